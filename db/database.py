@@ -1,0 +1,155 @@
+"""Connecting to SQLite or PostgreSQL, and the two kinds of transaction: reading and writing."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.sql.dml import ReturningInsert
+
+from db.errors import Unavailable
+
+T = TypeVar("T")
+
+#: SQLite waits this long for another process's write before it reports "locked".
+BUSY_TIMEOUT_MS = 5_000
+
+#: A write is tried again for this long while the database is locked or gone.
+PATIENCE_S = 60.0
+
+#: PostgreSQL error classes that mean "try the whole transaction again": serialisation failure,
+#: deadlock, lock not available, admin shutdown, crash shutdown, cannot connect now, disk full, too
+#: many connections.
+_PG_AGAIN = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53100", "53300"})
+
+
+def parse(url: str) -> sa.URL:
+    """The parts of a URL; what follows `sqlite:///` is a path, whatever characters it has."""
+    path = url.removeprefix("sqlite:///")
+    return sa.make_url(url) if path == url else sa.URL.create("sqlite", database=path)
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine for `sqlite:///path` or `postgresql://…`; nothing is opened until it is used."""
+    parsed = parse(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "begin", _sqlite_begin)
+        return engine
+    # Whoever waits for a row's lock must then see what the other wrote, whatever the server's
+    # default is.
+    return sa.create_engine(
+        parsed,
+        pool_pre_ping=True,
+        isolation_level="READ COMMITTED",
+        connect_args={"connect_timeout": 10},
+    )
+
+
+def _sqlite_connect(connection: Any, _: Any) -> None:
+    # SQLAlchemy, not the driver, begins transactions: the driver's own BEGIN is deferred.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # A deferred transaction that reads and then writes fails at once when another wrote between.
+    write = connection.get_execution_options().get("pneumoq_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that sees one state of the database throughout."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that writes: all of the block is kept, or nothing."""
+    with engine.connect() as connection:
+        connection = connection.execution_options(pneumoq_write=True)
+        with connection.begin():
+            yield connection
+
+
+def write(
+    engine: sa.Engine, work: Callable[[sa.Connection], T], patience_s: float = PATIENCE_S
+) -> T:
+    """Run `work` in a writing transaction, again and again while the database is locked or gone.
+
+    `work` must be safe to repeat: everything it did is rolled back first. Raises Unavailable after
+    `patience_s` seconds.
+    """
+    deadline = time.monotonic() + patience_s
+    delay_s = 0.02
+    while True:
+        try:
+            with writing(engine) as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if not passing(error):
+                raise
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"the database did not answer for {patience_s:.0f} s: {error.orig}"
+                ) from error
+        # Full jitter, so that workers that were locked out together do not return together.
+        time.sleep(random.uniform(delay_s / 2, delay_s))
+        delay_s = min(delay_s * 2, 2.0)
+
+
+def find_or_insert(
+    connection: sa.Connection, find: sa.Select[Any], insert: ReturningInsert[Any]
+) -> tuple[int, bool]:
+    """The number that `find` finds, else that of the row inserted now; and whether it was inserted.
+
+    Of two that insert the same at the same moment, the second gets the first one's row.
+    """
+    found = connection.execute(find).scalar()
+    if found is None:
+        try:
+            with connection.begin_nested():
+                return int(connection.execute(insert).scalar_one()), True
+        except IntegrityError:
+            found = connection.execute(find).scalar()
+            if found is None:
+                raise
+    return int(found), False
+
+
+def passing(error: DBAPIError) -> bool:
+    """Whether an error says "not now" (locked, disk full, restarting) and not "wrong"."""
+    if error.connection_invalidated:
+        return True
+    if getattr(error.orig, "sqlstate", None) in _PG_AGAIN:
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    text = str(error.orig).lower()
+    if "sqlite3" in type(error.orig).__module__:
+        return any(
+            w in text for w in ("locked", "busy", "disk is full", "disk i/o", "unable to open")
+        )
+    # psycopg raises OperationalError without a state when the server cannot be reached.
+    return getattr(error.orig, "sqlstate", None) is None

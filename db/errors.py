@@ -1,0 +1,40 @@
+"""Errors of the database package, and what a caller can do about each.
+
+DatabaseError
+├── NotMigrated         the schema is absent or old: `pneumoq db upgrade`
+├── NotFound            no such job, model or alias
+├── Conflict            the row's state forbids it: final states are final
+├── LeaseLost           another worker holds it now, or the job ended: stop and write nothing
+├── Unavailable         the database did not answer for a while
+└── QueryRefused        the database refused a statement of `pneumoq query`
+"""
+
+from __future__ import annotations
+
+
+class DatabaseError(Exception):
+    """Base of everything the database package raises on purpose."""
+
+
+class NotMigrated(DatabaseError):
+    """The schema is absent or of another version; run `pneumoq db upgrade`."""
+
+
+class NotFound(DatabaseError, LookupError):
+    """No such row."""
+
+
+class Conflict(DatabaseError):
+    """The row's state forbids it."""
+
+
+class LeaseLost(DatabaseError):
+    """Another worker holds it now, or the job ended. Stop; nothing was written."""
+
+
+class Unavailable(DatabaseError):
+    """The database did not answer for a while."""
+
+
+class QueryRefused(DatabaseError):
+    """The database refused the statement."""

@@ -1,0 +1,371 @@
+"""Jobs: submitting, claiming, closing, cancelling, and what is asked about them.
+
+Functions that write take a connection inside `database.write`; functions that read take an engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, partitions
+from db.errors import Conflict, LeaseLost, NotFound
+from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
+from db.types import UtcDateTime, now
+
+#: A training or planning attempt that its worker did not survive is made again this many times.
+MAX_ATTEMPTS = 3
+
+#: Seconds before attempt 2, 3, … of a job or shard.
+BACKOFF_S = (5.0, 30.0, 120.0)
+
+#: Columns of v_job_progress that SQLite would give as text.
+_TIMES = {f"{moment}_at": UtcDateTime() for moment in ("created", "started", "planned", "finished")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right to work on a job until the lease runs out; every write is fenced by `token`."""
+
+    job_id: int
+    token: int
+    worker_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A job that this worker has just claimed."""
+
+    lease: Lease
+    kind: str
+    spec: dict[str, Any]
+    model_id: int | None
+    #: 1 for the first attempt.
+    attempt: int
+    #: Scoring: what an earlier planner had already listed.
+    planned_items: int
+    planned_shards: int
+
+
+def submit(
+    connection: sa.Connection,
+    *,
+    kind: str,
+    spec: dict[str, Any],
+    submitted_by: str,
+    model_id: int | None = None,
+    priority: int = 0,
+    key: str | None = None,
+    source_rows: list[dict[str, Any]] | None = None,
+) -> int:
+    """Insert a queued job and its sources; the same `key` again gives the same job's id."""
+    job_id, inserted = database.find_or_insert(
+        connection,
+        # Without a key (NULL) nothing is found.
+        sa.select(jobs.c.id).where(jobs.c.key == sa.literal(key, sa.String)),
+        sa.insert(jobs)
+        .values(
+            kind=kind,
+            state="queued",
+            spec=spec,
+            submitted_by=submitted_by,
+            model_id=model_id,
+            priority=priority,
+            key=key,
+            created_at=now(),
+        )
+        .returning(jobs.c.id),
+    )
+    if not inserted:
+        return job_id
+    if source_rows:
+        rows = [{"job_id": job_id, "source_no": n, **row} for n, row in enumerate(source_rows)]
+        connection.execute(sa.insert(sources), rows)
+    if kind == "score":
+        partitions.ensure(connection, job_id)
+    log(connection, job_id, submitted_by, "submitted")
+    return job_id
+
+
+def log(
+    connection: sa.Connection, job_id: int, who: str, event: str, detail: str | None = None
+) -> None:
+    """Append to the job's history."""
+    connection.execute(
+        sa.insert(job_events).values(job_id=job_id, at=now(), who=who, event=event, detail=detail)
+    )
+
+
+def claim(connection: sa.Connection, kind: str, worker_id: str, lease_s: float) -> Claimed | None:
+    """Claim the best job that is due: of kind `train`, or of kind `score` to be planned.
+
+    A job whose last worker vanished is claimed again after its lease, `MAX_ATTEMPTS` times; then it
+    fails here, saying so.
+    """
+    while True:
+        row = connection.execute(
+            due(kind, sa.select(jobs)).limit(1).with_for_update(skip_locked=True)
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.attempts < MAX_ATTEMPTS:
+            break
+        finish(
+            connection, row.id, "failed", worker_id,
+            f"given up after {row.attempts} attempts: its worker ended each time before it did",
+        )  # fmt: skip
+    state = "planning" if kind == "score" else "running"
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == row.id)
+        .values(
+            state=state,
+            lease_token=jobs.c.lease_token + 1,
+            lease_until=now(lease_s),
+            worker_id=worker_id,
+            attempts=jobs.c.attempts + 1,
+            started_at=sa.func.coalesce(jobs.c.started_at, now()),
+        )
+    )
+    log(connection, row.id, worker_id, state, f"attempt {row.attempts + 1}")
+    return Claimed(
+        lease=Lease(job_id=row.id, token=row.lease_token + 1, worker_id=worker_id),
+        kind=row.kind,
+        spec=row.spec,
+        model_id=row.model_id,
+        attempt=row.attempts + 1,
+        planned_items=row.planned_items,
+        planned_shards=row.planned_shards,
+    )
+
+
+def due(kind: str, select: sa.Select[Any]) -> sa.Select[Any]:
+    """Narrow a SELECT over jobs to those that could be claimed now, best first."""
+    active = ("planning",) if kind == "score" else ("running",)
+    return (
+        select.where(
+            jobs.c.kind == kind,
+            jobs.c.finished_at.is_(None),
+            sa.or_(
+                jobs.c.state == "queued",
+                sa.and_(jobs.c.state.in_(active), jobs.c.lease_until <= now()),
+            ),
+            sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now()),
+        )
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+    )  # fmt: skip
+
+
+def fence(connection: sa.Connection, lease: Lease) -> None:
+    """Begin a fenced write: lock the job's row, or raise LeaseLost."""
+    held = connection.execute(
+        sa.update(jobs)
+        .where(
+            jobs.c.id == lease.job_id,
+            jobs.c.lease_token == lease.token,
+            jobs.c.lease_until.is_not(None),
+            jobs.c.finished_at.is_(None),
+        )
+        .values(worker_id=lease.worker_id)
+    )
+    if held.rowcount != 1:
+        raise LeaseLost(f"job {lease.job_id} is no longer this worker's, or it has ended")
+
+
+def renew(connection: sa.Connection, lease: Lease, lease_s: float) -> None:
+    """Push the lease's end back; raises LeaseLost where it is lost or the job was cancelled."""
+    fence(connection, lease)
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == lease.job_id).values(lease_until=now(lease_s))
+    )
+
+
+def hand_back(connection: sa.Connection, lease: Lease, reason: str, *, in_good_order: bool) -> None:
+    """Give the job up so that another worker can take it: at once, or after a back-off.
+
+    In good order (the worker is shutting down) the attempt does not count.
+    """
+    fence(connection, lease)
+    attempts = connection.execute(
+        sa.select(jobs.c.attempts).where(jobs.c.id == lease.job_id)
+    ).scalar_one()
+    delay_s = 0.0 if in_good_order else BACKOFF_S[min(attempts, len(BACKOFF_S)) - 1]
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == lease.job_id)
+        .values(
+            state=sa.case((jobs.c.kind == "train", "queued"), else_=jobs.c.state),
+            lease_token=jobs.c.lease_token + 1,
+            lease_until=now(),
+            attempts=attempts - 1 if in_good_order else attempts,
+            not_before=now(delay_s),
+        )
+    )
+    log(connection, lease.job_id, lease.worker_id, "handed_back", reason)
+
+
+def planned(connection: sa.Connection, lease: Lease, passed_over: dict[str, int]) -> None:
+    """The listing is complete: the job runs until its last shard is done."""
+    fence(connection, lease)
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == lease.job_id)
+        .values(
+            state="running",
+            planned_at=now(),
+            lease_until=None,
+            attempts=0,
+            passed_over=passed_over,
+        )
+    )
+    log(connection, lease.job_id, lease.worker_id, "planned")
+
+
+def close_if_done(connection: sa.Connection, job_id: int, who: str) -> bool:
+    """Finish a scoring job whose listing is complete and whose shards are all final.
+
+    The job's row is locked first, so that of two last shards one sees the other. To be called in
+    a transaction of its own, after the last shard's: two that both hold the row for `commit` and
+    then want it here would wait for each other.
+    """
+    row = connection.execute(
+        sa.select(jobs.c.state, jobs.c.planned_at).where(jobs.c.id == job_id).with_for_update()
+    ).one_or_none()
+    if row is None or row.state != "running" or row.planned_at is None:
+        return False
+    open_shards, errors, dead = connection.execute(
+        sa.select(
+            sa.func.count().filter(shards.c.finished_at.is_(None)),
+            sa.func.coalesce(sa.func.sum(shards.c.n_errors), 0),
+            sa.func.count().filter(shards.c.state == "dead"),
+        ).where(shards.c.job_id == job_id)
+    ).one()
+    if open_shards:
+        return False
+    finish(connection, job_id, "completed_with_errors" if errors or dead else "completed", who)
+    return True
+
+
+def finish(
+    connection: sa.Connection, job_id: int, state: str, who: str, reason: str | None = None
+) -> None:
+    """Put a job into a final state; Conflict where it already is in one."""
+    changed = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.finished_at.is_(None))
+        .values(state=state, finished_at=now(), lease_until=None, reason=reason)
+    )
+    if changed.rowcount != 1:
+        raise Conflict(f"job {job_id} has already ended; final states are final")
+    log(connection, job_id, who, state, reason)
+
+
+def cancel(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
+    """End a job now. What is committed stays; workers notice within a heartbeat and stop."""
+    state = connection.execute(
+        sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update()
+    ).scalar()
+    if state is None:
+        raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
+    if state in FINAL_JOB_STATES:
+        raise Conflict(f"job {job_id} is already {state}")
+    finish(connection, job_id, "cancelled", who, reason or f"cancelled by {who}")
+
+
+def waiting_to_close(engine: sa.Engine) -> list[int]:
+    """Scoring jobs whose last shard is done but that nobody closed: their worker died just then."""
+    with database.reading(engine) as connection:
+        open_shard = sa.exists().where(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
+        found = connection.execute(
+            sa.select(jobs.c.id).where(
+                jobs.c.kind == "score",
+                jobs.c.state == "running",
+                jobs.c.planned_at.is_not(None),
+                ~open_shard,
+            )
+        )
+        return [int(row.id) for row in found]
+
+
+def get(engine: sa.Engine, job_id: int) -> sa.RowMapping:
+    """One job's row; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
+    return row
+
+
+def progress(engine: sa.Engine, job_id: int) -> sa.RowMapping:
+    """One row of v_job_progress; NotFound where there is none."""
+    statement = sa.text("SELECT * FROM v_job_progress WHERE job_id = :id").columns(**_TIMES)
+    with database.reading(engine) as connection:
+        row = connection.execute(statement, {"id": job_id}).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
+    return row
+
+
+def recent(
+    engine: sa.Engine, *, limit: int = 20, only_open: bool = False, kind: str | None = None
+) -> list[sa.RowMapping]:
+    """The newest jobs first, as rows of v_job_progress."""
+    conditions = ["1 = 1"]
+    if only_open:
+        conditions.append("finished_at IS NULL")
+    if kind is not None:
+        conditions.append("kind = :kind")
+    statement = sa.text(
+        f"SELECT * FROM v_job_progress WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
+        "ORDER BY job_id DESC LIMIT :limit"
+    ).columns(**_TIMES)
+    with database.reading(engine) as connection:
+        values = {"limit": limit} | ({"kind": kind} if kind is not None else {})
+        return list(connection.execute(statement, values).mappings())
+
+
+def events(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
+    """A job's history, oldest first."""
+    get(engine, job_id)
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.id)
+            ).mappings()
+        )
+
+
+def source_rows(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
+    """What a scoring job reads, in order, without the seek indexes."""
+    columns = [c for c in sources.c if c.name != "seek_index"]
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(*columns).where(sources.c.job_id == job_id).order_by(sources.c.source_no)
+            ).mappings()
+        )
+
+
+def anything_due(engine: sa.Engine, queue: str) -> bool:
+    """Whether a worker of this queue would find something to claim now."""
+    from db import leases
+
+    with database.reading(engine) as connection:
+        kind = "train" if queue == "train" else "score"
+        if connection.execute(due(kind, sa.select(jobs.c.id)).limit(1)).first() is not None:
+            return True
+        if queue == "train":
+            return False
+        return (
+            connection.execute(leases.due(sa.select(shards.c.job_id)).limit(1)).first() is not None
+        )
+
+
+def scoring(connection: sa.Connection, job_id: int) -> bool:
+    """Whether a job's shards may be worked on; on PostgreSQL it stays so until commit."""
+    state = connection.execute(
+        sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update(read=True)
+    ).scalar()
+    return state in SCORING_JOB_STATES

@@ -1,0 +1,236 @@
+"""Shards: writing them while planning, claiming them, renewing and handing back their leases.
+
+A claim takes a fencing token. Whoever comes back late with an older token writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import jobs as job_rows
+from db.jobs import BACKOFF_S, Claimed, Lease
+from db.schema import SCORING_JOB_STATES, jobs, shards, sources
+from db.types import now
+
+#: A shard that its workers did not survive this many times is given up.
+MAX_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewShard:
+    """A shard as the planner writes it."""
+
+    source_no: int
+    n_items: int
+    #: Packed listing.
+    listing: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A claimed shard."""
+
+    job_id: int
+    shard_no: int
+    token: int
+    worker_id: str
+    #: 1 for the first attempt.
+    attempt: int
+    source_no: int
+    first_item: int
+    n_items: int
+    listing: bytes
+    model_id: int
+    priority: int
+    spec: dict[str, Any]
+    #: Why the attempt before this one was given up, where its worker could say so.
+    last_error: str | None = None
+
+
+def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> None:
+    """Append shards to a job that this worker is planning, fenced by the planner's lease."""
+    job_rows.fence(connection, lease)
+    row = connection.execute(
+        sa.select(jobs.c.planned_items, jobs.c.planned_shards).where(jobs.c.id == lease.job_id)
+    ).one()
+    items, count = row.planned_items, row.planned_shards
+    rows = []
+    for shard in new:
+        rows.append(
+            {
+                "job_id": lease.job_id,
+                "shard_no": count,
+                "source_no": shard.source_no,
+                "first_item": items,
+                "n_items": shard.n_items,
+                "listing": shard.listing,
+                "state": "ready",
+            }
+        )
+        items, count = items + shard.n_items, count + 1
+    if rows:
+        connection.execute(sa.insert(shards), rows)
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == lease.job_id)
+        .values(planned_items=items, planned_shards=count)
+    )
+
+
+def set_seek_index(connection: sa.Connection, lease: Lease, source_no: int, index: bytes) -> None:
+    """Keep where decompression of a source can start, for workers that begin in the middle."""
+    job_rows.fence(connection, lease)
+    connection.execute(
+        sa.update(sources)
+        .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)
+        .values(seek_index=index)
+    )
+
+
+def seek_index(connection: sa.Connection, job_id: int, source_no: int) -> bytes | None:
+    """What `set_seek_index` kept."""
+    found = connection.execute(
+        sa.select(sources.c.seek_index).where(
+            sources.c.job_id == job_id, sources.c.source_no == source_no
+        )
+    ).scalar()
+    return None if found is None else bytes(found)
+
+
+def planned(connection: sa.Connection, job_id: int) -> dict[int, int]:
+    """Items already listed per source_no."""
+    found = connection.execute(
+        sa.select(shards.c.source_no, sa.func.sum(shards.c.n_items))
+        .where(shards.c.job_id == job_id)
+        .group_by(shards.c.source_no)
+    )
+    return {int(source): int(items) for source, items in found}
+
+
+def due(select: sa.Select[Any]) -> sa.Select[Any]:
+    """Narrow a SELECT over shards to those that could be claimed now, best first."""
+    return (
+        select.join_from(shards, jobs, jobs.c.id == shards.c.job_id)
+        .where(
+            jobs.c.state.in_(SCORING_JOB_STATES),
+            shards.c.finished_at.is_(None),
+            sa.or_(
+                shards.c.state == "ready",
+                sa.and_(shards.c.state == "leased", shards.c.lease_until <= now()),
+            ),
+            sa.or_(shards.c.not_before.is_(None), shards.c.not_before <= now()),
+        )
+        .order_by(jobs.c.priority.desc(), shards.c.job_id, shards.c.shard_no)
+    )  # fmt: skip
+
+
+def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | None:
+    """Claim the best shard that is due: highest priority, then oldest job, then first in it.
+
+    One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
+    gives it up with `results.give_up`.
+    """
+    row = connection.execute(
+        due(sa.select(shards, jobs.c.model_id, jobs.c.priority, jobs.c.spec))
+        .limit(1)
+        .with_for_update(skip_locked=True, of=shards)
+    ).one_or_none()
+    if row is None:
+        return None
+    connection.execute(
+        sa.update(shards)
+        .where(shards.c.job_id == row.job_id, shards.c.shard_no == row.shard_no)
+        .values(
+            state="leased",
+            lease_token=shards.c.lease_token + 1,
+            lease_until=now(lease_s),
+            worker_id=worker_id,
+            attempts=shards.c.attempts + 1,
+        )
+    )
+    return Shard(
+        job_id=row.job_id,
+        shard_no=row.shard_no,
+        token=row.lease_token + 1,
+        worker_id=worker_id,
+        attempt=row.attempts + 1,
+        source_no=row.source_no,
+        first_item=row.first_item,
+        n_items=row.n_items,
+        listing=bytes(row.listing),
+        model_id=row.model_id,
+        priority=row.priority,
+        spec=row.spec,
+        last_error=row.last_error,
+    )
+
+
+def claim_best(
+    connection: sa.Connection, worker_id: str, lease_s: float, *, planning: bool
+) -> Shard | Claimed | None:
+    """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
+
+    Higher priority first, then the older job; a job is planned before its own shards are scored.
+    """
+    job = None
+    if planning:
+        job = connection.execute(
+            job_rows.due("score", sa.select(jobs.c.id, jobs.c.priority)).limit(1)
+        ).one_or_none()
+    shard = connection.execute(
+        due(sa.select(shards.c.job_id, jobs.c.priority)).limit(1)
+    ).one_or_none()
+    if job is not None and (
+        shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
+    ):
+        claimed = job_rows.claim(connection, "score", worker_id, lease_s)
+        # It may have been given up just now, or be in another's hands: the shards are still due.
+        if claimed is not None:
+            return claimed
+    return claim(connection, worker_id, lease_s)
+
+
+def held(shard: Shard) -> sa.ColumnElement[bool]:
+    """The condition under which a shard is still this holder's."""
+    return sa.and_(
+        shards.c.job_id == shard.job_id,
+        shards.c.shard_no == shard.shard_no,
+        shards.c.lease_token == shard.token,
+        shards.c.state == "leased",
+    )
+
+
+def renew(connection: sa.Connection, held_shards: Sequence[Shard], lease_s: float) -> list[Shard]:
+    """Push the leases' ends back; returns those that are lost (or whose job was cancelled)."""
+    lost = []
+    for shard in held_shards:
+        alive = sa.exists().where(jobs.c.id == shard.job_id, jobs.c.state.in_(SCORING_JOB_STATES))
+        renewed = connection.execute(
+            sa.update(shards).where(held(shard), alive).values(lease_until=now(lease_s))
+        )
+        if renewed.rowcount != 1:
+            lost.append(shard)
+    return lost
+
+
+def hand_back(connection: sa.Connection, shard: Shard, reason: str, *, in_good_order: bool) -> None:
+    """Make a shard claimable again: at once when the worker is shutting down, else after a wait.
+
+    In good order the attempt does not count. A lease that is lost already is left alone.
+    """
+    delay_s = 0.0 if in_good_order else BACKOFF_S[min(shard.attempt, len(BACKOFF_S)) - 1]
+    connection.execute(
+        sa.update(shards)
+        .where(held(shard))
+        .values(
+            state="ready",
+            lease_until=None,
+            attempts=shards.c.attempts - (1 if in_good_order else 0),
+            not_before=now(delay_s),
+            last_error=reason,
+        )
+    )

@@ -1,0 +1,314 @@
+"""Models: registering them with their files, naming them by alias, and reading the files back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from db import database
+from db.errors import Conflict, NotFound
+from db.schema import (
+    aliases,
+    engines,
+    evaluations,
+    model_chunks,
+    model_events,
+    model_files,
+    model_labels,
+    models,
+)
+from db.types import now
+
+#: The alias that `score` uses when no model is named.
+CHAMPION = "champion"
+
+#: Bytes in one row of model_chunks.
+CHUNK_BYTES = 1 << 20
+
+#: Fewer characters than this are not taken for the start of a SHA-256.
+LEAST_SHA256 = 8
+
+#: Longer numbers do not fit into a 64-bit column.
+_MOST_DIGITS = 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModel:
+    """A model to be registered; fields as in the models table."""
+
+    name: str
+    origin: str
+    arch: str
+    labels: Sequence[str]
+    positive: str
+    size: int
+    film_rule: str
+    temperature: float
+    threshold: float
+    threshold_rule: str
+    ood_threshold: float | None
+    metrics: Mapping[str, float]
+    card: Mapping[str, Any]
+    #: precision → file.
+    files: Mapping[str, Path]
+    dataset_id: int | None = None
+    job_id: int | None = None
+    parent_id: int | None = None
+    #: How the engines that were tried on it did: columns of the engines table, with `precision`.
+    engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    #: Split name → metrics, with `n_films`.
+    evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def register(connection: sa.Connection, new: NewModel, who: str) -> int:
+    """Insert a model with its files and labels; the first one ever becomes the champion.
+
+    Raises Conflict where its name, or one of its files, belongs to a model already.
+    """
+    namesake = connection.execute(sa.select(models.c.id).where(models.c.name == new.name)).scalar()
+    if namesake is not None:
+        raise Conflict(f"model {namesake} is named {new.name!r} already; choose another name")
+    model_id = int(
+        connection.execute(
+            sa.insert(models)
+            .values(
+                name=new.name,
+                state="candidate",
+                origin=new.origin,
+                arch=new.arch,
+                positive=new.positive,
+                size=new.size,
+                film_rule=new.film_rule,
+                temperature=new.temperature,
+                threshold=new.threshold,
+                threshold_rule=new.threshold_rule,
+                ood_threshold=new.ood_threshold,
+                metrics=dict(new.metrics),
+                card=dict(new.card),
+                dataset_id=new.dataset_id,
+                job_id=new.job_id,
+                parent_id=new.parent_id,
+                created_at=now(),
+            )
+            .returning(models.c.id)
+        ).scalar_one()
+    )
+    connection.execute(
+        sa.insert(model_labels),
+        [{"model_id": model_id, "label_no": n, "name": name} for n, name in enumerate(new.labels)],
+    )
+    digests = {
+        precision: _store(connection, model_id, precision, path)
+        for precision, path in new.files.items()
+    }
+    for engine in new.engines:
+        connection.execute(
+            sa.insert(engines).values(
+                **engine, sha256=digests[engine["precision"]], created_at=now()
+            )
+        )
+    for split, metrics in new.evaluations.items():
+        connection.execute(
+            sa.insert(evaluations).values(
+                model_id=model_id,
+                dataset_id=new.dataset_id,
+                job_id=new.job_id,
+                split=split,
+                n_films=int(metrics["n_films"]),
+                metrics={k: v for k, v in metrics.items() if k != "n_films"},
+                created_at=now(),
+            )
+        )
+    _log(connection, model_id, who, "registered", f"{new.origin} as {new.name}")
+    if connection.execute(sa.select(aliases).where(aliases.c.name == CHAMPION)).first() is None:
+        # Two first models at the same moment: the second keeps its registration, not the title.
+        with suppress(IntegrityError), connection.begin_nested():
+            move_alias(connection, CHAMPION, model_id, who, "the first model there is")
+    return model_id
+
+
+def _store(connection: sa.Connection, model_id: int, precision: str, path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+        sha256 = digest.hexdigest()
+        owner = connection.execute(
+            sa.select(model_files.c.model_id).where(model_files.c.sha256 == sha256)
+        ).scalar()
+        if owner is not None:
+            raise Conflict(f"{path.name} is registered already: it is a file of model {owner}")
+        connection.execute(
+            sa.insert(model_files).values(
+                sha256=sha256,
+                model_id=model_id,
+                precision=precision,
+                size_bytes=file.tell(),
+                created_at=now(),
+            )
+        )
+        file.seek(0)
+        number = 0
+        while chunk := file.read(CHUNK_BYTES):
+            connection.execute(
+                sa.insert(model_chunks).values(sha256=sha256, chunk_no=number, data=chunk)
+            )
+            number += 1
+    return sha256
+
+
+def _log(connection: sa.Connection, model_id: int, who: str, event: str, detail: str) -> None:
+    connection.execute(
+        sa.insert(model_events).values(
+            model_id=model_id, at=now(), who=who, event=event, detail=detail
+        )
+    )
+
+
+def move_alias(
+    connection: sa.Connection, alias: str, model_id: int, who: str, reason: str
+) -> int | None:
+    """Let an alias stand for a model, in one transaction with its history.
+
+    Returns the model it stood for before. Jobs that are already submitted keep theirs.
+    """
+    before = connection.execute(
+        sa.select(aliases.c.model_id).where(aliases.c.name == alias).with_for_update()
+    ).scalar()
+    if before is None:
+        connection.execute(
+            sa.insert(aliases).values(
+                name=alias, model_id=model_id, moved_at=now(), moved_by=who, reason=reason
+            )
+        )
+    else:
+        connection.execute(
+            sa.update(aliases)
+            .where(aliases.c.name == alias)
+            .values(model_id=model_id, moved_at=now(), moved_by=who, reason=reason)
+        )
+        if before != model_id:
+            _log(connection, before, who, "replaced", f"as {alias} by model {model_id}: {reason}")
+    _log(connection, model_id, who, "promoted", f"to {alias}: {reason}")
+    return None if before is None else int(before)
+
+
+def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
+    """The model that an alias, a number, a name or the start of a file's SHA-256 stands for."""
+    with database.reading(engine) as connection:
+        found = connection.execute(
+            sa.select(models)
+            .join(aliases, aliases.c.model_id == models.c.id)
+            .where(aliases.c.name == reference)
+        ).mappings().all()  # fmt: skip
+        if not found and reference.isdecimal() and len(reference) <= _MOST_DIGITS:
+            found = connection.execute(
+                sa.select(models).where(models.c.id == int(reference))
+            ).mappings().all()  # fmt: skip
+        if not found:
+            by_file = sa.select(model_files.c.model_id).where(
+                model_files.c.sha256.startswith(reference.lower(), autoescape=True)
+            )
+            same = models.c.name == reference
+            if len(reference) >= LEAST_SHA256:
+                same = sa.or_(same, models.c.id.in_(by_file))
+            found = connection.execute(sa.select(models).where(same)).mappings().all()
+    if not found:
+        hint = (
+            "train one with `pneumoq train FOLDER`"
+            if reference == CHAMPION
+            else "`pneumoq models ls` lists them"
+        )
+        raise NotFound(f"there is no model {reference!r}; {hint}")
+    if len(found) > 1:
+        raise NotFound(f"{reference!r} stands for several models; give the number")
+    return found[0]
+
+
+def get(engine: sa.Engine, model_id: int) -> sa.RowMapping:
+    """One model's row by its number; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        row = (
+            connection.execute(sa.select(models).where(models.c.id == model_id)).mappings().first()
+        )
+    if row is None:
+        raise NotFound(f"there is no model {model_id}; `pneumoq models ls` lists them")
+    return row
+
+
+def file_of(engine: sa.Engine, model_id: int, precision: str = "fp32") -> sa.RowMapping:
+    """The row of a model's file in a precision."""
+    with database.reading(engine) as connection:
+        row = (
+            connection.execute(
+                sa.select(model_files).where(
+                    model_files.c.model_id == model_id, model_files.c.precision == precision
+                )
+            )
+            .mappings()
+            .first()
+        )
+    if row is None:
+        raise NotFound(f"model {model_id} has no {precision} file")
+    return row
+
+
+def read_chunks(engine: sa.Engine, sha256: str) -> Iterator[bytes]:
+    """The bytes of a model file, in order; check the SHA-256 of what you get."""
+    number = 0
+    while True:
+        with database.reading(engine) as connection:
+            chunk = connection.execute(
+                sa.select(model_chunks.c.data).where(
+                    model_chunks.c.sha256 == sha256, model_chunks.c.chunk_no == number
+                )
+            ).scalar()
+        if chunk is None:
+            return
+        yield bytes(chunk)
+        number += 1
+
+
+def listing(engine: sa.Engine) -> list[sa.RowMapping]:
+    """All models, newest first, as rows of v_models with their validation metrics."""
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.text(
+                    "SELECT v.*, m.metrics FROM v_models v JOIN models m ON m.id = v.model_id "
+                    "ORDER BY v.model_id DESC"
+                ).columns(metrics=models.c.metrics.type, created_at=models.c.created_at.type)
+            ).mappings()
+        )
+
+
+def detail(engine: sa.Engine, model_id: int) -> dict[str, list[sa.RowMapping]]:
+    """What hangs on a model: `labels`, `files`, `engines`, `evaluations`, `events`."""
+    with database.reading(engine) as connection:
+
+        def rows(select: sa.Select[Any]) -> list[sa.RowMapping]:
+            return list(connection.execute(select).mappings())
+
+        files = sa.select(model_files.c.sha256).where(model_files.c.model_id == model_id)
+        return {
+            "labels": rows(
+                sa.select(model_labels)
+                .where(model_labels.c.model_id == model_id)
+                .order_by(model_labels.c.label_no)
+            ),
+            "files": rows(sa.select(model_files).where(model_files.c.model_id == model_id)),
+            "engines": rows(sa.select(engines).where(engines.c.sha256.in_(files))),
+            "evaluations": rows(sa.select(evaluations).where(evaluations.c.model_id == model_id)),
+            "events": rows(
+                sa.select(model_events)
+                .where(model_events.c.model_id == model_id)
+                .order_by(model_events.c.id)
+            ),
+        }

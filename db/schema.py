@@ -1,0 +1,459 @@
+"""The tables. Each table and column says what it means; `pneumoq db schema` prints exactly this.
+
+People query the views (views.py), whose names and columns are stable. These tables may change, by
+migration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Table, UniqueConstraint
+
+from db.types import BigId, Json, UtcDateTime
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: Jobs in these states never change again.
+FINAL_JOB_STATES = ("completed", "completed_with_errors", "failed", "cancelled")
+#: Shards of jobs in these states may be claimed.
+SCORING_JOB_STATES = ("planning", "running")
+JOB_STATES = ("queued", "planning", "running", "paused", *FINAL_JOB_STATES)
+SHARD_STATES = ("ready", "leased", "done", "dead")
+FINAL_SHARD_STATES = ("done", "dead")
+
+#: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
+#: that an old job's rows can be dropped without a scan.
+_BY_JOB: dict[str, Any] = {
+    "postgresql_partition_by": "RANGE (job_id)",
+    "sqlite_with_rowid": False,
+}
+PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels")
+#: Jobs in one partition.
+PARTITION_JOBS = 1000
+
+
+def _c(name: str, type_: Any, comment: str, *args: Any, **kw: Any) -> sa.Column[Any]:
+    kw.setdefault("nullable", False)
+    return sa.Column(name, type_, *args, comment=comment, **kw)
+
+
+def _in(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(v) for v in values)})"
+
+
+def _lease() -> list[sa.Column[Any]]:
+    return [
+        _c("lease_token", sa.BigInteger, "Counts claims; every write of a holder carries it.",
+           server_default="0"),
+        _c("lease_until", UtcDateTime, "The holder lost the lease unless it renewed it by then.",
+           nullable=True),
+        _c("worker_id", sa.String(64), "Latest holder (workers.id).", nullable=True),
+        _c("attempts", sa.Integer, "Claims that were not handed back in good order.",
+           server_default="0"),
+        _c("not_before", UtcDateTime, "After a failure, not to be claimed again earlier.",
+           nullable=True),
+    ]  # fmt: skip
+
+
+def _item(*columns: sa.Column[Any]) -> list[sa.Column[Any]]:
+    return [
+        _c("job_id", sa.BigInteger, "The scoring job.", primary_key=True, autoincrement=False),
+        _c("item_no", sa.Integer, "The item's place in the job's listing, from 0.",
+           primary_key=True, autoincrement=False),
+        *columns,
+    ]  # fmt: skip
+
+
+def _outcome() -> list[sa.Column[Any]]:
+    return [
+        _c("shard_no", sa.Integer, "The shard that produced this outcome."),
+        _c("name", sa.Text, "The member's name in its source, escaped where it is not printable."),
+    ]
+
+
+datasets = Table(
+    "datasets", metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("hash", sa.String(64), "SHA-256 of the manifest: same films, labels and split, same hash."),
+    _c("root", sa.Text, "Folder it was read from."),
+    _c("n_train", sa.Integer, "Films trained on."),
+    _c("n_val", sa.Integer, "Films validated on."),
+    _c("n_patients", sa.Integer, "Patients in both."),
+    _c("classes", Json, "Films per class name."),
+    _c("notes", Json, "Sentences about how it was read."),
+    _c("manifest", sa.LargeBinary, "zlib of a CSV: path, sha256, label, patient, split."),
+    _c("created_at", UtcDateTime, "First seen."),
+    UniqueConstraint("hash"),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="A labelled folder as it was when a training job read it.",
+)  # fmt: skip
+
+models = Table(
+    "models", metadata,
+    _c("id", BigId, "Number, as in `pneumoq models show 3`.", primary_key=True),
+    _c("name", sa.String(128), "A name for people."),
+    _c("state", sa.String(16), "candidate (usable) or retired (file may be pruned)."),
+    _c("origin", sa.String(16), "trained or imported."),
+    _c("arch", sa.String(32), "Network architecture."),
+    _c("positive", sa.Text, "Class whose probability predictions.probability is."),
+    _c("size", sa.Integer, "S: films are S × S pixels."),
+    _c("film_rule", sa.String(64), "Versioned rule that makes its pixels."),
+    _c("temperature", sa.Float, "Calibration temperature inside the file."),
+    _c("threshold", sa.Float, "Operating point: P(positive) at or above is called positive."),
+    _c("threshold_rule", sa.Text, "How the operating point was chosen."),
+    _c("ood_threshold", sa.Float, "ood above this is unusual.", nullable=True),
+    _c("metrics", Json, "Validation metrics by name."),
+    _c("card", Json, "The metadata inside the model file, whole."),
+    _c("dataset_id", BigId, "Trained on.", ForeignKey("datasets.id"), nullable=True),
+    _c("job_id", sa.BigInteger, "Trained by (jobs.id).", nullable=True),
+    _c("parent_id", BigId, "Weights it started from, where those were a model here.",
+       ForeignKey("models.id"), nullable=True),
+    _c("created_at", UtcDateTime, "Registered."),
+    UniqueConstraint("name"),
+    CheckConstraint(_in("state", ("candidate", "retired")), name="state"),
+    CheckConstraint(_in("origin", ("trained", "imported")), name="origin"),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="A registered model. Which one is in use is told by aliases.",
+)  # fmt: skip
+
+model_labels = Table(
+    "model_labels", metadata,
+    _c("model_id", BigId, "Model.", ForeignKey("models.id"), primary_key=True),
+    _c("label_no", sa.SmallInteger, "Column of the network's scores.", primary_key=True,
+       autoincrement=False),
+    _c("name", sa.Text, "Class name."),
+    comment="Class names of a model.",
+)  # fmt: skip
+
+model_files = Table(
+    "model_files", metadata,
+    _c("sha256", sa.String(64), "SHA-256 of the file's bytes.", primary_key=True),
+    _c("model_id", BigId, "Model.", ForeignKey("models.id")),
+    _c("precision", sa.String(8), "fp32, fp16 or int8: the precision inside this file."),
+    _c("size_bytes", sa.BigInteger, "Length."),
+    _c("created_at", UtcDateTime, "Registered."),
+    UniqueConstraint("model_id", "precision"),
+    comment="The ONNX files of a model, one per precision, addressed by content.",
+)  # fmt: skip
+
+model_chunks = Table(
+    "model_chunks",
+    metadata,
+    _c("sha256", sa.String(64), "File.", ForeignKey("model_files.sha256"), primary_key=True),
+    _c("chunk_no", sa.Integer, "Place in the file, from 0.", primary_key=True, autoincrement=False),
+    _c("data", sa.LargeBinary, "Bytes."),
+    comment="The bytes of model files: how a model reaches another machine.",
+)
+
+engines = Table(
+    "engines",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("sha256", sa.String(64), "Model file it was built from.", ForeignKey("model_files.sha256")),
+    _c("backend", sa.String(32), "openvino, tensorrt, ..."),
+    _c("backend_version", sa.String(64), "Version of that."),
+    _c("device", sa.Text, "Processor or GPU it was built for."),
+    _c("precision", sa.String(8), "Precision that it computes in."),
+    _c("options", Json, "Build options."),
+    _c("parity_delta", sa.Float, "Largest |Δ probability| against the reference.", nullable=True),
+    _c("passed", sa.Boolean, "Whether it passed the parity gate."),
+    _c("created_at", UtcDateTime, "Built."),
+    _c("worker_id", sa.String(64), "Built by.", nullable=True),
+    UniqueConstraint("sha256", "backend", "backend_version", "device", "precision"),
+    comment="Engines that were built from model files, and whether they agree with the reference.",
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    _c("name", sa.String(64), "champion, or a name of yours.", primary_key=True),
+    _c("model_id", BigId, "Model it stands for now.", ForeignKey("models.id")),
+    _c("moved_at", UtcDateTime, "Last moved."),
+    _c("moved_by", sa.Text, "Who moved it."),
+    _c("reason", sa.Text, "Why."),
+    comment="Names that stand for a model. Jobs resolve theirs once, when they are submitted.",
+)
+
+model_events = Table(
+    "model_events",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("model_id", BigId, "Model.", ForeignKey("models.id")),
+    _c("at", UtcDateTime, "When."),
+    _c("who", sa.Text, "User or worker."),
+    _c("event", sa.String(32), "registered, promoted, replaced, retired."),
+    _c("detail", sa.Text, "Why, in a sentence."),
+    comment="What happened to models. Rows are only ever added.",
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("name", sa.String(64), "Name."),
+    _c("cron", sa.String(128), "Five cron fields."),
+    _c("tz", sa.String(64), "IANA time zone that the fields are read in."),
+    _c("kind", sa.String(8), "Kind of job it makes."),
+    _c("spec", Json, "What the job is to do, as jobs.spec."),
+    _c("paused", sa.Boolean, "Whether it makes no jobs for now."),
+    _c("catch_up_s", sa.Integer, "A missed run is made up for within this many seconds."),
+    _c("created_at", UtcDateTime, "Added."),
+    _c("created_by", sa.Text, "Who added it."),
+    UniqueConstraint("name"),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="Jobs to be made by the clock.",
+)
+
+jobs = Table(
+    "jobs", metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("kind", sa.String(8), "score or train."),
+    _c("state", sa.String(24),
+       "queued, planning, running, paused; finally completed, completed_with_errors, failed or "
+       "cancelled."),
+    _c("reason", sa.Text, "Why it failed or was cancelled.", nullable=True),
+    _c("priority", sa.SmallInteger, "Higher goes first; then older.", server_default="0"),
+    _c("spec", Json, "What to do: the options as submitted, defaults filled in."),
+    _c("model_id", BigId, "Scoring: the model, pinned when submitted. Training: the model made.",
+       ForeignKey("models.id"), nullable=True),
+    _c("dataset_id", BigId, "Training: what it read.", ForeignKey("datasets.id"), nullable=True),
+    _c("parent_job_id", BigId, "The job that this one retries or resumes.",
+       ForeignKey("jobs.id"), nullable=True),
+    _c("schedule_id", BigId, "The schedule that made it.", ForeignKey("schedules.id"),
+       nullable=True),
+    _c("scheduled_for", UtcDateTime, "The time of the schedule that it was made for.",
+       nullable=True),
+    _c("key", sa.String(128), "Submitting the same key again returns the same job.",
+       nullable=True),
+    _c("submitted_by", sa.Text, "Operating-system user and host that submitted it."),
+    _c("created_at", UtcDateTime, "Submitted."),
+    _c("started_at", UtcDateTime, "First claimed.", nullable=True),
+    _c("planned_at", UtcDateTime, "Scoring: the listing is complete.", nullable=True),
+    _c("finished_at", UtcDateTime, "Reached a final state.", nullable=True),
+    _c("planned_items", sa.Integer, "Scoring: items listed so far.", server_default="0"),
+    _c("planned_shards", sa.Integer, "Scoring: shards written so far.", server_default="0"),
+    _c("passed_over", Json, "Scoring: entries that are no items, counted by kind.",
+       nullable=True),
+    _c("progress", Json, "Training: how far the current epoch is, every few seconds.",
+       nullable=True),
+    *_lease(),
+    UniqueConstraint("key"),
+    UniqueConstraint("schedule_id", "scheduled_for"),
+    CheckConstraint(_in("kind", ("score", "train")), name="kind"),
+    CheckConstraint(_in("state", JOB_STATES), name="state"),
+    CheckConstraint(
+        f"({_in('state', FINAL_JOB_STATES)}) = (finished_at IS NOT NULL)", name="finished"
+    ),
+    Index("ix_jobs_open", "kind", "priority", "id",
+          postgresql_where=sa.text("finished_at IS NULL"),
+          sqlite_where=sa.text("finished_at IS NULL")),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="A training or scoring job. This row is the truth; the queue only rings a bell.",
+)  # fmt: skip
+
+sources = Table(
+    "sources", metadata,
+    _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), primary_key=True),
+    _c("source_no", sa.SmallInteger, "Place on the command line, from 0.", primary_key=True,
+       autoincrement=False),
+    _c("uri", sa.Text, "Absolute path of the folder, archive or film."),
+    _c("kind", sa.String(16), "folder, file, zip, tar or tar.gz."),
+    _c("fingerprint", sa.Text, "Identity of the archive when it was planned."),
+    _c("seek_index", sa.LargeBinary, "tar.gz: where decompression can start.", nullable=True),
+    comment="What a scoring job reads.",
+)  # fmt: skip
+
+shards = Table(
+    "shards", metadata,
+    _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), primary_key=True),
+    _c("shard_no", sa.Integer, "Place in the job, from 0.", primary_key=True, autoincrement=False),
+    _c("source_no", sa.SmallInteger, "Source of all its items."),
+    _c("first_item", sa.Integer, "item_no of its first item."),
+    _c("n_items", sa.Integer, "Items."),
+    _c("listing", sa.LargeBinary, "Compressed listing: names, offsets, sizes, CRCs."),
+    _c("state", sa.String(8), "ready, leased, done, or dead (attempts used up)."),
+    _c("n_predictions", sa.Integer, "Items predicted.", server_default="0"),
+    _c("n_positive", sa.Integer, "Items called positive.", server_default="0"),
+    _c("n_unusual", sa.Integer, "Predictions with ood above the threshold.", server_default="0"),
+    _c("n_refused", sa.Integer, "Items refused.", server_default="0"),
+    _c("n_errors", sa.Integer, "Items in error.", server_default="0"),
+    _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
+    _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
+    *_lease(),
+    CheckConstraint(_in("state", SHARD_STATES), name="state"),
+    CheckConstraint(
+        f"({_in('state', FINAL_SHARD_STATES)}) = (finished_at IS NOT NULL)", name="finished"
+    ),
+    CheckConstraint("n_items > 0", name="n_items"),
+    CheckConstraint(
+        "state <> 'done' OR n_predictions + n_refused + n_errors = n_items", name="complete"
+    ),
+    Index("ix_shards_open", "job_id", "shard_no",
+          postgresql_where=sa.text("finished_at IS NULL"),
+          sqlite_where=sa.text("finished_at IS NULL")),
+    comment="A run of consecutive items of a scoring job: the unit of claiming and committing.",
+)  # fmt: skip
+
+predictions = Table(
+    "predictions", metadata,
+    *_item(
+        *_outcome(),
+        _c("model_id", sa.Integer, "models.id."),
+        _c("label_no", sa.SmallInteger, "model_labels.label_no, by the operating threshold."),
+        _c("probability", sa.Double, "P(positive class), 0 to 1, calibrated. Always that class."),
+        _c("scores", Json, "All classes' probabilities, where there are more than two.",
+           nullable=True),
+        _c("ood", sa.Double, "Distance from the training films; about 1 is typical.",
+           nullable=True),
+        _c("reused_from_job", sa.BigInteger, "Answered from this job's row.", nullable=True),
+        _c("reused_from_item", sa.Integer, "Answered from this item's row.", nullable=True),
+    ),
+    CheckConstraint("probability >= 0 AND probability <= 1", name="probability"),
+    comment="A film that was scored.",
+    **_BY_JOB,
+)  # fmt: skip
+
+cams = Table(
+    "cams",
+    metadata,
+    *_item(
+        _c("height", sa.SmallInteger, "Rows of the map."),
+        _c("width", sa.SmallInteger, "Columns of the map."),
+        _c("low", sa.Float, "Logit that byte 0 stands for."),
+        _c("high", sa.Float, "Logit that byte 255 stands for."),
+        _c("data", sa.LargeBinary, "height × width bytes, row by row, linear from low to high."),
+    ),
+    comment="Class-activation map of the positive class: where in the film the evidence is.",
+    **_BY_JOB,
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    *_item(
+        *_outcome(),
+        _c("code", sa.String(32), "Stable short word."),
+        _c("detail", sa.Text, "What was found, in a sentence."),
+    ),
+    comment="An intact item that is not a film to be scored.",
+    **_BY_JOB,
+)
+
+item_errors = Table(
+    "item_errors",
+    metadata,
+    *_item(
+        *_outcome(),
+        _c("code", sa.String(32), "Stable short word."),
+        _c("detail", sa.Text, "What was found, in a sentence."),
+    ),
+    comment="A broken item.",
+    **_BY_JOB,
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    *_item(
+        _c("label", sa.Text, "True class name."),
+        _c("imported_at", UtcDateTime, "When it was brought in."),
+        _c("imported_by", sa.Text, "Who brought it in."),
+    ),
+    comment="Ground truth brought in after scoring.",
+    **_BY_JOB,
+)
+
+films = Table(
+    "films",
+    metadata,
+    _c("content", sa.LargeBinary(16), "BLAKE2b-128 of the film's bytes.", primary_key=True),
+    _c("sha256", sa.String(64), "Model file that scored it.", primary_key=True),
+    _c("job_id", sa.BigInteger, "Job that holds the outcome."),
+    _c("item_no", sa.Integer, "Item that holds the outcome."),
+    comment="Content that was scored before, so that it can be answered without scoring.",
+    sqlite_with_rowid=False,
+)
+
+rollups = Table(
+    "rollups", metadata,
+    _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), primary_key=True),
+    _c("shard_no", sa.Integer, "Shard.", primary_key=True, autoincrement=False),
+    _c("bucket", sa.SmallInteger,
+       "Probability in twentieths: 0 is [0, 0.05), 19 is [0.95, 1].", primary_key=True,
+       autoincrement=False),
+    _c("label_no", sa.SmallInteger, "Label given.", primary_key=True, autoincrement=False),
+    _c("n", sa.Integer, "Predictions."),
+    comment="Histogram of scores per shard, so that sums over millions of rows stay instant.",
+)  # fmt: skip
+
+epochs = Table(
+    "epochs",
+    metadata,
+    _c("job_id", BigId, "Training job.", ForeignKey("jobs.id"), primary_key=True),
+    _c("epoch", sa.Integer, "From 1.", primary_key=True, autoincrement=False),
+    _c("train_loss", sa.Float, "Mean loss over the epoch, as optimised."),
+    _c("train_accuracy", sa.Float, "0 to 1, on augmented films."),
+    _c("train_auroc", sa.Float, "0 to 1, on augmented films."),
+    _c("val_loss", sa.Float, "Mean cross-entropy on validation."),
+    _c("val_accuracy", sa.Float, "0 to 1."),
+    _c("val_auroc", sa.Float, "0 to 1."),
+    _c("learning_rate", sa.Float, "At the end of the epoch."),
+    _c("seconds", sa.Float, "Training and validation."),
+    _c("films_per_s", sa.Float, "Training films per second, validation not counted."),
+    _c("best", sa.Boolean, "Whether it was the best so far when it ended."),
+    _c("finished_at", UtcDateTime, "When it ended."),
+    comment="One pass over the training films, and what validation said after it.",
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("model_id", BigId, "Model.", ForeignKey("models.id")),
+    _c("dataset_id", BigId, "Labelled films.", ForeignKey("datasets.id"), nullable=True),
+    _c("job_id", BigId, "Job that measured it.", ForeignKey("jobs.id"), nullable=True),
+    _c("split", sa.String(16), "validation, test, or a slice's name."),
+    _c("n_films", sa.Integer, "Films."),
+    _c("metrics", Json, "auroc, accuracy, sensitivity, specificity, ... by name."),
+    _c("created_at", UtcDateTime, "Measured."),
+    comment="How a model did on labelled films.",
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("job_id", BigId, "Job.", ForeignKey("jobs.id")),
+    _c("at", UtcDateTime, "When."),
+    _c("who", sa.Text, "User or worker."),
+    _c("event", sa.String(32), "submitted, planning, running, completed, ..."),
+    _c("detail", sa.Text, "Why, in a sentence.", nullable=True),
+    Index(None, "job_id", "id"),
+    comment="What happened to jobs. Rows are only ever added.",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    _c("id", sa.String(64), "One per process start.", primary_key=True),
+    _c("host", sa.Text, "Machine."),
+    _c("pid", sa.Integer, "Process id there."),
+    _c("queues", sa.Text, "What it listens to, comma-separated: score, train."),
+    _c("engine", sa.Text, "What it computes with.", nullable=True),
+    _c("versions", Json, "Software versions."),
+    _c("started_at", UtcDateTime, "Started."),
+    _c("seen_at", UtcDateTime, "Latest heartbeat."),
+    _c("stopped_at", UtcDateTime, "Stopped in good order.", nullable=True),
+    Index(None, "seen_at"),
+    comment="Worker processes, past and present.",
+)

@@ -1,0 +1,91 @@
+"""What a training job leaves behind: the dataset it read and its epochs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, jobs
+from db.jobs import Lease
+from db.schema import datasets, epochs
+from db.schema import jobs as jobs_table
+from db.types import now
+
+
+def record_dataset(
+    connection: sa.Connection,
+    lease: Lease,
+    *,
+    digest: str,
+    root: str,
+    n_train: int,
+    n_val: int,
+    n_patients: int,
+    classes: Mapping[str, int],
+    notes: Sequence[str],
+    manifest_csv: str,
+) -> int:
+    """Keep the dataset a job reads, once per content, and note it at the job. Fenced."""
+    jobs.fence(connection, lease)
+    dataset_id, _ = database.find_or_insert(
+        connection,
+        sa.select(datasets.c.id).where(datasets.c.hash == digest),
+        sa.insert(datasets)
+        .values(
+            hash=digest,
+            root=root,
+            n_train=n_train,
+            n_val=n_val,
+            n_patients=n_patients,
+            classes=dict(classes),
+            notes=list(notes),
+            manifest=zlib.compress(manifest_csv.encode("utf-8", "backslashreplace")),
+            created_at=now(),
+        )
+        .returning(datasets.c.id),
+    )
+    connection.execute(
+        sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(dataset_id=dataset_id)
+    )
+    return dataset_id
+
+
+def record_epoch(connection: sa.Connection, lease: Lease, row: Mapping[str, Any]) -> None:
+    """Write one epoch's row, fenced. An attempt that starts over replaces the rows before it."""
+    jobs.fence(connection, lease)
+    connection.execute(
+        sa.delete(epochs).where(epochs.c.job_id == lease.job_id, epochs.c.epoch >= row["epoch"])
+    )
+    connection.execute(sa.insert(epochs).values(job_id=lease.job_id, finished_at=now(), **row))
+
+
+def record_progress(connection: sa.Connection, lease: Lease, progress: Mapping[str, Any]) -> None:
+    """Keep how far the current epoch is, over what was kept before. Fenced."""
+    jobs.fence(connection, lease)
+    connection.execute(
+        sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(progress=dict(progress))
+    )
+
+
+def complete(connection: sa.Connection, lease: Lease, model_id: int) -> None:
+    """The job made this model: note it and finish the job. Fenced."""
+    jobs.fence(connection, lease)
+    connection.execute(
+        sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(model_id=model_id)
+    )
+    jobs.finish(connection, lease.job_id, "completed", lease.worker_id)
+
+
+def epoch_rows(engine: sa.Engine, job_id: int, after: int = 0) -> list[sa.RowMapping]:
+    """Epochs of a job after the given one, oldest first."""
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(epochs)
+                .where(epochs.c.job_id == job_id, epochs.c.epoch > after)
+                .order_by(epochs.c.epoch)
+            ).mappings()
+        )

@@ -1,0 +1,73 @@
+"""Column types and SQL expressions that mean the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An instant in UTC: `timestamptz` on PostgreSQL, sortable ISO 8601 text on SQLite.
+
+    SQLite keeps `2026-01-31T02:00:00.000Z`, so that text order is time order.
+    """
+
+    impl = sa.String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(sa.TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(sa.String(24))
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(
+                "a time without a zone cannot be stored; use datetime.now(timezone.utc)"
+            )
+        value = value.astimezone(timezone.utc)
+        if dialect.name == "postgresql":
+            return value
+        return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        assert isinstance(value, datetime)
+        return value.astimezone(timezone.utc)
+
+
+class now(FunctionElement[datetime]):
+    """The database's clock, `seconds` from now; leases never use any other clock."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(sa.literal(float(seconds), sa.Float))
+
+
+@compiles(now, "postgresql")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
+def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+@compiles(now, "sqlite")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
+def _now_sqlite(element: now, compiler: Any, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', {seconds} || ' seconds')"
+
+
+#: A surrogate key; SQLite numbers only `INTEGER PRIMARY KEY` by itself.
+BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+Json = sa.JSON().with_variant(JSONB(), "postgresql")

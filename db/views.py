@@ -1,0 +1,253 @@
+"""The views people query: stable names and columns over tables that may change.
+
+Every view has one line of meaning per column, printed by `pneumoq db schema`. The SQL is common to
+SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One public view."""
+
+    name: str
+    #: What a row is.
+    comment: str
+    #: Column name → meaning, in order.
+    columns: dict[str, str]
+    #: The SELECT behind it; its columns are named as above.
+    select: str
+
+
+V_PREDICTIONS = View(
+    name="v_predictions",
+    comment="A film that was scored.",
+    columns={
+        "job_id": "Scoring job.",
+        "item_no": "The film's place in the job's listing, from 0.",
+        "name": "The film's name in its source.",
+        "source": "Folder or archive it was read from.",
+        "label": "Class, by the model's operating threshold.",
+        "probability": "P(positive class), 0 to 1, calibrated.",
+        "threshold": "The operating threshold that was applied.",
+        "ood": "Distance from the training films; about 1 is typical.",
+        "unusual": "1 where ood is beyond the model's threshold: do not trust the label.",
+        "model_id": "Model that scored it.",
+        "model": "That model's name.",
+        "reused_from_job": "Job whose outcome answered it without scoring, if any.",
+        "worker_id": "Worker that committed it.",
+        "scored_at": "When it was committed.",
+    },
+    select="""
+        SELECT p.job_id, p.item_no, p.name, s.uri AS source, l.name AS label,
+               p.probability, m.threshold, p.ood,
+               CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
+               p.model_id, m.name AS model, p.reused_from_job, h.worker_id,
+               h.finished_at AS scored_at
+        FROM predictions p
+        JOIN shards h ON h.job_id = p.job_id AND h.shard_no = p.shard_no
+        JOIN sources s ON s.job_id = p.job_id AND s.source_no = h.source_no
+        JOIN models m ON m.id = p.model_id
+        JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
+    """,
+)
+
+_NOT_PREDICTED = {
+    "job_id": "Scoring job.",
+    "item_no": "The item's place in the job's listing, from 0.",
+    "name": "The item's name in its source.",
+    "source": "Folder or archive it was read from.",
+    "code": "Stable short word for what is wrong.",
+    "detail": "What was found, in a sentence.",
+    "worker_id": "Worker that committed it.",
+    "found_at": "When it was committed.",
+}
+
+V_ITEM_ERRORS = View(
+    name="v_item_errors",
+    comment="A broken item: it could not be read or decoded.",
+    columns=_NOT_PREDICTED,
+    select="""
+        SELECT e.job_id, e.item_no, e.name, s.uri AS source, e.code, e.detail, h.worker_id,
+               h.finished_at AS found_at
+        FROM item_errors e
+        JOIN shards h ON h.job_id = e.job_id AND h.shard_no = e.shard_no
+        JOIN sources s ON s.job_id = e.job_id AND s.source_no = h.source_no
+    """,
+)
+
+V_REFUSALS = View(
+    name="v_refusals",
+    comment="An intact item that is not a film to be scored.",
+    columns=_NOT_PREDICTED,
+    select="""
+        SELECT r.job_id, r.item_no, r.name, s.uri AS source, r.code, r.detail, h.worker_id,
+               h.finished_at AS found_at
+        FROM refusals r
+        JOIN shards h ON h.job_id = r.job_id AND h.shard_no = r.shard_no
+        JOIN sources s ON s.job_id = r.job_id AND s.source_no = h.source_no
+    """,
+)
+
+V_JOB_PROGRESS = View(
+    name="v_job_progress",
+    comment="A job and how far it is.",
+    columns={
+        "job_id": "Job.",
+        "kind": "score or train.",
+        "state": "queued, planning, running, paused, or a final state.",
+        "priority": "Higher goes first.",
+        "submitted_by": "User and host.",
+        "model_id": "Scoring: the model used. Training: the model made.",
+        "items": "Scoring: items listed. Training: epochs asked for is in the job's spec.",
+        "done": "Items with an outcome.",
+        "predictions": "Of these, predicted.",
+        "positives": "Of these, called positive.",
+        "unusual": "Predictions that are unlike the training films.",
+        "refused": "Items refused.",
+        "errors": "Items in error.",
+        "shards": "Shards written.",
+        "shards_done": "Shards finished.",
+        "reason": "Why it failed or was cancelled.",
+        "created_at": "Submitted.",
+        "started_at": "First claimed.",
+        "planned_at": "Listing complete.",
+        "finished_at": "Reached a final state.",
+    },
+    select="""
+        SELECT j.id AS job_id, j.kind, j.state, j.priority, j.submitted_by, j.model_id,
+               j.planned_items AS items,
+               -- One look at the job's own shards per column: of few jobs, few shards are read.
+               (SELECT COALESCE(SUM(n_predictions + n_refused + n_errors), 0)
+                FROM shards WHERE job_id = j.id) AS done,
+               (SELECT COALESCE(SUM(n_predictions), 0)
+                FROM shards WHERE job_id = j.id) AS predictions,
+               (SELECT COALESCE(SUM(n_positive), 0) FROM shards WHERE job_id = j.id) AS positives,
+               (SELECT COALESCE(SUM(n_unusual), 0) FROM shards WHERE job_id = j.id) AS unusual,
+               (SELECT COALESCE(SUM(n_refused), 0) FROM shards WHERE job_id = j.id) AS refused,
+               (SELECT COALESCE(SUM(n_errors), 0) FROM shards WHERE job_id = j.id) AS errors,
+               j.planned_shards AS shards,
+               (SELECT COUNT(finished_at) FROM shards WHERE job_id = j.id) AS shards_done,
+               j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at
+        FROM jobs j
+    """,
+)
+
+V_MODELS = View(
+    name="v_models",
+    comment="A registered model.",
+    columns={
+        "model_id": "Number.",
+        "name": "Name.",
+        "champion": "1 for the model that `score` uses by default.",
+        "state": "candidate or retired.",
+        "origin": "trained or imported.",
+        "arch": "Network architecture.",
+        "positive": "Class whose probability is reported.",
+        "size": "S: films are S × S pixels.",
+        "film_rule": "Rule that makes its pixels.",
+        "threshold": "Operating point.",
+        "threshold_rule": "How that was chosen.",
+        "ood_threshold": "ood above this is unusual.",
+        "job_id": "Training job.",
+        "dataset_id": "Dataset it was trained on.",
+        "parent_id": "Model whose weights it started from.",
+        "created_at": "Registered.",
+    },
+    select="""
+        SELECT m.id AS model_id, m.name, CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
+               m.state, m.origin, m.arch, m.positive, m.size, m.film_rule, m.threshold,
+               m.threshold_rule, m.ood_threshold, m.job_id, m.dataset_id, m.parent_id, m.created_at
+        FROM models m
+        LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
+    """,
+)
+
+V_EPOCHS = View(
+    name="v_epochs",
+    comment="One epoch of a training job.",
+    columns={
+        "job_id": "Training job.",
+        "epoch": "From 1.",
+        "train_loss": "Mean loss, as optimised.",
+        "train_accuracy": "0 to 1, on augmented films.",
+        "train_auroc": "0 to 1, on augmented films.",
+        "val_loss": "Mean cross-entropy.",
+        "val_accuracy": "0 to 1.",
+        "val_auroc": "0 to 1.",
+        "learning_rate": "At the end of the epoch.",
+        "seconds": "Training and validation.",
+        "films_per_s": "Training films per second.",
+        "best": "1 where it was the best so far.",
+        "finished_at": "When it ended.",
+    },
+    select="""
+        SELECT job_id, epoch, train_loss, train_accuracy, train_auroc, val_loss, val_accuracy,
+               val_auroc, learning_rate, seconds, films_per_s,
+               CASE WHEN best THEN 1 ELSE 0 END AS best, finished_at
+        FROM epochs
+    """,
+)
+
+VIEWS = (V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_JOB_PROGRESS, V_MODELS, V_EPOCHS)
+
+#: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.
+READER = "pneumoq_reader"
+
+# A role belongs to all databases of a server, so another database's upgrade may make it at the same
+# moment. Making it needs CREATEROLE; without that the schema is still made, and `query` then says
+# what to ask the administrator for.
+_READER_ROLE = """
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'pneumoq_reader') THEN
+        BEGIN
+            CREATE ROLE pneumoq_reader NOLOGIN;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+        END;
+    END IF;
+    IF NOT pg_has_role(CURRENT_USER, 'pneumoq_reader', 'USAGE') THEN
+        GRANT pneumoq_reader TO CURRENT_USER;
+    END IF;
+EXCEPTION WHEN insufficient_privilege OR undefined_object THEN
+    RAISE WARNING 'role pneumoq_reader could not be taken; pneumoq query will say what to do';
+END $$
+"""
+_READER_GRANTS = """
+DO $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA %%I TO pneumoq_reader', current_schema());
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %%I TO pneumoq_reader', current_schema());
+EXCEPTION WHEN undefined_object THEN NULL;
+END $$
+"""
+
+
+def create(connection: sa.Connection) -> None:
+    """Create all views, and on PostgreSQL let the reader role read."""
+    for view in VIEWS:
+        connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {view.select}")
+        if connection.dialect.name == "postgresql":
+            for column, meaning in view.columns.items():
+                _comment(connection, f"COLUMN {view.name}.{column}", meaning)
+            _comment(connection, f"VIEW {view.name}", view.comment)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_READER_ROLE)
+        connection.exec_driver_sql(_READER_GRANTS)
+
+
+def drop(connection: sa.Connection) -> None:
+    """Drop all views that exist."""
+    for view in reversed(VIEWS):
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view.name}")
+
+
+def _comment(connection: sa.Connection, what: str, meaning: str) -> None:
+    # COMMENT takes no bound parameters.
+    quoted = meaning.replace("'", "''").replace("%", "%%")
+    connection.exec_driver_sql(f"COMMENT ON {what} IS '{quoted}'")
