@@ -1,0 +1,156 @@
+"""Calibration: what turns a network's logits into numbers that a person may act on.
+
+A temperature, so that 0.9 means nine in ten; an operating point, above which a film is called
+positive; and a distance from the training films, by which a film that is no chest X-ray can be
+told. NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer import metrics
+
+Floats = NDArray[np.floating[Any]]
+
+#: Temperatures between which the best is sought; outside, the network has learned nothing.
+TEMPERATURES = (0.05, 20.0)
+
+#: How the operating point is chosen where nobody says otherwise.
+YOUDEN = "youden"
+
+#: Share of validation films that lie within `Distance.threshold`.
+TYPICAL = 0.995
+
+
+def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities `[N, C]` of logits `[N, C]`."""
+    z = logits.astype(np.float64) / temperature
+    z = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(z / z.sum(axis=1, keepdims=True))
+
+
+def scaling(logits: Floats, labels: NDArray[np.integer[Any]]) -> tuple[float, NDArray[np.float64]]:
+    """Temperature and bias `[C]` under which `softmax(logits + bias, temperature)` suits `labels`
+    best.
+
+    The temperature is Guo et al. 2017's. The bias brings the classes' mean probabilities to their
+    shares, which weighting the classes in training has moved. As in Platt 1999 a class of n films
+    counts as (n + 1) / (n + C) certain, because a network that is right about every validation film
+    would otherwise become endlessly sure of itself.
+    """
+    n, classes = logits.shape
+    size = np.bincount(labels, minlength=classes)
+    target = np.repeat((1 / (size + classes))[labels][:, None], classes, axis=1)
+    target[np.arange(n), labels] = ((size + 1) / (size + classes))[labels]
+
+    def loss(log_temperature: float) -> float:
+        t = math.exp(log_temperature)
+        p = softmax(logits + _bias(logits, target, t), t)
+        return -float((target * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean())
+
+    # Golden section: the loss has one minimum in the temperature's logarithm.
+    shrink = (math.sqrt(5) - 1) / 2
+    low, high = (math.log(t) for t in TEMPERATURES)
+    while high - low > 1e-3:
+        left, right = high - shrink * (high - low), low + shrink * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    temperature = math.exp((low + high) / 2)
+    return temperature, _bias(logits, target, temperature)
+
+
+def _bias(logits: Floats, target: Floats, temperature: float) -> NDArray[np.float64]:
+    """What makes the mean probabilities the target's: iterative scaling (Darroch 1972)."""
+    bias = np.zeros(logits.shape[1])
+    share = target.mean(axis=0)
+    for _ in range(200):
+        found = softmax(logits + bias, temperature).mean(axis=0)
+        step = temperature * np.log(share / np.maximum(found, 1e-300))
+        bias += step
+        if np.abs(step).max() < 1e-6:
+            break
+    return np.asarray(bias - bias.mean())
+
+
+def operating_point(score: metrics.Scores, truth: metrics.Truth, rule: str = YOUDEN) -> float:
+    """The threshold on P(positive), by `youden`, `sensitivity=0.95` or `specificity=0.95`.
+
+    Youden's maximises sensitivity + specificity; the others reach their goal and give up as little
+    as possible of the other. Halfway between the two scores that it separates, so that a film a
+    little unlike them falls on the right side. Raises ValueError for any other rule.
+    """
+    values = np.unique(score)
+    edges = np.concatenate(([0.0], (values[1:] + values[:-1]) / 2, [1.0]))
+    positives, negatives = np.sort(score[truth]), np.sort(score[~truth])
+    sensitivity = 1 - np.searchsorted(positives, edges) / max(1, len(positives))
+    specificity = np.searchsorted(negatives, edges) / max(1, len(negatives))
+    if rule == YOUDEN:
+        good = sensitivity + specificity
+        best = np.flatnonzero(good > good.max() - 1e-9)
+        return float(edges[best[len(best) // 2]])
+    name, _, goal = rule.partition("=")
+    try:
+        wanted = float(goal)
+    except ValueError:
+        wanted = math.nan
+    if name not in ("sensitivity", "specificity") or not 0 < wanted <= 1:
+        raise ValueError(
+            f"the operating point's rule is {rule!r}; give youden, or one like sensitivity=0.95"
+        )
+    if name == "sensitivity":
+        return float(edges[np.flatnonzero(sensitivity >= wanted - 1e-9)[-1]])
+    return float(edges[np.flatnonzero(specificity >= wanted - 1e-9)[0]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """How far features lie from the training films': `sqrt(mean(((f - mean) @ map) ** 2))`."""
+
+    #: `float32 [512]`
+    mean: NDArray[np.float32]
+    #: `float32 [512, k]`
+    map: NDArray[np.float32]
+    #: Beyond it a film is flagged.
+    threshold: float
+
+    def __call__(self, features: Floats) -> NDArray[np.float64]:
+        """Distances `[N]` of pooled features `[N, 512]`; 1 is typical of a film not trained on."""
+        return _length((features - self.mean) @ self.map)
+
+
+def distance(train: Floats, val: Floats) -> Distance:
+    """Mahalanobis distance (Lee et al. 2018) from `train`; its unit and limit come from `val`."""
+    mean = train.mean(axis=0)
+    centred = (train - mean).astype(np.float64)
+    spread, directions = np.linalg.eigh(_shrunk_covariance(centred))
+    # Every direction counts: those in which films hardly vary tell a strange image best.
+    whiten = directions / np.sqrt(np.maximum(spread, 1e-12))
+    held_out = _length((val - mean) @ whiten)
+    # A film that was not trained on lies further out than one that was; the former is the norm.
+    unit = max(float(np.median(held_out)), 1e-12)
+    return Distance(
+        mean=mean.astype(np.float32),
+        map=(whiten / unit).astype(np.float32),
+        threshold=float(np.quantile(held_out / unit, TYPICAL)),
+    )
+
+
+def _shrunk_covariance(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance of `[N, D]` drawn towards a multiple of the identity (Ledoit and Wolf 2004)."""
+    n, d = centred.shape
+    covariance = centred.T @ centred / n
+    level = float(np.trace(covariance)) / d
+    away = float(np.square(covariance).sum()) / d - level**2
+    noise = float(np.square(np.square(centred).sum(axis=1)).sum()) / n / d
+    noise = (noise - float(np.square(covariance).sum()) / d) / n
+    share = min(max(noise / away, 0.0), 1.0) if away > 0 else 1.0
+    return np.asarray((1 - share) * covariance + share * level * np.eye(d))
+
+
+def _length(z: Floats) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.square(z.astype(np.float64)).mean(axis=1)))

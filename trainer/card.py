@@ -1,0 +1,127 @@
+"""The model card: what a model file says about itself, kept inside the ONNX file.
+
+The network's inputs and outputs are fixed by name; everything else needed to use it (labels, film
+rule, threshold, provenance) is one JSON object in the file's metadata map under `KEY`. Needs
+`onnx` to read a file, never torch.
+
+    input   image   uint8   [N, 1, S, S]   gray as the film rule makes it
+    output  scores  float32 [N, C]         calibrated probabilities, rows sum to 1
+    output  cam     float32 [N, h, w]      class-activation map of the positive class, in logits;
+                                           its mean plus the bias is that class's logit
+    output  ood     float32 [N]            distance from the training films, 1 is typical
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.errors import CardError
+from trainer.film import Golden
+
+KEY = "pneumoq"
+
+#: Version of the JSON object. A reader refuses a newer major version than it knows.
+FORMAT = 1
+
+INPUT, SCORES, CAM, OOD = "image", "scores", "cam", "ood"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model file says about itself."""
+
+    #: Class names in the order of `scores`.
+    labels: tuple[str, ...]
+    #: The class whose probability is `probability` everywhere: the disease.
+    positive: str
+    #: S: films are S × S pixels.
+    size: int
+    #: Channels of the input: 1, or 3 for imported models (the gray plane repeated).
+    channels: int = 1
+    #: Film rule that made the training pixels, and vectors that prove a reader has the same one.
+    film_rule: str
+    golden: tuple[Golden, ...]
+    #: `fp32`, `fp16` or `int8`: the precision of the network inside this file.
+    precision: str = "fp32"
+    #: Logits were divided by this before the softmax; fitted on validation.
+    temperature: float
+    #: Operating point: P(positive) at or above it is called positive.
+    threshold: float
+    #: How the operating point was chosen, for a person, e.g. `youden on validation`.
+    threshold_rule: str
+    #: `ood` above this is flagged; None where the model has no such output.
+    ood_threshold: float | None = None
+    #: SHA-256 of the training manifest.
+    dataset_hash: str = ""
+    #: Validation metrics by name.
+    metrics: dict[str, float] = field(default_factory=dict)
+    #: Free provenance: training options, software versions, initial weights.
+    provenance: dict[str, Any] = field(default_factory=dict)
+    #: When the file was written, ISO 8601 UTC.
+    created: str = ""
+
+    @property
+    def positive_index(self) -> int:
+        """Column of `scores` that is P(positive)."""
+        return self.labels.index(self.positive)
+
+    def to_json(self) -> str:
+        """The JSON object that goes into the file's metadata map."""
+        values = dataclasses.asdict(self)
+        values["golden"] = [
+            {
+                "film": base64.b64encode(g.film).decode(),
+                "size": g.pixels.shape[0],
+                "pixels": base64.b64encode(g.pixels.tobytes()).decode(),
+            }
+            for g in self.golden
+        ]
+        return json.dumps({"format": FORMAT, **values}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Read `to_json`'s object; raises CardError where it is malformed or too new."""
+        try:
+            values = json.loads(text)
+            if values.pop("format") > FORMAT:
+                raise CardError("the model file was made by a newer PneumoQ; upgrade this one")
+            known = {f.name for f in dataclasses.fields(cls)}
+            values = {k: v for k, v in values.items() if k in known}
+            values["labels"] = tuple(values["labels"])
+            values["golden"] = tuple(_golden(g) for g in values["golden"])
+            card = cls(**values)
+            card.positive_index  # noqa: B018  # raises where `positive` is not a label
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, CardError):
+                raise
+            raise CardError(f"the model file's metadata is malformed: {error}") from error
+        return card
+
+
+def _golden(value: dict[str, Any]) -> Golden:
+    size = int(value["size"])
+    pixels = np.frombuffer(base64.b64decode(value["pixels"]), np.uint8).reshape(size, size)
+    return Golden(film=base64.b64decode(value["film"]), pixels=pixels)
+
+
+def read(path: Path) -> Card:
+    """The card of a model file; raises CardError where the file is not one of ours."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, ValueError) as error:
+        raise CardError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # protobuf's DecodeError has no stable import path
+        raise CardError(f"{path} is not an ONNX file: {error}") from error
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            return Card.from_json(entry.value)
+    raise CardError(f"{path} has no {KEY!r} metadata: it was not made or imported by PneumoQ")

@@ -1,0 +1,63 @@
+"""Errors of the trainer, and what a caller can do about each.
+
+TrainerError
+├── FilmError             one film cannot be made into pixels: skip that film, keep the rest
+│   └── FilmRefused       it is intact, but not a film to be scored
+├── DatasetError          the labelled folder cannot be trained on: mend the folder
+├── WeightsError          the initial weights cannot be used: choose others
+├── CardError             the model file's metadata is missing or malformed: not one of our models
+├── ParityError           two engines disagree about the same film: do not register the model
+├── CheckpointError       a checkpoint cannot be continued from: use its options, or a new folder
+├── Stopped               the caller asked the run to end: continue from its folder when wanted
+└── TrainingFailed        the run itself broke (loss not finite): lower the learning rate
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Base of everything the trainer raises on purpose."""
+
+
+class FilmError(TrainerError, ValueError):
+    """One film cannot be made into pixels.
+
+    `code` is a stable short word (`truncated`, `not_an_image`, `too_large`, …) that is stored
+    with the item; the message says what was found, for a person.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FilmRefused(FilmError):
+    """An intact image that is not a film to be scored."""
+
+
+class DatasetError(TrainerError, ValueError):
+    """The labelled folder cannot be trained on."""
+
+
+class WeightsError(TrainerError, ValueError):
+    """The initial weights cannot be used."""
+
+
+class CardError(TrainerError, ValueError):
+    """The model file's metadata is missing or malformed."""
+
+
+class ParityError(TrainerError):
+    """Two engines disagree about the same film."""
+
+
+class CheckpointError(TrainerError, ValueError):
+    """A checkpoint cannot be continued from."""
+
+
+class Stopped(TrainerError):
+    """The caller asked the run to end; what the last checkpoint holds is kept."""
+
+
+class TrainingFailed(TrainerError):
+    """The training run itself broke."""

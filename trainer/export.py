@@ -1,0 +1,284 @@
+"""Export: a trained network becomes the one file that holds the whole model.
+
+The ONNX graph is written node by node, as `card` describes it, so that its bytes depend on the
+weights and the card alone, not on the version of an exporter. Batch norms are folded into their
+convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import PIL
+import torch
+import torchvision
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from trainer import calibration, dataset, film, loop, metrics, model
+from trainer import card as cards
+from trainer.calibration import Distance
+from trainer.card import Card
+from trainer.loop import Trained
+
+#: What TensorRT 10.3 on JetPack 6 parses, and every later one.
+OPSET, IR_VERSION = 17, 8
+
+#: Training films that the distance is measured from: enough for a covariance of 512 features, which
+#: is shrunk besides, and a fraction of an epoch's time.
+DISTANCE_FILMS = 1024
+
+#: Prefix of each residual block's weights, and its stride.
+_BLOCKS = tuple(
+    (f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1)
+    for layer in (1, 2, 3, 4)
+    for block in (0, 1)
+)
+
+
+def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card:
+    """Calibrate on validation and write the model file; returns the card inside it.
+
+    `rule` chooses the operating point, see `calibration.operating_point`.
+    """
+    data, films = trained.dataset, trained.films
+    val = data.of(dataset.VAL)
+    labels = np.array([f.label for f in val])
+    truth = labels == data.positive_index
+    train_rows = films.rows(data.of(dataset.TRAIN))
+    chosen = np.random.default_rng(trained.options.seed).permutation(len(train_rows))
+    sample = train_rows[np.sort(chosen[:DISTANCE_FILMS])]
+    with loop.settings(trained.options.threads):
+        reading = loop.predict(trained.net, films, films.rows(val))
+        seen = loop.predict(trained.net, films, sample)
+    logits = reading.logits.numpy()
+    temperature, bias = calibration.scaling(logits, labels)
+    score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
+    threshold = calibration.operating_point(score, truth, rule)
+    distance = calibration.distance(seen.pooled.numpy(), reading.pooled.numpy())
+    card = Card(
+        labels=data.labels,
+        positive=data.positive,
+        size=trained.options.size,
+        film_rule=films.rule,
+        golden=tuple(film.golden(films.rule)),
+        temperature=temperature,
+        threshold=threshold,
+        threshold_rule=f"{rule} on {len(val)} validation films",
+        ood_threshold=distance.threshold,
+        dataset_hash=data.hash,
+        metrics=metrics.summary(score, truth, threshold),
+        provenance={**_provenance(trained), "bias": bias.tolist()},
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    write(path, _calibrated(trained, card).state_dict(), card, distance)
+    return card
+
+
+@torch.no_grad()
+def reference_scores(
+    trained: Trained, card: Card, pixels: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """What every engine must say of `uint8 [N, S, S]`: `scores float32 [N, C]`, by PyTorch."""
+    net = _calibrated(trained, card)
+    device = next(net.parameters()).device
+    image = torch.from_numpy(np.ascontiguousarray(pixels[:, None])).to(device)
+    with loop.settings(trained.options.threads):
+        scores = torch.softmax(net(image) / card.temperature, dim=1)
+    return scores.cpu().numpy()
+
+
+def _calibrated(trained: Trained, card: Card) -> model.ResNet18:
+    """The network with the calibration's bias in its own; the temperature stays apart."""
+    net = copy.deepcopy(trained.net)
+    with torch.no_grad():
+        net.fc.bias.add_(torch.tensor(card.provenance["bias"], device=net.fc.bias.device))
+    return net
+
+
+def write(
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    card: Card,
+    distance: Distance | None = None,
+) -> None:
+    """Write the model file of torchvision-named ResNet18 weights, replacing `path` in one step.
+
+    Without `distance` the model has no `ood` output. Raises ValueError for a precision that cannot
+    be written.
+    """
+    if card.precision != "fp32":
+        raise ValueError(f"precision {card.precision} cannot be written, only fp32")
+    arrays = {key: value.detach().float().cpu().numpy() for key, value in weights.items()}
+    side = _side(card.size)
+    graph = _Graph()
+    features = _trunk(graph, arrays)
+    outputs = [
+        _output(cards.SCORES, "N", len(card.labels)),
+        _output(cards.CAM, "N", side, side),
+    ]
+    _head(graph, features, arrays, card)
+    if distance is not None:
+        _ood(graph, features, distance)
+        outputs.append(_output(cards.OOD, "N"))
+    image = helper.make_tensor_value_info(
+        cards.INPUT, TensorProto.UINT8, ["N", 1, card.size, card.size]
+    )
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "pneumoq", [image], outputs, graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="pneumoq",
+    )
+    helper.set_model_props(proto, {cards.KEY: card.to_json()})
+    onnx.checker.check_model(proto, full_check=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Graph:
+    """Nodes and constants of an ONNX graph, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a constant; returns its name."""
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name, which is the node's too."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
+
+
+def _trunk(graph: _Graph, weights: dict[str, NDArray[np.float32]]) -> str:
+    """The network up to its last feature maps, `float32 [N, 512, h, w]`.
+
+    All that a precision changes is in here: the convolutions, and what enters and leaves them.
+    """
+    x = graph.add("Cast", [cards.INPUT], "gray", to=TensorProto.FLOAT)
+    # Broadcasting over [1, 3, 1, 1] repeats the gray plane. It is not folded into the first
+    # convolution, whose padding is a mean-gray border and not a black one.
+    mean = np.array(model.MEAN, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+    std = np.array(model.STD, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+    x = graph.add("Sub", [x, graph.constant("mean", mean)], "centred")
+    x = graph.add("Div", [x, graph.constant("std", std)], "normalised")
+    x = _convolution(graph, weights, x, "conv1", "bn1", stride=2)
+    x = graph.add("Relu", [x], "relu")
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    x = graph.add("MaxPool", [x], "maxpool", **pool)
+    for block, stride in _BLOCKS:
+        short = x
+        x = _convolution(graph, weights, x, f"{block}.conv1", f"{block}.bn1", stride)
+        x = graph.add("Relu", [x], f"{block}.relu1")
+        x = _convolution(graph, weights, x, f"{block}.conv2", f"{block}.bn2")
+        if f"{block}.downsample.0.weight" in weights:
+            down = f"{block}.downsample"
+            short = _convolution(graph, weights, short, f"{down}.0", f"{down}.1", stride)
+        x = graph.add("Add", [x, short], f"{block}.add")
+        x = graph.add("Relu", [x], f"{block}.relu2")
+    return x
+
+
+def _convolution(
+    graph: _Graph,
+    weights: dict[str, NDArray[np.float32]],
+    x: str,
+    name: str,
+    norm: str,
+    stride: int = 1,
+) -> str:
+    """A convolution with its batch norm folded in, padded so that only the stride shrinks."""
+    kernel = weights[f"{name}.weight"].astype(np.float64)
+    variance = weights[f"{norm}.running_var"].astype(np.float64) + model.NORM_EPS
+    gain = weights[f"{norm}.weight"] / np.sqrt(variance)
+    bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * gain
+    folded = (kernel * gain[:, None, None, None]).astype(np.float32)
+    inputs = [
+        x,
+        graph.constant(f"{name}.weight", folded),
+        graph.constant(f"{name}.bias", bias.astype(np.float32)),
+    ]
+    side = kernel.shape[-1]
+    return graph.add(
+        "Conv",
+        inputs,
+        name,
+        kernel_shape=[side, side],
+        strides=[stride, stride],
+        pads=[side // 2] * 4,
+    )
+
+
+def _head(
+    graph: _Graph, features: str, weights: dict[str, NDArray[np.float32]], card: Card
+) -> None:
+    """`cam` and `scores` from the feature maps."""
+    kernel = graph.constant("fc.weight", weights["fc.weight"][:, :, None, None])
+    maps = graph.add("Conv", [features, kernel], "maps", kernel_shape=[1, 1])  # [N, C, h, w]
+    positive = graph.constant("positive", np.array(card.positive_index, np.int64))
+    graph.add("Gather", [maps, positive], cards.CAM, axis=1)
+    x = graph.add("ReduceMean", [maps], "evidence", axes=[2, 3], keepdims=0)
+    x = graph.add("Add", [x, graph.constant("fc.bias", weights["fc.bias"])], "logits")
+    temperature = graph.constant("temperature", np.array(card.temperature, np.float32))
+    x = graph.add("Div", [x, temperature], "calibrated")
+    graph.add("Softmax", [x], cards.SCORES, axis=1)
+
+
+def _ood(graph: _Graph, features: str, distance: Distance) -> None:
+    """`ood` from the feature maps, as `Distance` defines it."""
+    x = graph.add("ReduceMean", [features], "pooled", axes=[2, 3], keepdims=0)
+    x = graph.add("Sub", [x, graph.constant("ood.mean", distance.mean)], "ood.centred")
+    x = graph.add("MatMul", [x, graph.constant("ood.map", distance.map)], "ood.whitened")
+    x = graph.add("Mul", [x, x], "ood.squared")
+    x = graph.add("ReduceMean", [x], "ood.averaged", axes=[1], keepdims=0)
+    graph.add("Sqrt", [x], cards.OOD)
+
+
+def _output(name: str, *shape: str | int) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+
+def _side(size: int) -> int:
+    """Height and width of the last feature maps: five halvings, each rounded up."""
+    for _ in range(5):
+        size = (size + 1) // 2
+    return size
+
+
+def _provenance(trained: Trained) -> dict[str, Any]:
+    options = dataclasses.asdict(trained.options)
+    # Paths mean nothing elsewhere and may name people.
+    options.update(init=trained.init.name, resume_from=trained.options.resume_from is not None)
+    return {
+        "options": options,
+        "init": dataclasses.asdict(trained.init),
+        "best_epoch": dataclasses.asdict(trained.best),
+        "device": trained.device,
+        "precision": trained.precision,
+        "films": {split: trained.dataset.count(split) for split in (dataset.TRAIN, dataset.VAL)},
+        "left_out": len(trained.dataset.left_out),
+        "notes": list(trained.dataset.notes),
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "onnx": onnx.__version__,
+        },
+    }

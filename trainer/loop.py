@@ -1,0 +1,427 @@
+"""Loop: one training run, top to bottom, and what it reports on the way.
+
+A run lives in a folder: `checkpoint.pth` after every epoch, `best.pth` for the epoch that
+validation likes best. Called again on the same folder it goes on where it was, and ends with the
+same weights as if it had never been interrupted (on the same hardware): nothing random depends on
+the past.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer import augment, checkpoint, dataset, film, metrics, model, pixels
+from trainer.errors import CheckpointError, Stopped, TrainingFailed
+
+CHECKPOINT, BEST = "checkpoint.pth", "best.pth"
+
+#: Seconds between two Progress reports.
+REPORT_EVERY_S = 1.0
+
+#: Share of all steps in which the learning rate rises from 0, and what is left of it at the end.
+WARM_UP = 0.05
+COOL = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that a run may be told."""
+
+    #: Passes over the training films. From ImageNet weights more than a few change little.
+    epochs: int = 5
+    #: Films per step. At 32 a CPU is as fast as it gets, and a 4 GB board still holds it at 224
+    #: pixels.
+    batch_size: int = 32
+    #: AdamW's highest learning rate. From scratch 1e-3 is better.
+    lr: float = 3e-4
+    #: AdamW's decay, of convolutions and the classifier only.
+    weight_decay: float = 0.05
+    #: Films near the border are labelled by opinion, and a network that is never quite sure
+    #: calibrates better.
+    label_smoothing: float = 0.05
+    #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
+    size: int = 224
+    #: `imagenet`, `scratch`, or a file of torchvision's ResNet18 weights.
+    init: str = model.IMAGENET
+    #: Everything random follows from it.
+    seed: int = 0
+    #: For `dataset.read`: share of each class that is held out, by patient.
+    val_fraction: float = 0.12
+    #: Threads that decode films, once per data set.
+    workers: int = 2
+    #: Threads that compute; 0 leaves PyTorch's own number.
+    threads: int = 0
+    #: `fp32`, `bf16` (mixed: weights stay fp32), or `auto`: bf16 where the hardware has it, twice
+    #: as fast.
+    precision: str = "auto"
+    #: Rule that makes the pixels.
+    film_rule: str = film.DEFAULT_RULE
+    #: Folder of an earlier run to continue, used when this run's own has no checkpoint yet.
+    resume_from: Path | None = None
+
+
+#: Options that do not change what is learned: a run may be continued with others.
+_INCIDENTAL = ("workers", "threads", "resume_from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the current epoch is."""
+
+    #: From 1.
+    epoch: int
+    epochs: int
+    films_done: int
+    films_total: int
+    films_per_s: float
+    #: Mean of the epoch so far.
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one pass over the films came to. Training figures are of augmented films, on the fly."""
+
+    #: From 1.
+    epoch: int
+    epochs: int
+    train_loss: float
+    #: Share whose likeliest class is right.
+    train_accuracy: float
+    #: Of P(positive) against the rest.
+    train_auroc: float
+    #: Mean negative log-likelihood in nats, neither weighted nor smoothed.
+    val_loss: float
+    val_accuracy: float
+    val_auroc: float
+    #: At the last step.
+    lr: float
+    #: Training and validation together.
+    seconds: float
+    #: Training alone.
+    films_per_s: float
+    #: Whether no earlier epoch did better on validation.
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The outcome of a run."""
+
+    #: With the best epoch's weights, in evaluation mode.
+    net: model.ResNet18
+    #: The data set less the films that could not be decoded.
+    dataset: dataset.Dataset
+    films: pixels.Pixels
+    options: Options
+    init: model.Init
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    #: `cpu`, or the GPU's name.
+    device: str
+    #: `fp32` or `bf16`, as used.
+    precision: str
+
+
+Report = Callable[[Epoch | Progress | str], None]
+
+
+def train(
+    options: Options,
+    data: dataset.Dataset,
+    folder: Path,
+    report: Report = lambda news: None,
+    stop: Callable[[], bool] = lambda: False,
+    cache: Path | None = None,
+) -> Trained:
+    """Train on `data` in `folder`, or go on there; decoded films are kept in `cache`.
+
+    `report` hears sentences, a Progress about every second and an Epoch per epoch; `stop` is asked
+    at each step. Raises Stopped when it says so, TrainingFailed, and what reading films and weights
+    raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data, films = pixels.decode(
+        data,
+        cache or folder / "films",
+        size=options.size,
+        rule=options.film_rule,
+        workers=options.workers,
+        report=report,
+        stop=stop,
+    )
+    for note in data.notes:
+        report(note)
+    for file in data.left_out:
+        report(f"left out: {file.path} ({file.code}: {file.reason})")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = _bf16(options.precision, device)
+    net, init = model.build(len(data.labels), options.init, options.seed)
+    net.to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr)
+    history = _resume(options, data, folder, init, net, optimizer, report)
+    best = max(history, key=_merit, default=None)
+
+    train_films, val_films = data.of(dataset.TRAIN), data.of(dataset.VAL)
+    train_rows, val_rows = films.rows(train_films), films.rows(val_films)
+    train_labels = torch.tensor([f.label for f in train_films])
+    val_labels = torch.tensor([f.label for f in val_films])
+    # A class is worth as much as any other, however rare: the archive's share of it will be
+    # another.
+    shares = torch.bincount(train_labels, minlength=len(data.labels)) / len(train_labels)
+    weight = (1 / (len(data.labels) * shares)).to(device)
+    # What does not fill a batch is left for another epoch, which has another order.
+    batch = min(options.batch_size, len(train_rows))
+    steps = len(train_rows) // batch
+
+    with settings(options.threads):
+        for epoch in range(len(history) + 1, options.epochs + 1):
+            started = heard = time.monotonic()
+            order = np.random.default_rng((options.seed, epoch)).permutation(len(train_rows))
+            outputs = torch.zeros((steps * batch, len(data.labels)))
+            losses = 0.0
+            lr = 0.0
+            net.train()
+            for step in range(steps):
+                if stop():
+                    raise Stopped(
+                        f"stopped in epoch {epoch} of {options.epochs}; {folder} can be continued"
+                    )
+                now = slice(step * batch, (step + 1) * batch)
+                picked = order[now]
+                x = torch.from_numpy(films.take(train_rows[picked])).to(device)
+                y = train_labels[picked].to(device)
+                x = augment.augment(x, seed=options.seed, epoch=epoch, step=step)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    logits = net(x)
+                loss = F.cross_entropy(
+                    logits, y, weight=weight, label_smoothing=options.label_smoothing
+                )
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise TrainingFailed(
+                        f"the loss is {value} at step {step + 1} of epoch {epoch}; lower the "
+                        f"learning rate (it is {options.lr:g}), or train with precision fp32"
+                    )
+                lr = options.lr * _schedule((epoch - 1) * steps + step, options.epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no hint for it
+                optimizer.step()
+
+                outputs[now] = logits.detach().float().cpu()
+                losses += value
+                clock = time.monotonic()
+                if clock - heard > REPORT_EVERY_S:
+                    heard = clock
+                    done = (step + 1) * batch
+                    report(
+                        Progress(
+                            epoch=epoch,
+                            epochs=options.epochs,
+                            films_done=done,
+                            films_total=steps * batch,
+                            films_per_s=done / (clock - started),
+                            loss=losses / (step + 1),
+                        )
+                    )
+            trained_s = time.monotonic() - started
+
+            val = predict(net, films, val_rows, bf16=bf16, stop=stop).logits
+            seen = train_labels[order[: steps * batch]]
+            news = Epoch(
+                epoch=epoch,
+                epochs=options.epochs,
+                train_loss=losses / steps,
+                train_accuracy=_accuracy(outputs, seen),
+                train_auroc=_auroc(outputs, seen, data.positive_index),
+                val_loss=float(F.cross_entropy(val, val_labels)),
+                val_accuracy=_accuracy(val, val_labels),
+                val_auroc=_auroc(val, val_labels, data.positive_index),
+                lr=lr,
+                seconds=time.monotonic() - started,
+                films_per_s=steps * batch / trained_s,
+                best=False,
+            )
+            news = dataclasses.replace(news, best=best is None or _merit(news) > _merit(best))
+            history.append(news)
+            # The best weights first: a crash in between repeats this epoch and writes them again.
+            if news.best:
+                best = news
+                checkpoint.save(folder / BEST, {"epoch": epoch, "net": net.state_dict()})
+            checkpoint.save(
+                folder / CHECKPOINT,
+                {
+                    "run": _run(options, data, init),
+                    "history": [dataclasses.asdict(e) for e in history],
+                    "net": net.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                },
+            )
+            report(news)
+
+    if best is None:
+        raise TrainingFailed(
+            f"{options.epochs} epochs leave nothing to choose from; ask for at least 1"
+        )
+    net.load_state_dict(checkpoint.load(folder / BEST)["net"])
+    return Trained(
+        net=net.eval(),
+        dataset=data,
+        films=films,
+        options=options,
+        init=init,
+        epochs=tuple(history),
+        best=best,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        precision="bf16" if bf16 else "fp32",
+    )
+
+
+@torch.no_grad()
+def predict(
+    net: model.ResNet18,
+    films: pixels.Pixels,
+    rows: NDArray[np.int64],
+    *,
+    bf16: bool = False,
+    batch: int = 64,
+    stop: Callable[[], bool] = lambda: False,
+) -> model.Reading:
+    """What the network says of these films as they are, float32 on the CPU, without the maps."""
+    device = next(net.parameters()).device
+    net.eval()
+    logits, pooled = [], []
+    for start in range(0, len(rows), batch):
+        if stop():
+            raise Stopped("stopped during validation")
+        x = torch.from_numpy(films.take(rows[start : start + batch])).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            reading = net.read(x)
+        logits.append(reading.logits.float().cpu())
+        pooled.append(reading.pooled.float().cpu())
+    return model.Reading(torch.cat(logits), torch.empty(0), torch.cat(pooled))
+
+
+def _resume(
+    options: Options,
+    data: dataset.Dataset,
+    folder: Path,
+    init: model.Init,
+    net: model.ResNet18,
+    optimizer: torch.optim.Optimizer,
+    report: Report,
+) -> list[Epoch]:
+    """Epochs already done, their state loaded; none where there is no checkpoint."""
+    source = folder
+    if not (folder / CHECKPOINT).is_file():
+        if options.resume_from is None:
+            return []
+        source = options.resume_from
+        if not (source / CHECKPOINT).is_file():
+            raise CheckpointError(
+                f"{source} has no {CHECKPOINT}: that run finished no epoch; start anew"
+            )
+    values = checkpoint.load(source / CHECKPOINT)
+    theirs, ours = values.get("run", {}), _run(options, data, init)
+    other = [key for key in ours if theirs.get(key) != ours[key]]
+    if other:
+        raise CheckpointError(
+            f"{source / CHECKPOINT} was made with another {', '.join(other)}; continue with the "
+            "same, or train in an empty folder"
+        )
+    try:
+        history = [Epoch(**values) for values in values["history"]]
+        net.load_state_dict(values["net"])
+        optimizer.load_state_dict(values["optimizer"])
+        if source != folder:
+            checkpoint.save(folder / BEST, checkpoint.load(source / BEST))
+            checkpoint.save(folder / CHECKPOINT, values)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source} holds no whole checkpoint: {error}") from error
+    report(f"continuing after epoch {len(history)} of {options.epochs}")
+    return history
+
+
+def _run(options: Options, data: dataset.Dataset, init: model.Init) -> dict[str, Any]:
+    """What must be equal for a run to be continued."""
+    chosen = {
+        key: value for key, value in dataclasses.asdict(options).items() if key not in _INCIDENTAL
+    }
+    # The same weights may lie elsewhere by now.
+    return {**chosen, "init": init.sha256 or init.name, "dataset": data.hash}
+
+
+def _merit(epoch: Epoch) -> tuple[float, float]:
+    """Greater is better: AUROC on validation, then likelihood."""
+    return epoch.val_auroc, -epoch.val_loss
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: a linear rise, then half a cosine."""
+    rise = max(1, round(WARM_UP * steps))
+    if step < rise:
+        return (step + 1) / rise
+    along = (step - rise) / max(1, steps - 1 - rise)
+    return COOL + (1 - COOL) * (1 + math.cos(math.pi * along)) / 2
+
+
+def _groups(net: model.ResNet18, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters to decay, and those that decay would only unsettle: norms and biases."""
+    decayed = [p for p in net.parameters() if p.dim() > 1]
+    others = [p for p in net.parameters() if p.dim() <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; raises ValueError for an unknown word."""
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision is {precision!r}; give auto, fp32 or bf16")
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        # Emulated bfloat16 (before Ampere, so the older Jetsons) is slower than fp32.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Private names of PyTorch, absent on other processors and perhaps in other versions.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)
+
+
+@contextlib.contextmanager
+def settings(threads: int) -> Iterator[None]:
+    """PyTorch's global settings for a run, put back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        # Without the search for the fastest kernel two runs on one GPU take the same one.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+def _auroc(logits: Tensor, labels: Tensor, positive: int) -> float:
+    score = torch.softmax(logits.double(), dim=1)[:, positive].numpy()
+    return metrics.auroc(score, (labels == positive).numpy())

@@ -1,0 +1,162 @@
+"""Model: ResNet18 with its normalisation inside and an exact class-activation map.
+
+Takes the gray planes that the film rule makes and nothing else; its parameters have torchvision's
+names, so that weights go in and out unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from trainer import checkpoint
+from trainer.errors import CheckpointError, WeightsError
+
+#: Mean and spread of ImageNet's channels on the scale 0 to 1, which the published weights expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+#: What keeps a batch norm from dividing by 0, PyTorch's own.
+NORM_EPS = 1e-5
+
+#: Width of the pooled features.
+FEATURES = 512
+
+#: `build`'s words for initial weights that are not a file.
+IMAGENET, SCRATCH = "imagenet", "scratch"
+
+
+class Reading(NamedTuple):
+    """What the network says about a batch."""
+
+    #: `float [N, C]`, before temperature and softmax.
+    logits: Tensor
+    #: `float [N, C, h, w]`: its mean over h and w plus the bias is the logit.
+    cam: Tensor
+    #: `float [N, 512]`, the features' mean.
+    pooled: Tensor
+
+
+class ResNet18(nn.Module):
+    """ResNet18 (He et al. 2015) for gray films."""
+
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    relu: nn.ReLU
+    maxpool: nn.MaxPool2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    fc: nn.Linear
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        for name, child in torchvision.models.resnet18(num_classes=labels).named_children():
+            self.add_module(name, child)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `float [N, C]` of gray films, uint8 or float from 0 to 255, `[N, 1, S, S]`."""
+        return self.read(image).logits
+
+    def read(self, image: Tensor) -> Reading:
+        """Logits with the maps and features that they come from; films as in `forward`."""
+        x = (image.float() - self.mean) / self.std  # [N, 3, S, S]: the gray plane three times
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # [N, 512, S/32, S/32]
+        x = x.float()  # the head is small: full precision costs nothing here
+        with torch.autocast(x.device.type, enabled=False):
+            cam = F.conv2d(x, self.fc.weight[:, :, None, None])  # [N, C, S/32, S/32]
+            logits = cam.mean((2, 3)) + self.fc.bias
+        return Reading(logits, cam, x.mean((2, 3)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Where initial weights came from."""
+
+    #: `imagenet`, `scratch`, or the file's name.
+    name: str
+    #: Of the weights' file; empty for `scratch`.
+    sha256: str
+
+
+def build(labels: int, init: str | Path, seed: int = 0) -> tuple[ResNet18, Init]:
+    """A network for `labels` classes whose weights start as `init` says.
+
+    `init` is `imagenet` (torchvision's, downloaded at first use), `scratch`, or a file of
+    torchvision's ResNet18 weights. What the weights do not settle is drawn from `seed`. Raises
+    WeightsError.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ResNet18(labels)
+    if init == SCRATCH:
+        return net, Init(name=SCRATCH, sha256="")
+    if init == IMAGENET:
+        path, name = _imagenet(), IMAGENET
+    else:
+        path, name = Path(init), Path(init).name
+    try:
+        weights = checkpoint.load(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except CheckpointError as error:
+        raise WeightsError(f"initial weights: {error}") from error
+    _adopt(net, weights, name)
+    return net, Init(name=name, sha256=digest)
+
+
+def _imagenet() -> Path:
+    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    try:
+        weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"torchvision's ImageNet weights cannot be downloaded from {weights.url} ({error}); "
+            "download that file elsewhere and give its path as the initial weights, or use "
+            "`scratch`"
+        ) from error
+    return Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+
+
+def _adopt(net: ResNet18, weights: Mapping[str, Any], name: str) -> None:
+    """Load weights into a network of perhaps another number of classes; strict about the rest."""
+    if isinstance(weights.get("state_dict"), dict):  # a training checkpoint around the weights
+        weights = weights["state_dict"]
+    own = net.state_dict()
+    head = {key for key in own if key.startswith("fc.")}
+    if any(own[key].shape != getattr(weights.get(key), "shape", None) for key in head):
+        # A head for other classes is worth nothing here; the fresh one stays.
+        weights = {**weights, **{key: own[key] for key in head}}
+
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in weights if k not in own]
+    wrong = [
+        k for k, v in own.items() if k in weights and getattr(weights[k], "shape", None) != v.shape
+    ]
+    for keys, what in (
+        (missing, "lacks"),
+        (unknown, "has the unknown"),
+        (wrong, "has another shape of"),
+    ):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+            raise WeightsError(f"{name} {what} {shown}; it is not a torchvision ResNet18")
+    with torch.no_grad():
+        for key, value in own.items():
+            if key in weights:
+                value.copy_(weights[key])
