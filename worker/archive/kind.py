@@ -1,0 +1,116 @@
+"""What an archive is, told from its content; extensions are not trusted.
+
+A file that is no archive is refused with what it seems to be, because the usual cause is a download
+that fetched something else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import zlib
+from pathlib import Path
+
+from worker.archive.source import Kind, cannot_open, open_file, pread
+from worker.archive.tar import BLOCK, looks_like_tar
+from worker.archive.zip import has_end
+from worker.errors import ArchiveError
+
+SUPPORTED = "a folder, a .zip, a .tar, a .tar.gz, or one image file"
+
+#: An empty tar is nothing but zero bytes: two blocks, or GNU tar's record of twenty.
+_EMPTY_TAR = (2 * BLOCK, 20 * BLOCK)
+
+#: Images, by offset and first bytes; whether it can be decoded is the film rule's business.
+_IMAGES = (
+    (0, b"\xff\xd8\xff"),
+    (0, b"\x89PNG"),
+    (0, b"BM"),
+    (0, b"GIF8"),
+    (0, b"II*\x00"),
+    (0, b"MM\x00*"),
+    (8, b"WEBP"),
+    (128, b"DICM"),
+)
+
+#: What people pass by mistake, by first bytes, and what to do about it.
+_OTHERS = (
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; pack it again as .zip"),
+    (b"Rar!", "a RAR archive; pack it again as .zip"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard-compressed; decompress it first with `zstd -d`"),
+    (b"\xfd7zXZ", "xz-compressed; decompress it first with `xz -d`"),
+    (b"BZh", "bzip2-compressed; decompress it first with `bzip2 -d`"),
+    (b"%PDF", "a PDF document"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
+)
+
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")
+
+
+def kind(uri: str) -> Kind:
+    """What lies at a path; raises ArchiveError where it is nothing that can be listed."""
+    try:
+        mode = Path(uri).stat().st_mode
+    except (OSError, ValueError) as error:
+        raise cannot_open(uri, error) from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if not stat.S_ISREG(mode):
+        raise _unsupported(uri, "neither a file nor a folder")
+    fd = open_file(uri)
+    try:
+        return _kind_of_file(fd, uri)
+    except OSError as error:
+        raise cannot_open(uri, error) from error
+    finally:
+        os.close(fd)
+
+
+def _kind_of_file(fd: int, uri: str) -> Kind:
+    head = pread(fd, 2 * BLOCK, 0)
+    if not head:
+        raise ArchiveError(
+            "empty", f"{uri}: the file is empty (0 bytes); copy or download it again"
+        )
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
+        return "zip"
+    if head[:2] == b"\x1f\x8b":
+        return _kind_of_gzip(fd, uri)
+    if looks_like_tar(head):
+        return "tar"
+    if any(head[at : at + len(magic)] == magic for at, magic in _IMAGES):
+        return "file"
+    if not any(head):
+        if os.fstat(fd).st_size in _EMPTY_TAR:
+            return "tar"
+        raise _unsupported(uri, "zero bytes at its beginning, as an unfinished download has")
+    for magic, what in _OTHERS:
+        if head.startswith(magic):
+            raise _unsupported(uri, what)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_WEB_PAGE):
+        raise _unsupported(uri, "a web page, as a download makes that needed a login")
+    if has_end(fd):  # a program that unpacks itself, with the zip behind it
+        return "zip"
+    raise _unsupported(uri, f"a file that begins with {head[:12]!r}")
+
+
+def _kind_of_gzip(fd: int, uri: str) -> Kind:
+    try:
+        with open(fd, "rb", closefd=False) as file, gzip.GzipFile(fileobj=file) as stream:
+            head = stream.read(BLOCK)
+    except EOFError:
+        raise ArchiveError(
+            "truncated", f"{uri}: the gzip stream is cut short; copy or download it again"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ArchiveError(
+            "corrupt", f"{uri}: the gzip stream is damaged ({error}); copy or download it again"
+        ) from error
+    if looks_like_tar(head) or (len(head) == BLOCK and not any(head)):
+        return "tar.gz"
+    raise _unsupported(uri, "gzip-compressed, but no tar is inside; decompress it first")
+
+
+def _unsupported(uri: str, what: str) -> ArchiveError:
+    return ArchiveError("unsupported", f"{uri}: this is {what}. What can be read: {SUPPORTED}")

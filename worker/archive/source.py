@@ -1,0 +1,142 @@
+"""Source: an archive being listed; Reader: an archive being read, member by member.
+
+A source belongs to the process that plans a job. A reader belongs to a decoder process; it keeps no
+position in the file, so any number of threads may share one.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from worker.archive.member import Member
+from worker.errors import ArchiveError, MemberError
+
+Kind = Literal["folder", "file", "zip", "tar", "tar.gz"]
+
+#: A member larger than this is refused unread: 512 MiB, many times the largest film.
+MAX_BYTES = 512 << 20
+
+
+class Source(abc.ABC):
+    """The members of one archive, as a stream."""
+
+    kind: Kind
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        #: Entries that are no films by construction, counted by reason, as of the last listing.
+        #: Complete once `members` is exhausted, and independent of its `start`.
+        self.passed_over: Counter[str] = Counter()
+
+    def members(self, start: int = 0) -> Iterator[Member]:
+        """Members in a fixed order, from number `start` on; memory does not grow with them.
+
+        Folders go depth first by name, archives in their own order. Raises ArchiveError, possibly
+        after many members, where the archive turns out to be cut short or damaged.
+        """
+        self.passed_over.clear()
+        return itertools.islice(self._all(), start, None)
+
+    def _all(self) -> Iterator[Member]:
+        try:
+            yield from self._walk()
+        except OSError as error:
+            raise cannot_open(self.uri, error) from error
+
+    @abc.abstractmethod
+    def _walk(self) -> Iterator[Member]:
+        """All members from the first on, counting into `passed_over`."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the archive is replaced; cheap: no member is read."""
+
+    def index(self) -> bytes | None:
+        """Seek index that lets any worker start in the middle; None where none is needed."""
+        return None
+
+    def close(self) -> None:
+        """Close the archive; listing must be over."""
+        return
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Reader(Protocol):
+    """Reads members of one archive. Thread safe."""
+
+    def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
+        """The bytes of one member, exactly `member.size` of them; raises MemberError."""
+        ...
+
+    def close(self) -> None:
+        """Close the archive."""
+        ...
+
+
+def open_file(uri: str) -> int:
+    """A file descriptor for `pread`; raises ArchiveError."""
+    try:
+        return os.open(uri, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise cannot_open(uri, error) from error
+
+
+def cannot_open(uri: str, error: OSError | ValueError) -> ArchiveError:
+    """The ArchiveError for an archive that the system does not let us open."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
+        hint = (
+            "only paths of the worker's own machine are read" if "://" in uri else "check the path"
+        )
+        return ArchiveError("not_found", f"{uri}: there is no such file or folder; {hint}")
+    if isinstance(error, PermissionError):
+        return ArchiveError(
+            "unreadable", f"{uri}: permission denied; let the worker's user read it (chmod a+r)"
+        )
+    return ArchiveError("unreadable", f"{uri}: cannot be read: {error.strerror}")
+
+
+def fingerprint_of(fd: int) -> str:
+    """Size and modification time of an open file."""
+    status = os.fstat(fd)
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def pread(fd: int, count: int, offset: int) -> bytes:
+    """Up to `count` bytes at `offset`; fewer only at the end of the file."""
+    data = os.pread(fd, count, offset)
+    if len(data) == count or not data:
+        return data
+    parts = [data]
+    have = len(data)
+    while have < count and (data := os.pread(fd, count - have, offset + have)):
+        parts.append(data)
+        have += len(data)
+    return b"".join(parts)
+
+
+def unreadable(error: OSError) -> MemberError:
+    """The MemberError for what the system says; it leaves the path out, which may be a name."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return MemberError("missing", "the file has gone since the folder was listed")
+    if isinstance(error, PermissionError):
+        return MemberError("unreadable", "permission denied; let the worker's user read the file")
+    reason = error.strerror or errno.errorcode.get(error.errno or 0, "input/output error")
+    return MemberError("unreadable", f"the system cannot read it: {reason}")
+
+
+def check_size(member: Member, max_bytes: int) -> None:
+    """Raise MemberError(`too_large`) before a single byte is read."""
+    largest = max(member.size, member.stored)
+    if largest > max_bytes:
+        raise MemberError("too_large", f"{largest:,} bytes; at most {max_bytes:,} are read")

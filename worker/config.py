@@ -1,0 +1,183 @@
+"""Settings: the only place that reads the environment. `pneumoq doctor` prints all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from worker.errors import ConfigError
+
+PREFIX = "PNEUMOQ_"
+
+#: Longest path of a unix socket, less the terminating zero (Linux: sun_path is 108 bytes).
+_SOCKET_PATH_MAX = 107
+
+_SQLITE = "sqlite:///"
+
+#: What kombu reaches a Redis or Valkey by.
+_BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
+
+
+def _setting(meaning: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One value per variable: `lease_s` is `PNEUMOQ_LEASE_S`."""
+
+    home: Path = _setting("Folder of the database, broker, logs, model cache and training runs")
+    database_url: str = _setting("SQLite or PostgreSQL, as an SQLAlchemy URL")
+    broker_url: str = _setting("Redis or Valkey, as a Celery URL; embedded Valkey if not set")
+    reader_url: str | None = _setting("PostgreSQL login that `pneumoq query` uses instead")
+    lease_s: float = _setting("Seconds until the work of a vanished worker is taken over", 60.0)
+    sweep_s: float = _setting("Seconds between sweeps that ring again for due work", 15.0)
+    decoders: int = _setting("Processes that decode films, per scoring worker")
+    engine_threads: int = _setting("Threads that the CPU engine computes with")
+    batch: int = _setting("Films per call of the CPU engine", 8)
+    film_deadline_s: float = _setting("Seconds after which decoding one film is given up", 30.0)
+    film_memory_mb: int = _setting("Memory that decoding one film may take, in MiB", 2048)
+    train_threads: int = _setting("Threads that training computes with")
+    log_level: str = _setting("Log level of the workers", "INFO")
+
+    @property
+    def embedded_broker(self) -> bool:
+        """Whether the broker is the Valkey that `pneumoq up` starts."""
+        return self.broker_url == embedded_broker_url(self.home)
+
+    @property
+    def database_path(self) -> Path | None:
+        """The SQLite file, or None on PostgreSQL."""
+        url = self.database_url
+        return Path(url[len(_SQLITE) :]) if url.startswith(_SQLITE) else None
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment, defaults filled in.
+
+    Raises ConfigError for a malformed value or a `PNEUMOQ_` variable that does not exist.
+    """
+    environ = os.environ if environ is None else environ
+    given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != ""}
+    fields = {PREFIX + f.name.upper(): f for f in dataclasses.fields(Settings)}
+    unknown = sorted(given.keys() - fields.keys())
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: no such setting; `pneumoq doctor` lists them all")
+    values: dict[str, Any] = {}
+    for variable, text in given.items():
+        values[fields[variable].name] = _parse(variable, str(fields[variable].type), text)
+    try:
+        home = values.get("home", Path("~/.pneumoq")).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"this user has no home folder; set {PREFIX}HOME to a path") from error
+    values["home"] = home
+    values["database_url"] = _absolute(values.get("database_url", f"{_SQLITE}{home}/pneumoq.db"))
+    _check_broker(values.setdefault("broker_url", embedded_broker_url(home)))
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    for name in ("decoders", "engine_threads", "train_threads"):
+        values.setdefault(name, cores)
+    return Settings(**values)
+
+
+def _parse(variable: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "Path":
+            return Path(text)
+        if kind == "float":
+            number = float(text)
+        elif kind == "int":
+            number = int(text)
+        else:
+            return text
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r} is not a number") from None
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{variable}={text!r} must be greater than 0, and finite")
+    return number
+
+
+def _absolute(url: str) -> str:
+    """The URL of a SQLite file with its path made absolute: workers have another folder."""
+    path = url.removeprefix(_SQLITE)
+    if path == url or path in ("", ":memory:"):
+        return url
+    return f"{_SQLITE}{Path(path).expanduser().absolute()}"
+
+
+def _check_broker(url: str) -> None:
+    for part in url.split(";"):  # several sentinels
+        try:
+            scheme, _ = urlsplit(part).scheme, urlsplit(part).port
+        except ValueError as error:
+            raise ConfigError(f"{PREFIX}BROKER_URL is no URL: {error}") from error
+        if scheme not in _BROKERS:
+            raise ConfigError(
+                f"{PREFIX}BROKER_URL begins with {scheme!r}; give redis://host:6379/0 (for Valkey "
+                "too), rediss://, sentinel:// or redis+socket:///path"
+            )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a child process the same settings."""
+    values = dataclasses.asdict(settings)
+    return {PREFIX + k.upper(): str(v) for k, v in values.items() if v is not None}
+
+
+def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
+    """This process's environment with these settings in it, for starting a child."""
+    rest = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return rest | environment(settings) | extra
+
+
+def describe(settings: Settings) -> list[dict[str, str]]:
+    """Every setting: variable, value, whether it was set, and its meaning."""
+    rows = []
+    for f in dataclasses.fields(Settings):
+        value = getattr(settings, f.name)
+        rows.append(
+            {
+                "variable": PREFIX + f.name.upper(),
+                "value": "" if value is None else _without_password(str(value)),
+                "set": "yes" if os.environ.get(PREFIX + f.name.upper()) else "",
+                "meaning": f.metadata["meaning"],
+            }
+        )
+    return rows
+
+
+def _without_password(text: str) -> str:
+    text = re.sub(r"([?&]password=)[^&]*", r"\1***", text)
+    scheme, separator, rest = text.partition("://")
+    if not separator or "@" not in rest:
+        return text
+    credentials, _, place = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}://{user}:***@{place}" if ":" in credentials else text
+
+
+def broker_folder(home: Path) -> Path:
+    """Folder of the embedded Valkey's socket.
+
+    In the home, or under the temporary folder where the home's path is too long for a socket.
+    """
+    folder = home / "broker"
+    if len(os.fsencode(folder / "valkey.sock")) <= _SOCKET_PATH_MAX:
+        return folder
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"pneumoq-{os.getuid()}-{digest}"
+
+
+def embedded_broker_url(home: Path) -> str:
+    """Celery URL of the embedded Valkey."""
+    return f"redis+socket://{quote(str(broker_folder(home)), safe='/ ')}/valkey.sock"

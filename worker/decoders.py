@@ -1,0 +1,294 @@
+"""The decoder processes seen from their parent: films go out in chunks, and come back one by one.
+
+Pixels arrive in one block of shared memory at places that the caller chose, so they are never
+copied. A decoder that dies or overruns the deadline is replaced; the film it was at gets a second
+chance in a new process, since a killed process may be innocent, and after that an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker import decoder
+from worker.archive import Kind, Member
+
+#: Films in one message to a decoder: enough to hide the round trip, few enough to share out the
+#: last ones of a shard.
+CHUNK = 4
+
+#: Messages that may wait at one decoder.
+QUEUE = 2
+
+#: A film is blamed when this many decoders ended while at it.
+STRIKES = 2
+
+#: A decoder must report ready within this many seconds of its start.
+START_S = 60.0
+
+#: After this many failed starts in a row no further one is tried.
+STARTS = 10
+
+#: A decoder that closed its socket is on its way out: its exit status tells why, if it comes in
+#: this many seconds.
+EXIT_S = 1.0
+
+#: A killed process that is still there after this many seconds (it waits for a dead disk or file
+#: server, which not even SIGKILL ends) is left to itself.
+REAP_S = 5.0
+
+#: Characters of a member's name that go to a decoder, unless the name is the way to its bytes.
+NAME_LENGTH = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a film's bytes are."""
+
+    kind: Kind
+    uri: str
+    #: Another one says that another archive may lie at the same path: it is opened anew.
+    edition: str
+    #: Compressed archives: an open window on the uncompressed stream, and where that begins.
+    window_fd: int | None = None
+    base: int = 0
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Film:
+    """One film to be decoded; `token` is the caller's own."""
+
+    token: Any
+    place: Place
+    member: Member
+    rule: str
+    size: int
+    #: Offset of its pixels in the shared memory, in bytes.
+    offset: int
+    strikes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """A film that is through: its pixels are in place, or `failure` says what is wrong."""
+
+    film: Film
+    #: (code, message, refused)
+    failure: tuple[str, str, bool] | None = None
+
+
+class _Decoder:
+    """One process and what it has been given."""
+
+    def __init__(self, memory_fd: int, memory_bytes: int, limit_mb: int) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                decoder.arguments(theirs.fileno(), memory_fd, memory_bytes, limit_mb),
+                pass_fds=(theirs.fileno(), memory_fd),
+                stdin=subprocess.DEVNULL,
+                cwd="/",  # a folder named like one of our packages must not be found first
+            )
+        self.ready = False
+        self.given: deque[Film] = deque()
+        self.chunks: deque[int] = deque()  # films left of each message that was sent
+        self.heard = time.monotonic()
+
+    @property
+    def free(self) -> bool:
+        return self.ready and len(self.chunks) < QUEUE
+
+    def give(self, films: list[Film]) -> None:
+        place = films[0].place
+        # Only files in folders are found by name; in archives names may be longer than a message.
+        length = None if place.kind in ("folder", "file") else NAME_LENGTH
+        message = {
+            "source": [place.kind, place.uri, place.edition, place.base],
+            "rule": films[0].rule,
+            "size": films[0].size,
+            "films": [
+                [f.offset, m.name[:length], m.offset, m.stored, m.size, m.method, m.crc]
+                for f in films
+                for m in (f.member,)
+            ],
+        }
+        if not self.given:
+            self.heard = time.monotonic()
+        self.given.extend(films)
+        self.chunks.append(len(films))
+        fds = [] if place.window_fd is None else [place.window_fd]
+        socket.send_fds(self.socket, [json.dumps(message).encode()], fds)
+
+    def end(self, grace_s: float = 0.0) -> int:
+        """Kill the process unless it ends by itself in time; its exit status."""
+        self.socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(grace_s)
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(REAP_S)
+        return -signal.SIGKILL
+
+
+class Decoders:
+    """A pool of decoder processes over one block of shared memory.
+
+    Not thread safe: one thread gives and collects.
+    """
+
+    def __init__(self, count: int, memory_bytes: int, *, deadline_s: float, limit_mb: int) -> None:
+        self._deadline_s = deadline_s
+        self._limit_mb = limit_mb
+        # Pages that are never touched cost nothing, and the block dies with its last process.
+        self._memory_fd = os.memfd_create("pneumoq-pixels", os.MFD_CLOEXEC)
+        os.ftruncate(self._memory_fd, memory_bytes)
+        self._memory = mmap.mmap(self._memory_fd, memory_bytes)
+        #: The shared memory, `uint8 [memory_bytes]`.
+        self.pixels: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
+        self._selector = selectors.DefaultSelector()
+        self._failed_starts = 0
+        self._decoders = [self._start() for _ in range(count)]
+        self._queue: deque[Film] = deque()
+
+    def _start(self) -> _Decoder:
+        new = _Decoder(self._memory_fd, len(self._memory), self._limit_mb)
+        self._selector.register(new.socket, selectors.EVENT_READ, new)
+        return new
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """Register more files here to be woken by them in `collect`; their data must be None."""
+        return self._selector
+
+    def wants(self, more: int) -> bool:
+        """Whether `more` films would still leave the decoders wanting."""
+        return len(self._queue) + more < CHUNK * QUEUE * len(self._decoders)
+
+    def give(self, films: Iterable[Film]) -> None:
+        """Queue films to be decoded, in this order."""
+        self._queue.extend(films)
+        self._deal()
+
+    def forget(self, unwanted: Any) -> list[Film]:
+        """Take back the queued films that no decoder has yet and that `unwanted(film)` names."""
+        taken = [f for f in self._queue if unwanted(f)]
+        self._queue = deque(f for f in self._queue if not unwanted(f))
+        return taken
+
+    def _deal(self) -> None:
+        # Round by round, so that every decoder has work before one has it twice.
+        while self._queue:
+            idle = [d for d in self._decoders if d.free]
+            if not idle:
+                return
+            chosen = min(idle, key=lambda d: len(d.chunks))
+            chunk = self._chunk()
+            try:
+                chosen.give(chunk)
+            except OSError:
+                # It has just died, or will: `collect` finds out, replaces it, and queues what it
+                # had.
+                chosen.process.kill()
+                chosen.ready = False
+
+    def _chunk(self) -> list[Film]:
+        first = self._queue.popleft()
+        chunk = [first]
+        # A film under suspicion travels alone.
+        while (
+            not first.strikes
+            and self._queue
+            and len(chunk) < CHUNK
+            and self._queue[0].place == first.place
+            and self._queue[0].rule == first.rule
+            and self._queue[0].size == first.size
+            and not self._queue[0].strikes
+        ):
+            chunk.append(self._queue.popleft())
+        return chunk
+
+    def collect(self, timeout_s: float) -> Iterator[Decoded]:
+        """Films that came through, waiting up to `timeout_s` for the first event."""
+        for key, _ in self._selector.select(timeout_s):
+            if key.data is not None:
+                yield from self._receive(key.data)
+        yield from self._overdue()
+        self._deal()
+
+    def _receive(self, source: _Decoder) -> Iterator[Decoded]:
+        while True:
+            try:
+                message = source.socket.recv(decoder.MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                yield from self._replace(source, "decoder_died", "the decoder ended at this film")
+                return
+            source.heard = time.monotonic()
+            if not source.ready:
+                source.ready = True
+                self._failed_starts = 0
+                continue
+            film = source.given.popleft()
+            source.chunks[0] -= 1
+            if not source.chunks[0]:
+                source.chunks.popleft()
+            report = json.loads(message)
+            yield Decoded(film=film, failure=tuple(report) if report else None)
+
+    def _overdue(self) -> Iterator[Decoded]:
+        now = time.monotonic()
+        for source in list(self._decoders):
+            limit_s = self._deadline_s if source.ready else START_S
+            if (source.given or not source.ready) and now - source.heard > limit_s:
+                yield from self._replace(
+                    source,
+                    "decoder_timeout",
+                    f"decoding was given up after {self._deadline_s:.0f} s "
+                    "(PNEUMOQ_FILM_DEADLINE_S)",
+                )
+
+    def _replace(self, source: _Decoder, code: str, message: str) -> Iterator[Decoded]:
+        self._selector.unregister(source.socket)
+        died = code == "decoder_died"
+        status = source.end(EXIT_S if died else 0.0)
+        if died:
+            cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+            message = f"{message} ({cause})"
+        if not source.ready and not source.given:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                raise RuntimeError(
+                    "decoder processes do not start; run `python -m worker.decoder` to see why"
+                )
+        self._decoders[self._decoders.index(source)] = self._start()
+        waiting = source.given
+        if waiting:
+            waiting[0].strikes += 1
+            if waiting[0].strikes >= STRIKES:
+                yield Decoded(film=waiting.popleft(), failure=(code, message, False))
+        self._queue.extendleft(reversed(waiting))
+
+    def close(self) -> None:
+        """End the processes and let go of the memory."""
+        for source in self._decoders:
+            source.end()
+        self._selector.close()
+        self._decoders = []
+        os.close(self._memory_fd)

@@ -1,0 +1,53 @@
+"""The interface of an engine, and what a network answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.card import Card
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """What the network said about a batch of N films. The arrays are the caller's to keep."""
+
+    #: `float32 [N, C]`, calibrated probabilities.
+    scores: NDArray[np.float32]
+    #: `float32 [N, h, w]`, class-activation map of the positive class in logits.
+    cam: NDArray[np.float32] | None
+    #: `float32 [N]`, distance from the training films.
+    ood: NDArray[np.float32] | None
+
+
+class Pending(Protocol):
+    """A batch that is being computed."""
+
+    def result(self) -> Outputs:
+        """Wait for the batch. Call it once, in the order of `submit`."""
+        ...
+
+
+class Engine(Protocol):
+    """A network ready to compute, on one device, used by one thread."""
+
+    card: Card
+    #: Films in every batch; a shorter one is filled up by the caller.
+    batch: int
+    #: Batches that may be pending at once.
+    depth: int
+    backend: str
+    backend_version: str
+    device: str
+    precision: str
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
+        """Start on `uint8 [batch, 1, S, S]`, which must stay as it is until the result is there."""
+        ...
+
+    def close(self) -> None:
+        """Release the device's memory."""
+        ...

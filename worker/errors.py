@@ -1,0 +1,48 @@
+"""Errors of the worker, and what a caller can do about each.
+
+WorkerError
+├── ConfigError           a setting is malformed: mend the environment variable
+├── EngineError           the model cannot be run here: the message says what is missing
+├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to mend
+└── MemberError           one member of an archive cannot be read: record it, read the next
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """Base of everything the worker raises on purpose."""
+
+
+class ConfigError(WorkerError, ValueError):
+    """A setting is malformed."""
+
+
+class EngineError(WorkerError):
+    """The model cannot be run here."""
+
+
+class ArchiveError(WorkerError, ValueError):
+    """The whole archive cannot be read.
+
+    `code` is a stable short word: `not_found`, `unreadable` (permission or input/output error),
+    `empty`, `unsupported`, `truncated`, `corrupt`, `multi_disk`, `encrypted`, `changed`. The
+    message names the archive, what was found there, and what to do.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class MemberError(WorkerError, ValueError):
+    """One member of an archive cannot be read; the others are not affected.
+
+    `code` is a stable short word that is stored with the item: `missing`, `changed`,
+    `crc_mismatch`, `truncated`, `corrupt`, `encrypted`, `unsupported_compression`, `link`,
+    `too_large`, `unreadable`. The message never holds the member's name, which may be a patient's.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,105 @@
+"""The heartbeat: one thread that keeps a worker's leases alive and notices those it lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import sqlalchemy as sa
+
+from db import database, jobs, leases, workers
+from db.errors import LeaseLost, Unavailable
+from db.jobs import Lease
+from db.leases import Shard
+
+log = logging.getLogger(__name__)
+
+#: A lease is renewed this many times before it would run out.
+RENEWALS_PER_LEASE = 5
+
+#: Never renew less often: it is also how soon a cancelled job is noticed.
+LONGEST_BEAT_S = 2.0
+
+Held = Shard | Lease
+_Key = tuple[int, int | None, int]
+
+
+def _key(held: Held) -> _Key:
+    return (held.job_id, held.shard_no if isinstance(held, Shard) else None, held.token)
+
+
+class Heartbeat:
+    """Renews what is held until it is released. Thread safe."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        worker_id: str,
+        *,
+        lease_s: float,
+    ) -> None:
+        self._engine = engine
+        self._worker_id = worker_id
+        self._lease_s = lease_s
+        self._beat_s = min(lease_s / RENEWALS_PER_LEASE, LONGEST_BEAT_S)
+        self._lock = threading.Lock()
+        self._held: dict[_Key, Held] = {}
+        self._lost: set[_Key] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def hold(self, held: Held) -> None:
+        """Keep this lease alive from now on."""
+        with self._lock:
+            self._held[_key(held)] = held
+
+    def release(self, held: Held) -> None:
+        """Stop renewing it."""
+        with self._lock:
+            self._held.pop(_key(held), None)
+            self._lost.discard(_key(held))
+
+    def lost(self, held: Held) -> bool:
+        """Whether it turned out to be somebody else's, or its job has ended."""
+        with self._lock:
+            return _key(held) in self._lost
+
+    def end(self) -> None:
+        """Beat no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._beat_s):
+            try:
+                self.beat()
+            except (Unavailable, sa.exc.SQLAlchemyError) as error:
+                # The leases may run out meanwhile; every write is fenced, so nothing is at risk.
+                log.warning("the heartbeat could not reach the database: %s", error)
+
+    def beat(self) -> None:
+        """Renew everything once."""
+        with self._lock:
+            held = [h for k, h in self._held.items() if k not in self._lost]
+
+        def renew(connection: sa.Connection) -> list[Held]:
+            workers.seen(connection, self._worker_id)
+            shards = [h for h in held if isinstance(h, Shard)]
+            return list(leases.renew(connection, shards, self._lease_s))
+
+        gone = database.write(self._engine, renew, patience_s=self._lease_s)
+        for lease in (h for h in held if isinstance(h, Lease)):
+            try:
+                database.write(
+                    self._engine,
+                    lambda c, lease=lease: jobs.renew(c, lease, self._lease_s),  # type: ignore[misc]
+                    patience_s=self._lease_s,
+                )
+            except LeaseLost:
+                gone.append(lease)
+        with self._lock:
+            self._lost.update(_key(g) for g in gone if _key(g) in self._held)

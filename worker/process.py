@@ -1,0 +1,24 @@
+"""Processes that end with their parent, however the parent ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> None:
+    """Have the kernel kill this process when its parent dies; called first thing in the child.
+
+    The kernel watches the *thread* that made this process: make children from threads that live as
+    long as the children should. Where the parent is gone already this process ends here. Source:
+    prctl(2), PR_SET_PDEATHSIG. Does nothing on systems other than Linux.
+    """
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
+    except (AttributeError, OSError):
+        return
+    if os.getppid() != parent_pid:
+        os._exit(1)

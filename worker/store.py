@@ -1,0 +1,54 @@
+"""Model files on this machine: fetched once from the database, verified by hash, kept by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from db import models
+from db.errors import NotFound
+from worker.errors import EngineError
+
+
+def fetch(database: sa.Engine, home: Path, model_id: int, precision: str = "fp32") -> Path:
+    """The path of a model's file, brought here if it is not here yet or was damaged here.
+
+    Raises EngineError where it cannot be had.
+    """
+    folder = home / "models"
+    try:
+        sha256 = models.file_of(database, model_id, precision)["sha256"]
+        path = folder / f"{sha256}.onnx"
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            folder.mkdir(parents=True, exist_ok=True)
+            _bring(database, model_id, sha256, path)
+    except (NotFound, sa.exc.DBAPIError) as error:
+        reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        raise EngineError(f"model {model_id} cannot be fetched: {reason}") from error
+    except OSError as error:
+        raise EngineError(f"model {model_id} cannot be kept in {folder}: {error}") from error
+    return path
+
+
+def _bring(database: sa.Engine, model_id: int, sha256: str, path: Path) -> None:
+    """Write the file in one step, whoever else is writing it."""
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".fetch-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            for chunk in models.read_chunks(database, sha256):
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+            if digest.hexdigest() != sha256:
+                raise EngineError(
+                    f"model {model_id} is damaged in the database: its bytes have another SHA-256"
+                )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""The sweep: it rings again for work that is due, and closes jobs that nobody closed.
+
+Any number of sweeps may run at once; each does only what the database says is still to be done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import sqlalchemy as sa
+
+from db import database, jobs
+from db.errors import Unavailable
+from worker import bell
+from worker.app import QUEUES
+from worker.config import Settings
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, engine: sa.Engine, who: str) -> None:
+    """One sweep."""
+    for job_id in jobs.waiting_to_close(engine):
+        closed = database.write(engine, lambda c, j=job_id: jobs.close_if_done(c, j, who))  # type: ignore[misc]
+        if closed:
+            log.info("job %d: closed by a sweep", job_id)
+    for queue in QUEUES:
+        if jobs.anything_due(engine, queue):
+            bell.ring(settings, queue)
+
+
+class Sweeper:
+    """Sweeps now and then in a thread of its own: a broker that is away must not delay a beat."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine, who: str) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._who = who
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Sweep no more."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._settings.sweep_s):
+            try:
+                run(self._settings, self._engine, self._who)
+            except (Unavailable, sa.exc.SQLAlchemyError) as error:
+                log.warning("a sweep could not reach the database: %s", error)

@@ -1,0 +1,65 @@
+"""The tasks that bells name, and what a worker process does when it starts and ends."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import signals
+
+from worker import config
+from worker.app import QUEUES, app
+from worker.daemon import Daemon
+
+log = logging.getLogger(__name__)
+
+_daemon: Daemon | None = None
+
+
+@signals.worker_init.connect
+def start(sender: Any = None, **_: Any) -> None:
+    """Before the first bell: say hello in the database and begin the heartbeat."""
+    global _daemon
+    heard = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
+    try:
+        _daemon = Daemon(config.load(), heard)
+    except Exception as error:
+        # Celery drops what a signal's receiver raises, and would go on to hear bells for nothing.
+        raise SystemExit(f"this worker cannot start: {error}") from error
+
+
+@signals.worker_shutting_down.connect
+def stop(**_: Any) -> None:
+    """On SIGTERM: hand back what is in hand instead of finishing it."""
+    if _daemon is not None:
+        _daemon.stop()
+
+
+@signals.worker_shutdown.connect
+def close(**_: Any) -> None:
+    """When the last task has returned."""
+    if _daemon is not None:
+        _daemon.close()
+
+
+def _running() -> Daemon:
+    assert _daemon is not None, "tasks run in workers only"
+    return _daemon
+
+
+@app.task(name="worker.tasks.work_score")
+def work_score() -> None:
+    """A bell: score what is due."""
+    _running().score()
+
+
+@app.task(name="worker.tasks.work_train")
+def work_train() -> None:
+    """A bell: train what is due."""
+    _running().train()
+
+
+@app.task(name="worker.tasks.sweep")
+def sweep() -> None:
+    """Beat's tick: ring for what is due and close what is done."""
+    _running().sweep()
