@@ -1,0 +1,73 @@
+"""`pneumoq classify`: one film, here and now, without the queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from db import models
+from scheduler import errors, output, session
+
+
+@click.command("classify")
+@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("out", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--model",
+    default=models.CHAMPION,
+    show_default=True,
+    help="Alias, number, name or SHA-256 of the model.",
+)
+@output.json_option
+def command(image: Path, out: Path | None, model: str, as_json: bool) -> None:
+    """Score one film now and print the answer; nothing is stored.
+
+    With OUT, write the film there with the answer and the evidence drawn on it.
+
+    \b
+    Example:
+      pneumoq classify film.jpeg annotated.png
+    """
+    if out is not None and out.exists() and out.samefile(image):
+        raise errors.Failure(f"{out} is the film itself; give OUT another name")
+    settings, engine = session.settings(), session.database()
+    chosen = models.resolve(engine, model)
+    from worker import single, store
+
+    path = store.fetch(engine, settings.home, chosen["id"])
+    answer = single.classify(image, path, batch=settings.batch)
+    if out is not None:
+        from scheduler import picture
+
+        try:
+            picture.annotate(image, out, answer)
+        except (ValueError, OSError) as error:
+            raise errors.Failure(f"{out} cannot be written: {error}") from error
+    if as_json:
+        output.emit(
+            {
+                "name": str(image),
+                "label": answer.label,
+                "probability": answer.probability,
+                "threshold": answer.card.threshold,
+                "scores": answer.scores,
+                "ood": answer.ood,
+                "unusual": answer.unusual,
+                "model_id": chosen["id"],
+                "model": chosen["name"],
+            },
+            as_json=True,
+        )
+        return
+    card = answer.card
+    click.echo(
+        f"{100 * answer.probability:.2f}% {card.positive}: called {answer.label} "
+        f"(operating point {100 * card.threshold:.2f}%)"
+    )
+    if answer.ood is not None:
+        warning = "  unlike the training films: do not trust the label" if answer.unusual else ""
+        click.echo(f"distance from the training films {answer.ood:.2f} (1 is typical){warning}")
+    click.echo(f"model {chosen['id']} ({chosen['name']}). Research software, not a medical device.")
+    if out is not None:
+        click.echo(f"annotated film: {out}")

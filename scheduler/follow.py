@@ -1,0 +1,431 @@
+"""Following a job until it ends: what `jobs watch`, `score --wait` and `train --wait` show.
+
+Progress goes to standard error, the closing summary to standard output. A terminal gets a bar;
+anything else gets a line every few seconds. The job does not notice that it is watched.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import click
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from db import database, jobs, models, training, workers
+from db.schema import FINAL_JOB_STATES
+from scheduler import errors, output
+
+T = TypeVar("T")
+
+#: Events of a training job that a person who follows it is told.
+SAID = ("note", "handed_back")
+
+#: Seconds between two looks at the job, and how many times as long as a look it is at least:
+#: adding up a job of ten million films takes SQLite a tenth of a second.
+POLL_S, POLL_SHARE = 0.5, 10
+#: Without a terminal, seconds between two lines while there is progress, and while there is none.
+LINE_S, SILENT_LINE_S = 5.0, 60.0
+#: Seconds between two looks for live workers.
+LOOK_FOR_WORKERS_S = 5.0
+#: When no worker has answered for this many seconds, that is said.
+NO_WORKER_S = 60.0
+#: The database may be gone for this many seconds before following is given up.
+PATIENCE_S = 60.0
+#: The rate shown is that of the latest seconds.
+RATE_WINDOW_S = 15.0
+
+#: Final state → exit status.
+STATUS = {
+    "completed": errors.DONE,
+    "completed_with_errors": errors.ITEM_ERRORS,
+    "failed": errors.JOB_FAILED,
+    "cancelled": errors.JOB_FAILED,
+}
+
+EPOCH_HEADER = (
+    "epoch  train loss  val loss  val accuracy  val AUROC  learning rate  films/s   seconds"
+)
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def show(self, title: str, text: str, done: int, total: int | None) -> None:
+        """Show where the job is now; `total` is None while it is not known."""
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Silent:
+    """Shows nothing, for programs."""
+
+    def show(self, title: str, text: str, done: int, total: int | None) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lines:
+    """A line when the job's state changes and every few seconds, for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._title = ""
+        self._text = ""
+        self._printed_at = -SILENT_LINE_S
+
+    def show(self, title: str, text: str, done: int, total: int | None) -> None:
+        silent_s = time.monotonic() - self._printed_at
+        due = silent_s >= SILENT_LINE_S or (text != self._text and silent_s >= LINE_S)
+        if title != self._title or due:
+            self._title, self._text, self._printed_at = title, text, time.monotonic()
+            self.say(f"{title}: {text}" if text else title)
+
+    def say(self, line: str) -> None:
+        click.echo(line, err=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A bar at the bottom of a terminal, lines that stay above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, text="")
+        self._progress.start()
+
+    def show(self, title: str, text: str, done: int, total: int | None) -> None:
+        self._progress.update(self._task, description=title, completed=done, total=total, text=text)
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Progress per second over the latest seconds."""
+
+    #: (time.monotonic(), items done), oldest first.
+    seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def note(self, done: int) -> None:
+        """Remember how much is done now."""
+        at = time.monotonic()
+        self.seen.append((at, done))
+        while len(self.seen) > 2 and self.seen[1][0] <= at - RATE_WINDOW_S:
+            self.seen.popleft()
+
+    @property
+    def per_s(self) -> float:
+        """0 while nothing has moved."""
+        (first_at, first), (last_at, last) = self.seen[0], self.seen[-1]
+        return (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+
+
+@dataclass(kw_only=True)
+class Silence:
+    """How long no worker has answered, so that it is said once."""
+
+    #: time.monotonic() of the latest sign of life, and of the latest look for one.
+    answered_at: float
+    looked_at: float
+    said: bool = False
+
+    def due(self, at: float) -> bool:
+        """Whether it is time to look again."""
+        return at - self.looked_at >= LOOK_FOR_WORKERS_S
+
+    def note(self, at: float, *, alive: bool) -> bool:
+        """Remember what a look found; whether the silence is to be told now."""
+        self.looked_at = at
+        if alive:
+            self.answered_at = at
+        elif not self.said and at - self.answered_at >= NO_WORKER_S:
+            self.said = True
+            return True
+        return False
+
+
+def follow(
+    engine: sa.Engine,
+    job_id: int,
+    *,
+    as_json: bool = False,
+    goes_on: bool = True,
+    tick: Callable[[], None] = lambda: None,
+) -> int:
+    """Show a job's progress until it is final, then its summary; returns the exit status.
+
+    Ctrl-C leaves the job as it is and returns INTERRUPTED; `goes_on` says whether its workers stay
+    when this command ends. The rest is as in `to_the_end`.
+    """
+    try:
+        return to_the_end(engine, job_id, as_json=as_json, tick=tick)
+    except KeyboardInterrupt:
+        what = "goes on without you" if goes_on else "waits for the next workers"
+        click.echo(
+            f"job {job_id} {what}: `pneumoq jobs watch {job_id}` follows it again, "
+            f"`pneumoq jobs cancel {job_id}` ends it",
+            err=True,
+        )
+        return errors.INTERRUPTED
+
+
+def to_the_end(
+    engine: sa.Engine,
+    job_id: int,
+    *,
+    as_json: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> int:
+    """Show a job's progress until it is final, then its summary; returns the exit status.
+
+    `tick` is called between two looks. With `as_json` only the summary is printed. NotFound where
+    there is no such job.
+    """
+    kind = str(_patiently(lambda: jobs.get(engine, job_id))["kind"])
+    display = _display(as_json)
+    try:
+        row = _watch(engine, job_id, kind, display, tick)
+    finally:
+        display.close()
+    summary = _patiently(lambda: summarise(engine, row))
+    if as_json:
+        click.echo(output.to_json(summary))
+    else:
+        close(summary)
+    return STATUS[row["state"]]
+
+
+def _display(as_json: bool) -> Display:
+    if as_json:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Read, again and again while the database is locked or gone, for a while."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return read()
+        except DBAPIError as error:
+            if not database.passing(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+def _watch(
+    engine: sa.Engine, job_id: int, kind: str, display: Display, tick: Callable[[], None]
+) -> sa.RowMapping:
+    """Show progress until the job is final; its last row of v_job_progress."""
+    asked = int(_patiently(lambda: jobs.get(engine, job_id))["spec"].get("epochs") or 1)
+    rate = Rate()
+    shown: dict[int, Any] = {}
+    said = 0
+    silence = Silence(answered_at=time.monotonic(), looked_at=time.monotonic())
+    while True:
+        started = time.monotonic()
+        row = _patiently(lambda: jobs.progress(engine, job_id))
+        took_s = time.monotonic() - started
+        if kind == "train":
+            rows = _patiently(lambda: training.epoch_rows(engine, job_id))
+            _say_epochs(rows, shown, display)
+            for event in _patiently(lambda: jobs.events(engine, job_id)):
+                if event["event"] in SAID and event["id"] > said:
+                    said = event["id"]
+                    display.say(output.printable(event["detail"] or event["event"]))
+            now = _patiently(lambda: jobs.get(engine, job_id))["progress"]
+            display.show(*_training(row, now, len(rows), asked))
+        else:
+            rate.note(int(row["done"]))
+            display.show(*_scoring(row, rate.per_s))
+        if row["state"] in FINAL_JOB_STATES:
+            return row
+        if silence.due(started):
+            alive = bool(_patiently(lambda: workers.alive(engine, kind)))
+            if silence.note(started, alive=alive):
+                display.say(
+                    f"no worker of the queue {kind!r} has answered for {NO_WORKER_S:.0f} s: "
+                    "start one with `pneumoq up`; `pneumoq doctor` lists those there are"
+                )
+        tick()
+        time.sleep(max(POLL_S, POLL_SHARE * took_s))
+
+
+def _scoring(row: sa.RowMapping, per_s: float) -> tuple[str, str, int, int | None]:
+    """Title, text, films done, films in all (None while they are being listed)."""
+    title = f"job {row['job_id']} {row['state']}"
+    done, items = int(row["done"]), int(row["items"])
+    listed = row["planned_at"] is not None
+    if not items:
+        return title, "", 0, None
+    parts = [f"{done:,}/{items:,} films" if listed else f"{done:,} films of {items:,} listed"]
+    if per_s > 0:
+        parts.append(f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s")
+        if listed and done < items:
+            parts.append(f"{output.seconds((items - done) / per_s)} left")
+    parts += [f"{row[name]:,} {name}" for name in ("errors", "refused") if row[name]]
+    return title, ", ".join(parts), done, items if listed else None
+
+
+def _training(
+    row: sa.RowMapping, now: Mapping[str, Any] | None, epochs_done: int, asked: int
+) -> tuple[str, str, int, int | None]:
+    """Title, text, films done, films in all epochs; `now` is the job's latest progress report."""
+    title = f"job {row['job_id']} {row['state']}"
+    if now is None:
+        return title, "", 0, None
+    per_epoch = int(now["films_total"])
+    total = per_epoch * asked
+    # A report may be older than the row of the epoch that it is about.
+    done = max(
+        per_epoch * (int(now["epoch"]) - 1) + int(now["films_done"]), per_epoch * epochs_done
+    )
+    text = f"epoch {min(done // per_epoch + 1, asked)}/{asked}, loss {now['loss']:.3f}"
+    if row["state"] == "running" and now["films_per_s"] > 0:
+        left_s = (total - done) / now["films_per_s"]
+        text += f", {now['films_per_s']:.1f} films/s, {output.seconds(left_s)} left"
+    return title, text, done, total
+
+
+def _say_epochs(rows: Sequence[sa.RowMapping], shown: dict[int, Any], display: Display) -> None:
+    """Print epochs that are new, or that a later attempt has made again."""
+    for row in rows:
+        if shown.get(row["epoch"]) == row["finished_at"]:
+            continue
+        if not shown:
+            display.say(EPOCH_HEADER)
+        shown[row["epoch"]] = row["finished_at"]
+        display.say(epoch_line(row))
+
+
+def epoch_line(row: Any) -> str:
+    """One epoch under EPOCH_HEADER."""
+    return (
+        f"{row['epoch']:5d}  {row['train_loss']:10.4f}  {row['val_loss']:8.4f}  "
+        f"{row['val_accuracy']:12.4f}  {row['val_auroc']:9.4f}  {row['learning_rate']:13.2e}  "
+        f"{row['films_per_s']:7.1f}  {row['seconds']:8.1f}"
+    ) + ("  best" if row["best"] else "")
+
+
+def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
+    """What a job that has ended came to; `status` is its exit status."""
+    taken_s = _between(row["started_at"], row["finished_at"])
+    summary: dict[str, Any] = {
+        "job_id": row["job_id"],
+        "kind": row["kind"],
+        "state": row["state"],
+        "status": STATUS[row["state"]],
+        "reason": row["reason"],
+        "seconds": taken_s,
+    }
+    if row["kind"] == "score":
+        for name in ("items", "predictions", "positives", "unusual", "refused", "errors"):
+            summary[name] = int(row[name])
+        summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
+        summary["model_id"] = row["model_id"]
+        return summary
+    rows = training.epoch_rows(engine, row["job_id"])
+    best = [r for r in rows if r["best"]]
+    summary["epochs"] = len(rows)
+    summary["best_epoch"] = best[-1]["epoch"] if best else None
+    summary["val_auroc"] = best[-1]["val_auroc"] if best else None
+    summary["model_id"] = row["model_id"]
+    registered = [m for m in models.listing(engine) if m["model_id"] == row["model_id"]]
+    if registered:
+        summary["model"] = registered[0]["name"]
+        summary["champion"] = bool(registered[0]["champion"])
+    return summary
+
+
+def _between(started: datetime | str | None, finished: datetime | str | None) -> float | None:
+    """Seconds; views give text on SQLite."""
+    if started is None or finished is None:
+        return None
+    return (_instant(finished) - _instant(started)).total_seconds()
+
+
+def _instant(value: datetime | str) -> datetime:
+    return datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+
+
+def close(summary: dict[str, Any]) -> None:
+    """Print the summary for a person, and what to type next."""
+    job_id, state = summary["job_id"], str(summary["state"]).replace("_", " ")
+    taken = f" after {output.seconds(summary['seconds'])}" if summary["seconds"] else ""
+    reason = f": {output.printable(summary['reason'])}" if summary["reason"] else ""
+    click.echo(f"job {job_id} {state}{taken}{reason}")
+    if summary["kind"] == "score":
+        _close_scoring(summary)
+    else:
+        _close_training(summary)
+    if summary["status"] == errors.JOB_FAILED:
+        click.echo(f"Its history: pneumoq jobs events {job_id}")
+
+
+def _close_scoring(summary: dict[str, Any]) -> None:
+    job_id = summary["job_id"]
+    if not summary["items"]:
+        return
+    rate = summary["films_per_s"]
+    lines = {
+        "films": f"{summary['items']:,}" + (f"  ({rate:,.1f} films/s)" if rate else ""),
+        "predictions": f"{summary['predictions']:,}  ({summary['positives']:,} positive)",
+        "unusual": f"{summary['unusual']:,}  (unlike the training films: do not trust the label)",
+        "refused": f"{summary['refused']:,}  (intact, but no films to be scored)",
+        "errors": f"{summary['errors']:,}"
+        + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),
+    }
+    for name, text in lines.items():
+        click.echo(f"  {name:<11}  {text}")
+    click.echo("Research software, not a medical device.")
+    if summary["predictions"]:
+        click.echo(
+            'Next: pneumoq query "SELECT name, label, probability FROM v_predictions '  # noqa: S608
+            f'WHERE job_id = {job_id} ORDER BY probability DESC LIMIT 20"'
+        )
+
+
+def _close_training(summary: dict[str, Any]) -> None:
+    if summary["best_epoch"] is not None:
+        click.echo(
+            f"  best epoch   {summary['best_epoch']} of {summary['epochs']}, "
+            f"validation AUROC {summary['val_auroc']:.4f}"
+        )
+    if summary.get("model") is None:
+        return
+    number = summary["model_id"]
+    if summary["champion"]:
+        click.echo(f"  model        {number} ({summary['model']}), the champion: `score` uses it")
+    else:
+        click.echo(f"  model        {number} ({summary['model']}), a candidate")
+        click.echo(f"Next: pneumoq models show {number}; pneumoq models promote {number}")

@@ -1,0 +1,88 @@
+"""What every command needs first: settings, a database that is up to date, and who is asking."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from pathlib import Path
+
+import click
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import migrate
+from worker import config
+from worker.config import Settings
+from worker.errors import ConfigError
+
+
+def settings() -> Settings:
+    """The settings of this process's environment; ConfigError where one is malformed."""
+    return config.load()
+
+
+def database(chosen: Settings | None = None) -> sa.Engine:
+    """The database of these settings, or of this process's; its schema is this code's.
+
+    SQLite without a schema gets its folder (for the owner's eyes only) and schema here, silently.
+    Raises NotMigrated for an old schema, and for PostgreSQL without one; ConfigError where the URL
+    is not that of a SQLite file or a PostgreSQL database.
+    """
+    chosen = chosen or settings()
+    engine = connect(chosen)
+    if chosen.database_path is not None:
+        make_private_folder(chosen.database_path.parent)
+        if migrate.current(engine) is None:
+            migrate.upgrade(engine)
+    migrate.check(engine)
+    return engine
+
+
+def connect(chosen: Settings, variable: str = f"{config.PREFIX}DATABASE_URL") -> sa.Engine:
+    """An engine for the database of these settings; nothing is opened or made yet.
+
+    Within a command its connections are closed when the command ends. ConfigError as in `database`,
+    naming the variable that the URL is from.
+    """
+    try:
+        backend = sa.make_url(chosen.database_url).get_backend_name()
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(
+            f"{variable} is no database URL; write sqlite:////path/of/file.db or "
+            "postgresql://user:password@host/database"
+        ) from error
+    if backend not in ("sqlite", "postgresql", "postgres"):
+        raise ConfigError(f"{variable} names {backend!r}; PneumoQ keeps SQLite or PostgreSQL")
+    if backend == "sqlite" and str(chosen.database_path or "") in ("", ".", ":memory:"):
+        raise ConfigError(
+            f"{variable} names no file, and workers could not share what is in memory"
+        )
+    try:
+        engine = connecting.connect(chosen.database_url)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{variable} names PostgreSQL, whose driver is not installed: "
+            "pip install 'pneumoq[postgres]'"
+        ) from error
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(f"{variable} cannot be used: {error}") from error
+    command = click.get_current_context(silent=True)
+    if command is not None:
+        command.find_root().call_on_close(engine.dispose)
+    return engine
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner can enter; one that is there already is left as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def who() -> str:
+    """The person asking, as `user@host`; what jobs and events are signed with."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run under a number that has no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
