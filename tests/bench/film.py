@@ -1,0 +1,100 @@
+"""What the film rule's shortcut costs and saves: `film.decode` beside a full decode, on the same
+files.
+
+    python -m tests.bench.film [FOLDER] [--size 224]
+
+FOLDER holds JPEG originals; without it ../shared/data/originals is taken, or phantoms where that is
+absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer import film, phantom
+
+ORIGINALS = Path(__file__).parents[3] / "shared" / "data" / "originals"
+
+#: Each film is decoded this often both ways, in turn; the fastest counts, so that neighbours on the
+#: machine disturb neither.
+REPEATS = 5
+
+#: Upper limits of the table's rows, in megapixels.
+MEGAPIXELS = (0.5, 1.0, 2.0, 4.0, float("inf"))
+
+#: Patients that are drawn where there are no originals.
+PHANTOMS = 20
+
+
+def full(data: bytes, size: int) -> NDArray[np.uint8]:
+    """The rule without its shortcut: every pixel is decoded before the film is shrunk."""
+    with Image.open(io.BytesIO(data)) as image:
+        gray = image.convert("L")
+    return np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def best_ms(decode: Callable[[bytes, int], NDArray[np.uint8]], data: bytes, size: int) -> float:
+    """Milliseconds of one decode."""
+    started = time.perf_counter()
+    decode(data, size)
+    return (time.perf_counter() - started) * 1000
+
+
+def measure(folder: Path, size: int) -> None:
+    """Print the table for the JPEG files below `folder`."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    if not paths:
+        raise SystemExit(f"{folder} holds no JPEG files")
+    rows = []
+    for path in paths:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            megapixels = image.width * image.height / 1e6
+        apart = np.abs(film.decode(data, size).astype(int) - full(data, size))
+        times = [
+            (best_ms(film.decode, data, size), best_ms(full, data, size)) for _ in range(REPEATS)
+        ]
+        rows.append((megapixels, *np.min(times, axis=0), apart.mean(), apart.max()))
+    table = np.array(rows)
+    print(f"{len(paths)} films in {folder}, S = {size}; gray levels run from 0 to 255\n")
+    print("megapixels  films   rule ms   full ms   time   mean apart   largest apart")
+    low = 0.0
+    for high in (*MEGAPIXELS, None):
+        if high is None:
+            part, name = table, "all"
+        else:
+            part = table[(table[:, 0] > low) & (table[:, 0] <= high)]
+            name, low = (f"over {low:g}" if np.isinf(high) else f"to {high:g}"), high
+        if len(part):
+            rule, whole = part[:, 1].mean(), part[:, 2].mean()
+            print(
+                f"{name:>10} {len(part):6} {rule:9.2f} {whole:9.2f} {rule / whole:5.0%}"
+                f" {part[:, 3].mean():12.2f} {part[:, 4].max():15.0f}"
+            )
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--size", type=int, default=224)
+    given = parser.parse_args()
+    if given.folder or ORIGINALS.is_dir():
+        measure(given.folder or ORIGINALS, given.size)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        phantom.write_folder(Path(folder), PHANTOMS)
+        measure(Path(folder), given.size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Models keep their files bit for bit, and one of them is the champion."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import models
+from db.database import reading, write
+from db.errors import Conflict, NotFound
+from db.models import NewModel
+from db.schema import aliases, model_chunks
+from db.schema import models as models_table
+from tests.db import given
+
+
+def _register(database: sa.Engine, new: NewModel) -> int:
+    return write(database, lambda c: models.register(c, new, "kim@ward"))
+
+
+def _champion(database: sa.Engine) -> int:
+    return int(models.resolve(database, models.CHAMPION)["id"])
+
+
+def _history(database: sa.Engine, model_id: int) -> list[tuple[str, str]]:
+    rows = models.detail(database, model_id)["events"]
+    return [(row["event"], row["detail"]) for row in rows]
+
+
+def test_the_first_model_becomes_the_champion(database: sa.Engine) -> None:
+    assert _champion(database) == 1
+    assert _history(database, 1) == [
+        ("registered", "imported as first"),
+        ("promoted", "to champion: the first model there is"),
+    ]
+
+
+def test_the_second_model_does_not(database: sa.Engine, tmp_path: Path) -> None:
+    second = _register(database, given.model(tmp_path, "second"))
+
+    assert _champion(database) == 1
+    assert _history(database, second) == [("registered", "imported as second")]
+
+
+def test_of_two_first_models_one_becomes_the_champion(database: sa.Engine, tmp_path: Path) -> None:
+    write(database, lambda c: c.execute(sa.delete(aliases)))
+    first, second = (given.model(tmp_path, f"twin {n}") for n in range(2))
+
+    later = given.meanwhile(
+        database,
+        lambda c: models.register(c, first, "kim@ward"),
+        lambda: _register(database, second),
+    )
+
+    assert models.resolve(database, "twin 1")["id"] == later
+    assert models.resolve(database, models.CHAMPION)["name"] == "twin 0"
+
+
+def test_an_alias_moves_and_both_models_remember(database: sa.Engine, tmp_path: Path) -> None:
+    second = _register(database, given.model(tmp_path, "second"))
+
+    before = write(
+        database, lambda c: models.move_alias(c, models.CHAMPION, second, "kim@ward", "AUROC +0.02")
+    )
+
+    assert before == 1
+    assert _champion(database) == second
+    assert _history(database, 1)[-1] == ("replaced", "as champion by model 2: AUROC +0.02")
+    assert _history(database, second)[-1] == ("promoted", "to champion: AUROC +0.02")
+    row = given.one(database, aliases)
+    assert (row.moved_by, row.reason) == ("kim@ward", "AUROC +0.02")
+    assert row.moved_at is not None
+
+
+def test_a_new_alias_replaces_nothing(database: sa.Engine) -> None:
+    assert write(database, lambda c: models.move_alias(c, "night", 1, "kim", "trying")) is None
+    assert models.resolve(database, "night")["id"] == 1
+
+
+def test_a_model_is_found_by_each_of_its_names(database: sa.Engine, tmp_path: Path) -> None:
+    second = _register(database, given.model(tmp_path, "second"))
+    sha256 = models.file_of(database, second)["sha256"]
+
+    for reference in ("second", str(second), sha256, sha256[:8], sha256[:8].upper()):
+        assert models.resolve(database, reference)["name"] == "second", reference
+    assert models.resolve(database, "champion")["name"] == "first"
+
+
+@pytest.mark.parametrize(
+    "reference", ["nobody", "99", "9" * 40, "²", "", "%", "0", "-1", "' OR 1 = 1 --", "ü" * 300]
+)
+def test_an_unknown_model_is_named_with_what_to_do(database: sa.Engine, reference: str) -> None:
+    with pytest.raises(NotFound, match=r"there is no model .*`pneumoq models ls` lists them"):
+        models.resolve(database, reference)
+
+
+def test_without_any_model_the_way_to_one_is_named(database: sa.Engine) -> None:
+    write(database, lambda c: c.execute(sa.delete(aliases)))
+
+    with pytest.raises(NotFound, match="train one with `pneumoq train FOLDER`"):
+        models.resolve(database, models.CHAMPION)
+
+
+def test_too_few_characters_are_not_taken_for_a_file(database: sa.Engine) -> None:
+    sha256 = models.file_of(database, 1)["sha256"]
+
+    with pytest.raises(NotFound):
+        models.resolve(database, "x" + sha256[:7])
+
+
+def test_a_name_that_is_taken_is_refused(database: sa.Engine, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="model 1 is named 'first' already; choose another name"):
+        _register(database, given.model(tmp_path, "first", b"other bytes"))
+
+    assert given.count(database, models_table) == 1
+
+
+def test_a_file_that_is_registered_already_is_refused(database: sa.Engine, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="registered already: it is a file of model 1"):
+        _register(database, given.model(tmp_path, "again", b"the bytes of first"))
+
+    assert given.count(database, models_table) == 1
+
+
+@pytest.mark.parametrize(
+    "size", [1, models.CHUNK_BYTES, 5 * models.CHUNK_BYTES // 2], ids=["1 B", "1 MiB", "2.5 MiB"]
+)
+def test_a_file_comes_back_bit_for_bit(database: sa.Engine, tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    model_id = _register(database, given.model(tmp_path, "large", data))
+
+    row = models.file_of(database, model_id)
+    chunks = list(models.read_chunks(database, row["sha256"]))
+
+    assert b"".join(chunks) == data
+    assert row["sha256"] == hashlib.sha256(data).hexdigest()
+    assert row["size_bytes"] == size
+    assert len(chunks) == -(-size // models.CHUNK_BYTES)
+
+
+def test_a_precision_that_is_absent_is_named(database: sa.Engine) -> None:
+    with pytest.raises(NotFound, match="model 1 has no int8 file"):
+        models.file_of(database, 1, "int8")
+
+
+def test_what_hangs_on_a_model_is_told(database: sa.Engine, tmp_path: Path) -> None:
+    small = tmp_path / "small.onnx"
+    small.write_bytes(b"in eight bits")
+    base = given.model(tmp_path, "full")
+    engine = {
+        "precision": "int8", "backend": "openvino", "backend_version": "2026.1", "device": "CPU",
+        "options": {"threads": 4}, "parity_delta": 0.001, "passed": True,
+    }  # fmt: skip
+    new = given.model(
+        tmp_path,
+        "full",
+        files={**base.files, "int8": small},
+        engines=[engine],
+        evaluations={"validation": {"n_films": 624, "auroc": 0.97}},
+    )
+    model_id = _register(database, new)
+
+    told = models.detail(database, model_id)
+
+    assert [(row["label_no"], row["name"]) for row in told["labels"]] == [
+        (0, "NORMAL"),
+        (1, "PNEUMONIA"),
+    ]
+    assert {row["precision"] for row in told["files"]} == {"fp32", "int8"}
+    (kept,) = told["engines"]
+    assert (kept["sha256"], kept["options"]) == (
+        hashlib.sha256(b"in eight bits").hexdigest(),
+        {"threads": 4},
+    )
+    (evaluation,) = told["evaluations"]
+    assert (evaluation["split"], evaluation["n_films"], evaluation["metrics"]) == (
+        "validation",
+        624,
+        {"auroc": 0.97},
+    )
+
+
+def test_models_are_listed_newest_first(database: sa.Engine, tmp_path: Path) -> None:
+    _register(database, given.model(tmp_path, "second"))
+
+    listed = models.listing(database)
+
+    assert [(row["name"], row["champion"], row["metrics"]) for row in listed] == [
+        ("second", 0, {"auroc": 0.9}),
+        ("first", 1, {"auroc": 0.9}),
+    ]
+    assert listed[0]["created_at"] == models.resolve(database, "second")["created_at"]
+
+
+def test_a_model_that_fails_to_register_leaves_no_bytes(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    new = given.model(tmp_path, "broken", files={"fp32": tmp_path / "absent.onnx"})
+    with reading(database) as connection:
+        before = connection.execute(sa.select(sa.func.count(model_chunks.c.sha256))).scalar_one()
+
+    with pytest.raises(FileNotFoundError):
+        _register(database, new)
+
+    assert given.count(database, model_chunks) == before
+    assert given.count(database, models_table) == 1

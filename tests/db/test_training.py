@@ -1,0 +1,111 @@
+"""What a training job leaves behind belongs to the worker that holds it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db import jobs, training
+from db.database import write
+from db.errors import Conflict, LeaseLost
+from db.jobs import Lease
+from db.schema import datasets
+from tests.db import given
+
+
+def _held(database: sa.Engine, lease_s: float = given.LEASE_S) -> Lease:
+    given.queued(database, "train")
+    found = write(database, lambda c: jobs.claim(c, "train", "worker", lease_s))
+    assert found is not None
+    return found.lease
+
+
+def _epoch(epoch: int, **changes: Any) -> dict[str, Any]:
+    values = {
+        "epoch": epoch, "train_loss": 0.5, "train_accuracy": 0.8, "train_auroc": 0.9,
+        "val_loss": 0.4, "val_accuracy": 0.85, "val_auroc": 0.95, "learning_rate": 0.001,
+        "seconds": 12.5, "films_per_s": 400.0, "best": True,
+    }  # fmt: skip
+    return values | changes
+
+
+def _dataset(database: sa.Engine, lease: Lease, digest: str = "a" * 64) -> int:
+    return write(
+        database,
+        lambda c: training.record_dataset(
+            c, lease, digest=digest, root="/films", n_train=8, n_val=2, n_patients=10,
+            classes={"NORMAL": 5, "PNEUMONIA": 5}, notes=["patients from file names"],
+            manifest_csv="path\nümlaut.jpg\n",
+        ),
+    )  # fmt: skip
+
+
+def test_a_dataset_is_kept_once_and_noted_at_each_job(database: sa.Engine) -> None:
+    first, second = _held(database), _held(database)
+
+    assert _dataset(database, first) == _dataset(database, second)
+
+    row = given.one(database, datasets)
+    assert zlib.decompress(row.manifest).decode() == "path\nümlaut.jpg\n"
+    assert row.classes == {"NORMAL": 5, "PNEUMONIA": 5}
+    for lease in (first, second):
+        assert jobs.get(database, lease.job_id)["dataset_id"] == row.id
+
+
+def test_two_jobs_that_read_the_same_dataset_at_the_same_time_share_it(
+    database: sa.Engine,
+) -> None:
+    for n in range(5):
+        leases = [_held(database) for _ in range(3)]
+        digest = f"{n:064d}"
+        ids = given.together(*[lambda x=x, d=digest: _dataset(database, x, d) for x in leases])
+        assert len(set(ids)) == 1, ids
+
+
+def test_an_attempt_that_starts_over_replaces_the_epochs_after_it(database: sa.Engine) -> None:
+    lease = _held(database)
+    for n in (1, 2, 3):
+        write(database, lambda c, n=n: training.record_epoch(c, lease, _epoch(n)))  # type: ignore[misc]
+
+    write(database, lambda c: training.record_epoch(c, lease, _epoch(2, val_loss=0.1, best=False)))
+
+    rows = training.epoch_rows(database, lease.job_id)
+    assert [(row["epoch"], row["val_loss"], row["best"]) for row in rows] == [
+        (1, 0.4, True),
+        (2, 0.1, False),
+    ]
+    assert training.epoch_rows(database, lease.job_id, after=1) == rows[1:]
+
+
+def test_a_trainer_that_lost_its_lease_writes_nothing(database: sa.Engine) -> None:
+    late = _held(database, given.EXPIRED_S)
+    assert write(database, lambda c: jobs.claim(c, "train", "other", given.LEASE_S)) is not None
+
+    for work in (
+        lambda c: training.record_epoch(c, late, _epoch(1)),
+        lambda c: training.complete(c, late, 1),
+    ):
+        with pytest.raises(LeaseLost):
+            write(database, work)
+    with pytest.raises(LeaseLost):
+        _dataset(database, late)
+
+    assert training.epoch_rows(database, late.job_id) == []
+    assert given.count(database, datasets) == 0
+    assert jobs.get(database, late.job_id)["state"] == "running"
+
+
+def test_a_training_job_completes_with_the_model_it_made(database: sa.Engine) -> None:
+    lease = _held(database)
+
+    write(database, lambda c: training.complete(c, lease, 1))
+
+    row = jobs.get(database, lease.job_id)
+    assert (row["state"], row["model_id"]) == ("completed", 1)
+    with pytest.raises(LeaseLost):
+        write(database, lambda c: training.complete(c, lease, 1))
+    with pytest.raises(Conflict):
+        write(database, lambda c: jobs.cancel(c, lease.job_id, "a person"))

@@ -1,0 +1,54 @@
+"""Workers are known while they answer."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from db import workers
+from db.database import write
+from db.schema import workers as workers_table
+from db.types import now
+from tests.db import given
+
+
+def _hello(database: sa.Engine, worker_id: str, queues: str) -> None:
+    write(
+        database,
+        lambda c: workers.hello(
+            c, worker_id, host="jetson", pid=7, queues=queues, engine="cpu", versions={"db": "1"}
+        ),
+    )
+
+
+def _alive(database: sa.Engine, queue: str | None = None) -> list[str]:
+    return [row["id"] for row in workers.alive(database, queue)]
+
+
+def test_a_worker_is_alive_from_hello_to_goodbye(database: sa.Engine) -> None:
+    _hello(database, "a", "score")
+    assert _alive(database) == ["a"]
+
+    write(database, lambda c: workers.goodbye(c, "a"))
+
+    assert _alive(database) == []
+    assert given.one(database, workers_table).stopped_at is not None
+
+
+def test_a_worker_that_was_not_seen_lately_is_gone_until_it_is_seen(database: sa.Engine) -> None:
+    _hello(database, "a", "score")
+    past = sa.update(workers_table).values(seen_at=now(-workers.GONE_AFTER_S - 1))
+    write(database, lambda c: c.execute(past))
+    assert _alive(database) == []
+
+    write(database, lambda c: workers.seen(c, "a"))
+
+    assert _alive(database) == ["a"]
+
+
+def test_workers_are_told_apart_by_the_queues_they_listen_to(database: sa.Engine) -> None:
+    _hello(database, "both", "score,train")
+    _hello(database, "scorer", "score")
+
+    assert set(_alive(database, "score")) == {"both", "scorer"}
+    assert _alive(database, "train") == ["both"]
+    assert _alive(database, "tra") == []

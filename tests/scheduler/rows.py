@@ -1,0 +1,153 @@
+"""Jobs and models as workers leave them, written by the same functions that workers call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, jobs, leases, models, results, training, workers
+from db.jobs import Lease
+from db.leases import Shard
+from db.models import NewModel
+from db.results import NotPredicted, Outcome, Prediction
+
+LEASE_S = 60.0
+WORKER = "w1"
+
+
+def a_model(engine: sa.Engine, folder: Path, name: str = "first", **values: Any) -> int:
+    """A registered model; its file holds no network, for nothing here runs it."""
+    file = folder / f"{name}.onnx"
+    file.write_bytes(name.encode() * 100)
+    fields: dict[str, Any] = {
+        "name": name,
+        "origin": "trained",
+        "arch": "resnet18",
+        "labels": ["NORMAL", "PNEUMONIA"],
+        "positive": "PNEUMONIA",
+        "size": 224,
+        "film_rule": "film-1",
+        "temperature": 1.5,
+        "threshold": 0.4,
+        "threshold_rule": "youden on validation",
+        "ood_threshold": 2.0,
+        "metrics": {"auroc": 0.9712},
+        "card": {"labels": ["NORMAL", "PNEUMONIA"]},
+        "files": {"fp32": file},
+        "evaluations": {"validation": {"auroc": 0.9712, "n_films": 40}},
+    }
+    new = NewModel(**(fields | values))
+    return database.write(engine, lambda c: models.register(c, new, "tester@here"))
+
+
+def a_queued_job(engine: sa.Engine, kind: str = "score", **values: Any) -> int:
+    """A job that nobody has claimed yet."""
+    return database.write(
+        engine,
+        lambda c: jobs.submit(c, kind=kind, spec={}, submitted_by="tester@here", **values),
+    )
+
+
+def a_planned_job(engine: sa.Engine, model_id: int, *shard_sizes: int) -> int:
+    """A scoring job whose listing is complete and whose shards wait."""
+    job_id = a_queued_job(
+        engine,
+        model_id=model_id,
+        source_rows=[{"uri": "/films/chest.zip", "kind": "zip", "fingerprint": "1:2:3"}],
+    )
+
+    def plan(connection: sa.Connection) -> None:
+        claimed = jobs.claim(connection, "score", WORKER, LEASE_S)
+        assert claimed is not None
+        new = [leases.NewShard(source_no=0, n_items=n, listing=b"") for n in shard_sizes]
+        leases.add(connection, claimed.lease, new)
+        jobs.planned(connection, claimed.lease, {"folder": 1})
+
+    database.write(engine, plan)
+    return job_id
+
+
+def do_shard(engine: sa.Engine, *, broken: int = 0, refused: int = 0) -> None:
+    """Claim the next shard and commit it: first its broken items, then refused, then positives."""
+
+    def outcome(shard: Shard, n: int) -> Outcome:
+        item_no = shard.first_item + n
+        name = f"film {item_no}.jpeg"
+        if n < broken:
+            return NotPredicted(
+                item_no=item_no, name=name, code="truncated", detail="ends after 12 bytes"
+            )
+        if n < broken + refused:
+            return NotPredicted(
+                item_no=item_no, name=name, code="lateral", detail="a side view", refused=True
+            )
+        return Prediction(
+            item_no=item_no, name=name, label_no=1, probability=0.75, positive=True, ood=1.0
+        )
+
+    def work(connection: sa.Connection) -> None:
+        shard = leases.claim(connection, WORKER, LEASE_S)
+        assert shard is not None
+        results.commit(connection, shard, [outcome(shard, n) for n in range(shard.n_items)])
+        jobs.close_if_done(connection, shard.job_id, WORKER)
+
+    database.write(engine, work)
+
+
+def a_scored_job(engine: sa.Engine, model_id: int, *, broken: int = 0, refused: int = 0) -> int:
+    """A job of ten films that has ended."""
+    job_id = a_planned_job(engine, model_id, 10)
+    do_shard(engine, broken=broken, refused=refused)
+    return job_id
+
+
+def a_claimed_training(engine: sa.Engine, epochs: int = 3) -> Lease:
+    """A training job that a worker has begun."""
+
+    def work(connection: sa.Connection) -> Lease:
+        jobs.submit(connection, kind="train", spec={"epochs": epochs}, submitted_by="tester@here")
+        claimed = jobs.claim(connection, "train", WORKER, LEASE_S)
+        assert claimed is not None
+        return claimed.lease
+
+    return database.write(engine, work)
+
+
+def do_epoch(engine: sa.Engine, lease: Lease, epoch: int, *, val_auroc: float, best: bool) -> None:
+    """Record one epoch."""
+    row = {
+        "epoch": epoch,
+        "train_loss": 0.5 / epoch,
+        "train_accuracy": 0.8,
+        "train_auroc": 0.85,
+        "val_loss": 0.4,
+        "val_accuracy": 0.9,
+        "val_auroc": val_auroc,
+        "learning_rate": 1e-4,
+        "seconds": 12.0,
+        "films_per_s": 345.0,
+        "best": best,
+    }
+    database.write(engine, lambda c: training.record_epoch(c, lease, row))
+
+
+def a_trained_job(engine: sa.Engine, folder: Path, name: str = "trained") -> int:
+    """A training job that made a model."""
+    lease = a_claimed_training(engine)
+    for epoch, auroc in enumerate((0.9, 0.97, 0.95), start=1):
+        do_epoch(engine, lease, epoch, val_auroc=auroc, best=epoch < 3)
+    model_id = a_model(engine, folder, name, job_id=lease.job_id)
+    database.write(engine, lambda c: training.complete(c, lease, model_id))
+    return lease.job_id
+
+
+def a_worker(engine: sa.Engine, queues: str) -> None:
+    """A worker process that has just said hello."""
+    database.write(
+        engine,
+        lambda c: workers.hello(
+            c, WORKER, host="gpu1", pid=4321, queues=queues, engine="openvino", versions={}
+        ),
+    )

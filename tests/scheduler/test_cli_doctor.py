@@ -1,0 +1,115 @@
+"""doctor: each check says what it found and what to do, and makes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from scheduler import session
+from tests import servers
+from tests.scheduler import rows
+from tests.scheduler.console import run
+from worker.config import Settings
+
+
+def checks(status: int = 0) -> dict[str, dict[str, str]]:
+    """Findings by name."""
+    result = run("doctor", "--json")
+    assert result.exit_code == status, result.output
+    return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+
+
+@pytest.fixture(autouse=True)
+def short_home(monkeypatch: pytest.MonkeyPatch) -> object:
+    """A home whose broker's socket would not lie in the machine's temporary folder."""
+    with servers.short_folder("pneumoq-dr-") as folder:
+        monkeypatch.setenv("PNEUMOQ_HOME", str(folder))
+        yield folder
+
+
+def test_every_setting_is_printed_with_its_meaning() -> None:
+    text = run("doctor").stdout
+    for field in dataclasses.fields(Settings):
+        assert f"PNEUMOQ_{field.name.upper()} " in text
+        assert field.metadata["meaning"] in text
+
+
+def test_a_fresh_machine_has_no_problem_and_nothing_is_made() -> None:
+    found = checks()
+    assert found["workers"]["status"] == "warning"
+    assert found["workers"]["advice"].endswith("start `pneumoq up`")
+    assert found["broker, embedded"]["found"] == "not running"
+    assert "not there yet" in found["database"]["found"]
+    assert list(session.settings().home.iterdir()) == []
+
+
+def test_a_password_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOQ_BROKER_URL", "redis://user:s3cret@127.0.0.1:1/0")
+    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", "postgresql://user:s3cret@127.0.0.1:1/x")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "s3cret" not in result.output
+
+
+def test_a_broker_and_a_database_that_do_not_answer_are_problems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setenv("PNEUMOQ_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", "postgresql://user@127.0.0.1:1/x")
+    found = checks(status=1)
+    for name in ("broker", "database"):
+        assert found[name]["status"] == "problem"
+        assert "does not answer" in found[name]["found"]
+
+
+def test_an_unknown_setting_is_a_problem_and_the_settings_are_listed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PNEUMOQ_LEASE", "60")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "PNEUMOQ_LEASE: no such setting" in result.stdout
+    assert "PNEUMOQ_LEASE_S" in result.stdout
+
+
+def test_a_broker_that_answers_is_named(
+    broker: servers.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOQ_BROKER_URL", broker.url)
+    found = checks()["broker"]
+    assert found["status"] == "ok"
+    assert found["found"].split()[0] in ("Valkey", "Redis")
+    client = broker.client()
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.close()
+    assert "noeviction" in checks()["broker"]["advice"]
+
+
+def test_live_workers_are_listed() -> None:
+    engine = session.database()
+    rows.a_worker(engine, "score")
+    engine.dispose()
+    found = checks()
+    assert "workers" not in found
+    assert found["worker score"]["found"].startswith("process 4321 on gpu1 with openvino, since ")
+
+
+@pytest.mark.postgres
+def test_a_postgresql_without_a_schema_is_a_problem(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", postgres_url)
+    assert checks(status=1)["database"]["advice"] == "run `pneumoq db upgrade`"
+    run("db", "upgrade")
+    assert checks()["database"]["found"].startswith("PostgreSQL ")
+
+
+def test_nothing_heavy_is_imported() -> None:
+    from tests.scheduler.test_cli_core import HEAVY, imported
+
+    assert os.environ["PNEUMOQ_HOME"]
+    assert not imported("doctor") & (HEAVY | {"tensorrt", "pycuda"})

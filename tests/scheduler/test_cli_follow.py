@@ -1,0 +1,160 @@
+"""Following a job: live progress, the closing summary, the exit status, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database, jobs, training
+from scheduler.follow import Silence
+from tests.scheduler import rows
+from tests.scheduler.console import run, start
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """The first line of progress, as soon as it is there."""
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
+def test_a_completed_job_is_summed_up_and_gives_status_0(engine: sa.Engine, tmp_path: Path) -> None:
+    job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), refused=1)
+    result = run("jobs", "watch", job)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"job {job} completed")
+    for line in ("predictions  9  (9 positive)", "refused      1", "errors       0"):
+        assert f"  {line}" in result.stdout
+    assert "Research software, not a medical device." in result.stdout
+    statement = result.stdout.splitlines()[-1].removeprefix("Next: pneumoq query ").strip('"')
+    assert run("query", statement).stdout.count("PNEUMONIA") == 9
+
+
+def test_item_errors_give_status_3(engine: sa.Engine, tmp_path: Path) -> None:
+    job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=2)
+    result = run("jobs", "watch", job)
+    assert result.exit_code == 3
+    assert f"errors       2  (pneumoq jobs errors {job})" in result.stdout
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_that_did_not_complete_gives_status_1(engine: sa.Engine, state: str) -> None:
+    job = rows.a_queued_job(engine)
+    database.write(engine, lambda c: jobs.finish(c, job, state, "w1", "the archive is gone"))
+    result = run("jobs", "watch", job)
+    assert result.exit_code == 1
+    assert f"job {job} {state}: the archive is gone" in result.stdout
+    assert f"pneumoq jobs events {job}" in result.stdout
+
+
+def test_json_is_one_object_with_the_status(engine: sa.Engine, tmp_path: Path) -> None:
+    job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=1, refused=2)
+    result = run("jobs", "watch", job, "--json")
+    assert (result.exit_code, result.stderr) == (3, "")
+    summary = json.loads(result.stdout)
+    assert (summary["status"], summary["state"]) == (3, "completed_with_errors")
+    assert (summary["predictions"], summary["errors"], summary["refused"]) == (7, 1, 2)
+
+
+def test_a_trained_job_names_its_best_epoch_and_its_model(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    first, second = (rows.a_trained_job(engine, tmp_path, name) for name in ("one", "two"))
+    result = run("jobs", "watch", first)
+    assert result.exit_code == 0
+    assert "best epoch   2 of 3, validation AUROC 0.9700" in result.stdout
+    assert "1 (one), the champion" in result.stdout
+    assert "pneumoq models promote 2" in run("jobs", "watch", second).stdout
+    summary = json.loads(run("jobs", "watch", second, "--json").stdout)
+    assert (summary["best_epoch"], summary["model_id"], summary["champion"]) == (2, 2, False)
+
+
+def test_epochs_are_printed_as_they_land(engine: sa.Engine, tmp_path: Path) -> None:
+    lease = rows.a_claimed_training(engine)
+    rows.do_epoch(engine, lease, 1, val_auroc=0.9, best=True)
+    process = start("jobs", "watch", lease.job_id)
+    assert first_line(process).split()[:3] == ["epoch", "train", "loss"]
+    assert first_line(process).split()[-1] == "best"
+    rows.do_epoch(engine, lease, 2, val_auroc=0.8, best=False)
+    text = first_line(process)
+    while not text.startswith("    2 "):
+        text = first_line(process)
+    # A second attempt makes the second epoch again.
+    rows.do_epoch(engine, lease, 2, val_auroc=0.95, best=True)
+    assert "0.9500" in first_line(process)
+    model = rows.a_model(engine, tmp_path)
+    database.write(engine, lambda c: training.complete(c, lease, model))
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "best epoch   2 of 2" in out
+
+
+def test_progress_without_a_terminal_is_whole_lines(engine: sa.Engine, tmp_path: Path) -> None:
+    job = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 10, 10)
+    process = start("jobs", "watch", job)
+    assert first_line(process) == f"job {job} running: 0/20 films\n"
+    rows.do_shard(engine)
+    rows.do_shard(engine, broken=1)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert f"job {job} completed_with_errors: 20/20 films" in err
+    assert not {"\r", "\x1b"} & set(out + err)
+
+
+def test_progress_on_a_terminal_is_a_bar(engine: sa.Engine, tmp_path: Path) -> None:
+    job = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 10, 10)
+    ours, theirs = pty.openpty()
+    process = start("jobs", "watch", job, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while b"0/20 films" not in shown:
+        shown += os.read(ours, 4096)
+    rows.do_shard(engine)
+    while b"10/20 films" not in shown:
+        shown += os.read(ours, 4096)
+    rows.do_shard(engine)
+    out, _ = process.communicate(timeout=30)
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"\x1b[" in shown and "━".encode() in shown
+    assert out.startswith(f"job {job} completed")
+
+
+def test_ctrl_c_leaves_the_job_running(engine: sa.Engine) -> None:
+    job = rows.a_queued_job(engine)
+    process = start("jobs", "watch", job)
+    assert first_line(process) == f"job {job} queued\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert f"`pneumoq jobs watch {job}` follows it again" in err
+    assert f"`pneumoq jobs cancel {job}` ends it" in err
+    assert jobs.get(engine, job)["state"] == "queued"
+
+
+def test_that_no_worker_answers_is_said_once_after_a_minute() -> None:
+    silence = Silence(answered_at=0.0, looked_at=0.0)
+    assert not silence.due(4.0) and silence.due(5.0)
+    assert not silence.note(5.0, alive=True)
+    assert not silence.note(60.0, alive=False)
+    assert silence.note(65.0, alive=False)
+    assert not silence.note(130.0, alive=False)
+
+
+def test_a_write_lock_does_not_end_the_following(engine: sa.Engine) -> None:
+    job = rows.a_queued_job(engine)
+    process = start("jobs", "watch", job)
+    first_line(process)
+    with database.writing(engine) as connection:
+        jobs.cancel(connection, job, "tester@here")
+        time.sleep(1.0)
+        assert process.poll() is None
+    process.communicate(timeout=30)
+    assert process.returncode == 1

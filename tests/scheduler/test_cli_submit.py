@@ -1,0 +1,71 @@
+"""What commands refuse before anything happens: later it would cost hours, or a film."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import jobs
+from tests.scheduler import rows
+from tests.scheduler.console import run
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--operating-point", "sensitivity=0.0"), "youden, or one like sensitivity=0.95"),
+        (("--operating-point", "sensitivity=1.5"), "youden, or one like sensitivity=0.95"),
+        (("--operating-point", "best"), "youden, or one like sensitivity=0.95"),
+        (("--patient-pattern", "("), "no regular expression"),
+        (("--name", "x" * 129), "1 to 128 characters"),
+        (("--name", ""), "1 to 128 characters"),
+        (("--name", "7"), "taken for another model"),
+        (("--name", "champion"), "taken for another model"),
+        (("--name", "first"), "model 1 is called so"),
+        (("--key", "x" * 129), "1 to 128 characters"),
+        (("--init", "absent.pth"), "no such file"),
+    ],
+)
+def test_a_training_job_that_would_fail_at_its_end_is_refused_at_its_beginning(
+    engine: sa.Engine, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    rows.a_model(engine, tmp_path, "first")
+    result = run("train", tmp_path, "--later", *words)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert jobs.recent(engine) == []
+
+
+@pytest.mark.parametrize("rule", ["youden", "sensitivity=0.95", "specificity=.9", "sensitivity=1"])
+def test_every_way_to_choose_an_operating_point_can_be_typed(
+    engine: sa.Engine, tmp_path: Path, rule: str
+) -> None:
+    result = run("train", tmp_path, "--later", "--operating-point", rule)
+    assert result.exit_code == 0
+    assert jobs.get(engine, 1)["spec"]["operating_point"] == rule
+
+
+def test_a_path_that_is_no_text_is_refused_with_what_to_do(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    rows.a_model(engine, tmp_path, "first")
+    odd = tmp_path / "ward \udce4"  # Latin-1 on the disk
+    odd.mkdir()
+    for command in ("score", "train"):
+        result = run(command, odd, "--later")
+        assert result.exit_code == 2
+        assert "ln -s" in result.stderr
+    assert jobs.recent(engine) == []
+
+
+def test_classify_does_not_draw_over_the_film(engine: sa.Engine, tmp_path: Path) -> None:
+    film = tmp_path / "film.jpeg"
+    film.write_bytes(b"the only copy")
+    (tmp_path / "link.jpeg").symlink_to(film)
+    for out in (film, tmp_path / "link.jpeg"):
+        result = run("classify", film, out)
+        assert result.exit_code == 2
+        assert "is the film itself" in result.stderr
+    assert film.read_bytes() == b"the only copy"

@@ -1,0 +1,155 @@
+"""A whole installation for one test: database, broker, home, and worker processes to kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, jobs, migrate, workers
+from scheduler import stack
+from tests import servers
+from tests.worker import samples
+from worker import bell, config
+from worker.config import Settings
+
+#: Longest wait for a job or a process, in seconds: machines that run tests are slow and shared.
+PATIENCE_S = 120.0
+
+
+@dataclass(kw_only=True)
+class Site:
+    """Settings that point at private servers, and what was started with them."""
+
+    settings: Settings
+    engine: sa.Engine
+    logs: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def worker(self, queue: str = "score", **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a worker process and wait until it has said hello."""
+        before = {w["id"] for w in workers.alive(self.engine, queue)}
+        chosen = replace(self.settings, **settings)
+        number = len(self.started) + 1
+        process = servers.spawn(
+            stack.command_of_worker(chosen, queue, number),
+            log=self.logs / f"{queue}-{number}.log",
+            env=config.child_environment(chosen),
+        )
+        self.started.append(process)
+        self.wait(
+            lambda: any(w["id"] not in before for w in workers.alive(self.engine, queue)),
+            f"worker {number} to say hello",
+        )
+        return process
+
+    def wait(self, true: Callable[[], Any], what: str) -> None:
+        """Wait until something is true; fail with the workers' logs if it never is."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not true():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {PATIENCE_S:.0f} s for {what}\n{self.tail()}")
+            time.sleep(0.02)
+
+    def tail(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(
+            f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+            for log in sorted(self.logs.glob("*.log"))
+        )
+
+    def score(self, *sources: Path, model_id: int, ring: bool = True, **job: Any) -> int:
+        """Submit a scoring job, as the command line does."""
+        job_id = samples.submit_score(self.engine, model_id, *sources, **job)
+        if ring:
+            assert bell.ring(self.settings, "score", 4)
+        return job_id
+
+    def state(self, job_id: int) -> str:
+        """A job's state."""
+        return str(jobs.get(self.engine, job_id)["state"])
+
+    def ended(self, job_id: int) -> str:
+        """Wait for a job's final state."""
+        self.wait(
+            lambda: jobs.get(self.engine, job_id)["finished_at"] is not None,
+            f"job {job_id} to end",
+        )
+        return self.state(job_id)
+
+    def rows(self, statement: str, **values: Any) -> list[sa.Row[Any]]:
+        """The rows of a SELECT."""
+        with database.reading(self.engine) as connection:
+            return list(connection.execute(sa.text(statement), values))
+
+    def probabilities(self, job_id: int) -> dict[str, float]:
+        """Film's name → probability."""
+        found = self.rows(
+            "SELECT name, probability FROM v_predictions WHERE job_id = :job", job=job_id
+        )
+        assert len({row.name for row in found}) == len(found)
+        return {row.name: row.probability for row in found}
+
+    def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Run the command line with this site's settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "scheduler", *arguments],
+            env=config.child_environment(replace(self.settings, **settings)),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+
+@contextmanager
+def site(
+    database_url: str, broker: servers.Valkey, folder: Path, **settings: Any
+) -> Iterator[Site]:
+    """A site with an empty, migrated database; its workers are killed at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = replace(
+        config.load({"PNEUMOQ_HOME": str(folder / "home")}),
+        database_url=database_url,
+        broker_url=broker.url,
+        **{"decoders": 1, "engine_threads": 1, "train_threads": 2, "lease_s": 3.0, "sweep_s": 1.0}
+        | settings,
+    )
+    engine = database.connect(database_url)
+    migrate.upgrade(engine)
+    made = Site(settings=chosen, engine=engine, logs=folder)
+    try:
+        yield made
+    finally:
+        for process in made.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        engine.dispose()
+
+
+def processes_with(text: str) -> list[int]:
+    """Processes whose environment holds this text: those of one site, however they were started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                if text.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # it ended meanwhile, or is not ours to look at
+    return found
+
+
+def stop(process: subprocess.Popen[bytes], by: signal.Signals) -> int:
+    """Send a signal and wait for the end; the exit status."""
+    process.send_signal(by)
+    return process.wait(PATIENCE_S)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tests.trainer import samples
+from trainer import film
+from trainer.augment import augment
+
+
+def batch(n: int = 16, size: int = 64) -> torch.Tensor:
+    planes = [film.decode(samples.film(seed, sick=True), size) for seed in range(n)]
+    return torch.from_numpy(np.stack(planes)[:, None])
+
+
+def test_what_a_batch_becomes_depends_on_seed_epoch_and_step_alone() -> None:
+    first = augment(batch(), seed=1, epoch=2, step=3)
+    torch.rand(7)
+    assert torch.equal(augment(batch(), seed=1, epoch=2, step=3), first)
+    for seed, epoch, step in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
+        assert not torch.equal(augment(batch(), seed=seed, epoch=epoch, step=step), first)
+
+
+def test_pixels_stay_on_the_scale_of_gray_levels() -> None:
+    for level in (0, 128, 255):
+        flat = torch.full((8, 1, 32, 32), level, dtype=torch.uint8)
+        x = augment(flat, seed=0, epoch=1, step=level)
+        assert x.dtype == torch.float32
+        assert x.shape == flat.shape
+        assert 0 <= float(x.min()) <= float(x.max()) <= 255
+    assert augment(batch(), seed=0, epoch=1, step=0).isfinite().all()
+
+
+def test_a_film_is_never_mirrored_or_turned_over() -> None:
+    corner = torch.zeros((64, 1, 64, 64), dtype=torch.uint8)
+    corner[:, :, 8:24, 8:24] = 255  # upper left
+    for step in range(5):
+        x = augment(corner, seed=0, epoch=1, step=step)
+        quarters = [
+            x[:, :, i : i + 32, j : j + 32].mean((1, 2, 3)) for i in (0, 32) for j in (0, 32)
+        ]
+        assert (torch.stack(quarters).argmax(0) == 0).all()
+
+
+def test_a_film_is_not_changed_beyond_recognition() -> None:
+    x = batch()
+    y = augment(x, seed=0, epoch=1, step=0)
+    for before, after in zip(x.float(), y, strict=True):
+        pair = torch.stack([before.flatten(), after.flatten()])
+        assert torch.corrcoef(pair)[0, 1] > 0.2

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]  # ships no hints
+import openvino
+import pytest
+from numpy.typing import NDArray
+
+from trainer import calibration, card, export, film, loop, metrics, model
+from trainer.card import Card
+
+Outputs = dict[str, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def exported(trained: loop.Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    return path, export.export(trained, path)
+
+
+def films(trained: loop.Trained, n: int) -> NDArray[np.uint8]:
+    """Validation films `[n, S, S]`."""
+    return trained.films.take(trained.films.rows(trained.dataset.of("val")[:n]))[:, 0]
+
+
+def by_onnxruntime(path: Path, image: NDArray[np.uint8]) -> Outputs:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {card.INPUT: image}), strict=True))
+
+
+def by_openvino(path: Path, image: NDArray[np.uint8]) -> Outputs:
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled({card.INPUT: image})
+    return {output.get_any_name(): found[output] for output in compiled.outputs}
+
+
+@pytest.mark.parametrize("run", [by_onnxruntime, by_openvino])
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_every_engine_says_what_pytorch_says(
+    run: object, n: int, trained: loop.Trained, exported: tuple[Path, Card]
+) -> None:
+    path, about = exported
+    pixels = films(trained, n)
+    said = run(path, pixels[:, None])  # type: ignore[operator]
+    expected = export.reference_scores(trained, about, pixels)
+    assert said[card.SCORES].dtype == np.float32
+    assert np.abs(said[card.SCORES] - expected).max() <= 1e-5
+    assert said[card.CAM].shape == (n, 2, 2)
+    assert said[card.OOD].shape == (n,)
+
+
+@pytest.mark.parametrize("run", [by_onnxruntime, by_openvino])
+def test_the_maps_mean_plus_the_bias_is_the_positive_logit(
+    run: object, trained: loop.Trained, exported: tuple[Path, Card]
+) -> None:
+    path, about = exported
+    pixels = films(trained, 7)
+    said = run(path, pixels[:, None])  # type: ignore[operator]
+    rows = trained.films.rows(trained.dataset.of("val")[:7])
+    logits = loop.predict(trained.net, trained.films, rows).logits.numpy()
+    bias = trained.net.fc.bias.detach().numpy()
+    positive = said[card.CAM].mean((1, 2)) + bias[about.positive_index]
+    assert np.allclose(positive, logits[:, about.positive_index], atol=1e-4)
+    scores = calibration.softmax(logits + about.provenance["bias"], about.temperature)
+    assert np.allclose(said[card.SCORES], scores, atol=1e-5)
+
+
+def test_the_distance_in_the_file_is_the_one_that_was_fitted(
+    trained: loop.Trained, exported: tuple[Path, Card]
+) -> None:
+    path, about = exported
+    val = films(trained, 24)
+    train_rows = trained.films.rows(trained.dataset.of("train"))
+    val_rows = trained.films.rows(trained.dataset.of("val"))
+    pooled = [
+        loop.predict(trained.net, trained.films, rows).pooled.numpy()
+        for rows in (train_rows, val_rows)
+    ]
+    distance = calibration.distance(pooled[0], pooled[1])
+    said = by_onnxruntime(path, val[:, None])[card.OOD]
+    assert np.allclose(said, distance(pooled[1]), rtol=1e-3)
+    assert np.median(said) == pytest.approx(1, rel=1e-3)
+    assert about.ood_threshold == pytest.approx(distance.threshold, rel=1e-3)
+
+
+def test_a_black_film_and_one_of_stripes_are_far_from_the_training_films(
+    exported: tuple[Path, Card],
+) -> None:
+    path, about = exported
+    stripes = np.zeros((about.size, about.size), np.uint8)
+    stripes[:, ::4] = 255
+    strange = np.stack([np.zeros_like(stripes), stripes])[:, None]
+    assert about.ood_threshold is not None
+    assert (by_onnxruntime(path, strange)[card.OOD] > about.ood_threshold).all()
+
+
+def test_the_card_says_how_the_model_was_made_and_how_good_it_is(
+    trained: loop.Trained, exported: tuple[Path, Card]
+) -> None:
+    path, about = exported
+    read = card.read(path)
+    assert read.to_json() == about.to_json()
+    assert (read.labels, read.positive, read.size) == (("NORMAL", "PNEUMONIA"), "PNEUMONIA", 48)
+    assert read.dataset_hash == trained.dataset.hash
+    assert read.threshold_rule == "youden on 24 validation films"
+    film.check_golden(list(read.golden), read.film_rule)
+
+    val = trained.dataset.of("val")
+    score = by_onnxruntime(path, films(trained, 24)[:, None])[card.SCORES][:, 1]
+    truth = np.array([f.label == 1 for f in val])
+    again = metrics.summary(score, truth, read.threshold)
+    assert read.metrics == pytest.approx(again, abs=1e-4)
+    assert read.provenance["options"]["lr"] == trained.options.lr
+    assert read.provenance["films"]["val"] == {"NORMAL": 12, "PNEUMONIA": 12}
+    assert set(read.provenance["versions"]) == {"torch", "torchvision", "numpy", "pillow", "onnx"}
+
+
+def test_equal_weights_and_card_give_equal_bytes(
+    trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
+) -> None:
+    _, about = exported
+    weights = trained.net.state_dict()
+    export.write(tmp_path / "a.onnx", weights, about)
+    export.write(tmp_path / "b.onnx", dict(reversed(weights.items())), about)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_a_model_without_a_distance_has_no_such_output(
+    trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
+) -> None:
+    _, about = exported
+    export.write(tmp_path / "m.onnx", trained.net.state_dict(), about)
+    said = by_onnxruntime(tmp_path / "m.onnx", films(trained, 1)[:, None])
+    assert set(said) == {card.SCORES, card.CAM}
+
+
+def test_the_file_is_what_the_oldest_supported_tensorrt_parses(
+    exported: tuple[Path, Card],
+) -> None:
+    proto = onnx.load(str(exported[0]))
+    onnx.checker.check_model(proto, full_check=True)
+    assert (proto.ir_version, proto.opset_import[0].version) == (8, 17)
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert not [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+
+
+def test_a_side_that_32_does_not_divide_is_exported_too(
+    trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
+) -> None:
+    odd = dataclasses.replace(exported[1], size=50, provenance={"bias": [0.0, 0.0]})
+    export.write(tmp_path / "m.onnx", trained.net.state_dict(), odd)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 50, 50), dtype=np.uint8)
+    said = by_onnxruntime(tmp_path / "m.onnx", pixels[:, None])
+    expected = export.reference_scores(trained, odd, pixels)
+    assert np.abs(said[card.SCORES] - expected).max() <= 1e-5
+
+
+def test_a_precision_that_cannot_be_written_is_refused(
+    trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
+) -> None:
+    other = dataclasses.replace(exported[1], precision="int4")
+    with pytest.raises(ValueError, match="precision int4 cannot be written"):
+        export.write(tmp_path / "m.onnx", trained.net.state_dict(), other)
+    assert not list(tmp_path.iterdir())
+
+
+def test_three_classes_are_exported_with_the_chosen_ones_map(
+    trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
+) -> None:
+    net, _ = model.build(3, "scratch")
+    about = dataclasses.replace(
+        exported[1], labels=("A", "B", "C"), positive="B", provenance={"bias": [0.0, 0.0, 0.0]}
+    )
+    export.write(tmp_path / "m.onnx", net.state_dict(), about)
+    said = by_onnxruntime(tmp_path / "m.onnx", films(trained, 4)[:, None])
+    three = dataclasses.replace(trained, net=net.eval())
+    expected = export.reference_scores(three, about, films(trained, 4))
+    assert np.abs(said[card.SCORES] - expected).max() <= 1e-5
+    assert np.allclose(said[card.SCORES].sum(axis=1), 1)
+
+
+def test_tensorrt_builds_the_file(exported: tuple[Path, Card]) -> None:
+    trt = pytest.importorskip(
+        "tensorrt_rtx", reason="needs TensorRT-RTX, which builds without a GPU"
+    )
+    path, about = exported
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    parsed = parser.parse_from_file(str(path))
+    assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape(card.INPUT, *((n, 1, about.size, about.size) for n in (1, 8, 32)))
+    assert config.add_optimization_profile(profile) >= 0
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None
+    outputs = {network.get_output(i).name for i in range(network.num_outputs)}
+    assert outputs == {card.SCORES, card.CAM, card.OOD}

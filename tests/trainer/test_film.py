@@ -1,0 +1,199 @@
+"""The film rule: which pixels it makes, and what it says of files that are no films."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from trainer import film, phantom
+from trainer.errors import FilmError, FilmRefused
+
+ORIGINALS = Path(__file__).parents[2].parent / "shared" / "data" / "originals"
+
+
+def scene(height: int = 300, width: int = 400) -> Image.Image:
+    """A smooth gray picture in which every corner is different."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return Image.fromarray((rows * 150 / height + columns * 100 / width).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def full(image: Image.Image, size: int) -> np.ndarray:
+    """The rule's definition without its short cut."""
+    return np.asarray(image.convert("L").resize((size, size), Image.Resampling.BILINEAR), int)
+
+
+def differences(films: Iterable[bytes], size: int) -> np.ndarray:
+    """|Δ gray level| between the rule and a full decode, over all pixels of all films."""
+    found = []
+    for data in films:
+        with Image.open(io.BytesIO(data)) as image:
+            expected = full(image, size)
+        found.append(np.abs(film.decode(data, size).astype(int) - expected))
+    return np.stack(found)
+
+
+def test_a_reduced_dct_scale_stays_close_to_a_full_decode() -> None:
+    # Phantoms are grainier than any real film, and grain is what a reduced scale loses.
+    found = differences((made.data for made in phantom.films(8, seed=3)), 112)
+    assert found.mean() < 1.0
+    assert found.mean((1, 2)).max() < 1.5
+
+
+@pytest.mark.skipif(not ORIGINALS.is_dir(), reason=f"{ORIGINALS} is not here")
+def test_on_real_films_a_reduced_dct_scale_changes_a_third_of_a_gray_level() -> None:
+    found = differences((p.read_bytes() for p in sorted(ORIGINALS.rglob("*.jp*g"))), 224)
+    assert found.mean() < 0.35
+    assert np.percentile(found, 99) <= 4
+
+
+def test_the_whole_film_is_stretched_and_nothing_is_cropped() -> None:
+    image = Image.new("L", (400, 200), 128)
+    for x, y in ((0, 0), (360, 0), (0, 160), (360, 160)):
+        image.paste(255, (x, y, x + 40, y + 40))
+    pixels = film.decode(encoded(image), 64)
+    assert [int(pixels[y, x]) for y in (2, 61) for x in (2, 61)] == [255] * 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_orientation_is_undone(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(scene(), "JPEG", exif=exif, quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = full(ImageOps.exif_transpose(image), 64)
+    assert np.abs(film.decode(data, 64) - expected).max() <= 2
+
+
+def test_a_damaged_exif_costs_the_orientation_and_not_the_film() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(encoded(scene(), "JPEG", exif=exif))
+    start = data.index(b"Exif")
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = data.copy()
+        for _ in range(4):
+            damaged[start + 6 + rng.randrange(26)] = rng.randrange(256)
+        assert film.decode(bytes(damaged), 64).shape == (64, 64)
+
+
+def test_gray_colour_palette_and_transparent_forms_of_one_picture_agree() -> None:
+    gray = scene()
+    expected = full(gray, 64)
+    opaque = gray.convert("RGBA")
+    forms = (gray, gray.convert("RGB"), gray.convert("P"), opaque, gray.convert("LA"))
+    for image in forms:
+        assert np.abs(film.decode(encoded(image), 64) - expected).max() <= 1, image.mode
+
+
+def test_transparency_is_laid_on_black() -> None:
+    image = Image.new("RGBA", (100, 100), (255, 255, 255, 0))
+    assert film.decode(encoded(image), 32).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "truncated"),
+        (b"<html><body>not here</body></html>", "not_an_image"),
+        (b"\xff\xd8\xff", "truncated"),
+        (b"\x89PNG\r\n\x1a\n", "truncated"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 64, "unsupported_format"),
+        (b"II*\0" + b"\0" * 64, "unsupported_format"),
+        (b"GIF89a" + b"\0" * 64, "unsupported_format"),
+        (b"PK\x03\x04" + b"\0" * 64, "unsupported_format"),
+    ],
+)
+def test_what_is_no_film_is_named(data: bytes, code: str) -> None:
+    with pytest.raises(FilmError) as raised:
+        film.decode(data, 32)
+    assert raised.value.code == code
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_file_cut_short_is_never_taken_for_a_film(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    data = encoded(Image.fromarray(rng.integers(0, 256, (120, 120), np.uint8)), kind)
+    for end in range(0, len(data) * 9 // 10, 97):
+        with pytest.raises(FilmError) as raised:
+            film.decode(data[:end], 64)
+        assert raised.value.code in ("truncated", "corrupt"), end
+
+
+def test_sixteen_bits_are_refused_by_name_and_not_cut_to_eight() -> None:
+    deep = Image.fromarray(np.full((64, 64), 40_000, np.uint16))
+    with pytest.raises(FilmError, match="8 bits") as raised:
+        film.decode(encoded(deep), 32)
+    assert raised.value.code == "unsupported_pixels"
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_of_colour_and_transparency_are_refused_too(
+    colour: int, channels: int
+) -> None:
+    header = struct.pack(">2I5B", 64, 64, 16, colour, 0, 0, 0)
+    rows = zlib.compress(64 * (b"\0" + bytes(64 * channels * 2)))
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    with pytest.raises(FilmError, match="8 bits") as raised:
+        film.decode(data, 32)
+    assert raised.value.code == "unsupported_pixels"
+
+
+def test_cmyk_is_refused_by_name() -> None:
+    with pytest.raises(FilmError) as raised:
+        film.decode(encoded(Image.new("CMYK", (64, 64)), "JPEG"), 32)
+    assert raised.value.code == "unsupported_pixels"
+
+
+def test_an_icon_is_refused_and_not_an_error() -> None:
+    with pytest.raises(FilmRefused) as raised:
+        film.decode(encoded(Image.new("L", (31, 200))), 32)
+    assert raised.value.code == "too_small"
+
+
+def test_a_decompression_bomb_is_named_before_it_is_decoded() -> None:
+    bomb = bytearray(encoded(Image.new("L", (64, 64))))
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height in IHDR
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    with pytest.raises(FilmError) as raised:
+        film.decode(bytes(bomb), 32)
+    assert raised.value.code == "too_large"
+
+
+def test_pixels_go_where_the_caller_wants_them() -> None:
+    data = encoded(scene())
+    place = np.zeros(32 * 32, np.uint8)
+    film.decode(data, 32, out=place)
+    assert (place.reshape(32, 32) == film.decode(data, 32)).all()
+
+
+def test_golden_vectors_hold_here_and_catch_another_rule() -> None:
+    vectors = film.golden()
+    film.check_golden(vectors, film.DEFAULT_RULE)
+    wrong = film.Golden(film=vectors[0].film, pixels=vectors[0].pixels + np.uint8(5))
+    with pytest.raises(FilmError, match="differs by") as raised:
+        film.check_golden([*vectors[1:], wrong], film.DEFAULT_RULE)
+    assert raised.value.code == "rule_mismatch"
+
+
+def test_an_unknown_rule_is_a_lookup_error() -> None:
+    with pytest.raises(LookupError, match="gray-stretch-1"):
+        film.decode(b"", 32, "gray-stretch-99")

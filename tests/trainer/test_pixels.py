@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer import samples
+from trainer import dataset, film, pixels
+from trainer.errors import DatasetError, Stopped
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "labelled"
+    samples.fill(folder, patients=8)
+    return folder
+
+
+def test_the_planes_are_what_the_film_rule_makes(root: Path, tmp_path: Path) -> None:
+    data, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=40)
+    rows = films.rows(data.films)
+    for one, plane in zip(data.films, films.take(rows), strict=True):
+        assert np.array_equal(plane[0], film.decode((root / one.path).read_bytes(), 40))
+
+
+def test_films_are_decoded_once_whatever_the_split(root: Path, tmp_path: Path) -> None:
+    first = dataset.read(root, seed=0)
+    pixels.decode(first, tmp_path / "cache", size=32)
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
+    second = dataset.read(root, seed=1)
+    assert second.of("val") != first.of("val")
+    pixels.decode(second, tmp_path / "cache", size=32)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()} == made
+    pixels.decode(second, tmp_path / "cache", size=33)
+    assert len(list((tmp_path / "cache").iterdir())) == 2 * len(made)
+
+
+def test_a_broken_film_is_left_out_and_named_every_time(root: Path, tmp_path: Path) -> None:
+    whole = samples.film(77)
+    (root / "NORMAL" / "cut.jpeg").write_bytes(whole[: len(whole) // 2])
+    (root / "NORMAL" / "page.jpeg").write_bytes(b"<html>not found</html>")
+    (root / "PNEUMONIA" / "empty.jpeg").write_bytes(b"")
+    read = dataset.read(root)
+    for _ in range(2):
+        data, films = pixels.decode(read, tmp_path / "cache", size=32)
+        assert [(f.path, f.code) for f in data.left_out] == [
+            ("NORMAL/cut.jpeg", "truncated"),
+            ("NORMAL/page.jpeg", "not_an_image"),
+            ("PNEUMONIA/empty.jpeg", "truncated"),
+        ]
+        assert len(films.rows(data.films)) == len(data.films) == len(read.films) - 3
+        assert data.hash != read.hash
+
+
+def test_a_folder_of_mostly_broken_films_is_refused(root: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        (root / "NORMAL" / f"broken{number}.jpeg").write_bytes(b"GIF89a%d" % number)
+    with pytest.raises(DatasetError, match=r"6 of 38 films .*6 × unsupported_format"):
+        pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+
+
+def test_a_class_without_readable_films_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "labelled"
+    samples.fill(root, patients=3, films=1)
+    for number, path in enumerate((root / "NORMAL").iterdir()):
+        path.write_bytes(b"nothing %d" % number)
+    with pytest.raises(DatasetError, match=r"class NORMAL .* has no readable films"):
+        pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+
+
+def test_a_film_that_changed_since_the_folder_was_read_is_left_out(
+    root: Path, tmp_path: Path
+) -> None:
+    read = dataset.read(root)
+    (root / read.films[0].path).write_bytes(samples.film(123))
+    data, _ = pixels.decode(read, tmp_path / "cache", size=32)
+    assert [(f.path, f.code) for f in data.left_out] == [(read.films[0].path, "changed")]
+
+
+def test_decoding_that_is_stopped_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped, match="3 of 32 films"):
+        pixels.decode(dataset.read(root), tmp_path / "cache", size=32, stop=lambda: next(asked))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_test_films_are_not_decoded(root: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    split.mkdir()
+    root.rename(split / "train")
+    samples.write(split / "test", "NORMAL/1.png", "PNEUMONIA/2.png")
+    (split / "test" / "NORMAL" / "broken.png").write_bytes(b"nothing")
+    data, films = pixels.decode(dataset.read(split), tmp_path / "cache", size=32)
+    assert len(films.planes) == 32
+    assert not data.left_out

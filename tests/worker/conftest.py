@@ -1,0 +1,55 @@
+"""One small model file of random weights, and a migrated database in which it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import migrate
+from tests.worker import samples
+from trainer.card import Card
+
+
+@pytest.fixture(scope="session")
+def written_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
+    """A model file of two classes at 64 pixels, and its card."""
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    return path, samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def model_file(written_model: tuple[Path, Card]) -> Path:
+    """A model file of two classes at 64 pixels; nobody may change it."""
+    return written_model[0]
+
+
+@pytest.fixture(scope="session")
+def card(written_model: tuple[Path, Card]) -> Card:
+    """The card inside `model_file`."""
+    return written_model[1]
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
+    """A model file of three classes at 64 pixels, and its card."""
+    path = tmp_path_factory.mktemp("model") / "other.onnx"
+    return path, samples.write_model(path, ("NORMAL", "VIRUS", "BACTERIA"), seed=2)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[sa.Engine]:
+    """A migrated database without a row; the test runs once on SQLite and once on PostgreSQL."""
+    engine = connecting.connect(database_url)
+    migrate.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def model_id(database: sa.Engine, model_file: Path, card: Card) -> int:
+    """The number of `model_file` in `database`."""
+    return samples.register(database, model_file, card)

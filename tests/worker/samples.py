@@ -1,0 +1,126 @@
+"""What the worker's tests work on: small model files, films, and jobs as the command line makes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+import torch
+from numpy.typing import NDArray
+
+from db import database, jobs, models
+from trainer import calibration, export, film, model, phantom
+from trainer.card import Card
+from worker import archive
+
+#: S of the models here.
+SIZE = 64
+
+#: Longest wait for something that happens in another thread or process, in seconds.
+PATIENCE_S = 60.0
+
+
+def films(patients: int, seed: int = 0) -> list[tuple[str, bytes]]:
+    """Name and bytes of synthetic films, one to four per patient."""
+    return [(f.name, f.data) for f in phantom.films(patients, seed)]
+
+
+def pixels(encoded: Sequence[bytes], size: int = SIZE) -> NDArray[np.uint8]:
+    """`uint8 [N, 1, S, S]` as the film rule makes it."""
+    return np.stack([film.decode(data, size)[None] for data in encoded])
+
+
+def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> Card:
+    """Write a model of random weights whose scores cover 0 to 1; returns its card."""
+    seen = torch.from_numpy(pixels([data for _, data in films(12, seed)]))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other are slower on a busy machine
+    net, _ = model.build(len(labels), model.SCRATCH, seed)
+    with torch.no_grad():
+        for _ in range(10):  # the batch norms get used to films
+            net.train()(seen)
+        reading = net.eval().read(seen)
+        # Logits that differ from film to film as those of a trained network do.
+        raw = reading.logits - net.fc.bias
+        net.fc.weight *= 2 / raw.std(0)[:, None]
+        net.fc.bias.copy_(-(raw * (2 / raw.std(0))).mean(0))
+    torch.set_num_threads(before)
+    features = reading.pooled.numpy()
+    distance = calibration.distance(features[::2], features[1::2])
+    made = Card(
+        labels=labels,
+        positive=labels[-1],
+        size=SIZE,
+        film_rule=film.DEFAULT_RULE,
+        golden=tuple(film.golden()),
+        **{
+            "temperature": 1.0,
+            "threshold": 0.5,
+            "threshold_rule": f"half, of random weights {seed}",
+            "ood_threshold": distance.threshold,
+            **card,
+        },
+    )
+    export.write(path, net.state_dict(), made, distance)
+    return made
+
+
+def register(engine: sa.Engine, file: Path, card: Card) -> int:
+    """Register a model file; the model's number."""
+    new = models.NewModel(
+        name=file.stem,
+        origin="trained",
+        arch="resnet18",
+        labels=card.labels,
+        positive=card.positive,
+        size=card.size,
+        film_rule=card.film_rule,
+        temperature=card.temperature,
+        threshold=card.threshold,
+        threshold_rule=card.threshold_rule,
+        ood_threshold=card.ood_threshold,
+        metrics=card.metrics,
+        card=json.loads(card.to_json()),
+        files={card.precision: file},
+    )
+    return database.write(engine, lambda c: models.register(c, new, "tests"))
+
+
+def submit_score(engine: sa.Engine, model_id: int, *uris: Path, **job: Any) -> int:
+    """Submit a scoring job over archives, with further columns of its row; its number."""
+    rows = []
+    for uri in uris:
+        with archive.open_source(str(uri)) as source:
+            rows.append(
+                {"uri": source.uri, "kind": source.kind, "fingerprint": source.fingerprint()}
+            )
+    return database.write(
+        engine,
+        lambda c: jobs.submit(
+            c,
+            kind="score",
+            spec={"keep_cam": "flagged"},
+            submitted_by="tests",
+            model_id=model_id,
+            source_rows=rows,
+            **job,
+        ),
+    )
+
+
+def wait(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait until something is true; fail if it never is."""
+    deadline = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < deadline, f"waited {patience_s:.0f} s for {what}"
+        time.sleep(0.01)
+
+
+def descriptors(pid: int | str = "self") -> int:
+    """How many files a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

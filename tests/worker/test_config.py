@@ -1,0 +1,176 @@
+"""Settings: what the environment says, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from db import database as connecting
+from worker import config
+from worker.errors import ConfigError
+
+#: A value other than the default for each setting.
+OTHER = {
+    "PNEUMOQ_HOME": "/srv/films of the ward",
+    "PNEUMOQ_DATABASE_URL": "postgresql://pneumoq:secret@db.example/films",
+    "PNEUMOQ_BROKER_URL": "redis://:secret@broker.example:6380/2",
+    "PNEUMOQ_READER_URL": "postgresql://reader:secret@db.example/films",
+    "PNEUMOQ_LEASE_S": "12.5",
+    "PNEUMOQ_SWEEP_S": "3",
+    "PNEUMOQ_DECODERS": "7",
+    "PNEUMOQ_ENGINE_THREADS": "5",
+    "PNEUMOQ_BATCH": "16",
+    "PNEUMOQ_FILM_DEADLINE_S": "9.5",
+    "PNEUMOQ_FILM_MEMORY_MB": "512",
+    "PNEUMOQ_TRAIN_THREADS": "3",
+    "PNEUMOQ_LOG_LEVEL": "DEBUG",
+}
+
+
+def test_without_a_variable_everything_is_in_the_home_folder() -> None:
+    settings = config.load({})
+    assert settings.home == Path.home() / ".pneumoq"
+    assert settings.database_path == settings.home / "pneumoq.db"
+    assert settings.embedded_broker
+    assert settings.broker_url == f"redis+socket://{settings.home}/broker/valkey.sock"
+    assert settings.reader_url is None
+    cores = len(os.sched_getaffinity(0))
+    assert (settings.decoders, settings.engine_threads, settings.train_threads) == (cores,) * 3
+
+
+def test_every_setting_has_its_variable() -> None:
+    assert OTHER.keys() == {row["variable"] for row in config.describe(config.load({}))}
+    default, other = config.load({}), config.load(OTHER)
+    for variable in OTHER:
+        name = variable.removeprefix(config.PREFIX).lower()
+        assert type(getattr(default, name)) is type(getattr(other, name)) or name == "reader_url"
+        assert getattr(default, name) != getattr(other, name)
+    assert other.home == Path("/srv/films of the ward")
+    assert (other.lease_s, other.batch) == (12.5, 16)
+    assert other.database_path is None
+    assert not other.embedded_broker
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert config.load({"PNEUMOQ_BATCH": "", "PNEUMOQ_NOTHING": ""}) == config.load({})
+
+
+def test_a_variable_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="PNEUMOQ_DATABASE, PNEUMOQ_LEASE: no such setting"):
+        config.load({"PNEUMOQ_LEASE": "1", "PNEUMOQ_DATABASE": "x", "HOME": "/root"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("PNEUMOQ_BATCH", "eight"),
+        ("PNEUMOQ_BATCH", "2.5"),
+        ("PNEUMOQ_BATCH", "0"),
+        ("PNEUMOQ_LEASE_S", "-1"),
+        ("PNEUMOQ_LEASE_S", "nan"),
+        ("PNEUMOQ_LEASE_S", "inf"),
+    ],
+)
+def test_a_value_that_is_no_useful_number_is_refused_with_its_variable(
+    variable: str, text: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{variable}='{text}'"):
+        config.load({variable: text})
+
+
+def test_a_tilde_and_a_relative_home_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config.load({"PNEUMOQ_HOME": "here"}).home == tmp_path / "here"
+    assert config.load({"PNEUMOQ_HOME": "~/there"}).home == Path.home() / "there"
+
+
+def test_a_child_process_loads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOQ_READER_URL", "postgresql://not/this")
+    monkeypatch.setenv("BYSTANDER", "stays")
+    for given in ({}, OTHER):
+        settings = config.load(given)
+        environment = config.child_environment(settings, LANG="C.UTF-8")
+        assert environment["LANG"] == "C.UTF-8"
+        assert environment["BYSTANDER"] == "stays"
+        code = "from worker import config; import sys; sys.stdout.write(repr(config.load()))"
+        child = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        assert child.stdout == repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://pneumoq:secret@db/films", "postgresql://pneumoq:***@db/films"),
+        ("postgresql://pneumoq:s@cr:et@db/films", "postgresql://pneumoq:***@db/films"),
+        (
+            "postgresql://db/films?user=x&password=secret",
+            "postgresql://db/films?user=x&password=***",
+        ),
+        ("redis://:secret@broker:6380/2", "redis://:***@broker:6380/2"),
+        ("postgresql://pneumoq@db/films", "postgresql://pneumoq@db/films"),
+        ("sqlite:////srv/pneumoq.db", "sqlite:////srv/pneumoq.db"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    rows = config.describe(config.load({"PNEUMOQ_DATABASE_URL": url}))
+    assert {r["variable"]: r["value"] for r in rows}["PNEUMOQ_DATABASE_URL"] == shown
+    assert not any("secret" in r["value"] for r in rows)
+
+
+def test_what_was_set_is_told_from_what_is_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOQ_BATCH", "3")
+    rows = {r["variable"]: r for r in config.describe(config.load())}
+    assert (rows["PNEUMOQ_BATCH"]["set"], rows["PNEUMOQ_BATCH"]["value"]) == ("yes", "3")
+    assert rows["PNEUMOQ_LEASE_S"]["set"] == ""
+    assert all(r["meaning"] for r in rows.values())
+
+
+def test_a_socket_path_too_long_for_the_system_goes_to_the_temporary_folder() -> None:
+    short, long = Path("/srv/pneumoq"), Path("/srv") / ("long" * 40)
+    assert config.broker_folder(short) == short / "broker"
+    folder = config.broker_folder(long)
+    assert folder.parent != long
+    assert len(os.fsencode(folder / "valkey.sock")) <= 107
+    assert str(os.getuid()) in folder.name
+    assert config.broker_folder(long / "other") != folder
+    assert config.broker_folder(long) == folder
+    # Bytes count, not characters.
+    assert config.broker_folder(Path("/srv") / ("ä" * 50)).name != "broker"
+    settings = config.load({"PNEUMOQ_HOME": str(long)})
+    assert settings.embedded_broker
+    assert str(folder) in settings.broker_url
+
+
+def test_a_sqlite_file_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url, path in (
+        ("sqlite:///films.db", tmp_path / "films.db"),
+        ("sqlite:///~/films.db", Path.home() / "films.db"),
+        ("sqlite:////srv/100%25 of?them#.db", Path("/srv/100%25 of?them#.db")),
+    ):
+        settings = config.load({"PNEUMOQ_DATABASE_URL": url})
+        assert settings.database_path == path
+        assert connecting.connect(settings.database_url).url.database == str(path)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost", "http://broker.example", "valkey://broker.example/0", "redis://host:port"]
+)
+def test_a_broker_url_that_nobody_could_use_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="PNEUMOQ_BROKER_URL"):
+        config.load({"PNEUMOQ_BROKER_URL": url})
+
+
+def test_several_sentinels_are_one_broker() -> None:
+    url = "sentinel://one.example:26379;sentinel://two.example:26379"
+    assert config.load({"PNEUMOQ_BROKER_URL": url}).broker_url == url

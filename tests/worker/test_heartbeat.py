@@ -1,0 +1,165 @@
+"""The heartbeat keeps leases alive, and notices those that are gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, leases, workers
+from db.leases import NewShard, Shard
+from tests.worker import samples
+from worker import archive
+from worker.heartbeat import Heartbeat
+
+#: Short, so that a lease which is not renewed runs out within the test.
+LEASE_S = 1.0
+
+
+@pytest.fixture
+def heartbeat(database: sa.Engine) -> Iterator[Heartbeat]:
+    """A beating heart of worker `w`."""
+    made = Heartbeat(database, "w", lease_s=LEASE_S)
+    made.start()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def job_id(database: sa.Engine, model_id: int, tmp_path: Path) -> int:
+    """A job of one folder, not planned yet."""
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.png").write_bytes(b"x")
+    return samples.submit_score(database, model_id, tmp_path / "films")
+
+
+def claim_job(database: sa.Engine, worker_id: str = "w") -> jobs.Claimed | None:
+    """Claim a job to be planned."""
+    return connecting.write(database, lambda c: jobs.claim(c, "score", worker_id, LEASE_S))
+
+
+def claim_shard(database: sa.Engine, worker_id: str = "w") -> Shard | None:
+    """Claim a shard."""
+    return connecting.write(database, lambda c: leases.claim(c, worker_id, LEASE_S))
+
+
+def planned(database: sa.Engine) -> None:
+    """Plan the job that is due into two shards."""
+    claimed = claim_job(database)
+    assert claimed is not None
+    new = [NewShard(source_no=0, n_items=1, listing=archive.pack([])) for _ in range(2)]
+    connecting.write(database, lambda c: leases.add(c, claimed.lease, new))
+    connecting.write(database, lambda c: jobs.planned(c, claimed.lease, {}))
+
+
+def test_a_held_job_is_still_ours_long_after_its_lease(
+    database: sa.Engine, job_id: int, heartbeat: Heartbeat
+) -> None:
+    claimed = claim_job(database)
+    assert claimed is not None
+    heartbeat.hold(claimed.lease)
+    time.sleep(2 * LEASE_S)
+    assert claim_job(database, "other") is None
+    assert not heartbeat.lost(claimed.lease)
+    heartbeat.release(claimed.lease)
+    samples.wait(lambda: claim_job(database, "other"), "the lease to run out")
+
+
+def test_held_shards_are_still_ours_long_after_their_lease(
+    database: sa.Engine, job_id: int, heartbeat: Heartbeat
+) -> None:
+    planned(database)
+    held = [claim_shard(database), claim_shard(database)]
+    for shard in held:
+        assert shard is not None
+        heartbeat.hold(shard)
+    time.sleep(2 * LEASE_S)
+    assert claim_shard(database, "other") is None
+    assert held[0] is not None
+    heartbeat.release(held[0])
+    samples.wait(lambda: claim_shard(database, "other"), "the first lease to run out")
+    assert claim_shard(database, "other") is None
+    assert held[1] is not None
+    assert not heartbeat.lost(held[1])
+
+
+def test_a_lease_that_another_worker_took_is_lost_and_only_that(
+    database: sa.Engine, job_id: int
+) -> None:
+    planned(database)
+    first = claim_shard(database)
+    assert first is not None
+    time.sleep(1.1 * LEASE_S)  # a worker that was asleep
+    taken = claim_shard(database, "other")
+    assert taken is not None
+    assert taken.shard_no == first.shard_no
+    second = claim_shard(database)
+    assert second is not None
+    heartbeat = Heartbeat(database, "w", lease_s=LEASE_S)
+    heartbeat.hold(first)
+    heartbeat.hold(second)
+    heartbeat.beat()
+    assert heartbeat.lost(first)
+    assert not heartbeat.lost(second)
+    heartbeat.release(first)
+    assert not heartbeat.lost(first), "what was released is nobody's concern"
+
+
+def test_a_cancelled_job_is_noticed_within_a_beat_or_two(
+    database: sa.Engine, job_id: int, heartbeat: Heartbeat
+) -> None:
+    planned(database)
+    shard = claim_shard(database)
+    assert shard is not None
+    heartbeat.hold(shard)
+    connecting.write(database, lambda c: jobs.cancel(c, job_id, "tester"))
+    samples.wait(lambda: heartbeat.lost(shard), "the cancel to be noticed", patience_s=5)
+
+
+def test_a_cancelled_plan_or_training_is_noticed_too(
+    database: sa.Engine, job_id: int, heartbeat: Heartbeat
+) -> None:
+    claimed = claim_job(database)
+    assert claimed is not None
+    heartbeat.hold(claimed.lease)
+    connecting.write(database, lambda c: jobs.cancel(c, job_id, "tester"))
+    samples.wait(lambda: heartbeat.lost(claimed.lease), "the cancel to be noticed", patience_s=5)
+
+
+@pytest.fixture
+def known(database: sa.Engine) -> None:
+    """Worker `w` said hello long ago."""
+    connecting.write(
+        database,
+        lambda c: workers.hello(
+            c, "w", host="here", pid=1, queues="score", engine=None, versions={}
+        ),
+    )
+    with connecting.writing(database) as connection:
+        connection.exec_driver_sql("UPDATE workers SET seen_at = '2020-01-01 00:00:00'")
+
+
+@pytest.mark.usefixtures("known")
+def test_a_beat_tells_that_the_worker_is_alive(database: sa.Engine) -> None:
+    assert not workers.alive(database)
+    Heartbeat(database, "w", lease_s=LEASE_S).beat()
+    assert [row["id"] for row in workers.alive(database)] == ["w"]
+
+
+@pytest.mark.usefixtures("known")
+def test_a_database_that_does_not_answer_does_not_stop_the_heart(
+    database: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connecting.writing(database) as connection:
+        connection.exec_driver_sql("ALTER TABLE workers RENAME TO hidden")
+    heartbeat = Heartbeat(database, "w", lease_s=LEASE_S)
+    heartbeat.start()
+    samples.wait(lambda: "could not reach the database" in caplog.text, "a failed beat")
+    with connecting.writing(database) as connection:
+        connection.exec_driver_sql("ALTER TABLE hidden RENAME TO workers")
+    samples.wait(lambda: workers.alive(database), "the next beat")
+    heartbeat.end()

@@ -1,0 +1,146 @@
+"""The engine thread: answers in order, changes models in between, and survives those it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.worker import samples
+from trainer.card import Card
+from worker.engine import Engine, open_engine
+from worker.errors import EngineError
+from worker.inference import EngineThread, Request
+
+BATCH = 4
+
+
+class Asked:
+    """An engine thread on real engines, and what was heard of it."""
+
+    def __init__(self, files: dict[int, Path]) -> None:
+        self.loaded: list[Path] = []
+        self.woken = threading.Semaphore(0)
+
+        def locate(model_id: int) -> Path:
+            if model_id not in files:
+                raise EngineError(f"model {model_id} is not here")
+            return files[model_id]
+
+        def load(path: Path) -> Engine:
+            self.loaded.append(path)
+            return open_engine(path, batch=BATCH, threads=2)
+
+        self.thread = EngineThread(locate, load, self.woken.release)
+
+    def ask(self, *model_ids: int) -> list[Request]:
+        """One batch of its own for each."""
+        rng = np.random.default_rng(len(model_ids))
+        requests = [
+            Request(
+                model_id=model_id,
+                pixels=rng.integers(0, 256, (BATCH, 1, samples.SIZE, samples.SIZE), np.uint8),
+            )
+            for model_id in model_ids
+        ]
+        for request in requests:
+            self.thread.submit(request)
+        return requests
+
+    def done(self, count: int) -> list[Request]:
+        """Wait for so many."""
+        for _ in range(count):
+            assert self.woken.acquire(timeout=samples.PATIENCE_S)
+        return [self.thread.done.popleft() for _ in range(count)]
+
+
+@pytest.fixture
+def asked(model_file: Path, other_model: tuple[Path, Card], tmp_path: Path) -> Iterator[Asked]:
+    """Models 1 and 2, and a model 3 that cannot be loaded."""
+    (tmp_path / "bad.onnx").write_text("no model")
+    made = Asked({1: model_file, 2: other_model[0], 3: tmp_path / "bad.onnx"})
+    yield made
+    made.thread.close()
+
+
+@contextlib.contextmanager
+def reference(path: Path) -> Iterator[Engine]:
+    """An engine to compare with."""
+    engine = open_engine(path, batch=BATCH, threads=1)
+    yield engine
+    engine.close()
+
+
+def test_batches_are_answered_in_the_order_in_which_they_came(
+    asked: Asked, model_file: Path
+) -> None:
+    requests = asked.ask(*[1] * 12)
+    assert asked.done(12) == requests
+    assert asked.loaded == [model_file]
+    with reference(model_file) as engine:
+        for request in requests:
+            assert request.error is None
+            assert request.answer is not None
+            expected = engine.submit(request.pixels).result()
+            assert request.answer.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_models_change_while_batches_are_pending(
+    asked: Asked, model_file: Path, other_model: tuple[Path, Card]
+) -> None:
+    requests = asked.ask(1, 1, 2, 2, 2, 1, 2)
+    assert asked.done(7) == requests
+    for model_id, path in ((1, model_file), (2, other_model[0])):
+        with reference(path) as engine:
+            for request in requests:
+                if request.model_id == model_id:
+                    assert request.answer is not None
+                    expected = engine.submit(request.pixels).result()
+                    assert request.answer.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_a_model_that_cannot_be_loaded_costs_its_own_batches(asked: Asked) -> None:
+    requests = asked.ask(1, 3, 1, 4, 3, 2)
+    assert set(asked.done(6)) == set(requests)
+    assert [r.answer is not None for r in requests] == [True, False, True, False, False, True]
+    assert "not an ONNX file" in str(requests[1].error)
+    assert str(requests[3].error) == "model 4 is not here"
+    asked.thread.check()
+
+
+def test_a_model_that_is_not_here_does_not_cost_the_one_that_is_loaded(
+    asked: Asked, model_file: Path
+) -> None:
+    asked.ask(1, 4, 1)
+    asked.done(3)
+    assert asked.loaded == [model_file]
+
+
+def test_closing_finishes_what_is_queued(model_file: Path) -> None:
+    asked = Asked({1: model_file})
+    requests = asked.ask(*[1] * 6)
+    asked.thread.close()
+    assert list(asked.thread.done) == requests
+    assert all(r.answer is not None for r in requests)
+
+
+def test_an_engine_thread_that_ends_says_so_instead_of_keeping_its_askers_waiting(
+    model_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Asked({1: model_file})
+    # A batch of another size than the engine's is a mistake of ours, no trouble with the model.
+    asked.thread.submit(
+        Request(model_id=1, pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8))
+    )
+    assert asked.woken.acquire(timeout=samples.PATIENCE_S)
+    with pytest.raises(RuntimeError, match="the engine ended"):
+        asked.thread.check()
+    assert "the engine thread ended" in caplog.text
+    began = time.monotonic()
+    asked.thread.close()
+    assert time.monotonic() - began < 5

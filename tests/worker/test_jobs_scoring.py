@@ -1,0 +1,240 @@
+"""Scoring jobs by real worker processes, over a real broker, on both databases."""
+
+from __future__ import annotations
+
+import signal
+import tarfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db import database, jobs, workers
+from tests import servers
+from tests.site import Site, processes_with, site, stop
+from tests.worker import samples
+from trainer import phantom
+from trainer.card import Card
+
+ORIGINALS = Path(__file__).parents[2].parent / "shared" / "data" / "originals"
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of about a hundred films in two class folders."""
+    folder = tmp_path_factory.mktemp("films") / "films"
+    phantom.write_folder(folder, 45)
+    return folder
+
+
+@pytest.fixture
+def here(
+    database_url: str, valkey: servers.Valkey, tmp_path: Path, model_file: Path, card: Card
+) -> Iterator[Site]:
+    """A site whose model 1 is registered."""
+    with site(database_url, valkey, tmp_path / "site") as made:
+        assert samples.register(made.engine, model_file, card) == 1
+        yield made
+
+
+def packed(folder: Path, into: Path) -> dict[str, Path]:
+    """The same films as zip, tar and tar.gz."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    with zipfile.ZipFile(into / "films.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file, file.relative_to(folder))
+    for suffix, mode in (("tar", "w"), ("tar.gz", "w:gz")):
+        with tarfile.open(into / f"films.{suffix}", mode) as tar:
+            for file in files:
+                tar.add(file, file.relative_to(folder))
+    return {suffix: into / f"films.{suffix}" for suffix in ("zip", "tar", "tar.gz")}
+
+
+def warm_up(here: Site, film: Path) -> None:
+    """Score one film again and again until every worker has committed one: decoders are up."""
+    alive = len(workers.alive(here.engine, "score"))
+
+    def all_have() -> bool:
+        here.ended(here.score(film, model_id=1))
+        return here.rows("SELECT count(DISTINCT worker_id) AS n FROM shards")[0].n >= alive
+
+    here.wait(all_have, "every worker to have scored something")
+
+
+def exactly_one_outcome_each(here: Site, job_id: int, items: int) -> None:
+    """Every item of the job has one row among predictions, refusals and errors."""
+    numbers = [
+        row.item_no
+        for table in ("predictions", "refusals", "item_errors")
+        for row in here.rows(f"SELECT item_no FROM {table} WHERE job_id = :job", job=job_id)
+    ]
+    assert sorted(numbers) == list(range(items))
+
+
+def test_folder_zip_tar_and_targz_give_the_same_probabilities_with_one_worker_and_with_two(
+    here: Site, films: Path, tmp_path: Path
+) -> None:
+    count = sum(1 for p in films.rglob("*") if p.is_file())
+    archives = packed(films, tmp_path)
+    here.worker()
+    alone = here.score(films, model_id=1)
+    assert here.ended(alone) == "completed"
+    expected = here.probabilities(alone)
+    assert len(expected) == count
+    assert len(set(expected.values())) > count // 2
+
+    here.worker()
+    warm_up(here, sorted((films / "NORMAL").iterdir())[0])
+    for archive in archives.values():
+        job_id = here.score(archive, model_id=1)
+        assert here.ended(job_id) == "completed"
+        assert here.probabilities(job_id) == expected
+        by_worker = here.rows(
+            "SELECT worker_id, count(*) AS n FROM shards WHERE job_id = :job GROUP BY worker_id",
+            job=job_id,
+        )
+        assert len(by_worker) == 2
+        assert all(row.n >= 2 for row in by_worker)
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing_but_time(here: Site, films: Path) -> None:
+    count = sum(1 for p in films.rglob("*") if p.is_file())
+    first = here.worker()
+    job_id = here.score(films, model_id=1)
+
+    def in_the_middle() -> bool:
+        row = jobs.progress(here.engine, job_id)
+        return 1 <= row["shards_done"] < row["shards"]
+
+    here.wait(in_the_middle, "a first shard to be committed")
+    stop(first, signal.SIGKILL)
+    left = jobs.progress(here.engine, job_id)
+    assert 1 <= left["shards_done"] < left["shards"], "it was killed too late to prove anything"
+
+    here.worker()
+    assert here.ended(job_id) == "completed"
+    assert len(here.probabilities(job_id)) == count
+    exactly_one_outcome_each(here, job_id, count)
+    by_worker = here.rows("SELECT DISTINCT worker_id FROM shards WHERE job_id = :job", job=job_id)
+    assert len(by_worker) == 2
+
+
+def test_a_worker_told_to_end_hands_its_shards_back_at_once(here: Site, films: Path) -> None:
+    worker = here.worker(lease_s=600.0)
+    job_id = here.score(films, model_id=1)
+    here.wait(
+        lambda: jobs.progress(here.engine, job_id)["shards_done"] >= 1, "a shard to be committed"
+    )
+    began = time.monotonic()
+    stop(worker, signal.SIGTERM)
+    assert time.monotonic() - began < 15
+    held = here.rows("SELECT count(*) AS n FROM shards WHERE state = 'leased'")
+    assert held[0].n == 0
+    here.worker(lease_s=600.0)
+    assert here.ended(job_id) == "completed"
+
+
+def test_one_unreadable_file_costs_that_file_and_is_told(here: Site, films: Path) -> None:
+    bad = films.parent / "with_bad"
+    bad.mkdir(exist_ok=True)
+    good = sorted((films / "NORMAL").iterdir())[:20]
+    for file in good:
+        (bad / file.name).write_bytes(file.read_bytes())
+    (bad / "cut short.jpeg").write_bytes(good[0].read_bytes()[:2000])
+    (bad / "notes.txt").write_text("not a film")
+    here.worker()
+    answer = here.run("score", str(bad), "--wait")
+    assert answer.returncode == 3, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert here.state(1) == "completed_with_errors"
+    assert len(here.probabilities(1)) == len(good)
+    wrong = {row.name: row for row in here.rows("SELECT * FROM v_item_errors WHERE job_id = 1")}
+    assert wrong.keys() == {"cut short.jpeg", "notes.txt"}
+    assert wrong["cut short.jpeg"].code == "truncated"
+    assert wrong["notes.txt"].code == "not_an_image"
+    assert "JPEG" in wrong["notes.txt"].detail
+
+
+def test_a_bell_that_never_rang_is_made_up_for_by_a_sweep(here: Site, films: Path) -> None:
+    here.worker()
+    job_id = here.score(films, model_id=1, ring=False)
+    assert here.ended(job_id) == "completed"
+
+
+def test_the_broker_may_lose_everything_in_the_middle(
+    here: Site, films: Path, valkey: servers.Valkey
+) -> None:
+    here.worker()
+    job_id = here.score(films, model_id=1)
+    here.wait(lambda: jobs.progress(here.engine, job_id)["done"] > 0, "the first outcomes")
+    valkey.kill()
+    valkey.start(keep_data=False)
+    assert here.ended(job_id) == "completed"
+    # The worker found its way back to the empty broker: a second job reaches it.
+    assert here.ended(here.score(films, model_id=1, ring=False)) == "completed"
+
+
+def test_a_cancelled_job_ends_now_and_keeps_what_is_committed(here: Site, films: Path) -> None:
+    here.worker()
+    job_id = here.score(films, films, films, model_id=1)
+    here.wait(lambda: jobs.progress(here.engine, job_id)["shards_done"] >= 1, "a shard")
+    answer = here.run("jobs", "cancel", str(job_id))
+    assert answer.returncode == 0, answer.stderr
+    assert here.state(job_id) == "cancelled"
+    done = jobs.progress(here.engine, job_id)["done"]
+    # The worker drops what it holds and goes on with other work.
+    assert here.ended(here.score(films, model_id=1)) == "completed"
+    assert jobs.progress(here.engine, job_id)["done"] == done
+
+
+def test_a_more_urgent_job_overtakes_within_a_shard(here: Site, films: Path) -> None:
+    here.worker()
+    slow = here.score(*[films] * 4, model_id=1)
+    here.wait(lambda: jobs.progress(here.engine, slow)["shards_done"] >= 1, "a shard")
+    urgent = here.score(sorted((films / "NORMAL").iterdir())[0], model_id=1, priority=5)
+    assert here.ended(urgent) == "completed"
+    assert here.state(slow) in ("planning", "running")
+    done_before = here.rows(
+        """SELECT count(*) AS n FROM shards WHERE job_id = :slow AND finished_at IS NOT NULL
+           AND finished_at BETWEEN (SELECT created_at FROM jobs WHERE id = :urgent)
+                               AND (SELECT finished_at FROM jobs WHERE id = :urgent)""",
+        slow=slow,
+        urgent=urgent,
+    )
+    # What was in hand is finished: two shards, and one that was being claimed just then.
+    assert done_before[0].n <= 3
+    database.write(here.engine, lambda c: jobs.cancel(c, slow, "tester@here"))
+
+
+def test_nothing_outlives_a_killed_worker(here: Site, films: Path) -> None:
+    worker = here.worker()
+    job_id = here.score(films, model_id=1)
+    here.wait(lambda: jobs.progress(here.engine, job_id)["done"] > 0, "the first outcomes")
+    home = f"PNEUMOQ_HOME={here.settings.home}"
+    assert len(processes_with(home)) >= 2  # the worker and its decoder
+    stop(worker, signal.SIGKILL)
+    here.wait(lambda: not processes_with(home), "its decoders to end")
+
+
+@pytest.mark.skipif(not ORIGINALS.is_dir(), reason=f"{ORIGINALS} is not here")
+def test_the_94_original_films_give_94_equal_predictions_from_every_kind_of_archive(
+    here: Site, tmp_path: Path
+) -> None:
+    archives = packed(ORIGINALS, tmp_path)
+    here.worker()
+    job_id = here.score(ORIGINALS, model_id=1)
+    assert here.ended(job_id) == "completed"
+    expected = here.probabilities(job_id)
+    assert len(expected) == 94
+    here.worker()
+    warm_up(here, sorted((ORIGINALS / "NORMAL").iterdir())[0])
+    for archive in archives.values():
+        job_id = here.score(archive, model_id=1)
+        assert here.ended(job_id) == "completed"
+        assert here.probabilities(job_id) == expected
+        by_worker = here.rows(
+            "SELECT count(*) AS n FROM shards WHERE job_id = :job GROUP BY worker_id", job=job_id
+        )
+        assert sorted(min(row.n, 2) for row in by_worker) == [2, 2]

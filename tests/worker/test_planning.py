@@ -1,0 +1,343 @@
+"""Planning: what is listed, in which shards, and what a planner that was stopped leaves behind."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, leases
+from db.schema import shards
+from tests.worker import samples
+from worker import archive
+from worker.heartbeat import Heartbeat
+from worker.planning import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES, Planner
+
+
+class Row(NamedTuple):
+    """What a planner writes of a shard."""
+
+    shard_no: int
+    source_no: int
+    first_item: int
+    n_items: int
+    listing: bytes
+
+
+class Desk:
+    """A place where jobs are planned, one after another, and what was heard meanwhile."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.heartbeat = Heartbeat(engine, "planner", lease_s=60)
+        self.stop = threading.Event()
+        self.rung: list[int] = []
+        self.woken = 0
+        self.on_ring: Callable[[], object] = lambda: None
+
+    def plan(self, job_id: int) -> None:
+        """Claim the job and plan it until the planner ends."""
+        claimed = connecting.write(
+            self.engine, lambda c: jobs.claim(c, "score", "planner", lease_s=60)
+        )
+        assert claimed is not None
+        assert claimed.lease.job_id == job_id
+
+        def ring(times: int) -> None:
+            self.rung.append(times)
+            self.on_ring()
+
+        def wake() -> None:
+            self.woken += 1
+
+        self.heartbeat.hold(claimed.lease)
+        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, ring, wake)
+        planner.join()
+        assert not planner.running
+
+    def shards(self, job_id: int) -> list[Row]:
+        """A job's shards in order."""
+        columns = [shards.c[name] for name in Row._fields]
+        with connecting.reading(self.engine) as connection:
+            found = connection.execute(
+                sa.select(*columns).where(shards.c.job_id == job_id).order_by(shards.c.shard_no)
+            )
+            return [Row(*values) for values in found]
+
+    def names(self, job_id: int) -> list[str]:
+        """All items' names in order; proves that the shards follow each other without a gap."""
+        found: list[str] = []
+        for number, row in enumerate(self.shards(job_id)):
+            members = archive.unpack(row.listing)
+            assert (row.shard_no, row.first_item, row.n_items) == (number, len(found), len(members))
+            found.extend(m.name for m in members)
+        return found
+
+    def job(self, job_id: int) -> sa.RowMapping:
+        """The job's row."""
+        return jobs.get(self.engine, job_id)
+
+
+@pytest.fixture
+def desk(database: sa.Engine) -> Desk:
+    """A desk on `database`."""
+    return Desk(database)
+
+
+def listed(uri: Path) -> list[str]:
+    """The names in an archive."""
+    with archive.open_source(str(uri)) as source:
+        return [m.name for m in source.members()]
+
+
+def folder(root: Path, count: int) -> Path:
+    """A folder of so many small files."""
+    root.mkdir()
+    for n in range(count):
+        (root / f"film{n:05}.png").write_bytes(b"x")
+    return root
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of so many entries that it is written in several transactions."""
+    path = tmp_path_factory.mktemp("large") / "large.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        for n in range(40_000):
+            packed.writestr(f"ward{n % 7}/film{n:06}.png", b"x")
+    return path
+
+
+def test_a_small_job_still_has_several_shards(desk: Desk, model_id: int, tmp_path: Path) -> None:
+    films = folder(tmp_path / "films", 94)
+    job_id = samples.submit_score(desk.engine, model_id, films)
+    desk.plan(job_id)
+    sizes = [row.n_items for row in desk.shards(job_id)]
+    assert len(sizes) >= 4
+    assert all(size >= SMALLEST for size in sizes[:-1])
+    assert desk.names(job_id) == listed(films)
+    job = desk.job(job_id)
+    assert (job["state"], job["planned_items"], job["planned_shards"]) == (
+        "running",
+        94,
+        len(sizes),
+    )
+    assert sum(desk.rung) == len(sizes)
+    assert desk.woken >= 2
+
+
+def test_shards_of_a_large_job_grow_to_their_largest_size(
+    desk: Desk, model_id: int, large: Path
+) -> None:
+    job_id = samples.submit_score(desk.engine, model_id, large)
+    desk.plan(job_id)
+    sizes = [row.n_items for row in desk.shards(job_id)]
+    assert sizes[0] == SMALLEST
+    assert max(sizes) == LARGEST
+    assert sizes[:-1] == sorted(sizes[:-1])
+    for n, size in enumerate(sizes[:-1]):
+        assert size <= max(SMALLEST, sum(sizes[:n]) // PARTS)
+    assert len(desk.rung) >= 2, "shards are there to be scored before the listing is over"
+    assert desk.names(job_id) == listed(large)
+
+
+def test_a_planner_that_was_stopped_is_continued_to_the_same_shards(
+    desk: Desk, model_id: int, large: Path, tmp_path: Path
+) -> None:
+    small = folder(tmp_path / "films", 50)
+    undisturbed = samples.submit_score(desk.engine, model_id, small, large, small)
+    desk.plan(undisturbed)
+
+    job_id = samples.submit_score(desk.engine, model_id, small, large, small)
+    desk.rung.clear()
+
+    def stop() -> None:
+        if len(desk.rung) == 2:
+            desk.stop.set()
+
+    desk.on_ring = stop
+    desk.plan(job_id)
+    some = desk.job(job_id)["planned_shards"]
+    assert FLUSH_SHARDS <= some < len(desk.shards(undisturbed))
+    assert desk.job(job_id)["state"] == "planning"
+    assert desk.job(job_id)["attempts"] == 0, "stopping in good order is no failed attempt"
+
+    desk.stop.clear()
+    desk.on_ring = lambda: None
+    desk.plan(job_id)
+    assert desk.job(job_id)["state"] == "running"
+    assert desk.shards(job_id) == desk.shards(undisturbed)
+    assert desk.job(job_id)["passed_over"] == desk.job(undisturbed)["passed_over"]
+
+
+def test_a_planner_whose_worker_died_is_continued_to_the_same_shards(
+    desk: Desk, model_id: int, large: Path
+) -> None:
+    undisturbed = samples.submit_score(desk.engine, model_id, large)
+    desk.plan(undisturbed)
+
+    job_id = samples.submit_score(desk.engine, model_id, large)
+    desk.rung.clear()
+
+    def die() -> None:
+        # Whoever has it from now on writes nothing: its lease was taken over.
+        if len(desk.rung) == 1:
+            with connecting.writing(desk.engine) as connection:
+                connection.exec_driver_sql(
+                    f"UPDATE jobs SET lease_until = finished_at, lease_token = lease_token + 1, "
+                    f"state = 'queued' WHERE id = {job_id}"
+                )
+
+    desk.on_ring = die
+    desk.plan(job_id)
+    assert 0 < desk.job(job_id)["planned_shards"] < len(desk.shards(undisturbed))
+    desk.plan(job_id)
+    assert desk.shards(job_id) == desk.shards(undisturbed)
+
+
+def test_several_sources_make_one_listing_and_no_shard_has_two(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    one, other = folder(tmp_path / "one", 20), folder(tmp_path / "other", 30)
+    (one / ".DS_Store").write_bytes(b"x")
+    (other / "Thumbs.db").write_bytes(b"x")
+    empty = folder(tmp_path / "empty", 0)
+    single = tmp_path / "single.jpeg"
+    single.write_bytes(samples.films(1)[0][1])
+    job_id = samples.submit_score(desk.engine, model_id, one, empty, other, single, one)
+    desk.plan(job_id)
+    assert desk.names(job_id) == [
+        *listed(one),
+        *listed(other),
+        "single.jpeg",
+        *listed(one),
+    ]
+    per_source: dict[int, int] = {}
+    for row in desk.shards(job_id):
+        per_source[row.source_no] = per_source.get(row.source_no, 0) + row.n_items
+    assert per_source == {0: 20, 2: 30, 3: 1, 4: 20}
+    passed_over = desk.job(job_id)["passed_over"]
+    assert passed_over == {"macos_metadata": 2, "windows_metadata": 1}
+
+
+def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "films.tar.gz"
+    files = sorted(folder(tmp_path / "films", 60).iterdir())
+    with tarfile.open(path, "w:gz") as tar:
+        for file in files:
+            tar.add(file, file.name)
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    indexed: list[bool] = []
+    desk.on_ring = lambda: indexed.append(index_of(desk.engine, job_id) is not None)
+    desk.plan(job_id)
+    assert indexed == [True]
+    assert desk.names(job_id) == [f.name for f in files]
+    spool = archive.open_spool(str(path), index_of(desk.engine, job_id))
+    for row in desk.shards(job_id):
+        members = archive.unpack(row.listing)
+        first = members[0].offset - 512
+        fd = spool.window(first, members[-1].offset + members[-1].stored)
+        reader = archive.ExtentReader(fd, base=first)
+        assert [reader.read(m) for m in members] == [b"x"] * len(members)
+        os.close(fd)
+    spool.close()
+
+
+def index_of(engine: sa.Engine, job_id: int) -> bytes | None:
+    """The seek index of a job's first source."""
+    with connecting.reading(engine) as connection:
+        return leases.seek_index(connection, job_id, 0)
+
+
+def test_a_shard_of_a_compressed_tar_fits_into_memory(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "films.tar.gz"
+    zeros = bytes(WINDOW_BYTES * 5 // 8)
+    with (
+        gzip.open(path, "wb", compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w|") as tar,
+    ):
+        for n in range(3):
+            info = tarfile.TarInfo(f"{n}.png")
+            info.size = len(zeros)
+            tar.addfile(info, io.BytesIO(zeros))
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    desk.plan(job_id)
+    assert [row.n_items for row in desk.shards(job_id)] == [1, 1, 1]
+
+
+def test_sources_without_a_file_fail_the_job_and_say_so(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    empty = folder(tmp_path / "empty", 0)
+    (empty / ".DS_Store").write_bytes(b"x")
+    job_id = samples.submit_score(desk.engine, model_id, empty)
+    desk.plan(job_id)
+    job = desk.job(job_id)
+    assert job["state"] == "failed"
+    assert job["reason"] == "the sources hold no files to be scored"
+
+
+def test_an_archive_that_is_cut_short_fails_the_job_and_is_named(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "films.tar"
+    with tarfile.open(path, "w") as tar:
+        for file in sorted(folder(tmp_path / "films", 30).iterdir()):
+            tar.add(file, file.name)
+    os.truncate(path, 20 * 1024 + 700)
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    desk.plan(job_id)
+    job = desk.job(job_id)
+    assert job["state"] == "failed"
+    assert str(path) in job["reason"]
+    assert "cut short" in job["reason"]
+
+
+@pytest.mark.parametrize("change", ["other bytes", "another kind", "gone"])
+def test_an_archive_that_changed_since_it_was_submitted_fails_the_job(
+    desk: Desk, model_id: int, tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "films"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.png", b"x")
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    if change == "other bytes":
+        with zipfile.ZipFile(path, "a") as packed:
+            packed.writestr("b.png", b"x")
+    else:
+        path.unlink()
+        if change == "another kind":
+            folder(path, 3)
+    desk.plan(job_id)
+    job = desk.job(job_id)
+    assert job["state"] == "failed"
+    assert str(path) in job["reason"]
+    assert ("no such file" if change == "gone" else "was changed") in job["reason"]
+
+
+def test_a_cancelled_job_is_planned_no_further(desk: Desk, model_id: int, large: Path) -> None:
+    job_id = samples.submit_score(desk.engine, model_id, large)
+
+    def cancel() -> None:
+        connecting.write(desk.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        desk.heartbeat.beat()
+
+    desk.on_ring = cancel
+    desk.plan(job_id)
+    assert len(desk.rung) == 1
+    assert desk.job(job_id)["state"] == "cancelled"
+    assert len(desk.shards(job_id)) == desk.rung[0]

@@ -1,0 +1,149 @@
+"""Scoring within this process: what one shard or one model may cost the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, leases
+from db.leases import NewShard, Shard
+from db.schema import model_chunks, shards
+from tests.worker import samples
+from trainer.card import Card
+from worker import config
+from worker.engine import open_engine
+from worker.heartbeat import Heartbeat
+from worker.scoring import Scorer
+
+LEASE_S = 1.0
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite only: what differs between databases is tested with them."""
+    return sqlite_url
+
+
+class Scoring:
+    """A scorer and its database; work goes on until nothing is due."""
+
+    def __init__(self, engine: sa.Engine, home: Path) -> None:
+        settings = config.load(
+            {
+                "PNEUMOQ_HOME": str(home),
+                "PNEUMOQ_DECODERS": "1",
+                "PNEUMOQ_ENGINE_THREADS": "1",
+                "PNEUMOQ_LEASE_S": str(LEASE_S),
+            }
+        )
+        self.engine = engine
+        self.heartbeat = Heartbeat(engine, "w", lease_s=LEASE_S)
+        self.heartbeat.start()
+        self.scorer = Scorer(
+            settings, engine, "w", self.heartbeat, threading.Event(), lambda times: None
+        )
+
+    def probabilities(self, job_id: int) -> dict[str, float]:
+        """Film's name → probability."""
+        with connecting.reading(self.engine) as connection:
+            found = connection.execute(
+                sa.text("SELECT name, probability FROM v_predictions WHERE job_id = :job"),
+                {"job": job_id},
+            )
+            return {row.name: row.probability for row in found}
+
+    def shards(self, job_id: int) -> list[sa.RowMapping]:
+        """The job's shards."""
+        with connecting.reading(self.engine) as connection:
+            return list(
+                connection.execute(sa.select(shards).where(shards.c.job_id == job_id)).mappings()
+            )
+
+
+@pytest.fixture
+def scoring(database: sa.Engine, tmp_path: Path) -> Iterator[Scoring]:
+    """A scorer with a beating heart."""
+    made = Scoring(database, tmp_path / "home")
+    yield made
+    made.heartbeat.end()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of some films."""
+    root = tmp_path_factory.mktemp("films")
+    for name, data in samples.films(8):
+        (root / name).write_bytes(data)
+    return root
+
+
+def expected(path: Path, films: Path) -> dict[str, float]:
+    """What the model says of each film alone, in the batch shape of scoring."""
+    engine = open_engine(path, batch=8, threads=1)
+    found = {}
+    for file in films.iterdir():
+        pixels = samples.pixels([file.read_bytes()] * 8)
+        scores = engine.submit(pixels).result().scores[0]
+        found[file.name] = float(scores[engine.card.positive_index])
+    engine.close()
+    return found
+
+
+def test_jobs_of_two_models_in_hand_at_once_each_have_their_own_answers(
+    scoring: Scoring, folder: Path, model_file: Path, model_id: int, other_model: tuple[Path, Card]
+) -> None:
+    other_id = samples.register(scoring.engine, *other_model)
+    job_ids = [
+        samples.submit_score(scoring.engine, chosen, folder)
+        for chosen in (model_id, other_id, model_id, other_id)
+    ]
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    answers = [expected(path, folder) for path in (model_file, other_model[0])]
+    for n, job_id in enumerate(job_ids):
+        assert jobs.get(scoring.engine, job_id)["state"] == "completed"
+        assert scoring.probabilities(job_id) == answers[n % 2]
+
+
+def test_a_shard_that_cannot_be_opened_is_let_go_of(
+    scoring: Scoring, folder: Path, model_id: int
+) -> None:
+    samples.submit_score(scoring.engine, model_id, folder)
+    claimed = connecting.write(scoring.engine, lambda c: jobs.claim(c, "score", "w", LEASE_S))
+    assert claimed is not None
+    new = [NewShard(source_no=0, n_items=1, listing=b"no listing")]
+    connecting.write(scoring.engine, lambda c: leases.add(c, claimed.lease, new))
+    connecting.write(scoring.engine, lambda c: jobs.planned(c, claimed.lease, {}))
+    with pytest.raises(ValueError, match="listing is damaged"):
+        scoring.scorer.drain()
+    scoring.scorer.abandon()
+
+    # The worker's heart beats on; this lease runs out all the same.
+    def claim() -> Shard | None:
+        return connecting.write(scoring.engine, lambda c: leases.claim(c, "other", LEASE_S))
+
+    samples.wait(claim, "the lease to run out", patience_s=10 * LEASE_S)
+
+
+def test_a_model_that_cannot_be_had_hands_its_shards_back_with_the_reason(
+    scoring: Scoring, folder: Path, model_id: int, other_model: tuple[Path, Card]
+) -> None:
+    other_id = samples.register(scoring.engine, *other_model)
+    with connecting.writing(scoring.engine) as connection:
+        sha256 = sa.text("SELECT sha256 FROM model_files WHERE model_id = :model")
+        damaged = connection.execute(sha256, {"model": other_id}).scalar()
+        connection.execute(sa.delete(model_chunks).where(model_chunks.c.sha256 == damaged))
+    bad = samples.submit_score(scoring.engine, other_id, folder)
+    good = samples.submit_score(scoring.engine, model_id, folder)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    assert jobs.get(scoring.engine, good)["state"] == "completed"
+    assert jobs.get(scoring.engine, bad)["state"] == "running"
+    for shard in scoring.shards(bad):
+        assert (shard["state"], shard["attempts"]) == ("ready", 1)
+        assert shard["last_error"].startswith(f"model {other_id} is damaged in the database")

@@ -1,0 +1,186 @@
+"""A shard's outcomes: the decision, the map as bytes, and what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, leases
+from db.leases import Shard
+from db.results import NotPredicted, Prediction
+from tests.worker import samples
+from trainer.card import Card
+from worker import archive
+from worker.archive import Member
+from worker.decoders import Place
+from worker.engine import Outputs
+from worker.shard import Opener, ShardRun, label
+
+
+def run(card: Card, **spec: Any) -> ShardRun:
+    """A shard of three films that begins with item 10."""
+    members = [
+        Member(name=name, offset=0, stored=1, size=1, method=0, crc=None)
+        for name in ("a.png", "b\x1b.png", "c.png")
+    ]
+    shard = Shard(
+        job_id=1, shard_no=2, token=1, worker_id="w", attempt=1, source_no=0, first_item=10,
+        n_items=3, listing=archive.pack(members), model_id=1, priority=0, spec=spec,
+    )  # fmt: skip
+    place = Place(kind="folder", uri="/films", edition="1")
+    return ShardRun(shard=shard, card=card, place=place, members=members)
+
+
+def said(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
+    """What a network may have said about some films."""
+    return Outputs(
+        scores=np.array(scores, np.float32),
+        cam=None if cam is None else np.array(cam, np.float32),
+        ood=None if ood is None else np.array(ood, np.float32),
+    )
+
+
+def only(found: ShardRun) -> Prediction:
+    """The one prediction."""
+    (outcome,) = found.outcomes
+    assert isinstance(outcome, Prediction)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("threshold", "probability", "expected"),
+    [(0.5, 0.5, 1), (0.5, 0.49, 0), (0.2, 0.3, 1), (0.9, 0.8, 0)],
+)
+def test_of_two_classes_the_threshold_decides(
+    card: Card, threshold: float, probability: float, expected: int
+) -> None:
+    chosen = dataclasses.replace(card, threshold=threshold)
+    assert label(np.array([1 - probability, probability], np.float32), chosen) == expected
+
+
+def test_of_three_classes_the_threshold_decides_about_the_positive_one_first(card: Card) -> None:
+    chosen = dataclasses.replace(
+        card, labels=("NORMAL", "PNEUMONIA", "OTHER"), positive="PNEUMONIA", threshold=0.3
+    )
+    for scores, expected in (
+        ((0.6, 0.3, 0.1), 1),  # positive, though NORMAL is likelier
+        ((0.5, 0.2, 0.3), 0),
+        ((0.1, 0.2, 0.7), 2),
+    ):
+        assert label(np.array(scores, np.float32), chosen) == expected
+    # Below its threshold the positive class is not called, even where it is the likeliest.
+    strict = dataclasses.replace(chosen, threshold=0.9)
+    assert label(np.array((0.1, 0.7, 0.2), np.float32), strict) == 2
+
+
+def test_a_prediction_holds_what_the_network_said(card: Card) -> None:
+    chosen = dataclasses.replace(card, ood_threshold=1.5)
+    found = run(chosen)
+    found.scored(1, said((0.9, 0.1), (0.25, 0.75), ood=[1.0, 2.0]), row=1)
+    outcome = only(found)
+    assert (outcome.item_no, outcome.name) == (11, "b\\x1b.png")
+    assert (outcome.label_no, outcome.probability, outcome.positive) == (1, 0.75, True)
+    assert (outcome.ood, outcome.unusual) == (2.0, True)
+    assert (outcome.scores, outcome.cam) == (None, None)
+    assert not found.complete
+
+
+def test_all_scores_are_kept_where_there_are_more_than_two_classes(card: Card) -> None:
+    found = run(dataclasses.replace(card, labels=("A", "B", "C"), positive="C"))
+    found.scored(0, said((0.25, 0.5, 0.25)), row=0)
+    assert only(found).scores == [0.25, 0.5, 0.25]
+    assert only(found).label_no == 1
+    assert (only(found).ood, only(found).unusual) == (None, False)
+
+
+def test_a_film_that_failed_is_an_error_or_a_refusal(card: Card) -> None:
+    found = run(card)
+    found.failed(0, ("truncated", "it ends early", False))
+    found.failed(2, ("too_small", "an icon", True))
+    expected = [
+        NotPredicted(item_no=10, name="a.png", code="truncated", detail="it ends early"),
+        NotPredicted(item_no=12, name="c.png", code="too_small", detail="an icon", refused=True),
+    ]
+    assert found.outcomes == expected
+    found.scored(1, said((0.5, 0.5)), row=0)
+    assert found.complete
+
+
+@pytest.mark.parametrize(
+    ("spec", "kept"),
+    [
+        ({"keep_cam": "all"}, (True, True)),
+        ({"keep_cam": "flagged"}, (True, False)),
+        ({"keep_cam": "none"}, (False, False)),
+        ({}, (True, False)),
+    ],
+)
+def test_maps_are_kept_of_all_films_of_flagged_ones_or_of_none(
+    card: Card, spec: dict[str, str], kept: tuple[bool, bool]
+) -> None:
+    maps = [[[0.0, 1.0], [2.0, 3.0]]] * 2
+    for row, expected in enumerate(kept):
+        found = run(card, **spec)
+        found.scored(0, said((0.2, 0.8), (0.8, 0.2), cam=maps), row=row)
+        assert (only(found).cam is not None) == expected
+
+
+def test_a_map_comes_back_from_its_bytes_within_half_a_level(card: Card) -> None:
+    rng = np.random.default_rng(0)
+    for scale, offset in ((1, 0), (1e-3, 5), (1e4, -3), (0, 2)):
+        cam = (rng.normal(size=(5, 7)) * scale + offset).astype(np.float32)
+        found = run(card, keep_cam="all")
+        found.scored(0, said((0.5, 0.5), cam=cam[None]), row=0)
+        kept = only(found).cam
+        assert kept is not None
+        assert (kept.height, kept.width, len(kept.data)) == (5, 7, 35)
+        levels = np.frombuffer(kept.data, np.uint8).reshape(5, 7)
+        span = kept.high - kept.low
+        again = kept.low + levels * (span / 255)
+        bound = 0.5 * span / 255 + 1e-6 * max(abs(kept.low), abs(kept.high))
+        assert np.abs(again - cam).max() <= bound
+
+
+def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
+    database: sa.Engine, model_id: int, card: Card, tmp_path: Path
+) -> None:
+    films = samples.films(4)
+    with tarfile.open(tmp_path / "films.tar.gz", "w:gz") as tar:
+        for name, data in films:
+            (tmp_path / name).write_bytes(data)
+            tar.add(tmp_path / name, name)
+    job_id = samples.submit_score(database, model_id, tmp_path / "films.tar.gz")
+    uri = str(tmp_path / "films.tar.gz")
+    with archive.open_source(uri) as source:
+        listing = list(source.members())
+        index = source.index()
+    assert index is not None
+    claimed = connecting.write(database, lambda c: jobs.claim(c, "score", "w", 60))
+    assert claimed is not None
+    connecting.write(database, lambda c: leases.set_seek_index(c, claimed.lease, 0, index))
+    shard = dataclasses.replace(
+        run(card).shard,
+        job_id=job_id,
+        n_items=3,
+        first_item=2,
+        listing=archive.pack(listing[2:5]),
+    )
+    before = samples.descriptors()
+    opener = Opener(database)
+    opened = opener.open(shard, "tar.gz", uri, card)
+    assert opened.place.window_fd is not None
+    assert list(opened.waiting) == [0, 1, 2]
+    # A reader of its own, as a decoder process has.
+    reader = archive.ExtentReader(opened.place.window_fd, base=opened.place.base)
+    assert [reader.read(m) for m in opened.members] == [data for _, data in films[2:5]]
+    opened.close()
+    opener.close()
+    database.dispose()
+    assert samples.descriptors() <= before

@@ -1,0 +1,330 @@
+"""Training jobs in processes of their own, which are killed, cancelled and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, models
+from db import training as rows
+from db.schema import datasets
+from tests.worker import samples
+from trainer import phantom
+from trainer.card import Card
+from worker import config, store, training
+from worker.config import Settings
+from worker.engine import open_engine
+from worker.heartbeat import Heartbeat
+
+SPEC = {
+    "epochs": 1,
+    "size": 32,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "init": "scratch",
+    "precision": "fp32",
+    "val_fraction": 0.3,
+    "operating_point": "youden",
+    "positive": "PNEUMONIA",
+}
+
+#: More epochs than any test waits for.
+ENDLESS = 10_000
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite, where a test does not say otherwise: a training takes seconds."""
+    url: str = request.getfixturevalue(getattr(request, "param", "sqlite_url"))
+    return url
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """A home of its own."""
+    return config.load(
+        {
+            "PNEUMOQ_HOME": str(tmp_path / "home"),
+            "PNEUMOQ_DATABASE_URL": database_url,
+            "PNEUMOQ_TRAIN_THREADS": "1",
+            "PNEUMOQ_LEASE_S": "5",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled folder of a dozen patients."""
+    root = tmp_path_factory.mktemp("labelled")
+    phantom.write_folder(root, 12)
+    return root
+
+
+class Trainer:
+    """A worker's training, and what can happen to it."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.stop = threading.Event()
+        self.heartbeat = Heartbeat(engine, "w", lease_s=settings.lease_s)
+        self.heartbeat.start()
+
+    def submit(self, data: Path, **spec: Any) -> int:
+        """Submit a training job; its number."""
+        chosen = {**SPEC, "data": str(data), **spec}
+        return connecting.write(
+            self.engine,
+            lambda c: jobs.submit(c, kind="train", spec=chosen, submitted_by="tests"),
+        )
+
+    def work(self) -> None:
+        """Train what is due."""
+        training.work(self.settings, self.engine, "w", self.heartbeat, self.stop)
+
+    @contextmanager
+    def working(self) -> Iterator[threading.Thread]:
+        """Train what is due in a thread, which has ended at the end of the block."""
+        thread = threading.Thread(target=self.work)
+        thread.start()
+        yield thread
+        thread.join(samples.PATIENCE_S)
+        assert not thread.is_alive()
+
+    def job(self, job_id: int) -> sa.RowMapping:
+        """The job's row."""
+        return jobs.get(self.engine, job_id)
+
+    def epochs(self, job_id: int) -> list[int]:
+        """The epochs that are rows."""
+        return [row["epoch"] for row in rows.epoch_rows(self.engine, job_id)]
+
+    def events(self, job_id: int) -> list[tuple[str, str]]:
+        """The job's history."""
+        return [(e["event"], e["detail"] or "") for e in jobs.events(self.engine, job_id)]
+
+    def no_wait(self, job_id: int) -> None:
+        """Let the wait before the next attempt be over."""
+        with connecting.writing(self.engine) as connection:
+            connection.exec_driver_sql(f"UPDATE jobs SET not_before = NULL WHERE id = {job_id}")
+
+
+@pytest.fixture
+def trainer(settings: Settings, database: sa.Engine) -> Iterator[Trainer]:
+    """A trainer with a beating heart."""
+    made = Trainer(settings, database)
+    yield made
+    made.stop.set()
+    made.heartbeat.end()
+
+
+def children(parent: int | None = None) -> list[int]:
+    """Training processes of this process, or of another."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
+            command = (stat.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        ours = int(ppid) == (parent or os.getpid()) and state != "Z"
+        if ours and b"worker.train_child" in command:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "database_url",
+    ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
+    indirect=True,
+)
+def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, epochs=2, operating_point="sensitivity=0.9")
+    trainer.work()
+    job = trainer.job(job_id)
+    assert job["state"] == "completed", job["reason"]
+    assert job["finished_at"] is not None
+    assert trainer.epochs(job_id) == [1, 2]
+    first = rows.epoch_rows(trainer.engine, job_id)[0]
+    assert first["train_loss"] > 0
+    assert 0 <= first["val_auroc"] <= 1
+    assert first["learning_rate"] > 0
+
+    with connecting.reading(trainer.engine) as connection:
+        dataset = connection.execute(sa.select(datasets)).mappings().one()
+    assert dataset["id"] == job["dataset_id"]
+    assert dataset["root"] == str(labelled)
+    assert dataset["n_patients"] == 12
+    films = sum(1 for p in labelled.rglob("*") if p.is_file())
+    assert dataset["n_train"] + dataset["n_val"] == films == sum(dataset["classes"].values())
+
+    model = models.resolve(trainer.engine, models.CHAMPION)
+    assert (model["id"], model["name"]) == (job["model_id"], f"resnet18-job{job_id}")
+    assert (model["job_id"], model["dataset_id"]) == (job_id, dataset["id"])
+    hanging = models.detail(trainer.engine, model["id"])
+    (engine,) = hanging["engines"]
+    assert (engine["backend"], engine["precision"], engine["passed"]) == ("openvino", "fp32", True)
+    assert 0 <= engine["parity_delta"] < 1e-4
+    assert engine["worker_id"] == "w"
+    (evaluation,) = hanging["evaluations"]
+    assert (evaluation["split"], evaluation["n_films"]) == ("validation", dataset["n_val"])
+    assert "auroc" in evaluation["metrics"]
+
+    path = store.fetch(trainer.engine, trainer.settings.home, model["id"])
+    opened = open_engine(path, batch=2, threads=1)
+    card: Card = opened.card
+    assert (card.positive, card.size) == ("PNEUMONIA", 32)
+    assert card.threshold_rule.startswith("sensitivity=0.9")
+    for name in ("threshold", "temperature", "ood_threshold", "metrics", "film_rule"):
+        assert model[name] == getattr(card, name)
+    opened.close()
+    assert not children()
+
+
+def test_a_folder_that_cannot_be_trained_on_fails_the_job_at_once_and_says_why(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    (data / "NORMAL").mkdir(parents=True)
+    (data / "NORMAL" / "a.jpeg").write_bytes(samples.films(1)[0][1])
+    only_one, gone = trainer.submit(data), trainer.submit(tmp_path / "gone")
+    trainer.work()
+    for job_id, folder in ((only_one, data), (gone, tmp_path / "gone")):
+        job = trainer.job(job_id)
+        assert job["state"] == "failed"
+        assert (job["attempts"], job["model_id"]) == (1, None)
+        assert str(folder) in job["reason"]
+        assert "\n" not in job["reason"]
+        assert [e for e, _ in trainer.events(job_id)] == ["submitted", "running", "failed"]
+
+
+def test_a_name_that_is_taken_fails_the_job_and_says_so(
+    trainer: Trainer, labelled: Path, model_id: int
+) -> None:
+    job_id = trainer.submit(labelled, name="small")
+    trainer.work()
+    job = trainer.job(job_id)
+    assert job["state"] == "failed"
+    assert job["reason"] == f"model {model_id} is named 'small' already; choose another name"
+
+
+def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, epochs=6)
+    with trainer.working():
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        os.kill(children()[0], signal.SIGKILL)
+    job = trainer.job(job_id)
+    assert (job["state"], job["attempts"]) == ("queued", 1)
+    assert ("handed_back", "the training process ended by itself (-9)") in trainer.events(job_id)
+    done = len(trainer.epochs(job_id))
+    assert done < 6
+
+    trainer.work()
+    assert trainer.job(job_id)["state"] == "queued", "the next attempt waits a little"
+    trainer.no_wait(job_id)
+    trainer.work()
+    assert trainer.job(job_id)["state"] == "completed"
+    assert trainer.epochs(job_id)[-1] == 6
+    notes = [detail for event, detail in trainer.events(job_id) if event == "note"]
+    continued = [n for n in notes if n.startswith("continuing after epoch")]
+    # It may have been killed with an epoch finished that it had not told of yet.
+    assert continued and continued[0] in [
+        f"continuing after epoch {n} of 6" for n in (done, done + 1)
+    ]
+
+
+def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, labelled: Path) -> None:
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working() as thread:
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        began = time.monotonic()
+        thread.join(samples.PATIENCE_S)
+        assert time.monotonic() - began < 5
+        assert not children()
+    assert trainer.job(job_id)["state"] == "cancelled"
+
+
+def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working() as thread:
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        trainer.stop.set()
+        began = time.monotonic()
+        thread.join(samples.PATIENCE_S)
+        assert time.monotonic() - began < training.GRACE_S
+        assert not children()
+    job = trainer.job(job_id)
+    assert (job["state"], job["attempts"]) == ("queued", 0)
+    assert ("handed_back", "the worker was stopped") in trainer.events(job_id)
+    before = trainer.epochs(job_id)
+
+    trainer.stop.clear()
+    with trainer.working():
+        samples.wait(lambda: len(trainer.epochs(job_id)) > len(before), "another epoch")
+        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+    assert any("continuing after epoch" in detail for _, detail in trainer.events(job_id))
+
+
+def test_a_job_that_another_worker_took_over_is_left_to_it(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working() as thread:
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        with connecting.writing(trainer.engine) as connection:
+            connection.exec_driver_sql(
+                f"UPDATE jobs SET lease_token = lease_token + 1, worker_id = 'other' "
+                f"WHERE id = {job_id}"
+            )
+        thread.join(samples.PATIENCE_S)
+        assert not children()
+    job = trainer.job(job_id)
+    assert (job["state"], job["worker_id"]) == ("running", "other")
+
+
+def test_a_training_process_ends_when_its_worker_is_killed(
+    settings: Settings, trainer: Trainer, labelled: Path, tmp_path: Path
+) -> None:
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import threading\n"
+        "from db import database\n"
+        "from worker import config, training\n"
+        "from worker.heartbeat import Heartbeat\n"
+        "settings = config.load()\n"
+        "engine = database.connect(settings.database_url)\n"
+        "heart = Heartbeat(engine, 'killed', lease_s=settings.lease_s)\n"
+        "training.work(settings, engine, 'killed', heart, threading.Event())\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, script],
+        env=config.child_environment(settings, PYTHONPATH=str(Path(training.__file__).parents[1])),
+    )
+    try:
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        (child,) = children(worker.pid)
+    finally:
+        worker.kill()
+        worker.wait()
+    samples.wait(lambda: not Path(f"/proc/{child}").exists(), "the training process to end")
+    connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
