@@ -1,24 +1,28 @@
 """A decoder process: it reads films from archives and writes their pixels into shared memory.
 
 It is started as `python -m worker.decoder` with a socket and the shared memory inherited, and it is
-expendable: a film that crashes it, fills its memory or never ends costs that film. It reports film
-by film, in order, so that the parent knows which one it was at.
+expendable: a film that crashes it, fills its memory or never ends costs that film. Before each film
+it leaves a mark in memory that outlives it, so that the parent knows which one it was at.
 
-Messages are JSON. To here: `{"source": [kind, uri, edition, base], "rule": …, "size": S, "films":
-[[offset of the pixels, member…], …]}`, for a window of a compressed archive with its file
-descriptor. From here, per film: `[]` when its pixels are there, or `[code, message, refused]`.
+Messages to here are JSON: `{"source": [kind, uri, edition, base], "rule": …, "size": S, "accept":
+[code…], "films": [[offset of the pixels, member…], …]}`, for a window of a compressed archive with
+its file descriptor. Answers are `Reply`s, each about one or more films in the order of the message.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import mmap
 import os
 import resource
 import signal
 import socket
+import struct
 import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +37,75 @@ from worker.process import die_with_parent
 #: Largest message: a chunk of films with long names.
 MESSAGE_BYTES = 1 << 17
 
+#: Films begun since the process started, and when the latest was (time.monotonic, which all
+#: processes of a machine share).
+MARK = struct.Struct("<qd")
+
+#: Answers are held back this long, so that quick films share one.
+REPLY_S = 0.02
+
+#: An answer is sent as soon as what is remarkable in it takes so many characters.
+REPLY_CHARACTERS = MESSAGE_BYTES // 4
+
+#: Characters of a failure's message that are passed on.
+MESSAGE_LENGTH = 500
+
+#: Bytes of a film's content hash (BLAKE2b-128).
+CONTENT_BYTES = 16
+
+_HEADER = struct.Struct("<IId")
+_NO_CONTENT = bytes(CONTENT_BYTES)
+
+
+@dataclass(kw_only=True)
+class Reply:
+    """What became of some films."""
+
+    films: int = 0
+    #: Spent on them.
+    seconds: float = 0.0
+    #: One content hash per film, all zero where its bytes could not be read.
+    contents: bytes = b""
+    #: Place in this reply → [code, message, refused].
+    failures: dict[int, list[Any]] = field(default_factory=dict)
+    #: Place in this reply → identifying DICOM tags, as they stand in the film.
+    tags: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """As bytes for the socket."""
+        rest = b""
+        if self.failures or self.tags:
+            rest = json.dumps([list(self.failures.items()), list(self.tags.items())]).encode()
+        return _HEADER.pack(self.films, len(rest), self.seconds) + rest + self.contents
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Reply:
+        """What `pack` made."""
+        films, length, seconds = _HEADER.unpack_from(message)
+        end = _HEADER.size + length
+        failures, tags = json.loads(message[_HEADER.size : end]) if length else ((), ())
+        return cls(
+            films=films,
+            seconds=seconds,
+            contents=message[end:],
+            failures=dict(failures),
+            tags=dict(tags),
+        )
+
 
 def main() -> None:
     """Serve the parent until it closes the socket."""
-    parent_pid, socket_fd, memory_fd, memory_bytes, limit_mb = map(int, sys.argv[1:])
+    parent_pid, socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb = map(
+        int, sys.argv[1:]
+    )
     die_with_parent(parent_pid)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # the parent's to handle, whoever else is sent it
     pixels = np.frombuffer(mmap.mmap(memory_fd, memory_bytes), np.uint8)
+    marks = mmap.mmap(marks_fd, 0)
     _limit_memory(limit_mb << 20)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    begun = 0
     with socket.socket(fileno=socket_fd) as parent:
         parent.send(b"ready")
         sources = _Sources()
@@ -53,9 +116,51 @@ def main() -> None:
             work = json.loads(message)
             kind, uri, edition, base = work["source"]
             with sources.open(kind, uri, edition, base, fds) as reader:
+                answers = _Answers(parent)
                 for place, *member in work["films"]:
-                    report = _decode(reader, member, work, pixels, place)
-                    parent.send(json.dumps(report).encode())
+                    begun += 1
+                    MARK.pack_into(marks, number * MARK.size, begun, time.monotonic())
+                    tags: dict[str, str] = {}
+                    content, failure = _decode(reader, member, work, pixels, place, tags)
+                    answers.add(content, failure, tags)
+                answers.send()
+
+
+class _Answers:
+    """Gathers what becomes of quick films; what takes long is told at once."""
+
+    def __init__(self, parent: socket.socket) -> None:
+        self._parent = parent
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reply = Reply()
+        self._contents: list[bytes] = []
+        self._characters = 0
+        self._began = time.monotonic()
+
+    def add(self, content: bytes, failure: list[Any] | None, tags: dict[str, str]) -> None:
+        """One more film is through."""
+        place = len(self._contents)
+        self._contents.append(content)
+        if failure is not None:
+            self._reply.failures[place] = failure
+            self._characters += 100 + len(failure[1])
+        if tags:
+            self._reply.tags[place] = tags
+            self._characters += sum(map(len, tags.values())) + 100
+        late = time.monotonic() - self._began > REPLY_S
+        if late or self._characters > REPLY_CHARACTERS:
+            self.send()
+
+    def send(self) -> None:
+        """Tell what was not told yet."""
+        if self._contents:
+            self._reply.films = len(self._contents)
+            self._reply.contents = b"".join(self._contents)
+            self._reply.seconds = time.monotonic() - self._began
+            self._parent.send(self._reply.pack())
+        self._begin()
 
 
 def _limit_memory(more: int) -> None:
@@ -105,9 +210,12 @@ def _decode(
     work: dict[str, Any],
     pixels: np.ndarray[Any, np.dtype[np.uint8]],
     place: int,
-) -> list[Any]:
+    tags: dict[str, str],
+) -> tuple[bytes, list[Any] | None]:
+    """The film's content hash, and what is wrong with it where something is."""
     if isinstance(reader, ArchiveError):
-        return [reader.code, str(reader), False]
+        return _NO_CONTENT, [reader.code, str(reader)[:MESSAGE_LENGTH], False]
+    content = _NO_CONTENT
     name, offset, stored, size, method, crc = member
     try:
         data = reader.read(
@@ -115,18 +223,23 @@ def _decode(
                 name=name, offset=offset, stored=stored, size=size, method=method, crc=crc
             )
         )
+        content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
         side = work["size"]
-        film.decode(data, side, work["rule"], out=pixels[place : place + side * side])
+        out = pixels[place : place + side * side]
+        film.decode(data, side, work["rule"], out=out)
     except (MemberError, FilmError) as error:
-        return [error.code, str(error), isinstance(error, FilmRefused)]
+        return content, [error.code, str(error)[:MESSAGE_LENGTH], isinstance(error, FilmRefused)]
     except MemoryError:
-        return ["too_large", "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB", False]
-    return []
+        message = "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB"
+        return content, ["too_large", message, False]
+    return content, None
 
 
-def arguments(socket_fd: int, memory_fd: int, memory_bytes: int, limit_mb: int) -> list[str]:
+def arguments(
+    socket_fd: int, memory_fd: int, memory_bytes: int, marks_fd: int, number: int, limit_mb: int
+) -> list[str]:
     """The command line of a decoder process."""
-    numbers = (os.getpid(), socket_fd, memory_fd, memory_bytes, limit_mb)
+    numbers = (os.getpid(), socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb)
     return [sys.executable, "-m", "worker.decoder", *map(str, numbers)]
 
 

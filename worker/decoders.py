@@ -26,10 +26,15 @@ from numpy.typing import NDArray
 
 from worker import decoder
 from worker.archive import Kind, Member
+from worker.decoder import CONTENT_BYTES, MARK, Reply
 
-#: Films in one message to a decoder: enough to hide the round trip, few enough to share out the
-#: last ones of a shard.
-CHUNK = 4
+#: Films in one message to a decoder: as many as it is through with in CHUNK_S, which hides the
+#: round trip and still shares out the last films of a shard.
+FEWEST, MOST = 2, 256
+CHUNK_S = 0.03
+
+#: A message's names have at most so many characters: JSON writes some in twelve bytes.
+CHUNK_NAMES = decoder.MESSAGE_BYTES // 16
 
 #: Messages that may wait at one decoder.
 QUEUE = 2
@@ -79,6 +84,8 @@ class Film:
     size: int
     #: Offset of its pixels in the shared memory, in bytes.
     offset: int
+    #: Codes of refusals that are overridden.
+    accept: tuple[str, ...] = ()
     strikes: int = 0
 
 
@@ -89,17 +96,28 @@ class Decoded:
     film: Film
     #: (code, message, refused)
     failure: tuple[str, str, bool] | None = None
+    #: BLAKE2b-128 of the film's bytes; None where they could not be read.
+    content: bytes | None = None
+    #: DICOM: identifying tags as they stand in the film, for the site's eyes only.
+    tags: dict[str, str] | None = None
 
 
 class _Decoder:
     """One process and what it has been given."""
 
-    def __init__(self, memory_fd: int, memory_bytes: int, limit_mb: int) -> None:
+    def __init__(
+        self, number: int, memory_fd: int, memory_bytes: int, marks: _Marks, limit_mb: int
+    ) -> None:
+        self.number = number
+        self._marks = marks
+        marks.clear(number)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                decoder.arguments(theirs.fileno(), memory_fd, memory_bytes, limit_mb),
-                pass_fds=(theirs.fileno(), memory_fd),
+                decoder.arguments(
+                    theirs.fileno(), memory_fd, memory_bytes, marks.fd, number, limit_mb
+                ),
+                pass_fds=(theirs.fileno(), memory_fd, marks.fd),
                 stdin=subprocess.DEVNULL,
                 cwd="/",  # a folder named like one of our packages must not be found first
             )
@@ -107,6 +125,14 @@ class _Decoder:
         self.given: deque[Film] = deque()
         self.chunks: deque[int] = deque()  # films left of each message that was sent
         self.heard = time.monotonic()
+        self.answered = 0
+
+    def at(self) -> tuple[int, float]:
+        """Place in `given` of the film it is at, and since when (time.monotonic) it is."""
+        begun, since = self._marks.read(self.number)
+        if begun > self.answered:
+            return min(begun - self.answered, len(self.given)) - 1, since
+        return 0, self.heard  # it is at none yet: it may be opening the archive of the first
 
     @property
     def free(self) -> bool:
@@ -115,11 +141,12 @@ class _Decoder:
     def give(self, films: list[Film]) -> None:
         place = films[0].place
         # Only files in folders are found by name; in archives names may be longer than a message.
-        length = None if place.kind in ("folder", "file") else NAME_LENGTH
+        length = None if _by_name(place) else NAME_LENGTH
         message = {
             "source": [place.kind, place.uri, place.edition, place.base],
             "rule": films[0].rule,
             "size": films[0].size,
+            "accept": films[0].accept,
             "films": [
                 [f.offset, m.name[:length], m.offset, m.stored, m.size, m.method, m.crc]
                 for f in films
@@ -144,6 +171,27 @@ class _Decoder:
         return -signal.SIGKILL
 
 
+class _Marks:
+    """What each decoder was at last, in memory that outlives it."""
+
+    def __init__(self, count: int) -> None:
+        self.fd = os.memfd_create("pneumoq-marks", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, count * MARK.size)
+        self._memory = mmap.mmap(self.fd, count * MARK.size)
+
+    def clear(self, number: int) -> None:
+        MARK.pack_into(self._memory, number * MARK.size, 0, 0.0)
+
+    def read(self, number: int) -> tuple[int, float]:
+        """Films begun since the process started, and when the latest was."""
+        begun, since = MARK.unpack_from(self._memory, number * MARK.size)
+        return begun, since
+
+    def close(self) -> None:
+        self._memory.close()
+        os.close(self.fd)
+
+
 class Decoders:
     """A pool of decoder processes over one block of shared memory.
 
@@ -159,13 +207,16 @@ class Decoders:
         self._memory = mmap.mmap(self._memory_fd, memory_bytes)
         #: The shared memory, `uint8 [memory_bytes]`.
         self.pixels: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
+        self._marks = _Marks(count)
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
-        self._decoders = [self._start() for _ in range(count)]
+        #: Seconds that a film took lately.
+        self._film_s = CHUNK_S / FEWEST
         self._queue: deque[Film] = deque()
+        self._decoders = [self._start(number) for number in range(count)]
 
-    def _start(self) -> _Decoder:
-        new = _Decoder(self._memory_fd, len(self._memory), self._limit_mb)
+    def _start(self, number: int) -> _Decoder:
+        new = _Decoder(number, self._memory_fd, len(self._memory), self._marks, self._limit_mb)
         self._selector.register(new.socket, selectors.EVENT_READ, new)
         return new
 
@@ -176,7 +227,10 @@ class Decoders:
 
     def wants(self, more: int) -> bool:
         """Whether `more` films would still leave the decoders wanting."""
-        return len(self._queue) + more < CHUNK * QUEUE * len(self._decoders)
+        return len(self._queue) + more < self._chunk_length() * QUEUE * len(self._decoders)
+
+    def _chunk_length(self) -> int:
+        return max(FEWEST, min(MOST, int(CHUNK_S / self._film_s)))
 
     def give(self, films: Iterable[Film]) -> None:
         """Queue films to be decoded, in this order."""
@@ -209,14 +263,17 @@ class Decoders:
         first = self._queue.popleft()
         chunk = [first]
         # A film under suspicion travels alone.
+        most = 1 if first.strikes else self._chunk_length()
+        names = _name_bytes(first)
         while (
-            not first.strikes
-            and self._queue
-            and len(chunk) < CHUNK
-            and self._queue[0].place == first.place
+            self._queue
+            and len(chunk) < most
+            and self._queue[0].place is first.place
             and self._queue[0].rule == first.rule
             and self._queue[0].size == first.size
+            and self._queue[0].accept == first.accept
             and not self._queue[0].strikes
+            and (names := names + _name_bytes(self._queue[0])) < CHUNK_NAMES
         ):
             chunk.append(self._queue.popleft())
         return chunk
@@ -245,18 +302,31 @@ class Decoders:
                 source.ready = True
                 self._failed_starts = 0
                 continue
-            film = source.given.popleft()
-            source.chunks[0] -= 1
-            if not source.chunks[0]:
-                source.chunks.popleft()
-            report = json.loads(message)
-            yield Decoded(film=film, failure=tuple(report) if report else None)
+            yield from self._answered(source, Reply.unpack(message))
+
+    def _answered(self, source: _Decoder, reply: Reply) -> Iterator[Decoded]:
+        source.answered += reply.films
+        source.chunks[0] -= reply.films
+        if not source.chunks[0]:
+            source.chunks.popleft()
+        # A little of each new answer, so that one slow film does not decide.
+        self._film_s += 0.2 * (reply.seconds / reply.films - self._film_s)
+        for n in range(reply.films):
+            content = reply.contents[n * CONTENT_BYTES : (n + 1) * CONTENT_BYTES]
+            failure = reply.failures.get(n)
+            yield Decoded(
+                film=source.given.popleft(),
+                failure=None if failure is None else (failure[0], failure[1], failure[2]),
+                content=content if any(content) else None,
+                tags=reply.tags.get(n),
+            )
 
     def _overdue(self) -> Iterator[Decoded]:
         now = time.monotonic()
         for source in list(self._decoders):
             limit_s = self._deadline_s if source.ready else START_S
-            if (source.given or not source.ready) and now - source.heard > limit_s:
+            since = source.at()[1] if source.given else source.heard
+            if (source.given or not source.ready) and now - since > limit_s:
                 yield from self._replace(
                     source,
                     "decoder_timeout",
@@ -277,12 +347,15 @@ class Decoders:
                 raise RuntimeError(
                     "decoder processes do not start; run `python -m worker.decoder` to see why"
                 )
-        self._decoders[self._decoders.index(source)] = self._start()
+        # Read before the successor clears it.
+        suspect = source.given[source.at()[0]] if source.given else None
+        self._decoders[source.number] = self._start(source.number)
         waiting = source.given
-        if waiting:
-            waiting[0].strikes += 1
-            if waiting[0].strikes >= STRIKES:
-                yield Decoded(film=waiting.popleft(), failure=(code, message, False))
+        if suspect is not None:
+            suspect.strikes += 1
+            if suspect.strikes >= STRIKES:
+                waiting.remove(suspect)
+                yield Decoded(film=suspect, failure=(code, message, False))
         self._queue.extendleft(reversed(waiting))
 
     def close(self) -> None:
@@ -291,4 +364,18 @@ class Decoders:
             source.end()
         self._selector.close()
         self._decoders = []
+        self._marks.close()
         os.close(self._memory_fd)
+
+
+def _name_bytes(film: Film) -> int:
+    return (
+        min(len(film.member.name), NAME_LENGTH)
+        if not _by_name(film.place)
+        else len(film.member.name)
+    )
+
+
+def _by_name(place: Place) -> bool:
+    """Whether a member's name is the way to its bytes."""
+    return place.kind in ("folder", "file", "list", "glob")
