@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.decoders import Film
+from worker.inference import Model
 
 #: Largest S. Pages beyond the S in use are never touched and cost nothing.
 MAX_SIDE = 1024
@@ -23,7 +24,7 @@ class Batch:
     """Films that are computed together."""
 
     number: int
-    model_id: int
+    model: Model
     size: int
     #: By place; None where decoding failed.
     films: list[Film | None] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Batches:
         self.memory_bytes = count * self._bytes
         self._filling: Batch | None = None
 
-    def place(self, model_id: int, size: int) -> tuple[Batch, int] | None:
+    def place(self, model: Model, size: int) -> tuple[Batch, int] | None:
         """A batch with room for a film of this model, and the film's offset in the memory.
 
         None while all batches are in use. The caller appends the film to `films`. A batch that is
@@ -58,16 +59,16 @@ class Batches:
         if batch is None:
             if not self._free:
                 return None
-            batch = Batch(number=self._free.pop(0), model_id=model_id, size=size)
+            batch = Batch(number=self._free.pop(0), model=model, size=size)
             self._filling = batch
         offset = batch.number * self._bytes + len(batch.films) * size * size
         if len(batch.films) + 1 == self.capacity:
             self.close()
         return batch, offset
 
-    def filling_another(self, model_id: int) -> bool:
+    def filling_another(self, model: Model) -> bool:
         """Whether a batch is being filled with films of another model."""
-        return self._filling is not None and self._filling.model_id != model_id
+        return self._filling is not None and self._filling.model != model
 
     def close(self) -> Batch | None:
         """Let no more films into the batch that is being filled; returns it."""

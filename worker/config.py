@@ -39,6 +39,9 @@ class Settings:
     database_url: str = _setting("SQLite or PostgreSQL, as an SQLAlchemy URL")
     broker_url: str = _setting("Redis or Valkey, as a Celery URL; embedded Valkey if not set")
     reader_url: str | None = _setting("PostgreSQL login that `pneumoq query` uses instead")
+    site_key: str | None = _setting(
+        "Secret under which patients and names are hashed; PNEUMOQ_HOME/site.key if not set"
+    )
     lease_s: float = _setting("Seconds until the work of a vanished worker is taken over", 60.0)
     sweep_s: float = _setting("Seconds between sweeps that ring again for due work", 15.0)
     decoders: int = _setting("Processes that decode films, per scoring worker")
@@ -148,12 +151,18 @@ def describe(settings: Settings) -> list[dict[str, str]]:
         rows.append(
             {
                 "variable": PREFIX + f.name.upper(),
-                "value": "" if value is None else _without_password(str(value)),
+                "value": _shown(f.name, value),
                 "set": "yes" if os.environ.get(PREFIX + f.name.upper()) else "",
                 "meaning": f.metadata["meaning"],
             }
         )
     return rows
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return "***" if name == "site_key" else _without_password(str(value))
 
 
 def _without_password(text: str) -> str:

@@ -224,6 +224,8 @@ def _decode(
             )
         )
         content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+        if place < 0:  # only that was wanted
+            return content, None
         side = work["size"]
         out = pixels[place : place + side * side]
         film.decode(data, side, work["rule"], out=out)

@@ -82,7 +82,8 @@ class Film:
     member: Member
     rule: str
     size: int
-    #: Offset of its pixels in the shared memory, in bytes.
+    #: Offset of its pixels in the shared memory, in bytes; below 0 where only its content hash is
+    #: wanted.
     offset: int
     #: Codes of refusals that are overridden.
     accept: tuple[str, ...] = ()
@@ -228,6 +229,10 @@ class Decoders:
     def wants(self, more: int) -> bool:
         """Whether `more` films would still leave the decoders wanting."""
         return len(self._queue) + more < self._chunk_length() * QUEUE * len(self._decoders)
+
+    def films_in(self, seconds: float) -> int:
+        """How many films like the latest all decoders together are through with in so long."""
+        return int(seconds / self._film_s * len(self._decoders))
 
     def _chunk_length(self) -> int:
         return max(FEWEST, min(MOST, int(CHUNK_S / self._film_s)))

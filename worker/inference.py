@@ -18,12 +18,15 @@ from worker.errors import EngineError
 
 log = logging.getLogger(__name__)
 
+#: A model's number and the precision that it computes in.
+Model = tuple[int, str]
+
 
 @dataclass(kw_only=True, eq=False)
 class Request:
     """One batch for the engine; `answer` or `error` is set when it is done."""
 
-    model_id: int
+    model: Model
     #: `uint8 [batch, 1, S, S]`, left alone until the request is done.
     pixels: NDArray[np.uint8]
     answer: Outputs | None = None
@@ -40,8 +43,8 @@ class EngineThread:
 
     def __init__(
         self,
-        locate: Callable[[int], Path],
-        load: Callable[[Path], Engine],
+        locate: Callable[[Model], Path],
+        load: Callable[[Path, str], Engine],
         wake: Callable[[], None],
     ) -> None:
         self._locate = locate
@@ -49,7 +52,7 @@ class EngineThread:
         self._wake = wake
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.done: deque[Request] = deque()
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[Model, Engine] = {}
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -94,10 +97,10 @@ class EngineThread:
                 if request is None:
                     closing = True
                     break
-                while started and request.model_id not in self._engines:
+                while started and request.model not in self._engines:
                     finish_oldest()  # the engine that computes them is about to go
                 try:
-                    engine = self._engine(request.model_id)
+                    engine = self._engine(request.model)
                     request.pending = engine.submit(request.pixels)
                     started.append((engine, request))
                 except EngineError as error:
@@ -114,17 +117,17 @@ class EngineThread:
         self.done.append(request)
         self._wake()
 
-    def _engine(self, model_id: int) -> Engine:
-        if model_id not in self._engines:
-            path = self._locate(model_id)
+    def _engine(self, model: Model) -> Engine:
+        if model not in self._engines:
+            path = self._locate(model)
             # One at a time: on a small board a second model's memory is not there to be had.
             for old in self._engines.values():
                 old.close()
             self._engines.clear()
-            engine = self._load(path)
+            engine = self._load(path, model[1])
             log.info(
                 "model %d runs on %s %s (%s, %s)",
-                model_id, engine.backend, engine.backend_version, engine.precision, engine.device,
+                model[0], engine.backend, engine.backend_version, engine.precision, engine.device,
             )  # fmt: skip
-            self._engines[model_id] = engine
-        return self._engines[model_id]
+            self._engines[model] = engine
+        return self._engines[model]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import logging
 import threading
 import time
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases
+from db import control, database, jobs, leases, reuse
 from db.errors import LeaseLost, Unavailable
 from db.jobs import Claimed
 from db.leases import NewShard
@@ -18,6 +20,7 @@ from worker import archive
 from worker.archive import Member
 from worker.errors import ArchiveError
 from worker.heartbeat import Heartbeat
+from worker.shard import WINDOWED
 
 log = logging.getLogger(__name__)
 
@@ -101,36 +104,111 @@ class Planner:
 
     def _plan(self) -> None:
         job_id, worker_id = self._lease.job_id, self._lease.worker_id
+        spec = self._claimed.spec
         passed_over: Counter[str] = Counter()
         with database.reading(self._database) as connection:
             before = leases.planned(connection, job_id)
         items = sum(before.values())
+        wanted = self._wanted()
         for row in jobs.source_rows(self._database, job_id):
-            with archive.open_source(row["uri"]) as source:
-                if source.kind != row["kind"] or source.fingerprint() != row["fingerprint"]:
+            if wanted is None and not spec.get("force") and self._copied(row):
+                continue
+            with archive.open_source(row["uri"], row["kind"]) as source:
+                # Who retries has often mended the archive, so it may be another one.
+                if wanted is None and source.fingerprint() != row["fingerprint"]:
                     raise ArchiveError(
                         "changed",
                         f"{row['uri']} was changed after the job was submitted; submit again",
                     )
-                items = self._list(source, row["source_no"], before, items)
+                items = self._list(source, row["source_no"], before, items, wanted)
                 passed_over.update(source.passed_over)
+        with database.reading(self._database) as connection:
+            items = sum(leases.planned(connection, job_id).values())
         if not items:
-            raise ArchiveError("empty", "the sources hold no files to be scored")
+            nothing = (
+                "nothing is left to be scored again"
+                if wanted is not None
+                else ("the sources hold no files to be scored")
+            )
+            raise ArchiveError("empty", nothing)
         database.write(self._database, lambda c: jobs.planned(c, self._lease, dict(passed_over)))
-        database.write(self._database, lambda c: jobs.close_if_done(c, job_id, worker_id))
+        database.write(self._database, lambda c: control.close_if_done(c, job_id, worker_id))
         log.info("job %d: %d items listed", job_id, items)
 
+    def _check(self) -> None:
+        if self._stop.is_set() or self._heartbeat.lost(self._lease):
+            raise _Stopped
+
+    def _wanted(self) -> set[tuple[int, int]] | None:
+        """Of a job that retries what failed: (source, name's hash) of each such item; else None.
+
+        Eight bytes stand for a name, since a job that was cancelled early may have millions left.
+        """
+        parent = self._claimed.parent_job_id
+        if parent is None or not self._claimed.spec.get("failed_only"):
+            return None
+        wanted: set[tuple[int, int]] = set()
+        last = -1
+        while True:
+            self._check()
+            with database.reading(self._database) as connection:
+                found = leases.listings(connection, parent, last, to_retry=True)
+                for shard in found:
+                    again = leases.items_to_retry(connection, parent, shard.shard_no)
+                    members = archive.unpack(shard.listing)
+                    for item_no in again:
+                        name = members[item_no - shard.first_item].name
+                        wanted.add((shard.source_no, _name_hash(name)))
+            if not found:
+                return wanted
+            last = found[-1].shard_no
+
+    def _copied(self, row: sa.RowMapping) -> bool:
+        """Whether an unchanged archive was answered from an earlier job, without being listed."""
+        if row["content_id"] is None:
+            return False
+        with archive.open_source(row["uri"], row["kind"]) as source:
+            if source.content_id() != row["content_id"]:
+                return False  # the listing will say that it was changed
+        with database.reading(self._database) as connection:
+            origin = reuse.find_copy(connection, self._lease.job_id, row["source_no"])
+        if origin is None:
+            return False
+        while True:
+            self._check()
+            copied = database.write(
+                self._database,
+                lambda c: reuse.copy_source(c, self._lease, *origin, row["source_no"]),
+            )
+            if not copied:
+                log.info(
+                    "job %d: %s is unchanged since job %d",
+                    self._lease.job_id,
+                    row["uri"],
+                    origin[0],
+                )
+                return True
+            self._ring(1)  # shards that had errors are to be scored again
+            self._wake()
+
     def _list(
-        self, source: archive.Source, source_no: int, before: dict[int, int], items: int
+        self,
+        source: archive.Source,
+        source_no: int,
+        before: dict[int, int],
+        items: int,
+        wanted: set[tuple[int, int]] | None,
     ) -> int:
         """Write one source's shards; returns the number of items in the job so far."""
-        members = source.members(start=before.get(source_no, 0))
-        compressed = source.kind == "tar.gz"
+        members = source.members(start=0 if wanted is not None else before.get(source_no, 0))
+        if wanted is not None:
+            chosen = (m for m in members if (source_no, _name_hash(m.name)) in wanted)
+            members = itertools.islice(chosen, before.get(source_no, 0), None)
+        compressed = source.kind in WINDOWED
         pending: list[NewShard] = []
         flushed = time.monotonic()
         for listing in _shards(members, items, WINDOW_BYTES if compressed else None):
-            if self._stop.is_set() or self._heartbeat.lost(self._lease):
-                raise _Stopped
+            self._check()
             items += len(listing)
             pending.append(
                 NewShard(source_no=source_no, n_items=len(listing), listing=archive.pack(listing))
@@ -173,3 +251,8 @@ def _shards(
         size += member.stored
     if run:
         yield run
+
+
+def _name_hash(name: str) -> int:
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

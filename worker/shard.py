@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from db import database, leases
 from db.leases import Shard
-from db.results import Cam, NotPredicted, Outcome, Prediction
+from db.results import Cam, Identity, Known, NotPredicted, Outcome, Prediction
 from trainer.card import Card
 from worker import archive
 from worker.archive import Kind, Member
-from worker.decoders import Place
+from worker.decoders import Decoded, Place
 from worker.engine import Outputs
+from worker.inference import Model
+from worker.privacy import Privacy
 
 #: Bytes of a tar header.
 TAR_HEADER = 512
+
+#: Kinds whose bytes reach the decoders through windows that the parent inflates.
+WINDOWED = ("tar.gz", "tar.zst")
+
+#: Names that end so are those of DICOM files, which may name a patient, whatever is in them.
+DICOM_NAMES = (".dcm", ".dicom", ".dic")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,57 +40,144 @@ class ShardRun:
     card: Card
     place: Place
     members: list[Member]
+    privacy: Privacy
+    #: Indexes into `members` whose content must be known before it is decided whether to decode.
+    unread: deque[int] = field(default_factory=deque)
     #: Indexes into `members` that were not handed to a decoder yet.
     waiting: deque[int] = field(default_factory=deque)
     outcomes: list[Outcome] = field(default_factory=list)
     #: Films handed to the decoders and not back yet.
     decoding: int = 0
+    #: By index into `members`: content hashes as far as they are known.
+    contents: dict[int, bytes] = field(default_factory=dict)
+    #: By index into `members`: identifying tags as they stand in DICOM films.
+    tags: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: (item_no, name in the database, name in the archive) of names that were hashed.
+    hashed_names: list[tuple[int, str, str]] = field(default_factory=list)
     #: The lease is gone: whatever comes back is dropped.
     abandoned: bool = False
+
+    def __post_init__(self) -> None:
+        spec = self.shard.spec
+        self.model: Model = (self.shard.model_id, self.shard.precision)
+        self.accept: tuple[str, ...] = tuple(spec.get("accept") or ())
+        self._hash_names = bool(spec.get("hash_names"))
+        self._keep_cam = spec.get("keep_cam", "flagged")
 
     @property
     def complete(self) -> bool:
         """Whether every item has its outcome."""
         return len(self.outcomes) == len(self.members)
 
-    def failed(self, index: int, failure: tuple[str, str, bool]) -> None:
-        """Item `index` could not be decoded."""
-        code, detail, refused = failure
-        self.outcomes.append(
-            NotPredicted(
-                item_no=self.shard.first_item + index,
-                name=archive.display(self.members[index].name),
-                code=code,
-                detail=detail,
-                refused=refused,
-            )
-        )
+    @property
+    def unfed(self) -> int:
+        """Films that the decoders have not been given yet."""
+        return len(self.unread) + len(self.waiting)
 
-    def scored(self, index: int, outputs: Outputs, row: int) -> None:
-        """Item `index` is row `row` of an engine's outputs."""
-        card = self.card
-        scores = outputs.scores[row]
-        probability = float(scores[card.positive_index])
-        positive = probability >= card.threshold
-        ood = None if outputs.ood is None else float(outputs.ood[row])
-        keep = self.shard.spec.get("keep_cam", "flagged")
-        cam = None
-        if outputs.cam is not None and (keep == "all" or (keep == "flagged" and positive)):
-            cam = _quantised(outputs.cam[row])
-        self.outcomes.append(
-            Prediction(
-                item_no=self.shard.first_item + index,
-                name=archive.display(self.members[index].name),
-                label_no=label(scores, card),
-                probability=probability,
-                positive=positive,
-                scores=[float(s) for s in scores] if len(card.labels) > 2 else None,
-                ood=ood,
-                unusual=ood is not None
-                and card.ood_threshold is not None
-                and ood > card.ood_threshold,
-                cam=cam,
+    def read(self, index: int, decoded: Decoded) -> None:
+        """Item `index` is back from a decoder."""
+        if decoded.content is not None:
+            self.contents[index] = decoded.content
+        if decoded.tags is not None:
+            self.tags[index] = decoded.tags
+        if decoded.failure is not None:
+            code, detail, refused = decoded.failure
+            self.outcomes.append(
+                NotPredicted(
+                    item_no=self.shard.first_item + index,
+                    name=self._name(index),
+                    code=code,
+                    detail=detail,
+                    refused=refused,
+                    identity=self._identity(index),
+                )
             )
+
+    def scored(self, indexes: list[int], rows: list[int], outputs: Outputs) -> None:
+        """Items `indexes` are these rows of an engine's outputs."""
+        card = self.card
+        all_scores = outputs.scores[rows]
+        probabilities = all_scores[:, card.positive_index].tolist()
+        labels = label(all_scores, card).tolist()
+        oods = [None] * len(rows) if outputs.ood is None else outputs.ood[rows].tolist()
+        limit = card.ood_threshold
+        for n, index in enumerate(indexes):
+            probability, ood = probabilities[n], oods[n]
+            positive = probability >= card.threshold
+            cam = None
+            if outputs.cam is not None and self._keeps_cam(positive):
+                cam = _quantised(outputs.cam[rows[n]])
+            self.outcomes.append(
+                Prediction(
+                    item_no=self.shard.first_item + index,
+                    name=self._name(index),
+                    label_no=labels[n],
+                    probability=probability,
+                    positive=positive,
+                    scores=all_scores[n].tolist() if len(card.labels) > 2 else None,
+                    ood=ood,
+                    unusual=ood is not None and limit is not None and ood > limit,
+                    cam=cam,
+                    content=self.contents.get(index),
+                    identity=self._identity(index),
+                )
+            )
+
+    def known(self, found: Mapping[bytes, Known]) -> None:
+        """All contents are read: what is known is answered from the store, the rest must wait."""
+        answered = {o.item_no for o in self.outcomes}
+        limit = self.card.ood_threshold
+        for index in range(len(self.members)):
+            item_no = self.shard.first_item + index
+            if item_no in answered:
+                continue
+            row = found.get(self.contents.get(index, b""))
+            if row is None:
+                self.waiting.append(index)
+                continue
+            positive = row.probability >= self.card.threshold
+            self.outcomes.append(
+                Prediction(
+                    item_no=item_no,
+                    name=self._name(index, dicom=row.identity is not None),
+                    label_no=row.label_no,
+                    probability=row.probability,
+                    positive=positive,
+                    scores=row.scores,
+                    ood=row.ood,
+                    unusual=row.ood is not None and limit is not None and row.ood > limit,
+                    cam=row.cam if self._keeps_cam(positive) else None,
+                    content=self.contents[index],
+                    reused_from=row.origin,
+                    identity=row.identity,
+                )
+            )
+
+    def _keeps_cam(self, positive: bool) -> bool:
+        return self._keep_cam == "all" or (self._keep_cam == "flagged" and positive)
+
+    def _name(self, index: int, *, dicom: bool = False) -> str:
+        """The item's name as it is stored: the archive's, or a keyed hash of that."""
+        name = self.members[index].name
+        dicom = dicom or index in self.tags or name.lower().endswith(DICOM_NAMES)
+        if not (dicom or self._hash_names):
+            return archive.display(name)
+        hashed = hashed_name(self.privacy, name)
+        self.hashed_names.append((self.shard.first_item + index, hashed, archive.display(name)))
+        return hashed
+
+    def _identity(self, index: int) -> Identity | None:
+        """Of a DICOM film: keyed hashes of whose it is, as far as it says."""
+        tags = self.tags.get(index)
+        if tags is None:
+            return None
+
+        def hashed(what: str) -> str | None:
+            value = tags.get(what)
+            return self.privacy.hash(what, value) if value else None  # type: ignore[arg-type]
+
+        return Identity(
+            patient=hashed("patient"), study=hashed("study"), accession=hashed("accession")
         )
 
     def close(self) -> None:
@@ -89,16 +186,24 @@ class ShardRun:
             os.close(self.place.window_fd)
 
 
-def label(scores: np.ndarray[tuple[int], np.dtype[np.float32]], card: Card) -> int:
-    """The class by the operating threshold: positive at or above it, else the likeliest other."""
-    if float(scores[card.positive_index]) >= card.threshold:
-        return card.positive_index
+def hashed_name(privacy: Privacy, name: str) -> str:
+    """What stands in the database for a name that is not to be there."""
+    return f"#{privacy.hash('name', archive.display(name))}"
+
+
+def label(scores: NDArray[np.float32], card: Card) -> NDArray[np.intp]:
+    """Classes `int [N]` of scores `[N, C]` by the operating threshold.
+
+    Positive at or above it, else the likeliest of the others.
+    """
     others = scores.copy()
-    others[card.positive_index] = -1
-    return int(others.argmax())
+    others[:, card.positive_index] = -1
+    # In double, as the database and a person compare.
+    positive = scores[:, card.positive_index].astype(np.float64) >= card.threshold
+    return np.where(positive, card.positive_index, others.argmax(axis=1))
 
 
-def _quantised(cam: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Cam:
+def _quantised(cam: NDArray[np.float32]) -> Cam:
     low, high = float(cam.min()), float(cam.max())
     span = high - low or 1.0
     levels = np.rint((cam - low) * (255 / span)).astype(np.uint8)
@@ -108,8 +213,9 @@ def _quantised(cam: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Cam:
 class Opener:
     """Makes claimed shards ready to be read. Used by one thread."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, privacy: Privacy) -> None:
         self._engine = engine
+        self._privacy = privacy
         self._spool: tuple[tuple[int, int], archive.Spool] | None = None
 
     def open(self, shard: Shard, kind: Kind, uri: str, card: Card) -> ShardRun:
@@ -120,26 +226,28 @@ class Opener:
         members = archive.unpack(shard.listing)
         edition = f"{shard.job_id}.{shard.source_no}"
         place = Place(kind=kind, uri=uri, edition=edition)
-        if kind == "tar.gz":
+        if kind in WINDOWED:
             # What is too large to be read is not inflated either; it has a shard of its own.
             readable = [m for m in members if m.stored <= archive.MAX_BYTES]
             # From the first member's header on, which its reader checks.
             first = max(0, min((m.offset for m in readable), default=0) - TAR_HEADER)
             end = max((m.offset + m.stored for m in readable), default=0)
-            window_fd = self._open_spool(shard, uri).window(first, end, cap=2 * archive.MAX_BYTES)
+            spool = self._open_spool(shard, kind, uri)
+            window_fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
             place = Place(kind=kind, uri=uri, edition=edition, window_fd=window_fd, base=first)
         return ShardRun(
-            shard=shard, card=card, place=place, members=members, waiting=deque(range(len(members)))
-        )
+            shard=shard, card=card, place=place, members=members, privacy=self._privacy,
+            waiting=deque(range(len(members))),
+        )  # fmt: skip
 
-    def _open_spool(self, shard: Shard, uri: str) -> archive.Spool:
+    def _open_spool(self, shard: Shard, kind: Kind, uri: str) -> archive.Spool:
         # Shards of a job come one after another: the stream goes on where it was.
         key = (shard.job_id, shard.source_no)
         if self._spool is None or self._spool[0] != key:
             self.close()
             with database.reading(self._engine) as connection:
                 index = leases.seek_index(connection, *key)
-            self._spool = (key, archive.open_spool(uri, index))
+            self._spool = (key, archive.open_spool(kind, uri, index))
         return self._spool[1]
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ OTHER = {
     "PNEUMOQ_DATABASE_URL": "postgresql://pneumoq:secret@db.example/films",
     "PNEUMOQ_BROKER_URL": "redis://:secret@broker.example:6380/2",
     "PNEUMOQ_READER_URL": "postgresql://reader:secret@db.example/films",
+    "PNEUMOQ_SITE_KEY": "a secret of this site",
     "PNEUMOQ_LEASE_S": "12.5",
     "PNEUMOQ_SWEEP_S": "3",
     "PNEUMOQ_DECODERS": "7",
@@ -47,7 +48,10 @@ def test_every_setting_has_its_variable() -> None:
     default, other = config.load({}), config.load(OTHER)
     for variable in OTHER:
         name = variable.removeprefix(config.PREFIX).lower()
-        assert type(getattr(default, name)) is type(getattr(other, name)) or name == "reader_url"
+        assert type(getattr(default, name)) is type(getattr(other, name)) or name in (
+            "reader_url",
+            "site_key",
+        )
         assert getattr(default, name) != getattr(other, name)
     assert other.home == Path("/srv/films of the ward")
     assert (other.lease_s, other.batch) == (12.5, 16)

@@ -1,0 +1,211 @@
+"""What a scoring worker does in the database: it claims shards, opens them, and commits them.
+
+Claiming and opening happen in one thread, looking up and committing in another, so that the next
+shard is ready when this one is through. Knows nothing of decoders and engines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import control, database, jobs, leases, models, results, reuse
+from db.errors import LeaseLost
+from db.jobs import Claimed
+from db.leases import NewShard, Shard
+from db.results import Known
+from trainer.card import Card
+from trainer.errors import CardError
+from worker import archive, privacy
+from worker.batches import MAX_SIDE
+from worker.config import Settings
+from worker.errors import ArchiveError, EngineError
+from worker.heartbeat import Heartbeat
+from worker.shard import Opener, ShardRun
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """The database's side of scoring. `wake` is called whenever something is through."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: sa.Engine,
+        worker_id: str,
+        heartbeat: Heartbeat,
+        wake: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._database = engine
+        self._worker_id = worker_id
+        self._heartbeat = heartbeat
+        self._wake = wake
+        self._opener = Opener(engine, privacy.load(settings))
+        self._claiming = ThreadPoolExecutor(1, thread_name_prefix="claiming")
+        self._committing = ThreadPoolExecutor(1, thread_name_prefix="committing")
+        self._cards: dict[int, Card] = {}
+        #: Of the job whose shard was opened last.
+        self._sources: tuple[int, dict[int, sa.RowMapping]] | None = None
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._claiming.shutdown(wait=True)
+        self._committing.shutdown(wait=True)
+        self._opener.close()
+
+    # To be called from any thread: the work is done in its own.
+
+    def next(self, *, planning: bool) -> Future[tuple[bool, ShardRun | Claimed | None]]:
+        """Claim what goes first; with `planning` a job to be planned too.
+
+        Whether anything was due, and what is to be worked on.
+        """
+        return self._submit(self._claiming, lambda: self._next(planning))
+
+    def known(self, run: ShardRun) -> Future[Mapping[bytes, Known]]:
+        """What the store says about a shard's contents."""
+
+        def look_up() -> Mapping[bytes, Known]:
+            with database.reading(self._database) as connection:
+                return reuse.known(connection, list(run.contents.values()), *run.model)
+
+        return self._submit(self._committing, look_up)
+
+    def commit(self, run: ShardRun) -> Future[None]:
+        """Write a shard's outcomes, and close its job if that was the last."""
+        return self._submit(self._committing, lambda: self._commit(run))
+
+    def give_back(self, shard: Shard, reason: str, *, in_good_order: bool) -> Future[None]:
+        """Let another worker have the shard: at once in good order, else after a while."""
+        return self._submit(
+            self._committing, lambda: self._give_back(shard, reason, in_good_order=in_good_order)
+        )
+
+    def _submit(self, where: ThreadPoolExecutor, work: Callable[[], Any]) -> Future[Any]:
+        future = where.submit(work)
+        future.add_done_callback(lambda _: self._wake())
+        return future
+
+    # Claiming
+
+    def _next(self, planning: bool) -> tuple[bool, ShardRun | Claimed | None]:
+        claimed = database.write(
+            self._database,
+            lambda c: leases.claim_best(
+                c, self._worker_id, self._settings.lease_s, planning=planning
+            ),
+        )
+        if claimed is None:
+            return False, None
+        if isinstance(claimed, Claimed):
+            self._heartbeat.hold(claimed.lease)
+            return True, claimed
+        self._heartbeat.hold(claimed)
+        try:
+            return True, self._open(claimed)
+        except BaseException:
+            # Nobody will know of this claim: its lease must run out.
+            self._heartbeat.release(claimed)
+            raise
+
+    def _open(self, shard: Shard) -> ShardRun | None:
+        if shard.attempt > leases.MAX_ATTEMPTS:
+            self._give_up(shard)
+            return None
+        try:
+            source = self._source(shard)
+            card = self._card(shard)
+            run = self._opener.open(shard, source["kind"], source["uri"], card)
+        except (ArchiveError, CardError, EngineError) as error:
+            self._give_back(shard, str(error), in_good_order=False)
+            return None
+        if not shard.spec.get("force"):
+            with database.reading(self._database) as connection:
+                if reuse.any_known(connection, *run.model):
+                    run.unread, run.waiting = run.waiting, run.unread
+        return run
+
+    def _source(self, shard: Shard) -> sa.RowMapping:
+        if self._sources is None or self._sources[0] != shard.job_id:
+            rows = jobs.source_rows(self._database, shard.job_id)
+            self._sources = (shard.job_id, {row["source_no"]: row for row in rows})
+        return self._sources[1][shard.source_no]
+
+    def _card(self, shard: Shard) -> Card:
+        if shard.model_id not in self._cards:
+            row = models.get(self._database, shard.model_id)
+            card = Card.from_json(json.dumps(row["card"]))
+            if card.size > MAX_SIDE:
+                raise EngineError(
+                    f"model {shard.model_id} wants films of {card.size} pixels; at most {MAX_SIDE} "
+                    "are made"
+                )
+            self._cards[shard.model_id] = card
+        return self._cards[shard.model_id]
+
+    def _give_up(self, shard: Shard) -> None:
+        """A shard whose attempts are used up: its items are in error, or it is cut in two.
+
+        Where its workers ended without a word, one item may be to blame: halves of the shard find
+        it, so that only that item is lost.
+        """
+        members = archive.unpack(shard.listing)
+        if shard.last_error is None and len(members) > 1:
+            middle = len(members) // 2
+            halves = [
+                NewShard(source_no=shard.source_no, n_items=len(half), listing=archive.pack(half))
+                for half in (members[:middle], members[middle:])
+            ]
+
+            def end(connection: sa.Connection) -> None:
+                leases.bisect(connection, shard, *halves)
+        else:
+            names = [archive.display(m.name) for m in members]
+            detail = f"given up after {leases.MAX_ATTEMPTS} attempts; the last: " + (
+                shard.last_error or "its worker ended without a word"
+            )
+
+            def end(connection: sa.Connection) -> None:
+                results.give_up(connection, shard, names, detail)
+
+        try:
+            database.write(self._database, end)
+            self._close_job(shard.job_id)
+        except LeaseLost as error:
+            log.info("not given up: %s", error)
+        self._heartbeat.release(shard)
+
+    # Committing
+
+    def _commit(self, run: ShardRun) -> None:
+        shard = run.shard
+        try:
+            database.write(self._database, lambda c: results.commit(c, shard, run.outcomes))
+        except LeaseLost as error:
+            log.info("not committed: %s", error)
+            return
+        if run.hashed_names:
+            privacy.keep_names(self._settings.home, shard.job_id, run.hashed_names)
+        self._close_job(shard.job_id)
+
+    def _close_job(self, job_id: int) -> None:
+        state = database.write(
+            self._database, lambda c: control.close_if_done(c, job_id, self._worker_id)
+        )
+        if state:
+            log.info("job %d is done", job_id)
+
+    def _give_back(self, shard: Shard, reason: str, *, in_good_order: bool) -> None:
+        log.info("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
+        database.write(
+            self._database,
+            lambda c: leases.hand_back(c, shard, reason, in_good_order=in_good_order),
+        )
+        self._heartbeat.release(shard)
