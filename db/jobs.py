@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, partitions
+from db import budget, database, partitions
 from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
 from db.types import UtcDateTime, now
@@ -22,7 +22,10 @@ MAX_ATTEMPTS = 3
 BACKOFF_S = (5.0, 30.0, 120.0)
 
 #: Columns of v_job_progress that SQLite would give as text.
-_TIMES = {f"{moment}_at": UtcDateTime() for moment in ("created", "started", "planned", "finished")}
+_TIMES = {
+    f"{moment}_at": UtcDateTime()
+    for moment in ("created", "started", "planned", "finished", "purged")
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,10 @@ class Claimed:
     kind: str
     spec: dict[str, Any]
     model_id: int | None
+    #: Scoring: fp32, bf16 or int8.
+    precision: str | None
+    #: The job that this one retries.
+    parent_job_id: int | None
     #: 1 for the first attempt.
     attempt: int
     #: Scoring: what an earlier planner had already listed.
@@ -56,11 +63,18 @@ def submit(
     spec: dict[str, Any],
     submitted_by: str,
     model_id: int | None = None,
+    precision: str | None = None,
+    parent_job_id: int | None = None,
     priority: int = 0,
     key: str | None = None,
     source_rows: list[dict[str, Any]] | None = None,
 ) -> int:
-    """Insert a queued job and its sources; the same `key` again gives the same job's id."""
+    """Insert a queued job and its sources; the same `key` again gives the same job's id.
+
+    Raises ValueError where the spec's `max_errors` is no error budget.
+    """
+    if spec.get("max_errors") is not None:
+        budget.parse(spec["max_errors"])
     job_id, inserted = database.find_or_insert(
         connection,
         # Without a key (NULL) nothing is found.
@@ -72,6 +86,8 @@ def submit(
             spec=spec,
             submitted_by=submitted_by,
             model_id=model_id,
+            precision=precision or ("fp32" if kind == "score" else None),
+            parent_job_id=parent_job_id,
             priority=priority,
             key=key,
             created_at=now(),
@@ -135,6 +151,8 @@ def claim(connection: sa.Connection, kind: str, worker_id: str, lease_s: float) 
         kind=row.kind,
         spec=row.spec,
         model_id=row.model_id,
+        precision=row.precision,
+        parent_job_id=row.parent_job_id,
         attempt=row.attempts + 1,
         planned_items=row.planned_items,
         planned_shards=row.planned_shards,
@@ -224,27 +242,32 @@ def planned(connection: sa.Connection, lease: Lease, passed_over: dict[str, int]
 
 
 def close_if_done(connection: sa.Connection, job_id: int, who: str) -> bool:
-    """Finish a scoring job whose listing is complete and whose shards are all final.
+    """Finish a scoring job that is over its error budget, or that has nothing left to do.
 
-    The job's row is locked first, so that of two last shards one sees the other. To be called in
-    a transaction of its own, after the last shard's: two that both hold the row for `commit` and
-    then want it here would wait for each other.
+    Nothing is left when its listing is complete and its shards are all final. The job's row is
+    locked first, so that of two last shards one sees the other. To be called in a transaction of
+    its own, after the last shard's: two that both hold the row for `commit` and then want it here
+    would wait for each other.
     """
     row = connection.execute(
-        sa.select(jobs.c.state, jobs.c.planned_at).where(jobs.c.id == job_id).with_for_update()
+        sa.select(jobs.c.kind, jobs.c.state, jobs.c.planned_at)
+        .where(jobs.c.id == job_id)
+        .with_for_update()
     ).one_or_none()
-    if row is None or row.state != "running" or row.planned_at is None:
+    if row is None or row.kind != "score" or row.state not in SCORING_JOB_STATES:
         return False
-    open_shards, errors, dead = connection.execute(
-        sa.select(
-            sa.func.count().filter(shards.c.finished_at.is_(None)),
-            sa.func.coalesce(sa.func.sum(shards.c.n_errors), 0),
-            sa.func.count().filter(shards.c.state == "dead"),
-        ).where(shards.c.job_id == job_id)
-    ).one()
-    if open_shards:
+    over = budget.exceeded(connection, job_id)
+    if over is not None:
+        finish(connection, job_id, "failed", who, over)
+        return True
+    open_shard = sa.exists().where(shards.c.job_id == job_id, shards.c.finished_at.is_(None))
+    if row.planned_at is None or connection.execute(sa.select(open_shard)).scalar_one():
         return False
-    finish(connection, job_id, "completed_with_errors" if errors or dead else "completed", who)
+    broken = sa.exists().where(
+        shards.c.job_id == job_id, sa.or_(shards.c.n_errors > 0, shards.c.state == "dead")
+    )
+    errors = connection.execute(sa.select(broken)).scalar_one()
+    finish(connection, job_id, "completed_with_errors" if errors else "completed", who)
     return True
 
 
@@ -264,29 +287,37 @@ def finish(
 
 def cancel(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
     """End a job now. What is committed stays; workers notice within a heartbeat and stop."""
-    state = connection.execute(
-        sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update()
-    ).scalar()
-    if state is None:
-        raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
-    if state in FINAL_JOB_STATES:
-        raise Conflict(f"job {job_id} is already {state}")
+    row = locked(connection, job_id)
+    if row.state in FINAL_JOB_STATES:
+        raise Conflict(f"job {job_id} is already {row.state}")
     finish(connection, job_id, "cancelled", who, reason or f"cancelled by {who}")
 
 
+def locked(connection: sa.Connection, job_id: int) -> sa.Row[Any]:
+    """A job's row, which nobody else changes until commit; NotFound where there is none."""
+    row = connection.execute(
+        sa.select(jobs).where(jobs.c.id == job_id).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
+    return row
+
+
 def waiting_to_close(engine: sa.Engine) -> list[int]:
-    """Scoring jobs whose last shard is done but that nobody closed: their worker died just then."""
+    """Scoring jobs that `close_if_done` would end but that nobody closed: a worker died just then.
+
+    Their last shard is done, or they are over their error budget.
+    """
     with database.reading(engine) as connection:
-        open_shard = sa.exists().where(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
-        found = connection.execute(
-            sa.select(jobs.c.id).where(
-                jobs.c.kind == "score",
-                jobs.c.state == "running",
-                jobs.c.planned_at.is_not(None),
-                ~open_shard,
-            )
+        no_open_shard = ~sa.exists().where(
+            shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None)
         )
-        return [int(row.id) for row in found]
+        found = connection.execute(
+            sa.select(
+                jobs.c.id, sa.and_(jobs.c.planned_at.is_not(None), no_open_shard).label("done")
+            ).where(jobs.c.kind == "score", jobs.c.state.in_(SCORING_JOB_STATES))
+        ).all()
+        return [int(r.id) for r in found if r.done or budget.exceeded(connection, r.id)]
 
 
 def get(engine: sa.Engine, job_id: int) -> sa.RowMapping:
@@ -348,6 +379,15 @@ def source_rows(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
         )
 
 
+def source_count(connection: sa.Connection, job_id: int) -> int:
+    """How many sources a scoring job reads."""
+    return int(
+        connection.execute(
+            sa.select(sa.func.count()).select_from(sources).where(sources.c.job_id == job_id)
+        ).scalar_one()
+    )
+
+
 def anything_due(engine: sa.Engine, queue: str) -> bool:
     """Whether a worker of this queue would find something to claim now."""
     from db import leases
@@ -363,9 +403,14 @@ def anything_due(engine: sa.Engine, queue: str) -> bool:
         )
 
 
-def scoring(connection: sa.Connection, job_id: int) -> bool:
-    """Whether a job's shards may be worked on; on PostgreSQL it stays so until commit."""
+def scoring(connection: sa.Connection, job_id: int, *, key_only: bool = False) -> bool:
+    """Whether a job's shards may be worked on; on PostgreSQL it stays so until commit.
+
+    With `key_only` the lock keeps out who pauses or cancels, but no planner.
+    """
     state = connection.execute(
-        sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update(read=True)
+        sa.select(jobs.c.state)
+        .where(jobs.c.id == job_id)
+        .with_for_update(read=True, key_share=key_only)
     ).scalar()
     return state in SCORING_JOB_STATES

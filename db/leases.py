@@ -11,13 +11,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db import bulk
 from db import jobs as job_rows
+from db.errors import LeaseLost
 from db.jobs import BACKOFF_S, Claimed, Lease
-from db.schema import SCORING_JOB_STATES, jobs, shards, sources
+from db.schema import SCORING_JOB_STATES, item_errors, jobs, shard_listings, shards, sources
 from db.types import now
 
-#: A shard that its workers did not survive this many times is given up.
+#: A shard that its workers did not survive this many times is bisected; of one item, given up.
 MAX_ATTEMPTS = 5
+
+#: Attempts that each half of a bisected shard has.
+HALF_ATTEMPTS = 2
+
+
+SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
+LISTINGS = ("job_id", "shard_no", "listing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,8 @@ class Shard:
     spec: dict[str, Any]
     #: Why the attempt before this one was given up, where its worker could say so.
     last_error: str | None = None
+    #: fp32, bf16 or int8.
+    precision: str = "fp32"
 
 
 def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> None:
@@ -57,23 +68,15 @@ def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> Non
     row = connection.execute(
         sa.select(jobs.c.planned_items, jobs.c.planned_shards).where(jobs.c.id == lease.job_id)
     ).one()
-    items, count = row.planned_items, row.planned_shards
-    rows = []
+    job_id, items, count = lease.job_id, row.planned_items, row.planned_shards
+    rows: list[bulk.Row] = []
+    listings: list[bulk.Row] = []
     for shard in new:
-        rows.append(
-            {
-                "job_id": lease.job_id,
-                "shard_no": count,
-                "source_no": shard.source_no,
-                "first_item": items,
-                "n_items": shard.n_items,
-                "listing": shard.listing,
-                "state": "ready",
-            }
-        )
+        rows.append((job_id, count, shard.source_no, items, shard.n_items, "ready"))
+        listings.append((job_id, count, shard.listing))
         items, count = items + shard.n_items, count + 1
-    if rows:
-        connection.execute(sa.insert(shards), rows)
+    bulk.insert(connection, "shards", SHARDS, rows)
+    bulk.insert(connection, "shard_listings", LISTINGS, listings)
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == lease.job_id)
@@ -134,13 +137,22 @@ def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | 
     One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
     gives it up with `results.give_up`.
     """
-    row = connection.execute(
-        due(sa.select(shards, jobs.c.model_id, jobs.c.priority, jobs.c.spec))
-        .limit(1)
-        .with_for_update(skip_locked=True, of=shards)
-    ).one_or_none()
-    if row is None:
-        return None
+    while True:
+        row = connection.execute(
+            due(sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec))
+            .limit(1)
+            .with_for_update(skip_locked=True, of=shards)
+        ).one_or_none()
+        if row is None:
+            return None
+        # It may have been paused or cancelled since the statement began to look.
+        if job_rows.scoring(connection, row.job_id, key_only=True):
+            break
+    listing = connection.execute(
+        sa.select(shard_listings.c.listing).where(
+            shard_listings.c.job_id == row.job_id, shard_listings.c.shard_no == row.shard_no
+        )
+    ).scalar_one()
     connection.execute(
         sa.update(shards)
         .where(shards.c.job_id == row.job_id, shards.c.shard_no == row.shard_no)
@@ -161,8 +173,9 @@ def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | 
         source_no=row.source_no,
         first_item=row.first_item,
         n_items=row.n_items,
-        listing=bytes(row.listing),
+        listing=bytes(listing),
         model_id=row.model_id,
+        precision=row.precision or "fp32",
         priority=row.priority,
         spec=row.spec,
         last_error=row.last_error,
@@ -234,3 +247,141 @@ def hand_back(connection: sa.Connection, shard: Shard, reason: str, *, in_good_o
             last_error=reason,
         )
     )
+
+
+def bisect(connection: sa.Connection, shard: Shard, first: NewShard, second: NewShard) -> None:
+    """Put two halves in a shard's place, so that what kills its workers is cornered.
+
+    The first half keeps the number; the second is appended to the job. Both are due at once and
+    have HALF_ATTEMPTS attempts. Raises LeaseLost as `results.commit` does.
+    """
+    if shard.n_items < 2 or first.n_items + second.n_items != shard.n_items:
+        raise ValueError(
+            f"shard {shard.shard_no} of job {shard.job_id} has {shard.n_items} items; "
+            f"halves of {first.n_items} and {second.n_items} do not make it up"
+        )
+    row = connection.execute(
+        sa.select(jobs.c.state, jobs.c.planned_shards)
+        .where(jobs.c.id == shard.job_id)
+        .with_for_update()
+    ).one()
+    attempts = MAX_ATTEMPTS - HALF_ATTEMPTS
+    kept = connection.execute(
+        sa.update(shards)
+        .where(held(shard), sa.literal(row.state in SCORING_JOB_STATES))
+        .values(
+            state="ready",
+            n_items=first.n_items,
+            lease_until=None,
+            attempts=attempts,
+            not_before=None,
+        )
+    )
+    if kept.rowcount != 1:
+        raise lost(shard)
+    number = row.planned_shards
+    connection.execute(
+        sa.insert(shards).values(
+            job_id=shard.job_id,
+            shard_no=number,
+            source_no=shard.source_no,
+            first_item=shard.first_item + first.n_items,
+            n_items=second.n_items,
+            state="ready",
+            attempts=attempts,
+            last_error=shard.last_error,
+        )
+    )
+    connection.execute(
+        sa.update(shard_listings)
+        .where(shard_listings.c.job_id == shard.job_id, shard_listings.c.shard_no == shard.shard_no)
+        .values(listing=first.listing)
+    )
+    connection.execute(
+        sa.insert(shard_listings).values(
+            job_id=shard.job_id, shard_no=number, listing=second.listing
+        )
+    )
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == shard.job_id).values(planned_shards=number + 1)
+    )
+    job_rows.log(
+        connection, shard.job_id, shard.worker_id, "shard_bisected",
+        f"shard {shard.shard_no} of {shard.n_items} items: the second half is shard {number} now",
+    )  # fmt: skip
+
+
+def lost(shard: Shard) -> LeaseLost:
+    """The error for a holder that is none any more."""
+    return LeaseLost(
+        f"shard {shard.shard_no} of job {shard.job_id} is no longer this worker's, "
+        "or the job is paused or has ended"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a shard of an earlier job holds, and how it ended."""
+
+    shard_no: int
+    source_no: int
+    first_item: int
+    n_items: int
+    #: Packed listing.
+    listing: bytes
+
+
+def listings(
+    connection: sa.Connection,
+    job_id: int,
+    after_shard_no: int = -1,
+    limit: int = 64,
+    *,
+    to_retry: bool = False,
+) -> list[Listing]:
+    """A job's shards after the given one, in order; with `to_retry` those with items to retry."""
+    select = (
+        sa.select(
+            shards.c.shard_no, shards.c.source_no, shards.c.first_item, shards.c.n_items,
+            shard_listings.c.listing,
+        )
+        .join_from(
+            shards,
+            shard_listings,
+            sa.and_(
+                shard_listings.c.job_id == shards.c.job_id,
+                shard_listings.c.shard_no == shards.c.shard_no,
+            ),
+        )
+        .where(shards.c.job_id == job_id, shards.c.shard_no > after_shard_no)
+        .order_by(shards.c.shard_no)
+        .limit(limit)
+    )  # fmt: skip
+    if to_retry:
+        select = select.where(sa.or_(shards.c.state != "done", shards.c.n_errors > 0))
+    return [
+        Listing(**(row | {"listing": bytes(row["listing"])}))
+        for row in map(dict, connection.execute(select).mappings())
+    ]
+
+
+def items_to_retry(connection: sa.Connection, job_id: int, shard_no: int) -> list[int]:
+    """Items of a shard that are in error or have no outcome, in order."""
+    row = connection.execute(
+        sa.select(shards.c.state, shards.c.first_item, shards.c.n_items).where(
+            shards.c.job_id == job_id, shards.c.shard_no == shard_no
+        )
+    ).one()
+    end = row.first_item + row.n_items
+    if row.state != "done":
+        return list(range(row.first_item, end))
+    found = connection.execute(
+        sa.select(item_errors.c.item_no)
+        .where(
+            item_errors.c.job_id == job_id,
+            item_errors.c.item_no >= row.first_item,
+            item_errors.c.item_no < end,
+        )
+        .order_by(item_errors.c.item_no)
+    )
+    return list(found.scalars())

@@ -1,27 +1,37 @@
-"""Outcomes: a shard's predictions, refusals and errors are written in one fenced transaction."""
+"""Outcomes: a shard's predictions, refusals and errors are written in one fenced transaction.
+
+This is the hot path of scoring: outcomes are tuples from the scorer to the database's driver.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from db import bulk, leases
 from db import jobs as job_rows
-from db import leases
-from db.errors import LeaseLost
 from db.leases import Shard
-from db.schema import cams, item_errors, predictions, refusals, rollups, shards
+from db.schema import shards
 from db.types import now
 
 #: Buckets of the score histogram; twentieths.
 BUCKETS = 20
 
+PREDICTIONS = (
+    "job_id", "item_no", "shard_no", "name", "model_id", "label_no", "probability", "scores", "ood",
+    "reused_from_job", "reused_from_item",
+)  # fmt: skip
+CAMS = ("job_id", "item_no", "height", "width", "low", "high", "data")
+NOT_PREDICTED = ("job_id", "item_no", "shard_no", "name", "code", "detail")
+IDENTITIES = ("job_id", "item_no", "patient", "study", "accession")
+ROLLUPS = ("job_id", "shard_no", "bucket", "label_no", "n")
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cam:
+
+class Cam(NamedTuple):
     """A class-activation map as bytes, linear from `low` to `high` logits."""
 
     height: int
@@ -31,9 +41,16 @@ class Cam:
     data: bytes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """A film that was scored."""
+class Identity(NamedTuple):
+    """Whose film a DICOM item is: keyed hashes of 32 characters, where the tag was there."""
+
+    patient: str | None = None
+    study: str | None = None
+    accession: str | None = None
+
+
+class Prediction(NamedTuple):
+    """A film that was scored, or that was answered from the store."""
 
     item_no: int
     name: str
@@ -42,14 +59,18 @@ class Prediction:
     probability: float
     positive: bool
     #: All classes, where there are more than two.
-    scores: list[float] | None = None
+    scores: Sequence[float] | None = None
     ood: float | None = None
     unusual: bool = False
     cam: Cam | None = None
+    #: BLAKE2b-128 of the film's bytes, where the prediction may answer for the same film later.
+    content: bytes | None = None
+    #: Job and item whose prediction this repeats, where it was not scored now.
+    reused_from: tuple[int, int] | None = None
+    identity: Identity | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NotPredicted:
+class NotPredicted(NamedTuple):
     """An item that was refused (intact, but no film to be scored) or is in error (broken)."""
 
     item_no: int
@@ -57,6 +78,7 @@ class NotPredicted:
     code: str
     detail: str
     refused: bool = False
+    identity: Identity | None = None
 
 
 Outcome = Prediction | NotPredicted
@@ -68,78 +90,97 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
     The fence comes first: LeaseLost where another worker has claimed the shard since, or the job
     has ended. A duplicate key is not forgiven: it would mean that an item had two outcomes.
     """
-    if sorted(o.item_no for o in outcomes) != list(
+    if sorted([o.item_no for o in outcomes]) != list(
         range(shard.first_item, shard.first_item + shard.n_items)
     ):
         raise ValueError(
             f"shard {shard.shard_no} of job {shard.job_id} has {shard.n_items} items, "
             f"but {len(outcomes)} outcomes that are not one each"
         )
+    job_id, shard_no, model_id = shard.job_id, shard.shard_no, shard.model_id
     predicted = [o for o in outcomes if isinstance(o, Prediction)]
     others = [o for o in outcomes if isinstance(o, NotPredicted)]
+    refused = [o for o in others if o.refused]
+    broken = [o for o in others if not o.refused]
     _finish(
         connection,
         shard,
         "done",
         n_predictions=len(predicted),
-        n_positive=sum(p.positive for p in predicted),
-        n_unusual=sum(p.unusual for p in predicted),
-        n_refused=sum(o.refused for o in others),
-        n_errors=sum(not o.refused for o in others),
+        n_positive=sum([p.positive for p in predicted]),
+        n_unusual=sum([p.unusual for p in predicted]),
+        n_refused=len(refused),
+        n_errors=len(broken),
     )
-    key = {"job_id": shard.job_id, "shard_no": shard.shard_no}
-    _insert(
+    bulk.insert(
         connection,
-        predictions,
+        "predictions",
+        PREDICTIONS,
         [
-            {
-                **key,
-                "item_no": p.item_no,
-                "name": p.name,
-                "model_id": shard.model_id,
-                "label_no": p.label_no,
-                "probability": p.probability,
-                "scores": p.scores,
-                "ood": p.ood,
-            }
+            (
+                job_id, p.item_no, shard_no, p.name, model_id, p.label_no, p.probability,
+                None if p.scores is None else json.dumps(list(p.scores)), p.ood,
+                *(p.reused_from or (None, None)),
+            )
             for p in predicted
         ],
-    )
-    _insert(
-        connection,
-        cams,
-        [
-            {
-                "job_id": shard.job_id,
-                "item_no": p.item_no,
-                "height": p.cam.height,
-                "width": p.cam.width,
-                "low": p.cam.low,
-                "high": p.cam.high,
-                "data": p.cam.data,
-            }
-            for p in predicted
-            if p.cam is not None
-        ],
-    )
-    for table, refused in ((refusals, True), (item_errors, False)):
-        _insert(
+    )  # fmt: skip
+    bulk.insert(connection, "cams", CAMS, [(job_id, p.item_no, *p.cam) for p in predicted if p.cam])
+    for table, kind in (("refusals", refused), ("item_errors", broken)):
+        bulk.insert(
             connection,
             table,
+            NOT_PREDICTED,
+            [(job_id, o.item_no, shard_no, o.name, o.code, o.detail) for o in kind],
+        )
+    bulk.insert(
+        connection,
+        "identities",
+        IDENTITIES,
+        [(job_id, o.item_no, *o.identity) for o in outcomes if o.identity],
+    )
+    histogram = Counter(
+        [(min(int(p.probability * BUCKETS), BUCKETS - 1), p.label_no) for p in predicted]
+    )
+    bulk.insert(
+        connection,
+        "rollups",
+        ROLLUPS,
+        [(job_id, shard_no, bucket, label, n) for (bucket, label), n in histogram.items()],
+    )
+    _remember(
+        connection,
+        shard,
+        [(p.content, p.item_no) for p in predicted if p.content and not p.reused_from],
+    )
+
+
+def _remember(connection: sa.Connection, shard: Shard, contents: list[tuple[bytes, int]]) -> None:
+    """Let these items' predictions answer for the same films from now on."""
+    if not contents:
+        return
+    # Always in the same order: two that commit the same films then wait for each other, instead of
+    # each for the other.
+    contents.sort()
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "INSERT INTO films (model_id, precision, content, job_id, item_no) "
+            "SELECT %s, %s, content, %s, item_no "
+            "FROM unnest(%s::bytea[], %s::int[]) AS new (content, item_no) ON CONFLICT DO NOTHING",
+            (
+                shard.model_id, shard.precision, shard.job_id,
+                [content for content, _ in contents], [item_no for _, item_no in contents],
+            ),
+        )  # fmt: skip
+    else:
+        connection.exec_driver_sql(
+            "INSERT INTO films (model_id, precision, content, job_id, item_no) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             [
-                {**key, "item_no": o.item_no, "name": o.name, "code": o.code, "detail": o.detail}
-                for o in others
-                if o.refused == refused
+                (shard.model_id, shard.precision, content, shard.job_id, item_no)
+                for content, item_no in contents
             ],
         )
-    histogram = Counter(
-        (min(int(p.probability * BUCKETS), BUCKETS - 1), p.label_no) for p in predicted
-    )
-    _insert(
-        connection,
-        rollups,
-        [{**key, "bucket": b, "label_no": label, "n": n} for (b, label), n in histogram.items()],
-    )
 
 
 def give_up(connection: sa.Connection, shard: Shard, names: Sequence[str], detail: str) -> None:
@@ -150,18 +191,12 @@ def give_up(connection: sa.Connection, shard: Shard, names: Sequence[str], detai
             f"but {len(names)} names"
         )
     _finish(connection, shard, "dead", n_errors=shard.n_items, last_error=detail)
-    _insert(
+    bulk.insert(
         connection,
-        item_errors,
+        "item_errors",
+        NOT_PREDICTED,
         [
-            {
-                "job_id": shard.job_id,
-                "shard_no": shard.shard_no,
-                "item_no": shard.first_item + n,
-                "name": name,
-                "code": "worker_died",
-                "detail": detail,
-            }
+            (shard.job_id, shard.first_item + n, shard.shard_no, name, "worker_died", detail)
             for n, name in enumerate(names)
         ],
     )
@@ -180,12 +215,4 @@ def _finish(connection: sa.Connection, shard: Shard, state: str, **counts: Any) 
         )
         if changed.rowcount == 1:
             return
-    raise LeaseLost(
-        f"shard {shard.shard_no} of job {shard.job_id} is no longer this worker's, "
-        "or the job has ended"
-    )
-
-
-def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(sa.insert(table), rows)
+    raise leases.lost(shard)

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Table, UniqueConstraint
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Table,
+    UniqueConstraint,
+)
 
 from db.types import BigId, Json, UtcDateTime
 
@@ -37,7 +44,7 @@ _BY_JOB: dict[str, Any] = {
     "postgresql_partition_by": "RANGE (job_id)",
     "sqlite_with_rowid": False,
 }
-PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels")
+PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels", "identities")
 #: Jobs in one partition.
 PARTITION_JOBS = 1000
 
@@ -226,6 +233,8 @@ jobs = Table(
     _c("spec", Json, "What to do: the options as submitted, defaults filled in."),
     _c("model_id", BigId, "Scoring: the model, pinned when submitted. Training: the model made.",
        ForeignKey("models.id"), nullable=True),
+    _c("precision", sa.String(8), "Scoring: fp32, bf16 or int8, pinned when submitted.",
+       nullable=True),
     _c("dataset_id", BigId, "Training: what it read.", ForeignKey("datasets.id"), nullable=True),
     _c("parent_job_id", BigId, "The job that this one retries or resumes.",
        ForeignKey("jobs.id"), nullable=True),
@@ -240,6 +249,8 @@ jobs = Table(
     _c("started_at", UtcDateTime, "First claimed.", nullable=True),
     _c("planned_at", UtcDateTime, "Scoring: the listing is complete.", nullable=True),
     _c("finished_at", UtcDateTime, "Reached a final state.", nullable=True),
+    _c("purged_at", UtcDateTime, "Its outcomes were removed; only their sums are left.",
+       nullable=True),
     _c("planned_items", sa.Integer, "Scoring: items listed so far.", server_default="0"),
     _c("planned_shards", sa.Integer, "Scoring: shards written so far.", server_default="0"),
     _c("passed_over", Json, "Scoring: entries that are no items, counted by kind.",
@@ -267,9 +278,17 @@ sources = Table(
     _c("source_no", sa.SmallInteger, "Place on the command line, from 0.", primary_key=True,
        autoincrement=False),
     _c("uri", sa.Text, "Absolute path of the folder, archive or film."),
-    _c("kind", sa.String(16), "folder, file, zip, tar or tar.gz."),
-    _c("fingerprint", sa.Text, "Identity of the archive when it was planned."),
-    _c("seek_index", sa.LargeBinary, "tar.gz: where decompression can start.", nullable=True),
+    _c("kind", sa.String(16), "folder, file, zip, tar, tar.gz, tar.zst, list or glob."),
+    _c("fingerprint", sa.Text, "Identity of the archive when it was submitted."),
+    _c("content_id", sa.Text, "Identity of the archive's content, where one is known cheaply.",
+       nullable=True),
+    _c("streams", sa.Boolean, "Whether it can be read from its start only.",
+       server_default=sa.false()),
+    _c("seek_index", sa.LargeBinary, "Compressed tar: where decompression can start.",
+       nullable=True),
+    Index("ix_sources_content_id", "content_id",
+          postgresql_where=sa.text("content_id IS NOT NULL"),
+          sqlite_where=sa.text("content_id IS NOT NULL")),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -280,7 +299,6 @@ shards = Table(
     _c("source_no", sa.SmallInteger, "Source of all its items."),
     _c("first_item", sa.Integer, "item_no of its first item."),
     _c("n_items", sa.Integer, "Items."),
-    _c("listing", sa.LargeBinary, "Compressed listing: names, offsets, sizes, CRCs."),
     _c("state", sa.String(8), "ready, leased, done, or dead (attempts used up)."),
     _c("n_predictions", sa.Integer, "Items predicted.", server_default="0"),
     _c("n_positive", sa.Integer, "Items called positive.", server_default="0"),
@@ -301,8 +319,21 @@ shards = Table(
     Index("ix_shards_open", "job_id", "shard_no",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
-    comment="A run of consecutive items of a scoring job: the unit of claiming and committing.",
+    comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
+            "Of a purged job, one row with the sums.",
 )  # fmt: skip
+
+# Apart from the shards, whose rows are written at each claim, heartbeat and commit, and summed up
+# whenever somebody looks: none of that should move 25 KB a shard.
+shard_listings = Table(
+    "shard_listings",
+    metadata,
+    _c("job_id", BigId, "Job.", primary_key=True, autoincrement=False),
+    _c("shard_no", sa.Integer, "Shard.", primary_key=True, autoincrement=False),
+    _c("listing", sa.LargeBinary, "Compressed listing: names, offsets, sizes, CRCs."),
+    ForeignKeyConstraint(["job_id", "shard_no"], ["shards.job_id", "shards.shard_no"]),
+    comment="The members that a shard's items are.",
+)
 
 predictions = Table(
     "predictions", metadata,
@@ -373,13 +404,27 @@ labels = Table(
     **_BY_JOB,
 )
 
+identities = Table(
+    "identities",
+    metadata,
+    *_item(
+        _c("patient", sa.String(32), "Keyed hash of the patient's identifier.", nullable=True),
+        _c("study", sa.String(32), "Keyed hash of the study's identifier.", nullable=True),
+        _c("accession", sa.String(32), "Keyed hash of the accession number.", nullable=True),
+    ),
+    comment="Whose film a DICOM item is, as keyed hashes: results roll up per study.",
+    **_BY_JOB,
+)
+
+# The content comes last in the key, so that one model's films are found without a scan.
 films = Table(
     "films",
     metadata,
+    _c("model_id", sa.BigInteger, "Model that scored it.", primary_key=True, autoincrement=False),
+    _c("precision", sa.String(8), "Precision it was scored in.", primary_key=True),
     _c("content", sa.LargeBinary(16), "BLAKE2b-128 of the film's bytes.", primary_key=True),
-    _c("sha256", sa.String(64), "Model file that scored it.", primary_key=True),
-    _c("job_id", sa.BigInteger, "Job that holds the outcome."),
-    _c("item_no", sa.Integer, "Item that holds the outcome."),
+    _c("job_id", sa.BigInteger, "Job that holds the prediction."),
+    _c("item_no", sa.Integer, "Item that holds the prediction."),
     comment="Content that was scored before, so that it can be answered without scoring.",
     sqlite_with_rowid=False,
 )
@@ -422,7 +467,7 @@ evaluations = Table(
     _c("model_id", BigId, "Model.", ForeignKey("models.id")),
     _c("dataset_id", BigId, "Labelled films.", ForeignKey("datasets.id"), nullable=True),
     _c("job_id", BigId, "Job that measured it.", ForeignKey("jobs.id"), nullable=True),
-    _c("split", sa.String(16), "validation, test, or a slice's name."),
+    _c("split", sa.String(64), "validation, test, a slice's name, or `labels of job 7`."),
     _c("n_films", sa.Integer, "Films."),
     _c("metrics", Json, "auroc, accuracy, sensitivity, specificity, ... by name."),
     _c("created_at", UtcDateTime, "Measured."),

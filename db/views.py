@@ -104,6 +104,8 @@ V_JOB_PROGRESS = View(
         "priority": "Higher goes first.",
         "submitted_by": "User and host.",
         "model_id": "Scoring: the model used. Training: the model made.",
+        "precision": "Scoring: fp32, bf16 or int8.",
+        "parent_job_id": "The job that this one retries.",
         "items": "Scoring: items listed. Training: epochs asked for is in the job's spec.",
         "done": "Items with an outcome.",
         "predictions": "Of these, predicted.",
@@ -118,9 +120,11 @@ V_JOB_PROGRESS = View(
         "started_at": "First claimed.",
         "planned_at": "Listing complete.",
         "finished_at": "Reached a final state.",
+        "purged_at": "Its outcomes were removed; only these sums are left.",
     },
     select="""
         SELECT j.id AS job_id, j.kind, j.state, j.priority, j.submitted_by, j.model_id,
+               j.precision, j.parent_job_id,
                j.planned_items AS items,
                -- One look at the job's own shards per column: of few jobs, few shards are read.
                (SELECT COALESCE(SUM(n_predictions + n_refused + n_errors), 0)
@@ -133,8 +137,58 @@ V_JOB_PROGRESS = View(
                (SELECT COALESCE(SUM(n_errors), 0) FROM shards WHERE job_id = j.id) AS errors,
                j.planned_shards AS shards,
                (SELECT COUNT(finished_at) FROM shards WHERE job_id = j.id) AS shards_done,
-               j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at
+               j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at, j.purged_at
         FROM jobs j
+    """,
+)
+
+V_STUDIES = View(
+    name="v_studies",
+    comment="The films of one DICOM study in a scoring job.",
+    columns={
+        "job_id": "Scoring job.",
+        "study": "Keyed hash of the study's identifier.",
+        "patient": "Keyed hash of the patient's identifier.",
+        "accession": "Keyed hash of the accession number.",
+        "films": "Items that belong to it, whatever came of them.",
+        "predicted": "Of these, scored.",
+        "positives": "Of these, with P(positive) at or above the operating threshold.",
+        "unusual": "Of these, unlike the training films.",
+        "max_probability": "Highest P(positive) of its films.",
+        "mean_probability": "Mean P(positive) of its films.",
+    },
+    select="""
+        SELECT i.job_id, i.study, MIN(i.patient) AS patient, MIN(i.accession) AS accession,
+               COUNT(*) AS films, COUNT(p.item_no) AS predicted,
+               COUNT(CASE WHEN p.probability >= m.threshold THEN 1 END) AS positives,
+               COUNT(CASE WHEN p.ood > m.ood_threshold THEN 1 END) AS unusual,
+               MAX(p.probability) AS max_probability, AVG(p.probability) AS mean_probability
+        FROM identities i
+        LEFT JOIN predictions p ON p.job_id = i.job_id AND p.item_no = i.item_no
+        LEFT JOIN models m ON m.id = p.model_id
+        WHERE i.study IS NOT NULL
+        GROUP BY i.job_id, i.study
+    """,
+)
+
+V_LABELLED = View(
+    name="v_labelled",
+    comment="A scored film whose true class was imported.",
+    columns={
+        "job_id": "Scoring job.",
+        "item_no": "The film's place in the job's listing, from 0.",
+        "name": "The film's name in its source.",
+        "probability": "P(positive class), 0 to 1, calibrated.",
+        "label": "Class, by the model's operating threshold.",
+        "truth": "True class.",
+        "correct": "1 where the two are the same.",
+    },
+    select="""
+        SELECT t.job_id, t.item_no, p.name, p.probability, l.name AS label, t.label AS truth,
+               CASE WHEN l.name = t.label THEN 1 ELSE 0 END AS correct
+        FROM labels t
+        JOIN predictions p ON p.job_id = t.job_id AND p.item_no = t.item_no
+        JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
     """,
 )
 
@@ -194,7 +248,10 @@ V_EPOCHS = View(
     """,
 )
 
-VIEWS = (V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_JOB_PROGRESS, V_MODELS, V_EPOCHS)
+VIEWS = (
+    V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
+    V_EPOCHS,
+)  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.
 READER = "pneumoq_reader"

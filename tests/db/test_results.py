@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -130,8 +129,8 @@ def test_outcomes_that_are_not_one_per_item_are_refused(database: sa.Engine, cha
     wrong = {
         "one missing": made[:-1],
         "one twice": [*made[:-1], made[0]],
-        "one too many": [*made, replace(made[-1], item_no=made[-1].item_no + 1)],
-        "another shard's": [replace(o, item_no=o.item_no - 3) for o in made],
+        "one too many": [*made, made[-1]._replace(item_no=made[-1].item_no + 1)],
+        "another shard's": [o._replace(item_no=o.item_no - 3) for o in made],
     }[change]
 
     with pytest.raises(ValueError, match="outcomes that are not one each"):

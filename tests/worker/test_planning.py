@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from db import database as connecting
 from db import jobs, leases
-from db.schema import shards
+from db.schema import shard_listings, shards
 from tests.worker import samples
 from worker import archive
 from worker.heartbeat import Heartbeat
@@ -67,10 +67,15 @@ class Desk:
 
     def shards(self, job_id: int) -> list[Row]:
         """A job's shards in order."""
-        columns = [shards.c[name] for name in Row._fields]
+        columns = [
+            (shard_listings if name == "listing" else shards).c[name] for name in Row._fields
+        ]
         with connecting.reading(self.engine) as connection:
             found = connection.execute(
-                sa.select(*columns).where(shards.c.job_id == job_id).order_by(shards.c.shard_no)
+                sa.select(*columns)
+                .join_from(shards, shard_listings)
+                .where(shards.c.job_id == job_id)
+                .order_by(shards.c.shard_no)
             )
             return [Row(*values) for values in found]
 
