@@ -203,7 +203,8 @@ class Postgres:
 
 
 @contextmanager
-def postgres(data: Path | None = None, *, initdb: Sequence[str] = (), options: Sequence[str] = ()
+def postgres(
+    data: Path | None = None, *, initdb: Sequence[str] = (), options: Sequence[str] = ()
 ) -> Iterator[Postgres]:
     """A private PostgreSQL cluster that forgets everything; raises NotInstalled, DidNotStart.
 
