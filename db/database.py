@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from db.errors import Unavailable
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 #: SQLite waits this long for another process's write before it reports "locked".
@@ -23,10 +26,28 @@ BUSY_TIMEOUT_MS = 5_000
 #: A write is tried again for this long while the database is locked or gone.
 PATIENCE_S = 60.0
 
+#: A database that has not answered for this long is worth a line in the log.
+SILENT_S = 5.0
+
+#: PostgreSQL ends a transaction whose client was silent for so long: a stopped process must not
+#: keep a job's row locked until it is continued.
+IDLE_IN_TRANSACTION_S = 60
+
+#: Silence on a TCP connection: when PostgreSQL's client begins to ask whether the server is still
+#: there, how often, and how many times; a server without power says no goodbye.
+_KEEPALIVE = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
 #: PostgreSQL error classes that mean "try the whole transaction again": serialisation failure,
 #: deadlock, lock not available, admin shutdown, crash shutdown, cannot connect now, disk full, too
-#: many connections.
-_PG_AGAIN = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53100", "53300"})
+#: many connections, idle in a transaction.
+_PG_AGAIN = frozenset(
+    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53100", "53300", "25P03"}
+)
 
 
 def parse(url: str) -> sa.URL:
@@ -47,12 +68,14 @@ def connect(url: str) -> sa.Engine:
         return engine
     # Whoever waits for a row's lock must then see what the other wrote, whatever the server's
     # default is.
-    return sa.create_engine(
+    engine = sa.create_engine(
         parsed,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
-        connect_args={"connect_timeout": 10},
+        connect_args={"connect_timeout": 10, **_KEEPALIVE},
     )
+    event.listen(engine, "connect", _postgres_connect)
+    return engine
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:
@@ -64,6 +87,12 @@ def _sqlite_connect(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _postgres_connect(connection: Any, _: Any) -> None:
+    # Not among the connection's options: a pooler between may refuse those.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'")
+    connection.commit()
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
@@ -81,6 +110,9 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         with connection.begin():
+            if engine.dialect.name == "postgresql":
+                # Who reads locks nobody out, and may wait for a person who reads on.
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield connection
 
 
@@ -98,22 +130,40 @@ def write(
 ) -> T:
     """Run `work` in a writing transaction, again and again while the database is locked or gone.
 
-    `work` must be safe to repeat: everything it did is rolled back first. Raises Unavailable after
+    `work` must be safe to repeat. What it did is rolled back first, unless the connection broke
+    just when it was committed: then it is repeated upon itself. Raises Unavailable after
     `patience_s` seconds.
     """
-    deadline = time.monotonic() + patience_s
+
+    def once() -> T:
+        with writing(engine) as connection:
+            return work(connection)
+
+    return patiently(once, patience_s)
+
+
+def patiently(work: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Run `work`, again and again while the database is locked or gone.
+
+    Raises Unavailable after `patience_s` seconds.
+    """
+    began = time.monotonic()
     delay_s = 0.02
+    told = False
     while True:
         try:
-            with writing(engine) as connection:
-                return work(connection)
+            return work()
         except DBAPIError as error:
             if not passing(error):
                 raise
-            if time.monotonic() >= deadline:
+            waited_s = time.monotonic() - began
+            if waited_s >= patience_s:
                 raise Unavailable(
                     f"the database did not answer for {patience_s:.0f} s: {error.orig}"
                 ) from error
+            if waited_s >= SILENT_S and not told:
+                told = True
+                log.warning("the database does not answer; trying on: %s", error.orig)
         # Full jitter, so that workers that were locked out together do not return together.
         time.sleep(random.uniform(delay_s / 2, delay_s))
         delay_s = min(delay_s * 2, 2.0)

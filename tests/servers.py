@@ -118,14 +118,65 @@ def short_folder(prefix: str) -> Iterator[Path]:
 
 
 class Postgres:
-    """A running private cluster; its databases are made and dropped by the test."""
+    """A private cluster, which a test may end and start again; its databases are the test's."""
 
-    def __init__(self, folder: Path, user: str) -> None:
+    def __init__(self, folder: Path, programs: Path, account: str | None) -> None:
         #: Folder of the unix socket `.s.PGSQL.5432`.
         self.folder = folder
         #: Superuser, without a password.
-        self.user = user
+        self.user = "postgres"
+        self.log = folder / "log"
+        self._programs = programs
+        self._account = account
+        self._data = folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._options: Sequence[str] = ()
         self._numbers = itertools.count(1)
+
+    def make(self, data: Path, options: Sequence[str] = ()) -> None:
+        """Make the cluster's files in the folder `data`; raises DidNotStart."""
+        self._data = data
+        initdb = spawn(
+            [self._programs / "initdb", f"--pgdata={data}", *INITDB_OPTIONS, *options],
+            log=self.log,
+            user=self._account,
+            cwd=self.folder,
+        )
+        if initdb.wait() != 0:
+            raise DidNotStart(f"initdb failed: {_tail(self.log)}")
+
+    @property
+    def running(self) -> bool:
+        """Whether the server is there; one that ran out of disk may have given up."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, options: Sequence[str] | None = None) -> None:
+        """Start the server, with the options of last time if none are given; wait until it answers.
+
+        Raises DidNotStart.
+        """
+        if self.running:
+            raise RuntimeError("the server runs already")
+        self._options = self._options if options is None else options
+        self._process = spawn(
+            [self._programs / "postgres", "-D", self._data, "-k", self.folder,
+             *POSTGRES_OPTIONS, *self._options],
+            log=self.log,
+            dies_by=signal.SIGQUIT,  # the postmaster takes its children and shared memory with it
+            user=self._account,
+            cwd=self.folder,
+        )  # fmt: skip
+        _wait_until_up(
+            self._process, self.log, lambda: self.connect().close(), psycopg.OperationalError
+        )
+
+    def stop(self, by: signal.Signals = signal.SIGINT) -> None:
+        """End the server; open connections are closed.
+
+        SIGINT writes everything out first. SIGQUIT is a crash: the next start recovers.
+        """
+        if self._process is not None:
+            end(self._process, by)
 
     def url(self, database: str) -> str:
         """SQLAlchemy's URL of one database."""
@@ -152,35 +203,27 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A private PostgreSQL cluster that forgets everything; raises NotInstalled, DidNotStart."""
+def postgres(
+    data: Path | None = None, *, initdb: Sequence[str] = (), options: Sequence[str] = ()
+) -> Iterator[Postgres]:
+    """A private PostgreSQL cluster that forgets everything; raises NotInstalled, DidNotStart.
+
+    `data` is an empty folder for its files, by default beside its socket; `initdb` and `options`
+    are more options of the two programs.
+    """
     programs = _postgres_programs()
     account = _lent_account() if os.geteuid() == 0 else None
     with short_folder("pneumoq-pg-") as folder:
-        data, log = folder / "data", folder / "log"
-        if account is not None:
-            shutil.chown(folder, account, pwd.getpwnam(account).pw_gid)
-        initdb = spawn(
-            [programs / "initdb", f"--pgdata={data}", *INITDB_OPTIONS],
-            log=log,
-            user=account,
-            cwd=folder,
-        )
-        if initdb.wait() != 0:
-            raise DidNotStart(f"initdb failed: {_tail(log)}")
-        server = spawn(
-            [programs / "postgres", "-D", data, "-k", folder, *POSTGRES_OPTIONS],
-            log=log,
-            dies_by=signal.SIGQUIT,  # the postmaster takes its children and shared memory with it
-            user=account,
-            cwd=folder,
-        )
+        for owned in filter(None, (folder, data)):
+            if account is not None:
+                shutil.chown(owned, account, pwd.getpwnam(account).pw_gid)
+        cluster = Postgres(folder, programs, account)
+        cluster.make(folder / "data" if data is None else data, initdb)
         try:
-            cluster = Postgres(folder, "postgres")
-            _wait_until_up(server, log, lambda: cluster.connect().close(), psycopg.OperationalError)
+            cluster.start(options)
             yield cluster
         finally:
-            end(server, signal.SIGINT)  # a fast shutdown: open connections are closed
+            cluster.stop()
 
 
 def _postgres_programs() -> Path:

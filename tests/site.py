@@ -99,6 +99,15 @@ class Site:
         assert len({row.name for row in found}) == len(found)
         return {row.name: row.probability for row in found}
 
+    def exactly_one_outcome_each(self, job_id: int, items: int) -> None:
+        """Every item of the job has one row among predictions, refusals and errors."""
+        numbers = [
+            row.item_no
+            for table in ("predictions", "refusals", "item_errors")
+            for row in self.rows(f"SELECT item_no FROM {table} WHERE job_id = :job", job=job_id)
+        ]
+        assert sorted(numbers) == list(range(items))
+
     def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Run the command line with this site's settings."""
         return subprocess.run(

@@ -7,11 +7,17 @@ import importlib.util
 import logging
 import os
 import platform
+import queue
 import socket
 import threading
+import time
 import uuid
+from collections.abc import Callable
+
+from sqlalchemy.exc import DBAPIError
 
 from db import database, migrate, workers
+from db.errors import Unavailable
 from worker import bell, engine, sweep, training
 from worker.config import Settings
 from worker.errors import ConfigError
@@ -20,9 +26,20 @@ from worker.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
+#: Seconds before work is begun anew after the database was away for longer than any patience; the
+#: last one from then on.
+AGAIN_S = (1.0, 2.0, 5.0, 10.0)
+
+#: A broker that took no bell is left alone for this many seconds: planning must not wait for it.
+MUTE_S = 10.0
+
 
 class Daemon:
-    """What lives as long as the worker process. One thread works at a time."""
+    """What lives as long as the worker process. One thread works at a time.
+
+    Work is taken up when a bell rings, by the thread that heard it, and by a thread of our own when
+    a sweep finds work while this worker is idle: a worker that hears no bells is only slower.
+    """
 
     def __init__(self, settings: Settings, queues: list[str]) -> None:
         if "train" in queues and importlib.util.find_spec("torch") is None:
@@ -30,6 +47,7 @@ class Daemon:
                 "training needs PyTorch: pip install 'pneumoq[train]', or listen to score only"
             )
         self._settings = settings
+        self._queues = queues
         self._database = database.connect(settings.database_url)
         migrate.check(self._database)
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -41,7 +59,11 @@ class Daemon:
             self.worker_id,
             lease_s=settings.lease_s,
         )
-        self._sweeper = sweep.Sweeper(settings, self._database, self.worker_id)
+        self._mute_until = 0.0
+        self._found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # As long-lived as this process: the decoders end with the thread that started them.
+        self._idle = threading.Thread(target=self._work_when_found, name="idle", daemon=True)
+        self._sweeper = sweep.Sweeper(settings, self._database, self.worker_id, self._take_up)
         database.write(
             self._database,
             lambda c: workers.hello(
@@ -58,34 +80,78 @@ class Daemon:
             ),
         )
         self._heartbeat.start()
+        self._idle.start()
         self._sweeper.start()
 
     def score(self) -> None:
         """Score until nothing is due."""
         with self._working:
-            if self._scorer is None:
-                self._scorer = Scorer(
-                    self._settings,
-                    self._database,
-                    self.worker_id,
-                    self._heartbeat,
-                    self._stop,
-                    lambda times: bell.ring(self._settings, "score", times),
-                )
-            try:
-                self._scorer.drain()
-            except BaseException:
-                # Its state is unknown: its leases run out, and the next bell begins anew.
-                scorer, self._scorer = self._scorer, None
-                scorer.abandon()
-                raise
+            self._until_done(self._drain)
+
+    def _drain(self) -> None:
+        if self._scorer is None:
+            self._scorer = Scorer(
+                self._settings,
+                self._database,
+                self.worker_id,
+                self._heartbeat,
+                self._stop,
+                self._ring_score,
+            )
+        try:
+            self._scorer.drain()
+        except BaseException:
+            # Its state is unknown: its leases run out, and work begins anew.
+            scorer, self._scorer = self._scorer, None
+            scorer.abandon()
+            raise
 
     def train(self) -> None:
         """Train until nothing is due."""
         with self._working:
-            training.work(
-                self._settings, self._database, self.worker_id, self._heartbeat, self._stop
+            self._until_done(
+                lambda: training.work(
+                    self._settings, self._database, self.worker_id, self._heartbeat, self._stop
+                )
             )
+
+    def _until_done(self, work: Callable[[], None]) -> None:
+        """Work; as often as the database is away for longer than any patience, begin anew."""
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                return work()
+            except Unavailable as error:
+                reason = str(error)
+            except DBAPIError as error:
+                if not database.passing(error):
+                    raise
+                reason = str(error.orig)
+            delay_s = AGAIN_S[min(failures, len(AGAIN_S) - 1)]
+            failures += 1
+            log.warning("what was in hand is given up; work begins anew in %g s: %s",
+                        delay_s, reason)  # fmt: skip
+            self._stop.wait(delay_s)
+
+    def _ring_score(self, times: int) -> None:
+        if time.monotonic() >= self._mute_until and not bell.ring(self._settings, "score", times):
+            self._mute_until = time.monotonic() + MUTE_S
+
+    def _take_up(self, name: str) -> None:
+        """A sweep found work on a queue: it is begun here if this worker is idle."""
+        if name in self._queues and not self._working.locked():
+            self._found.put(name)
+
+    def _work_when_found(self) -> None:
+        for name in iter(self._found.get, None):
+            try:
+                if name == "score":
+                    self.score()
+                else:
+                    self.train()
+            except Exception:
+                # As of a task that a bell began: told in the log, and the next one comes.
+                log.exception("work on %s that a sweep found ended with an error", name)
 
     def sweep(self) -> None:
         """Ring for what is due and close what is done."""
@@ -102,6 +168,7 @@ class Daemon:
             if self._scorer is not None:
                 self._scorer.close()
         self._sweeper.end()
+        self._found.put(None)
         self._heartbeat.end()
         database.write(self._database, lambda c: workers.goodbye(c, self.worker_id), patience_s=5)
         self._database.dispose()

@@ -80,6 +80,9 @@ class Heartbeat:
             except (Unavailable, sa.exc.SQLAlchemyError) as error:
                 # The leases may run out meanwhile; every write is fenced, so nothing is at risk.
                 log.warning("the heartbeat could not reach the database: %s", error)
+            except Exception:
+                # Without its heart this worker would claim, lose and claim again for ever.
+                log.exception("a heartbeat failed; the next one comes in its time")
 
     def beat(self) -> None:
         """Renew everything once."""

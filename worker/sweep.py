@@ -1,4 +1,4 @@
-"""The sweep: it rings again for work that is due, and closes jobs that nobody closed.
+"""The sweep: it finds work that is due, rings for it, and closes jobs that nobody closed.
 
 Any number of sweeps may run at once; each does only what the database says is still to be done.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -19,24 +20,38 @@ from worker.config import Settings
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, engine: sa.Engine, who: str) -> None:
-    """One sweep."""
+def run(
+    settings: Settings,
+    engine: sa.Engine,
+    who: str,
+    found: Callable[[str], object] = lambda queue: None,
+) -> None:
+    """One sweep; `found` is told of each queue on which work is due, before any bell is rung."""
     for job_id in jobs.waiting_to_close(engine):
         closed = database.write(engine, lambda c, j=job_id: jobs.close_if_done(c, j, who))  # type: ignore[misc]
         if closed:
             log.info("job %d: closed by a sweep", job_id)
-    for queue in QUEUES:
-        if jobs.anything_due(engine, queue):
-            bell.ring(settings, queue)
+    due = [queue for queue in QUEUES if jobs.anything_due(engine, queue)]
+    for queue in due:
+        found(queue)
+    for queue in due:
+        bell.ring(settings, queue)
 
 
 class Sweeper:
     """Sweeps now and then in a thread of its own: a broker that is away must not delay a beat."""
 
-    def __init__(self, settings: Settings, engine: sa.Engine, who: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: sa.Engine,
+        who: str,
+        found: Callable[[str], object],
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._who = who
+        self._found = found
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
@@ -51,6 +66,9 @@ class Sweeper:
     def _run(self) -> None:
         while not self._ended.wait(self._settings.sweep_s):
             try:
-                run(self._settings, self._engine, self._who)
+                run(self._settings, self._engine, self._who, self._found)
             except (Unavailable, sa.exc.SQLAlchemyError) as error:
                 log.warning("a sweep could not reach the database: %s", error)
+            except Exception:
+                # A thread that ended would not be missed until work lies about.
+                log.exception("a sweep failed; the next one comes in its time")

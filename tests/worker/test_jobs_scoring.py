@@ -81,16 +81,6 @@ def two_workers_give(here: Site, archives: dict[str, Path], expected: dict[str, 
         here.wait(shared, "two workers to share one job")
 
 
-def exactly_one_outcome_each(here: Site, job_id: int, items: int) -> None:
-    """Every item of the job has one row among predictions, refusals and errors."""
-    numbers = [
-        row.item_no
-        for table in ("predictions", "refusals", "item_errors")
-        for row in here.rows(f"SELECT item_no FROM {table} WHERE job_id = :job", job=job_id)
-    ]
-    assert sorted(numbers) == list(range(items))
-
-
 def test_folder_zip_tar_and_targz_give_the_same_probabilities_with_one_worker_and_with_two(
     here: Site, films: Path, tmp_path: Path
 ) -> None:
@@ -125,7 +115,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(here: Site, films:
     here.worker()
     assert here.ended(job_id) == "completed"
     assert len(here.probabilities(job_id)) == count
-    exactly_one_outcome_each(here, job_id, count)
+    here.exactly_one_outcome_each(job_id, count)
     by_worker = here.rows("SELECT DISTINCT worker_id FROM shards WHERE job_id = :job", job=job_id)
     assert len(by_worker) == 2
 
