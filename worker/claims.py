@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import control, database, jobs, leases, models, results, reuse
+from db import database, jobs, leases, models, results, reuse
 from db.errors import LeaseLost
 from db.jobs import Claimed
 from db.leases import NewShard, Shard
@@ -197,7 +197,7 @@ class Claims:
 
     def _close_job(self, job_id: int) -> None:
         state = database.write(
-            self._database, lambda c: control.close_if_done(c, job_id, self._worker_id)
+            self._database, lambda c: jobs.close_if_done(c, job_id, self._worker_id)
         )
         if state:
             log.info("job %d is done", job_id)

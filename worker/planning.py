@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
-from db import control, database, jobs, leases, reuse
+from db import database, jobs, leases, reuse
 from db.errors import LeaseLost, Unavailable
 from db.jobs import Claimed
 from db.leases import NewShard
@@ -132,7 +132,7 @@ class Planner:
             )
             raise ArchiveError("empty", nothing)
         database.write(self._database, lambda c: jobs.planned(c, self._lease, dict(passed_over)))
-        database.write(self._database, lambda c: control.close_if_done(c, job_id, worker_id))
+        database.write(self._database, lambda c: jobs.close_if_done(c, job_id, worker_id))
         log.info("job %d: %d items listed", job_id, items)
 
     def _check(self) -> None:
