@@ -15,7 +15,7 @@ from tests.worker import samples
 from trainer.card import Card
 from worker.engine import Engine, open_engine
 from worker.errors import EngineError
-from worker.inference import EngineThread, Request
+from worker.inference import EngineThread, Model, Request
 
 BATCH = 4
 
@@ -27,14 +27,14 @@ class Asked:
         self.loaded: list[Path] = []
         self.woken = threading.Semaphore(0)
 
-        def locate(model_id: int) -> Path:
-            if model_id not in files:
-                raise EngineError(f"model {model_id} is not here")
-            return files[model_id]
+        def locate(model: Model) -> Path:
+            if model[0] not in files:
+                raise EngineError(f"model {model[0]} is not here")
+            return files[model[0]]
 
-        def load(path: Path) -> Engine:
+        def load(path: Path, precision: str) -> Engine:
             self.loaded.append(path)
-            return open_engine(path, batch=BATCH, threads=2)
+            return open_engine(path, batch=BATCH, threads=2, precision=precision)
 
         self.thread = EngineThread(locate, load, self.woken.release)
 
@@ -43,7 +43,7 @@ class Asked:
         rng = np.random.default_rng(len(model_ids))
         requests = [
             Request(
-                model_id=model_id,
+                model=(model_id, "fp32"),
                 pixels=rng.integers(0, 256, (BATCH, 1, samples.SIZE, samples.SIZE), np.uint8),
             )
             for model_id in model_ids
@@ -98,7 +98,7 @@ def test_models_change_while_batches_are_pending(
     for model_id, path in ((1, model_file), (2, other_model[0])):
         with reference(path) as engine:
             for request in requests:
-                if request.model_id == model_id:
+                if request.model == (model_id, "fp32"):
                     assert request.answer is not None
                     expected = engine.submit(request.pixels).result()
                     assert request.answer.scores.tobytes() == expected.scores.tobytes()
@@ -135,7 +135,9 @@ def test_an_engine_thread_that_ends_says_so_instead_of_keeping_its_askers_waitin
     asked = Asked({1: model_file})
     # A batch of another size than the engine's is a mistake of ours, no trouble with the model.
     asked.thread.submit(
-        Request(model_id=1, pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8))
+        Request(
+            model=(1, "fp32"), pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8)
+        )
     )
     assert asked.woken.acquire(timeout=samples.PATIENCE_S)
     with pytest.raises(RuntimeError, match="the engine ended"):

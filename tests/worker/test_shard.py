@@ -14,14 +14,17 @@ import sqlalchemy as sa
 from db import database as connecting
 from db import jobs, leases
 from db.leases import Shard
-from db.results import NotPredicted, Prediction
+from db.results import Known, NotPredicted, Prediction
 from tests.worker import samples
 from trainer.card import Card
 from worker import archive
 from worker.archive import Member
-from worker.decoders import Place
+from worker.decoders import Decoded, Film, Place
 from worker.engine import Outputs
-from worker.shard import Opener, ShardRun, label
+from worker.privacy import Privacy
+from worker.shard import Opener, ShardRun, hashed_name, label
+
+PRIVACY = Privacy(b"the key of a site")
 
 
 def run(card: Card, **spec: Any) -> ShardRun:
@@ -35,7 +38,21 @@ def run(card: Card, **spec: Any) -> ShardRun:
         n_items=3, listing=archive.pack(members), model_id=1, priority=0, spec=spec,
     )  # fmt: skip
     place = Place(kind="folder", uri="/films", edition="1")
-    return ShardRun(shard=shard, card=card, place=place, members=members)
+    return ShardRun(shard=shard, card=card, place=place, members=members, privacy=PRIVACY)
+
+
+def back(
+    found: ShardRun,
+    index: int,
+    failure: tuple[str, str, bool] | None = None,
+    content: bytes | None = None,
+    tags: dict[str, str] | None = None,
+) -> None:
+    """Item `index` comes back from a decoder."""
+    film = Film(
+        token=None, place=found.place, member=found.members[index], rule="", size=1, offset=0
+    )
+    found.read(index, Decoded(film=film, failure=failure, content=content, tags=tags))
 
 
 def said(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
@@ -62,7 +79,7 @@ def test_of_two_classes_the_threshold_decides(
     card: Card, threshold: float, probability: float, expected: int
 ) -> None:
     chosen = dataclasses.replace(card, threshold=threshold)
-    assert label(np.array([1 - probability, probability], np.float32), chosen) == expected
+    assert label(np.array([[1 - probability, probability]], np.float32), chosen) == expected
 
 
 def test_of_three_classes_the_threshold_decides_about_the_positive_one_first(card: Card) -> None:
@@ -74,16 +91,16 @@ def test_of_three_classes_the_threshold_decides_about_the_positive_one_first(car
         ((0.5, 0.2, 0.3), 0),
         ((0.1, 0.2, 0.7), 2),
     ):
-        assert label(np.array(scores, np.float32), chosen) == expected
+        assert label(np.array([scores], np.float32), chosen) == expected
     # Below its threshold the positive class is not called, even where it is the likeliest.
     strict = dataclasses.replace(chosen, threshold=0.9)
-    assert label(np.array((0.1, 0.7, 0.2), np.float32), strict) == 2
+    assert label(np.array([(0.1, 0.7, 0.2)], np.float32), strict) == 2
 
 
 def test_a_prediction_holds_what_the_network_said(card: Card) -> None:
     chosen = dataclasses.replace(card, ood_threshold=1.5)
     found = run(chosen)
-    found.scored(1, said((0.9, 0.1), (0.25, 0.75), ood=[1.0, 2.0]), row=1)
+    found.scored([1], [1], said((0.9, 0.1), (0.25, 0.75), ood=[1.0, 2.0]))
     outcome = only(found)
     assert (outcome.item_no, outcome.name) == (11, "b\\x1b.png")
     assert (outcome.label_no, outcome.probability, outcome.positive) == (1, 0.75, True)
@@ -94,7 +111,7 @@ def test_a_prediction_holds_what_the_network_said(card: Card) -> None:
 
 def test_all_scores_are_kept_where_there_are_more_than_two_classes(card: Card) -> None:
     found = run(dataclasses.replace(card, labels=("A", "B", "C"), positive="C"))
-    found.scored(0, said((0.25, 0.5, 0.25)), row=0)
+    found.scored([0], [0], said((0.25, 0.5, 0.25)))
     assert only(found).scores == [0.25, 0.5, 0.25]
     assert only(found).label_no == 1
     assert (only(found).ood, only(found).unusual) == (None, False)
@@ -102,14 +119,14 @@ def test_all_scores_are_kept_where_there_are_more_than_two_classes(card: Card) -
 
 def test_a_film_that_failed_is_an_error_or_a_refusal(card: Card) -> None:
     found = run(card)
-    found.failed(0, ("truncated", "it ends early", False))
-    found.failed(2, ("too_small", "an icon", True))
+    back(found, 0, ("truncated", "it ends early", False))
+    back(found, 2, ("too_small", "an icon", True))
     expected = [
         NotPredicted(item_no=10, name="a.png", code="truncated", detail="it ends early"),
         NotPredicted(item_no=12, name="c.png", code="too_small", detail="an icon", refused=True),
     ]
     assert found.outcomes == expected
-    found.scored(1, said((0.5, 0.5)), row=0)
+    found.scored([1], [0], said((0.5, 0.5)))
     assert found.complete
 
 
@@ -128,7 +145,7 @@ def test_maps_are_kept_of_all_films_of_flagged_ones_or_of_none(
     maps = [[[0.0, 1.0], [2.0, 3.0]]] * 2
     for row, expected in enumerate(kept):
         found = run(card, **spec)
-        found.scored(0, said((0.2, 0.8), (0.8, 0.2), cam=maps), row=row)
+        found.scored([0], [row], said((0.2, 0.8), (0.8, 0.2), cam=maps))
         assert (only(found).cam is not None) == expected
 
 
@@ -137,7 +154,7 @@ def test_a_map_comes_back_from_its_bytes_within_half_a_level(card: Card) -> None
     for scale, offset in ((1, 0), (1e-3, 5), (1e4, -3), (0, 2)):
         cam = (rng.normal(size=(5, 7)) * scale + offset).astype(np.float32)
         found = run(card, keep_cam="all")
-        found.scored(0, said((0.5, 0.5), cam=cam[None]), row=0)
+        found.scored([0], [0], said((0.5, 0.5), cam=cam[None]))
         kept = only(found).cam
         assert kept is not None
         assert (kept.height, kept.width, len(kept.data)) == (5, 7, 35)
@@ -146,6 +163,51 @@ def test_a_map_comes_back_from_its_bytes_within_half_a_level(card: Card) -> None
         again = kept.low + levels * (span / 255)
         bound = 0.5 * span / 255 + 1e-6 * max(abs(kept.low), abs(kept.high))
         assert np.abs(again - cam).max() <= bound
+
+
+def test_a_dicom_is_named_by_a_keyed_hash_and_its_map_stays_here(card: Card) -> None:
+    found = run(card)
+    tags = {"patient": "SMITH-1", "study": "1.2.3", "accession": ""}
+    back(found, 0, tags=tags)
+    back(found, 1, ("lateral", "a lateral view", True), tags=tags)
+    found.scored([0], [0], said((0.5, 0.5)))
+    names = [hashed_name(PRIVACY, name) for name in ("a.png", "b\\x1b.png")]
+    assert sorted(o.name for o in found.outcomes) == sorted(names)
+    assert sorted(found.hashed_names) == [(10, names[0], "a.png"), (11, names[1], "b\\x1b.png")]
+    for outcome in found.outcomes:
+        assert outcome.identity is not None
+        assert outcome.identity.study == PRIVACY.hash("study", "1.2.3")
+        assert outcome.identity.accession is None
+        assert "SMITH" not in repr(outcome)
+
+
+def test_names_are_hashed_where_that_is_asked_or_their_ending_is_that_of_dicom(card: Card) -> None:
+    found = run(card, hash_names=True)
+    back(found, 0, ("truncated", "it ends early", False))
+    assert found.outcomes[0].name == hashed_name(PRIVACY, "a.png")
+    assert hashed_name(Privacy(b"another site's key"), "a.png") != found.outcomes[0].name
+    plain = run(card)
+    plain.members[0] = archive.Member(
+        name="SMITH^J.DCM", offset=0, stored=1, size=1, method=0, crc=None
+    )
+    back(plain, 0, ("missing", "it has gone", False))
+    assert plain.outcomes[0].name == hashed_name(PRIVACY, "SMITH^J.DCM")
+
+
+def test_what_the_store_knows_is_answered_and_the_rest_waits(card: Card) -> None:
+    found = run(card)
+    contents = [bytes([n]) * 16 for n in range(3)]
+    back(found, 0, content=contents[0])
+    back(found, 1, ("missing", "it has gone", False))
+    back(found, 2, content=contents[2])
+    row = Known(
+        label_no=1, probability=0.75, scores=None, ood=1.0, cam=None, origin=(7, 3), identity=None
+    )
+    found.known({contents[2]: row})
+    assert list(found.waiting) == [0]
+    answered = next(o for o in found.outcomes if isinstance(o, Prediction))
+    assert (answered.item_no, answered.probability, answered.positive) == (12, 0.75, True)
+    assert answered.reused_from == (7, 3)
 
 
 def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
@@ -173,7 +235,7 @@ def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
         listing=archive.pack(listing[2:5]),
     )
     before = samples.descriptors()
-    opener = Opener(database)
+    opener = Opener(database, PRIVACY)
     opened = opener.open(shard, "tar.gz", uri, card)
     assert opened.place.window_fd is not None
     assert list(opened.waiting) == [0, 1, 2]
