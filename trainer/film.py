@@ -1,15 +1,22 @@
 """Film: the bytes of one X-ray file become gray pixels, by a rule that has a version.
 
 This is the only place where pixels are made. Training and scoring both call `decode`, and a model
-file names the rule it was trained with, so the two cannot drift apart. Needs Pillow and NumPy only.
+file names the rule it was trained with, so the two cannot drift apart. What a file is is told from
+its content: JPEG, PNG, DICOM, TIFF, BMP, WebP and GIF are read, whatever they are called.
 
 Rule `gray-stretch-1`:
 
-1. JPEG is decoded straight to its luma (`L`), at the smallest DCT scale (1/8, 1/4, 1/2, 1) that
-   still leaves both sides at least 1.5 × S. Against a full decode this changes the result by 0.3
-   gray levels on average and takes two thirds of the time (`python -m tests.bench.film`).
-2. An EXIF orientation is applied. Colour becomes ITU-R 601 luma; transparency is laid on black.
-3. The whole film is stretched to S × S with Pillow's antialiased bilinear (triangle) filter.
+1. JPEG is decoded at the smallest DCT scale (1/8, 1/4, 1/2, 1) that still leaves both sides at
+   least 1.5 × S, and of it only the luma. Against a full decode this changes the result by 0.3 gray
+   levels on average and takes two thirds of the time (`python -m tests.bench.film`).
+2. A DICOM's values become eight-bit gray by its modality LUT and its VOI LUT or first window; one
+   without either is stretched from its least to its greatest value, padding left out, where it
+   stores more than eight bits. MONOCHROME1 is inverted (`trainer.dicom`).
+3. PNG and TIFF of 16-bit gray carry no window: they are stretched in the same way, from the least
+   value that occurs to the greatest. Nothing is ever cut to the upper eight bits.
+4. An EXIF orientation is applied. RGB of a gray film becomes ITU-R 601 luma; transparency is laid
+   on black. A picture with colour in it is refused.
+5. The whole film is stretched to S × S with Pillow's antialiased bilinear (triangle) filter.
    Nothing is cropped: disease reaches the border. Aspect is given up because most labelled sets
    have already given it up.
 """
@@ -17,37 +24,34 @@ Rule `gray-stretch-1`:
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from trainer.errors import FilmError, FilmRefused
+from trainer import content, grayscale
+from trainer.errors import FilmError
+from trainer.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
 
-#: Films with more pixels than this are refused before anything is decoded. The largest detectors
-#: in use make about 20 megapixels.
-MAX_PIXELS = 100_000_000
-
-#: Shorter sides are those of icons and thumbnails, not of films.
-MIN_SIDE = 32
+__all__ = ["MAX_PIXELS", "MIN_SIDE", "REFUSALS", "check_golden", "decode", "golden"]
 
 #: The rule that new models are trained with.
 DEFAULT_RULE = "gray-stretch-1"
 
-#: Formats that the rule reads, as Pillow names them.
-FORMATS = ("JPEG", "PNG")
-
 #: A reduced DCT scale must leave this many times S on both sides.
 DRAFT_GAP = 1.5
 
-#: Eight-bit modes, and how each becomes gray.
-_GRAY_MODES = frozenset({"L", "RGB", "P", "1"})
-_ALPHA_MODES = frozenset({"LA", "RGBA", "La", "RGBa", "PA"})
+#: Modes that become gray by `convert`, and those that are laid on black first.
+_GRAY_MODES = frozenset({"L", "RGB", "YCbCr", "P", "1"})
+_ALPHA_MODES = frozenset({"LA", "RGBA", "RGBX", "La", "RGBa", "PA"})
 
+#: Modes in which a picture has no colour to show.
+_COLOURLESS = frozenset({"L", "1", "LA", "La"})
 
 #: EXIF tag 274 and what undoes each of its values (EXIF 2.3, section 4.6.4).
 _ORIENTATION = 0x0112
@@ -61,117 +65,199 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: Where Pillow finds an orientation; a film without any of these has none.
+_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+#: Bytes below which no image of 32 × 32 pixels is complete.
+_SHORTEST = 40
+
+#: TIFF tag 262, and its value for which 0 is white (TIFF 6.0, section 8).
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+
+#: Pillow and the DICOM readers warn about damage that becomes a FilmError here, or costs nothing.
+_NOISE = (
+    "ignore",
+    None,
+    Warning,
+    re.compile(r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|rle)\b"),
+    0,
+)
+
 
 def decode(
-    data: bytes, size: int, rule: str = DEFAULT_RULE, out: NDArray[np.uint8] | None = None
+    data: bytes,
+    size: int,
+    rule: str = DEFAULT_RULE,
+    out: NDArray[np.uint8] | None = None,
+    accept: Collection[str] = (),
+    tags: dict[str, str] | None = None,
 ) -> NDArray[np.uint8]:
-    """Gray pixels of one film, `uint8 [size, size]`, 0 darkest to 255 brightest as stored.
+    """Gray pixels of one film, `uint8 [size, size]`, 0 darkest to 255 brightest.
 
-    Written into `out` (`uint8`, size² elements) where given.
+    Written into `out` (`uint8`, size² elements) where given. `accept` holds codes of REFUSALS that
+    are no reason to refuse. Of a DICOM, `tags` is filled with what it holds of `patient`, `study`
+    and `accession`, in the clear and also where the film is then refused; no message repeats them.
 
-    Raises FilmError with one of the codes `not_an_image`, `unsupported_format`, `truncated`,
-    `corrupt`, `too_large`, `unsupported_pixels`, `rule_mismatch`; FilmRefused with `too_small`; and
-    LookupError for a rule this build lacks.
+    Raises FilmRefused with a code of REFUSALS, or with `no_pixels`, `dicomdir` or `nested_archive`,
+    which cannot be accepted; FilmError with `not_an_image`, `unsupported_format`, `truncated`,
+    `corrupt`, `too_large`, `unsupported_pixels`, `rule_mismatch`; LookupError for a rule this build
+    lacks; and MemoryError.
     """
     try:
         make = RULES[rule]
     except KeyError:
         raise LookupError(f"this build has no film rule {rule!r}, only {sorted(RULES)}") from None
-    pixels = make(data, size)
+    pixels = make(data, size, accept, tags)
     if out is None:
-        return pixels
+        return pixels.copy()
     out[:] = pixels.reshape(out.shape)
     return out
 
 
-def _gray_stretch_1(data: bytes, size: int) -> NDArray[np.uint8]:
-    if not data:
-        raise FilmError("truncated", "the file is empty")
-    with warnings.catch_warnings():
-        # Pillow warns about damaged EXIF and large images; the size is checked below instead.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _pixels(image, size)
-        except UnidentifiedImageError:
-            raise _not_readable(data) from None
-        except Image.DecompressionBombError:
-            raise FilmError("too_large", "more pixels than any X-ray detector makes") from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            if isinstance(error, FilmError):
-                raise
-            code = "truncated" if "truncated" in str(error).lower() else "corrupt"
-            raise FilmError(code, f"the image cannot be decoded: {error}") from error
+def _gray_stretch_1(
+    data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
+) -> NDArray[np.uint8]:
+    # For the whole process: setting and restoring filters around each film is not safe in threads.
+    if _NOISE not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_NOISE[3].pattern)
+    kind = content.kind(data)
+    try:
+        if kind == "JPEG":
+            gray = _jpeg(data, size, accept)
+        elif kind == "DICOM":
+            from trainer import dicom  # takes a third of a second, and most archives hold none
+
+            gray = dicom.read(data, accept, tags)
+        elif kind:
+            gray = _picture(data, kind, accept)
+        else:
+            raise content.unreadable(data)
+        if gray.size != (size, size):
+            gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+    except (FilmError, MemoryError):
+        raise
+    except Exception as error:
+        # The decoders raise nearly anything for a damaged file: struct.error, KeyError, …
+        raise _broken(kind, data, error) from error
+    return np.frombuffer(gray.tobytes(), np.uint8).reshape(size, size)
 
 
-def _pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise FilmError(
-            "too_large", f"{width} × {height} pixels; at most {MAX_PIXELS:,} are decoded"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise FilmRefused(
-            "too_small", f"{width} × {height} pixels: an icon or a thumbnail, not a film"
-        )
-    # Of 16 bits of colour or transparency Pillow would keep the upper eight and say nothing.
-    if any(";16" in str(tile.args) for tile in getattr(image, "tile", ())):
-        raise FilmError("unsupported_pixels", _pixels_message("I;16"))
-    target = round(size * DRAFT_GAP)
-    if image.mode in ("L", "RGB"):
-        image.draft("L", (target, target))
-    image.load()
-    if image.mode not in _GRAY_MODES and image.mode not in _ALPHA_MODES:
+def _jpeg(data: bytes, size: int, accept: Collection[str]) -> Image.Image:
+    # The plugin itself, because Image.open tries and checks what is settled here.
+    image = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
+    check_size(*image.size, accept)
+    _check_single(image, accept)
+    if image.mode not in ("L", "RGB"):
         raise FilmError("unsupported_pixels", _pixels_message(image.mode))
-    upright = _upright(image)
-    if upright.mode in _ALPHA_MODES or "transparency" in upright.info:
-        layers = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
-    gray = upright if upright.mode == "L" else upright.convert("L")
-    if gray.size != (size, size):
-        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(gray, dtype=np.uint8)
+    target = (round(size * DRAFT_GAP), round(size * DRAFT_GAP))
+    if image.mode == "L" or "colour" in accept:
+        image.draft("L", target)
+    else:
+        # Decoded as it is stored: the luma is that of a decode to `L`, bit by bit, and the chroma
+        # shows whether this is a film at all.
+        image.draft("RGB" if _is_stored_as_rgb(image) else "YCbCr", target)
+    image.load()
+    if image.mode == "L":
+        return _upright(image, image)
+    if grayscale.is_coloured(image):
+        refuse("colour", _COLOUR_FOUND, accept)
+    luma = image.getchannel(0) if image.mode == "YCbCr" else image.convert("L")
+    return _upright(luma, image)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _is_stored_as_rgb(image: Image.Image) -> bool:
+    """Whether a three-component JPEG holds R, G and B, by the test of libjpeg (jdapimin.c)."""
+    if "jfif" in image.info:
+        return False
+    if "adobe_transform" in image.info:
+        return bool(image.info["adobe_transform"] == 0)
+    return [layer[0] for layer in getattr(image, "layer", ())] == list(b"RGB")
+
+
+def _picture(data: bytes, kind: str, accept: Collection[str]) -> Image.Image:
+    """Gray of anything but JPEG and DICOM."""
+    file = io.BytesIO(data)
+    image = (
+        PngImagePlugin.PngImageFile(file) if kind == "PNG" else Image.open(file, formats=(kind,))
+    )
+    check_size(*image.size, accept)
+    _check_single(image, accept)
+    deep = any(";16" in str(tile.args) or ";12" in str(tile.args) for tile in image.tile)
+    if deep and (image.mode.startswith("I;16") or image.mode == "I"):
+        image.load()
+        white_is_zero = kind == "TIFF" and _photometric(image) == _WHITE_IS_ZERO
+        return _upright(grayscale.stretched(np.asarray(image), inverted=white_is_zero), image)
+    # Of 16 bits of colour or transparency Pillow would keep the upper eight and say nothing.
+    if deep or image.mode not in _GRAY_MODES | _ALPHA_MODES:
+        raise FilmError("unsupported_pixels", _pixels_message("16-bit" if deep else image.mode))
+    image.load()
+    layers: Image.Image = image
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        layers = image.convert("RGBA")
+        layers = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
+    if image.mode not in _COLOURLESS and "colour" not in accept and grayscale.is_coloured(layers):
+        refuse("colour", _COLOUR_FOUND, accept)
+    return _upright(layers if layers.mode == "L" else layers.convert("L"), image)
+
+
+_COLOUR_FOUND = "the picture shows colour, so it is a photograph or a drawing and no film"
+
+
+def _check_single(image: Image.Image, accept: Collection[str]) -> None:
+    if getattr(image, "is_animated", False):
+        refuse("multi_frame", "several frames, pages or pictures in one file", accept)
+        image.seek(0)
+
+
+def _photometric(image: Image.Image) -> object:
+    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC)
+
+
+def _upright(gray: Image.Image, image: Image.Image) -> Image.Image:
     """The film as its EXIF orientation says it was taken; as it is where the EXIF is damaged."""
+    if not any(key in image.info for key in _ORIENTED):
+        return gray
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except (TypeError, ValueError, SyntaxError, OSError, struct.error):
-        return image
-    return image if turn is None else image.transpose(turn)
+        return gray
+    return gray if turn is None else gray.transpose(turn)
 
 
 def _pixels_message(mode: str) -> str:
-    if mode.startswith("I") or mode == "F":
-        return f"{mode} pixels (more than 8 bits); convert to 8 bits with a known window first"
-    return f"{mode} pixels are not those of an X-ray film; only gray or RGB is read"
+    if mode.startswith("I") or mode in ("F", "16-bit"):
+        return (
+            f"{mode} pixels hold more than 8 bits in a form without a known window; convert it to "
+            "8-bit gray, or keep it as DICOM"
+        )
+    return f"{mode} pixels are not those of an X-ray film; convert it to gray"
 
 
-def _not_readable(data: bytes) -> FilmError:
-    for offset, magic, name in _SIGNATURES:
-        if data[offset : offset + len(magic)] == magic:
-            return FilmError(
-                "unsupported_format", f"{name} is not read yet; convert it to JPEG or PNG"
-            )
-    if data[:2] == b"\xff\xd8" or data[:8] == b"\x89PNG\r\n\x1a\n":
-        return FilmError("truncated", f"the image ends inside its header ({len(data)} bytes)")
-    return FilmError("not_an_image", f"neither JPEG nor PNG; it begins with {data[:12]!r}")
+def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
+    """The FilmError for what a decoder said about damaged data."""
+    said = str(error)
+    if "out of memory" in said:
+        raise MemoryError from error
+    if isinstance(error, Image.DecompressionBombError):
+        return FilmError("too_large", "more pixels than any X-ray detector makes; shrink it first")
+    if "12-bit" in said or "bits" in said and "layers" in said:
+        return FilmError("unsupported_pixels", _pixels_message("16-bit"))
+    # Pillow makes SyntaxErrors of what goes wrong in a header.
+    ended = (EOFError, IndexError, struct.error)
+    cut = isinstance(error, ended) or isinstance(error.__cause__, ended) or len(data) < _SHORTEST
+    cut = cut or "truncated" in said.lower()
+    return FilmError(
+        "truncated" if cut else "corrupt",
+        f"the {kind} image cannot be decoded ({type(error).__name__}: {said[:120]}); copy it again "
+        "from where it came from",
+    )
 
 
-#: What a file that is no film may be instead, by its first bytes.
-_SIGNATURES = (
-    (128, b"DICM", "DICOM"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (0, b"BM", "BMP"),
-    (8, b"WEBP", "WebP"),
-    (0, b"GIF8", "GIF"),
-    (0, b"%PDF", "PDF"),
-    (0, b"PK\x03\x04", "a zip archive inside the archive"),
-)
-
-RULES: dict[str, Callable[[bytes, int], NDArray[np.uint8]]] = {DEFAULT_RULE: _gray_stretch_1}
+RULES: dict[
+    str,
+    Callable[[bytes, int, Collection[str], dict[str, str] | None], NDArray[np.uint8]],
+] = {DEFAULT_RULE: _gray_stretch_1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,14 +284,15 @@ def golden(rule: str = DEFAULT_RULE, size: int = 16) -> list[Golden]:
         buffer = io.BytesIO()
         image.save(buffer, kind, **({"quality": 60} if kind == "JPEG" else {"optimize": True}))
         film = buffer.getvalue()
-        vectors.append(Golden(film=film, pixels=decode(film, size, rule)))
+        pixels = decode(film, size, rule, accept=("colour",))
+        vectors.append(Golden(film=film, pixels=pixels))
     return vectors
 
 
 def check_golden(vectors: list[Golden], rule: str) -> None:
     """Raise FilmError(`rule_mismatch`) where the rule makes other pixels here than it did then."""
     for number, vector in enumerate(vectors):
-        ours = decode(vector.film, vector.pixels.shape[0], rule).astype(np.int16)
+        ours = decode(vector.film, vector.pixels.shape[0], rule, accept=("colour",)).astype(np.int16)
         worst = int(np.abs(ours - vector.pixels).max())
         if worst > GOLDEN_TOLERANCE:
             raise FilmError(

@@ -1,0 +1,285 @@
+"""DICOM: one chest radiograph becomes eight-bit gray, or is refused by the tag that says why.
+
+Read are CR, DX and secondary captures in every transfer syntax that chest films come in. Nothing
+that identifies a patient is ever part of a message: only coded values are repeated (modality, body
+part, view, …). Importing this module takes a third of a second, so `trainer.film` does that when it
+meets the first DICOM.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pydicom
+import pydicom.config
+import pydicom.filereader
+import pydicom.uid
+from PIL import Image
+from pydicom.datadict import dictionary_keyword, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+
+from trainer import dicom_pixels
+from trainer.errors import FilmError, FilmRefused
+from trainer.refusals import MAX_PIXELS, check_size, refuse
+
+# What pydicom would log and warn about may hold values of any tag. The values are checked here.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+#: Everything that is looked at; the rest of a file is passed over unread.
+_KEYWORDS = (
+    "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
+    "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",
+    "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber", "BurnedInAnnotation",
+    "DirectoryRecordSequence", "EncapsulatedDocument", "ContentSequence", *dicom_pixels.KEYWORDS,
+)  # fmt: skip
+
+#: Modalities of radiographs. OT and SC name nothing, so the other tags decide.
+_RADIOGRAPHS = frozenset({"CR", "DX", "RG", "OT", "SC", ""})
+
+#: SOP classes that may hold a radiograph (PS3.4, annex B.5).
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_RADIOGRAPH_CLASSES = frozenset(
+    _STORAGE + suffix
+    for suffix in ("1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4")
+)  # fmt: skip
+_FOR_PROCESSING_CLASS = _STORAGE + "1.1.1"
+
+#: SOP classes without an image: by the start of the UID, and what they are.
+_NO_PIXELS = (
+    (_STORAGE + "88", "a structured report or a selection of objects"),
+    (_STORAGE + "11", "a presentation state"),
+    (_STORAGE + "104", "an encapsulated document (PDF, CDA, STL)"),
+    (_STORAGE + "9", "a waveform"),
+    (_STORAGE + "66", "raw data, a segmentation or a registration"),
+    (_STORAGE + "481", "a radiotherapy object"),
+)
+_DIRECTORY = "1.2.840.10008.1.3.10"
+
+#: Words of a chest film's body part, and words beside them that make it another one.
+_CHEST_WORDS = frozenset(
+    "CHEST THORAX TORAX THX LUNG LUNGS PULMONARY CXR POUMON POUMONS PULMON LUNGE".split()
+)
+_OTHER_WORDS = frozenset("ABDOMEN PELVIS SPINE RIB RIBS RIBCAGE NECK STERNUM CLAVICLE HEAD".split())
+
+#: Codes of the chest in AnatomicRegionSequence (SNOMED CT; SNOMED RT before 2018; CID 4031).
+_CHEST_CODES = frozenset(
+    "816094009 51185008 T-D3000 39607008 T-28000 43799004 T-D3200".split()
+)  # fmt: skip
+
+#: Words of a ViewPosition that is not frontal. LLD and RLD (decubitus) are frontal.
+_LATERAL_WORDS = frozenset(
+    "LL RL LAT LLAT RLAT LATERAL LATERALLY LAO RAO LPO RPO LLO RLO OBL OBLIQUE SWIMMERS".split()
+)
+
+#: Codes of CID 4010 in ViewCodeSequence that are not frontal (SNOMED CT; SNOMED RT before 2018).
+_LATERAL_CODES = frozenset(
+    (
+        "399312000 R-10208 399160007 R-10204 399352003 R-10228 260427002 R-40783 399067008 R-102CD "
+        "399099002 R-10230 399135007 R-10220 399173006 R-10236 399184004 R-10238 399006002 R-10212 "
+        "399368009 R-10226 399260004 R-10224 399182000 R-102C1 399059000 R-10216 399356000 R-40985 "
+        "399198007 R-10232 399236003 R-10234 399038007 R-10210"
+    ).split()
+)
+
+
+def read(data: bytes, accept: Collection[str], tags: dict[str, str] | None) -> Image.Image:
+    """A radiograph as eight-bit gray, 255 brightest, at its own size.
+
+    Raises FilmRefused and FilmError as `trainer.film.decode` does, and fills `tags` as it does.
+    """
+    try:
+        dataset = _parsed(data)
+        if tags is not None:
+            tags.update(_identity(dataset))
+        _refuse_other(dataset, accept)
+        rows, columns = dicom_pixels.shape(dataset)
+        check_size(columns, rows, accept)
+        return dicom_pixels.gray(dataset, rows, columns, accept)
+    except (FilmError, MemoryError):
+        raise
+    except Exception as error:
+        # The readers raise nearly anything for a damaged file, and what they say may repeat values.
+        raise FilmError(
+            "corrupt",
+            f"the DICOM cannot be read ({type(error).__name__}); export it again from where it "
+            "came from",
+        ) from None
+
+
+def _parsed(data: bytes) -> Dataset:
+    file = io.BytesIO(data)
+    bare = data[128:132] != b"DICM"
+    if not bare:
+        file.seek(132)
+    meta = pydicom.filereader._read_file_meta_info(file)
+    syntax = meta.get("TransferSyntaxUID")
+    if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
+        _check_deflated(data[file.tell() :])
+    file.seek(0)
+    tags = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
+    dataset = pydicom.dcmread(file, force=bare, specific_tags=tags)
+    if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" in meta:
+        dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    return dataset
+
+
+def _check_deflated(data: bytes) -> None:
+    """Inflate in small pieces and keep none, so that a bomb is met before it goes off."""
+    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    piece = data
+    while piece and not inflater.eof:
+        total += len(inflater.decompress(piece, 1 << 20))
+        piece = inflater.unconsumed_tail
+        if total > 2 * MAX_PIXELS + (16 << 20):
+            raise FilmError(
+                "too_large", "deflated DICOM that unpacks to more than any film; shrink it first"
+            )
+    if not inflater.eof:
+        raise FilmError("truncated", "the deflated DICOM ends early; export it again")
+
+
+def _identity(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    patient, issuer = _text(dataset, "PatientID"), _text(dataset, "IssuerOfPatientID")
+    if patient:
+        # A backslash cannot be part of either value (PS3.5, section 6.2).
+        yield "patient", f"{patient}\\{issuer}" if issuer else patient
+    for name, keyword in (("study", "StudyInstanceUID"), ("accession", "AccessionNumber")):
+        value = _text(dataset, keyword)
+        if value:
+            yield name, value
+
+
+def _refuse_other(dataset: Dataset, accept: Collection[str]) -> None:
+    """Raise FilmRefused or FilmError for what is no single frontal chest film."""
+    sop_class = _text(dataset, "SOPClassUID")
+    _refuse_without_pixels(dataset, sop_class)
+    _refuse_other_kind(dataset, sop_class, accept)
+    _refuse_other_part(dataset, accept)
+    _refuse_other_view(dataset, accept)
+    intent = _text(dataset, "PresentationIntentType").upper()
+    if intent == "FOR PROCESSING":
+        found = f"{_named('PresentationIntentType')} is FOR PROCESSING: raw detector data"
+        refuse("for_processing", found, accept)
+    if sop_class == _FOR_PROCESSING_CLASS:
+        found = f"{_named('SOPClassUID')} is an X-ray image for processing: raw detector data"
+        refuse("for_processing", found, accept)
+    if _text(dataset, "BurnedInAnnotation").upper() == "YES":
+        found = f"{_named('BurnedInAnnotation')} is YES: text is burned into the pixels"
+        refuse("burned_in", found, accept)
+    frames = _text(dataset, "NumberOfFrames")
+    if frames.isdecimal() and int(frames) > 1:
+        found = f"{_named('NumberOfFrames')} is {int(frames)}: more than one picture"
+        refuse("multi_frame", found, accept)
+
+
+def _refuse_without_pixels(dataset: Dataset, sop_class: str) -> None:
+    if sop_class == _DIRECTORY or "DirectoryRecordSequence" in dataset:
+        raise FilmRefused(
+            "dicomdir",
+            f"{_named('SOPClassUID')} is a media storage directory: an index of films; score the "
+            "files beside it",
+        )
+    if any(keyword in dataset for keyword in dicom_pixels.PIXEL_KEYWORDS):
+        return
+    what = next(
+        (
+            name
+            for prefix, name in _NO_PIXELS
+            if sop_class == prefix or sop_class.startswith(prefix + ".")
+        ),
+        "",
+    )
+    for keyword in ("EncapsulatedDocument", "ContentSequence"):
+        if keyword in dataset and not what:
+            raise FilmRefused(
+                "no_pixels", f"{_named(keyword)} is a document: it holds no image; leave it out"
+            )
+    if what:
+        raise FilmRefused(
+            "no_pixels", f"{_named('SOPClassUID')} is {what}: it holds no image; leave it out"
+        )
+    raise FilmError(
+        "truncated",
+        f"{_named('PixelData')} is absent or cut short; export it again from where it came from",
+    )
+
+
+def _refuse_other_kind(dataset: Dataset, sop_class: str, accept: Collection[str]) -> None:
+    modality = _text(dataset, "Modality").upper()
+    if modality not in _RADIOGRAPHS:
+        found = f"{_named('Modality')} is {_shown(modality)}: not a radiograph (CR, DX)"
+        refuse("modality", found, accept)
+    if sop_class.startswith(_STORAGE) and sop_class not in _RADIOGRAPH_CLASSES:
+        name = pydicom.uid.UID(sop_class).name
+        refuse(
+            "modality", f"{_named('SOPClassUID')} is {_shown(name, 64)}: not a radiograph", accept
+        )
+
+
+def _refuse_other_part(dataset: Dataset, accept: Collection[str]) -> None:
+    part = _text(dataset, "BodyPartExamined").upper()
+    words = set(re.findall(r"[A-Z]+", part))
+    if words and (words & _OTHER_WORDS or not words & _CHEST_WORDS):
+        found = f"{_named('BodyPartExamined')} is {_shown(part)}: not the chest"
+        refuse("body_part", found, accept)
+    if words:
+        return
+    for code, meaning in _codes(dataset, "AnatomicRegionSequence"):
+        if code and code not in _CHEST_CODES:
+            found = f"{_named('AnatomicRegionSequence')} is {_shown(meaning or code)}"
+            refuse("body_part", f"{found}: not the chest", accept)
+
+
+def _refuse_other_view(dataset: Dataset, accept: Collection[str]) -> None:
+    view = _text(dataset, "ViewPosition").upper()
+    words = set(re.findall(r"[A-Z]+", view))
+    if words & _LATERAL_WORDS:
+        found = f"{_named('ViewPosition')} is {_shown(view)}: not a frontal view"
+        refuse("lateral", found, accept)
+    for code, meaning in _codes(dataset, "ViewCodeSequence"):
+        if code in _LATERAL_CODES:
+            found = f"{_named('ViewCodeSequence')} is {_shown(meaning or code)}: not a frontal view"
+            refuse("lateral", found, accept)
+    directions = _text(dataset, "PatientOrientation").upper().split("\\")
+    if not words and len(directions) == 2 and directions[0][:1] in ("A", "P"):
+        # Rows that run to the front or the back of the patient, columns to the head or the feet.
+        if directions[1][:1] in ("F", "H"):
+            found = f"{_named('PatientOrientation')} is {_shown(view or '/'.join(directions))}"
+            refuse("lateral", f"{found}: seen from the side", accept)
+
+
+def _codes(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
+    items = dataset.get(keyword)
+    if isinstance(items, pydicom.Sequence):
+        for item in items:
+            yield _text(item, "CodeValue"), _text(item, "CodeMeaning")
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """A value as text, several joined by backslashes as they are stored; empty where absent."""
+    value: Any = dataset.get(keyword)
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if not isinstance(value, str) and hasattr(value, "__iter__"):
+        value = "\\".join(str(part) for part in value)
+    return str(value).strip("\0 \t\r\n")
+
+
+def _named(keyword: str) -> str:
+    """A tag for a message: its keyword and its number."""
+    tag: BaseTag = Tag(tag_for_keyword(keyword) or 0)
+    return f"{dictionary_keyword(tag)} ({tag.group:04x},{tag.element:04x})"
+
+
+def _shown(value: str, most: int = 16) -> str:
+    """A coded value for a message; 16 characters are the most that a code string may have."""
+    return re.sub(r"[^A-Za-z0-9 _\-/().,]", "?", value[:most]) or "empty"

@@ -1,0 +1,48 @@
+"""Refusals: which intact images are no films to be scored, and how large a film may be.
+
+A refusal protects the meaning of a score: the model has seen single frontal chest films only. Who
+knows better can accept a refusal by its code; then the item is scored wherever pixels can be made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from trainer.errors import FilmError, FilmRefused
+
+#: Codes that a caller may accept, and what each means.
+REFUSALS = {
+    "too_small": "a side is shorter than 32 pixels: an icon or a thumbnail",
+    "colour": "a colour picture; films are gray, also where they are stored as RGB",
+    "multi_frame": "several frames, pages or pictures in one file; accepted, the first is scored",
+    "modality": "DICOM of another kind than a radiograph (CT, MR, US, …)",
+    "body_part": "DICOM of another body part than the chest",
+    "lateral": "DICOM of a lateral or oblique view",
+    "for_processing": "DICOM of raw detector data, FOR PROCESSING and not FOR PRESENTATION",
+    "burned_in": "DICOM that says that text is burned into its pixels",
+}
+
+#: Films with more pixels than this are refused before anything is decoded. The largest detectors
+#: in use make about 20 megapixels.
+MAX_PIXELS = 100_000_000
+
+#: Shorter sides are those of icons and thumbnails, not of films.
+MIN_SIDE = 32
+
+
+def refuse(code: str, found: str, accept: Collection[str]) -> None:
+    """Raise FilmRefused saying what was found, unless the caller accepts `code`."""
+    if code not in accept:
+        raise FilmRefused(code, f"{found}; accept {code} to score it all the same")
+
+
+def check_size(width: int, height: int, accept: Collection[str]) -> None:
+    """Raise FilmError(`too_large`) or FilmRefused(`too_small`) for a film of these pixels."""
+    if width * height > MAX_PIXELS:
+        raise FilmError(
+            "too_large",
+            f"{width} × {height} pixels; at most {MAX_PIXELS:,} are decoded, so shrink it first",
+        )
+    if min(width, height) < MIN_SIDE:
+        found = f"{width} × {height} pixels: an icon or a thumbnail, not a film"
+        refuse("too_small", found, accept)
