@@ -224,11 +224,14 @@ def _decode(
             )
         )
         content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+        if data[128:132] == b"DICM":
+            # Whatever else it holds or hides, its name may be a patient's.
+            tags["format"] = "DICOM"
         if place < 0:  # only that was wanted
             return content, None
         side = work["size"]
         out = pixels[place : place + side * side]
-        film.decode(data, side, work["rule"], out=out)
+        film.decode(data, side, work["rule"], out, accept=work["accept"], tags=tags)
     except (MemberError, FilmError) as error:
         return content, [error.code, str(error)[:MESSAGE_LENGTH], isinstance(error, FilmRefused)]
     except MemoryError:
