@@ -251,7 +251,7 @@ def _refuse_other_view(dataset: Dataset, accept: Collection[str]) -> None:
     if not words and len(directions) == 2 and directions[0][:1] in ("A", "P"):
         # Rows that run to the front or the back of the patient, columns to the head or the feet.
         if directions[1][:1] in ("F", "H"):
-            found = f"{_named('PatientOrientation')} is {_shown(view or '/'.join(directions))}"
+            found = f"{_named('PatientOrientation')} is {_shown('/'.join(directions))}"
             refuse("lateral", f"{found}: seen from the side", accept)
 
 

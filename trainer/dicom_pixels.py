@@ -87,15 +87,13 @@ def gray(dataset: Dataset, rows: int, columns: int, accept: Collection[str]) -> 
         words = _native(dataset, rows, columns, bits)
     else:
         decoded = _decoded(dataset, rows, columns, samples, raw=True)
-        signed = signed and (decoded.dtype.kind == "i" or syntax == pydicom.uid.RLELossless)
         words = decoded.view(np.uint8 if decoded.itemsize == 1 else np.uint16)
-        if syntax != pydicom.uid.RLELossless:
-            # A codestream has no unused bits: its decoder has placed and extended the values.
-            bits = stored_bits = 8 * decoded.itemsize
-            high_bit, stored = bits - 1, min(stored, bits)
-            values = grayscale.values_of(bits, stored=stored_bits, high_bit=high_bit, signed=signed)
-            return _rendered(dataset, words, values, stored, photometric, signed)
-    values = grayscale.values_of(bits, stored=stored, high_bit=high_bit, signed=signed)
+    if syntax.is_encapsulated and syntax != pydicom.uid.RLELossless:
+        # A codestream has no unused bits: its decoder has placed and extended the values.
+        signed, bits = decoded.dtype.kind == "i", 8 * decoded.itemsize
+        values = grayscale.values_of(bits, stored=bits, high_bit=bits - 1, signed=signed)
+    else:
+        values = grayscale.values_of(bits, stored=stored, high_bit=high_bit, signed=signed)
     return _rendered(dataset, words, values, stored, photometric, signed)
 
 
@@ -297,17 +295,18 @@ def _lookup(dataset: Dataset, keyword: str, signed: bool) -> Lookup | None:
     sequence = dataset.get(keyword)
     if not sequence:
         return None
-    item = sequence[0]
+    item, big = sequence[0], not dataset.original_encoding[1]
     descriptor = _words(item.get("LUTDescriptor"))
     if len(descriptor) != 3:
         raise _corrupt("LUTDescriptor (0028,3002) has not three values")
-    count, first, bits = descriptor[0] & 0xFFFF or 1 << 16, descriptor[1] & 0xFFFF, descriptor[2]
-    if keyword == "ModalityLUTSequence" and signed or isinstance(descriptor[1], int) < 0:
-        first = first - (1 << 16) if first >= 1 << 15 else first
+    count, first, bits = descriptor[0] & 0xFFFF or 1 << 16, descriptor[1], descriptor[2]
+    if signed and first >= 1 << 15:
+        first -= 1 << 16
     data = item.get("LUTData")
-    entries = np.array(_words(data), np.int64) & 0xFFFF
     if isinstance(data, bytes) and len(data) == count + count % 2 and bits <= 8:
         entries = np.frombuffer(data, np.uint8).astype(np.int64)  # two entries in a word
+    else:
+        entries = np.array(_words(data, big=big), np.int64) & 0xFFFF
     if len(entries) < count or not 1 <= bits <= 16:
         raise _corrupt(
             f"LUTData (0028,3006) has {len(entries)} entries; LUTDescriptor (0028,3002) says "
@@ -326,12 +325,13 @@ def _padding(dataset: Dataset, signed: bool) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def _words(value: Any) -> list[int]:
+def _words(value: Any, *, big: bool = False) -> list[int]:
     """Values of US, SS or OW, which pydicom leaves as bytes where the VR depends on other tags."""
     if value is None or value == "":
         return []
     if isinstance(value, bytes):
-        return [int(v) for v in np.frombuffer(value[: len(value) // 2 * 2], "<u2")]
+        order = ">u2" if big else "<u2"
+        return [int(v) for v in np.frombuffer(value[: len(value) // 2 * 2], order)]
     return [int(v) for v in value] if hasattr(value, "__iter__") else [int(value)]
 
 
