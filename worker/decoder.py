@@ -108,13 +108,8 @@ def _decode(
 ) -> list[Any]:
     if isinstance(reader, ArchiveError):
         return [reader.code, str(reader), False]
-    name, offset, stored, size, method, crc = member
     try:
-        data = reader.read(
-            archive.Member(
-                name=name, offset=offset, stored=stored, size=size, method=method, crc=crc
-            )
-        )
+        data = reader.read(archive.Member(*member))
         side = work["size"]
         film.decode(data, side, work["rule"], out=pixels[place : place + side * side])
     except (MemberError, FilmError) as error:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import decoder
+from worker import archive, decoder
 from worker.archive import Kind, Member
 
 #: Films in one message to a decoder: enough to hide the round trip, few enough to share out the
@@ -115,7 +115,7 @@ class _Decoder:
     def give(self, films: list[Film]) -> None:
         place = films[0].place
         # Only files in folders are found by name; in archives names may be longer than a message.
-        length = None if place.kind in ("folder", "file") else NAME_LENGTH
+        length = None if place.kind in archive.BY_NAME else NAME_LENGTH
         message = {
             "source": [place.kind, place.uri, place.edition, place.base],
             "rule": films[0].rule,

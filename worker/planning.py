@@ -106,8 +106,8 @@ class Planner:
             before = leases.planned(connection, job_id)
         items = sum(before.values())
         for row in jobs.source_rows(self._database, job_id):
-            with archive.open_source(row["uri"]) as source:
-                if source.kind != row["kind"] or source.fingerprint() != row["fingerprint"]:
+            with archive.open_source(row["uri"], row["kind"]) as source:
+                if source.fingerprint() != row["fingerprint"]:
                     raise ArchiveError(
                         "changed",
                         f"{row['uri']} was changed after the job was submitted; submit again",
@@ -125,10 +125,10 @@ class Planner:
     ) -> int:
         """Write one source's shards; returns the number of items in the job so far."""
         members = source.members(start=before.get(source_no, 0))
-        compressed = source.kind == "tar.gz"
+        compressed = source.kind in archive.WINDOWED
         pending: list[NewShard] = []
         flushed = time.monotonic()
-        for listing in _shards(members, items, WINDOW_BYTES if compressed else None):
+        for listing in _shards(members, items, source.part if compressed else None):
             if self._stop.is_set() or self._heartbeat.lost(self._lease):
                 raise _Stopped
             items += len(listing)
@@ -157,19 +157,33 @@ class Planner:
 
 
 def _shards(
-    members: Iterator[Member], listed: int, most_bytes: int | None
+    members: Iterator[Member], listed: int, part: Callable[[Member], int] | None
 ) -> Iterator[list[Member]]:
-    """Runs of consecutive members, each to be a shard."""
+    """Runs of consecutive members, each to be a shard.
+
+    Those of a compressed archive, of which `part` is given, end where a reader can start anew, so
+    that nothing is inflated for two of them, unless that would make them much larger.
+    """
     run: list[Member] = []
     size = 0
+    now = before = 0
     for member in members:
         aim = min(max(SMALLEST, listed // PARTS), LARGEST)
-        full = most_bytes is not None and run and size + member.stored > most_bytes
-        if len(run) >= aim or full:
+        full = len(run) >= aim
+        if part is not None:
+            now = part(member)
+            large = full or size >= WINDOW_BYTES // 2
+            full = (
+                (large and now != before)
+                or size + member.stored > WINDOW_BYTES
+                or len(run) >= 2 * LARGEST
+            )
+        if full and run:
             yield run
             listed += len(run)
             run, size = [], 0
         run.append(member)
         size += member.stored
+        before = now
     if run:
         yield run

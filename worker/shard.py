@@ -120,26 +120,28 @@ class Opener:
         members = archive.unpack(shard.listing)
         edition = f"{shard.job_id}.{shard.source_no}"
         place = Place(kind=kind, uri=uri, edition=edition)
-        if kind == "tar.gz":
+        if kind in archive.WINDOWED:
             # What is too large to be read is not inflated either; it has a shard of its own.
             readable = [m for m in members if m.stored <= archive.MAX_BYTES]
             # From the first member's header on, which its reader checks.
             first = max(0, min((m.offset for m in readable), default=0) - TAR_HEADER)
             end = max((m.offset + m.stored for m in readable), default=0)
-            window_fd = self._open_spool(shard, uri).window(first, end, cap=2 * archive.MAX_BYTES)
+            window_fd = self._open_spool(shard, kind, uri).window(
+                first, end, cap=2 * archive.MAX_BYTES
+            )
             place = Place(kind=kind, uri=uri, edition=edition, window_fd=window_fd, base=first)
         return ShardRun(
             shard=shard, card=card, place=place, members=members, waiting=deque(range(len(members)))
         )
 
-    def _open_spool(self, shard: Shard, uri: str) -> archive.Spool:
+    def _open_spool(self, shard: Shard, kind: Kind, uri: str) -> archive.Spool:
         # Shards of a job come one after another: the stream goes on where it was.
         key = (shard.job_id, shard.source_no)
         if self._spool is None or self._spool[0] != key:
             self.close()
             with database.reading(self._engine) as connection:
                 index = leases.seek_index(connection, *key)
-            self._spool = (key, archive.open_spool(uri, index))
+            self._spool = (key, archive.open_spool(kind, uri, index))
         return self._spool[1]
 
     def close(self) -> None:
