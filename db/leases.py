@@ -94,6 +94,22 @@ def set_seek_index(connection: sa.Connection, lease: Lease, source_no: int, inde
     )
 
 
+def set_identity(
+    connection: sa.Connection,
+    lease: Lease,
+    source_no: int,
+    fingerprint: str,
+    content_id: str | None,
+) -> None:
+    """Note that a source is another one now than when it was submitted."""
+    job_rows.fence(connection, lease)
+    connection.execute(
+        sa.update(sources)
+        .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)
+        .values(fingerprint=fingerprint, content_id=content_id)
+    )
+
+
 def seek_index(connection: sa.Connection, job_id: int, source_no: int) -> bytes | None:
     """What `set_seek_index` kept."""
     found = connection.execute(

@@ -216,13 +216,8 @@ def _decode(
     if isinstance(reader, ArchiveError):
         return _NO_CONTENT, [reader.code, str(reader)[:MESSAGE_LENGTH], False]
     content = _NO_CONTENT
-    name, offset, stored, size, method, crc = member
     try:
-        data = reader.read(
-            archive.Member(
-                name=name, offset=offset, stored=stored, size=size, method=method, crc=crc
-            )
-        )
+        data = reader.read(archive.Member(*member))
         content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
         if data[128:132] == b"DICM":
             # Whatever else it holds or hides, its name may be a patient's.

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import decoder
+from worker import archive, decoder
 from worker.archive import Kind, Member
 from worker.decoder import CONTENT_BYTES, MARK, Reply
 
@@ -142,7 +142,7 @@ class _Decoder:
     def give(self, films: list[Film]) -> None:
         place = films[0].place
         # Only files in folders are found by name; in archives names may be longer than a message.
-        length = None if _by_name(place) else NAME_LENGTH
+        length = None if place.kind in archive.BY_NAME else NAME_LENGTH
         message = {
             "source": [place.kind, place.uri, place.edition, place.base],
             "rule": films[0].rule,
@@ -374,13 +374,5 @@ class Decoders:
 
 
 def _name_bytes(film: Film) -> int:
-    return (
-        min(len(film.member.name), NAME_LENGTH)
-        if not _by_name(film.place)
-        else len(film.member.name)
-    )
-
-
-def _by_name(place: Place) -> bool:
-    """Whether a member's name is the way to its bytes."""
-    return place.kind in ("folder", "file", "list", "glob")
+    length = len(film.member.name)
+    return length if film.place.kind in archive.BY_NAME else min(length, NAME_LENGTH)

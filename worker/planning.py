@@ -20,7 +20,6 @@ from worker import archive
 from worker.archive import Member
 from worker.errors import ArchiveError
 from worker.heartbeat import Heartbeat
-from worker.shard import WINDOWED
 
 log = logging.getLogger(__name__)
 
@@ -104,36 +103,51 @@ class Planner:
 
     def _plan(self) -> None:
         job_id, worker_id = self._lease.job_id, self._lease.worker_id
-        spec = self._claimed.spec
         passed_over: Counter[str] = Counter()
-        with database.reading(self._database) as connection:
-            before = leases.planned(connection, job_id)
-        items = sum(before.values())
         wanted = self._wanted()
         for row in jobs.source_rows(self._database, job_id):
-            if wanted is None and not spec.get("force") and self._copied(row):
+            if wanted is None and self._copied(row):
                 continue
             with archive.open_source(row["uri"], row["kind"]) as source:
-                # Who retries has often mended the archive, so it may be another one.
-                if wanted is None and source.fingerprint() != row["fingerprint"]:
-                    raise ArchiveError(
-                        "changed",
-                        f"{row['uri']} was changed after the job was submitted; submit again",
-                    )
-                items = self._list(source, row["source_no"], before, items, wanted)
+                self._check_unchanged(source, row)
+                self._list(source, row["source_no"], wanted)
                 passed_over.update(source.passed_over)
-        with database.reading(self._database) as connection:
-            items = sum(leases.planned(connection, job_id).values())
-        if not items:
-            nothing = (
-                "nothing is left to be scored again"
-                if wanted is not None
-                else ("the sources hold no files to be scored")
+        if not sum(self._listed().values()):
+            raise ArchiveError(
+                "empty",
+                "the sources hold no files to be scored"
+                if wanted is None
+                else "the sources no longer hold any of the items that failed",
             )
-            raise ArchiveError("empty", nothing)
         database.write(self._database, lambda c: jobs.planned(c, self._lease, dict(passed_over)))
         database.write(self._database, lambda c: jobs.close_if_done(c, job_id, worker_id))
-        log.info("job %d: %d items listed", job_id, items)
+        log.info("job %d: %d items listed", job_id, sum(self._listed().values()))
+
+    def _listed(self) -> dict[int, int]:
+        """Items of this job per source, by this planner and those before it."""
+        with database.reading(self._database) as connection:
+            return leases.planned(connection, self._lease.job_id)
+
+    def _check_unchanged(self, source: archive.Source, row: sa.RowMapping) -> None:
+        """The archive is still what was submitted; a retry takes it as it is now.
+
+        Who retries has often mended the archive first.
+        """
+        fingerprint = source.fingerprint()
+        if fingerprint == row["fingerprint"]:
+            return
+        if self._claimed.parent_job_id is None:
+            raise ArchiveError(
+                "changed",
+                f"{row['uri']} was changed after the job was submitted; submit again",
+            )
+        content_id = source.content_id()
+        database.write(
+            self._database,
+            lambda c: leases.set_identity(
+                c, self._lease, row["source_no"], fingerprint, content_id
+            ),
+        )
 
     def _check(self) -> None:
         if self._stop.is_set() or self._heartbeat.lost(self._lease):
@@ -165,13 +179,17 @@ class Planner:
 
     def _copied(self, row: sa.RowMapping) -> bool:
         """Whether an unchanged archive was answered from an earlier job, without being listed."""
-        if row["content_id"] is None:
+        claimed = self._claimed
+        if row["content_id"] is None or claimed.spec.get("force"):
             return False
         with archive.open_source(row["uri"], row["kind"]) as source:
             if source.content_id() != row["content_id"]:
-                return False  # the listing will say that it was changed
+                return False  # listing it will tell
         with database.reading(self._database) as connection:
-            origin = reuse.find_copy(connection, self._lease.job_id, row["source_no"])
+            assert claimed.model_id is not None and claimed.precision is not None
+            origin = reuse.find_copy(
+                connection, row["content_id"], claimed.model_id, claimed.precision, claimed.spec
+            )
         if origin is None:
             return False
         while True:
@@ -180,34 +198,30 @@ class Planner:
                 self._database,
                 lambda c: reuse.copy_source(c, self._lease, *origin, row["source_no"]),
             )
-            if not copied:
-                log.info(
-                    "job %d: %s is unchanged since job %d",
-                    self._lease.job_id,
-                    row["uri"],
-                    origin[0],
-                )
-                return True
-            self._ring(1)  # shards that had errors are to be scored again
-            self._wake()
+            if copied.complete:
+                log.info("job %d: %s is answered from job %d", self._lease.job_id, row["uri"],
+                         origin[0])  # fmt: skip
+            elif copied.shards:
+                self._ring(1)  # shards that had errors are to be scored again
+                self._wake()
+                continue
+            return copied.complete
 
     def _list(
-        self,
-        source: archive.Source,
-        source_no: int,
-        before: dict[int, int],
-        items: int,
-        wanted: set[tuple[int, int]] | None,
-    ) -> int:
-        """Write one source's shards; returns the number of items in the job so far."""
-        members = source.members(start=0 if wanted is not None else before.get(source_no, 0))
-        if wanted is not None:
-            chosen = (m for m in members if (source_no, _name_hash(m.name)) in wanted)
-            members = itertools.islice(chosen, before.get(source_no, 0), None)
-        compressed = source.kind in WINDOWED
+        self, source: archive.Source, source_no: int, wanted: set[tuple[int, int]] | None
+    ) -> None:
+        """Write the shards of one source that are not written yet."""
+        listed = self._listed()
+        before, items = listed.get(source_no, 0), sum(listed.values())
+        if wanted is None:
+            members = source.members(start=before)
+        else:
+            chosen = (m for m in source.members() if (source_no, _name_hash(m.name)) in wanted)
+            members = itertools.islice(chosen, before, None)
+        compressed = source.kind in archive.WINDOWED
         pending: list[NewShard] = []
         flushed = time.monotonic()
-        for listing in _shards(members, items, WINDOW_BYTES if compressed else None):
+        for listing in _shards(members, items, source.part if compressed else None):
             self._check()
             items += len(listing)
             pending.append(
@@ -225,7 +239,6 @@ class Planner:
                 self._database, lambda c: leases.set_seek_index(c, self._lease, source_no, index)
             )
         self._flush(pending)
-        return items
 
     def _flush(self, pending: list[NewShard]) -> None:
         if pending:
@@ -235,20 +248,34 @@ class Planner:
 
 
 def _shards(
-    members: Iterator[Member], listed: int, most_bytes: int | None
+    members: Iterator[Member], listed: int, part: Callable[[Member], int] | None
 ) -> Iterator[list[Member]]:
-    """Runs of consecutive members, each to be a shard."""
+    """Runs of consecutive members, each to be a shard.
+
+    Those of a compressed archive, of which `part` is given, end where a reader can start anew, so
+    that nothing is inflated for two of them, unless that would make them much larger.
+    """
     run: list[Member] = []
     size = 0
+    now = before = 0
     for member in members:
         aim = min(max(SMALLEST, listed // PARTS), LARGEST)
-        full = most_bytes is not None and run and size + member.stored > most_bytes
-        if len(run) >= aim or full:
+        full = len(run) >= aim
+        if part is not None:
+            now = part(member)
+            large = full or size >= WINDOW_BYTES // 2
+            full = (
+                (large and now != before)
+                or size + member.stored > WINDOW_BYTES
+                or len(run) >= 2 * LARGEST
+            )
+        if full and run:
             yield run
             listed += len(run)
             run, size = [], 0
         run.append(member)
         size += member.stored
+        before = now
     if run:
         yield run
 

@@ -25,9 +25,6 @@ from worker.privacy import Privacy
 #: Bytes of a tar header.
 TAR_HEADER = 512
 
-#: Kinds whose bytes reach the decoders through windows that the parent inflates.
-WINDOWED = ("tar.gz", "tar.zst")
-
 #: Names that end so are those of DICOM files, which may name a patient, whatever is in them.
 DICOM_NAMES = (".dcm", ".dicom", ".dic")
 
@@ -226,7 +223,7 @@ class Opener:
         members = archive.unpack(shard.listing)
         edition = f"{shard.job_id}.{shard.source_no}"
         place = Place(kind=kind, uri=uri, edition=edition)
-        if kind in WINDOWED:
+        if kind in archive.WINDOWED:
             # What is too large to be read is not inflated either; it has a shard of its own.
             readable = [m for m in members if m.stored <= archive.MAX_BYTES]
             # From the first member's header on, which its reader checks.

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from worker import archive
 from worker.errors import ArchiveError, MemberError
@@ -46,6 +47,11 @@ def as_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLAT
     return path
 
 
+def as_tar_zst(path: Path, files: dict[str, bytes]) -> Path:
+    path.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(as_tar(path, files).read_bytes()))
+    return path
+
+
 def as_tar(path: Path, files: dict[str, bytes], compress: str = "") -> Path:
     with tarfile.open(path, f"w:{compress}") as out:  # type: ignore[call-overload]
         for name, data in files.items():
@@ -61,6 +67,7 @@ MAKERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
     "zip stored": lambda p, f: as_zip(p, f, zipfile.ZIP_STORED),
     "tar": as_tar,
     "tar.gz": lambda p, f: as_tar(p, f, "gz"),
+    "tar.zst": as_tar_zst,
 }
 
 
@@ -73,13 +80,13 @@ def listed(path: Path) -> list[archive.Member]:
 def reading(path: Path) -> Iterator[archive.Reader]:
     """A reader, whatever the kind: a compressed tar through one window of the whole stream."""
     kind = archive.kind(str(path))
-    if kind != "tar.gz":
+    if kind not in archive.WINDOWED:
         reader = archive.open_reader(kind, str(path))
         yield reader
         reader.close()
         return
     end = max(m.offset + m.size for m in listed(path))
-    spool = archive.open_spool(str(path), None)
+    spool = archive.open_spool(archive.kind(str(path)), str(path), None)
     fd = spool.window(0, end)
     yield archive.ExtentReader(fd)
     os.close(fd)
@@ -223,7 +230,9 @@ def test_extensions_are_not_trusted(suffix: str, tmp_path: Path) -> None:
         (b"\n <!DOCTYPE html><title>Sign in</title>", "unsupported", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "unsupported", "git lfs pull"),
         (b"7z\xbc\xaf\x27\x1c\0\0", "unsupported", "7z"),
-        (b"\x28\xb5\x2f\xfd\0\0", "unsupported", "zstd -d"),
+        (b"\x28\xb5\x2f\xfd\0\0", "truncated", "cut short"),
+        (zstandard.compress(b"hello"), "unsupported", "no tar is inside"),
+        (b"\x28\xb5\x2f\xfd nothing like it", "corrupt", "damaged"),
         (b"hello", "unsupported", "What can be read: a folder, a .zip"),
         (bytes(4096), "unsupported", "unfinished download"),
         (gzip.compress(b"hello", mtime=0), "unsupported", "no tar is inside"),
@@ -686,7 +695,7 @@ def test_a_window_from_the_middle_is_read_with_the_index(
         members = list(source.members())
         index = source.index()
     assert index is not None and len(index) < 300_000
-    spool = archive.open_spool(str(path), index)
+    spool = archive.open_spool(archive.kind(str(path)), str(path), index)
     for first, last in ((40, 50), (10, 12), (59, 59), (0, 3)):
         wanted = members[first : last + 1]
         base, end = wanted[0].offset, wanted[-1].offset + wanted[-1].size
@@ -702,7 +711,7 @@ def test_a_window_from_the_middle_is_read_with_the_index(
 
 
 def test_a_window_beyond_the_cap_must_be_split(big_tar_gz: tuple[Path, dict[str, bytes]]) -> None:
-    spool = archive.open_spool(str(big_tar_gz[0]), None)
+    spool = archive.open_spool("tar.gz", str(big_tar_gz[0]), None)
     with pytest.raises(ValueError, match="split it"):
         spool.window(0, 1_001, cap=1_000)
     with pytest.raises(ValueError, match="no window"):
@@ -720,9 +729,9 @@ def test_an_archive_that_does_not_fit_its_index_has_changed(
     other = as_tar(tmp_path / "other.tar.gz", FILES, "gz")
     for wrong in (index, b"no index"):
         with pytest.raises(ArchiveError) as caught:
-            archive.open_spool(str(other), wrong)
+            archive.open_spool("tar.gz", str(other), wrong)
         assert caught.value.code == "changed"
-    spool = archive.open_spool(str(other), None)
+    spool = archive.open_spool("tar.gz", str(other), None)
     with pytest.raises(ArchiveError) as caught:
         spool.window(members[30].offset, members[31].offset)
     assert caught.value.code == "changed"

@@ -249,7 +249,7 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
     desk.plan(job_id)
     assert indexed == [True]
     assert desk.names(job_id) == [f.name for f in files]
-    spool = archive.open_spool(str(path), index_of(desk.engine, job_id))
+    spool = archive.open_spool("tar.gz", str(path), index_of(desk.engine, job_id))
     for row in desk.shards(job_id):
         members = archive.unpack(row.listing)
         first = members[0].offset - 512

@@ -10,13 +10,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.archive.member import STORED, Member, passed_over_as
+from worker.archive.member import STORED, Member
+from worker.archive.names import passed_over_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
     Source,
     cannot_open,
-    check_size,
+    check,
     pread,
     unreadable,
 )
@@ -42,25 +43,25 @@ class FolderSource(Source):
     def _walk(self) -> Iterator[Member]:
         # A stack, not recursion: folders may lie deeper than Python's call stack allows. Only the
         # names of the folders on the way down are held.
-        stack = [("", iter(_names(self.uri)))]
+        stack = [("", iter(names_in(self.uri)))]
         while stack:
             prefix, names = stack[-1]
             for base in names:
                 name = prefix + base
                 path = f"{self.uri}/{name}"
                 try:
-                    mode, size = _examine(path)
+                    mode, size = examine(path)
                 except OSError:
                     # Gone already, or a link that leads nowhere: reading it says which.
                     mode, size = stat.S_IFREG, 0
                 if stat.S_ISDIR(mode):
                     self.passed_over["directory"] += 1
                     try:
-                        below = _names(path)
+                        below = names_in(path)
                     except OSError:
                         # A folder that cannot be listed hides films. It becomes a member, so that
                         # reading it puts the reason on record.
-                        yield _member(name + "/", 0)
+                        yield member_of(name + "/", 0)
                         continue
                     stack.append((name + "/", iter(below)))
                     break
@@ -70,7 +71,7 @@ class FolderSource(Source):
                 if reason is None and not stat.S_ISREG(mode):
                     reason = "special_file"
                 if reason is None:
-                    yield _member(name, size)
+                    yield member_of(name, size)
                 else:
                     self.passed_over[reason] += 1
             else:
@@ -87,7 +88,7 @@ class FileSource(Source):
         return f"{status.st_size}:{status.st_mtime_ns}"
 
     def _walk(self) -> Iterator[Member]:
-        yield _member(Path(self.uri).name, _status(self.uri).st_size)
+        yield member_of(Path(self.uri).name, _status(self.uri).st_size)
 
 
 class FolderReader:
@@ -101,16 +102,18 @@ class FolderReader:
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one file; raises MemberError."""
-        check_size(member, max_bytes)
+        check(member, max_bytes)
         try:
             # Without O_NONBLOCK a pipe put in the file's place would hold the decoder for ever.
             fd = os.open(member.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
         except OSError as error:
             raise unreadable(error) from error
+        except ValueError as error:
+            raise MemberError("missing", "no file can have such a name") from error
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise MemberError("changed", "no longer a file; score the folder again")
+                raise MemberError("changed", "not a file any more; score the folder again")
             if status.st_size != member.size:
                 raise MemberError(
                     "changed",
@@ -131,12 +134,12 @@ class FolderReader:
         os.close(self._fd)
 
 
-def _names(path: str) -> list[str]:
+def names_in(path: str) -> list[str]:
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries)
 
 
-def _examine(path: str) -> tuple[int, int]:
+def examine(path: str) -> tuple[int, int]:
     """Mode and size of an entry; a link to a folder keeps the mode of a link."""
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
@@ -153,5 +156,5 @@ def _status(uri: str) -> os.stat_result:
         raise cannot_open(uri, error) from error
 
 
-def _member(name: str, size: int) -> Member:
+def member_of(name: str, size: int) -> Member:
     return Member(name=name, offset=0, stored=size, size=size, method=STORED, crc=None)

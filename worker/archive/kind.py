@@ -6,18 +6,19 @@ that fetched something else.
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
-import zlib
 from pathlib import Path
 
+from worker.archive.gz import GzipStream
 from worker.archive.source import Kind, cannot_open, open_file, pread
+from worker.archive.stream import Point, Stream
 from worker.archive.tar import BLOCK, looks_like_tar
 from worker.archive.zip import has_end
+from worker.archive.zst import MAGIC, SKIPPED, ZstdStream
 from worker.errors import ArchiveError
 
-SUPPORTED = "a folder, a .zip, a .tar, a .tar.gz, or one image file"
+SUPPORTED = "a folder, a .zip, a .tar, a .tar.gz, a .tar.zst, or one image file"
 
 #: An empty tar is nothing but zero bytes: two blocks, or GNU tar's record of twenty.
 _EMPTY_TAR = (2 * BLOCK, 20 * BLOCK)
@@ -38,7 +39,6 @@ _IMAGES = (
 _OTHERS = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; pack it again as .zip"),
     (b"Rar!", "a RAR archive; pack it again as .zip"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard-compressed; decompress it first with `zstd -d`"),
     (b"\xfd7zXZ", "xz-compressed; decompress it first with `xz -d`"),
     (b"BZh", "bzip2-compressed; decompress it first with `bzip2 -d`"),
     (b"%PDF", "a PDF document"),
@@ -76,7 +76,13 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
         return "zip"
     if head[:2] == b"\x1f\x8b":
-        return _kind_of_gzip(fd, uri)
+        if _holds_tar(GzipStream(fd, uri, Point(0, 0))):
+            return "tar.gz"
+        raise _unsupported(uri, "gzip-compressed, but no tar is inside; decompress it first")
+    if head[:4] == MAGIC or (head[1:4] == SKIPPED and head[0] >> 4 == 5):
+        if _holds_tar(ZstdStream(fd, uri, Point(0, 0))):
+            return "tar.zst"
+        raise _unsupported(uri, "Zstandard-compressed, but no tar is inside; decompress it first")
     if looks_like_tar(head):
         return "tar"
     if any(head[at : at + len(magic)] == magic for at, magic in _IMAGES):
@@ -92,24 +98,17 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
         raise _unsupported(uri, "a web page, as a download makes that needed a login")
     if has_end(fd):  # a program that unpacks itself, with the zip behind it
         return "zip"
+    if not any(byte < 32 and byte not in b"\t\r\n\f" for byte in head):
+        raise _unsupported(uri, "a text; to score the files that it names, give it by --list")
     raise _unsupported(uri, f"a file that begins with {head[:12]!r}")
 
 
-def _kind_of_gzip(fd: int, uri: str) -> Kind:
-    try:
-        with open(fd, "rb", closefd=False) as file, gzip.GzipFile(fileobj=file) as stream:
-            head = stream.read(BLOCK)
-    except EOFError:
-        raise ArchiveError(
-            "truncated", f"{uri}: the gzip stream is cut short; copy or download it again"
-        ) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ArchiveError(
-            "corrupt", f"{uri}: the gzip stream is damaged ({error}); copy or download it again"
-        ) from error
-    if looks_like_tar(head) or (len(head) == BLOCK and not any(head)):
-        return "tar.gz"
-    raise _unsupported(uri, "gzip-compressed, but no tar is inside; decompress it first")
+def _holds_tar(stream: Stream) -> bool:
+    """Whether a compressed stream begins as a tar does; inflates no more than that."""
+    head = b""
+    while len(head) < BLOCK and (more := stream.read(BLOCK - len(head))):
+        head += more
+    return looks_like_tar(head) or (len(head) == BLOCK and not any(head))
 
 
 def _unsupported(uri: str, what: str) -> ArchiveError:

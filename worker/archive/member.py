@@ -6,9 +6,10 @@ Knows names, offsets and sizes; opens nothing.
 from __future__ import annotations
 
 import json
+import operator
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 #: `Member.method`: the bytes are stored as they are.
 STORED = 0
@@ -18,14 +19,22 @@ DEFLATED = 8
 LINK = -1
 #: `Member.method`: a tar member whose bytes are not one plain run (sparse, multi-volume).
 SCATTERED = -2
+#: `Member.method`: a name that is absolute or climbs out of the archive; not read.
+UNSAFE = -3
+#: `Member.method`: an earlier member has the same name; not read, since either may be meant.
+DUPLICATE = -4
+#: `Member.method`: a folder or a special file where a list names a file.
+NO_FILE = -5
 
 #: Version of the listing that `pack` writes.
 LISTING_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One file inside an archive: where its bytes lie and how many they are."""
+class Member(NamedTuple):
+    """One file inside an archive: where its bytes lie and how many they are.
+
+    A tuple, because an archive may have millions; still it is made by keyword, save in hot loops.
+    """
 
     #: Name as in the archive, `/` between folders; bytes that are no text are lone surrogates
     #: (`surrogateescape`). Not safe to print or to store as it is: see `display`.
@@ -43,58 +52,16 @@ class Member:
     crc: int | None
 
 
-def passed_over_as(name: str) -> str | None:
-    """Why an entry of this name is no film by construction, or None for a member.
-
-    The reasons are the keys of `Source.passed_over`: `directory`, `macos_metadata` (`__MACOSX/`,
-    `.DS_Store`, AppleDouble `._*`) and `windows_metadata` (`Thumbs.db`, `desktop.ini`).
-    """
-    base = name.rpartition("/")[2].rpartition("\\")[2]
-    if not base:
-        return "directory"
-    if "__MACOSX" in name and "__MACOSX" in name.replace("\\", "/").split("/"):
-        return "macos_metadata"
-    if base[0] == "." and (base.startswith("._") or base == ".DS_Store"):
-        return "macos_metadata"
-    if base.lower() in ("thumbs.db", "desktop.ini"):
-        return "windows_metadata"
-    return None
-
-
-def display(name: str) -> str:
-    r"""The name, safe for a database's text column and for a terminal.
-
-    Whatever is not printable is escaped with a backslash: bytes that are no text as `\xNN`,
-    control characters (NUL too), line and text-direction marks as Python writes them.
-    """
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else _escaped(c) for c in name)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that surrogateescape carried
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def pack(members: Iterable[Member]) -> bytes:
+def pack(members: Sequence[Member]) -> bytes:
     """The compressed listing of a shard; about 13 bytes a member for usual names.
 
     JSON columns, because equal kinds of number lie together; differences in place of offsets and
     sizes, because they are nearly constant; zlib level 1, because listing is on the critical path.
     """
-    names, gaps, stored, savings, methods, crcs = [], [], [], [], [], []
-    end = 0
-    for m in members:
-        names.append(m.name)
-        gaps.append(m.offset - end)
-        stored.append(m.stored)
-        savings.append(m.size - m.stored)
-        methods.append(m.method)
-        crcs.append(m.crc)
-        end = m.offset + m.stored
+    names, offsets, stored, sizes, methods, crcs = list(zip(*members, strict=True)) or [()] * 6
+    ends = [0, *map(operator.add, offsets, stored)]
+    gaps = list(map(operator.sub, offsets, ends))
+    savings = list(map(operator.sub, sizes, stored))
     columns = [LISTING_VERSION, names, gaps, stored, savings, methods, crcs]
     return zlib.compress(json.dumps(columns, separators=(",", ":")).encode("ascii"), 1)
 
@@ -112,14 +79,5 @@ def unpack(listing: bytes) -> list[Member]:
     for name, gap, stored, saving, method, crc in zip(*columns, strict=True):
         offset = end + gap
         end = offset + stored
-        members.append(
-            Member(
-                name=name,
-                offset=offset,
-                stored=stored,
-                size=stored + saving,
-                method=method,
-                crc=crc,
-            )
-        )
+        members.append(Member(name, offset, stored, stored + saving, method, crc))
     return members

@@ -14,19 +14,37 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
-from worker.archive.member import Member
+from worker.archive.member import DUPLICATE, LINK, NO_FILE, SCATTERED, UNSAFE, Member
+from worker.archive.names import Seen, unsafe
 from worker.errors import ArchiveError, MemberError
 
-Kind = Literal["folder", "file", "zip", "tar", "tar.gz"]
+Kind = Literal["folder", "file", "zip", "tar", "tar.gz", "tar.zst", "list", "glob"]
+
+#: Kinds whose members are files of their own, which are found by the member's name.
+BY_NAME: frozenset[Kind] = frozenset({"folder", "file", "list", "glob"})
+
+#: Kinds whose members lie in a compressed stream, which is read through windows (`open_spool`).
+WINDOWED: frozenset[Kind] = frozenset({"tar.gz", "tar.zst"})
 
 #: A member larger than this is refused unread: 512 MiB, many times the largest film.
 MAX_BYTES = 512 << 20
+
+#: An archive that states or holds more than so many bytes, and so many times its own size, was
+#: made to do harm. Deflate itself reaches 1,032 times at most, with nothing but equal bytes.
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 1000
+
+#: Members whose names are looked at in one go.
+_BATCH = 512
 
 
 class Source(abc.ABC):
     """The members of one archive, as a stream."""
 
     kind: Kind
+
+    #: Windows can only be inflated from the beginning of the stream on, so that one worker at a
+    #: time should read it. Known once `members` is exhausted.
+    streams: bool = False
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -45,9 +63,21 @@ class Source(abc.ABC):
 
     def _all(self) -> Iterator[Member]:
         try:
-            yield from self._walk()
+            yield from self._walk() if self.kind in BY_NAME else self._judged()
         except OSError as error:
             raise cannot_open(self.uri, error) from error
+
+    def _judged(self) -> Iterator[Member]:
+        """Members whose names an archive made up: unsafe ones and repetitions are marked."""
+        seen, members = Seen(), self._walk()
+        while batch := list(itertools.islice(members, _BATCH)):
+            names = [m.name for m in batch]
+            for n in seen.again(names):
+                batch[n] = batch[n]._replace(method=DUPLICATE)
+            for n, name in enumerate(names):
+                if unsafe(name):
+                    batch[n] = batch[n]._replace(method=UNSAFE)
+            yield from batch
 
     @abc.abstractmethod
     def _walk(self) -> Iterator[Member]:
@@ -56,6 +86,21 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes when the archive is replaced; cheap: no member is read."""
+
+    def content_id(self) -> str | None:
+        """Names the content wherever it lies and whenever it was written; None where unknown.
+
+        Two archives with one content_id have the same members, with equal bytes.
+        """
+        return None
+
+    def part(self, member: Member) -> int:
+        """A number that grows where reading can start anew: the best place to part two shards.
+
+        Compressed archives only, of a member just listed: those of one part need the same stretch
+        of the stream.
+        """
+        return 0
 
     def index(self) -> bytes | None:
         """Seek index that lets any worker start in the middle; None where none is needed."""
@@ -135,8 +180,45 @@ def unreadable(error: OSError) -> MemberError:
     return MemberError("unreadable", f"the system cannot read it: {reason}")
 
 
-def check_size(member: Member, max_bytes: int) -> None:
-    """Raise MemberError(`too_large`) before a single byte is read."""
+def check(member: Member, max_bytes: int) -> None:
+    """Raise MemberError before a single byte is read, where the listing itself says enough."""
+    if member.method < 0:
+        code, message = _UNREAD[member.method]
+        raise MemberError(code, message)
     largest = max(member.size, member.stored)
     if largest > max_bytes:
         raise MemberError("too_large", f"{largest:,} bytes; at most {max_bytes:,} are read")
+
+
+#: Why members are not read, by `Member.method`.
+_UNREAD = {
+    LINK: (
+        "link",
+        "a link to another file; put the film itself in the archive (`tar --dereference`; `zip` "
+        "without -y)",
+    ),
+    SCATTERED: ("unreadable", "a sparse or split member; make the tar without them"),
+    UNSAFE: (
+        "unsafe_name",
+        "its name is absolute or climbs out of the archive by `..`, as in an attack on whoever "
+        "unpacks it; make the archive with plain relative names",
+    ),
+    DUPLICATE: (
+        "duplicate_name",
+        "an earlier member of the archive has the same name, and only one can be meant; give each "
+        "its own name",
+    ),
+    NO_FILE: (
+        "no_file",
+        "a folder or a device, not a file; list the films in it, or give the folder by itself",
+    ),
+}
+
+
+def bomb(uri: str, plain: int, packed: int) -> ArchiveError:
+    """The ArchiveError for an archive that grows beyond all measure."""
+    return ArchiveError(
+        "bomb",
+        f"{uri}: {packed:,} bytes unpack to {plain:,} or more, over {BOMB_RATIO:,} times as many, "
+        "as in an archive made to do harm; if it is none, give the films as a folder",
+    )

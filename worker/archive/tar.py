@@ -11,12 +11,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Protocol, cast
 
-from worker.archive.member import LINK, SCATTERED, STORED, Member, passed_over_as
+from worker.archive.member import LINK, SCATTERED, STORED, Member
+from worker.archive.names import passed_over_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
     Source,
-    check_size,
+    check,
     fingerprint_of,
     open_file,
     pread,
@@ -173,11 +174,7 @@ class ExtentReader:
         A tar has no checksum of its data, so the header just before it, where the window holds it,
         must still be one and state the same size.
         """
-        if member.method == LINK:
-            raise MemberError("link", "a link to another member; make the tar with --dereference")
-        if member.method != STORED:
-            raise MemberError("unreadable", "a sparse or split member; make the tar without them")
-        check_size(member, max_bytes)
+        check(member, max_bytes)
         at = member.offset - self._base
         if at < 0:
             raise ValueError(f"the window begins {-at:,} bytes after the member")

@@ -12,13 +12,18 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from worker.archive.member import DEFLATED, LINK, STORED, Member, passed_over_as
+from worker.archive.member import DEFLATED, LINK, STORED, Member
+from worker.archive.names import passed_over_as
 from worker.archive.source import (
+    BOMB_BYTES,
+    BOMB_RATIO,
     MAX_BYTES,
     Kind,
     Source,
-    check_size,
+    bomb,
+    check,
     fingerprint_of,
     open_file,
     pread,
@@ -44,6 +49,9 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800
 
 #: Bytes of directory read at once. More than the longest possible entry (46 + 3 × 65,535).
 _CHUNK = 256 << 10
+
+#: A member that states more than this, and more than `BOMB_RATIO` times what it takes, is not read.
+BOMB_MEMBER_BYTES = 64 << 20
 
 #: Local headers carry extra fields whose length the directory does not tell. Reading so many bytes
 #: more than the name takes makes one `pread` suffice for every common writer.
@@ -81,44 +89,58 @@ class ZipSource(Source):
 
     def fingerprint(self) -> str:
         """Size, time and SHA-256 of the central directory, which holds every member's CRC."""
+        return f"{fingerprint_of(self._fd)}:{self._directory_digest()}"
+
+    def content_id(self) -> str:
+        """Size and SHA-256 of the central directory: each member's name, place, CRC and size."""
+        return f"zip:{os.fstat(self._fd).st_size}:{self._directory_digest()}"
+
+    def _directory_digest(self) -> str:
         digest = hashlib.sha256()
         at, end = self._directory.start, self._directory.start + self._directory.size
         while at < end and (chunk := pread(self._fd, min(1 << 20, end - at), at)):
             digest.update(chunk)
             at += len(chunk)
-        return f"{fingerprint_of(self._fd)}:{digest.hexdigest()}"
+        return digest.hexdigest()
 
     def _walk(self) -> Iterator[Member]:
         directory = self._directory
-        unread, end = directory.start, directory.start + directory.size
-        buffer, at, entries = b"", 0, 0
-        while True:
-            left = len(buffer) - at
-            if left < _CENTRAL.size or left < _entry_length(buffer, at):
-                chunk = pread(self._fd, min(_CHUNK, end - unread), unread)
-                unread += len(chunk)
-                buffer, at = buffer[at:] + chunk, 0
-                if not buffer:
-                    break
-                if len(buffer) < _CENTRAL.size or len(buffer) < _entry_length(buffer, 0):
-                    raise self._damaged(entries)
-            fields = _CENTRAL.unpack_from(buffer, at)
-            if fields[0] == b"PK\x05\x05":  # a digital signature may close the directory
-                break
-            if fields[0] != b"PK\x01\x02":
-                raise self._damaged(entries)
-            name_at = at + _CENTRAL.size
-            extra_at = name_at + fields[10]
-            extra_end = extra_at + fields[11]
-            raw, extra = buffer[name_at:extra_at], buffer[extra_at:extra_end]
-            at = extra_end + fields[12]
+        base, passed_over = directory.base, self.passed_over
+        packed, plain, entries = os.fstat(self._fd).st_size, 0, 0
+        readable = False  # until a member without a password was seen, or is known to come
+        for fields, raw, extra in self._entries():
             entries += 1
-            name = _name(raw, fields[3], extra)
+            made_by, flags, method, crc, stored, size = (
+                fields[1],
+                fields[3],
+                fields[4],
+                *fields[7:10],
+            )
+            name = raw.decode("ascii") if raw.isascii() else _name(raw, flags, extra)
             reason = passed_over_as(name)
-            if reason is None:
-                yield self._member(name, fields, extra, entries)
-            else:
-                self.passed_over[reason] += 1
+            if reason is not None:
+                passed_over[reason] += 1
+                continue
+            disk, offset = fields[13], fields[16]
+            if _FULL32 in (size, stored, offset) or disk == _FULL16:
+                try:
+                    size, stored, offset = _zip64(_field(extra, 1), size, stored, offset)
+                except struct.error:
+                    raise self._damaged(entries) from None
+            elif disk:
+                raise _multi_disk(self.uri)
+            if flags & _ENCRYPTED and not readable and self._all_encrypted():
+                raise ArchiveError(
+                    "encrypted",
+                    f"{self.uri}: all its members are encrypted; make the zip without a password",
+                )
+            readable = True
+            plain += size
+            if plain > BOMB_BYTES and plain > BOMB_RATIO * packed:
+                raise bomb(self.uri, plain, packed)
+            if made_by >> 8 == 3 and fields[15] >> 28 == 0xA:  # Unix, S_IFLNK
+                method = LINK
+            yield Member(name, base + offset, stored, size, method, crc)
         stated = directory.entries
         if entries != stated if directory.exact else (entries - stated) & _FULL16:
             raise ArchiveError(
@@ -127,20 +149,35 @@ class ZipSource(Source):
                 "copy it again, or rebuild it with `zip -FF`",
             )
 
-    def _member(self, name: str, fields: tuple[int, ...], extra: bytes, number: int) -> Member:
-        made_by, method, crc, stored, size = fields[1], fields[4], *fields[7:10]
-        disk, attributes, offset = fields[13], *fields[15:17]
-        if _FULL32 in (size, stored, offset) or disk == _FULL16:
-            try:
-                size, stored, offset = _zip64(_field(extra, 1), size, stored, offset)
-            except struct.error:
-                raise self._damaged(number) from None
-        elif disk:
-            raise _multi_disk(self.uri)
-        if made_by >> 8 == 3 and attributes >> 28 == 0xA:  # Unix, S_IFLNK
-            method = LINK
-        offset += self._directory.base
-        return Member(name=name, offset=offset, stored=stored, size=size, method=method, crc=crc)
+    def _entries(self) -> Iterator[tuple[tuple[Any, ...], bytes, bytes]]:
+        """The directory's entries: fields, name and extra fields."""
+        unread, end = self._directory.start, self._directory.start + self._directory.size
+        buffer, at, entries = b"", 0, 0
+        unpack, fixed = _CENTRAL.unpack_from, _CENTRAL.size
+        while True:
+            left = len(buffer) - at
+            if left < fixed or left < _entry_length(buffer, at):
+                chunk = pread(self._fd, min(_CHUNK, end - unread), unread)
+                unread += len(chunk)
+                buffer, at = buffer[at:] + chunk, 0
+                if not buffer:
+                    return
+                if len(buffer) < fixed or len(buffer) < _entry_length(buffer, 0):
+                    raise self._damaged(entries)
+            fields = unpack(buffer, at)
+            if fields[0] == b"PK\x05\x05":  # a digital signature may close the directory
+                return
+            if fields[0] != b"PK\x01\x02":
+                raise self._damaged(entries)
+            extra_at = at + fixed + fields[10]
+            extra_end = extra_at + fields[11]
+            yield fields, buffer[at + fixed : extra_at], buffer[extra_at:extra_end]
+            at = extra_end + fields[12]
+            entries += 1
+
+    def _all_encrypted(self) -> bool:
+        """Whether every member with data is encrypted, so that there is nothing to be scored."""
+        return not any(f[9] and not f[3] & _ENCRYPTED for f, _, _ in self._entries())
 
     def _damaged(self, entries: int) -> ArchiveError:
         return ArchiveError(
@@ -162,9 +199,13 @@ class ZipReader:
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one member, inflated, its size and CRC checked; raises MemberError."""
-        if member.method == LINK:
-            raise MemberError("link", "a link to another file; put the film itself in the archive")
-        check_size(member, max_bytes)
+        check(member, max_bytes)
+        if member.size > BOMB_MEMBER_BYTES and member.size > BOMB_RATIO * member.stored:
+            raise MemberError(
+                "bomb",
+                f"{member.stored:,} bytes that unpack to {member.size:,}, as in an archive made to "
+                "do harm; no film shrinks so far",
+            )
         try:
             packed = self._packed(member)
         except OSError as error:
@@ -347,8 +388,6 @@ def _zip64(field: bytes, *values: int) -> Iterator[int]:
 
 def _name(raw: bytes, flags: int, extra: bytes) -> str:
     """UTF-8 where the entry says so (flag or Info-ZIP's Unicode field), code page 437 otherwise."""
-    if raw.isascii():
-        return raw.decode("ascii")
     if flags & _UTF8:
         return raw.decode("utf-8", "surrogateescape")
     field = _field(extra, 0x7075)
