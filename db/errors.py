@@ -6,6 +6,7 @@ DatabaseError
 ├── Conflict            the row's state forbids it: final states are final
 ├── LeaseLost           another worker holds it now, or the job ended: stop and write nothing
 ├── Unavailable         the database did not answer for a while
+├── UnknownLabel        a label that is no class of the model; the message lists the classes
 └── QueryRefused        the database refused a statement of `pneumoq query`
 """
 
@@ -38,3 +39,7 @@ class Unavailable(DatabaseError):
 
 class QueryRefused(DatabaseError):
     """The database refused the statement."""
+
+
+class UnknownLabel(DatabaseError, ValueError):
+    """A label that is no class of the model."""

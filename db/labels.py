@@ -1,0 +1,287 @@
+"""Ground truth brought in after scoring: matched to items by name, and what the job was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from db import bulk, database, measures
+from db import jobs as job_rows
+from db.errors import Conflict, NotFound, UnknownLabel
+from db.schema import evaluations, jobs, labels, model_labels, models, predictions
+from db.types import now
+
+#: Rows taken from the file at a time.
+BATCH = 10_000
+
+#: Names that a report shows of each kind.
+EXAMPLES = 5
+
+#: Rows of an answer that are fetched at a time.
+FETCH = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What became of the rows that were brought in."""
+
+    #: Rows read.
+    rows: int
+    #: Items that have a label now, of those named in the file.
+    labelled: int
+    #: Rows that name no item of the job that has an outcome.
+    unknown: int
+    #: Rows whose name several items have: none of them was labelled.
+    ambiguous: int
+    #: Items that were given two different labels: none of them was labelled.
+    contradicted: int
+    #: The first few names of each kind that was not labelled.
+    examples: dict[str, list[str]]
+
+
+def import_rows(
+    connection: sa.Connection, job_id: int, rows: Iterable[tuple[str | int, str]], who: str
+) -> Imported:
+    """Give items of a job their true classes, replacing those they had; nothing is guessed.
+
+    A row is an item's name, exactly as in v_predictions, or its number, and the class. Raises
+    UnknownLabel where a label is no class of the job's model; then nothing is kept. `rows` is read
+    once: whoever repeats the transaction gives it anew.
+    """
+    job = job_rows.locked(connection, job_id)
+    if job.kind != "score":
+        raise Conflict(f"job {job_id} is no scoring job: it has no items to be labelled")
+    if job.purged_at is not None:
+        raise Conflict(f"job {job_id} was purged: its items are not known any more")
+    classes = _classes(connection, job.model_id)
+    end = " ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
+    connection.exec_driver_sql(
+        "CREATE TEMPORARY TABLE label_rows "
+        f"(row_no INTEGER PRIMARY KEY, item_no INTEGER, name TEXT, label TEXT){end}"
+    )
+    connection.exec_driver_sql(
+        "CREATE TEMPORARY TABLE label_items "
+        f"(row_no INTEGER, item_no INTEGER, label TEXT, items INTEGER){end}"
+    )
+    count = _take(connection, rows, classes, job.model_id)
+    _match(connection, job_id)
+    report = _keep(connection, job_id, count, who)
+    connection.exec_driver_sql("DROP TABLE label_rows")
+    connection.exec_driver_sql("DROP TABLE label_items")
+    job_rows.log(
+        connection, job_id, who, "labels_imported",
+        f"{report.labelled} items of {report.rows} rows; {report.unknown} unknown, "
+        f"{report.ambiguous} ambiguous, {report.contradicted} contradicted",
+    )  # fmt: skip
+    return report
+
+
+def _classes(connection: sa.Connection, model_id: int) -> list[str]:
+    return list(
+        connection.execute(
+            sa.select(model_labels.c.name)
+            .where(model_labels.c.model_id == model_id)
+            .order_by(model_labels.c.label_no)
+        ).scalars()
+    )
+
+
+def _take(
+    connection: sa.Connection,
+    rows: Iterable[tuple[str | int, str]],
+    classes: list[str],
+    model_id: int,
+) -> int:
+    stream = iter(rows)
+    known = set(classes)
+    count = 0
+    while part := list(islice(stream, BATCH)):
+        batch: list[bulk.Row] = []
+        for item, label in part:
+            count += 1
+            if label not in known:
+                raise UnknownLabel(
+                    f"row {count} ({item}) has the label {label!r}, which is no class of model "
+                    f"{model_id}; its classes are {', '.join(classes)}"
+                )
+            number = isinstance(item, int)
+            batch.append((count, item if number else None, None if number else item, label))
+        bulk.insert(connection, "label_rows", ("row_no", "item_no", "name", "label"), batch)
+    return count
+
+
+def _match(connection: sa.Connection, job_id: int) -> None:
+    connection.exec_driver_sql("CREATE INDEX label_rows_name ON label_rows (name)")
+    connection.exec_driver_sql("CREATE INDEX label_rows_item ON label_rows (item_no)")
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ANALYZE label_rows")
+    tables = ("predictions", "refusals", "item_errors")
+    for key in ("name", "item_no"):
+        items = " UNION ALL ".join(
+            f"SELECT item_no, name FROM {table} WHERE job_id = :job"  # noqa: S608  # constants
+            for table in tables
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO label_items (row_no, item_no, label, items) "  # noqa: S608  # constants
+                "SELECT r.row_no, MIN(i.item_no), MIN(r.label), COUNT(*) "
+                f"FROM ({items}) i JOIN label_rows r ON r.{key} = i.{key} GROUP BY r.row_no"
+            ),
+            {"job": job_id},
+        )
+
+
+_CONTRADICTED = (
+    "SELECT item_no FROM label_items WHERE items = 1 GROUP BY item_no HAVING MIN(label) <> "
+    "MAX(label)"
+)
+
+
+def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Imported:
+    found, ambiguous = connection.execute(
+        sa.text("SELECT COUNT(*), COUNT(CASE WHEN items > 1 THEN 1 END) FROM label_items")
+    ).one()
+    contradicted = connection.execute(
+        sa.text(f"SELECT COUNT(*) FROM ({_CONTRADICTED}) AS c")  # noqa: S608  # constants
+    ).scalar_one()
+    # `WHERE` keeps SQLite from reading ON as part of a join.
+    kept = connection.execute(
+        sa.text(
+            "INSERT INTO labels (job_id, item_no, label, imported_at, imported_by) "
+            "SELECT :job, item_no, MIN(label), :at, :who FROM label_items WHERE items = 1 "
+            "GROUP BY item_no HAVING MIN(label) = MAX(label) "
+            "ON CONFLICT (job_id, item_no) DO UPDATE SET label = excluded.label, "
+            "imported_at = excluded.imported_at, imported_by = excluded.imported_by"
+        ).bindparams(sa.bindparam("at", type_=labels.c.imported_at.type)),
+        {"job": job_id, "who": who, "at": connection.execute(sa.select(now())).scalar_one()},
+    )
+    lists = {
+        "unknown": "SELECT COALESCE(r.name, CAST(r.item_no AS TEXT)) FROM label_rows r "
+        "LEFT JOIN label_items i ON i.row_no = r.row_no WHERE i.row_no IS NULL "
+        "ORDER BY r.row_no LIMIT :n",
+        "ambiguous": "SELECT r.name FROM label_rows r JOIN label_items i ON i.row_no = r.row_no "
+        "WHERE i.items > 1 ORDER BY r.row_no LIMIT :n",
+        "contradicted": "SELECT DISTINCT COALESCE(r.name, CAST(r.item_no AS TEXT)) "  # noqa: S608  # constants
+        "FROM label_rows r JOIN label_items i ON i.row_no = r.row_no "
+        f"WHERE i.item_no IN ({_CONTRADICTED}) ORDER BY 1 LIMIT :n",
+    }
+    return Imported(
+        rows=count,
+        labelled=kept.rowcount,
+        unknown=count - int(found),
+        ambiguous=int(ambiguous),
+        contradicted=int(contradicted),
+        examples={
+            kind: list(connection.execute(sa.text(select), {"n": EXAMPLES}).scalars())
+            for kind, select in lists.items()
+        },
+    )
+
+
+def split(job_id: int) -> str:
+    """`evaluations.split` of a job that was measured on imported labels."""
+    return f"labels of job {job_id}"
+
+
+def metrics(engine: sa.Engine, job_id: int) -> dict[str, Any]:
+    """Measure a job on its labelled predictions, and keep that as its evaluation.
+
+    `auroc`, `auprc`, `accuracy`, `sensitivity`, `specificity`, `ppv`, `npv`, `ece`, each None where
+    the films do not allow it; `positives` and `negatives` by truth; `n_films` in both; `unlabelled`
+    predictions; `not_predicted` labels. The decision is the label as stored, by the operating
+    threshold. Raises NotFound without a labelled prediction.
+    """
+    with database.reading(engine) as connection:
+        measured = _measure(connection, job_id)
+    values = {k: v for k, v in measured.items() if k not in ("n_films", "model_id")}
+
+    def keep(connection: sa.Connection) -> None:
+        job_rows.locked(connection, job_id)
+        connection.execute(
+            sa.delete(evaluations).where(
+                evaluations.c.job_id == job_id, evaluations.c.split == split(job_id)
+            )
+        )
+        connection.execute(
+            sa.insert(evaluations).values(
+                model_id=measured["model_id"],
+                job_id=job_id,
+                split=split(job_id),
+                n_films=measured["n_films"],
+                metrics=values,
+                created_at=now(),
+            )
+        )
+
+    database.write(engine, keep)
+    return {"n_films": measured["n_films"], **values}
+
+
+def _measure(connection: sa.Connection, job_id: int) -> dict[str, Any]:
+    job = connection.execute(
+        sa.select(models.c.id, models.c.positive)
+        .join_from(jobs, models, models.c.id == jobs.c.model_id)
+        .where(jobs.c.id == job_id, jobs.c.kind == "score")
+    ).one_or_none()
+    if job is None:
+        raise NotFound(f"there is no scoring job {job_id}; `pneumoq jobs ls` lists them")
+    scored, labelled, both = (
+        int(connection.execute(select).scalar_one())
+        for select in (
+            sa.select(sa.func.count()).where(predictions.c.job_id == job_id),
+            sa.select(sa.func.count()).where(labels.c.job_id == job_id),
+            sa.select(sa.func.count())
+            .select_from(labels)
+            .join(
+                predictions,
+                sa.and_(
+                    predictions.c.job_id == labels.c.job_id,
+                    predictions.c.item_no == labels.c.item_no,
+                ),
+            )
+            .where(labels.c.job_id == job_id),
+        )
+    )
+    if not both:
+        raise NotFound(
+            f"no prediction of job {job_id} has a label; `pneumoq labels import` brings them in"
+        )
+    score = np.empty(both, np.float64)
+    truth, called = np.empty(both, np.bool_), np.empty(both, np.bool_)
+    rows = connection.execution_options(yield_per=FETCH).execute(
+        sa.text("SELECT probability, truth, label FROM v_labelled WHERE job_id = :job"),
+        {"job": job_id},
+    )
+    start = 0
+    for part in rows.partitions():
+        end = start + len(part)
+        score[start:end] = [row[0] for row in part]
+        truth[start:end] = [row[1] == job.positive for row in part]
+        called[start:end] = [row[2] == job.positive for row in part]
+        start = end
+    return {
+        "model_id": job.id,
+        "n_films": both,
+        **measures.summary(score, truth, called),
+        "unlabelled": scored - both,
+        "not_predicted": labelled - both,
+    }
+
+
+def stored(engine: sa.Engine, job_id: int) -> sa.RowMapping | None:
+    """The evaluation that `metrics` kept of a job: `n_films`, `metrics`, `created_at`; or None."""
+    with database.reading(engine) as connection:
+        return (
+            connection.execute(
+                sa.select(evaluations).where(
+                    evaluations.c.job_id == job_id, evaluations.c.split == split(job_id)
+                )
+            )
+            .mappings()
+            .first()
+        )

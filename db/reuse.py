@@ -1,0 +1,273 @@
+"""Incremental scoring: what was scored before is answered from the store.
+
+A film is known by its content, under one model and precision; a whole archive by the identity of
+its content, which needs no member to be read. `reused_from` names the row that was scored, never
+one that was itself answered from the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from db import bulk, leases
+from db import jobs as job_rows
+from db.jobs import Lease
+from db.results import Cam
+from db.schema import films, jobs, shards, sources
+from db.types import now
+
+#: Contents in one statement of `known`; SQLite takes at most 32,766 values.
+LOOKUP = 4096
+
+#: Shards in one transaction of `copy_source`.
+SHARDS = 64
+
+#: Options that decide what a job's rows hold, and their defaults.
+_OPTIONS: dict[str, Any] = {"keep_cam": "flagged", "accept": [], "hash_names": False}
+
+
+class Known(NamedTuple):
+    """A prediction that was made before, and where it is."""
+
+    job_id: int
+    item_no: int
+    label_no: int
+    probability: float
+    scores: list[float] | None
+    ood: float | None
+    cam: Cam | None
+
+
+def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
+    """Whether a model has scored anything in this precision that could be answered again."""
+    found = connection.execute(
+        sa.select(films.c.item_no)
+        .where(films.c.model_id == model_id, films.c.precision == precision)
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+_KNOWN = """
+    SELECT f.content, p.job_id, p.item_no, p.label_no, p.probability, p.scores, p.ood,
+           c.height, c.width, c.low, c.high, c.data
+    FROM films f
+    JOIN predictions p ON p.job_id = f.job_id AND p.item_no = f.item_no
+    LEFT JOIN cams c ON c.job_id = f.job_id AND c.item_no = f.item_no
+"""
+
+
+def known(
+    connection: sa.Connection, contents: Sequence[bytes], model_id: int, precision: str
+) -> dict[bytes, Known]:
+    """The predictions that this model made of these contents (BLAKE2b-128) in this precision."""
+    answers: dict[bytes, Known] = {}
+    for start in range(0, len(contents), LOOKUP):
+        part = contents[start : start + LOOKUP]
+        if connection.dialect.name == "postgresql":
+            where = "WHERE f.model_id = %s AND f.precision = %s AND f.content = ANY(%s)"
+            values: tuple[Any, ...] = (model_id, precision, list(part))
+        else:
+            places = ", ".join("?" * len(part))
+            where = f"WHERE f.model_id = ? AND f.precision = ? AND f.content IN ({places})"
+            values = (model_id, precision, *part)
+        for content, *row, height, width, low, high, data in connection.exec_driver_sql(
+            _KNOWN + where, values
+        ):
+            job_id, item_no, label_no, probability, scores, ood = row
+            answers[bytes(content)] = Known(
+                job_id, item_no, label_no, probability,
+                json.loads(scores) if isinstance(scores, str) else scores, ood,
+                None if data is None else Cam(height, width, low, high, bytes(data)),
+            )  # fmt: skip
+    return answers
+
+
+def find_copy(
+    connection: sa.Connection,
+    content_id: str,
+    model_id: int,
+    precision: str,
+    spec: Mapping[str, Any],
+) -> tuple[int, int] | None:
+    """The job and source whose rows answer for an unchanged archive, or None.
+
+    The best is a job that has ended well, then the newest: same model, precision and options that
+    decide what its rows hold.
+    """
+    wanted = _options(spec)
+    found = connection.execute(
+        sa.select(jobs.c.id, jobs.c.spec, sources.c.source_no)
+        .join_from(sources, jobs, jobs.c.id == sources.c.job_id)
+        .where(
+            sources.c.content_id == content_id,
+            jobs.c.kind == "score",
+            jobs.c.model_id == model_id,
+            jobs.c.precision == precision,
+            jobs.c.planned_at.is_not(None),
+            jobs.c.purged_at.is_(None),
+        )
+        .order_by(
+            sa.case((jobs.c.state.in_(("completed", "completed_with_errors")), 0), else_=1),
+            jobs.c.id.desc(),
+            sources.c.source_no,
+        )
+    )
+    for row in found:
+        # A job over what failed in another has only some of the archive's items.
+        if _options(row.spec) == wanted and not row.spec.get("failed_only"):
+            return int(row.id), int(row.source_no)
+    return None
+
+
+def _options(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    values = _OPTIONS | {k: v for k, v in spec.items() if k in _OPTIONS and v is not None}
+    return (values["keep_cam"], sorted(set(values["accept"])), bool(values["hash_names"]))
+
+
+class Copied(NamedTuple):
+    """What one call of `copy_source` did."""
+
+    #: Shards that were copied now; 0 where there is nothing to go on with.
+    shards: int
+    #: Items in them.
+    items: int
+    #: Whether the whole source is listed in the new job now.
+    complete: bool
+
+
+# item_no + :shift is the item's number in the new job.
+_ITEMS = "FROM {} WHERE job_id = :origin AND item_no >= :first AND item_no < :end"
+_COPIES = {
+    "predictions": (
+        "INSERT INTO predictions (job_id, item_no, shard_no, name, model_id, label_no, "
+        "probability, scores, ood, reused_from_job, reused_from_item) "
+        "SELECT :job, item_no + :shift, :shard, name, model_id, label_no, probability, scores, "
+        "ood, COALESCE(reused_from_job, job_id), COALESCE(reused_from_item, item_no) "
+    ),
+    "cams": (
+        "INSERT INTO cams (job_id, item_no, height, width, low, high, data) "
+        "SELECT :job, item_no + :shift, height, width, low, high, data "
+    ),
+    "refusals": (
+        "INSERT INTO refusals (job_id, item_no, shard_no, name, code, detail) "
+        "SELECT :job, item_no + :shift, :shard, name, code, detail "
+    ),
+    "identities": (
+        "INSERT INTO identities (job_id, item_no, patient, study, accession) "
+        "SELECT :job, item_no + :shift, patient, study, accession "
+    ),
+}
+_ROLLUPS = (
+    "INSERT INTO rollups (job_id, shard_no, bucket, label_no, n) "
+    "SELECT :job, :shard, bucket, label_no, n FROM rollups "
+    "WHERE job_id = :origin AND shard_no = :origin_shard"
+)
+_LISTINGS = (
+    "INSERT INTO shard_listings (job_id, shard_no, listing) "
+    "SELECT :job, :shard, listing FROM shard_listings "
+    "WHERE job_id = :origin AND shard_no = :origin_shard"
+)
+
+
+def copy_source(
+    connection: sa.Connection,
+    lease: Lease,
+    from_job: int,
+    from_source_no: int,
+    to_source_no: int,
+    limit: int = SHARDS,
+) -> Copied:
+    """Copy the next shards of an unchanged source from the job that `find_copy` found, fenced.
+
+    Done shards come with their outcomes, as done; those that had errors, are dead or open come as
+    ready to be scored. It goes on where the new job's listing of the source ends, so it is called
+    until `complete`. Where no shard begins there, or the origin was purged meanwhile, nothing is
+    copied, and the rest is to be listed from the archive.
+    """
+    job_rows.fence(connection, lease)
+    # On PostgreSQL this keeps out who bisects a shard or purges the job.
+    origin = connection.execute(
+        sa.select(jobs.c.planned_at, jobs.c.purged_at)
+        .where(jobs.c.id == from_job)
+        .with_for_update(read=True)
+    ).one()
+    job = connection.execute(
+        sa.select(jobs.c.planned_items, jobs.c.planned_shards).where(jobs.c.id == lease.job_id)
+    ).one()
+    ours = sa.and_(shards.c.job_id == from_job, shards.c.source_no == from_source_no)
+    base, total = connection.execute(
+        sa.select(sa.func.min(shards.c.first_item), sa.func.sum(shards.c.n_items)).where(ours)
+    ).one()
+    if origin.planned_at is None or origin.purged_at is not None or base is None:
+        return Copied(0, 0, False)
+    listed = leases.planned(connection, lease.job_id).get(to_source_no, 0)
+    found = connection.execute(
+        sa.select(shards)
+        .where(ours, shards.c.first_item >= base + listed)
+        .order_by(shards.c.first_item)
+        .limit(limit)
+    ).all()
+    if not found or found[0].first_item != base + listed:
+        return Copied(0, 0, listed == int(total))
+    shift = job.planned_items - found[0].first_item
+    numbered = [(job.planned_shards + n, shard) for n, shard in enumerate(found)]
+    items = sum(shard.n_items for shard in found)
+    _copy(connection, lease, from_job, to_source_no, shift, numbered)
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == lease.job_id)
+        .values(
+            planned_items=job.planned_items + items, planned_shards=job.planned_shards + len(found)
+        )
+    )
+    return Copied(len(found), items, listed + items == int(total))
+
+
+def _copy(
+    connection: sa.Connection,
+    lease: Lease,
+    origin: int,
+    source_no: int,
+    shift: int,
+    numbered: Sequence[tuple[int, Any]],
+) -> None:
+    def place(number: int, shard: Any) -> dict[str, int]:
+        first = shard.first_item
+        return {
+            "job": lease.job_id, "origin": origin, "shift": shift, "shard": number, "first": first,
+            "origin_shard": shard.shard_no, "end": first + shard.n_items,
+        }  # fmt: skip
+
+    done = [(n, s) for n, s in numbered if s.state == "done" and not s.n_errors]
+    ready = [(n, s) for n, s in numbered if s.state != "done" or s.n_errors]
+    bulk.insert(
+        connection,
+        "shards",
+        leases.SHARDS,
+        [(lease.job_id, n, source_no, s.first_item + shift, s.n_items, "ready") for n, s in ready],
+    )
+    if done:
+        connection.execute(
+            sa.insert(shards).values(
+                job_id=lease.job_id, source_no=source_no, state="done", finished_at=now(),
+                worker_id=lease.worker_id,
+            ),
+            [
+                {
+                    "shard_no": n, "first_item": s.first_item + shift, "n_items": s.n_items,
+                    "n_predictions": s.n_predictions, "n_positive": s.n_positive,
+                    "n_unusual": s.n_unusual, "n_refused": s.n_refused,
+                }
+                for n, s in done
+            ],
+        )  # fmt: skip
+        places = [place(n, s) for n, s in done]
+        for table, statement in _COPIES.items():
+            connection.execute(sa.text(statement + _ITEMS.format(table)), places)
+        connection.execute(sa.text(_ROLLUPS), places)
+    connection.execute(sa.text(_LISTINGS), [place(n, s) for n, s in numbered])
