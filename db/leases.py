@@ -84,13 +84,18 @@ def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> Non
     )
 
 
-def set_seek_index(connection: sa.Connection, lease: Lease, source_no: int, index: bytes) -> None:
-    """Keep where decompression of a source can start, for workers that begin in the middle."""
+def set_seek_index(
+    connection: sa.Connection, lease: Lease, source_no: int, index: bytes, *, streams: bool = False
+) -> None:
+    """Keep where decompression of a source can start, for workers that begin in the middle.
+
+    With `streams` it can only start at the beginning, and one worker at a time reads it.
+    """
     job_rows.fence(connection, lease)
     connection.execute(
         sa.update(sources)
         .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)
-        .values(seek_index=index)
+        .values(seek_index=index, streams=streams)
     )
 
 
@@ -130,8 +135,23 @@ def planned(connection: sa.Connection, job_id: int) -> dict[int, int]:
     return {int(source): int(items) for source, items in found}
 
 
-def due(select: sa.Select[Any]) -> sa.Select[Any]:
-    """Narrow a SELECT over shards to those that could be claimed now, best first."""
+def due(select: sa.Select[Any], worker_id: str = "") -> sa.Select[Any]:
+    """Narrow a SELECT over shards to those that this worker could claim now, best first.
+
+    A source that can only be read from its start is one worker's at a time: a second one would
+    inflate all of it once more.
+    """
+    others = shards.alias("others")
+    taken = sa.exists().where(
+        sources.c.job_id == shards.c.job_id,
+        sources.c.source_no == shards.c.source_no,
+        sources.c.streams,
+        others.c.job_id == sources.c.job_id,
+        others.c.source_no == sources.c.source_no,
+        others.c.state == "leased",
+        others.c.lease_until > now(),
+        others.c.worker_id != worker_id,
+    )
     return (
         select.join_from(shards, jobs, jobs.c.id == shards.c.job_id)
         .where(
@@ -142,6 +162,7 @@ def due(select: sa.Select[Any]) -> sa.Select[Any]:
                 sa.and_(shards.c.state == "leased", shards.c.lease_until <= now()),
             ),
             sa.or_(shards.c.not_before.is_(None), shards.c.not_before <= now()),
+            ~taken,
         )
         .order_by(jobs.c.priority.desc(), shards.c.job_id, shards.c.shard_no)
     )  # fmt: skip
@@ -155,7 +176,10 @@ def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | 
     """
     while True:
         row = connection.execute(
-            due(sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec))
+            due(
+                sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec),
+                worker_id,
+            )
             .limit(1)
             .with_for_update(skip_locked=True, of=shards)
         ).one_or_none()
@@ -178,6 +202,8 @@ def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | 
             lease_until=now(lease_s),
             worker_id=worker_id,
             attempts=shards.c.attempts + 1,
+            # Should this attempt end without a word, no other attempt's words explain it.
+            last_error=None,
         )
     )
     return Shard(
@@ -211,7 +237,7 @@ def claim_best(
             job_rows.due("score", sa.select(jobs.c.id, jobs.c.priority)).limit(1)
         ).one_or_none()
     shard = connection.execute(
-        due(sa.select(shards.c.job_id, jobs.c.priority)).limit(1)
+        due(sa.select(shards.c.job_id, jobs.c.priority), worker_id).limit(1)
     ).one_or_none()
     if job is not None and (
         shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)

@@ -183,7 +183,9 @@ def _remember(connection: sa.Connection, shard: Shard, contents: list[tuple[byte
         )
 
 
-def give_up(connection: sa.Connection, shard: Shard, names: Sequence[str], detail: str) -> None:
+def give_up(
+    connection: sa.Connection, shard: Shard, names: Sequence[str], code: str, detail: str
+) -> None:
     """Mark a shard dead: each of its items becomes an error row, so that none is lost unseen."""
     if len(names) != shard.n_items:
         raise ValueError(
@@ -196,7 +198,7 @@ def give_up(connection: sa.Connection, shard: Shard, names: Sequence[str], detai
         "item_errors",
         NOT_PREDICTED,
         [
-            (shard.job_id, shard.first_item + n, shard.shard_no, name, "worker_died", detail)
+            (shard.job_id, shard.first_item + n, shard.shard_no, name, code, detail)
             for n, name in enumerate(names)
         ],
     )

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from db import bulk, leases
 from db import jobs as job_rows
 from db.jobs import Lease
-from db.results import Cam
+from db.results import Cam, Identity
 from db.schema import films, jobs, shards, sources
 from db.types import now
 
@@ -40,6 +40,8 @@ class Known(NamedTuple):
     scores: list[float] | None
     ood: float | None
     cam: Cam | None
+    #: Of DICOM, whose film it is.
+    identity: Identity | None
 
 
 def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
@@ -54,10 +56,11 @@ def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
 
 _KNOWN = """
     SELECT f.content, p.job_id, p.item_no, p.label_no, p.probability, p.scores, p.ood,
-           c.height, c.width, c.low, c.high, c.data
+           c.height, c.width, c.low, c.high, c.data, i.item_no, i.patient, i.study, i.accession
     FROM films f
     JOIN predictions p ON p.job_id = f.job_id AND p.item_no = f.item_no
     LEFT JOIN cams c ON c.job_id = f.job_id AND c.item_no = f.item_no
+    LEFT JOIN identities i ON i.job_id = f.job_id AND i.item_no = f.item_no
 """
 
 
@@ -75,14 +78,14 @@ def known(
             places = ", ".join("?" * len(part))
             where = f"WHERE f.model_id = ? AND f.precision = ? AND f.content IN ({places})"
             values = (model_id, precision, *part)
-        for content, *row, height, width, low, high, data in connection.exec_driver_sql(
-            _KNOWN + where, values
-        ):
-            job_id, item_no, label_no, probability, scores, ood = row
+        for row in connection.exec_driver_sql(_KNOWN + where, values):
+            content, job_id, item_no, label_no, probability, scores, ood = row[:7]
+            height, width, low, high, data, identified, *identity = row[7:]
             answers[bytes(content)] = Known(
                 job_id, item_no, label_no, probability,
                 json.loads(scores) if isinstance(scores, str) else scores, ood,
                 None if data is None else Cam(height, width, low, high, bytes(data)),
+                None if identified is None else Identity(*identity),
             )  # fmt: skip
     return answers
 

@@ -18,7 +18,7 @@ from db import database, jobs, leases, models, results, reuse
 from db.errors import LeaseLost
 from db.jobs import Claimed
 from db.leases import NewShard, Shard
-from db.results import Known
+from db.reuse import Known
 from trainer.card import Card
 from trainer.errors import CardError
 from worker import archive, privacy
@@ -26,7 +26,7 @@ from worker.batches import MAX_SIDE
 from worker.config import Settings
 from worker.errors import ArchiveError, EngineError
 from worker.heartbeat import Heartbeat
-from worker.shard import Opener, ShardRun
+from worker.shard import Opener, ShardRun, stored_name
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class Claims:
         self._worker_id = worker_id
         self._heartbeat = heartbeat
         self._wake = wake
-        self._opener = Opener(engine, privacy.load(settings))
+        self._privacy = privacy.load(settings)
+        self._opener = Opener(engine, self._privacy)
         self._claiming = ThreadPoolExecutor(1, thread_name_prefix="claiming")
         self._committing = ThreadPoolExecutor(1, thread_name_prefix="committing")
         self._cards: dict[int, Card] = {}
@@ -167,13 +168,15 @@ class Claims:
             def end(connection: sa.Connection) -> None:
                 leases.bisect(connection, shard, *halves)
         else:
-            names = [archive.display(m.name) for m in members]
+            hide = bool(shard.spec.get("hash_names"))
+            names = [stored_name(self._privacy, m.name, hide=hide) for m in members]
+            code = "worker_died" if shard.last_error is None else "given_up"
             detail = f"given up after {leases.MAX_ATTEMPTS} attempts; the last: " + (
-                shard.last_error or "its worker ended without a word"
+                shard.last_error or "its worker ended without a word at this item"
             )
 
             def end(connection: sa.Connection) -> None:
-                results.give_up(connection, shard, names, detail)
+                results.give_up(connection, shard, names, code, detail)
 
         try:
             database.write(self._database, end)

@@ -236,7 +236,10 @@ class Planner:
         index = source.index()
         if index is not None:
             database.write(
-                self._database, lambda c: leases.set_seek_index(c, self._lease, source_no, index)
+                self._database,
+                lambda c: leases.set_seek_index(
+                    c, self._lease, source_no, index, streams=source.streams
+                ),
             )
         self._flush(pending)
 

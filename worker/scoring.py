@@ -20,7 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from db.jobs import Claimed
-from db.results import Known
+from db.reuse import Known
 from worker import planning, store
 from worker.batches import Batch, Batches
 from worker.claims import Claims

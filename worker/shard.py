@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from db import database, leases
 from db.leases import Shard
-from db.results import Cam, Identity, Known, NotPredicted, Outcome, Prediction
+from db.results import Cam, Identity, NotPredicted, Outcome, Prediction
+from db.reuse import Known
 from trainer.card import Card
 from worker import archive
 from worker.archive import Kind, Member
@@ -145,7 +146,7 @@ class ShardRun:
                     unusual=row.ood is not None and limit is not None and row.ood > limit,
                     cam=row.cam if self._keeps_cam(positive) else None,
                     content=self.contents[index],
-                    reused_from=row.origin,
+                    reused_from=(row.job_id, row.item_no),
                     identity=row.identity,
                 )
             )
@@ -156,12 +157,11 @@ class ShardRun:
     def _name(self, index: int, *, dicom: bool = False) -> str:
         """The item's name as it is stored: the archive's, or a keyed hash of that."""
         name = self.members[index].name
-        dicom = dicom or index in self.tags or name.lower().endswith(DICOM_NAMES)
-        if not (dicom or self._hash_names):
-            return archive.display(name)
-        hashed = hashed_name(self.privacy, name)
-        self.hashed_names.append((self.shard.first_item + index, hashed, archive.display(name)))
-        return hashed
+        hide = self._hash_names or dicom or index in self.tags
+        stored = stored_name(self.privacy, name, hide=hide)
+        if stored != archive.display(name):
+            self.hashed_names.append((self.shard.first_item + index, stored, archive.display(name)))
+        return stored
 
     def _identity(self, index: int) -> Identity | None:
         """Of a DICOM film: keyed hashes of whose it is, as far as it says."""
@@ -183,9 +183,14 @@ class ShardRun:
             os.close(self.place.window_fd)
 
 
-def hashed_name(privacy: Privacy, name: str) -> str:
-    """What stands in the database for a name that is not to be there."""
-    return f"#{privacy.hash('name', archive.display(name))}"
+def stored_name(privacy: Privacy, name: str, *, hide: bool) -> str:
+    """What stands in the database for an item's name: the name, or `#` and its keyed hash.
+
+    Hidden where asked, and where the ending is that of DICOM.
+    """
+    if hide or name.lower().endswith(DICOM_NAMES):
+        return f"#{privacy.hash('name', archive.display(name))}"
+    return archive.display(name)
 
 
 def label(scores: NDArray[np.float32], card: Card) -> NDArray[np.intp]:

@@ -98,7 +98,7 @@ def test_whoever_lost_the_lease_writes_nothing(database: sa.Engine) -> None:
     with pytest.raises(LeaseLost):
         given.commit(database, late, refused=1, errors=1)
     with pytest.raises(LeaseLost):
-        write(database, lambda c: results.give_up(c, late, ["a", "b", "c"], "died"))
+        write(database, lambda c: results.give_up(c, late, ["a", "b", "c"], "worker_died", "died"))
     write(database, lambda c: leases.hand_back(c, late, "late", in_good_order=True))
 
     for table in (predictions, refusals, item_errors, rollups):
@@ -221,7 +221,7 @@ def test_a_shard_that_is_given_up_makes_one_error_row_per_item(database: sa.Engi
     job_id = given.running(database, items=3)
     shard = given.claimed(database)
 
-    write(database, lambda c: results.give_up(c, shard, ["a", "b", "c"], "workers died"))
+    write(database, lambda c: results.give_up(c, shard, ["a", "b", "c"], "worker_died", "workers died"))
 
     with reading(database) as connection:
         rows = connection.execute(
@@ -246,7 +246,7 @@ def test_a_shard_cannot_be_given_up_with_some_of_its_names(database: sa.Engine) 
     shard = given.claimed(database)
 
     with pytest.raises(ValueError, match="3 items, but 2 names"):
-        write(database, lambda c: results.give_up(c, shard, ["a", "b"], "workers died"))
+        write(database, lambda c: results.give_up(c, shard, ["a", "b"], "worker_died", "workers died"))
 
     assert given.one(database, shards).state == "leased"
 

@@ -158,7 +158,7 @@ def test_a_cancelled_job_takes_no_more_outcomes(database: sa.Engine) -> None:
     with pytest.raises(LeaseLost):
         given.commit(database, late)
     with pytest.raises(LeaseLost):
-        write(database, lambda c: results.give_up(c, late, ["x"], "died"))
+        write(database, lambda c: results.give_up(c, late, ["x"], "worker_died", "died"))
 
     assert given.count(database, predictions) == 1
 

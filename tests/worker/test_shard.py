@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from db import database as connecting
 from db import jobs, leases
 from db.leases import Shard
-from db.results import Known, NotPredicted, Prediction
+from db.results import NotPredicted, Prediction
+from db.reuse import Known
 from tests.worker import samples
 from trainer.card import Card
 from worker import archive
@@ -22,7 +23,7 @@ from worker.archive import Member
 from worker.decoders import Decoded, Film, Place
 from worker.engine import Outputs
 from worker.privacy import Privacy
-from worker.shard import Opener, ShardRun, hashed_name, label
+from worker.shard import Opener, ShardRun, label, stored_name
 
 PRIVACY = Privacy(b"the key of a site")
 
@@ -171,7 +172,7 @@ def test_a_dicom_is_named_by_a_keyed_hash_and_its_map_stays_here(card: Card) -> 
     back(found, 0, tags=tags)
     back(found, 1, ("lateral", "a lateral view", True), tags=tags)
     found.scored([0], [0], said((0.5, 0.5)))
-    names = [hashed_name(PRIVACY, name) for name in ("a.png", "b\\x1b.png")]
+    names = [stored_name(PRIVACY, name, hide=True) for name in ("a.png", "b\\x1b.png")]
     assert sorted(o.name for o in found.outcomes) == sorted(names)
     assert sorted(found.hashed_names) == [(10, names[0], "a.png"), (11, names[1], "b\\x1b.png")]
     for outcome in found.outcomes:
@@ -184,14 +185,14 @@ def test_a_dicom_is_named_by_a_keyed_hash_and_its_map_stays_here(card: Card) -> 
 def test_names_are_hashed_where_that_is_asked_or_their_ending_is_that_of_dicom(card: Card) -> None:
     found = run(card, hash_names=True)
     back(found, 0, ("truncated", "it ends early", False))
-    assert found.outcomes[0].name == hashed_name(PRIVACY, "a.png")
-    assert hashed_name(Privacy(b"another site's key"), "a.png") != found.outcomes[0].name
+    assert found.outcomes[0].name == stored_name(PRIVACY, "a.png", hide=True)
+    assert stored_name(Privacy(b"another site's key"), "a.png", hide=True) != found.outcomes[0].name
     plain = run(card)
     plain.members[0] = archive.Member(
         name="SMITH^J.DCM", offset=0, stored=1, size=1, method=0, crc=None
     )
     back(plain, 0, ("missing", "it has gone", False))
-    assert plain.outcomes[0].name == hashed_name(PRIVACY, "SMITH^J.DCM")
+    assert plain.outcomes[0].name == stored_name(PRIVACY, "SMITH^J.DCM", hide=True)
 
 
 def test_what_the_store_knows_is_answered_and_the_rest_waits(card: Card) -> None:
@@ -201,7 +202,14 @@ def test_what_the_store_knows_is_answered_and_the_rest_waits(card: Card) -> None
     back(found, 1, ("missing", "it has gone", False))
     back(found, 2, content=contents[2])
     row = Known(
-        label_no=1, probability=0.75, scores=None, ood=1.0, cam=None, origin=(7, 3), identity=None
+        job_id=7,
+        item_no=3,
+        label_no=1,
+        probability=0.75,
+        scores=None,
+        ood=1.0,
+        cam=None,
+        identity=None,
     )
     found.known({contents[2]: row})
     assert list(found.waiting) == [0]

@@ -11,7 +11,7 @@ from worker.engine.base import Engine
 from worker.errors import EngineError
 
 
-def open_engine(path: Path, *, batch: int, threads: int) -> Engine:
+def open_engine(path: Path, *, batch: int, threads: int, precision: str = "fp32") -> Engine:
     """Make a model file ready to compute on this machine's best device.
 
     Raises EngineError where it cannot: a file that is not ours, a film rule that this build lacks
