@@ -85,7 +85,12 @@ def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> Non
 
 
 def set_seek_index(
-    connection: sa.Connection, lease: Lease, source_no: int, index: bytes, *, streams: bool = False
+    connection: sa.Connection,
+    lease: Lease,
+    source_no: int,
+    index: bytes | None,
+    *,
+    streams: bool = False,
 ) -> None:
     """Keep where decompression of a source can start, for workers that begin in the middle.
 

@@ -234,7 +234,7 @@ class Planner:
                 self._flush(pending)
                 pending, flushed = [], time.monotonic()
         index = source.index()
-        if index is not None:
+        if index is not None or source.streams:
             database.write(
                 self._database,
                 lambda c: leases.set_seek_index(

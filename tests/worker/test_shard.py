@@ -231,7 +231,6 @@ def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
     with archive.open_source(uri) as source:
         listing = list(source.members())
         index = source.index()
-    assert index is not None
     claimed = connecting.write(database, lambda c: jobs.claim(c, "score", "w", 60))
     assert claimed is not None
     connecting.write(database, lambda c: leases.set_seek_index(c, claimed.lease, 0, index))
