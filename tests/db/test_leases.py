@@ -159,9 +159,12 @@ def test_a_shard_handed_back_in_good_order_is_due_at_once_and_not_counted(
 
     write(database, lambda c: leases.hand_back(c, shard, "shutting down", in_good_order=True))
 
+    assert given.one(database, shards).last_error == "shutting down"
     again = given.claimed(database, "another")
     assert (again.attempt, again.token) == (1, shard.token + 1)
-    assert given.one(database, shards).last_error == "shutting down"
+    # Should this attempt end without a word, the reason of an earlier one must not stand for it.
+    assert again.last_error == "shutting down"
+    assert given.one(database, shards).last_error is None
 
 
 def test_a_shard_handed_back_after_a_failure_waits_and_is_counted(database: sa.Engine) -> None:
