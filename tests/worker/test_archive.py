@@ -48,7 +48,9 @@ def as_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLAT
 
 
 def as_tar_zst(path: Path, files: dict[str, bytes]) -> Path:
-    path.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(as_tar(path, files).read_bytes()))
+    path.write_bytes(
+        zstandard.ZstdCompressor(write_checksum=True).compress(as_tar(path, files).read_bytes())
+    )
     return path
 
 

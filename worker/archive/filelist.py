@@ -70,9 +70,7 @@ class ListSource(Source):
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise self._no_list("in UTF-16; save it as UTF-8")
         if b"\0" in head:
-            raise self._no_list(
-                "no text; give an archive or a film by itself, without --list"
-            )
+            raise self._no_list("no text; give an archive or a film by itself, without --list")
 
     def _walk(self) -> Iterator[Member]:
         first = next((line for _, line in self._lines()), None)

@@ -110,7 +110,12 @@ class ZipSource(Source):
         readable = False  # until a member without a password was seen, or is known to come
         for fields, raw, extra in self._entries():
             entries += 1
-            made_by, flags, method, crc, stored, size = fields[1], fields[3], fields[4], *fields[7:10]
+            made_by, flags, method, crc, stored, size = (
+                fields[1],
+                fields[3],
+                fields[4],
+                *fields[7:10],
+            )
             name = raw.decode("ascii") if raw.isascii() else _name(raw, flags, extra)
             reason = passed_over_as(name)
             if reason is not None:
