@@ -26,8 +26,8 @@ class ArchiveError(WorkerError, ValueError):
     """The whole archive cannot be read.
 
     `code` is a stable short word: `not_found`, `unreadable` (permission or input/output error),
-    `empty`, `unsupported`, `truncated`, `corrupt`, `multi_disk`, `encrypted`, `bomb`, `changed`. The
-    message names the archive, what was found there, and what to do.
+    `empty`, `unsupported`, `truncated`, `corrupt`, `multi_disk`, `encrypted`, `bomb`,
+    `changed`. The message names the archive, what was found there, and what to do.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -40,7 +40,8 @@ class MemberError(WorkerError, ValueError):
 
     `code` is a stable short word that is stored with the item: `missing`, `changed`,
     `crc_mismatch`, `truncated`, `corrupt`, `encrypted`, `unsupported_compression`, `link`,
-    `too_large`, `bomb`, `unsafe_name`, `duplicate_name`, `no_file`, `unreadable`. The message never holds the member's name, which may be a patient's.
+    `too_large`, `bomb`, `unsafe_name`, `duplicate_name`, `no_file`, `unreadable`. The message never
+    holds the member's name, which may be a patient's.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -7,15 +7,8 @@ the queue, or images.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from worker.archive.filelist import ListSource
-from worker.archive.folder import FileSource, FolderReader, FolderSource
-from worker.archive.glob import GlobSource, base_of, is_pattern
-from worker.archive.gz import GzipStream, TarGzSource
+from worker.archive.glob import is_pattern
 from worker.archive.kind import SUPPORTED, kind
-from worker.archive.kind import kind as _kind
 from worker.archive.member import (
     DEFLATED,
     DUPLICATE,
@@ -29,12 +22,11 @@ from worker.archive.member import (
     unpack,
 )
 from worker.archive.names import display
-from worker.archive.source import BY_NAME, MAX_BYTES, WINDOWED, Kind, Reader, Source, open_file
-from worker.archive.stream import MAX_WINDOW, Point, Spool, Stream, unpack_points
-from worker.archive.tar import ExtentReader, TarSource
-from worker.archive.zip import ZipReader, ZipSource
-from worker.archive.zst import TarZstSource, ZstdStream
-from worker.errors import ArchiveError
+from worker.archive.opening import open_reader, open_source, open_spool
+from worker.archive.source import BY_NAME, MAX_BYTES, WINDOWED, Kind, Reader, Source
+from worker.archive.stream import MAX_WINDOW, Spool
+from worker.archive.survey import Survey, survey
+from worker.archive.tar import ExtentReader
 
 __all__ = [
     "BY_NAME",
@@ -55,6 +47,7 @@ __all__ = [
     "Reader",
     "Source",
     "Spool",
+    "Survey",
     "display",
     "is_pattern",
     "kind",
@@ -62,67 +55,6 @@ __all__ = [
     "open_source",
     "open_spool",
     "pack",
+    "survey",
     "unpack",
 ]
-
-_SOURCES: dict[Kind, type[Source]] = {
-    "folder": FolderSource,
-    "file": FileSource,
-    "zip": ZipSource,
-    "tar": TarSource,
-    "tar.gz": TarGzSource,
-    "tar.zst": TarZstSource,
-    "list": ListSource,
-    "glob": GlobSource,
-}
-
-_STREAMS: dict[Kind, type[Stream]] = {"tar.gz": GzipStream, "tar.zst": ZstdStream}
-
-
-def open_source(uri: str, kind: Kind | None = None) -> Source:
-    """The archive at a path, ready to be listed; raises ArchiveError.
-
-    Its kind is told from its content, save that only the caller knows whether a text file is a
-    `list` of files, and a path a `glob` pattern. Another kind, where one is given, is demanded.
-    """
-    told: Kind = kind if kind == "list" or kind == "glob" else _kind(uri)
-    if kind not in (None, told):
-        raise ArchiveError(
-            "changed", f"{uri} was changed: it is no longer a {kind} but a {told}; submit again"
-        )
-    return _SOURCES[told](uri)
-
-
-def open_reader(kind: Kind, uri: str) -> Reader:
-    """A reader of an archive of known kind, for a decoder process; raises ArchiveError.
-
-    A compressed tar is read through windows instead: see `open_spool`.
-    """
-    match kind:
-        case "folder":
-            return FolderReader(uri)
-        case "glob":
-            return FolderReader(base_of(uri))
-        case "file" | "list":
-            return FolderReader(str(Path(uri).absolute().parent))
-        case "zip":
-            return ZipReader(uri)
-        case "tar":
-            return ExtentReader.open(uri)
-        case "tar.gz" | "tar.zst":
-            raise ValueError(f"a {kind} is read through open_spool(kind, uri, index).window(…)")
-
-
-def open_spool(kind: Kind, uri: str, index: bytes | None) -> Spool:
-    """Windows into a compressed tar, by the index made when it was listed.
-
-    Without an index the first window is inflated from the beginning. Raises ArchiveError where the
-    archive is not the one that the index was made of.
-    """
-    fd = open_file(uri)
-    try:
-        points = [Point(0, 0)] if index is None else unpack_points(fd, uri, index)
-    except ArchiveError:
-        os.close(fd)
-        raise
-    return Spool(fd, uri, _STREAMS[kind], points)

@@ -1,8 +1,8 @@
 """Where decompression of a deflate stream can start: the search for the heads of its blocks.
 
-zlib does not say where blocks begin, and they begin at any bit. But the head of a block with its own
-Huffman codes is so full of rules that few other places look like one, and a stored block states its
-length twice. What looks like a head is tried, and then proved by its user: see `worker.archive.gz`.
+zlib does not say where blocks begin, and they begin at any bit. But the head of a block with its
+own Huffman codes is so full of rules that few other places look like one, and a stored block states
+its length twice. What looks like a head is tried, and then proved by its user: `worker.archive.gz`.
 
 The format is that of RFC 1951; bits are counted from the least significant of each byte.
 """
@@ -74,7 +74,8 @@ def _complete(
     total = np.zeros(len(at), np.uint16)
     for n in range(0, _PRECODE_BITS, 12):
         total += table[(codes >> np.uint64(n) & np.uint64(0xFFF)).astype(np.intp)]
-    return total == 128
+    complete: npt.NDArray[np.bool_] = total == 128
+    return complete
 
 
 @functools.cache

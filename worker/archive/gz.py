@@ -1,8 +1,8 @@
 """Gzip: the stream of a `.tar.gz`, proved by its checksum, and the points where it can be resumed.
 
 zlib inflates. Where a point is due the head of a block is searched for, and from there on a second
-inflater goes on in place of the first, started as a reader will start it: so the checksum at the end
-proves the points along with the stream.
+inflater goes on in place of the first, started as a reader will start it: so the checksum at the
+end proves the points along with the stream.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import zlib
 
 from worker.archive import deflate
 from worker.archive.source import Kind
-from worker.archive.stream import HEADER, SPACING, Point, Stream, StreamSource
+from worker.archive.stream import HEADER, NEAR, SPACING, Point, Stream, StreamSource
 from worker.archive.tar import CHUNK
 
-#: Compressed bytes in which a block's head is looked for, and how many at a time. zlib's blocks take
-#: 64 KiB at most, those of other programs up to some 300 KiB.
+#: Compressed bytes in which a block's head is looked for, and how many at a time. zlib's blocks
+#: take 64 KiB at most, those of other programs up to some 300 KiB.
 _SEARCH, _STEP = 384 << 10, 48 << 10
 
 #: Bytes by which a new inflater is compared with the old one before it takes over.
-_PROOF = 256
+_PROOF = 64
 
 #: Bytes of file name, comment or extra field in a gzip header; more is damage.
 _LONGEST_FIELD = 1 << 16
@@ -92,7 +92,7 @@ class GzipStream(Stream):
 
     def _search(self) -> None:
         """Look for the head of a block, and stop there."""
-        if self.plain < self._search_from:
+        if self.plain < max(self._search_from, self.heading - NEAR):
             return
         for at in range(0, _SEARCH, _STEP):
             whole = self._fill(at + _STEP + (64 << 10) + deflate.HEAD_BYTES)

@@ -1,8 +1,9 @@
 """A compressed tar as one stream: its headers for the listing, and windows into it for reading.
 
-How the stream is decompressed is left to `worker.archive.gz` and `worker.archive.zst`. Each byte of
-it is inflated twice in a job: once by the listing, which proves it whole, and once by whoever scores.
-For that a window goes on where the one before it ended, or starts at a point that the listing noted.
+How the stream is decompressed is left to `worker.archive.gz` and `worker.archive.zst`. Each byte
+of it is inflated twice in a job: once by the listing, which proves it whole, and once by whoever
+scores. For that a window goes on where the one before it ended, or starts at a point that the
+listing noted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ MOST_POINTS = 2048
 
 #: A window is held in memory: 256 MiB at most, unless the caller says otherwise.
 MAX_WINDOW = 256 << 20
+
+#: A point before the header of a member is wanted so close to it.
+NEAR = 256 << 10
+
+#: A member so far from the point before it is costly to reach: then the archive is to be read in
+#: one go, and its members are parted by so many bytes.
+LONG_STRETCH = 32 << 20
 
 #: Version of the index.
 INDEX_VERSION = 2
@@ -61,6 +69,8 @@ class Stream(abc.ABC):
         self._listing = listing
         #: Place in the uncompressed stream: of what `read` gives next.
         self.plain = point.plain
+        #: Where the reader will look next: a point is best shortly before that.
+        self.heading = 0
         #: Bytes inflated so far, with what was inflated to find points.
         self.inflated = 0
         #: Compressed bytes that were read and not used yet, and their place in the file.
@@ -138,19 +148,22 @@ class StreamSource(TarSource):
         return self._stream.inflated if self._stream else 0
 
     def _walk(self) -> Iterator[Member]:
-        self._listed = False
-        self._stream = self.stream_type(self._fd, self.uri, Point(0, 0), listing=True)
-        yield from self._members(_StreamBlocks(self._stream))
-        points = [*(p.plain for p in self._stream.points), self._stream.plain]
-        # One long stretch that only its beginning leads to.
-        stretches = (after - before for before, after in zip(points, points[1:], strict=False))
-        self.streams = max(stretches) > 16 * max(SPACING, points[-1] // MOST_POINTS)
+        self._listed, self.streams = False, False
+        stream = self._stream = self.stream_type(self._fd, self.uri, Point(0, 0), listing=True)
+        for member in self._members(_StreamBlocks(stream)):
+            if member.offset - BLOCK - self._point(member).plain >= LONG_STRETCH:
+                self.streams = True
+            yield member
         self._listed = True
 
     def part(self, member: Member) -> int:
-        if self._stream is None:
-            return 0
-        return _before(self._stream.points, member.offset - BLOCK)
+        plain = self._point(member).plain
+        return plain + (member.offset - BLOCK - plain) // LONG_STRETCH * LONG_STRETCH
+
+    def _point(self, member: Member) -> Point:
+        """Where reading starts for a member just listed; its header is read along."""
+        points = self._stream.points if self._stream else [Point(0, 0)]
+        return points[_before(points, member.offset - BLOCK)]
 
     def index(self) -> bytes | None:
         """The points where reading can start; lists the archive where that was not done yet."""
@@ -189,6 +202,7 @@ class _StreamBlocks:
         return self.last
 
     def seek(self, position: int) -> int:
+        self._stream.heading = position
         while (left := position - self._at) > 0:
             if self._used == len(self._plain) and not self._more():
                 break
@@ -214,7 +228,8 @@ class _StreamBlocks:
         return part
 
     def _more(self) -> bool:
-        self._plain, self._used = self._stream.read(), 0
+        left = self._stream.heading - NEAR - self._stream.plain
+        self._plain, self._used = self._stream.read(min(CHUNK, left) if left > 0 else CHUNK), 0
         return bool(self._plain)
 
 
@@ -269,7 +284,8 @@ class Spool:
         while at < end:
             if not ahead:
                 try:
-                    ahead = stream.read()
+                    # No more than that, lest it be inflated again by whoever has what follows.
+                    ahead = stream.read(min(CHUNK, end - at))
                 except ArchiveError as error:
                     # The listing read it to its end, so it was whole then.
                     self._drop()

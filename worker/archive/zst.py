@@ -1,11 +1,13 @@
 """Zstandard: the stream of a `.tar.zst`, which can be resumed where a frame begins.
 
 Most programs write one frame, which is one long stretch; `pzstd` and others write many. Frames are
-told apart here, block by block, so that the library is given exactly one at a time: then a frame that
-is cut short, or followed by something else, is seen. The format is that of RFC 8878.
+told apart here, block by block, so that the library is given exactly one at a time: then a frame
+that is cut short, or followed by something else, is seen. The format is that of RFC 8878.
 """
 
 from __future__ import annotations
+
+from typing import IO, cast
 
 import zstandard
 
@@ -96,7 +98,7 @@ class ZstdStream(Stream):
             )
         self._left, self._last_block, self._checksum = size, False, frame.has_checksum
         self._frame = self._decompressor.stream_reader(
-            _Pieces(self), read_size=1 << 17, read_across_frames=False
+            cast(IO[bytes], _Pieces(self)), read_size=1 << 17, read_across_frames=False
         )
         return True
 
