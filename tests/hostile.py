@@ -87,7 +87,9 @@ def dataset(
     pixels = picture() if pixels is None else pixels
     meta = FileMetaDataset()
     encoding = uid.UID(syntax)
-    made = FileDataset("", {}, b"\0" * 128, meta, encoding.is_implicit_VR, encoding.is_little_endian)
+    made = FileDataset(
+        "", {}, b"\0" * 128, meta, encoding.is_implicit_VR, encoding.is_little_endian
+    )
     values: dict[str, Any] = {
         "SOPClassUID": uid.DigitalXRayImageStorageForPresentation,
         "SOPInstanceUID": "1.2.826.0.1.3680043.9.7133.1.1",
@@ -272,7 +274,11 @@ def _errors_of_images() -> _Made:
     yield "integers.tif", "unsupported_pixels", encoded(Image.new("I", (99, 99), 70_000), "TIFF")
     ordinary = encoded(gray, "TIFF")
     yield "cut_in_header.tif", "truncated", ordinary[:6]
-    yield "cut_in_directory.tif", "truncated", ordinary[: struct.unpack_from("<I", ordinary, 4)[0] + 9]
+    yield (
+        "cut_in_directory.tif",
+        "truncated",
+        ordinary[: struct.unpack_from("<I", ordinary, 4)[0] + 9],
+    )
     layout = (
         (256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
         (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 64), (279, 4, 1, 4096),
@@ -310,8 +316,10 @@ def _errors_of_dicom() -> _Made:
     short.LUTDescriptor, short.LUTData = [256, 0, 8], [1, 2, 3]
     short["LUTDescriptor"].VR, short["LUTData"].VR = "US", "US"
     yield "short_lut.dcm", "corrupt", dicom(VOILUTSequence=Sequence([short]))
-    yield "unknown_syntax.dcm", "unsupported_pixels", chest.replace(
-        b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"
+    yield (
+        "unknown_syntax.dcm",
+        "unsupported_pixels",
+        chest.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"),
     )
     floating = dataset()
     floating.FloatPixelData = np.ones(CHEST, np.float32).tobytes()
@@ -320,7 +328,9 @@ def _errors_of_dicom() -> _Made:
     absurd = struct.pack("<HH2sHI", 0x0019, 0x1001, b"OB", 0, 0xFFFF_FFF0)
     at = chest.index(b"\x28\x00\x02\x00US")
     yield "absurd_length.dcm", "truncated", chest[:at] + absurd + chest[at:]
-    level = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    level = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + struct.pack(
+        "<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF
+    )
     nest = struct.pack("<HH2sHI", 0x0019, 0x1001, b"SQ", 0, 0xFFFFFFFF) + level * 5000
     yield "deep_sequence.dcm", "corrupt", chest[:at] + nest + chest[at:]
 

@@ -180,8 +180,7 @@ def _decoded(
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        name = syntax.name if syntax.is_transfer_syntax else "an unknown one"
-        raise _unsupported(f"TransferSyntaxUID (0002,0010) is {name}, which is not read") from None
+        raise _unsupported(f"TransferSyntaxUID (0002,0010) is {syntax.name}") from None
     pixels, _ = decoder.as_array(dataset, index=0, raw=raw, decoding_plugin=_plugin(dataset))
     return np.ascontiguousarray(pixels)
 
@@ -372,7 +371,10 @@ def _syntax(dataset: Dataset) -> pydicom.uid.UID:
     meta = getattr(dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
     if syntax:
-        return pydicom.uid.UID(syntax)
+        named = pydicom.uid.UID(syntax)
+        if not named.is_transfer_syntax:
+            raise _unsupported("TransferSyntaxUID (0002,0010) is none that is known")
+        return named
     implicit, little = dataset.original_encoding
     if implicit:
         return pydicom.uid.ImplicitVRLittleEndian

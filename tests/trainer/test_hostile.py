@@ -25,9 +25,13 @@ def test_a_hostile_file_comes_to_its_outcome(
     with pytest.raises(FilmError) as raised:
         film.decode(bad.data, 64)
     error = raised.value
-    assert (error.code, isinstance(error, FilmRefused)) == (bad.code, bad.outcome == "refused"), error
+    assert (error.code, isinstance(error, FilmRefused)) == (bad.code, bad.outcome == "refused"), (
+        error
+    )
     message = str(error)
-    assert not any(secret in message for secret in (*hostile.PATIENT.values(), "Zebedee", "7781234"))
+    assert not any(
+        secret in message for secret in (*hostile.PATIENT.values(), "Zebedee", "7781234")
+    )
     assert len(message) < 400
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
