@@ -110,7 +110,7 @@ def decode(
         raise LookupError(f"this build has no film rule {rule!r}, only {sorted(RULES)}") from None
     pixels = make(data, size, accept, tags)
     if out is None:
-        return pixels.copy()
+        return np.array(pixels)
     out[:] = pixels.reshape(out.shape)
     return out
 
@@ -244,7 +244,7 @@ def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
         raise MemoryError from error
     if isinstance(error, Image.DecompressionBombError):
         return FilmError("too_large", "more pixels than any X-ray detector makes; shrink it first")
-    if "12-bit" in said or "bits" in said and "layers" in said:
+    if "-bit layers" in said:
         return FilmError("unsupported_pixels", _pixels_message("16-bit"))
     # Pillow makes SyntaxErrors of what goes wrong in a header.
     ended = (EOFError, IndexError, struct.error)

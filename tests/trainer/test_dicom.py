@@ -102,7 +102,9 @@ RENDERINGS: dict[str, dict[str, Any]] = {
     "an exact window": {
         "VOILUTFunction": "LINEAR_EXACT", "WindowCenter": "1700", "WindowWidth": "1500",
     },
-    "a sigmoid window": {"VOILUTFunction": "SIGMOID", "WindowCenter": "1700", "WindowWidth": "1500"},
+    "a sigmoid window": {
+        "VOILUTFunction": "SIGMOID", "WindowCenter": "1700", "WindowWidth": "1500",
+    },
     "a VOI LUT before a window": {
         "VOILUTSequence": lut(0, CURVE), "WindowCenter": "10", "WindowWidth": "20",
     },
@@ -137,14 +139,15 @@ def _packaged() -> list[Path]:
                 dataset = pydicom.dcmread(path, stop_before_pixels=True)
         except (pydicom.errors.InvalidDicomError, EOFError, NotImplementedError):
             continue
-        gray = dataset.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
-        if (
-            gray
+        wanted = (
+            dataset.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
             and dataset.get("BitsAllocated") in (8, 16)
             and int(dataset.get("NumberOfFrames") or 1) == 1
-        ):
-            if "PixelPaddingValue" not in dataset and "truncated" not in path.name:
-                found.append(path)
+            and "PixelPaddingValue" not in dataset
+            and "truncated" not in path.name
+        )
+        if wanted:
+            found.append(path)
     return found
 
 
