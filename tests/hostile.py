@@ -219,9 +219,9 @@ def _errors_of_content() -> _Made:
 def _errors_of_images() -> _Made:
     gray = Image.fromarray(picture())
     jpeg = encoded(gray, "JPEG", quality=90)
-    for name, marker in (("quantisation", b"\xff\xdb"), ("frame", b"\xff\xc0"), ("huffman", b"\xff\xc4"),
-                         ("scan", b"\xff\xda")):  # fmt: skip
-        at = jpeg.index(marker)
+    segments = {"quantisation": 0xDB, "frame": 0xC0, "huffman": 0xC4, "scan": 0xDA}
+    for name, marker in segments.items():
+        at = jpeg.index(bytes((0xFF, marker)))
         yield f"cut_before_{name}.jpg", "truncated", jpeg[:at]
         yield f"cut_in_{name}.jpg", "truncated", jpeg[: at + 7]
     yield "cut_in_the_pixels.jpg", "truncated", jpeg[: len(jpeg) // 2]
@@ -364,8 +364,10 @@ def _refused_images() -> _Made:
     others = [gray.rotate(turn) for turn in (90, 180)]
     yield "icon.png", "too_small", encoded(gray.resize((31, 400)), "PNG")
     yield "ribbon.jpg", "too_small", encoded(Image.new("L", (60_000, 1)), "JPEG")
-    ribbon = ((256, 4, 1, 1), (257, 4, 1, 100_000), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
-              (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 100_000), (279, 4, 1, 100_000))  # fmt: skip
+    ribbon = (
+        (256, 4, 1, 1), (257, 4, 1, 100_000), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
+        (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 100_000), (279, 4, 1, 100_000),
+    )  # fmt: skip
     yield "ribbon.tif", "too_small", tiff(*ribbon, after=bytes(101_000))
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
         yield f"photograph.{kind.lower()}", "colour", encoded(photograph(), kind)

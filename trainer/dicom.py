@@ -63,30 +63,35 @@ _NO_PIXELS = (
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
 #: Words of a chest film's body part, and words beside them that make it another one.
-_CHEST_WORDS = frozenset(
-    "CHEST THORAX TORAX THX LUNG LUNGS PULMONARY CXR POUMON POUMONS PULMON LUNGE".split()
-)
-_OTHER_WORDS = frozenset("ABDOMEN PELVIS SPINE RIB RIBS RIBCAGE NECK STERNUM CLAVICLE HEAD".split())
+_CHEST_WORDS = frozenset((
+    "CHEST", "THORAX", "TORAX", "THX", "LUNG", "LUNGS",
+    "PULMONARY", "CXR", "POUMON", "POUMONS", "PULMON", "LUNGE",
+))  # fmt: skip
+_OTHER_WORDS = frozenset((
+    "ABDOMEN", "PELVIS", "SPINE", "RIB", "RIBS", "RIBCAGE",
+    "NECK", "STERNUM", "CLAVICLE", "HEAD",
+))  # fmt: skip
 
 #: Codes of the chest in AnatomicRegionSequence (SNOMED CT; SNOMED RT before 2018; CID 4031).
-_CHEST_CODES = frozenset(
-    "816094009 51185008 T-D3000 39607008 T-28000 43799004 T-D3200".split()
-)  # fmt: skip
+_CHEST_CODES = frozenset((
+    "816094009", "51185008", "T-D3000", "39607008", "T-28000", "43799004", "T-D3200",
+))  # fmt: skip
 
 #: Words of a ViewPosition that is not frontal. LLD and RLD (decubitus) are frontal.
-_LATERAL_WORDS = frozenset(
-    "LL RL LAT LLAT RLAT LATERAL LATERALLY LAO RAO LPO RPO LLO RLO OBL OBLIQUE SWIMMERS".split()
-)
+_LATERAL_WORDS = frozenset((
+    "LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LAO", "RAO", "LPO", "RPO",
+    "LLO", "RLO", "OBL", "OBLIQUE", "SWIMMERS",
+))  # fmt: skip
 
 #: Codes of CID 4010 in ViewCodeSequence that are not frontal (SNOMED CT; SNOMED RT before 2018).
-_LATERAL_CODES = frozenset(
-    (
-        "399312000 R-10208 399160007 R-10204 399352003 R-10228 260427002 R-40783 399067008 R-102CD "
-        "399099002 R-10230 399135007 R-10220 399173006 R-10236 399184004 R-10238 399006002 R-10212 "
-        "399368009 R-10226 399260004 R-10224 399182000 R-102C1 399059000 R-10216 399356000 R-40985 "
-        "399198007 R-10232 399236003 R-10234 399038007 R-10210"
-    ).split()
-)
+_LATERAL_CODES = frozenset((
+    "399312000", "R-10208", "399160007", "R-10204", "399352003", "R-10228", "260427002",
+    "R-40783", "399067008", "R-102CD", "399099002", "R-10230", "399135007", "R-10220",
+    "399173006", "R-10236", "399184004", "R-10238", "399006002", "R-10212", "399368009",
+    "R-10226", "399260004", "R-10224", "399182000", "R-102C1", "399059000", "R-10216",
+    "399356000", "R-40985", "399198007", "R-10232", "399236003", "R-10234", "399038007",
+    "R-10210",
+))  # fmt: skip
 
 
 def read(data: bytes, accept: Collection[str], tags: dict[str, str] | None) -> Image.Image:
@@ -104,8 +109,11 @@ def read(data: bytes, accept: Collection[str], tags: dict[str, str] | None) -> I
         return dicom_pixels.gray(dataset, rows, columns, accept)
     except (FilmError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
         # The readers raise nearly anything for a damaged file, and what they say may repeat values.
+        # Those written in Rust panic, which is no Exception; but an interrupt is none of theirs.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise FilmError(
             "corrupt",
             f"the DICOM cannot be read ({type(error).__name__}); export it again from where it "
@@ -247,12 +255,11 @@ def _refuse_other_view(dataset: Dataset, accept: Collection[str]) -> None:
         if code in _LATERAL_CODES:
             found = f"{_named('ViewCodeSequence')} is {_shown(meaning or code)}: not a frontal view"
             refuse("lateral", found, accept)
-    directions = _text(dataset, "PatientOrientation").upper().split("\\")
-    if not words and len(directions) == 2 and directions[0][:1] in ("A", "P"):
-        # Rows that run to the front or the back of the patient, columns to the head or the feet.
-        if directions[1][:1] in ("F", "H"):
-            found = f"{_named('PatientOrientation')} is {_shown('/'.join(directions))}"
-            refuse("lateral", f"{found}: seen from the side", accept)
+    directions = _text(dataset, "PatientOrientation").upper().replace("\\", "/")
+    # Rows that run to the front or the back of the patient, columns to the head or the feet.
+    if not words and re.fullmatch(r"[AP][A-Z]*/[FH][A-Z]*", directions):
+        found = f"{_named('PatientOrientation')} is {_shown(directions)}: seen from the side"
+        refuse("lateral", found, accept)
 
 
 def _codes(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,7 @@ so that a few bytes cannot ask for gigabytes.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, get_decoder
 
-from trainer import grayscale
+from trainer import codestream, grayscale
+from trainer.codestream import corrupt
 from trainer.errors import FilmError
 from trainer.grayscale import Lookup, Rendering, Window, Words
 from trainer.refusals import refuse
@@ -42,17 +42,12 @@ KEYWORDS = (
 #: How far apart R, G and B of a gray film may lie; lossy compression in YBR moves them by 2.
 _GRAY_SPREAD = 8
 
-#: Signatures of a JPEG or JPEG-LS frame (SOFn; DHT, JPG and DAC are none), which hold its size.
-_SOF = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-
-_ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE
-
 
 def shape(dataset: Dataset) -> tuple[int, int]:
     """Rows and columns, of which neither is 0."""
     rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     if rows < 1 or columns < 1:
-        raise _corrupt(f"Rows × Columns (0028,0010) is {rows} × {columns}")
+        raise corrupt(f"Rows × Columns (0028,0010) is {rows} × {columns}")
     return rows, columns
 
 
@@ -71,7 +66,7 @@ def gray(dataset: Dataset, rows: int, columns: int, accept: Collection[str]) -> 
     stored = _integer(dataset, "BitsStored", bits)
     high_bit = _integer(dataset, "HighBit", stored - 1)
     if not 1 <= stored <= bits or not stored - 1 <= high_bit < bits:
-        raise _corrupt(
+        raise corrupt(
             f"BitsStored (0028,0101) is {stored} and HighBit (0028,0102) is {high_bit} of {bits}"
         )
     if samples == 3 or photometric == "PALETTE COLOR":
@@ -169,8 +164,12 @@ def _decoded(
     """The first frame by pydicom's decoders, `[rows, columns]` or `[rows, columns, 3]`."""
     syntax = _syntax(dataset)
     if syntax.is_encapsulated:
-        frame = _first_frame(dataset)
-        _check_frame(frame, syntax, rows, columns)
+        frame = codestream.first_frame(_bytes(dataset), _integer(dataset, "NumberOfFrames", 1))
+        if syntax == pydicom.uid.RLELossless:
+            planes = samples * _integer(dataset, "BitsAllocated") // 8
+            frame = codestream.exact_runs(frame, rows * columns, planes)
+        else:
+            codestream.check_frame(frame, rows, columns)
         dataset.PixelData = encapsulate([frame], has_bot=False)
         dataset["PixelData"].is_undefined_length = True
         for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
@@ -180,8 +179,7 @@ def _decoded(
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        name = syntax.name if syntax.is_transfer_syntax else "an unknown one"
-        raise _unsupported(f"TransferSyntaxUID (0002,0010) is {name}, which is not read") from None
+        raise _unsupported(f"TransferSyntaxUID (0002,0010) is {syntax.name}") from None
     pixels, _ = decoder.as_array(dataset, index=0, raw=raw, decoding_plugin=_plugin(dataset))
     return np.ascontiguousarray(pixels)
 
@@ -190,80 +188,6 @@ def _plugin(dataset: Dataset) -> str:
     """Pillow for eight-bit JPEG, which it decodes three times as fast; else what is installed."""
     eight_bits = _integer(dataset, "BitsAllocated") == 8
     return "pillow" if eight_bits and _syntax(dataset) == pydicom.uid.JPEGBaseline8Bit else ""
-
-
-def _first_frame(dataset: Dataset) -> bytes:
-    """The first frame's codestream. Offset tables are not believed where they are not needed."""
-    fragments = list(_fragments(_bytes(dataset)))
-    if len(fragments) < 2:
-        raise FilmError("truncated", "PixelData (7fe0,0010) ends before its first frame")
-    offsets, *parts = fragments
-    frames = _integer(dataset, "NumberOfFrames", 1)
-    if frames <= 1:
-        return b"".join(parts)
-    if len(parts) == frames or len(offsets) < 8:
-        return parts[0]
-    second, at, frame = struct.unpack_from("<I", offsets, 4)[0], 0, []
-    for part in parts:
-        if at >= second:
-            break
-        frame.append(part)
-        at += len(part) + 8
-    return b"".join(frame)
-
-
-def _fragments(data: bytes) -> Iterator[bytes]:
-    """The offset table, which may be empty, and then the fragments (PS3.5, annex A.4)."""
-    at = 0
-    while at + 8 <= len(data):
-        tag, length = struct.unpack_from("<2I", data, at)
-        if tag == _DELIMITER:
-            return
-        if tag != _ITEM:
-            raise _corrupt("PixelData (7fe0,0010) holds something that is no item")
-        if length > len(data) - at - 8:
-            raise FilmError("truncated", "PixelData (7fe0,0010) ends inside an item")
-        yield data[at + 8 : at + 8 + length]
-        at += 8 + length
-
-
-def _check_frame(frame: bytes, syntax: pydicom.uid.UID, rows: int, columns: int) -> None:
-    """Compare a codestream's own size with what the data set promises, and look for its end."""
-    if syntax == pydicom.uid.RLELossless:
-        if len(frame) < 64 or not 1 <= struct.unpack_from("<I", frame)[0] <= 15:
-            raise _corrupt("PixelData (7fe0,0010) has no RLE header")
-        last = struct.unpack_from("<16I", frame)
-        if max(last[1 : 1 + last[0]]) >= len(frame):
-            raise FilmError("truncated", "PixelData (7fe0,0010) ends before its last RLE segment")
-        return
-    found = _codestream_size(frame)
-    if found is None:
-        raise _corrupt("PixelData (7fe0,0010) is no codestream of its transfer syntax")
-    if found != (rows, columns):
-        raise _corrupt(
-            f"the codestream holds {found[0]} × {found[1]} pixels, Rows and Columns (0028,0010) "
-            f"say {rows} × {columns}"
-        )
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise FilmError("truncated", "PixelData (7fe0,0010) has no end of its codestream")
-
-
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns by the codestream: SIZ of JPEG 2000, SOF of JPEG and JPEG-LS."""
-    at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if at >= 0 and len(frame) >= at + 24:
-        x1, y1, x0, y0 = struct.unpack_from(">4I", frame, at + 8)
-        return y1 - y0, x1 - x0
-    at = 2
-    while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker, length = frame[at + 1], struct.unpack_from(">H", frame, at + 2)[0]
-        if marker == 0xFF:
-            at += 1
-        elif marker in _SOF:
-            return struct.unpack_from(">HH", frame, at + 5)
-        else:
-            at += 2 + length
-    return None
 
 
 def _modality(dataset: Dataset, signed: bool) -> Lookup | tuple[float, float]:
@@ -298,22 +222,22 @@ def _lookup(dataset: Dataset, keyword: str, signed: bool) -> Lookup | None:
     item, big = sequence[0], not dataset.original_encoding[1]
     descriptor = _words(item.get("LUTDescriptor"))
     if len(descriptor) != 3:
-        raise _corrupt("LUTDescriptor (0028,3002) has not three values")
+        raise corrupt("LUTDescriptor (0028,3002) has not three values")
     count, first, bits = descriptor[0] & 0xFFFF or 1 << 16, descriptor[1], descriptor[2]
     if signed and first >= 1 << 15:
         first -= 1 << 16
     data = item.get("LUTData")
     if isinstance(data, bytes) and len(data) == count + count % 2 and bits <= 8:
-        entries = np.frombuffer(data, np.uint8).astype(np.int64)  # two entries in a word
+        entries = list(data)  # two entries in a word
     else:
-        entries = np.array(_words(data, big=big), np.int64) & 0xFFFF
+        entries = [entry & 0xFFFF for entry in _words(data, big=big)]
     if len(entries) < count or not 1 <= bits <= 16:
-        raise _corrupt(
+        raise corrupt(
             f"LUTData (0028,3006) has {len(entries)} entries; LUTDescriptor (0028,3002) says "
             f"{count} of {bits} bits"
         )
-    entries = entries[:count].astype(np.float64)
-    return Lookup(first=first, entries=entries, top=max(entries.max(), (1 << bits) - 1, 1))
+    table = np.array(entries[:count], np.float64)
+    return Lookup(first=first, entries=table, top=float(max(table.max(), (1 << bits) - 1)))
 
 
 def _padding(dataset: Dataset, signed: bool) -> tuple[int, int] | None:
@@ -352,12 +276,12 @@ def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     value = dataset.get(keyword)
     if value is None or value == "":
         if default is None:
-            raise _corrupt(f"{keyword} is absent")
+            raise corrupt(f"{keyword} is absent")
         return default
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise _corrupt(f"{keyword} is no number") from None
+        raise corrupt(f"{keyword} is no number") from None
 
 
 def _bytes(dataset: Dataset) -> bytes:
@@ -372,7 +296,10 @@ def _syntax(dataset: Dataset) -> pydicom.uid.UID:
     meta = getattr(dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
     if syntax:
-        return pydicom.uid.UID(syntax)
+        named = pydicom.uid.UID(syntax)
+        if not named.is_transfer_syntax:
+            raise _unsupported("TransferSyntaxUID (0002,0010) is none that is known")
+        return named
     implicit, little = dataset.original_encoding
     if implicit:
         return pydicom.uid.ImplicitVRLittleEndian
@@ -385,10 +312,6 @@ def _cut(found: int, expected: int) -> FilmError:
         f"PixelData (7fe0,0010) holds {found:,} of {expected:,} bytes; export it again from where "
         "it came from",
     )
-
-
-def _corrupt(found: str) -> FilmError:
-    return FilmError("corrupt", f"{found}; export it again from where it came from")
 
 
 def _unsupported(found: str) -> FilmError:

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from trainer import content, grayscale
+from trainer import content, damage, grayscale
 from trainer.errors import FilmError
 from trainer.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
 
@@ -110,7 +110,7 @@ def decode(
         raise LookupError(f"this build has no film rule {rule!r}, only {sorted(RULES)}") from None
     pixels = make(data, size, accept, tags)
     if out is None:
-        return pixels.copy()
+        return np.array(pixels)
     out[:] = pixels.reshape(out.shape)
     return out
 
@@ -177,6 +177,7 @@ def _is_stored_as_rgb(image: Image.Image) -> bool:
 
 def _picture(data: bytes, kind: str, accept: Collection[str]) -> Image.Image:
     """Gray of anything but JPEG and DICOM."""
+    damage.check_complete(data, kind)
     file = io.BytesIO(data)
     image = (
         PngImagePlugin.PngImageFile(file) if kind == "PNG" else Image.open(file, formats=(kind,))
@@ -186,12 +187,14 @@ def _picture(data: bytes, kind: str, accept: Collection[str]) -> Image.Image:
     deep = any(";16" in str(tile.args) or ";12" in str(tile.args) for tile in image.tile)
     if deep and (image.mode.startswith("I;16") or image.mode == "I"):
         image.load()
+        damage.check_rows(data, kind, image)
         white_is_zero = kind == "TIFF" and _photometric(image) == _WHITE_IS_ZERO
         return _upright(grayscale.stretched(np.asarray(image), inverted=white_is_zero), image)
     # Of 16 bits of colour or transparency Pillow would keep the upper eight and say nothing.
     if deep or image.mode not in _GRAY_MODES | _ALPHA_MODES:
         raise FilmError("unsupported_pixels", _pixels_message("16-bit" if deep else image.mode))
     image.load()
+    damage.check_rows(data, kind, image)
     layers: Image.Image = image
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         layers = image.convert("RGBA")
@@ -241,12 +244,14 @@ def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
         raise MemoryError from error
     if isinstance(error, Image.DecompressionBombError):
         return FilmError("too_large", "more pixels than any X-ray detector makes; shrink it first")
-    if "12-bit" in said or "bits" in said and "layers" in said:
+    if "-bit layers" in said:
         return FilmError("unsupported_pixels", _pixels_message("16-bit"))
     # Pillow makes SyntaxErrors of what goes wrong in a header.
     ended = (EOFError, IndexError, struct.error)
     cut = isinstance(error, ended) or isinstance(error.__cause__, ended) or len(data) < _SHORTEST
-    cut = cut or "truncated" in said.lower()
+    # A header without a frame, or with nothing after it.
+    headless = ("truncated", "cannot load", "not identified") if kind == "JPEG" else ("truncated",)
+    cut = cut or any(word in said.lower() for word in headless)
     return FilmError(
         "truncated" if cut else "corrupt",
         f"the {kind} image cannot be decoded ({type(error).__name__}: {said[:120]}); copy it again "
@@ -292,7 +297,9 @@ def golden(rule: str = DEFAULT_RULE, size: int = 16) -> list[Golden]:
 def check_golden(vectors: list[Golden], rule: str) -> None:
     """Raise FilmError(`rule_mismatch`) where the rule makes other pixels here than it did then."""
     for number, vector in enumerate(vectors):
-        ours = decode(vector.film, vector.pixels.shape[0], rule, accept=("colour",)).astype(np.int16)
+        ours = decode(vector.film, vector.pixels.shape[0], rule, accept=("colour",)).astype(
+            np.int16
+        )
         worst = int(np.abs(ours - vector.pixels).max())
         if worst > GOLDEN_TOLERANCE:
             raise FilmError(

@@ -9,7 +9,7 @@ shrinking them first in 16 or 32 bits, which would also blur across the edges of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ class Lookup:
     def __call__(self, values: Floats) -> Floats:
         """The entries of these values."""
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
-        return self.entries[index.astype(np.int64)]
+        found: Floats = self.entries[index.astype(np.int64)]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ def is_coloured(image: Image.Image) -> bool:
         sample = sample.convert("RGB")
     if sample.mode == "RGB":
         sample = sample.convert("YCbCr")
-    _, *ends = sample.getextrema()
+    _, *ends = cast("tuple[tuple[int, int], ...]", sample.getextrema())
     if all(128 - low <= CHROMA_NOISE and high - 128 <= CHROMA_NOISE for low, high in ends):
         return False
     chroma = np.abs(np.asarray(sample)[..., 1:].astype(np.int16) - 128).max(-1)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
+import tempfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests import hostile
 from trainer import film, phantom
 from trainer.errors import FilmError, FilmRefused
 
@@ -112,10 +116,10 @@ def test_transparency_is_laid_on_black() -> None:
         (b"<html><body>not here</body></html>", "not_an_image"),
         (b"\xff\xd8\xff", "truncated"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
-        (b"\0" * 128 + b"DICM" + b"\0" * 64, "unsupported_format"),
-        (b"II*\0" + b"\0" * 64, "unsupported_format"),
-        (b"GIF89a" + b"\0" * 64, "unsupported_format"),
-        (b"PK\x03\x04" + b"\0" * 64, "unsupported_format"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 64, "truncated"),
+        (b"II*\0" + b"\0" * 64, "corrupt"),
+        (b"GIF89a" + b"\0" * 64, "corrupt"),
+        (b"PK\x03\x04" + b"\0" * 64, "nested_archive"),
     ],
 )
 def test_what_is_no_film_is_named(data: bytes, code: str) -> None:
@@ -134,15 +138,24 @@ def test_a_file_cut_short_is_never_taken_for_a_film(kind: str) -> None:
         assert raised.value.code in ("truncated", "corrupt"), end
 
 
-def test_sixteen_bits_are_refused_by_name_and_not_cut_to_eight() -> None:
-    deep = Image.fromarray(np.full((64, 64), 40_000, np.uint16))
-    with pytest.raises(FilmError, match="8 bits") as raised:
-        film.decode(encoded(deep), 32)
-    assert raised.value.code == "unsupported_pixels"
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_stretched_over_what_occurs_and_not_cut_to_eight(kind: str) -> None:
+    shallow = scene().point([round(i * 255 / 249) for i in range(250)] + [255] * 6)
+    low, high = shallow.getextrema()
+    values = (np.asarray(shallow, np.uint16) - low) * 13 + 1000
+    expected = full(
+        Image.fromarray(((values - 1000) / 13 * 255 / (high - low)).astype(np.uint8)), 64
+    )
+    assert np.abs(film.decode(encoded(Image.fromarray(values), kind), 64) - expected).max() <= 1
 
 
-@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_sixteen_bits_of_colour_and_transparency_are_refused_too(
+def test_a_blank_film_of_sixteen_bits_is_black() -> None:
+    blank = Image.fromarray(np.full((64, 64), 40_000, np.uint16))
+    assert film.decode(encoded(blank), 32).max() == 0
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_of_colour_and_transparency_are_refused_by_name(
     colour: int, channels: int
 ) -> None:
     header = struct.pack(">2I5B", 64, 64, 16, colour, 0, 0, 0)
@@ -161,6 +174,62 @@ def test_cmyk_is_refused_by_name() -> None:
     with pytest.raises(FilmError) as raised:
         film.decode(encoded(Image.new("CMYK", (64, 64)), "JPEG"), 32)
     assert raised.value.code == "unsupported_pixels"
+
+
+def test_the_luma_beside_chroma_is_that_of_a_decode_to_luma() -> None:
+    gray = Image.fromarray(np.asarray(scene(900, 1200)) ^ np.uint8(3))
+    colour = Image.merge("RGB", (gray, gray.rotate(180), gray.point([255 - i for i in range(256)])))
+    for options in ({}, {"subsampling": 0}, {"progressive": True}, {"keep_rgb": True}):
+        for image in (gray.convert("RGB"), colour):
+            data = encoded(image, "JPEG", **options)
+            with Image.open(io.BytesIO(data)) as reduced:
+                reduced.draft("L", (336, 336))
+                expected = np.asarray(reduced.resize((224, 224), Image.Resampling.BILINEAR))
+            if image is not colour:
+                assert (film.decode(data, 224) == expected).all(), options
+            assert (film.decode(data, 224, accept=["colour"]) == expected).all(), options
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_a_colour_picture_is_refused_and_a_small_marker_is_not(kind: str) -> None:
+    film_with_marker = scene().convert("RGB")
+    film_with_marker.paste((255, 255, 0), (10, 10, 40, 30))
+    assert film.decode(encoded(film_with_marker, kind), 64).shape == (64, 64)
+    film_with_marker.paste((90, 60, 0), (100, 0, 400, 300))
+    with pytest.raises(FilmRefused, match="accept colour") as raised:
+        film.decode(encoded(film_with_marker, kind), 64)
+    assert raised.value.code == "colour"
+
+
+@pytest.mark.skipif(not ORIGINALS.is_dir(), reason=f"{ORIGINALS} is not here")
+def test_no_real_film_is_taken_for_a_colour_picture() -> None:
+    paths = [
+        *ORIGINALS.rglob("*.jp*g"),
+        *sorted(ORIGINALS.parent.rglob("kermany_224/**/*.jp*g"))[::10],
+    ]
+    assert len(paths) > 600
+    for path in paths:
+        film.decode(path.read_bytes(), 64)
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_a_png_with_too_few_rows_is_truncated_and_a_dark_one_is_not(interlaced: int) -> None:
+    header = struct.pack(">2I5B", 64, 64, 8, 0, 0, 0, interlaced)
+    passes = ((8, 8), (8, 8), (16, 8), (16, 16), (32, 16), (32, 32), (64, 32))
+    rows = b"".join(bytes(1 + w) * h for w, h in passes) if interlaced else bytes(64 * 65)
+    assert film.decode(hostile.png(header, (b"IDAT", zlib.compress(rows))), 32).max() == 0
+    with pytest.raises(FilmError, match="of its rows") as raised:
+        film.decode(hostile.png(header, (b"IDAT", zlib.compress(rows[:-65]))), 32)
+    assert raised.value.code == "truncated"
+
+
+def test_a_small_film_loads_no_dicom_reader() -> None:
+    code = "import sys; from trainer import film; film.decode(open(sys.argv[1], 'rb').read(), 32); "
+    code += "sys.exit('pydicom' in sys.modules)"
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(encoded(scene()))
+        file.flush()
+        subprocess.run([sys.executable, "-c", code, file.name], check=True)
 
 
 def test_an_icon_is_refused_and_not_an_error() -> None:
