@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from itertools import zip_longest
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -105,17 +106,20 @@ def _forget_films(engine: sa.Engine, ids: Sequence[int]) -> None:
         keys = connection.execute(
             sa.select(jobs.c.model_id, jobs.c.precision).where(jobs.c.id.in_(ids)).distinct()
         ).all()
+        most = int(connection.execute(sa.select(sa.func.sum(jobs.c.planned_items))).scalar_one())
+    # Contents are spread evenly over their first byte: each step looks at a share of the films.
+    steps = min(max(most // ITEMS, 1), 256)
+    bounds = [bytes([step * 256 // steps]) for step in range(steps)]
     for model_id, precision in keys:
-        # Contents are spread evenly: each step looks at a 256th of one model's films.
-        for byte in range(256):
+        for first, end in zip_longest(bounds, bounds[1:]):
             condition = [
                 films.c.model_id == model_id,
-                films.c.precision == (precision or "fp32"),
-                films.c.content >= bytes([byte]),
+                films.c.precision == precision,
+                films.c.content >= first,
                 films.c.job_id.in_(ids),
             ]
-            if byte < 255:
-                condition.append(films.c.content < bytes([byte + 1]))
+            if end is not None:
+                condition.append(films.c.content < end)
             database.write(engine, lambda c, w=condition: c.execute(sa.delete(films).where(*w)))  # type: ignore[misc]
 
 

@@ -1,0 +1,588 @@
+"""A machine that drives jobs and shards through random legal and illegal calls.
+
+After each step SQL says what is there, and the machine says whether that may be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from db import budget, control, jobs, leases, purge, results, reuse
+from db.database import reading, write
+from db.errors import Conflict, LeaseLost
+from db.leases import NewShard, Shard
+from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
+from tests.db import given
+
+T = metadata.tables
+#: Emptied before each run, in this order.
+EMPTIED = (
+    "predictions", "cams", "refusals", "item_errors", "identities", "labels", "films", "rollups",
+    "shard_listings", "shards", "sources", "job_events", "evaluations",
+)  # fmt: skip
+OUTCOMES = ("predictions", "refusals", "item_errors")
+
+#: Which of the things there are: taken modulo their number.
+pick = st.integers(0, 1000)
+workers = st.sampled_from(["ann", "bob", "cyd"])
+#: Whether something is tried that may not be allowed any more.
+late = st.sampled_from([False, False, False, True])
+
+
+def _name(source_no: int, n: int) -> str:
+    return f"source {source_no}, film {n}"
+
+
+def _content(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+def _listing(names: list[str]) -> bytes:
+    return json.dumps(names).encode()
+
+
+def _empty(connection: sa.Connection) -> None:
+    for name in EMPTIED:
+        connection.execute(sa.delete(T[name]))
+    connection.execute(sa.update(T["jobs"]).values(parent_job_id=None))
+    connection.execute(sa.delete(T["jobs"]))
+
+
+class Machine(RuleBasedStateMachine):
+    """Calls in any order on a real database."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__()
+        self.engine = engine
+        #: Every claim there ever was, lost or not.
+        self.claims: list[jobs.Claimed] = []
+        self.held: list[Shard] = []
+        #: Final state and reason, as first seen.
+        self.ended: dict[int, tuple[str, str | None]] = {}
+        #: Outcomes as first seen: (job, item) → table and row.
+        self.outcomes: dict[tuple[int, int], tuple[Any, ...]] = {}
+        write(engine, _empty)
+
+    # What the database says
+
+    def rows(self, statement: sa.Select[Any]) -> list[sa.RowMapping]:
+        with reading(self.engine) as connection:
+            return list(connection.execute(statement).mappings())
+
+    def all(self, table: str) -> list[sa.RowMapping]:
+        return self.rows(sa.select(T[table]))
+
+    def job(self, which: int, *states: str) -> sa.RowMapping:
+        """Any job; one in these states if there is one; a new one if there is none at all."""
+        found = self.all("jobs")
+        if not found:
+            given.queued(self.engine)
+            found = self.all("jobs")
+        found = [row for row in found if row["state"] in states] or found
+        return found[which % len(found)]
+
+    def shard(self, which: int, late: bool) -> Shard | None:
+        """A shard that somebody holds, else claimed now; or one that may be lost or done."""
+        if late:
+            return self.held[which % len(self.held)] if self.held else None
+        live = [shard for shard in self.held if self.still_held(shard)]
+        if live and which % 2:
+            return live[which % len(live)]
+        for _ in range(2):
+            found = write(self.engine, lambda c: leases.claim(c, "dee", given.LEASE_S))
+            if found is not None:
+                self.held.append(found)
+                return found
+            self.list_more(which, False, [3, 1 + which % 4], which % 3 == 0)
+        return None
+
+    def planner(self, which: int, late: bool) -> jobs.Claimed | None:
+        """A job that is being planned, else claimed now; or one whose lease may be lost."""
+        if late:
+            return self.claims[which % len(self.claims)] if self.claims else None
+        live = [claimed for claimed in self.claims if self.still_planner(claimed)]
+        if live:
+            return live[which % len(live)]
+        if not self.rows(sa.select(T["jobs"].c.id).where(T["jobs"].c.state == "queued")):
+            self.submit(which % 2, 1 + which % 2, (None, "2", "50%", None)[which % 4], None)
+        found = write(self.engine, lambda c: jobs.claim(c, "score", "dee", given.LEASE_S))
+        if found is not None:
+            self.claims.append(found)
+        return found
+
+    def still_held(self, shard: Shard) -> bool:
+        s, j = T["shards"], T["jobs"]
+        found = self.rows(
+            sa.select(s.c.state, s.c.lease_token, j.c.state.label("job_state"))
+            .join_from(s, j)
+            .where(s.c.job_id == shard.job_id, s.c.shard_no == shard.shard_no)
+        )
+        return bool(found) and (
+            found[0]["state"] == "leased"
+            and found[0]["lease_token"] == shard.token
+            and found[0]["job_state"] in SCORING_JOB_STATES
+        )
+
+    def still_planner(self, claimed: jobs.Claimed) -> bool:
+        lease = claimed.lease
+        (row,) = self.rows(sa.select(T["jobs"]).where(T["jobs"].c.id == lease.job_id))
+        return row["lease_token"] == lease.token and row["state"] == "planning"
+
+    def expect(
+        self, allowed: bool, work: Callable[[sa.Connection], Any], error: type[Exception]
+    ) -> Any:
+        """What the call returns where it is allowed; otherwise it must raise the error."""
+        try:
+            done = write(self.engine, work)
+        except error:
+            assert not allowed, "it was refused"
+            return None
+        assert allowed, "it was let through"
+        return done
+
+    # Jobs
+
+    @rule(
+        priority=st.integers(0, 1),
+        sources=st.integers(1, 2),
+        max_errors=st.sampled_from([None, None, "0", "2", "50%"]),
+        key=st.sampled_from([None, None, "nightly"]),
+    )
+    def submit(self, priority: int, sources: int, max_errors: str | None, key: str | None) -> None:
+        spec = {} if max_errors is None else {"max_errors": max_errors}
+        given.queued(
+            self.engine, spec=spec, priority=priority, key=key,
+            source_rows=[
+                {"uri": f"/{n}.zip", "kind": "zip", "fingerprint": "1", "content_id": f"zip:{n}"}
+                for n in range(sources)
+            ],
+        )  # fmt: skip
+
+    @rule(worker=workers)
+    def claim_plan(self, worker: str) -> None:
+        """A job that nobody may be planning."""
+        claimed = write(self.engine, lambda c: jobs.claim(c, "score", worker, given.LEASE_S))
+        if claimed is not None:
+            self.claims.append(claimed)
+
+    @rule(
+        which=pick,
+        late=late,
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        copying=st.booleans(),
+    )
+    def list_more(self, which: int, late: bool, sizes: list[int], copying: bool) -> None:
+        """Plan as a planner does: what failed, or a copy, or the archive; then the next source."""
+        claimed = self.planner(which, late)
+        if claimed is None:
+            return
+        lease, spec = claimed.lease, claimed.spec
+        if spec.get("failed_only"):
+            new = self.failed(claimed)
+            self.expect(self.still_planner(claimed), lambda c: leases.add(c, lease, new), LeaseLost)
+            return
+        with reading(self.engine) as connection:
+            before = leases.planned(connection, lease.job_id)
+            source_no = max(before, default=0)
+            found = reuse.find_copy(connection, f"zip:{source_no}", 1, "fp32", spec)
+        if copying and found is not None:
+            self.expect(
+                self.still_planner(claimed),
+                lambda c: reuse.copy_source(c, lease, *found, source_no, limit=2),
+                LeaseLost,
+            )
+            return
+        count = sum(
+            s["source_no"] > source_no for s in self.rows(
+                sa.select(T["sources"]).where(T["sources"].c.job_id == lease.job_id)
+            )
+        )  # fmt: skip
+        if count and before.get(source_no, 0) >= 8:
+            source_no += 1
+        start, new = before.get(source_no, 0), []
+        for size in sizes:
+            names = [_name(source_no, start + n) for n in range(size)]
+            new.append(NewShard(source_no=source_no, n_items=size, listing=_listing(names)))
+            start += size
+        self.expect(self.still_planner(claimed), lambda c: leases.add(c, lease, new), LeaseLost)
+
+    def failed(self, claimed: jobs.Claimed) -> list[NewShard]:
+        """The shards of a job over what failed in its parent, of which some may be listed."""
+        parent = claimed.parent_job_id
+        assert parent is not None
+        new = []
+        with reading(self.engine) as connection:
+            listed = sum(leases.planned(connection, claimed.lease.job_id).values())
+            for old in leases.listings(connection, parent, to_retry=True):
+                items = leases.items_to_retry(connection, parent, old.shard_no)
+                assert items, "a shard without anything to retry"
+                names = json.loads(old.listing)
+                wanted = [names[n - old.first_item] for n in items][listed:]
+                listed -= len(items) - len(wanted)
+                if wanted:
+                    new.append(
+                        NewShard(
+                            source_no=old.source_no, n_items=len(wanted), listing=_listing(wanted)
+                        )
+                    )
+        return new
+
+    @rule(which=pick, late=late)
+    def planned(self, which: int, late: bool) -> None:
+        claimed = self.planner(which, late)
+        if claimed is None:
+            return
+        self.expect(
+            self.still_planner(claimed), lambda c: jobs.planned(c, claimed.lease, {}), LeaseLost
+        )
+
+    @rule(which=pick, late=late, good=st.booleans(), renew=st.booleans())
+    def give_plan_back_or_renew(self, which: int, late: bool, good: bool, renew: bool) -> None:
+        claimed = self.planner(which, late)
+        if claimed is None:
+            return
+        allowed, lease = self.still_planner(claimed), claimed.lease
+        if renew:
+            self.expect(allowed, lambda c: jobs.renew(c, lease, given.LEASE_S), LeaseLost)
+        else:
+            self.expect(
+                allowed, lambda c: jobs.hand_back(c, lease, "x", in_good_order=good), LeaseLost
+            )
+
+    @rule(
+        which=pick,
+        late=late,
+        what=st.sampled_from(["pause", "pause", "resume", "resume", "resume", "cancel"]),
+    )
+    def control(self, which: int, late: bool, what: str) -> None:
+        states = {"pause": ("planning", "running"), "resume": ("paused",), "cancel": ("running",)}
+        row = self.job(which, *(() if late else states[what]))
+        final, paused = row["state"] in FINAL_JOB_STATES, row["state"] == "paused"
+        allowed = {"pause": not final and not paused, "resume": paused, "cancel": not final}[what]
+        call = {"pause": control.pause, "resume": control.resume, "cancel": jobs.cancel}[what]
+        self.expect(allowed, lambda c: call(c, row["id"], "a person"), Conflict)
+
+    @rule(which=pick, late=late, failed_only=st.booleans())
+    def retry(self, which: int, late: bool, failed_only: bool) -> None:
+        row = self.job(which, *(() if late else ("completed_with_errors", "failed", "cancelled")))
+        failures = any(
+            s["job_id"] == row["id"] and (s["state"] != "done" or s["n_errors"])
+            for s in self.all("shards")
+        )
+        allowed = (
+            row["state"] in FINAL_JOB_STATES
+            and row["purged_at"] is None
+            and (not failed_only or (row["planned_at"] is not None and failures))
+        )
+        self.expect(
+            allowed,
+            lambda c: control.retry(c, row["id"], "a person", failed_only=failed_only),
+            Conflict,
+        )
+
+    @rule(which=pick)
+    def close(self, which: int) -> None:
+        row = self.job(which, "running")
+        self.check_close(row)
+
+    def check_close(self, row: sa.RowMapping) -> None:
+        mine = [s for s in self.all("shards") if s["job_id"] == row["id"]]
+        errors = sum(s["n_errors"] for s in mine)
+        text, over = row["spec"].get("max_errors"), False
+        if text is not None and (row["planned_at"] is not None or "%" not in text):
+            over = not budget.parse(text).allows(errors, row["planned_items"])
+        done = row["planned_at"] is not None and all(s["finished_at"] is not None for s in mine)
+        expected = row["state"] in SCORING_JOB_STATES and (over or done)
+        assert (row["id"] in jobs.waiting_to_close(self.engine)) == expected
+
+        assert given.close(self.engine, row["id"]) == expected
+
+        if expected:
+            after = jobs.get(self.engine, row["id"])
+            assert after["state"] == (
+                "failed" if over else "completed_with_errors" if errors else "completed"
+            )
+
+    @rule(keep=st.lists(pick, min_size=1, max_size=3))
+    def purge(self, keep: list[int]) -> None:
+        rows = self.all("jobs")
+        kept = {rows[k % len(rows)]["id"] for k in keep if rows}
+        parents = {r["parent_job_id"] for r in rows if r["finished_at"] is None}
+        purge.purge(self.engine, timedelta(seconds=-1), "a person", kept)
+        for before, after in zip(rows, self.all("jobs"), strict=True):
+            goes = before["finished_at"] is not None and before["id"] not in kept | parents
+            assert (after["purged_at"] is not None) == (goes or before["purged_at"] is not None)
+
+    # Shards
+
+    @rule(worker=workers, best=st.booleans())
+    def claim_shard(self, worker: str, best: bool) -> None:
+        due = {
+            (s["job_id"], s["shard_no"]): j["priority"]
+            for j in self.all("jobs")
+            for s in self.all("shards")
+            if s["job_id"] == j["id"] and j["state"] in SCORING_JOB_STATES and s["state"] == "ready"
+        }  # fmt: skip
+        if best:
+            found = write(
+                self.engine, lambda c: leases.claim_best(c, worker, given.LEASE_S, planning=True)
+            )
+        else:
+            found = write(self.engine, lambda c: leases.claim(c, worker, given.LEASE_S))
+        if isinstance(found, jobs.Claimed):
+            self.claims.append(found)
+        elif found is not None:
+            self.held.append(found)
+            if (found.job_id, found.shard_no) in due:
+                assert due[found.job_id, found.shard_no] == found.priority
+
+    @rule(seed=st.integers(0, 2**16), known=st.booleans())
+    def work_off(self, seed: int, known: bool) -> None:
+        """What a worker does that nothing disturbs: a job ends."""
+        chance = random.Random(seed)
+        claimed = self.planner(0, late=False)
+        if claimed is not None:
+            self.list_more(0, False, [2, 3], known)
+            self.planned(0, late=False)
+        row = self.job(0, "running")
+        for _ in range(12):
+            shard = write(self.engine, lambda c: leases.claim(c, "eve", given.LEASE_S))
+            if shard is None:
+                break
+            made = self.made(shard, chance, known)
+            write(self.engine, lambda c, s=shard, m=made: results.commit(c, s, m))  # type: ignore[misc]
+        self.check_close(jobs.get(self.engine, row["id"]))
+
+    @rule(which=pick, late=late, seed=st.integers(0, 2**16), known=st.booleans())
+    def commit(self, which: int, late: bool, seed: int, known: bool) -> None:
+        """The holder, or somebody who is late, or who did it already."""
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        made = self.made(shard, random.Random(seed), known)
+        self.expect(self.still_held(shard), lambda c: results.commit(c, shard, made), LeaseLost)
+
+    def made(self, shard: Shard, chance: random.Random, known: bool) -> list[results.Outcome]:
+        names = json.loads(shard.listing)
+        before: dict[bytes, reuse.Known] = {}
+        if known:
+            with reading(self.engine) as connection:
+                before = reuse.known(connection, [_content(n) for n in names], 1, shard.precision)
+        made: list[results.Outcome] = []
+        for item_no, name in enumerate(names, shard.first_item):
+            kind = chance.choice(("prediction",) * 4 + ("refused", "error"))
+            study = results.Identity(None, "study", None) if chance.random() < 0.3 else None
+            if kind == "prediction":
+                old = before.get(_content(name))
+                made.append(
+                    results.Prediction(
+                        item_no, name, 1, 0.75, True, content=_content(name), identity=study,
+                        reused_from=None if old is None else (old.job_id, old.item_no),
+                    )
+                )  # fmt: skip
+            else:
+                made.append(results.NotPredicted(item_no, name, "x", "x", kind == "refused", study))
+        return made
+
+    @rule(which=pick, late=late, change=st.sampled_from(["missing", "twice", "foreign"]))
+    def commit_the_wrong_items(self, which: int, late: bool, change: str) -> None:
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        made = given.outcomes(shard)
+        wrong = {
+            "missing": made[:-1],
+            "twice": [*made, made[0]],
+            "foreign": [o._replace(item_no=o.item_no + 1) for o in made],
+        }[change]
+        self.expect(False, lambda c: results.commit(c, shard, wrong), ValueError)
+
+    @rule(which=pick, late=late)
+    def renew(self, which: int, late: bool) -> None:
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        allowed = self.still_held(shard)
+        lost = write(self.engine, lambda c: leases.renew(c, [shard], given.LEASE_S))
+        assert lost == ([] if allowed else [shard])
+
+    @rule(which=pick, late=late, good=st.booleans())
+    def hand_back(self, which: int, late: bool, good: bool) -> None:
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        write(self.engine, lambda c: leases.hand_back(c, shard, "x", in_good_order=good))
+
+    @rule(which=pick, late=late, at=pick)
+    def bisect(self, which: int, late: bool, at: int) -> None:
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        names = json.loads(shard.listing)
+        cut = 1 + at % max(1, len(names) - 1)
+        halves = [
+            NewShard(source_no=shard.source_no, n_items=len(half), listing=_listing(half))
+            for half in (names[:cut], names[cut:])
+        ]
+        if len(names) < 2:
+            self.expect(False, lambda c: leases.bisect(c, shard, *halves), ValueError)
+        else:
+            self.expect(
+                self.still_held(shard), lambda c: leases.bisect(c, shard, *halves), LeaseLost
+            )
+
+    @rule(which=pick, late=late)
+    def give_up(self, which: int, late: bool) -> None:
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        names = json.loads(shard.listing)
+        self.expect(
+            self.still_held(shard), lambda c: results.give_up(c, shard, names, "died"), LeaseLost
+        )
+
+    @rule(what=st.sampled_from(["shards", "jobs"]))
+    def time_passes(self, what: str) -> None:
+        """Leases run out, and waiting is over."""
+        past, table = "2000-01-01T00:00:00.000Z", T[what]
+        write(
+            self.engine,
+            lambda c: c.execute(
+                sa.text(
+                    f"UPDATE {what} SET lease_until = {_time(self.engine, past)} "
+                    "WHERE lease_until IS NOT NULL"
+                )
+            ),
+        )
+        write(self.engine, lambda c: c.execute(sa.update(table).values(not_before=None)))
+
+    # What must hold at any moment
+
+    @invariant()
+    def nothing_is_lost_or_done_twice(self) -> None:
+        by_job: dict[int, list[sa.RowMapping]] = defaultdict(list)
+        shard, listing = T["shards"], T["shard_listings"]
+        for row in self.rows(
+            sa.select(shard, listing.c.listing).join_from(shard, listing, isouter=True)
+        ):
+            by_job[row["job_id"]].append(row)
+        outcomes = self.seen_outcomes()
+        rollups: Counter[tuple[int, int]] = Counter()
+        for row in self.all("rollups"):
+            rollups[row["job_id"], row["shard_no"]] += row["n"]
+        for job in self.all("jobs"):
+            mine = sorted(by_job[job["id"]], key=lambda s: s["first_item"])
+            self.check_job(job, mine)
+            if job["purged_at"] is not None:
+                assert not [key for key in outcomes if key[0] == job["id"]]
+                continue
+            assert len(mine) == job["planned_shards"]
+            assert {s["shard_no"] for s in mine} == set(range(len(mine)))
+            next_item = 0
+            names = []
+            for s in mine:
+                assert s["first_item"] == next_item, "items are missing or in two shards"
+                next_item += s["n_items"]
+                inside = json.loads(s["listing"])
+                assert len(inside) == s["n_items"]
+                names += [(s["source_no"], name) for name in inside]
+                self.check_shard(s, inside, outcomes, rollups)
+            assert next_item == job["planned_items"]
+            assert len(set(names)) == len(names)
+            if not job["spec"].get("failed_only"):
+                listed: Counter[int] = Counter()
+                for source_no, name in names:
+                    assert name == _name(source_no, listed[source_no])
+                    listed[source_no] += 1
+        self.check_reuse(outcomes)
+
+    def seen_outcomes(self) -> dict[tuple[int, int], tuple[Any, ...]]:
+        """All outcomes there are; none has changed, and none is there twice."""
+        found: dict[tuple[int, int], tuple[Any, ...]] = {}
+        for table in OUTCOMES:
+            for row in self.all(table):
+                key = (row["job_id"], row["item_no"])
+                assert key not in found, f"item {key} has two outcomes"
+                found[key] = (table, *row.values())
+        purged = {j["id"] for j in self.all("jobs") if j["purged_at"] is not None}
+        for key, value in self.outcomes.items():
+            assert found.get(key) == value or key[0] in purged, f"the outcome of {key} has changed"
+        self.outcomes = dict(found)
+        return found
+
+    def check_job(self, job: sa.RowMapping, mine: list[sa.RowMapping]) -> None:
+        state = job["state"]
+        if job["id"] in self.ended:
+            assert (state, job["reason"]) == self.ended[job["id"]], "a final state has changed"
+        if state in FINAL_JOB_STATES:
+            self.ended.setdefault(job["id"], (state, job["reason"]))
+            assert (job["reason"] is None) == state.startswith("completed")
+        assert (state == "planning") == (job["lease_until"] is not None)
+        assert state != "running" or job["planned_at"] is not None
+        assert state != "planning" or job["planned_at"] is None
+        assert job["attempts"] >= 0
+        if state.startswith("completed") and job["purged_at"] is None:
+            assert all(s["finished_at"] is not None for s in mine)
+            errors = sum(s["n_errors"] for s in mine)
+            assert state == ("completed_with_errors" if errors else "completed")
+        if state in ("paused", "queued"):
+            assert not [s for s in mine if s["state"] == "leased"]
+        progress = jobs.progress(self.engine, job["id"])
+        final = [s for s in mine if s["finished_at"] is not None]
+        assert progress["done"] == sum(s["n_items"] for s in final)
+        assert progress["items"] >= progress["done"]
+
+    def check_shard(
+        self,
+        s: sa.RowMapping,
+        names: list[str],
+        outcomes: dict[tuple[int, int], tuple[Any, ...]],
+        rollups: Counter[tuple[int, int]],
+    ) -> None:
+        assert (s["state"] == "leased") == (s["lease_until"] is not None)
+        assert s["attempts"] >= 0
+        first = s["first_item"]
+        kinds: Counter[str] = Counter()
+        for item_no, name in enumerate(names, first):
+            outcome = outcomes.get((s["job_id"], item_no))
+            if outcome is not None:
+                kinds[outcome[0]] += 1
+                assert name in outcome, "the outcome of another film"
+        if s["finished_at"] is None:
+            assert not kinds, "outcomes of a shard that is not done"
+            return
+        assert kinds.total() == s["n_items"], "a finished shard lacks outcomes"
+        counts = (s["n_predictions"], s["n_refused"], s["n_errors"])
+        assert counts == tuple(kinds[table] for table in OUTCOMES)
+        assert s["state"] != "dead" or s["n_errors"] == s["n_items"]
+        assert rollups[s["job_id"], s["shard_no"]] == s["n_predictions"]
+
+    def check_reuse(self, outcomes: dict[tuple[int, int], tuple[Any, ...]]) -> None:
+        rows = {(p["job_id"], p["item_no"]): p for p in self.all("predictions")}
+        there = {j["id"] for j in self.all("jobs")}
+        for p in rows.values():
+            if p["reused_from_job"] is not None:
+                assert p["reused_from_job"] in there
+                origin = rows.get((p["reused_from_job"], p["reused_from_item"]))
+                if origin is not None:
+                    assert origin["name"] == p["name"]
+                    assert origin["reused_from_job"] is None, "a chain"
+        for film in self.all("films"):
+            origin = rows[film["job_id"], film["item_no"]]
+            assert _content(origin["name"]) == bytes(film["content"])
+        for row in self.all("identities"):
+            assert (row["job_id"], row["item_no"]) in outcomes
+
+
+def _time(engine: sa.Engine, text: str) -> str:
+    return f"'{text}'" if engine.dialect.name == "sqlite" else f"CAST('{text}' AS timestamptz)"
