@@ -292,7 +292,9 @@ def golden(rule: str = DEFAULT_RULE, size: int = 16) -> list[Golden]:
 def check_golden(vectors: list[Golden], rule: str) -> None:
     """Raise FilmError(`rule_mismatch`) where the rule makes other pixels here than it did then."""
     for number, vector in enumerate(vectors):
-        ours = decode(vector.film, vector.pixels.shape[0], rule, accept=("colour",)).astype(np.int16)
+        ours = decode(vector.film, vector.pixels.shape[0], rule, accept=("colour",)).astype(
+            np.int16
+        )
         worst = int(np.abs(ours - vector.pixels).max())
         if worst > GOLDEN_TOLERANCE:
             raise FilmError(

@@ -34,7 +34,9 @@ def test_the_last_two_shards_finish_at_the_same_instant_and_close_the_job_once(
         together = threading.Barrier(2)
         closed = given.together(
             *[
-                lambda engine=engine, shard=shard: _finish(engine, shard, together)
+                lambda engine=engine, shard=shard, together=together: _finish(
+                    engine, shard, together
+                )
                 for engine, shard in zip(engines, held, strict=True)
             ]
         )
