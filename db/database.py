@@ -56,8 +56,11 @@ def parse(url: str) -> sa.URL:
     return sa.make_url(url) if path == url else sa.URL.create("sqlite", database=path)
 
 
-def connect(url: str) -> sa.Engine:
-    """An engine for `sqlite:///path` or `postgresql://…`; nothing is opened until it is used."""
+def connect(url: str, patience_s: float = 0.0) -> sa.Engine:
+    """An engine for `sqlite:///path` or `postgresql://…`; nothing is opened until it is used.
+
+    Whoever reads waits for a database that cannot be reached for up to `patience_s` seconds.
+    """
     parsed = parse(url)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -65,6 +68,7 @@ def connect(url: str) -> sa.Engine:
         engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
+        engine.update_execution_options(pneumoq_patience_s=patience_s)
         return engine
     # Whoever waits for a row's lock must then see what the other wrote, whatever the server's
     # default is.
@@ -75,6 +79,7 @@ def connect(url: str) -> sa.Engine:
         connect_args={"connect_timeout": 10, **_KEEPALIVE},
     )
     event.listen(engine, "connect", _postgres_connect)
+    engine.update_execution_options(pneumoq_patience_s=patience_s)
     return engine
 
 
@@ -104,16 +109,31 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that sees one state of the database throughout."""
-    with engine.connect() as connection:
+    patience_s = engine.get_execution_options().get("pneumoq_patience_s", 0.0)
+    begun = (
+        _begin_reading(engine)
+        if not patience_s
+        else patiently(lambda: _begin_reading(engine), patience_s)
+    )
+    with begun as connection:
+        yield connection
+
+
+def _begin_reading(engine: sa.Engine) -> sa.Connection:
+    connection = engine.connect()
+    try:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-        with connection.begin():
-            if engine.dialect.name == "postgresql":
-                # Who reads locks nobody out, and may wait for a person who reads on.
-                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            yield connection
+            # Who reads locks nobody out, and may wait for a person who reads on.
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        else:
+            connection.begin()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

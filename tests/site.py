@@ -37,20 +37,54 @@ class Site:
 
     def worker(self, queue: str = "score", **settings: Any) -> subprocess.Popen[bytes]:
         """Start a worker process and wait until it has said hello."""
-        before = {w["id"] for w in workers.alive(self.engine, queue)}
+        process = self.begin_worker(queue, **settings)
+        self.hello(process)
+        return process
+
+    def begin_worker(self, queue: str = "score", **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a worker process and do not wait for it."""
         chosen = replace(self.settings, **settings)
-        number = len(self.started) + 1
         process = servers.spawn(
-            stack.command_of_worker(chosen, queue, number),
-            log=self.logs / f"{queue}-{number}.log",
+            stack.command_of_worker(chosen, queue, len(self.started) + 1),
+            log=self.log(len(self.started)),
             env=config.child_environment(chosen),
         )
         self.started.append(process)
-        self.wait(
-            lambda: any(w["id"] not in before for w in workers.alive(self.engine, queue)),
-            f"worker {number} to say hello",
-        )
         return process
+
+    def beat(self, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a beat with a schedule file of its own."""
+        number = len(self.started)
+        home = self.logs / f"beat-{number}"
+        home.mkdir()
+        chosen = replace(self.settings, home=home, **settings)
+        process = servers.spawn(
+            stack.command_of_beat(chosen),
+            log=self.log(number),
+            env=config.child_environment(chosen),
+        )
+        self.started.append(process)
+        return process
+
+    def hello(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait until a worker has said hello; its id."""
+
+        def row() -> Any:
+            assert process.poll() is None, f"a worker ended: {process.returncode}\n{self.tail()}"
+            rows = [w for w in workers.alive(self.engine) if w["pid"] == process.pid]
+            return rows[0] if rows else None
+
+        self.wait(row, f"worker {process.pid} to say hello")
+        return str(row()["id"])
+
+    def log(self, process: int | subprocess.Popen[bytes]) -> Path:
+        """The log of a process, or of the nth that was started."""
+        number = process if isinstance(process, int) else self.started.index(process)
+        return self.logs / f"{number + 1:02d}.log"
+
+    def says(self, process: subprocess.Popen[bytes], text: str) -> bool:
+        """Whether a process has said something in its log."""
+        return text in self.log(process).read_text(errors="replace")
 
     def wait(self, true: Callable[[], Any], what: str) -> None:
         """Wait until something is true; fail with the workers' logs if it never is."""
@@ -85,6 +119,14 @@ class Site:
             f"job {job_id} to end",
         )
         return self.state(job_id)
+
+    def done(self, job_id: int) -> int:
+        """How many of a job's shards are final."""
+        return int(jobs.progress(self.engine, job_id)["shards_done"])
+
+    def events(self, job_id: int, event: str) -> int:
+        """How often something happened to a job."""
+        return sum(row["event"] == event for row in jobs.events(self.engine, job_id))
 
     def rows(self, statement: str, **values: Any) -> list[sa.Row[Any]]:
         """The rows of a SELECT."""
@@ -140,7 +182,7 @@ def site(
     finally:
         for process in made.started:
             if process.poll() is None:
-                process.kill()
+                process.kill()  # also where it is stopped
             process.wait()
         engine.dispose()
 

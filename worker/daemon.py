@@ -48,7 +48,7 @@ class Daemon:
             )
         self._settings = settings
         self._queues = queues
-        self._database = database.connect(settings.database_url)
+        self._database = database.connect(settings.database_url, database.PATIENCE_S)
         migrate.check(self._database)
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()

@@ -104,11 +104,10 @@ def submit_score(engine: sa.Engine, model_id: int, *uris: Path, **job: Any) -> i
         lambda c: jobs.submit(
             c,
             kind="score",
-            spec={"keep_cam": "flagged"},
             submitted_by="tests",
             model_id=model_id,
             source_rows=rows,
-            **job,
+            **{"spec": {"keep_cam": "flagged"}} | job,
         ),
     )
 

@@ -1,0 +1,93 @@
+"""The worker that lists a job's archives is killed half-way; the next one goes on from there."""
+
+from __future__ import annotations
+
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from db import database, jobs
+from tests.faults import harm
+from tests.faults.conftest import once
+from tests.site import Site, stop
+from worker import planning
+
+#: Members of one archive: enough that listing takes a moment.
+MEMBERS = 1000
+
+
+@pytest.fixture(scope="session")
+def large(common: Path, few: Path) -> Path:
+    """A zip of a thousand films, each under a name of its own."""
+
+    def make(path: Path) -> None:
+        data = [p.read_bytes() for p in sorted(few.rglob("*")) if p.is_file()]
+        with zipfile.ZipFile(path, "w") as into:
+            for n in range(MEMBERS):
+                into.writestr(f"{n:05d}.jpeg", data[n % len(data)])
+
+    return once(common, "large.zip", make)
+
+
+def _half_planned(here: Site, job_id: int) -> bool:
+    row = jobs.get(here.engine, job_id)
+    return row["planned_at"] is None and row["planned_shards"] > 0
+
+
+def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_nothing(
+    here: Site, large: Path
+) -> None:
+    def caught() -> int | None:
+        """A job whose planner was killed when part of the archive was listed."""
+        planner = here.worker(lease_s=1.0, sweep_s=0.2)
+        job_id = harm.submit(here, large)
+        while here.state(job_id) == "queued":
+            time.sleep(0.001)
+        while jobs.get(here.engine, job_id)["planned_at"] is None:
+            # A machine that has little time for it: shards are flushed when so much time is over.
+            harm.freeze(planner)
+            if _half_planned(here, job_id):
+                break
+            time.sleep(1.1 * planning.FLUSH_S)
+            harm.thaw(planner)
+            time.sleep(0.005)
+        stop(planner, signal.SIGKILL)
+        if _half_planned(here, job_id):
+            return job_id
+        if here.state(job_id) != "completed":
+            database.write(here.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        return None
+
+    job_id = None
+    while job_id is None:  # the test's own time limit ends it
+        job_id = caught()
+    listed = jobs.get(here.engine, job_id)["planned_items"]
+    assert 0 < listed < MEMBERS
+    here.worker(lease_s=1.0, sweep_s=0.2)
+    harm.completed(here, job_id, MEMBERS)
+    assert len(here.probabilities(job_id)) == MEMBERS, "each name once"
+    harm.calm(here)
+
+
+def test_a_planner_killed_again_and_again_still_comes_to_the_end(here: Site, few: Path) -> None:
+    sources = 40
+    job_id = harm.submit(here, *[few] * sources, ring=False)
+    deaths = 0
+    while jobs.get(here.engine, job_id)["planned_at"] is None:
+        before = jobs.get(here.engine, job_id)["planned_shards"]
+        planner = here.worker(lease_s=0.5, sweep_s=0.1)
+        here.wait(
+            lambda before=before: jobs.get(here.engine, job_id)["planned_shards"] > before,
+            "one more shard to be listed",
+        )
+        if deaths == 5:
+            break
+        stop(planner, signal.SIGKILL)
+        deaths += 1
+    assert deaths > jobs.MAX_ATTEMPTS, "it was over too soon to prove anything"
+    if jobs.get(here.engine, job_id)["planned_at"] is not None:
+        here.worker(lease_s=0.5, sweep_s=0.1)
+    harm.completed(here, job_id, sources * harm.count(few))

@@ -1,0 +1,110 @@
+"""A worker is stopped past its lease, as by a laptop's lid, and then goes on as if nothing was."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database, jobs
+from tests.faults import harm
+from tests.site import Site, stop
+
+#: A worker that used no processor for this long waits for something, in seconds.
+QUIET_S = 0.5
+
+
+def _waits_to_write(here: Site, pid: int) -> bool:
+    """Whether the worker waits for the database's lock, everything else being done."""
+    if here.engine.dialect.name == "postgresql":
+        waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(here.rows(waiting)[0].n)
+    every = [pid, *harm.children(pid, "worker.decoder")]
+    before = [harm.cpu_s(p) for p in every]
+    time.sleep(QUIET_S)
+    return sum(map(harm.cpu_s, every)) - sum(before) <= 0.02
+
+
+def _finished(here: Site, job_id: int) -> sa.Row[tuple[str, int]] | None:
+    """Who finished the job's only shard, with which token."""
+    rows = here.rows(
+        """SELECT worker_id, lease_token FROM shards
+           WHERE job_id = :job AND finished_at IS NOT NULL""",
+        job=job_id,
+    )
+    return rows[0] if rows else None
+
+
+def test_a_stopped_workers_late_write_is_refused_and_the_outcomes_are_the_others(
+    here: Site, few: Path
+) -> None:
+    film = sorted((few / "NORMAL").iterdir())[0]
+    # It hears no second bell and makes no sweep: what it does after its rest is its own old work.
+    sleeper = here.begin_worker(lease_s=2.0, sweep_s=600.0)
+    sleeper_id = here.hello(sleeper)
+    job_id = harm.submit(here, film)
+    # While the lock is held its outcomes are ready and its write waits: there it is stopped.
+    row = sa.text("SELECT id FROM jobs WHERE id = :job FOR UPDATE")
+    here.wait(lambda: jobs.get(here.engine, job_id)["planned_at"] is not None, "the plan")
+    here.wait(
+        lambda: here.rows("SELECT 1 FROM shards WHERE state = 'leased'"), "its claim of the shard"
+    )
+    if here.engine.dialect.name == "postgresql":
+        # Only the row that a commit wants: everything else must find its way around a stopped one.
+        with database.writing(here.engine) as holder:
+            holder.execute(row, {"job": job_id})
+            here.wait(lambda: _waits_to_write(here, sleeper.pid), "its write to wait")
+            harm.freeze(sleeper)
+    else:
+        with harm.locked(here):
+            here.wait(lambda: _waits_to_write(here, sleeper.pid), "its write to wait")
+            harm.freeze(sleeper)
+
+    other = here.worker(lease_s=2.0, sweep_s=0.5)
+    other_id = here.hello(other)
+    here.wait(lambda: _finished(here, job_id), "the other to finish the shard")
+    assert _finished(here, job_id) == (other_id, 2)
+    harm.thaw(sleeper)
+    here.wait(lambda: here.says(sleeper, "not committed: shard 0 "), "its late write")
+    harm.completed(here, job_id, 1)
+    assert _finished(here, job_id) == (other_id, 2)
+
+    # It is as good as before.
+    assert stop(other, signal.SIGTERM) == 0
+    again = harm.submit(here, film)
+    harm.completed(here, again, 1)
+    finished = _finished(here, again)
+    assert finished is not None
+    assert finished.worker_id == sleeper_id
+    harm.calm(here)
+
+
+def test_workers_stopped_and_continued_in_turns_do_nothing_twice(here: Site, few: Path) -> None:
+    limits = {"lease_s": 1.0, "sweep_s": 0.5}
+    pair = [here.begin_worker(**limits) for _ in range(2)]
+    for worker in pair:
+        here.hello(worker)
+    job_id = harm.submit(here, *[few] * 25)
+    harm.in_the_middle(here, job_id)
+    for turn in range(6):
+        one = pair[turn % 2]
+        harm.freeze(one)
+        time.sleep(1.2)  # longer than its lease
+        harm.thaw(one)
+    harm.completed(here, job_id, 25 * harm.count(few))
+    harm.alive(*pair)
+    harm.calm(here)
+
+
+@pytest.mark.postgres
+def test_a_stopped_writer_does_not_lock_others_out_for_ever(postgres_url: str) -> None:
+    engine = database.connect(postgres_url)
+    setting = "SHOW idle_in_transaction_session_timeout"
+    with database.writing(engine) as connection:
+        assert connection.exec_driver_sql(setting).scalar_one() == "1min"
+    with database.reading(engine) as connection:
+        assert connection.exec_driver_sql(setting).scalar_one() == "0"
+    engine.dispose()
