@@ -116,7 +116,9 @@ def run(
         scratch.site(settings, engine, model_id) as (own, empty),
     ):
         if found.items > films or row["kind"] in survey.COMPRESSED:
-            say(f"packing {len(found.sample):,} of {found.items:,} items into a zip to measure with")
+            say(
+                f"packing {len(found.sample):,} of {found.items:,} items into a zip to measure with"
+            )
             row = survey.repack(found, Path(folder) / "films.zip")
         else:
             row = dict(row)

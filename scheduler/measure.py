@@ -23,6 +23,7 @@ from db import database, jobs, leases, results
 from db.results import Cam, Prediction
 from scheduler.survey import Located
 from trainer.card import Card
+from worker import decoders
 from worker.config import Settings
 from worker.decoders import Decoded, Decoders, Film
 from worker.engine import Engine, Pending, open_engine
@@ -31,8 +32,8 @@ from worker.engine import Engine, Pending, open_engine
 WARM_FILMS = 64
 #: Batches that are computed before a measurement of inference begins.
 WARM_BATCHES = 4
-#: Films whose pixels have room at once, per decoder process: more than one can have in hand.
-ROOM = 16
+#: Films whose pixels have room at once, per decoder process: more than it can have waiting.
+ROOM = 4 * decoders.MOST
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
 #: A map as a ResNet18 at 224 px leaves it, kept for every fourth film.
@@ -107,6 +108,7 @@ class Decoding:
             rule=self._card.film_rule,
             size=self._card.size,
             offset=offset,
+            accept=self._accept,
         )
 
     def close(self) -> None:
@@ -220,7 +222,9 @@ class Writing:
             started = time.perf_counter()
             database.write(self._engine, lambda c, s=shard, o=outcomes: results.commit(c, s, o))  # type: ignore[misc]
             seconds += time.perf_counter() - started
-            database.write(self._engine, lambda c, s=shard: jobs.close_if_done(c, s.job_id, "bench"))  # type: ignore[misc]
+            database.write(
+                self._engine, lambda c, s=shard: jobs.close_if_done(c, s.job_id, "bench")
+            )  # type: ignore[misc]
         return seconds
 
     def _plan(self) -> Iterator[leases.Shard]:
@@ -255,4 +259,3 @@ class Writing:
             cam=CAM if positive else None,
             content=os.urandom(16),
         )
-

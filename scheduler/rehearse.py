@@ -7,7 +7,6 @@ an estimate, and what is said of the sample a fact.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections import Counter
@@ -24,7 +23,6 @@ from scheduler.survey import Survey
 from worker import store
 from worker.config import Settings
 from worker.decoders import Decoded
-from worker.errors import MemberError
 
 #: Items that are decoded, shared among the sources; each source gives at least this many.
 SAMPLE, LEAST = 48, 4
@@ -133,58 +131,54 @@ def _try_out(
 ) -> dict[str, Any]:
     """Decode the samples, look their contents up, time the engine; scale to all items."""
     computed_per_s = _speed(inference)
-    sampled = refused_share = error_share = fresh = 0.0
-    decode_s = 0.0
+    refused_items = broken_items = fresh_items = decode_s = 0.0
+    sampled = known = 0
     refusals: Counter[str] = Counter()
     broken: Counter[str] = Counter()
-    known = 0
     for number, (found, copy) in enumerate(zip(surveys, copies, strict=True)):
         films = survey.located(found, folder / f"{number}.zip")
         if not films:
             continue
-        codes: list[tuple[str, bool] | None] = []
-
-        def done(decoded: Decoded, codes: list[tuple[str, bool] | None] = codes) -> None:
-            failure = decoded.failure
-            codes.append(None if failure is None else (failure[0], failure[2]))
-
+        came: list[Decoded] = []
         decoding = measure.Decoding(
             settings, inference.engine.card, films, spec.get("accept") or ()
         )
         try:
-            decoding.run(len(films), done=done)  # the decoders start, and the files are cached
-            again = decoding.run(len(films)) / len(films)
+            decoding.run(len(films), done=came.append)  # decoders start, and files are cached
+            film_s = decoding.run(len(films)) / len(films)
         finally:
             decoding.close()
         weight = found.items / len(films)
-        mine = [code for code in codes if code is not None]
-        refusals.update(code for code, refused in mine if refused)
-        broken.update(code for code, refused in mine if not refused)
-        refused_share += weight * sum(refused for _, refused in mine)
-        error_share += weight * sum(not refused for _, refused in mine)
+        failures = [decoded.failure for decoded in came if decoded.failure is not None]
+        refusals.update(code for code, _, refused in failures if refused)
+        broken.update(code for code, _, refused in failures if not refused)
+        refused_items += weight * sum(refused for _, _, refused in failures)
+        broken_items += weight * sum(not refused for _, _, refused in failures)
         sampled += len(films)
         if copy is not None:
             known += len(films)
             continue
-        mine_known = 0 if spec.get("force") else _known(engine, found, model_id, precision)
-        known += mine_known
-        fresh += found.items * (1 - mine_known / len(films))
-        decode_s += found.items * again
+        contents = [decoded.content for decoded in came if decoded.content is not None]
+        mine = 0 if spec.get("force") else _known(engine, contents, model_id, precision)
+        known += mine
+        fresh = found.items * (1 - mine / len(films))
+        fresh_items += fresh
+        decode_s += fresh * film_s
     items = sum(found.items for found in surveys)
-    decoded_items = sum(f.items for f, copy in zip(surveys, copies, strict=True) if copy is None)
-    seconds = decode_s + fresh / computed_per_s
+    refused, in_error = round(refused_items), round(broken_items)
     return {
-        "sampled": int(sampled),
+        "sampled": sampled,
         "sample_refusals": dict(refusals.most_common()),
         "sample_errors": dict(broken.most_common()),
         "sample_known": known,
-        "expected_refused": round(refused_share),
-        "expected_errors": round(error_share),
-        "expected_predictions": items - round(refused_share) - round(error_share),
-        "expected_from_store": round(items - fresh),
-        "decoded_per_s": decoded_items / decode_s if decode_s else None,
+        "expected_refused": refused,
+        "expected_errors": in_error,
+        "expected_predictions": max(0, items - refused - in_error),
+        "expected_from_store": round(items - fresh_items),
+        "decoded_per_s": fresh_items / decode_s if decode_s else None,
         "computed_per_s": computed_per_s,
-        "expected_seconds": seconds,
+        # Both stages share the processor: a film takes its time of each.
+        "expected_seconds": decode_s + fresh_items / computed_per_s,
     }
 
 
@@ -197,19 +191,13 @@ def _speed(inference: measure.Inference) -> float:
     return batches * inference.engine.batch / inference.run(batches)
 
 
-def _known(engine: sa.Engine, found: Survey, model_id: int, precision: str) -> int:
-    """How many of a sample have been scored before."""
+def _known(engine: sa.Engine, contents: list[bytes], model_id: int, precision: str) -> int:
+    """How many of these contents have been scored before."""
     with database.reading(engine) as connection:
         if not results.any_known(connection, model_id, precision):
             return 0
-    digests = [
-        hashlib.blake2b(data, digest_size=16).digest()
-        for _, data in survey.contents(found)
-        if not isinstance(data, MemberError)
-    ]
-    with database.reading(engine) as connection:
-        known = results.known(connection, digests, model_id, precision)
-    return sum(digest in known for digest in digests)
+        known = results.known(connection, contents, model_id, precision)
+    return sum(content in known for content in contents)
 
 
 def _disk(

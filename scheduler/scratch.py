@@ -37,7 +37,9 @@ LOOK_S = 0.1
 
 
 @contextlib.contextmanager
-def site(settings: Settings, engine: sa.Engine, model_id: int) -> Iterator[tuple[Settings, sa.Engine]]:
+def site(
+    settings: Settings, engine: sa.Engine, model_id: int
+) -> Iterator[tuple[Settings, sa.Engine]]:
     """An empty database that knows one model, and settings with a home of their own for it."""
     beside = settings.home if settings.database_path is None else settings.database_path.parent
     session.make_private_folder(beside)
@@ -164,4 +166,3 @@ def running(
     """A private stack with one worker that does real jobs."""
     with stack.private(settings, engine, ["score"], say=say) as (own, watch):
         yield Jobs(own, engine, watch, model_id, precision, accept)
-

@@ -85,16 +85,18 @@ def place(row: Mapping[str, Any]) -> Place:
 def located(found: Survey, spare: Path) -> list[Located]:
     """The sample, ready for decoders; that of a compressed source is first put into `spare`."""
     if found.row["kind"] not in COMPRESSED:
-        return [Located(place(found.row), member) for member in found.sample]
+        there = place(found.row)
+        return [Located(there, member) for member in found.sample]
     row = repack(found, spare)
     return list(all_located(row))
 
 
 def all_located(row: Mapping[str, Any]) -> Iterator[Located]:
     """All films of a source that can be read in any order, ready for decoders."""
+    there = place(row)  # one for all: decoders are sent films of one place together
     with archive.open_source(row["uri"], row["kind"]) as source:
         for member in source.members():
-            yield Located(place(row), member)
+            yield Located(there, member)
 
 
 def contents(found: Survey) -> Iterator[tuple[Member, bytes | MemberError]]:

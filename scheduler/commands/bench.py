@@ -35,9 +35,7 @@ FILMS = 1000
     help="How often everything is measured, in turns; medians are printed.",
 )  # fmt: skip
 @output.json_option
-def command(
-    source: Path, model: str, asked: str, films: int, repeats: int, as_json: bool
-) -> None:
+def command(source: Path, model: str, asked: str, films: int, repeats: int, as_json: bool) -> None:
     """Measure this machine with your own films: each stage alone, and a whole job.
 
     Decoding, inference and writing run alone with all cores, decoding and inference at once, and

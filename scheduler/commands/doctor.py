@@ -220,7 +220,9 @@ def dicom() -> Finding:
     absent = [DICOM[name] for name, version in versions.items() if version is None]
     if absent:
         return problem(
-            "dicom", f"no decoder of {', '.join(absent)}", "install PneumoQ anew: pip install pneumoq"
+            "dicom",
+            f"no decoder of {', '.join(absent)}",
+            "install PneumoQ anew: pip install pneumoq",
         )
     return ok("dicom", f"read with pydicom {versions['pydicom']}: {', '.join(DICOM.values())}")
 

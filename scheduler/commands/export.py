@@ -114,9 +114,7 @@ def _appearing(file: Path) -> Iterator[IO[str]]:
     ) as raw:
         temporary = Path(raw.name)
         try:
-            zipped = (
-                gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.name.endswith(".gz") else None
-            )
+            zipped = gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.name.endswith(".gz") else None
             text = io.TextIOWrapper(zipped or raw, encoding="utf-8", newline="")
             yield text
             text.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import sqlalchemy as sa
@@ -35,7 +34,9 @@ def command() -> None:
 
 @command.command("import")
 @click.argument("file", metavar="CSV", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--job", type=session.JOB, required=True, help="The scoring job that the labels are for.")
+@click.option(
+    "--job", type=session.JOB, required=True, help="The scoring job that the labels are for."
+)
 @click.option(
     "--name-column", help="Column of the films' names. Default: name, path, file, ... or item_no."
 )
@@ -150,7 +151,9 @@ def _read(file: Path) -> Iterator[list[str]]:
             reader = csv.reader(text, delimiter=separator, strict=True)
             yield from (row for row in reader if row)
     except UnicodeDecodeError as error:
-        raise errors.Failure(f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
+        raise errors.Failure(
+            f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
     except csv.Error as error:
         where = f", line {reader.line_num}" if reader else ""
         raise errors.Failure(f"{file}{where} is no CSV: {error}") from error

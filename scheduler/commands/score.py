@@ -13,7 +13,6 @@ from scheduler import precision, session, sources, submit
 from trainer import film
 
 
-
 @click.command("score")
 @click.argument("sources_", metavar="[SOURCE]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(

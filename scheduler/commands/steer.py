@@ -70,7 +70,9 @@ def resume(job: int, reason: str | None, as_json: bool) -> None:
     """
     _change(control.resume, job, reason, "goes on", as_json=as_json)
     engine = session.database()
-    submit.ring(session.settings(), "train" if jobs.get(engine, job)["kind"] == "train" else "score")
+    submit.ring(
+        session.settings(), "train" if jobs.get(engine, job)["kind"] == "train" else "score"
+    )
 
 
 def _change(
