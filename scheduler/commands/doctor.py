@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import database, migrate, workers
 from db.errors import DatabaseError
 from scheduler import errors, output, session
-from worker import config
+from worker import config, privacy
 from worker.config import Settings
 from worker.errors import ConfigError
 
@@ -149,6 +149,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from cpu()
     yield from gpu()
     yield disk(settings)
+    yield site_key(settings)
     yield from database_and_workers(settings)
     yield broker(settings)
 
@@ -263,6 +264,24 @@ def gpu() -> Iterator[Finding]:
         yield ok("gpu", "none", "films are scored by the CPU")
     else:
         yield ok("gpu", ", ".join(names), "training uses it; films are scored by the CPU so far")
+
+
+def site_key(settings: Settings) -> Finding:
+    """Whether there is a key to hash patients and names with, and that no other machine has one."""
+    variable = f"{config.PREFIX}SITE_KEY"
+    if settings.site_key is not None:
+        if len(settings.site_key) < privacy.SHORTEST_KEY:
+            return problem(
+                "site key", f"{variable} has fewer than {privacy.SHORTEST_KEY} characters",
+                "it could be guessed; make one with: openssl rand -hex 32",
+            )  # fmt: skip
+        return ok("site key", f"set by {variable}")
+    path = privacy.key_path(settings.home)
+    if not path.exists():
+        return ok("site key", "not made yet", f"the first worker makes {path}")
+    if path.stat().st_mode & 0o077:
+        return warning("site key", f"{path} can be read by others", f"chmod 600 {path}")
+    return ok("site key", str(path), "keep a copy: without it hashes match no earlier ones")
 
 
 def disk(settings: Settings) -> Finding:

@@ -21,11 +21,11 @@ from scheduler import errors, output, session
 #: Rows fetched at a time.
 FETCH = 2000
 
-#: View → what its rows are called in the column `outcome`.
+#: What the rows of a view are called in the column `outcome`.
 OUTCOMES = {
-    views.V_PREDICTIONS: "prediction",
-    views.V_REFUSALS: "refused",
-    views.V_ITEM_ERRORS: "error",
+    "prediction": views.V_PREDICTIONS,
+    "refused": views.V_REFUSALS,
+    "error": views.V_ITEM_ERRORS,
 }
 
 
@@ -81,15 +81,16 @@ def _rows(
         predictions = views.V_PREDICTIONS
         return list(predictions.columns), _stream(connection, predictions, job)
     columns = ["outcome"]
-    for view in OUTCOMES:
+    for view in OUTCOMES.values():
         columns += [name for name in view.columns if name not in columns]
 
-    def widened(view: views.View) -> Iterator[Sequence[Any]]:
+    def widened(outcome: str) -> Iterator[Sequence[Any]]:
+        view = OUTCOMES[outcome]
         names = list(view.columns)
         places = [names.index(c) if c in names else None for c in columns]
         for row in _stream(connection, view, job):
             yield [
-                OUTCOMES[view] if n == 0 else None if place is None else row[place]
+                outcome if n == 0 else None if place is None else row[place]
                 for n, place in enumerate(places)
             ]
 

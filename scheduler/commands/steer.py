@@ -12,7 +12,7 @@ import click
 import sqlalchemy as sa
 from click.core import ParameterSource
 
-from db import control, database, jobs, purging
+from db import control, database, jobs
 from scheduler import errors, output, session, submit
 
 JOB = session.JOB
@@ -170,6 +170,8 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
       pneumoq jobs purge --older-than 90d --dry-run
       pneumoq jobs purge --older-than 90d --yes
     """
+    from db import purging
+
     engine = session.database()
     found = purging.purgeable(engine, age)
     if as_json and (dry_run or not found):
