@@ -151,5 +151,4 @@ def row_of(uri: str, kind: archive.Kind | None = None) -> dict[str, Any]:
             "kind": source.kind,
             "fingerprint": source.fingerprint(),
             "content_id": source.content_id(),
-            "streams": source.streams,
         }
