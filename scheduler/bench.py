@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scheduler import errors, measure, scratch, survey
-from worker import store
+from worker import archive, store
 from worker.config import Settings
 
 #: Films of the job that lets the worker compile its engine and start its decoders.
@@ -115,7 +115,7 @@ def run(
         tempfile.TemporaryDirectory(prefix="pneumoq-bench-") as folder,
         scratch.site(settings, engine, model_id) as (own, empty),
     ):
-        if found.items > films or row["kind"] in survey.COMPRESSED:
+        if found.items > films or row["kind"] in archive.WINDOWED:
             say(
                 f"packing {len(found.sample):,} of {found.items:,} items into a zip to measure with"
             )

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, results, workers
+from db import database, reuse, workers
 from scheduler import measure, output, survey
 from scheduler.survey import Survey
 from worker import store
@@ -91,7 +91,7 @@ def _copy_of(
     if row["content_id"] is None or spec.get("force"):
         return None
     with database.reading(engine) as connection:
-        found = results.find_copy(connection, row["content_id"], model_id, precision, spec)
+        found = reuse.find_copy(connection, row["content_id"], model_id, precision, spec)
     return None if found is None else found[0]
 
 
@@ -194,9 +194,9 @@ def _speed(inference: measure.Inference) -> float:
 def _known(engine: sa.Engine, contents: list[bytes], model_id: int, precision: str) -> int:
     """How many of these contents have been scored before."""
     with database.reading(engine) as connection:
-        if not results.any_known(connection, model_id, precision):
+        if not reuse.any_known(connection, model_id, precision):
             return 0
-        known = results.known(connection, contents, model_id, precision)
+        known = reuse.known(connection, contents, model_id, precision)
     return sum(content in known for content in contents)
 
 

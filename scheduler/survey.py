@@ -16,9 +16,6 @@ from worker.archive import Member
 from worker.decoders import Place
 from worker.errors import MemberError
 
-#: Kinds whose members are read through windows on the uncompressed stream.
-COMPRESSED = ("tar.gz", "tar.zst")
-
 #: Bytes before a member's data that its reader wants to see: the header of a tar.
 _HEADER = 512
 
@@ -84,7 +81,7 @@ def place(row: Mapping[str, Any]) -> Place:
 
 def located(found: Survey, spare: Path) -> list[Located]:
     """The sample, ready for decoders; that of a compressed source is first put into `spare`."""
-    if found.row["kind"] not in COMPRESSED:
+    if found.row["kind"] not in archive.WINDOWED:
         there = place(found.row)
         return [Located(there, member) for member in found.sample]
     row = repack(found, spare)
@@ -102,7 +99,7 @@ def all_located(row: Mapping[str, Any]) -> Iterator[Located]:
 def contents(found: Survey) -> Iterator[tuple[Member, bytes | MemberError]]:
     """The bytes of each item of the sample, or why it cannot be read; raises ArchiveError."""
     kind, uri = found.row["kind"], found.row["uri"]
-    if kind in COMPRESSED:
+    if kind in archive.WINDOWED:
         spool = archive.open_spool(kind, uri, found.index)
         try:
             for member in found.sample:
@@ -120,7 +117,9 @@ def contents(found: Survey) -> Iterator[tuple[Member, bytes | MemberError]]:
 
 def _through_window(spool: archive.Spool, member: Member) -> bytes | MemberError:
     first = max(0, member.offset - _HEADER)
-    fd = spool.window(first, member.offset + min(member.stored, archive.MAX_BYTES))
+    # What is too large to be read is not inflated either.
+    end = member.offset + min(member.stored, archive.MAX_BYTES)
+    fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
     with contextlib.closing(archive.ExtentReader(fd, base=first, owned=True)) as reader:
         return _read(reader, member)
 

@@ -170,18 +170,25 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
       pneumoq jobs purge --older-than 90d --dry-run
       pneumoq jobs purge --older-than 90d --yes
     """
-    from db import purging
+    from db import purge as purging
 
     engine = session.database()
-    found = purging.purgeable(engine, age)
+    found = purging.candidates(engine, age)
+    ids = [row["id"] for row in found]
     if as_json and (dry_run or not found):
-        output.emit({"jobs": [row["job_id"] for row in found], "purged": False}, as_json=True)
+        output.emit({"jobs": ids, "purged": False}, as_json=True)
         return
     if not found:
         click.echo("no scoring job ended that long ago", err=True)
         return
     if not as_json:
-        output.table(found, list(found[0]))
+        output.table(
+            [
+                {"job": row["id"], "items": row["planned_items"], "ended": row["finished_at"]}
+                for row in found
+            ],
+            ["job", "items", "ended"],
+        )
     if dry_run:
         click.echo("Nothing was removed; leave --dry-run out to do it.")
         return
@@ -189,11 +196,12 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
         if not sys.stdin.isatty():
             raise errors.Failure("this removes rows for good: add --yes to mean it")
         click.confirm(f"Remove the outcomes of {len(found)} jobs for good?", abort=True, err=True)
-    purging.purge(engine, age, session.who())
+    gone = purging.purge(engine, age, session.who())
     if as_json:
-        output.emit({"jobs": [row["job_id"] for row in found], "purged": True}, as_json=True)
+        output.emit({"jobs": ids, "purged": True, "items": gone.items}, as_json=True)
     else:
-        click.echo(f"{len(found)} {'job is' if len(found) == 1 else 'jobs are'} purged")
+        jobs_ = "job is" if gone.jobs == 1 else "jobs are"
+        click.echo(f"{gone.jobs} {jobs_} purged of {gone.items:,} items")
 
 
 COMMANDS = (cancel, pause, resume, retry, purge)

@@ -61,9 +61,7 @@ def test_a_compressed_file_holds_the_same_as_a_plain_one(engine: sa.Engine, tmp_
         assert gzip.decompress((tmp_path / f"out{ending}.gz").read_bytes()) == plain
 
 
-def test_a_file_that_is_there_is_replaced_only_when_told(
-    engine: sa.Engine, tmp_path: Path
-) -> None:
+def test_a_file_that_is_there_is_replaced_only_when_told(engine: sa.Engine, tmp_path: Path) -> None:
     job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path))
     out = tmp_path / "out.csv"
     out.write_text("the only copy")
