@@ -39,8 +39,11 @@ def submit(
     local: bool,
     later: bool,
     as_json: bool,
+    note: str = "",
 ) -> int:
     """Insert the job that `make` makes, ring, and follow it if asked; returns the exit status.
+
+    `note` is said of a new job.
 
     With nobody to do it, nothing is inserted and Failure says what to start, unless `later`. A key
     that a job has already stands for that job; Failure where that one has another spec, unless
@@ -57,6 +60,8 @@ def submit(
         later = later or earlier["state"] in FINAL_JOB_STATES
     with _somebody(settings, engine, queue, local=local, later=later) as (reached, watch):
         job_id = database.write(engine, make)
+        if note and not as_json and earlier is None:
+            click.echo(note, err=True)
         ring(reached, queue)
         if wait or local:
             if not as_json and earlier is None:

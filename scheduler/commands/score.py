@@ -124,14 +124,11 @@ def command(
             source_rows=rows,
         )
 
-    if not as_json:
-        how = "as asked" if asked != "auto" else "the fastest that passed its parity gate"
-        click.echo(
-            f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {how}.", err=True
-        )
+    how = "as asked" if asked != "auto" else "the fastest that passed its parity gate"
     ctx.exit(
         submit.submit(
             settings, engine, "score", make,
             spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {how}.",
         )
     )  # fmt: skip
