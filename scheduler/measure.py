@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -220,11 +221,11 @@ class Writing:
         for shard in self._plan():
             outcomes = [self._outcome(shard.first_item + n) for n in range(shard.n_items)]
             started = time.perf_counter()
-            database.write(self._engine, lambda c, s=shard, o=outcomes: results.commit(c, s, o))  # type: ignore[misc]
+            database.write(self._engine, partial(results.commit, shard=shard, outcomes=outcomes))
             seconds += time.perf_counter() - started
             database.write(
-                self._engine, lambda c, s=shard: jobs.close_if_done(c, s.job_id, "bench")
-            )  # type: ignore[misc]
+                self._engine, partial(jobs.close_if_done, job_id=shard.job_id, who="bench")
+            )
         return seconds
 
     def _plan(self) -> Iterator[leases.Shard]:

@@ -42,7 +42,7 @@ ENDINGS = 8
 def rehearse(
     settings: Settings,
     engine: sa.Engine,
-    model: Mapping[str, Any],
+    model: sa.RowMapping,
     precision: str,
     spec: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],

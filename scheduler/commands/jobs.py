@@ -8,7 +8,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, jobs, schema, training
+from db import database, jobs, training
 from db.schema import JOB_STATES
 from scheduler import output, session, submit
 from scheduler.commands import steer
@@ -151,10 +151,10 @@ def show(job: int, as_json: bool) -> None:
     if sources:
         _heading("Sources")
         output.table(sources, ["source_no", "kind", "uri"])
-    if more.get("evaluations"):
+    if more.get("evaluation"):
         _heading("By the labels that were brought in")
-        for evaluation in more["evaluations"]:
-            output.facts({"films": evaluation["n_films"], **evaluation["metrics"]})
+        evaluation = more["evaluation"]
+        output.facts({"films": evaluation["n_films"], **evaluation["metrics"]})
     if more.get("epochs"):
         _heading("Epochs")
         output.table(
@@ -166,6 +166,8 @@ def show(job: int, as_json: bool) -> None:
 
 def _of_scoring(engine: sa.Engine, job: int) -> dict[str, Any]:
     """What is shown of a scoring job beside its progress."""
+    from db import labels  # it measures, with NumPy, which takes a while to import
+
     with database.reading(engine) as connection:
         found: dict[str, Any] = {
             f"{name}_by_code": _by_code(connection, view, job)
@@ -175,9 +177,7 @@ def _of_scoring(engine: sa.Engine, job: int) -> dict[str, Any]:
             sa.text("SELECT count(reused_from_job) FROM v_predictions WHERE job_id = :job"),
             {"job": job},
         ).scalar_one()
-        evaluations = schema.evaluations
-        select = sa.select(evaluations).where(evaluations.c.job_id == job)
-        found["evaluations"] = list(connection.execute(select).mappings())
+    found["evaluation"] = labels.stored(engine, job)
     return found
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import sqlalchemy as sa
 
 from db import database, jobs, labels
+from db.errors import NotFound
 from scheduler import errors, output, session
 
 #: Headers that are understood, in lower case.
@@ -47,8 +49,8 @@ def import_(
 ) -> None:
     """Read true labels from a CSV, and print what they say of a job.
 
-    Names are those of v_predictions, or the ends of them as long as only one film's name ends so;
-    item_no is understood too. Importing again replaces what a film had.
+    Names are those of v_predictions, to the letter; item_no is understood too. Labels are the names
+    of the model's classes. Importing again replaces what a film had.
 
     \b
     Examples:
@@ -60,17 +62,38 @@ def import_(
     columns = _columns(file, name_column, label_column)
     who = session.who()
     # The file is read anew should the transaction be repeated.
-    counts = database.write(
+    report = database.write(
         engine, lambda c: labels.import_rows(c, job, _rows(file, *columns), who)
     )
-    found = _metrics(engine, job)
+    try:
+        found = labels.metrics(engine, job)
+    except NotFound:
+        found = None
     if as_json:
-        output.emit({"job_id": job, **_plain(counts), "metrics": found}, as_json=True)
+        output.emit({"job_id": job, **vars(report), "metrics": found}, as_json=True)
     else:
-        for name, n in _plain(counts).items():
-            click.echo(f"{name:<10}  {output.text(n)}")
+        _report(report)
+    if found is None:
+        raise errors.Failure(
+            f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
+            f'`pneumoq query "SELECT name FROM v_predictions WHERE job_id = {job} LIMIT 5"` prints'
+        )
+    if not as_json:
         click.echo()
         _print(found, job)
+
+
+def _report(report: labels.Imported) -> None:
+    click.echo(f"rows read     {report.rows:,}")
+    click.echo(f"labelled      {report.labelled:,}")
+    for kind, count, meaning in (
+        ("unknown", report.unknown, "no item of the job has the name"),
+        ("ambiguous", report.ambiguous, "several items have the name: none was labelled"),
+        ("contradicted", report.contradicted, "two different labels: none was kept"),
+    ):
+        if count:
+            names = ", ".join(map(output.printable, report.examples[kind]))
+            click.echo(f"{kind:<12}  {count:,}  ({meaning}): {names}{' …' * (count > 5)}")
 
 
 @command.command("show")
@@ -87,11 +110,34 @@ def show(job: int, as_json: bool) -> None:
     """
     engine = session.database()
     _check(engine, job)
-    found = _metrics(engine, job)
+    found = labels.metrics(engine, job)
     if as_json:
         output.emit({"job_id": job, "metrics": found}, as_json=True)
     else:
         _print(found, job)
+
+
+def _print(found: dict[str, Any], job: int) -> None:
+    """The metrics, each with the films that it is of."""
+    positives, negatives, films = found["positives"], found["negatives"], found["n_films"]
+    of = {
+        "sensitivity": positives,
+        "specificity": negatives,
+    }
+    output.table(
+        [
+            {"metric": name, "value": value, "films": of.get(name, films)}
+            for name, value in found.items()
+            if isinstance(value, float) or value is None
+        ],
+        ["metric", "value", "films"],
+    )
+    click.echo(
+        f"\njob {job}: {films:,} labelled predictions, {positives:,} positive and {negatives:,} "
+        f"negative by the truth; {found['unlabelled']:,} without a label, "
+        f"{found['not_predicted']:,} labels of films that were not predicted"
+    )
+    click.echo("Research software, not a medical device.")
 
 
 def _check(engine: sa.Engine, job: int) -> None:
