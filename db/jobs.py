@@ -5,6 +5,7 @@ Functions that write take a connection inside `database.write`; functions that r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -340,21 +341,36 @@ def progress(engine: sa.Engine, job_id: int) -> sa.RowMapping:
 
 
 def recent(
-    engine: sa.Engine, *, limit: int = 20, only_open: bool = False, kind: str | None = None
+    engine: sa.Engine,
+    *,
+    limit: int = 20,
+    only_open: bool = False,
+    kind: str | None = None,
+    states: Sequence[str] = (),
+    by: str | None = None,
 ) -> list[sa.RowMapping]:
-    """The newest jobs first, as rows of v_job_progress."""
+    """The newest jobs first, as rows of v_job_progress; `by` is a part of their submitter."""
     conditions = ["1 = 1"]
+    values: dict[str, Any] = {"limit": limit}
     if only_open:
         conditions.append("finished_at IS NULL")
     if kind is not None:
         conditions.append("kind = :kind")
+        values["kind"] = kind
+    if states:
+        conditions.append("state IN :states")
+        values["states"] = list(states)
+    if by is not None:
+        conditions.append("submitted_by LIKE :by ESCAPE '/'")
+        values["by"] = "%" + by.replace("/", "//").replace("%", "/%").replace("_", "/_") + "%"
     statement = sa.text(
         f"SELECT * FROM v_job_progress WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
         "ORDER BY job_id DESC LIMIT :limit"
-    ).columns(**_TIMES)
+    )
+    if states:
+        statement = statement.bindparams(sa.bindparam("states", expanding=True))
     with database.reading(engine) as connection:
-        values = {"limit": limit} | ({"kind": kind} if kind is not None else {})
-        return list(connection.execute(statement, values).mappings())
+        return list(connection.execute(statement.columns(**_TIMES), values).mappings())
 
 
 def events(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:

@@ -26,11 +26,14 @@ COMMANDS = {
         "train": ("scheduler.commands.train", "Train a model on a labelled folder."),
     },
     "Look": {
-        "jobs": ("scheduler.commands.jobs", "List, follow and cancel jobs; see their errors."),
+        "jobs": ("scheduler.commands.jobs", "List, follow and steer jobs; see their errors."),
+        "export": ("scheduler.commands.export", "Write a job's predictions to a file."),
+        "labels": ("scheduler.commands.labels", "Bring in true labels; see how a job did by them."),
         "models": ("scheduler.commands.models", "List models; choose the champion."),
         "query": ("scheduler.commands.query", "Ask the database a question in SQL."),
     },
     "Maintain": {
+        "bench": ("scheduler.commands.bench", "Measure how much of this machine scoring uses."),
         "doctor": ("scheduler.commands.doctor", "Check this machine and print every setting."),
         "db": ("scheduler.commands.db", "Bring the schema up to date, or explain it."),
     },

@@ -16,6 +16,9 @@ from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError
 
+#: What a job's number may be; no larger one can be stored.
+JOB = click.IntRange(1, 2**63 - 1)
+
 
 def settings() -> Settings:
     """The settings of this process's environment; ConfigError where one is malformed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, jobs, workers
+from db import budget as budgets
+from db import database, jobs, schema, workers
+from db.schema import FINAL_JOB_STATES
 from scheduler import errors, follow, output, stack
 from worker.config import Settings
 
@@ -21,6 +23,9 @@ Make = Callable[[sa.Connection], int]
 #: Characters of jobs.key and of models.name.
 LONGEST_NAME = 128
 
+#: Keys that nobody gave begin so.
+ONCE = "once-"
+
 
 def submit(
     settings: Settings,
@@ -28,27 +33,63 @@ def submit(
     queue: str,
     make: Make,
     *,
+    spec: Mapping[str, Any] | None,
+    key: str | None,
     wait: bool,
     local: bool,
     later: bool,
     as_json: bool,
+    note: str = "",
 ) -> int:
     """Insert the job that `make` makes, ring, and follow it if asked; returns the exit status.
 
-    With nobody to do it, nothing is inserted and Failure says what to start, unless `later`.
+    `note` is said of a new job.
+
+    With nobody to do it, nothing is inserted and Failure says what to start, unless `later`. A key
+    that a job has already stands for that job; Failure where that one has another spec, unless
+    None is given.
     """
+    earlier = _earlier(engine, key, spec)
+    if earlier is not None:
+        if not as_json:
+            click.echo(
+                f"The key {output.printable(str(key))} is that of job {earlier['id']}, which is "
+                f"{earlier['state'].replace('_', ' ')}; there is no second one.",
+                err=True,
+            )
+        later = later or earlier["state"] in FINAL_JOB_STATES
     with _somebody(settings, engine, queue, local=local, later=later) as (reached, watch):
         job_id = database.write(engine, make)
-        _ring(reached, queue)
+        if note and not as_json and earlier is None:
+            click.echo(note, err=True)
+        ring(reached, queue)
         if wait or local:
-            if not as_json:
+            if not as_json and earlier is None:
                 click.echo(f"Job {job_id} is on the queue.", err=True)
             return follow.follow(engine, job_id, as_json=as_json, goes_on=not local, tick=watch)
     if as_json:
         output.emit(dict(jobs.progress(engine, job_id)), as_json=True)
     else:
-        click.echo(f"Job {job_id} is on the queue. Follow it: pneumoq jobs watch {job_id}")
+        where = f"Job {job_id} is on the queue. " if earlier is None else ""
+        click.echo(f"{where}Follow it: pneumoq jobs watch {job_id}")
     return errors.DONE
+
+
+def _earlier(
+    engine: sa.Engine, key: str | None, spec: Mapping[str, Any] | None
+) -> sa.RowMapping | None:
+    """The job that has this key already."""
+    if key is None:
+        return None
+    with database.reading(engine) as connection:
+        select = sa.select(schema.jobs).where(schema.jobs.c.key == key)
+        row = connection.execute(select).mappings().first()
+    if row is not None and spec is not None and row["spec"] != spec:
+        raise errors.Failure(
+            f"the key {key!r} is that of job {row['id']}, which has other sources or options "
+            f"(`pneumoq jobs show {row['id']}`); give another --key"
+        )
+    return row
 
 
 @contextlib.contextmanager
@@ -72,10 +113,11 @@ def _somebody(
 
 def once() -> str:
     """A key for one submission: should its transaction be repeated, there is still one job."""
-    return f"once-{uuid.uuid4().hex}"
+    return f"{ONCE}{uuid.uuid4().hex}"
 
 
-def _ring(settings: Settings, queue: str) -> None:
+def ring(settings: Settings, queue: str) -> None:
+    """Ring for work that was put on a queue; says so where the broker does not answer."""
     from worker import bell
 
     if not bell.ring(settings, queue):
@@ -89,6 +131,16 @@ def short(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
     """Refuse a name or key that has no room in the database."""
     if value is not None and not 0 < len(value) <= LONGEST_NAME:
         raise click.BadParameter(f"give 1 to {LONGEST_NAME} characters")
+    return value
+
+
+def budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse an error budget that means nothing."""
+    if value is not None:
+        try:
+            budgets.parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
     return value
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import database, migrate, workers
 from db.errors import DatabaseError
 from scheduler import errors, output, session
-from worker import config
+from worker import config, privacy
 from worker.config import Settings
 from worker.errors import ConfigError
 
@@ -51,6 +51,18 @@ NETWORK_FILE_SYSTEMS = (
     "ceph",
     "lustre",
 )
+#: What decodes DICOM, by distribution, and which transfer syntaxes.
+DICOM = {
+    "pydicom": "uncompressed",
+    "pylibjpeg-rle": "RLE",
+    "pylibjpeg-libjpeg": "JPEG, JPEG lossless, JPEG-LS",
+    "pylibjpeg-openjpeg": "JPEG 2000",
+}
+#: Instructions that make a precision faster than fp32; one of them is enough.
+FAST = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
+}
 #: Instructions that the CPU engine computes int8 and bf16 with.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
                 "asimddp", "i8mm", "bf16")  # fmt: skip
@@ -133,9 +145,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield python()
     yield from libraries()
     yield from extras(settings)
-    yield cpu()
+    yield dicom()
+    yield from cpu()
     yield from gpu()
     yield disk(settings)
+    yield site_key(settings)
     yield from database_and_workers(settings)
     yield broker(settings)
 
@@ -201,18 +215,39 @@ def extras(settings: Settings) -> Iterator[Finding]:
             yield ok(name, "not installed", advice)
 
 
-def cpu() -> Finding:
-    """Cores, and the instructions that matter to the CPU engine."""
+def dicom() -> Finding:
+    """Whether every transfer syntax that chest films come in can be decoded."""
+    versions = {name: _version(name) for name in DICOM}
+    absent = [DICOM[name] for name, version in versions.items() if version is None]
+    if absent:
+        return problem(
+            "dicom",
+            f"no decoder of {', '.join(absent)}",
+            "install PneumoQ anew: pip install pneumoq",
+        )
+    return ok("dicom", f"read with pydicom {versions['pydicom']}: {', '.join(DICOM.values())}")
+
+
+def cpu() -> Iterator[Finding]:
+    """The processor, and the precisions that it has instructions for."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
-        return ok("cpu", platform.processor() or platform.machine())
+        yield ok("cpu", platform.processor() or platform.machine())
+        return
     listed = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     flags = set(listed[1].split()) if listed else set()
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     features = [feature for feature in CPU_FEATURES if feature in flags]
-    fast = f"with {', '.join(features)}" if features else "without fast int8 or bf16 instructions"
-    return ok("cpu", f"{model[1] if model else platform.machine()}, {fast}")
+    using = f", with {', '.join(features)}" if features else ""
+    yield ok("cpu", f"{model[1] if model else platform.machine()}{using}")
+    fast = [precision for precision, needs in FAST.items() if flags.intersection(needs)]
+    slow = [precision for precision in FAST if precision not in fast]
+    yield ok(
+        "precisions",
+        f"fast here: {', '.join(['fp32', *fast])}",
+        f"{' and '.join(slow)} would gain little on this processor" if slow else "",
+    )
 
 
 def gpu() -> Iterator[Finding]:
@@ -229,6 +264,24 @@ def gpu() -> Iterator[Finding]:
         yield ok("gpu", "none", "films are scored by the CPU")
     else:
         yield ok("gpu", ", ".join(names), "training uses it; films are scored by the CPU so far")
+
+
+def site_key(settings: Settings) -> Finding:
+    """Whether there is a key to hash patients and names with, and that no other machine has one."""
+    variable = f"{config.PREFIX}SITE_KEY"
+    if settings.site_key is not None:
+        if len(settings.site_key) < privacy.SHORTEST_KEY:
+            return problem(
+                "site key", f"{variable} has fewer than {privacy.SHORTEST_KEY} characters",
+                "it could be guessed; make one with: openssl rand -hex 32",
+            )  # fmt: skip
+        return ok("site key", f"set by {variable}")
+    path = privacy.key_path(settings.home)
+    if not path.exists():
+        return ok("site key", "not made yet", f"the first worker makes {path}")
+    if path.stat().st_mode & 0o077:
+        return warning("site key", f"{path} can be read by others", f"chmod 600 {path}")
+    return ok("site key", str(path), "keep a copy: without it hashes match no earlier ones")
 
 
 def disk(settings: Settings) -> Finding:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import sqlalchemy as sa
 
 from db import database, jobs, training
-from scheduler import output, session
+from db.schema import JOB_STATES
+from scheduler import output, session, submit
+from scheduler.commands import steer
 
-#: A job's number; no larger one can be stored.
-JOB = click.IntRange(1, 2**63 - 1)
+JOB = session.JOB
 
 LIST_COLUMNS = ("job", "kind", "state", "progress", "errors", "model", "submitted", "by", "reason")
 
 
 @click.group("jobs")
 def command() -> None:
-    """List, follow and cancel jobs; see their errors.
+    """List, follow and steer jobs; see their errors.
 
     \b
     Examples:
       pneumoq jobs ls --open
       pneumoq jobs watch 5
       pneumoq jobs errors 5
+      pneumoq jobs retry 5 --failed-only
     """
+
+
+for steering in steer.COMMANDS:
+    command.add_command(steering)
 
 
 @command.command("ls")
@@ -36,16 +43,37 @@ def command() -> None:
 @click.option("--all", "everything", is_flag=True, help="List all jobs, however many.")
 @click.option("--open", "only_open", is_flag=True, help="Only jobs that have not ended.")
 @click.option("--kind", type=click.Choice(["score", "train"]), help="Only jobs of this kind.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(JOB_STATES), metavar="STATE",
+    help=f"Only jobs in this state; may be repeated. STATE is one of: {', '.join(JOB_STATES)}.",
+)  # fmt: skip
+@click.option("--by", help="Only jobs whose submitter (user@host) has this text in it.")
 @output.json_option
-def ls(limit: int, everything: bool, only_open: bool, kind: str | None, as_json: bool) -> None:
+def ls(
+    limit: int,
+    everything: bool,
+    only_open: bool,
+    kind: str | None,
+    states: tuple[str, ...],
+    by: str | None,
+    as_json: bool,
+) -> None:
     """List jobs, newest first.
 
     \b
-    Example:
+    Examples:
       pneumoq jobs ls --open --kind train
+      pneumoq jobs ls --state failed --state cancelled --by maria@
     """
     engine = session.database()
-    rows = jobs.recent(engine, limit=2**62 if everything else limit, only_open=only_open, kind=kind)
+    rows = jobs.recent(
+        engine,
+        limit=2**62 if everything else limit,
+        only_open=only_open,
+        kind=kind,
+        states=states,
+        by=by,
+    )
     if as_json:
         output.emit(rows, as_json=True)
         return
@@ -53,7 +81,9 @@ def ls(limit: int, everything: bool, only_open: bool, kind: str | None, as_json:
         [_listed(engine, row) for row in rows],
         as_json=False,
         columns=LIST_COLUMNS,
-        nothing="no open jobs" if only_open else "no jobs yet; `pneumoq score --help` makes one",
+        nothing="no such jobs"
+        if only_open or kind or states or by
+        else "no jobs yet; `pneumoq score --help` makes one",
     )
 
 
@@ -89,18 +119,29 @@ def show(job: int, as_json: bool) -> None:
     engine = session.database()
     row = jobs.get(engine, job)
     shown: dict[str, Any] = dict(jobs.progress(engine, job))
-    shown |= {name: row[name] for name in ("spec", "passed_over", "dataset_id", "parent_job_id")}
+    shown |= {name: row[name] for name in ("key", "spec", "passed_over", "dataset_id")}
     shown |= {name: row[name] for name in ("attempts", "worker_id", "lease_until")}
     sources = jobs.source_rows(engine, job)
-    epochs = training.epoch_rows(engine, job) if row["kind"] == "train" else []
+    if row["kind"] == "train":
+        more: dict[str, Any] = {"epochs": training.epoch_rows(engine, job)}
+    else:
+        more = _of_scoring(engine, job)
     if as_json:
-        output.emit({**shown, "sources": sources, "epochs": epochs}, as_json=True)
+        output.emit({**shown, "sources": sources, "epochs": [], **more}, as_json=True)
         return
     spec = shown.pop("spec")
+    if (shown["key"] or "").startswith(submit.ONCE):
+        del shown["key"]  # nobody gave it
     if row["kind"] == "train":
         for name in ("items", "done", "predictions", "positives", "unusual", "refused", "errors",
                      "shards", "shards_done"):  # fmt: skip
             del shown[name]
+    else:
+        shown["from_store"] = more["from_store"]
+        for name in ("refused", "errors"):
+            shown[name] = _counts(more[f"{name}_by_code"])
+        if spec.get("max_errors") is not None:
+            shown["error_budget"] = f"{spec['max_errors']} ({_share(row, more)} so far)"
     times = [name for name in shown if name.endswith("_at") or name == "lease_until"]
     shown |= {name: output.when(shown[name]) for name in times}
     output.facts(shown)
@@ -110,13 +151,48 @@ def show(job: int, as_json: bool) -> None:
     if sources:
         _heading("Sources")
         output.table(sources, ["source_no", "kind", "uri"])
-    if epochs:
+    if more.get("evaluation"):
+        _heading("By the labels that were brought in")
+        evaluation = more["evaluation"]
+        output.facts({"films": evaluation["n_films"], **evaluation["metrics"]})
+    if more.get("epochs"):
         _heading("Epochs")
         output.table(
-            epochs,
+            more["epochs"],
             ["epoch", "train_loss", "val_loss", "val_accuracy", "val_auroc", "learning_rate",
              "films_per_s", "seconds", "best"],
         )  # fmt: skip
+
+
+def _of_scoring(engine: sa.Engine, job: int) -> dict[str, Any]:
+    """What is shown of a scoring job beside its progress."""
+    from db import labels  # it measures, with NumPy, which takes a while to import
+
+    with database.reading(engine) as connection:
+        found: dict[str, Any] = {
+            f"{name}_by_code": _by_code(connection, view, job)
+            for name, view in (("refused", "v_refusals"), ("errors", "v_item_errors"))
+        }
+        found["from_store"] = connection.execute(
+            sa.text("SELECT count(reused_from_job) FROM v_predictions WHERE job_id = :job"),
+            {"job": job},
+        ).scalar_one()
+    found["evaluation"] = labels.stored(engine, job)
+    return found
+
+
+def _by_code(connection: sa.Connection, view: str, job: int) -> list[sa.RowMapping]:
+    statement = sa.text(
+        f"SELECT code, count(*) AS n FROM {view} WHERE job_id = :job "  # noqa: S608  # constants
+        "GROUP BY code ORDER BY n DESC, code"
+    )
+    return list(connection.execute(statement, {"job": job}).mappings())
+
+
+def _share(row: sa.RowMapping, more: Mapping[str, Any]) -> str:
+    broken = sum(code["n"] for code in more["errors_by_code"])
+    items = row["planned_items"]
+    return f"{broken:,} of {items:,} items" + (f", {broken / items:.2%}" if items else "")
 
 
 def _heading(title: str) -> None:
@@ -148,53 +224,50 @@ def watch(ctx: click.Context, job: int, as_json: bool) -> None:
     "--limit", type=click.IntRange(0, 2**31), default=50, show_default=True,
     help="Items to list, in the order of the source.",
 )  # fmt: skip
+@click.option(
+    "--refused", is_flag=True, help="List the items that were refused, in place of the broken."
+)
 @output.json_option
-def errors(job: int, limit: int, as_json: bool) -> None:
+def errors(job: int, limit: int, refused: bool, as_json: bool) -> None:
     """List a scoring job's broken items; count them, and what was refused, by kind.
 
-    An error is a broken item. A refusal is an intact one that is no film to be scored; those are
-    only counted here.
+    An error is a broken item. A refusal is an intact one that is no film to be scored.
 
     \b
-    Example:
+    Examples:
       pneumoq jobs errors 5 --limit 10
+      pneumoq jobs errors 5 --refused
     """
     engine = session.database()
     jobs.get(engine, job)
+    view, name = ("v_refusals", "refusals") if refused else ("v_item_errors", "errors")
     with database.reading(engine) as connection:
-
-        def rows(statement: str, **values: int) -> list[sa.RowMapping]:
-            return list(connection.execute(sa.text(statement), {"job": job} | values).mappings())
-
-        by_code = rows(
-            "SELECT code, count(*) AS n FROM v_item_errors WHERE job_id = :job "
-            "GROUP BY code ORDER BY n DESC, code"
-        )
-        refused = rows(
-            "SELECT code, count(*) AS n FROM v_refusals WHERE job_id = :job "
-            "GROUP BY code ORDER BY n DESC, code"
-        )
-        listed = rows(
-            "SELECT item_no, name, source, code, detail, found_at FROM v_item_errors "
-            "WHERE job_id = :job ORDER BY item_no LIMIT :limit",
-            limit=limit,
+        broken_by_code = _by_code(connection, "v_item_errors", job)
+        refused_by_code = _by_code(connection, "v_refusals", job)
+        listed = list(
+            connection.execute(
+                sa.text(
+                    f"SELECT item_no, name, source, code, detail, found_at FROM {view} "  # noqa: S608  # constants
+                    "WHERE job_id = :job ORDER BY item_no LIMIT :limit"
+                ),
+                {"job": job, "limit": limit},
+            ).mappings()
         )
     if as_json:
-        found = {"job_id": job, "errors": listed, "errors_by_code": by_code}
-        output.emit({**found, "refusals_by_code": refused}, as_json=True)
+        found = {"job_id": job, name: listed, "errors_by_code": broken_by_code}
+        output.emit({**found, "refusals_by_code": refused_by_code}, as_json=True)
         return
     if listed:
         output.table(listed, ["item_no", "name", "code", "detail"])
         click.echo()
-    click.echo(f"errors:  {_counts(by_code)}")
-    click.echo(f"refused: {_counts(refused)}")
-    if sum(row["n"] for row in by_code) > len(listed):
-        click.echo(f"All of them: pneumoq jobs errors {job} --limit {2**31}")
-    if refused:
-        click.echo(
-            'Refused items: pneumoq query "SELECT name, code, detail FROM v_refusals '  # noqa: S608
-            f'WHERE job_id = {job}"'
-        )
+    click.echo(f"errors:  {_counts(broken_by_code)}")
+    click.echo(f"refused: {_counts(refused_by_code)}")
+    shown_of = refused_by_code if refused else broken_by_code
+    if sum(row["n"] for row in shown_of) > len(listed):
+        option = " --refused" if refused else ""
+        click.echo(f"All of them: pneumoq jobs errors {job}{option} --limit {2**31}")
+    if refused_by_code and not refused:
+        click.echo(f"Refused items: pneumoq jobs errors {job} --refused")
 
 
 def _counts(by_code: list[sa.RowMapping]) -> str:
@@ -217,25 +290,3 @@ def events(job: int, as_json: bool) -> None:
     """
     rows = jobs.events(session.database(), job)
     output.emit(rows, as_json=as_json, columns=["at", "who", "event", "detail"])
-
-
-@command.command("cancel")
-@click.argument("job", type=JOB)
-@click.option("--reason", help="Why; kept in the job's history.")
-@output.json_option
-def cancel(job: int, reason: str | None, as_json: bool) -> None:
-    """End a job now. What its workers have committed stays.
-
-    Workers notice within a few seconds and turn to the next job.
-
-    \b
-    Example:
-      pneumoq jobs cancel 5 --reason "wrong folder"
-    """
-    engine = session.database()
-    who = session.who()
-    database.write(engine, lambda connection: jobs.cancel(connection, job, who, reason))
-    if as_json:
-        output.emit(dict(jobs.progress(engine, job)), as_json=True)
-    else:
-        click.echo(f"job {job} is cancelled; what was committed stays")

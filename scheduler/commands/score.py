@@ -9,11 +9,16 @@ import click
 import sqlalchemy as sa
 
 from db import jobs, models
-from scheduler import session, submit
+from scheduler import precision, session, sources, submit
+from trainer import film
 
 
 @click.command("score")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources_", metavar="[SOURCE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--list", "lists", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Also score what a file lists: one path a line, or a CSV with a column path or file.",
+)  # fmt: skip
 @click.option(
     "--model",
     default=models.CHAMPION,
@@ -21,19 +26,51 @@ from scheduler import session, submit
     help="Alias, number, name or SHA-256 of the model.",
 )
 @click.option(
+    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
+    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+)  # fmt: skip
+@click.option(
     "--keep-cam",
     type=click.Choice(["all", "flagged", "none"]),
     default="flagged",
     show_default=True,
     help="Films whose class-activation map is kept: flagged are the positives.",
 )
+@click.option(
+    "--accept", "accepted", multiple=True, type=click.Choice(sorted(film.REFUSALS)), metavar="CODE",
+    help="Score what would be refused for this reason; may be repeated. "
+    f"CODE is one of: {', '.join(sorted(film.REFUSALS))}.",
+)  # fmt: skip
+@click.option(
+    "--hash-names", is_flag=True,
+    help="Keep keyed hashes in place of the films' names, as is always done for DICOM.",
+)  # fmt: skip
+@click.option(
+    "--force", is_flag=True,
+    help="Score all films, also those that this model has scored before.",
+)  # fmt: skip
+@click.option(
+    "--max-errors", callback=submit.budget, metavar="5%|N",
+    help="End the job as failed when more films than this are broken; 0 ends it at the first.",
+)  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Submit nothing: count what is there, and estimate refusals, time and disk.",
+)  # fmt: skip
 @submit.options
 @click.pass_context
 def command(
     ctx: click.Context,
-    sources: tuple[Path, ...],
+    sources_: tuple[Path, ...],
+    lists: tuple[Path, ...],
     model: str,
+    asked: str,
     keep_cam: str,
+    accepted: tuple[str, ...],
+    hash_names: bool,
+    force: bool,
+    max_errors: str | None,
+    dry_run: bool,
     wait: bool,
     local: bool,
     later: bool,
@@ -41,42 +78,57 @@ def command(
     key: str | None,
     as_json: bool,
 ) -> None:
-    """Score every film in folders, archives (.zip, .tar, .tar.gz) or single files.
+    """Score every film in folders, archives (.zip, .tar, .tar.gz, .tar.zst) or single files.
 
-    Archives are read in place. Each film becomes one row of v_predictions, or of v_item_errors
-    with the reason.
+    A SOURCE with wildcards is a pattern (quote it; ** is any folders). Archives are read in place.
+    Each item becomes one row of v_predictions, v_refusals or v_item_errors. Films that this model
+    has scored before, in this precision, are answered from the database.
 
     \b
     Examples:
       pneumoq score archive.zip --wait
-      pneumoq score /data/2025 /data/2026.tar --priority 5
+      pneumoq score /data/2025 "/data/2026/**/*.dcm" --priority 5 --max-errors 5%
+      pneumoq score --list films.csv --accept lateral --key monday
+      pneumoq score archive.tar.zst --dry-run
     """
-    from worker import archive
-
     settings, engine = session.settings(), session.database()
-    rows: list[dict[str, Any]] = []
-    for path in sources:
-        with archive.open_source(submit.readable_path(path)) as source:
-            rows.append(
-                {"uri": source.uri, "kind": source.kind, "fingerprint": source.fingerprint()}
-            )
-
+    rows = sources.rows(sources_, lists)
     chosen = models.resolve(engine, model)
+    pinned = precision.pin(engine, chosen["id"], asked)
+    spec: dict[str, Any] = {
+        "sources": [row["uri"] for row in rows],
+        "model": model,
+        "keep_cam": keep_cam,
+        "accept": sorted(set(accepted)),
+        "hash_names": hash_names,
+        "force": force,
+    }
+    if max_errors is not None:
+        spec["max_errors"] = max_errors
+    if dry_run:
+        from scheduler import rehearse
+
+        rehearse.rehearse(settings, engine, chosen, pinned, spec, rows, as_json=as_json)
+        return
 
     def make(connection: sa.Connection) -> int:
         return jobs.submit(
             connection,
             kind="score",
-            spec={"sources": [r["uri"] for r in rows], "model": model, "keep_cam": keep_cam},
+            spec=spec,
             submitted_by=session.who(),
             model_id=chosen["id"],
+            precision=pinned,
             priority=priority,
             key=key or submit.once(),
             source_rows=rows,
         )
 
+    how = "as asked" if asked != "auto" else "the fastest that passed its parity gate"
     ctx.exit(
         submit.submit(
-            settings, engine, "score", make, wait=wait, local=local, later=later, as_json=as_json
+            settings, engine, "score", make,
+            spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {how}.",
         )
-    )
+    )  # fmt: skip

@@ -159,9 +159,10 @@ def command(
 
     ctx.exit(
         submit.submit(
-            settings, engine, "train", make, wait=wait, local=local, later=later, as_json=as_json
+            settings, engine, "train", make,
+            spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
         )
-    )
+    )  # fmt: skip
 
 
 def _check_operating_point(rule: str) -> None:

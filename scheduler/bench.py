@@ -1,0 +1,175 @@
+"""The bench: every stage alone, decoding and inference together, and a whole job, in turns.
+
+What a run is judged by is its share of the machine's limit, not films per second. With D films/s
+decoded and I films/s computed by all cores each time, and both on the same processor, a film takes
+1/D + 1/I of all cores, so that no arrangement can do better than D·I / (D + I); where a GPU
+computes, the limit is the lesser of D and I. Both are also run at once, for what the formula cannot
+know (caches, two threads of one core): the limit is the larger of the two figures.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from scheduler import errors, measure, scratch, survey
+from worker import archive, store
+from worker.config import Settings
+
+#: Films of the job that lets the worker compile its engine and start its decoders.
+WARM_FILMS = 64
+
+#: Backends that compute on the processor that also decodes.
+ON_CPU = ("openvino",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What was measured, one value per repetition, in films/s; writing in rows/s."""
+
+    films: int
+    precision: str
+    #: What computed, in words.
+    engine: str
+    #: Whether decoding and inference share the processor.
+    shared: bool
+    decode: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+    both: list[float] = field(default_factory=list)
+    write: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
+
+    @property
+    def computed(self) -> list[float]:
+        """The limit by the formula."""
+        pairs = zip(self.decode, self.inference, strict=True)
+        return [d * i / (d + i) if self.shared else min(d, i) for d, i in pairs]
+
+    @property
+    def limit(self) -> list[float]:
+        """The limit of each repetition."""
+        return [max(pair) for pair in zip(self.computed, self.both, strict=True)]
+
+    @property
+    def share(self) -> float:
+        """How much of the limit a whole job reaches: the median of what each repetition came to."""
+        return statistics.median(
+            t / limit for t, limit in zip(self.together, self.limit, strict=True)
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per stage: its name, median, least and greatest."""
+        stages = {
+            "decoding alone": self.decode,
+            "inference alone": self.inference,
+            "the limit, computed": self.computed,
+            "both at once, no plumbing": self.both,
+            "writing alone": self.write,
+            "a whole job": self.together,
+        }
+        return [
+            {
+                "stage": name,
+                "per_s": statistics.median(runs),
+                "least": min(runs),
+                "greatest": max(runs),
+                "of_limit": statistics.median(
+                    run / limit for run, limit in zip(runs, self.limit, strict=True)
+                )
+                if name != "writing alone"
+                else None,
+            }
+            for name, runs in stages.items()
+        ]
+
+
+def run(
+    settings: Settings,
+    engine: sa.Engine,
+    *,
+    model_id: int,
+    precision: str,
+    row: Mapping[str, Any],
+    films: int,
+    repeats: int,
+    accept: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Figures:
+    """Measure with `films` films of a source (columns of `sources`), repeated where it has fewer.
+
+    The stages take turns, so that a busy neighbour disturbs all of them alike. Starting and
+    compiling are not counted. Raises ArchiveError, EngineError, and Failure where nothing can be
+    scored.
+    """
+    say("looking through the source")
+    found = survey.look(row, films)
+    if not found.items:
+        raise errors.Failure(f"{row['uri']} holds no files to be scored")
+    with (
+        tempfile.TemporaryDirectory(prefix="pneumoq-bench-") as folder,
+        scratch.site(settings, engine, model_id) as (own, empty),
+    ):
+        if found.items > films or row["kind"] in archive.WINDOWED:
+            say(
+                f"packing {len(found.sample):,} of {found.items:,} items into a zip to measure with"
+            )
+            row = survey.repack(found, Path(folder) / "films.zip")
+        else:
+            row = dict(row)
+        times = max(1, round(films / len(found.sample)))
+        found.sample = found.sample[:WARM_FILMS]
+        warm = survey.repack(found, Path(folder) / "warm.zip")
+        with scratch.running(own, empty, model_id, precision, accept, say) as jobs:
+            say("starting a worker, and compiling the model")
+            jobs.run(warm)
+            path = store.fetch(empty, own.home, model_id, precision)
+            inference = measure.Inference(own, path, precision)
+            decoding = measure.Decoding(
+                own, inference.engine.card, list(survey.all_located(row)), accept
+            )
+            writing = measure.Writing(empty, model_id, precision, "patient0001/film")
+            try:
+                return _in_turns(decoding, inference, writing, jobs, row, times, repeats, say)
+            finally:
+                decoding.close()
+                inference.close()
+
+
+def _in_turns(
+    decoding: measure.Decoding,
+    inference: measure.Inference,
+    writing: measure.Writing,
+    jobs: scratch.Jobs,
+    row: dict[str, Any],
+    times: int,
+    repeats: int,
+    say: Callable[[str], None],
+) -> Figures:
+    count = decoding.count * times
+    batch = inference.engine.batch
+    batches = -(-count // batch)
+    decoding.run(measure.WARM_FILMS)
+    inference.run(measure.WARM_BATCHES * inference.engine.depth)
+    writing.run()
+    computes = inference.engine
+    figures = Figures(
+        films=count,
+        precision=computes.precision,
+        engine=f"{computes.backend} {computes.backend_version} on {computes.device}",
+        shared=computes.backend in ON_CPU,
+    )
+    for repeat in range(1, repeats + 1):
+        say(f"measuring {count:,} films, repetition {repeat} of {repeats}")
+        figures.decode.append(count / decoding.run(count))
+        figures.inference.append(batches * batch / inference.run(batches))
+        figures.both.append(batches * batch / measure.both(decoding, inference, count))
+        figures.write.append(measure.WRITE_SHARDS * measure.WRITE_FILMS / writing.run())
+        items, seconds = jobs.run(row, times)
+        figures.together.append(items / seconds)
+    return figures

@@ -1,0 +1,95 @@
+"""`pneumoq bench`: how fast this machine is, and how much of that scoring makes use of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from db import models
+from scheduler import output, precision, session, sources
+
+#: Films that a repetition measures with, unless told.
+FILMS = 1000
+
+
+@click.command("bench")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default=models.CHAMPION,
+    show_default=True,
+    help="Alias, number, name or SHA-256 of the model.",
+)
+@click.option(
+    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
+    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+)  # fmt: skip
+@click.option(
+    "--films", type=click.IntRange(8, 10**6), default=FILMS, show_default=True,
+    help="Films to measure with: a sample of a larger source, a smaller one several times over.",
+)  # fmt: skip
+@click.option(
+    "--repeats", type=click.IntRange(1, 99), default=3, show_default=True,
+    help="How often everything is measured, in turns; medians are printed.",
+)  # fmt: skip
+@output.json_option
+def command(source: Path, model: str, asked: str, films: int, repeats: int, as_json: bool) -> None:
+    """Measure this machine with your own films: each stage alone, and a whole job.
+
+    Decoding, inference and writing run alone with all cores, decoding and inference at once, and
+    then a real job with broker and worker in a database of its own. What is printed last is how
+    much of the machine's limit the job reaches. With decoding at D films/s and inference at I, each
+    on all cores, that limit is D·I / (D + I), or what both at once came to if that is more. Nothing
+    else should run meanwhile: stop `pneumoq up`.
+
+    \b
+    Example:
+      pneumoq bench archive.zip --films 5000
+    """
+    from scheduler import bench
+
+    settings, engine = session.settings(), session.database()
+    (row,) = sources.rows([source], [])
+    chosen = models.resolve(engine, model)
+    pinned = precision.pin(engine, chosen["id"], asked)
+
+    def say(text: str) -> None:
+        click.echo(f"{text} …", err=True)
+
+    figures = bench.run(
+        settings, engine, model_id=chosen["id"], precision=pinned, row=row, films=films,
+        repeats=repeats, say=say,
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "model_id": chosen["id"],
+        "model": chosen["name"],
+        "precision": figures.precision,
+        "engine": figures.engine,
+        "decoders": settings.decoders,
+        "engine_threads": settings.engine_threads,
+        "batch": settings.batch,
+        "films": figures.films,
+        "repeats": repeats,
+    }
+    stages = figures.rows()
+    if as_json:
+        output.emit({**facts, "stages": stages, "share_of_limit": figures.share}, as_json=True)
+        return
+    output.facts(facts)
+    click.echo()
+    output.table(
+        [
+            {
+                "stage": stage["stage"],
+                "films/s": f"{stage['per_s']:,.1f}",
+                "least": f"{stage['least']:,.1f}",
+                "greatest": f"{stage['greatest']:,.1f}",
+                "of the limit": "" if stage["of_limit"] is None else f"{stage['of_limit']:.0%}",
+            }
+            for stage in stages
+        ],
+        ["stage", "films/s", "least", "greatest", "of the limit"],
+    )
+    click.echo(f"\nA whole job reaches {figures.share:.0%} of this machine's limit.")

@@ -1,0 +1,162 @@
+"""`pneumoq export`: a job's outcomes as a file, however many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import heapq
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import sqlalchemy as sa
+
+from db import database, jobs, views
+from scheduler import errors, output, session
+
+#: Rows fetched at a time.
+FETCH = 2000
+
+#: What the rows of a view are called in the column `outcome`.
+OUTCOMES = {
+    "prediction": views.V_PREDICTIONS,
+    "refused": views.V_REFUSALS,
+    "error": views.V_ITEM_ERRORS,
+}
+
+
+@click.command("export")
+@click.argument("job", type=session.JOB)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--all", "everything", is_flag=True,
+    help="Also the items that were refused or broken; a column `outcome` tells which.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@output.json_option
+def command(job: int, file: Path, everything: bool, force: bool, as_json: bool) -> None:
+    """Write a scoring job's predictions to FILE: .csv, .csv.gz, .jsonl or .jsonl.gz.
+
+    One row per film in the order of the sources, with the columns of v_predictions (`pneumoq db
+    schema` explains them). FILE is whole or not there: it appears when its last row is written.
+
+    \b
+    Examples:
+      pneumoq export 5 predictions.csv
+      pneumoq export 5 outcomes.jsonl.gz --all
+    """
+    write = next((WRITERS[e] for e in WRITERS if file.name.endswith((e, f"{e}.gz"))), None)
+    if write is None:
+        raise errors.Failure(
+            f"{file}: its name says the format: end it in .csv, .jsonl, .csv.gz or .jsonl.gz"
+        )
+    if file.exists() and not force:
+        raise errors.Failure(f"{file} is there already; give another name, or --force")
+    if not file.absolute().parent.is_dir():
+        raise errors.Failure(f"{file}: there is no folder {file.parent}; make it first")
+    engine = session.database()
+    row = jobs.get(engine, job)
+    if row["kind"] != "score":
+        raise errors.Failure(f"job {job} trains a model; only scoring jobs have predictions")
+    with database.reading(engine) as connection, _appearing(file) as text:
+        columns, rows = _rows(connection, job, everything)
+        count = write(text, columns, rows)
+    if as_json:
+        output.emit({"job_id": job, "file": str(file), "rows": count}, as_json=True)
+        return
+    click.echo(f"{count:,} {'row' if count == 1 else 'rows'} written to {file}")
+    if row["finished_at"] is None:
+        click.echo(f"job {job} goes on: more will follow (`pneumoq jobs watch {job}`)", err=True)
+
+
+def _rows(
+    connection: sa.Connection, job: int, everything: bool
+) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """Column names, and the rows in the order of the items, as they come."""
+    if not everything:
+        predictions = views.V_PREDICTIONS
+        return list(predictions.columns), _stream(connection, predictions, job)
+    columns = ["outcome"]
+    for view in OUTCOMES.values():
+        columns += [name for name in view.columns if name not in columns]
+
+    def widened(outcome: str) -> Iterator[Sequence[Any]]:
+        view = OUTCOMES[outcome]
+        names = list(view.columns)
+        places = [names.index(c) if c in names else None for c in columns]
+        for row in _stream(connection, view, job):
+            yield [
+                outcome if n == 0 else None if place is None else row[place]
+                for n, place in enumerate(places)
+            ]
+
+    item_no = columns.index("item_no")
+    return columns, heapq.merge(*map(widened, OUTCOMES), key=lambda row: row[item_no])
+
+
+def _stream(connection: sa.Connection, view: views.View, job: int) -> Iterator[Sequence[Any]]:
+    statement = sa.text(
+        f"SELECT {', '.join(view.columns)} FROM {view.name} "  # noqa: S608  # constants
+        "WHERE job_id = :job ORDER BY item_no"
+    )
+    options = {"stream_results": True, "yield_per": FETCH}
+    yield from connection.execute(statement, {"job": job}, execution_options=options)
+
+
+@contextlib.contextmanager
+def _appearing(file: Path) -> Iterator[IO[str]]:
+    """A text file, compressed where its name says so, that is there when all of it is."""
+    with tempfile.NamedTemporaryFile(
+        dir=file.absolute().parent, prefix=f".{file.name[:100]}-", delete=False
+    ) as raw:
+        temporary = Path(raw.name)
+        try:
+            zipped = gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.name.endswith(".gz") else None
+            text = io.TextIOWrapper(zipped or raw, encoding="utf-8", newline="")
+            yield text
+            text.flush()
+            text.detach()
+            if zipped is not None:
+                zipped.close()
+            raw.flush()
+            # As a file that was opened by its name would be, and not for its owner's eyes only.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    import os
+
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _csv(file: IO[str], columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> int:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    count = 0
+    for row in rows:
+        writer.writerow([output.exact(value) for value in row])
+        count += 1
+    return count
+
+
+def _jsonl(file: IO[str], columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> int:
+    count = 0
+    for row in rows:
+        file.write(output.to_json_line(dict(zip(columns, row, strict=True))) + "\n")
+        count += 1
+    return count
+
+
+WRITERS: dict[str, Callable[[IO[str], Sequence[str], Iterator[Sequence[Any]]], int]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+}

@@ -1,0 +1,228 @@
+"""`pneumoq labels`: the truth, brought in after scoring, and how the job did by it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import sqlalchemy as sa
+
+from db import database, jobs, labels
+from db.errors import NotFound
+from scheduler import errors, output, session
+
+#: Headers that are understood, in lower case.
+NAMES = ("name", "path", "file", "filename", "image", "film")
+TRUTHS = ("label", "class", "truth", "target", "finding")
+NUMBERS = ("item_no", "item")
+
+#: A longer field than this is no name and no class: a quote was left open.
+LONGEST_FIELD = 1 << 16
+
+
+@click.group("labels")
+def command() -> None:
+    """Bring in the true labels of a scored archive, and see how the job did by them.
+
+    \b
+    Examples:
+      pneumoq labels import truth.csv --job 5
+      pneumoq labels show 5
+    """
+
+
+@command.command("import")
+@click.argument("file", metavar="CSV", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--job", type=session.JOB, required=True, help="The scoring job that the labels are for."
+)
+@click.option(
+    "--name-column", help="Column of the films' names. Default: name, path, file, ... or item_no."
+)
+@click.option("--label-column", help="Column of the true classes. Default: label, class or truth.")
+@output.json_option
+def import_(
+    file: Path, job: int, name_column: str | None, label_column: str | None, as_json: bool
+) -> None:
+    """Read true labels from a CSV, and print what they say of a job.
+
+    Names are those of v_predictions, to the letter; item_no is understood too. Labels are the names
+    of the model's classes. Importing again replaces what a film had.
+
+    \b
+    Examples:
+      pneumoq labels import truth.csv --job 5
+      pneumoq labels import truth.csv --job 5 --name-column image_id --label-column finding
+    """
+    engine = session.database()
+    _check(engine, job)
+    columns = _columns(file, name_column, label_column)
+    who = session.who()
+    # The file is read anew should the transaction be repeated.
+    report = database.write(
+        engine, lambda c: labels.import_rows(c, job, _rows(file, *columns), who)
+    )
+    try:
+        found = labels.metrics(engine, job)
+    except NotFound:
+        found = None
+    if as_json:
+        output.emit({"job_id": job, **vars(report), "metrics": found}, as_json=True)
+    else:
+        _report(report)
+    if found is None:
+        raise errors.Failure(
+            f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
+            f'`pneumoq query "SELECT name FROM v_predictions WHERE job_id = {job} LIMIT 5"` prints'
+        )
+    if not as_json:
+        click.echo()
+        _print(found, job)
+
+
+def _report(report: labels.Imported) -> None:
+    click.echo(f"rows read     {report.rows:,}")
+    click.echo(f"labelled      {report.labelled:,}")
+    for kind, count, meaning in (
+        ("unknown", report.unknown, "no item of the job has the name"),
+        ("ambiguous", report.ambiguous, "several items have the name: none was labelled"),
+        ("contradicted", report.contradicted, "two different labels: none was kept"),
+    ):
+        if count:
+            names = ", ".join(map(output.printable, report.examples[kind]))
+            click.echo(f"{kind:<12}  {count:,}  ({meaning}): {names}{' …' * (count > 5)}")
+
+
+@command.command("show")
+@click.argument("job", type=session.JOB)
+@output.json_option
+def show(job: int, as_json: bool) -> None:
+    """Print a job's metrics by the labels that were brought in.
+
+    The operating threshold is the one that the job's labels were given by.
+
+    \b
+    Example:
+      pneumoq labels show 5
+    """
+    engine = session.database()
+    _check(engine, job)
+    found = labels.metrics(engine, job)
+    if as_json:
+        output.emit({"job_id": job, "metrics": found}, as_json=True)
+    else:
+        _print(found, job)
+
+
+def _print(found: dict[str, Any], job: int) -> None:
+    """The metrics, each with the films that it is of."""
+    positives, negatives, films = found["positives"], found["negatives"], found["n_films"]
+    of = {
+        "sensitivity": positives,
+        "specificity": negatives,
+    }
+    output.table(
+        [
+            {"metric": name, "value": value, "films": of.get(name, films)}
+            for name, value in found.items()
+            if isinstance(value, float) or value is None
+        ],
+        ["metric", "value", "films"],
+    )
+    click.echo(
+        f"\njob {job}: {films:,} labelled predictions, {positives:,} positive and {negatives:,} "
+        f"negative by the truth; {found['unlabelled']:,} without a label, "
+        f"{found['not_predicted']:,} labels of films that were not predicted"
+    )
+    click.echo("Research software, not a medical device.")
+
+
+def _check(engine: sa.Engine, job: int) -> None:
+    if jobs.get(engine, job)["kind"] != "score":
+        raise errors.Failure(f"job {job} trains a model; labels are for scoring jobs")
+
+
+def _columns(
+    file: Path, name_column: str | None, label_column: str | None
+) -> tuple[str, str, bool]:
+    """Columns of names and of labels, and whether the names are item numbers."""
+    header = _header(file)
+    known = {column.strip().lower(): column for column in reversed(header)}
+
+    def find(asked: str | None, usual: Sequence[str], option: str) -> str | None:
+        if asked is None:
+            return next((known[name] for name in usual if name in known), None)
+        if asked not in header:
+            raise errors.Failure(
+                f"{file} has no column {asked!r} for {option}; its columns are {_list(header)}"
+            )
+        return asked
+
+    name = find(name_column, (*NAMES, *NUMBERS), "--name-column")
+    label = find(label_column, TRUTHS, "--label-column")
+    for column, what, option in (
+        (name, "names the films", "--name-column"),
+        (label, "holds the true classes", "--label-column"),
+    ):
+        if column is None:
+            raise errors.Failure(
+                f"{file}: which column {what}? Say so with {option}; there are {_list(header)}"
+            )
+    assert name is not None and label is not None
+    return name, label, name.strip().lower() in NUMBERS
+
+
+def _list(header: Sequence[str]) -> str:
+    return ", ".join(repr(column) for column in header[:20]) or "none"
+
+
+def _header(file: Path) -> list[str]:
+    for row in _read(file):
+        return row
+    raise errors.Failure(f"{file} is empty; its first line must name the columns")
+
+
+def _read(file: Path) -> Iterator[list[str]]:
+    """The lines of a CSV that are not empty; separated by comma, semicolon or tab."""
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = None
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            first = text.readline()
+            text.seek(0)
+            separator = max(",;\t", key=first.count)
+            reader = csv.reader(text, delimiter=separator, strict=True)
+            yield from (row for row in reader if row)
+    except UnicodeDecodeError as error:
+        raise errors.Failure(
+            f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        where = f", line {reader.line_num}" if reader else ""
+        raise errors.Failure(f"{file}{where} is no CSV: {error}") from error
+
+
+def _rows(
+    file: Path, name_column: str, label_column: str, numbers: bool
+) -> Iterator[tuple[str | int, str]]:
+    """Name or item number, and label, of each line that has both."""
+    lines = _read(file)
+    header = next(lines)
+    name_at, label_at = header.index(name_column), header.index(label_column)
+    for number, line in enumerate(lines, start=2):
+        if len(line) <= max(name_at, label_at):
+            raise errors.Failure(
+                f"{file}, row {number}: {len(line)} fields where the header has {len(header)}"
+            )
+        name, label = line[name_at], line[label_at].strip()
+        if not label:
+            continue
+        if not numbers:
+            yield name, label
+        elif name.strip().isdecimal():
+            yield int(name), label
+        else:
+            raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")

@@ -1,0 +1,207 @@
+"""The commands of `pneumoq jobs` that change jobs: cancel, pause, resume, retry, purge."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import click
+import sqlalchemy as sa
+from click.core import ParameterSource
+
+from db import control, database, jobs
+from scheduler import errors, output, session, submit
+
+JOB = session.JOB
+
+#: What an age may be counted in, in days.
+UNITS = {"h": 1 / 24, "d": 1, "w": 7}
+
+reason_option = click.option("--reason", help="Why; kept in the job's history.")
+
+
+@click.command("cancel")
+@click.argument("job", type=JOB)
+@reason_option
+@output.json_option
+def cancel(job: int, reason: str | None, as_json: bool) -> None:
+    """End a job now. What its workers have committed stays.
+
+    Workers notice within a few seconds and turn to the next job.
+
+    \b
+    Example:
+      pneumoq jobs cancel 5 --reason "wrong folder"
+    """
+    said = "is cancelled; what was committed stays"
+    _change(jobs.cancel, job, reason, said, as_json=as_json)
+
+
+@click.command("pause")
+@click.argument("job", type=JOB)
+@reason_option
+@output.json_option
+def pause(job: int, reason: str | None, as_json: bool) -> None:
+    """Stop working on a job until it is resumed. What its workers have committed stays.
+
+    Workers notice within a few seconds and turn to the next job.
+
+    \b
+    Example:
+      pneumoq jobs pause 5 --reason "the ward needs the machine"
+    """
+    said = f"is paused: `pneumoq jobs resume {job}` goes on with it"
+    _change(control.pause, job, reason, said, as_json=as_json)
+
+
+@click.command("resume")
+@click.argument("job", type=JOB)
+@reason_option
+@output.json_option
+def resume(job: int, reason: str | None, as_json: bool) -> None:
+    """Go on with a paused job where it was.
+
+    \b
+    Example:
+      pneumoq jobs resume 5
+    """
+    _change(control.resume, job, reason, "goes on", as_json=as_json)
+    engine = session.database()
+    submit.ring(
+        session.settings(), "train" if jobs.get(engine, job)["kind"] == "train" else "score"
+    )
+
+
+def _change(
+    change: Callable[[sa.Connection, int, str, str | None], None],
+    job: int,
+    reason: str | None,
+    said: str,
+    *,
+    as_json: bool,
+) -> None:
+    engine, who = session.database(), session.who()
+    database.write(engine, lambda connection: change(connection, job, who, reason))
+    if as_json:
+        output.emit(dict(jobs.progress(engine, job)), as_json=True)
+    else:
+        click.echo(f"job {job} {said}")
+
+
+@click.command("retry")
+@click.argument("job", type=JOB)
+@click.option(
+    "--failed-only", is_flag=True,
+    help="Only the items that are in error or have no outcome.",
+)  # fmt: skip
+@click.option(
+    "--max-errors", callback=submit.budget, metavar="5%|N",
+    help="Another error budget than that job had.",
+)  # fmt: skip
+@submit.options
+@click.pass_context
+def retry(
+    ctx: click.Context,
+    job: int,
+    failed_only: bool,
+    max_errors: str | None,
+    wait: bool,
+    local: bool,
+    later: bool,
+    priority: int,
+    key: str | None,
+    as_json: bool,
+) -> None:
+    """Do a job again that has ended, as a new job with the same sources, model and options.
+
+    Final states are final: the old job keeps its state and its rows, and the new one names it as
+    its parent. What was scored is answered from the database, unless that job was forced.
+
+    \b
+    Examples:
+      pneumoq jobs retry 5 --failed-only --wait
+      pneumoq jobs retry 5 --max-errors 20%
+    """
+    settings, engine, who = session.settings(), session.database(), session.who()
+    kind = jobs.get(engine, job)["kind"]
+    changes: dict[str, Any] = {"key": key or submit.once()}
+    if max_errors is not None:
+        changes["max_errors"] = max_errors
+    if ctx.get_parameter_source("priority") is not ParameterSource.DEFAULT:
+        changes["priority"] = priority
+
+    def make(connection: sa.Connection) -> int:
+        return control.retry(connection, job, who, failed_only=failed_only, **changes)
+
+    ctx.exit(
+        submit.submit(
+            settings, engine, kind, make,
+            spec=None, key=key, wait=wait, local=local, later=later, as_json=as_json,
+        )
+    )  # fmt: skip
+
+
+def _age(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,5})([hdw])", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no age; write it like 90d, 12h or 8w")
+    return timedelta(days=int(found[1]) * UNITS[found[2]])
+
+
+@click.command("purge")
+@click.option(
+    "--older-than", "age", required=True, callback=_age, metavar="AGE",
+    help="Age since the job ended: 90d, 12h or 8w.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say which jobs it would be.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output.json_option
+def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove the outcomes of old scoring jobs that have ended; the jobs and their sums stay.
+
+    Predictions, refusals, errors, maps and labels of those jobs are gone for good, and films are
+    not answered from them any more. Export first what is to be kept.
+
+    \b
+    Examples:
+      pneumoq jobs purge --older-than 90d --dry-run
+      pneumoq jobs purge --older-than 90d --yes
+    """
+    from db import purge as purging
+
+    engine = session.database()
+    found = purging.candidates(engine, age)
+    ids = [row["id"] for row in found]
+    if as_json and (dry_run or not found):
+        output.emit({"jobs": ids, "purged": False}, as_json=True)
+        return
+    if not found:
+        click.echo("no scoring job ended that long ago", err=True)
+        return
+    if not as_json:
+        output.table(
+            [
+                {"job": row["id"], "items": row["planned_items"], "ended": row["finished_at"]}
+                for row in found
+            ],
+            ["job", "items", "ended"],
+        )
+    if dry_run:
+        click.echo("Nothing was removed; leave --dry-run out to do it.")
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise errors.Failure("this removes rows for good: add --yes to mean it")
+        click.confirm(f"Remove the outcomes of {len(found)} jobs for good?", abort=True, err=True)
+    gone = purging.purge(engine, age, session.who())
+    if as_json:
+        output.emit({"jobs": ids, "purged": True, "items": gone.items}, as_json=True)
+    else:
+        jobs_ = "job is" if gone.jobs == 1 else "jobs are"
+        click.echo(f"{gone.jobs} {jobs_} purged of {gone.items:,} items")
+
+
+COMMANDS = (cancel, pause, resume, retry, purge)

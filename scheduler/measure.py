@@ -1,0 +1,262 @@
+"""Stages of scoring, each measured by itself on this machine with the parts that workers use.
+
+Decoding runs in the workers' own decoder processes, inference in their engine, writing through
+`results.commit`. Knows nothing of the queue or the terminal; `scratch.py` measures all of it
+together, as a real job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+
+from db import database, jobs, leases, results
+from db.results import Cam, Prediction
+from scheduler.survey import Located
+from trainer.card import Card
+from worker import decoders
+from worker.config import Settings
+from worker.decoders import Decoded, Decoders, Film
+from worker.engine import Engine, Pending, open_engine
+
+#: Films that go through before a measurement of decoding begins.
+WARM_FILMS = 64
+#: Batches that are computed before a measurement of inference begins.
+WARM_BATCHES = 4
+#: Films whose pixels have room at once, per decoder process: more than it can have waiting.
+ROOM = 4 * decoders.MOST
+#: Writing is measured on this many shards of this many films; the size is that of a large job's.
+WRITE_SHARDS, WRITE_FILMS = 16, 1024
+#: A map as a ResNet18 at 224 px leaves it, kept for every fourth film.
+CAM = Cam(height=7, width=7, low=-4.0, high=9.0, data=bytes(range(49)))
+
+
+class Decoding:
+    """Decoder processes over films that go round and round."""
+
+    def __init__(
+        self, settings: Settings, card: Card, films: Sequence[Located], accept: Sequence[str] = ()
+    ) -> None:
+        self._card = card
+        self._films = films
+        self._accept = tuple(accept)
+        self._next = 0
+        bytes_each = card.size * card.size
+        self._room = [n * bytes_each for n in range(ROOM * settings.decoders)]
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._decoders = Decoders(
+            settings.decoders,
+            len(self._room) * bytes_each,
+            deadline_s=settings.film_deadline_s,
+            limit_mb=settings.film_memory_mb,
+        )
+        self._decoders.selector.register(self._wake_fd, selectors.EVENT_READ)
+
+    @property
+    def count(self) -> int:
+        """Films of one round."""
+        return len(self._films)
+
+    def wake(self) -> None:
+        """Let `run` ask `may` again; another thread may call it."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def run(
+        self,
+        count: int,
+        *,
+        may: Callable[[], bool] = lambda: True,
+        done: Callable[[Decoded], None] = lambda decoded: None,
+    ) -> float:
+        """Decode the next `count` films; the seconds it took.
+
+        `may` is asked before each film is handed out, and `done` told of each that came through.
+        """
+        given = through = 0
+        started = time.perf_counter()
+        while through < count:
+            films: list[Film] = []
+            while given < count and self._room and self._decoders.wants(len(films)) and may():
+                films.append(self._film(self._room.pop()))
+                given += 1
+            self._decoders.give(films)
+            for decoded in self._decoders.collect(0.25):
+                self._room.append(decoded.film.offset)
+                through += 1
+                done(decoded)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
+        return time.perf_counter() - started
+
+    def _film(self, offset: int) -> Film:
+        number = self._next % len(self._films)
+        self._next += 1
+        place, member = self._films[number]
+        return Film(
+            token=number,
+            place=place,
+            member=member,
+            rule=self._card.film_rule,
+            size=self._card.size,
+            offset=offset,
+            accept=self._accept,
+        )
+
+    def close(self) -> None:
+        """End the processes."""
+        self._decoders.close()
+        os.close(self._wake_fd)
+
+
+class Inference:
+    """An engine that is kept busy with batches; what the pixels are makes no difference to it."""
+
+    def __init__(self, settings: Settings, model: Path, precision: str) -> None:
+        self.engine: Engine = open_engine(
+            model, batch=settings.batch, threads=settings.engine_threads, precision=precision
+        )
+        card, chance = self.engine.card, np.random.default_rng(0)
+        shape = (self.engine.batch, 1, card.size, card.size)
+        # One block for each batch that may be pending, and one that is being handed over.
+        self._blocks = [
+            chance.integers(0, 256, shape, np.uint8) for _ in range(self.engine.depth + 1)
+        ]
+
+    def run(
+        self,
+        batches: int,
+        *,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
+    ) -> float:
+        """Compute so many batches; the seconds it took.
+
+        `before` is called ahead of each batch, `after` when its answer is there.
+        """
+        pending: deque[Pending] = deque()
+        started = time.perf_counter()
+        for number in range(batches):
+            if len(pending) == self.engine.depth:
+                pending.popleft().result()
+                after()
+            before()
+            pending.append(self.engine.submit(self._blocks[number % len(self._blocks)]))
+        while pending:
+            pending.popleft().result()
+            after()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.close()
+
+
+def both(decoding: Decoding, inference: Inference, films: int) -> float:
+    """Decode and compute so many films at the same time; the seconds until both are through.
+
+    The two share the machine and a count, and nothing else: a batch is computed once as many films
+    have been decoded, and decoding is never further ahead than a worker's memory would let it.
+    """
+    batch = inference.engine.batch
+    batches = -(-films // batch)
+    decoded = threading.Semaphore(0)
+    room = threading.Semaphore((inference.engine.depth + 3) * batch)
+    ended: list[BaseException] = []
+
+    def before() -> None:
+        for _ in range(batch):
+            decoded.acquire()
+
+    def after() -> None:
+        room.release(batch)
+        decoding.wake()
+
+    def compute() -> None:
+        try:
+            inference.run(batches, before=before, after=after)
+        except BaseException as error:  # noqa: BLE001  # raised below, in the thread that called
+            ended.append(error)
+            room.release(batches * batch)
+            decoding.wake()
+
+    thread = threading.Thread(target=compute, name="inference")
+    started = time.perf_counter()
+    thread.start()
+    try:
+        decoding.run(
+            batches * batch,
+            may=lambda: room.acquire(blocking=False),
+            done=lambda _: decoded.release(),
+        )
+    finally:
+        decoded.release(batches * batch)  # should decoding have ended early, it must not wait
+        thread.join()
+    if ended:
+        raise ended[0]
+    return time.perf_counter() - started
+
+
+class Writing:
+    """Outcomes as a worker commits them, into a database that is thrown away afterwards."""
+
+    def __init__(self, engine: sa.Engine, model_id: int, precision: str, name: str) -> None:
+        self._engine = engine
+        self._model_id = model_id
+        self._precision = precision
+        self._name = name
+
+    def run(self) -> float:
+        """Commit the shards of one job; the seconds that the commits took."""
+        seconds = 0.0
+        for shard in self._plan():
+            outcomes = [self._outcome(shard.first_item + n) for n in range(shard.n_items)]
+            started = time.perf_counter()
+            database.write(self._engine, partial(results.commit, shard=shard, outcomes=outcomes))
+            seconds += time.perf_counter() - started
+            database.write(
+                self._engine, partial(jobs.close_if_done, job_id=shard.job_id, who="bench")
+            )
+        return seconds
+
+    def _plan(self) -> Iterator[leases.Shard]:
+        source = {"uri": "/films", "kind": "folder", "fingerprint": "/films", "content_id": None}
+
+        def plan(connection: sa.Connection) -> None:
+            jobs.submit(
+                connection, kind="score", spec={}, submitted_by="bench", model_id=self._model_id,
+                precision=self._precision, priority=100, source_rows=[source],
+            )  # fmt: skip
+            claimed = jobs.claim(connection, "score", "bench", 3600.0)
+            assert claimed is not None
+            new = leases.NewShard(source_no=0, n_items=WRITE_FILMS, listing=b"")
+            leases.add(connection, claimed.lease, [new] * WRITE_SHARDS)
+            jobs.planned(connection, claimed.lease, {})
+
+        database.write(self._engine, plan)
+        for _ in range(WRITE_SHARDS):
+            shard = database.write(self._engine, lambda c: leases.claim(c, "bench", 3600.0))
+            assert shard is not None
+            yield shard
+
+    def _outcome(self, item_no: int) -> Prediction:
+        positive = item_no % 4 == 0
+        return Prediction(
+            item_no=item_no,
+            name=f"{self._name}-{item_no}",
+            label_no=int(positive),
+            probability=(item_no % 997) / 997,
+            positive=positive,
+            ood=1.0,
+            cam=CAM if positive else None,
+            content=os.urandom(16),
+        )

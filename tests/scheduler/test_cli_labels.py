@@ -1,0 +1,171 @@
+"""labels: files as people have them are understood, or refused in one line that names the place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database, leases, results
+from db.results import Prediction
+from scheduler import session
+from tests.scheduler import rows
+from tests.scheduler.console import only_line, run
+
+#: What the model says of ten films, and what is true; two of ten are called wrongly.
+SAID = [0.9, 0.8, 0.7, 0.3, 0.6, 0.2, 0.1, 0.1, 0.1, 0.1]
+TRUTH = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+CLASS = ("NORMAL", "PNEUMONIA")
+
+
+@pytest.fixture
+def job(engine: sa.Engine, tmp_path: Path) -> int:
+    """A job of ten films whose truth is known."""
+    number = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 10)
+
+    def work(connection: sa.Connection) -> None:
+        shard = leases.claim(connection, rows.WORKER, rows.LEASE_S)
+        assert shard is not None
+        outcomes = [
+            Prediction(n, f"ward {n % 2}/film {n}.png", int(p >= 0.4), p, p >= 0.4)
+            for n, p in enumerate(SAID)
+        ]
+        results.commit(connection, shard, outcomes)
+
+    database.write(engine, work)
+    return number
+
+
+def write(file: Path, header: str, separator: str = ",", encoding: str = "utf-8") -> Path:
+    """A file with a line per film."""
+    lines = [header.replace(",", separator)]
+    lines += [f"ward {n % 2}/film {n}.png{separator}{CLASS[t]}" for n, t in enumerate(TRUTH)]
+    file.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("header", "separator", "encoding"),
+    [
+        ("name,label", ",", "utf-8"),
+        ("path,class", ";", "utf-8-sig"),
+        ("File,Truth", "\t", "utf-8"),
+        (" Image , Finding ", ",", "utf-8"),
+    ],
+)
+def test_the_usual_headers_are_recognised(
+    job: int, tmp_path: Path, header: str, separator: str, encoding: str
+) -> None:
+    file = write(tmp_path / "truth.csv", header, separator, encoding)
+    result = run("labels", "import", file, "--job", job, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["rows"], answer["labelled"], answer["unknown"]) == (10, 10, 0)
+    found = answer["metrics"]
+    assert (found["n_films"], found["positives"], found["negatives"]) == (10, 4, 6)
+    assert (found["sensitivity"], found["specificity"]) == (0.75, pytest.approx(5 / 6))
+    assert found["accuracy"] == pytest.approx(0.8)
+
+
+def test_the_metrics_are_shown_with_their_number_of_films(job: int, tmp_path: Path) -> None:
+    file = write(tmp_path / "truth.csv", "name,label")
+    text = run("labels", "import", file, "--job", job).stdout
+    table = [line.split() for line in text.splitlines()]
+    assert ["sensitivity", "0.75", "4"] in table
+    assert ["specificity", "0.833333", "6"] in table
+    assert "10 labelled predictions, 4 positive and 6 negative" in text
+    assert "Research software, not a medical device." in text
+    shown = run("labels", "show", job).stdout
+    assert shown == text[text.index("metric") :]
+    assert "By the labels that were brought in" in run("jobs", "show", job).stdout
+    assert json.loads(run("jobs", "show", job, "--json").stdout)["evaluation"]["n_films"] == 10
+
+
+def test_columns_of_other_names_can_be_named(job: int, tmp_path: Path) -> None:
+    file = write(tmp_path / "truth.csv", "id,diagnosis")
+    words = ("labels", "import", file, "--job", job)
+    line = only_line(run(*words).stderr)
+    assert "--name-column" in line and "'id', 'diagnosis'" in line
+    result = run(*words, "--name-column", "id", "--label-column", "diagnosis", "--json")
+    assert json.loads(result.stdout)["labelled"] == 10
+    absent = run(*words, "--name-column", "id", "--label-column", "dx")
+    assert "no column 'dx'" in only_line(absent.stderr)
+
+
+def test_item_numbers_are_names_too(job: int, tmp_path: Path) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_text("item_no,label\n0,PNEUMONIA\n9,NORMAL\n99,NORMAL\n5,\n")
+    result = run("labels", "import", file, "--job", job, "--json")
+    answer = json.loads(result.stdout)
+    assert (answer["rows"], answer["labelled"], answer["unknown"]) == (3, 2, 1)
+    assert answer["metrics"]["unlabelled"] == 8
+
+
+def test_what_was_not_matched_is_counted_and_named(job: int, tmp_path: Path) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_text(
+        "name,label\nward 0/film 0.png,PNEUMONIA\nfilm 1.png,NORMAL\n"
+        "ward 0/film 2.png,NORMAL\nward 0/film 2.png,PNEUMONIA\n"
+    )
+    text = run("labels", "import", file, "--job", job).stdout
+    assert "unknown       1  (no item of the job has the name): film 1.png" in text
+    assert "contradicted  1" in text
+
+
+def test_labels_that_match_nothing_are_an_error_that_says_how_names_look(
+    job: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_text("name,label\nfilm 1.png,NORMAL\n")
+    result = run("labels", "import", file, "--job", job)
+    assert result.exit_code == 2
+    assert "SELECT name FROM v_predictions" in only_line(result.stderr)
+    result = run("labels", "show", job)
+    assert result.exit_code == 2
+    assert "pneumoq labels import" in only_line(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"name,label\nward 0/film 0.png,SICK\n", "its classes are NORMAL, PNEUMONIA"),
+        (b"name,label\nward 0/film 0.png\n", "row 2: 1 fields where the header has 2"),
+        (b"item_no,label\nfirst,NORMAL\n", "'first' is no item number"),
+        (b"name,label\nw\xe4rd,NORMAL\n", "save it as UTF-8"),
+        (b'name,label\n"open,NORMAL\n' + b"x" * 70_000, "is no CSV"),
+        (b"PK\x03\x04\x00\x00,x\n", "which column names the films?"),
+    ],
+)
+def test_a_file_that_is_no_table_of_labels_is_one_line(
+    engine: sa.Engine, job: int, tmp_path: Path, content: bytes, says: str
+) -> None:
+    file = tmp_path / "truth.csv"
+    file.write_bytes(content)
+    result = run("labels", "import", file, "--job", job)
+    assert result.exit_code == 2
+    assert says in only_line(result.stderr)
+    with database.reading(engine) as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM labels")).scalar() == 0
+
+
+def test_labels_again_replace_and_say_who_brought_them(
+    engine: sa.Engine, job: int, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "truth.csv", "name,label")
+    for _ in range(2):
+        assert run("labels", "import", file, "--job", job).exit_code == 0
+    with database.reading(engine) as connection:
+        found = connection.execute(sa.text("SELECT imported_by FROM labels")).scalars().all()
+    assert found == [session.who()] * 10
+
+
+def test_labels_are_for_scoring_jobs_that_exist(engine: sa.Engine, tmp_path: Path) -> None:
+    file = write(tmp_path / "truth.csv", "name,label")
+    training = rows.a_queued_job(engine, "train")
+    for number in (training, 4711):
+        assert run("labels", "import", file, "--job", number).exit_code == 2
+        assert run("labels", "show", number).exit_code == 2
+    assert run("labels", "import", tmp_path / "absent.csv", "--job", training).exit_code == 2

@@ -1,0 +1,210 @@
+"""score: what is submitted for what was typed, and what is refused before it is."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db import database, jobs, models
+from tests.scheduler import rows
+from tests.scheduler.console import only_line, run
+
+
+@pytest.fixture
+def model(engine: sa.Engine, tmp_path: Path) -> int:
+    """A registered model."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return rows.a_model(engine, folder)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """A folder of things that are called films."""
+    for name in ("a/one.png", "a/two.png", "b/three.jpeg", "b/notes.txt"):
+        file = tmp_path / "films" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"\x89PNG" + name.encode())
+    return tmp_path / "films"
+
+
+def submitted(*words: Any) -> dict[str, Any]:
+    """The row of the job that a command submits, with its sources."""
+    result = run("score", *words, "--later", "--json")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(run("jobs", "show", json.loads(result.stdout)["job_id"], "--json").stdout)
+    assert isinstance(shown, dict)
+    return shown
+
+
+def uris(job: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(source["kind"], source["uri"]) for source in job["sources"]]
+
+
+def refusal(*words: Any) -> str:
+    """The one line that a command is refused with."""
+    result = run("score", *words, "--later")
+    assert result.exit_code == 2, result.output
+    return result.stderr.splitlines()[-1]
+
+
+def test_sources_keep_their_order_and_may_repeat(model: int, films: Path) -> None:
+    with zipfile.ZipFile(films / "c.zip", "w") as packed:
+        packed.writestr("x.png", b"x")
+    (films / "list.txt").write_text("a/one.png\n")
+    job = submitted(films / "b", films / "c.zip", films / "b", "--list", films / "list.txt")
+    assert uris(job) == [
+        ("folder", str(films / "b")),
+        ("zip", str(films / "c.zip")),
+        ("folder", str(films / "b")),
+        ("list", str(films / "list.txt")),
+    ]
+    assert job["spec"]["sources"] == [uri for _, uri in uris(job)]
+    assert job["sources"][1]["content_id"].startswith("zip:")
+    assert job["sources"][0]["content_id"] is None
+
+
+def test_a_path_with_wildcards_is_a_pattern_unless_it_is_there(model: int, films: Path) -> None:
+    assert uris(submitted(films / "**/*.png")) == [("glob", f"{films}/**/*.png")]
+    odd = films / "[2026]"
+    odd.mkdir()
+    (odd / "x.png").touch()
+    assert uris(submitted(odd)) == [("folder", str(odd))]
+
+
+def test_a_list_alone_is_enough(model: int, films: Path) -> None:
+    (films / "films.csv").write_text("id,path\n1,a/one.png\n2,b/three.jpeg\n")
+    assert uris(submitted("--list", films / "films.csv")) == [("list", str(films / "films.csv"))]
+
+
+def test_options_are_kept_as_they_were_given(model: int, films: Path) -> None:
+    job = submitted(
+        films, "--accept", "lateral", "--accept", "colour", "--accept", "lateral", "--hash-names",
+        "--force", "--max-errors", "2.5%", "--keep-cam", "all", "--precision", "fp32",
+    )  # fmt: skip
+    spec = job["spec"]
+    assert spec["accept"] == ["colour", "lateral"]
+    assert (spec["hash_names"], spec["force"], spec["max_errors"]) == (True, True, "2.5%")
+    assert (spec["keep_cam"], job["precision"]) == ("all", "fp32")
+    plain = submitted(films)
+    assert plain["spec"]["accept"] == [] and "max_errors" not in plain["spec"]
+    assert not plain["spec"]["force"] and not plain["spec"]["hash_names"]
+
+
+def test_the_fastest_precision_that_passed_its_gate_is_pinned(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    best = models.best_precision(engine, model)
+    result = run("score", films, "--later")
+    assert f"Model {model} (first) computes in {best}, the fastest" in result.stderr
+    assert jobs.get(engine, 1)["precision"] == best
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_precision_that_did_not_pass_its_gate_is_refused(
+    model: int, films: Path, precision: str
+) -> None:
+    line = refusal(films, "--precision", precision)
+    assert f"may not be computed in {precision}" in line
+    assert f"pneumoq models show {model}" in line
+
+
+@pytest.mark.parametrize("budget", ["0", "100", "5%", "0.1%", "100%"])
+def test_every_error_budget_that_means_something_is_taken(
+    model: int, films: Path, budget: str
+) -> None:
+    assert submitted(films, "--max-errors", budget)["spec"]["max_errors"] == budget
+
+
+@pytest.mark.parametrize("budget", ["-1", "101%", "5 percent", "%", "many", "1.5"])
+def test_an_error_budget_that_means_nothing_is_refused(
+    engine: sa.Engine, model: int, films: Path, budget: str
+) -> None:
+    assert "error budget" in refusal(films, "--max-errors", budget)
+    assert jobs.recent(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "give a folder, an archive or films, or --list FILE"),
+        (("nowhere",), "no such file or folder"),
+        (("s3://bucket/films",), "no such file or folder"),
+        (("--list", "nowhere.txt"), "no such file"),
+        (("--list", "."), "without --list"),
+        (("*.dcm",), "no file matches"),
+        (("--accept", "sideways", "a"), "'sideways' is not one of"),
+        (("--precision", "fp8", "a"), "'fp8' is not one of"),
+        (("--model", "nobody", "a"), "there is no model 'nobody'"),
+        (("--list", "empty.txt"), "empty"),
+        (("--list", "blank.txt"), "names no file"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line_that_says_what_to_do(
+    engine: sa.Engine, model: int, films: Path, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], says: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(films)
+    (films / "empty.txt").touch()
+    (films / "blank.txt").write_text("\n\n")
+    assert says in refusal(*words)
+    assert jobs.recent(engine) == []
+
+
+def test_the_same_command_with_a_key_is_the_same_job(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    words = ("score", films, "--later", "--key", "monday")
+    assert run(*words).exit_code == 0
+    again = run(*words)
+    assert again.exit_code == 0
+    assert "The key monday is that of job 1, which is queued" in again.stderr
+    assert "pneumoq jobs watch 1" in again.stdout
+    assert json.loads(run(*words, "--json").stdout)["job_id"] == 1
+    assert len(jobs.recent(engine)) == 1
+
+
+def test_a_key_does_not_stand_for_another_command(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    run("score", films, "--later", "--key", "monday")
+    for words in ((films / "a",), (films, "--force"), (films, "--accept", "lateral")):
+        assert "which has other sources or options" in refusal(*words, "--key", "monday")
+    assert len(jobs.recent(engine)) == 1
+
+
+def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    run("score", films, "--later", "--key", "monday")
+    database.write(engine, lambda c: jobs.cancel(c, 1, "tester@here"))
+    again = run("score", films, "--key", "monday")
+    assert again.exit_code == 0
+    assert "job 1, which is cancelled" in again.stderr
+
+
+def test_a_broker_that_is_away_keeps_the_job(engine: sa.Engine, model: int, films: Path) -> None:
+    rows.a_worker(engine, "score")
+    result = run("score", films)
+    assert result.exit_code == 0
+    assert "The broker does not answer; the job is kept" in result.stderr
+    assert jobs.get(engine, 1)["state"] == "queued"
+
+
+def test_who_submitted_a_job_is_told(engine: sa.Engine, model: int, films: Path) -> None:
+    from scheduler import session
+
+    assert submitted(films)["submitted_by"] == session.who()
+    assert session.who() in run("jobs", "ls").stdout
+
+
+def test_nothing_is_said_twice_where_nobody_listens(model: int, films: Path) -> None:
+    result = run("score", films)
+    assert result.exit_code == 2
+    assert "no worker listens" in only_line(result.stderr)
+    assert result.stdout == ""
