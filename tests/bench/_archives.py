@@ -100,18 +100,9 @@ def write(path: Path, count: int, films: Sequence[Film], suffixes: Sequence[str]
             _END64.pack(b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, len(directory), offset)
         )
         target.write(_LOCATOR.pack(b"PK\x06\x07", 0, end, 1))
-        target.write(
-            _END.pack(
-                b"PK\x05\x06",
-                0,
-                0,
-                min(count, 0xFFFF),
-                min(count, 0xFFFF),
-                min(len(directory), 0xFFFFFFFF),
-                min(offset, 0xFFFFFFFF),
-                0,
-            )  # fmt: skip
-        )
+        last = (0, 0, min(count, 0xFFFF), min(count, 0xFFFF))
+        sizes = (min(len(directory), 0xFFFFFFFF), min(offset, 0xFFFFFFFF), 0)
+        target.write(_END.pack(b"PK\x05\x06", *last, *sizes))
     partial.rename(path)
 
 

@@ -125,7 +125,7 @@ def _quality(image: Image.Image) -> int:
     tables = getattr(image, "quantization", None)
     if not tables:
         return 90
-    mean = sum(tables[0]) / 64
+    mean = float(sum(tables[0])) / 64
     # Annex K's luma table has a mean of 57.6; libjpeg scales it by (200 - 2 × quality) %.
     scale = mean / 57.6 * 100
     return round(min(max((200 - scale) / 2 if scale <= 100 else 5000 / scale, 50), 100))
