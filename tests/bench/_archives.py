@@ -70,14 +70,16 @@ def tiny(size: int) -> list[Film]:
     return made
 
 
-def write(path: Path, count: int, films: Sequence[Film], suffixes: Sequence[str]) -> None:
-    """Write a zip of `count` stored members, made by each of `films` in turn."""
+def write(
+    path: Path, count: int, films: Sequence[Film], suffixes: Sequence[str], first: int = 0
+) -> None:
+    """Write a zip of `count` stored members, numbered from `first`, of each of `films` in turn."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as target:
         offset, directory = 0, bytearray()
         pending: list[bytes] = []
         waiting = 0
-        for name, data in _members(count, films, suffixes):
+        for name, data in _members(range(first, first + count), films, suffixes):
             crc, size = zlib.crc32(data), len(data)
             header = _LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, _DATE, crc, size, size, len(name), 0)
             far = offset >= 0xFFFFFFFF
@@ -107,9 +109,9 @@ def write(path: Path, count: int, films: Sequence[Film], suffixes: Sequence[str]
 
 
 def _members(
-    count: int, films: Sequence[Film], suffixes: Sequence[str]
+    numbers: range, films: Sequence[Film], suffixes: Sequence[str]
 ) -> Iterator[tuple[bytes, bytes]]:
-    for n in range(count):
+    for n in numbers:
         which = n % len(films)
         suffix = suffixes[which % len(suffixes)]
         yield f"ward{n // 1000:04d}/film{n:07d}{suffix}".encode(), films[which](n)

@@ -155,10 +155,10 @@ def main() -> int:
     kinds = given.database or ["sqlite", "postgresql"]
     claims = _report.Claims()
     with _site.cache(given.cache) as folder:
-        source, warm = folder / f"tiny-{items}.zip", folder / f"warm-{WARM}.zip"
-        for path, count in ((source, items), (warm, WARM)):
+        source, warm = folder / f"tiny-{items}.zip", folder / f"warm-{items}.zip"
+        for path, count, first in ((source, items, 0), (warm, WARM, items)):
             if not path.exists():
-                _archives.write(path, count, _archives.tiny(SIZE), (".jpg", ".png"))
+                _archives.write(path, count, _archives.tiny(SIZE), (".jpg", ".png"), first)
         size = source.stat().st_size
         print(f"{items:,} films of {SIZE} × {SIZE} pixels in a zip of {size / 1e6:,.0f} MB\n")
         _report.table(
