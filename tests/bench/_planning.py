@@ -1,0 +1,55 @@
+"""One process that plans one job and ends: what planning takes, without scoring beside it.
+
+    python -m tests.bench._planning      # settings from PNEUMOQ_…; prints JSON
+
+The planner is the worker's own, with its heartbeat and its bells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+from db import database, jobs, workers
+from tests.bench import _memory
+from worker import bell, config
+from worker.heartbeat import Heartbeat
+from worker.planning import Planner
+
+
+def main() -> None:
+    """Plan the oldest job that waits for it."""
+    settings = config.load()
+    engine = database.connect(settings.database_url)
+    database.write(
+        engine,
+        lambda c: workers.hello(
+            c, "planner", host="here", pid=os.getpid(), queues="score", engine=None, versions={}
+        ),
+    )
+    heartbeat = Heartbeat(engine, "planner", lease_s=settings.lease_s)
+    heartbeat.start()
+    before = _memory.resident_mb(os.getpid())
+    began = time.monotonic()
+    claimed = database.write(engine, lambda c: jobs.claim(c, "score", "planner", settings.lease_s))
+    assert claimed is not None, "no job waits to be planned"
+    heartbeat.hold(claimed.lease)
+    planner = Planner(
+        engine,
+        claimed,
+        heartbeat,
+        threading.Event(),
+        lambda times: bell.ring(settings, "score", times),
+        lambda: None,
+    )
+    planner.join()
+    seconds = time.monotonic() - began
+    heartbeat.end()
+    peak = _memory.resident_mb(os.getpid(), "VmHWM")
+    print(json.dumps({"seconds": seconds, "before_mb": before, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()
