@@ -224,7 +224,10 @@ def test_a_shard_that_is_given_up_makes_one_error_row_per_item(database: sa.Engi
     job_id = given.running(database, items=3)
     shard = given.claimed(database)
 
-    write(database, lambda c: results.give_up(c, shard, ["a", "b", "c"], "worker_died", "workers died"))
+    write(
+        database,
+        lambda c: results.give_up(c, shard, ["a", "b", "c"], "worker_died", "workers died"),
+    )
 
     with reading(database) as connection:
         rows = connection.execute(
@@ -249,7 +252,9 @@ def test_a_shard_cannot_be_given_up_with_some_of_its_names(database: sa.Engine) 
     shard = given.claimed(database)
 
     with pytest.raises(ValueError, match="3 items, but 2 names"):
-        write(database, lambda c: results.give_up(c, shard, ["a", "b"], "worker_died", "workers died"))
+        write(
+            database, lambda c: results.give_up(c, shard, ["a", "b"], "worker_died", "workers died")
+        )
 
     assert given.one(database, shards).state == "leased"
 
