@@ -242,7 +242,7 @@ def _pixels_message(mode: str) -> str:
 
 def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
     """The FilmError for what a decoder said about damaged data."""
-    said = str(error)
+    said = re.sub(r" <_io.*>", "", str(error))
     if "out of memory" in said:
         raise MemoryError from error
     if isinstance(error, Image.DecompressionBombError):
