@@ -107,7 +107,8 @@ def measure(folder: Path, size: int) -> None:
             rule, least, whole = part[:, 1:4].mean(0)
             print(
                 f"{name:>10} {len(part):6} {rule:9.2f} {least:9.2f} {whole:9.2f}"
-                f" {rule / least:9.1%} {rule / whole:8.0%} {part[:, 4].mean():11.2f} {part[:, 5].max():8.0f}"
+                f" {rule / least:9.1%} {rule / whole:8.0%}"
+                f" {part[:, 4].mean():11.2f} {part[:, 5].max():8.0f}"
             )
 
 
