@@ -294,6 +294,8 @@ def _errors_of_images() -> _Made:
     yield "bomb.bmp", "too_large", bytes(bitmap)
     yield "cut.bmp", "truncated", encoded(gray, "BMP")[:9000]
     yield "cut.webp", "truncated", encoded(gray.convert("RGB"), "WEBP")[:700]
+    claim = b"WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\x3f" * 2 + bytes(20)
+    yield "bomb.webp", "too_large", b"RIFF" + struct.pack("<I", len(claim)) + claim
     yield "cut.gif", "truncated", encoded(gray, "GIF")[:5000]
 
 

@@ -1,18 +1,19 @@
-"""Damage: what image decoders pass over in silence, so that half a film would be scored.
+"""Damage: what Pillow passes over in silence or notices too late.
 
-Pillow leaves the rows black that a PNG's data does not reach, and takes any failure of WebP for the
-same one. Both are cheap to tell apart here.
+It leaves the rows black that a PNG's data does not reach, so that half a film would be scored, and
+it makes room for whatever a WebP claims to hold before it can be asked how much that is.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from PIL import Image
 
 from trainer.errors import FilmError
+from trainer.refusals import check_size
 
 #: Column and row at which each pass of an interlaced PNG starts, and its steps (PNG, section 8.2).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
@@ -22,12 +23,24 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
-def check_complete(data: bytes, kind: str) -> None:
-    """Raise FilmError(`truncated`) for a file that is shorter than it says itself."""
-    if kind == "WEBP" and len(data) < struct.unpack_from("<I", data, 4)[0] + 8:
+def check_webp(data: bytes, accept: Collection[str]) -> None:
+    """Raise FilmError for a WebP that is shorter than it says, or too large.
+
+    Pillow cannot be asked: to open a WebP it makes room for all its pixels.
+    """
+    if len(data) < max(30, struct.unpack_from("<I", data, 4)[0] + 8):
         raise FilmError(
             "truncated", f"the WebP image ends early ({len(data)} bytes); copy it again"
         )
+    if data[12:16] == b"VP8X":
+        width = 1 + int.from_bytes(data[24:27], "little")
+        height = 1 + int.from_bytes(data[27:30], "little")
+    elif data[12:16] == b"VP8L":
+        sides = int.from_bytes(data[21:25], "little")
+        width, height = 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<2H", data, 26))
+    check_size(width, height, accept)
 
 
 def check_rows(data: bytes, kind: str, image: Image.Image) -> None:

@@ -32,7 +32,10 @@ class FilmError(TrainerError, ValueError):
 
 
 class FilmRefused(FilmError):
-    """An intact image that is not a film to be scored."""
+    """An intact image that is not a film to be scored.
+
+    A code of `trainer.refusals.REFUSALS` may be accepted by the caller, who then gets its pixels.
+    """
 
 
 class DatasetError(TrainerError, ValueError):

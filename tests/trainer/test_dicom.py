@@ -18,7 +18,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
 from tests import hostile
-from trainer import content, film
+from trainer import content, film, pixels
+from trainer import dataset as datasets
 from trainer.errors import FilmError, FilmRefused
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
@@ -293,6 +294,27 @@ def test_nothing_that_identifies_is_in_a_message_about_a_document() -> None:
         film.decode(text, 64)
     assert "Zebedee" not in str(raised.value)
     assert "7781234" not in str(raised.value)
+
+
+def test_dicom_and_deep_films_can_be_trained_on_whatever_they_are_called(tmp_path: Path) -> None:
+    deeper = Image.fromarray(deep())
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / label).mkdir()
+        for i in range(8):
+            seeded = hostile.picture(seed=i + 10 * (label == "NORMAL"))
+            (tmp_path / label / f"patient{label}{i}").write_bytes(hostile.dicom(seeded))
+        (tmp_path / label / "patient90.dcm").write_bytes(
+            hostile.encoded(deeper, "PNG") + label.encode()
+        )
+        (tmp_path / label / "patient91.txt").write_bytes(
+            hostile.encoded(deeper, "TIFF") + label.encode()
+        )
+    (tmp_path / "NORMAL" / "patient92.dcm").write_bytes(hostile.dicom(ViewPosition="LL"))
+    found, made = pixels.decode(datasets.read(tmp_path), tmp_path / "pixels", size=64)
+    assert [(file.path, file.code) for file in found.left_out] == [
+        ("NORMAL/patient92.dcm", "lateral")
+    ]
+    assert len(made.row) == 20
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")

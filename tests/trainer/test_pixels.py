@@ -56,7 +56,7 @@ def test_a_broken_film_is_left_out_and_named_every_time(root: Path, tmp_path: Pa
 def test_a_folder_of_mostly_broken_films_is_refused(root: Path, tmp_path: Path) -> None:
     for number in range(6):
         (root / "NORMAL" / f"broken{number}.jpeg").write_bytes(b"GIF89a%d" % number)
-    with pytest.raises(DatasetError, match=r"6 of 38 films .*6 × unsupported_format"):
+    with pytest.raises(DatasetError, match=r"6 of 38 films .*6 × truncated"):
         pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
 
 
