@@ -80,7 +80,7 @@ class Machine(RuleBasedStateMachine):
             return list(connection.execute(statement).mappings())
 
     def all(self, table: str) -> list[sa.RowMapping]:
-        return self.rows(sa.select(T[table]))
+        return self.rows(sa.select(T[table]).order_by(*T[table].primary_key.columns))
 
     def job(self, which: int, *states: str) -> sa.RowMapping:
         """Any job; one in these states if there is one; a new one if there is none at all."""
@@ -95,7 +95,8 @@ class Machine(RuleBasedStateMachine):
         """A shard that somebody holds, else claimed now; or one that may be lost or done."""
         if late:
             return self.held[which % len(self.held)] if self.held else None
-        live = [shard for shard in self.held if self.still_held(shard)]
+        leased = self.leased()
+        live = [s for s in self.held if (s.job_id, s.shard_no, s.token) in leased]
         if live and which % 2:
             return live[which % len(live)]
         for _ in range(2):
@@ -110,7 +111,8 @@ class Machine(RuleBasedStateMachine):
         """A job that is being planned, else claimed now; or one whose lease may be lost."""
         if late:
             return self.claims[which % len(self.claims)] if self.claims else None
-        live = [claimed for claimed in self.claims if self.still_planner(claimed)]
+        leased = self.being_planned()
+        live = [c for c in self.claims if (c.lease.job_id, c.lease.token) in leased]
         if live:
             return live[which % len(live)]
         if not self.rows(sa.select(T["jobs"].c.id).where(T["jobs"].c.state == "queued")):
@@ -121,22 +123,26 @@ class Machine(RuleBasedStateMachine):
         return found
 
     def still_held(self, shard: Shard) -> bool:
+        return (shard.job_id, shard.shard_no, shard.token) in self.leased()
+
+    def leased(self) -> set[tuple[int, int, int]]:
+        """Job, number and token of the shards that somebody holds."""
         s, j = T["shards"], T["jobs"]
         found = self.rows(
-            sa.select(s.c.state, s.c.lease_token, j.c.state.label("job_state"))
+            sa.select(s.c.job_id, s.c.shard_no, s.c.lease_token)
             .join_from(s, j)
-            .where(s.c.job_id == shard.job_id, s.c.shard_no == shard.shard_no)
+            .where(s.c.state == "leased", j.c.state.in_(SCORING_JOB_STATES))
         )
-        return bool(found) and (
-            found[0]["state"] == "leased"
-            and found[0]["lease_token"] == shard.token
-            and found[0]["job_state"] in SCORING_JOB_STATES
-        )
+        return {(row["job_id"], row["shard_no"], row["lease_token"]) for row in found}
 
     def still_planner(self, claimed: jobs.Claimed) -> bool:
-        lease = claimed.lease
-        (row,) = self.rows(sa.select(T["jobs"]).where(T["jobs"].c.id == lease.job_id))
-        return row["lease_token"] == lease.token and row["state"] == "planning"
+        return (claimed.lease.job_id, claimed.lease.token) in self.being_planned()
+
+    def being_planned(self) -> set[tuple[int, int]]:
+        """Job and token of the jobs that somebody plans."""
+        j = T["jobs"]
+        found = self.rows(sa.select(j.c.id, j.c.lease_token).where(j.c.state == "planning"))
+        return {(row["id"], row["lease_token"]) for row in found}
 
     def expect(
         self, allowed: bool, work: Callable[[sa.Connection], Any], error: type[Exception]
@@ -470,19 +476,18 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost_or_done_twice(self) -> None:
+        seen = self.see()
         by_job: dict[int, list[sa.RowMapping]] = defaultdict(list)
-        shard, listing = T["shards"], T["shard_listings"]
-        for row in self.rows(
-            sa.select(shard, listing.c.listing).join_from(shard, listing, isouter=True)
-        ):
+        for row in seen["shards"]:
             by_job[row["job_id"]].append(row)
-        outcomes = self.seen_outcomes()
+        outcomes = self.seen_outcomes(seen)
         rollups: Counter[tuple[int, int]] = Counter()
-        for row in self.all("rollups"):
+        for row in seen["rollups"]:
             rollups[row["job_id"], row["shard_no"]] += row["n"]
-        for job in self.all("jobs"):
+        done = {row["job_id"]: row["done"] for row in seen["progress"]}
+        for job in seen["jobs"]:
             mine = sorted(by_job[job["id"]], key=lambda s: s["first_item"])
-            self.check_job(job, mine)
+            self.check_job(job, mine, done[job["id"]])
             if job["purged_at"] is not None:
                 assert not [key for key in outcomes if key[0] == job["id"]]
                 continue
@@ -504,23 +509,41 @@ class Machine(RuleBasedStateMachine):
                 for source_no, name in names:
                     assert name == _name(source_no, listed[source_no])
                     listed[source_no] += 1
-        self.check_reuse(outcomes)
+        self.check_reuse(seen, outcomes)
 
-    def seen_outcomes(self) -> dict[tuple[int, int], tuple[Any, ...]]:
+    def see(self) -> dict[str, list[sa.RowMapping]]:
+        """Everything there is, at one moment."""
+        shard, listing = T["shards"], T["shard_listings"]
+        selects: dict[str, sa.Executable] = {
+            name: sa.select(T[name])
+            for name in (*OUTCOMES, "jobs", "rollups", "films", "identities")
+        } | {
+            "shards": sa.select(shard, listing.c.listing).join_from(shard, listing, isouter=True),
+            "progress": sa.text("SELECT job_id, done FROM v_job_progress"),
+        }
+        with reading(self.engine) as connection:
+            return {
+                name: list(connection.execute(select).mappings())
+                for name, select in selects.items()
+            }
+
+    def seen_outcomes(
+        self, seen: dict[str, list[sa.RowMapping]]
+    ) -> dict[tuple[int, int], tuple[Any, ...]]:
         """All outcomes there are; none has changed, and none is there twice."""
         found: dict[tuple[int, int], tuple[Any, ...]] = {}
         for table in OUTCOMES:
-            for row in self.all(table):
+            for row in seen[table]:
                 key = (row["job_id"], row["item_no"])
                 assert key not in found, f"item {key} has two outcomes"
                 found[key] = (table, *row.values())
-        purged = {j["id"] for j in self.all("jobs") if j["purged_at"] is not None}
+        purged = {j["id"] for j in seen["jobs"] if j["purged_at"] is not None}
         for key, value in self.outcomes.items():
             assert found.get(key) == value or key[0] in purged, f"the outcome of {key} has changed"
         self.outcomes = dict(found)
         return found
 
-    def check_job(self, job: sa.RowMapping, mine: list[sa.RowMapping]) -> None:
+    def check_job(self, job: sa.RowMapping, mine: list[sa.RowMapping], done: int) -> None:
         state = job["state"]
         if job["id"] in self.ended:
             assert (state, job["reason"]) == self.ended[job["id"]], "a final state has changed"
@@ -537,10 +560,9 @@ class Machine(RuleBasedStateMachine):
             assert state == ("completed_with_errors" if errors else "completed")
         if state in ("paused", "queued"):
             assert not [s for s in mine if s["state"] == "leased"]
-        progress = jobs.progress(self.engine, job["id"])
         final = [s for s in mine if s["finished_at"] is not None]
-        assert progress["done"] == sum(s["n_items"] for s in final)
-        assert progress["items"] >= progress["done"]
+        assert done == sum(s["n_items"] for s in final)
+        assert done <= job["planned_items"]
 
     def check_shard(
         self,
@@ -567,9 +589,13 @@ class Machine(RuleBasedStateMachine):
         assert s["state"] != "dead" or s["n_errors"] == s["n_items"]
         assert rollups[s["job_id"], s["shard_no"]] == s["n_predictions"]
 
-    def check_reuse(self, outcomes: dict[tuple[int, int], tuple[Any, ...]]) -> None:
-        rows = {(p["job_id"], p["item_no"]): p for p in self.all("predictions")}
-        there = {j["id"] for j in self.all("jobs")}
+    def check_reuse(
+        self,
+        seen: dict[str, list[sa.RowMapping]],
+        outcomes: dict[tuple[int, int], tuple[Any, ...]],
+    ) -> None:
+        rows = {(p["job_id"], p["item_no"]): p for p in seen["predictions"]}
+        there = {j["id"] for j in seen["jobs"]}
         for p in rows.values():
             if p["reused_from_job"] is not None:
                 assert p["reused_from_job"] in there
@@ -577,10 +603,10 @@ class Machine(RuleBasedStateMachine):
                 if origin is not None:
                     assert origin["name"] == p["name"]
                     assert origin["reused_from_job"] is None, "a chain"
-        for film in self.all("films"):
+        for film in seen["films"]:
             origin = rows[film["job_id"], film["item_no"]]
             assert _content(origin["name"]) == bytes(film["content"])
-        for row in self.all("identities"):
+        for row in seen["identities"]:
             assert (row["job_id"], row["item_no"]) in outcomes
 
 
