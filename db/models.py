@@ -108,12 +108,7 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
         precision: _store(connection, model_id, precision, path)
         for precision, path in new.files.items()
     }
-    for engine in new.engines:
-        connection.execute(
-            sa.insert(engines).values(
-                **engine, sha256=digests[engine["precision"]], created_at=now()
-            )
-        )
+    _record_engines(connection, digests, new.engines)
     for split, metrics in new.evaluations.items():
         connection.execute(
             sa.insert(evaluations).values(
@@ -132,6 +127,77 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
         with suppress(IntegrityError), connection.begin_nested():
             move_alias(connection, CHAMPION, model_id, who, "the first model there is")
     return model_id
+
+
+def _record_engines(
+    connection: sa.Connection, digests: Mapping[str, str], tried: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows of the engines table, each with the file that its precision is computed from."""
+    for engine in tried:
+        file = {"bf16": "fp32"}.get(engine["precision"], engine["precision"])
+        if file in digests:  # a file that failed its gate is not kept, nor what it did
+            connection.execute(
+                sa.insert(engines).values(**engine, sha256=digests[file], created_at=now())
+            )
+
+
+def add_precisions(
+    connection: sa.Connection,
+    model_id: int,
+    files: Mapping[str, Path],
+    tried: Sequence[Mapping[str, Any]],
+    who: str,
+) -> None:
+    """Give a registered model files in further precisions, and record the engines tried on it.
+
+    `tried` is as `NewModel.engines`; an engine that was tried before is recorded anew. Raises
+    Conflict where the model has a file in one of the precisions already.
+    """
+    name = connection.execute(sa.select(models.c.name).where(models.c.id == model_id)).scalar()
+    if name is None:
+        raise NotFound(f"there is no model {model_id}; `pneumoq models ls` lists them")
+    kept = sa.select(model_files.c.precision, model_files.c.sha256).where(
+        model_files.c.model_id == model_id
+    )
+    digests = {row.precision: row.sha256 for row in connection.execute(kept)}
+    for precision in files:
+        if precision in digests:
+            raise Conflict(f"model {model_id} ({name}) has a {precision} file already")
+    for precision, path in files.items():
+        digests[precision] = _store(connection, model_id, precision, path)
+    for engine in tried:
+        connection.execute(
+            sa.delete(engines).where(
+                engines.c.sha256.in_(list(digests.values())),
+                *(
+                    engines.c[key] == engine[key]
+                    for key in ("backend", "backend_version", "device", "precision")
+                ),
+            )
+        )
+    _record_engines(connection, digests, tried)
+    if files:
+        _log(connection, model_id, who, "quantised", f"{name} has files in {', '.join(files)} too")
+
+
+def best_precision(engine: sa.Engine, model_id: int, backend: str = "openvino") -> str:
+    """The fastest precision of a model that passed its parity gate on this backend.
+
+    int8, else bf16, else fp32. A bf16 engine that passed did so on a processor that has bfloat16.
+    """
+    with database.reading(engine) as connection:
+        passed = set(
+            connection.execute(
+                sa.select(engines.c.precision)
+                .join(model_files, model_files.c.sha256 == engines.c.sha256)
+                .where(
+                    model_files.c.model_id == model_id,
+                    engines.c.backend == backend,
+                    engines.c.passed,
+                )
+            ).scalars()
+        )
+    return next((precision for precision in ("int8", "bf16") if precision in passed), "fp32")
 
 
 def _store(connection: sa.Connection, model_id: int, precision: str, path: Path) -> str:
@@ -256,7 +322,10 @@ def file_of(engine: sa.Engine, model_id: int, precision: str = "fp32") -> sa.Row
             .first()
         )
     if row is None:
-        raise NotFound(f"model {model_id} has no {precision} file")
+        raise NotFound(
+            f"model {model_id} has no {precision} file; "
+            f"`pneumoq models quantise {model_id} FOLDER` makes one"
+        )
     return row
 
 

@@ -31,14 +31,17 @@ class Answer:
     card: Card
 
 
-def classify(path: Path, model: Path, *, batch: int) -> Answer:
-    """Score one image file; raises FilmError where it is none, EngineError for the model."""
+def classify(path: Path, model: Path, *, batch: int, precision: str = "fp32") -> Answer:
+    """Score one image file in a precision, with the model file that it is computed from.
+
+    Raises FilmError where it is no film, EngineError for the model.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FilmError("unreadable", f"{path}: {error.strerror}") from error
     # One thread and the batch shape of scoring jobs, so that the answer is theirs to the last bit.
-    engine = open_engine(model, batch=batch, threads=1)
+    engine = open_engine(model, batch=batch, threads=1, precision=precision)
     card = engine.card
     pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
     try:

@@ -11,17 +11,19 @@ import sqlalchemy as sa
 
 from db import models
 from db.errors import NotFound
+from worker.engine import FILE_OF
 from worker.errors import EngineError
 
 
 def fetch(database: sa.Engine, home: Path, model_id: int, precision: str = "fp32") -> Path:
-    """The path of a model's file, brought here if it is not here yet or was damaged here.
+    """The path of the file that an engine of this precision is made from.
 
-    Raises EngineError where it cannot be had.
+    It is brought here if it is not here yet or was damaged here. Raises EngineError where it cannot
+    be had.
     """
     folder = home / "models"
     try:
-        sha256 = models.file_of(database, model_id, precision)["sha256"]
+        sha256 = models.file_of(database, model_id, FILE_OF[precision])["sha256"]
         path = folder / f"{sha256}.onnx"
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,6 @@
 from __future__ import annotations
 
 from worker.engine.base import Engine, Outputs, Pending
-from worker.engine.choose import describe, open_engine
+from worker.engine.choose import FILE_OF, describe, open_engine
 
-__all__ = ["Engine", "Outputs", "Pending", "describe", "open_engine"]
+__all__ = ["FILE_OF", "Engine", "Outputs", "Pending", "describe", "open_engine"]
