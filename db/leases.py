@@ -96,8 +96,8 @@ def add(
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == lease.job_id)
-        # Whoever comes this far has not tried in vain, whatever becomes of its worker.
-        .values(planned_items=items, planned_shards=count, attempts=0)
+        # Whoever comes this far has not tried in vain: the attempts are counted anew.
+        .values(planned_items=items, planned_shards=count, attempts=1)
     )
 
 
