@@ -62,12 +62,28 @@ class Shard:
     precision: str = "fp32"
 
 
-def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> None:
-    """Append shards to a job that this worker is planning, fenced by the planner's lease."""
+def add(
+    connection: sa.Connection,
+    lease: Lease,
+    new: Sequence[NewShard],
+    first_item: int | None = None,
+) -> None:
+    """Append shards to a job that this worker is planning, fenced by the planner's lease.
+
+    `first_item` is the number that their first item is to have. Where they are there already,
+    because they were committed but the answer was lost, they are not appended again.
+    """
     job_rows.fence(connection, lease)
     row = connection.execute(
         sa.select(jobs.c.planned_items, jobs.c.planned_shards).where(jobs.c.id == lease.job_id)
     ).one()
+    if first_item is not None and row.planned_items != first_item:
+        if row.planned_items == first_item + sum(shard.n_items for shard in new):
+            return
+        raise ValueError(
+            f"job {lease.job_id} has {row.planned_items} items, not {first_item}: somebody else "
+            "lists it too"
+        )
     job_id, items, count = lease.job_id, row.planned_items, row.planned_shards
     rows: list[bulk.Row] = []
     listings: list[bulk.Row] = []
@@ -80,7 +96,8 @@ def add(connection: sa.Connection, lease: Lease, new: Sequence[NewShard]) -> Non
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == lease.job_id)
-        .values(planned_items=items, planned_shards=count)
+        # Whoever comes this far has not tried in vain: the attempts are counted anew.
+        .values(planned_items=items, planned_shards=count, attempts=1)
     )
 
 

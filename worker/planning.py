@@ -231,7 +231,7 @@ class Planner:
             if not compressed and (
                 len(pending) >= FLUSH_SHARDS or time.monotonic() - flushed >= FLUSH_S
             ):
-                self._flush(pending)
+                self._flush(pending, items)
                 pending, flushed = [], time.monotonic()
         index = source.index()
         if index is not None or source.streams:
@@ -241,11 +241,15 @@ class Planner:
                     c, self._lease, source_no, index, streams=source.streams
                 ),
             )
-        self._flush(pending)
+        self._flush(pending, items)
 
-    def _flush(self, pending: list[NewShard]) -> None:
+    def _flush(self, pending: list[NewShard], listed: int) -> None:
+        """Write shards, the last of those whose items are `listed` so far."""
         if pending:
-            database.write(self._database, lambda c: leases.add(c, self._lease, pending))
+            first_item = listed - sum(shard.n_items for shard in pending)
+            database.write(
+                self._database, lambda c: leases.add(c, self._lease, pending, first_item)
+            )
             self._ring(len(pending))
             self._wake()
 

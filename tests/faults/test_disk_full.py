@@ -1,0 +1,90 @@
+"""The disk under the database fills up in the middle of a job, and has room again later."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.faults import harm
+from tests.site import Site, site
+from trainer.card import Card
+
+SOURCES = 25
+
+
+@contextmanager
+def _small_disk(megabytes: int) -> Iterator[Path]:
+    """A file system of its own, in memory; only root may have one."""
+    with servers.short_folder("pneumoq-disk-") as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "pneumoq-test", str(folder)]
+        done = subprocess.run(mount, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _fill(disk: Path) -> Path:
+    """Leave no byte free; the file that takes up all room."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    assert shutil.disk_usage(disk).free == 0
+    return ballast
+
+
+def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
+    valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
+) -> None:
+    with _small_disk(64) as disk:
+        url = f"sqlite:///{disk}/pneumoq.db"
+        with harm.with_model(site(url, valkey, tmp_path / "site"), model) as here:
+            _job_through(here, disk, few)
+
+
+@pytest.mark.postgres
+def test_a_full_disk_under_postgresql_delays_a_job_until_there_is_room(
+    valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
+) -> None:
+    with _small_disk(160) as disk:
+        # Small segments: the log needs room soon, instead of what it got long ago.
+        small = {"initdb": ["--wal-segsize=1"], "options": ["--min_wal_size=2MB",
+                 "--max_wal_size=4MB", "--synchronous_commit=on"]}  # fmt: skip
+        data = disk / "data"
+        data.mkdir(mode=0o700)
+        with (
+            servers.postgres(data, **small) as cluster,
+            cluster.database() as url,
+            harm.with_model(site(url, valkey, tmp_path / "site"), model) as here,
+        ):
+            _job_through(here, disk, few, cluster)
+
+
+def _job_through(
+    here: Site, disk: Path, few: Path, cluster: servers.Postgres | None = None
+) -> None:
+    worker = here.worker(lease_s=10.0)
+    job_id = harm.submit(here, *[few] * SOURCES)
+    harm.in_the_middle(here, job_id)
+    ballast = _fill(disk)
+    here.wait(lambda: here.says(worker, "the database does not answer"), "a write to be refused")
+    ballast.unlink()
+    if cluster is not None and not cluster.running:
+        # Out of room for its log the server ends itself, and stays so until its owner comes.
+        cluster.start()
+    harm.completed(here, job_id, SOURCES * harm.count(few))
+    harm.alive(worker)
+    harm.calm(here)
