@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db import database, jobs, training
 from db.schema import JOB_STATES
-from scheduler import output, session, submit
+from scheduler import follow, output, session, submit
 from scheduler.commands import steer
 
 JOB = session.JOB
@@ -173,10 +173,7 @@ def _of_scoring(engine: sa.Engine, job: int) -> dict[str, Any]:
             f"{name}_by_code": _by_code(connection, view, job)
             for name, view in (("refused", "v_refusals"), ("errors", "v_item_errors"))
         }
-        found["from_store"] = connection.execute(
-            sa.text("SELECT count(reused_from_job) FROM v_predictions WHERE job_id = :job"),
-            {"job": job},
-        ).scalar_one()
+    found["from_store"] = follow.from_store(engine, job)
     found["evaluation"] = labels.stored(engine, job)
     return found
 
@@ -213,8 +210,6 @@ def watch(ctx: click.Context, job: int, as_json: bool) -> None:
     Example:
       pneumoq jobs watch 5 && echo all films are scored
     """
-    from scheduler import follow
-
     ctx.exit(follow.follow(session.database(), job, as_json=as_json))
 
 
