@@ -1,4 +1,4 @@
-"""score --dry-run and bench: what they count is so, what they measure is measured, nothing stays."""
+"""score --dry-run and bench: what they count is so, what they measure is real, nothing stays."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_dry_run_knows_what_the_store_would_answer(
     engine: sa.Engine, model: int, films: Path, tmp_path: Path
 ) -> None:
     done = start("score", films, "--local", "--json")
-    out, err = done.communicate(timeout=120)
+    _, err = done.communicate(timeout=120)
     assert done.returncode == 3, err
     report = dry(films)
     assert report["sources"][0]["unchanged_since_job"] == 1
