@@ -351,6 +351,7 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
     if row["kind"] == "score":
         for name in ("items", "predictions", "positives", "unusual", "refused", "errors"):
             summary[name] = int(row[name])
+        summary["from_store"] = from_store(engine, row["job_id"])
         summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
         summary["model_id"] = row["model_id"]
         return summary
@@ -365,6 +366,13 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         summary["model"] = registered[0]["name"]
         summary["champion"] = bool(registered[0]["champion"])
     return summary
+
+
+def from_store(engine: sa.Engine, job_id: int) -> int:
+    """How many of a scoring job's predictions were made before, and only answered again."""
+    statement = sa.text("SELECT count(reused_from_job) FROM predictions WHERE job_id = :job")
+    with database.reading(engine) as connection:
+        return int(connection.execute(statement, {"job": job_id}).scalar_one())
 
 
 def _between(started: datetime | str | None, finished: datetime | str | None) -> float | None:
@@ -405,6 +413,8 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         "errors": f"{summary['errors']:,}"
         + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),
     }
+    if summary["from_store"]:
+        lines["from store"] = f"{summary['from_store']:,}  (scored before; --force scores anew)"
     for name, text in lines.items():
         click.echo(f"  {name:<11}  {text}")
     click.echo("Research software, not a medical device.")

@@ -161,6 +161,10 @@ class Inference:
         self.engine.close()
 
 
+class _Over(Exception):
+    """The other half has ended early."""
+
+
 def both(decoding: Decoding, inference: Inference, films: int) -> float:
     """Decode and compute so many films at the same time; the seconds until both are through.
 
@@ -172,10 +176,13 @@ def both(decoding: Decoding, inference: Inference, films: int) -> float:
     decoded = threading.Semaphore(0)
     room = threading.Semaphore((inference.engine.depth + 3) * batch)
     ended: list[BaseException] = []
+    over = threading.Event()
 
     def before() -> None:
         for _ in range(batch):
             decoded.acquire()
+        if over.is_set():
+            raise _Over
 
     def after() -> None:
         room.release(batch)
@@ -184,6 +191,8 @@ def both(decoding: Decoding, inference: Inference, films: int) -> float:
     def compute() -> None:
         try:
             inference.run(batches, before=before, after=after)
+        except _Over:
+            return
         except BaseException as error:  # noqa: BLE001  # raised below, in the thread that called
             ended.append(error)
             room.release(batches * batch)
@@ -198,8 +207,12 @@ def both(decoding: Decoding, inference: Inference, films: int) -> float:
             may=lambda: room.acquire(blocking=False),
             done=lambda _: decoded.release(),
         )
+    except BaseException:
+        # Inference waits for films that will not come.
+        over.set()
+        decoded.release(batch)
+        raise
     finally:
-        decoded.release(batches * batch)  # should decoding have ended early, it must not wait
         thread.join()
     if ended:
         raise ended[0]

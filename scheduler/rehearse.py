@@ -30,10 +30,10 @@ SAMPLE, LEAST = 48, 4
 #: The engine is timed for about this many seconds.
 TIMED_S = 1.5
 
-#: Bytes that a prediction takes in the database, with its share of everything that goes with it
-#: (content, rollups, listing, a map for every fourth film), beside its name. Measured with 262,144
-#: rows of 20 characters: see `python -m tests.bench.rows`.
-ROW_BYTES = {"sqlite": 190, "postgresql": 290}
+#: Bytes that a prediction takes in the database beside its name, with its share of what goes with
+#: it: content, rollups, a map for every fourth film (89 and 295 over 262,144 rows: measured by
+#: `python -m tests.bench.rows`), and 15 in the listing.
+ROW_BYTES = {"sqlite": 105, "postgresql": 310}
 
 #: Kinds of ending that are told apart; the rest is summed up.
 ENDINGS = 8
@@ -229,6 +229,7 @@ def _print(report: Mapping[str, Any]) -> None:
     click.echo()
     sampled = report["sampled"]
     computed, decoded = report["computed_per_s"], report["decoded_per_s"]
+    seconds = max(1.0, report["expected_seconds"])
     speeds = f"inference {computed:,.0f}/s" + (f", decoding {decoded:,.0f}/s" if decoded else "")
     free = report["database_bytes_free"]
     output.facts(
@@ -242,7 +243,7 @@ def _print(report: Mapping[str, Any]) -> None:
             "expected": f"about {report['expected_predictions']:,} predictions, "
             f"{report['expected_refused']:,} refused, {report['expected_errors']:,} errors",
             "from the store": f"about {report['expected_from_store']:,}",
-            "time": f"about {output.seconds(report['expected_seconds'])} on this machine alone "
+            "time": f"about {output.seconds(seconds)} on this machine alone "
             f"({speeds}, measured now)",
             "disk": f"about {_bytes(report['database_bytes_needed'])} in the database"
             + ("" if free is None else f", {_bytes(free)} free"),

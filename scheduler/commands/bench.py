@@ -83,13 +83,12 @@ def command(source: Path, model: str, asked: str, films: int, repeats: int, as_j
         [
             {
                 "stage": stage["stage"],
-                "films/s": f"{stage['per_s']:,.1f}",
+                "per second": f"{stage['per_s']:,.1f}",
                 "least": f"{stage['least']:,.1f}",
                 "greatest": f"{stage['greatest']:,.1f}",
-                "of the limit": "" if stage["of_limit"] is None else f"{stage['of_limit']:.0%}",
             }
             for stage in stages
         ],
-        ["stage", "films/s", "least", "greatest", "of the limit"],
+        ["stage", "per second", "least", "greatest"],
     )
     click.echo(f"\nA whole job reaches {figures.share:.0%} of this machine's limit.")

@@ -9,8 +9,8 @@ import click
 import sqlalchemy as sa
 
 from db import database, jobs, training
-from db.schema import JOB_STATES
-from scheduler import output, session, submit
+from db.schema import JOB_STATES, evaluations
+from scheduler import follow, output, session, submit
 from scheduler.commands import steer
 
 JOB = session.JOB
@@ -125,7 +125,7 @@ def show(job: int, as_json: bool) -> None:
     if row["kind"] == "train":
         more: dict[str, Any] = {"epochs": training.epoch_rows(engine, job)}
     else:
-        more = _of_scoring(engine, job)
+        more = _of_scoring(engine, job, ended=row["finished_at"] is not None)
     if as_json:
         output.emit({**shown, "sources": sources, "epochs": [], **more}, as_json=True)
         return
@@ -164,20 +164,25 @@ def show(job: int, as_json: bool) -> None:
         )  # fmt: skip
 
 
-def _of_scoring(engine: sa.Engine, job: int) -> dict[str, Any]:
+def _of_scoring(engine: sa.Engine, job: int, *, ended: bool) -> dict[str, Any]:
     """What is shown of a scoring job beside its progress."""
-    from db import labels  # it measures, with NumPy, which takes a while to import
-
     with database.reading(engine) as connection:
         found: dict[str, Any] = {
             f"{name}_by_code": _by_code(connection, view, job)
             for name, view in (("refused", "v_refusals"), ("errors", "v_item_errors"))
         }
-        found["from_store"] = connection.execute(
-            sa.text("SELECT count(reused_from_job) FROM v_predictions WHERE job_id = :job"),
-            {"job": job},
-        ).scalar_one()
-    found["evaluation"] = labels.stored(engine, job)
+        found["evaluation"] = (
+            connection.execute(
+                sa.select(evaluations)
+                .where(evaluations.c.job_id == job)
+                .order_by(evaluations.c.id.desc())
+            )
+            .mappings()
+            .first()
+        )
+    # All predictions are looked at for it: of a million, for longer than somebody should wait who
+    # looks again and again.
+    found["from_store"] = follow.from_store(engine, job) if ended else None
     return found
 
 
@@ -213,8 +218,6 @@ def watch(ctx: click.Context, job: int, as_json: bool) -> None:
     Example:
       pneumoq jobs watch 5 && echo all films are scored
     """
-    from scheduler import follow
-
     ctx.exit(follow.follow(session.database(), job, as_json=as_json))
 
 

@@ -57,19 +57,30 @@ def a_planned_job(engine: sa.Engine, model_id: int, *shard_sizes: int) -> int:
         model_id=model_id,
         source_rows=[{"uri": "/films/chest.zip", "kind": "zip", "fingerprint": "1:2:3"}],
     )
+    plan(engine, *shard_sizes)
+    return job_id
 
-    def plan(connection: sa.Connection) -> None:
+
+def plan(engine: sa.Engine, *shard_sizes: int) -> None:
+    """List the next job's items, as a planner does."""
+
+    def work(connection: sa.Connection) -> None:
         claimed = jobs.claim(connection, "score", WORKER, LEASE_S)
         assert claimed is not None
         new = [leases.NewShard(source_no=0, n_items=n, listing=b"") for n in shard_sizes]
         leases.add(connection, claimed.lease, new)
         jobs.planned(connection, claimed.lease, {"folder": 1})
 
-    database.write(engine, plan)
-    return job_id
+    database.write(engine, work)
 
 
-def do_shard(engine: sa.Engine, *, broken: int = 0, refused: int = 0) -> None:
+def do_shard(
+    engine: sa.Engine,
+    *,
+    broken: int = 0,
+    refused: int = 0,
+    reused_from: tuple[int, int] | None = None,
+) -> None:
     """Claim the next shard and commit it: first its broken items, then refused, then positives."""
 
     def outcome(shard: Shard, n: int) -> Outcome:
@@ -84,8 +95,9 @@ def do_shard(engine: sa.Engine, *, broken: int = 0, refused: int = 0) -> None:
                 item_no=item_no, name=name, code="lateral", detail="a side view", refused=True
             )
         return Prediction(
-            item_no=item_no, name=name, label_no=1, probability=0.75, positive=True, ood=1.0
-        )
+            item_no=item_no, name=name, label_no=1, probability=0.75, positive=True, ood=1.0,
+            reused_from=reused_from,
+        )  # fmt: skip
 
     def work(connection: sa.Connection) -> None:
         shard = leases.claim(connection, WORKER, LEASE_S)

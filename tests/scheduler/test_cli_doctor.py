@@ -12,6 +12,7 @@ from scheduler import session
 from tests import servers
 from tests.scheduler import rows
 from tests.scheduler.console import run
+from worker import privacy
 from worker.config import Settings
 
 
@@ -96,6 +97,28 @@ def test_live_workers_are_listed() -> None:
     found = checks()
     assert "workers" not in found
     assert found["worker score"]["found"].startswith("process 4321 on gpu1 with openvino, since ")
+
+
+def test_the_precisions_that_are_fast_here_and_the_dicom_decoders_are_named() -> None:
+    found = checks()
+    assert found["precisions"]["found"].startswith("fast here: fp32")
+    assert found["dicom"]["status"] == "ok"
+    for syntax in ("RLE", "JPEG-LS", "JPEG 2000"):
+        assert syntax in found["dicom"]["found"]
+
+
+def test_a_key_that_others_know_or_could_guess_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks()["site key"]["found"] == "not made yet"
+    settings = session.settings()
+    privacy.load(settings)
+    assert checks()["site key"]["status"] == "ok"
+    privacy.key_path(settings.home).chmod(0o644)
+    assert checks()["site key"]["advice"].startswith("chmod 600 ")
+    monkeypatch.setenv("PNEUMOQ_SITE_KEY", "short")
+    assert "openssl rand" in checks(status=1)["site key"]["advice"]
+    monkeypatch.setenv("PNEUMOQ_SITE_KEY", "s3cret" * 6)
+    assert checks()["site key"]["status"] == "ok"
+    assert "s3cret" not in run("doctor").output
 
 
 @pytest.mark.postgres

@@ -105,6 +105,46 @@ def test_errors_are_listed_and_refusals_counted(engine: sa.Engine, tmp_path: Pat
     assert found["refusals_by_code"] == [{"code": "lateral", "n": 2}]
 
 
+def test_refused_items_are_listed_when_asked_for(engine: sa.Engine, tmp_path: Path) -> None:
+    job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=3, refused=2)
+    text = run("jobs", "errors", job, "--refused").stdout
+    assert "film 3.jpeg  lateral  a side view" in text
+    assert "truncated" in text and "ends after" not in text
+    found = json.loads(run("jobs", "errors", job, "--refused", "--json").stdout)
+    assert [refusal["item_no"] for refusal in found["refusals"]] == [3, 4]
+    assert found["errors_by_code"] == [{"code": "truncated", "n": 3}]
+
+
+def test_a_scoring_job_is_shown_with_its_precision_its_codes_and_its_budget(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    model = rows.a_model(engine, tmp_path)
+    job = database.write(
+        engine,
+        lambda c: jobs.submit(
+            c, kind="score", spec={"max_errors": "50%"}, submitted_by="tester@here",
+            model_id=model, precision="int8", key="once-1",
+            source_rows=[{"uri": "/films", "kind": "folder", "fingerprint": "/films"}],
+        ),
+    )  # fmt: skip
+    rows.plan(engine, 10)
+    rows.do_shard(engine, broken=3, refused=2, reused_from=(job, 0))
+    shown = lines(run("jobs", "show", job).stdout)
+    for words in (
+        ["precision", "int8"],
+        ["submitted_by", "tester@here"],
+        ["refused", "2", "(2", "lateral)"],
+        ["errors", "3", "(3", "truncated)"],
+        ["error_budget", "50%", "(3", "of", "10", "items,", "30.00%", "so", "far)"],
+        ["from_store", "5"],
+    ):
+        assert words in shown
+    assert not any(line[:1] == ["key"] for line in shown)  # it was not given by anybody
+    found = json.loads(run("jobs", "show", job, "--json").stdout)
+    assert (found["from_store"], found["precision"]) == (5, "int8")
+    assert found["refused_by_code"] == [{"code": "lateral", "n": 2}]
+
+
 def test_a_job_without_errors_has_none(engine: sa.Engine, tmp_path: Path) -> None:
     job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path))
     assert run("jobs", "errors", job).stdout == "errors:  none\nrefused: none\n"
