@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import mmap
 import os
 import selectors
@@ -26,7 +27,9 @@ from numpy.typing import NDArray
 
 from worker import archive, decoder
 from worker.archive import Kind, Member
-from worker.decoder import CONTENT_BYTES, MARK, Reply
+from worker.decoder import CONTENT_BYTES, MARK_NUMBERS, Reply
+
+log = logging.getLogger(__name__)
 
 #: Films in one message to a decoder: as many as it is through with in CHUNK_S, which hides the
 #: round trip and still shares out the last films of a shard.
@@ -177,18 +180,21 @@ class _Marks:
 
     def __init__(self, count: int) -> None:
         self.fd = os.memfd_create("pneumoq-marks", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, count * MARK.size)
-        self._memory = mmap.mmap(self.fd, count * MARK.size)
+        os.ftruncate(self.fd, count * MARK_NUMBERS * 8)
+        self._memory = mmap.mmap(self.fd, count * MARK_NUMBERS * 8)
+        self._numbers = memoryview(self._memory).cast("q")
 
     def clear(self, number: int) -> None:
-        MARK.pack_into(self._memory, number * MARK.size, 0, 0.0)
+        self._numbers[number * MARK_NUMBERS] = 0
 
     def read(self, number: int) -> tuple[int, float]:
-        """Films begun since the process started, and when the latest was."""
-        begun, since = MARK.unpack_from(self._memory, number * MARK.size)
-        return begun, since
+        """Films begun since the process started, and when (time.monotonic) the latest was."""
+        # The decoder writes the time first: read last, it is that of this film or of a later one.
+        begun = self._numbers[number * MARK_NUMBERS]
+        return begun, self._numbers[number * MARK_NUMBERS + 1] / 1e9
 
     def close(self) -> None:
+        self._numbers.release()
         self._memory.close()
         os.close(self.fd)
 
@@ -346,6 +352,7 @@ class Decoders:
         if died:
             cause = f"signal {-status}" if status < 0 else f"exit status {status}"
             message = f"{message} ({cause})"
+        log.warning("decoder %d is replaced: %s", source.number, message)
         if not source.ready and not source.given:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
