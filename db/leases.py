@@ -24,6 +24,10 @@ MAX_ATTEMPTS = 5
 #: Attempts that each half of a bisected shard has.
 HALF_ATTEMPTS = 2
 
+#: A shard that so many workers did not survive may be what ends them. It is worked on alone, so
+#: that its next victim takes no other shard's attempts with it.
+SUSPECT_ATTEMPTS = 2
+
 
 SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
 LISTINGS = ("job_id", "shard_no", "listing")
@@ -60,6 +64,11 @@ class Shard:
     last_error: str | None = None
     #: fp32, bf16 or int8.
     precision: str = "fp32"
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is to be worked on alone."""
+        return self.attempt > SUSPECT_ATTEMPTS
 
 
 def add(
@@ -157,9 +166,10 @@ def planned(connection: sa.Connection, job_id: int) -> dict[int, int]:
     return {int(source): int(items) for source, items in found}
 
 
-def due(select: sa.Select[Any], worker_id: str = "") -> sa.Select[Any]:
+def due(select: sa.Select[Any], worker_id: str = "", *, alone: bool = True) -> sa.Select[Any]:
     """Narrow a SELECT over shards to those that this worker could claim now, best first.
 
+    Unless the worker is `alone`, with nothing else in hand, suspect shards are left out.
     A source that can only be read from its start is one worker's at a time: a second one would
     inflate all of it once more.
     """
@@ -185,12 +195,15 @@ def due(select: sa.Select[Any], worker_id: str = "") -> sa.Select[Any]:
             ),
             sa.or_(shards.c.not_before.is_(None), shards.c.not_before <= now()),
             ~taken,
+            sa.true() if alone else shards.c.attempts < SUSPECT_ATTEMPTS,
         )
         .order_by(jobs.c.priority.desc(), shards.c.job_id, shards.c.shard_no)
     )  # fmt: skip
 
 
-def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | None:
+def claim(
+    connection: sa.Connection, worker_id: str, lease_s: float, *, alone: bool = True
+) -> Shard | None:
     """Claim the best shard that is due: highest priority, then oldest job, then first in it.
 
     One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
@@ -201,6 +214,7 @@ def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | 
             due(
                 sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec),
                 worker_id,
+                alone=alone,
             )
             .limit(1)
             .with_for_update(skip_locked=True, of=shards)
@@ -247,11 +261,16 @@ def claim(connection: sa.Connection, worker_id: str, lease_s: float) -> Shard | 
 
 
 def claim_best(
-    connection: sa.Connection, worker_id: str, lease_s: float, *, planning: bool
+    connection: sa.Connection,
+    worker_id: str,
+    lease_s: float,
+    *,
+    planning: bool,
+    alone: bool = True,
 ) -> Shard | Claimed | None:
     """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
 
-    Higher priority first, then the older job; a job is planned before its own shards are scored.
+    Not `alone` is a worker that has something in hand: it gets no suspect shard. Higher priority first, then the older job; a job is planned before its own shards are scored.
     """
     job = None
     if planning:
@@ -259,7 +278,7 @@ def claim_best(
             job_rows.due("score", sa.select(jobs.c.id, jobs.c.priority)).limit(1)
         ).one_or_none()
     shard = connection.execute(
-        due(sa.select(shards.c.job_id, jobs.c.priority), worker_id).limit(1)
+        due(sa.select(shards.c.job_id, jobs.c.priority), worker_id, alone=alone).limit(1)
     ).one_or_none()
     if job is not None and (
         shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
@@ -268,7 +287,7 @@ def claim_best(
         # It may have been given up just now, or be in another's hands: the shards are still due.
         if claimed is not None:
             return claimed
-    return claim(connection, worker_id, lease_s)
+    return claim(connection, worker_id, lease_s, alone=alone)
 
 
 def held(shard: Shard) -> sa.ColumnElement[bool]:

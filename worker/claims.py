@@ -63,12 +63,14 @@ class Claims:
 
     # To be called from any thread: the work is done in its own.
 
-    def next(self, *, planning: bool) -> Future[tuple[bool, ShardRun | Claimed | None]]:
-        """Claim what goes first; with `planning` a job to be planned too.
+    def next(
+        self, *, planning: bool, alone: bool
+    ) -> Future[tuple[bool, ShardRun | Claimed | None]]:
+        """Claim what goes first: as `leases.claim_best`.
 
         Whether anything was due, and what is to be worked on.
         """
-        return self._submit(self._claiming, lambda: self._next(planning))
+        return self._submit(self._claiming, lambda: self._next(planning, alone))
 
     def known(self, run: ShardRun) -> Future[Mapping[bytes, Known]]:
         """What the store says about a shard's contents."""
@@ -96,11 +98,11 @@ class Claims:
 
     # Claiming
 
-    def _next(self, planning: bool) -> tuple[bool, ShardRun | Claimed | None]:
+    def _next(self, planning: bool, alone: bool) -> tuple[bool, ShardRun | Claimed | None]:
         claimed = database.write(
             self._database,
             lambda c: leases.claim_best(
-                c, self._worker_id, self._settings.lease_s, planning=planning
+                c, self._worker_id, self._settings.lease_s, planning=planning, alone=alone
             ),
         )
         if claimed is None:

@@ -99,7 +99,7 @@ class Scorer:
             due = idle or time.monotonic() >= self._dry_until
             if due and self._claim is None and self._wants_more():
                 was_idle = idle
-                self._claim = self._claims.next(planning=not self._planning())
+                self._claim = self._claims.next(planning=not self._planning(), alone=idle)
             if self._claim is not None and self._claim.done():
                 # What was in hand when it was made, a plan above all, may have made work since.
                 if not self._take_claim() and was_idle:
@@ -140,6 +140,8 @@ class Scorer:
         )
 
     def _wants_more(self) -> bool:
+        if any(run.shard.suspect for run in self._runs):
+            return False  # what it may end is to be itself alone
         ahead = self._batches.capacity + self._decoders.films_in(CLAIM_AHEAD_S)
         return len(self._runs) < SHARDS and sum(run.unfed for run in self._runs) < ahead
 

@@ -97,7 +97,12 @@ def submit_score(engine: sa.Engine, model_id: int, *uris: Path, **job: Any) -> i
     for uri in uris:
         with archive.open_source(str(uri)) as source:
             rows.append(
-                {"uri": source.uri, "kind": source.kind, "fingerprint": source.fingerprint()}
+                {
+                    "uri": source.uri,
+                    "kind": source.kind,
+                    "fingerprint": source.fingerprint(),
+                    "content_id": source.content_id(),
+                }
             )
     return database.write(
         engine,
