@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import tarfile
 import threading
 import zipfile
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
+import zstandard
 
 from db import database as connecting
 from db import jobs, leases
@@ -346,3 +348,37 @@ def test_a_cancelled_job_is_planned_no_further(desk: Desk, model_id: int, large:
     assert len(desk.rung) == 1
     assert desk.job(job_id)["state"] == "cancelled"
     assert len(desk.shards(job_id)) == desk.rung[0]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.zst"])
+def test_shards_of_a_compressed_tar_end_where_reading_can_start(
+    desk: Desk, model_id: int, tmp_path: Path, kind: str
+) -> None:
+    """So the workers together inflate each byte once, beside the listing."""
+    rng = random.Random(8)
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for n in range(300):
+            info = tarfile.TarInfo(f"{n}.png")
+            info.size = 60_000
+            tar.addfile(info, io.BytesIO(rng.randbytes(info.size)))
+    data = plain.getvalue()
+    path = tmp_path / f"films.{kind}"
+    if kind == "tar.gz":
+        path.write_bytes(gzip.compress(data, 1))
+    else:
+        frames = range(0, len(data), 4 << 20)
+        path.write_bytes(b"".join(zstandard.compress(data[at : at + (4 << 20)]) for at in frames))
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    desk.plan(job_id)
+    shards = desk.shards(job_id)
+    assert len(shards) >= 4
+    inflated = 0
+    for row in shards:
+        members = archive.unpack(row.listing)
+        # Each by a worker of its own.
+        spool = archive.open_spool(kind, str(path), index_of(desk.engine, job_id))
+        os.close(spool.window(members[0].offset - 512, members[-1].offset + members[-1].stored))
+        inflated += spool.inflated
+        spool.close()
+    assert inflated <= 1.05 * len(data)

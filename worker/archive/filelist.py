@@ -88,8 +88,8 @@ class ListSource(Source):
             mode, size = examine(self._place(path))
         except (OSError, ValueError):
             return member_of(path, 0)  # reading it says that it is missing, or why it cannot be
-        if stat.S_ISREG(mode):
-            return member_of(path, size)
+        if stat.S_ISREG(mode) or not path:
+            return member_of(path, size if path else 0)
         return member_of(path, 0)._replace(method=NO_FILE)
 
     def _place(self, path: str) -> str:

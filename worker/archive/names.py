@@ -85,6 +85,11 @@ class Seen:
     def __init__(self) -> None:
         self._runs: list[npt.NDArray[np.int64]] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the hashes take."""
+        return sum(run.nbytes for run in self._runs)
+
     def again(self, names: list[str]) -> npt.NDArray[np.intp]:
         """The indexes of those that are not the first of their name, ascending."""
         hashes = np.fromiter(map(hash, names), np.int64, len(names))

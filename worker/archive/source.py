@@ -173,7 +173,7 @@ def pread(fd: int, count: int, offset: int) -> bytes:
 def unreadable(error: OSError) -> MemberError:
     """The MemberError for what the system says; it leaves the path out, which may be a name."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return MemberError("missing", "the file has gone since the folder was listed")
+        return MemberError("missing", "there is no such file, or no longer")
     if isinstance(error, PermissionError):
         return MemberError("unreadable", "permission denied; let the worker's user read the file")
     reason = error.strerror or errno.errorcode.get(error.errno or 0, "input/output error")

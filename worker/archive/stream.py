@@ -165,13 +165,12 @@ class StreamSource(TarSource):
         points = self._stream.points if self._stream else [Point(0, 0)]
         return points[_before(points, member.offset - BLOCK)]
 
-    def index(self) -> bytes | None:
+    def index(self) -> bytes:
         """The points where reading can start; lists the archive where that was not done yet."""
         if not self._listed:
             for _ in self.members():
                 pass
-        if self._stream is None or len(self._stream.points) < 2:
-            return None
+        assert self._stream is not None
         return pack_points(self._fd, self._stream.points)
 
 
