@@ -234,6 +234,7 @@ def _errors_of_images() -> _Made:
     lossless = bytearray(jpeg)
     lossless[jpeg.index(b"\xff\xc0") + 1] = 0xC3
     yield "hierarchical.jpg", "corrupt", bytes(lossless).replace(b"\xff\xc3", b"\xff\xc5")
+    yield "arithmetic.jpg", "unsupported_format", bytes(lossless).replace(b"\xff\xc3", b"\xff\xc9")
     deep = bytearray(jpeg)
     deep[jpeg.index(b"\xff\xc0") + 4] = 12
     yield "twelve_bits.jpg", "unsupported_pixels", bytes(deep)
@@ -463,6 +464,13 @@ def _good_images() -> Iterator[tuple[str, float, bytes]]:
     yield "lossless.webp", 0.6, encoded(gray.convert("RGB"), "WEBP", lossless=True)
     yield "lossy.webp", 3.0, encoded(gray.convert("RGB"), "WEBP", quality=90)
     yield "gray.gif", 0.6, encoded(gray, "GIF")
+    jpeg = encoded(gray, "JPEG", quality=95)
+    loop = struct.pack("<HHII", 0x8769, 4, 1, 8) + struct.pack("<I", 8)
+    claims = struct.pack("<HHII", 0x0112, 3, 0xFFFF_FFFF, 8) + bytes(4)
+    for name, body in (("loop", loop), ("bomb", claims)):
+        exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + body
+        exif = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+        yield f"exif_{name}.jpg", 1.5, jpeg[:2] + exif + jpeg[2:]
     yield "wrong_name.dcm", 0.1, encoded(gray, "PNG")
     # A loop from the first directory to itself is one page.
     looping = bytearray(encoded(gray, "TIFF"))

@@ -105,16 +105,22 @@ def _codestream_size(frame: bytes) -> tuple[int, int] | None:
     if at >= 0 and len(frame) >= at + 24:
         x1, y1, x0, y0 = struct.unpack_from(">4I", frame, at + 8)
         return y1 - y0, x1 - x0
+    at = find_frame(frame)
+    if at < 0 or len(frame) < at + 9:
+        return None
+    rows, columns = struct.unpack_from(">HH", frame, at + 5)
+    return rows, columns
+
+
+def find_frame(data: bytes) -> int:
+    """Where the frame header (SOFn) of a JPEG or JPEG-LS begins, -1 where none is found."""
     at = 2
-    while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker, length = frame[at + 1], struct.unpack_from(">H", frame, at + 2)[0]
-        if marker == 0xFF:
-            at += 1
-        elif marker in _SOF:
-            return struct.unpack_from(">HH", frame, at + 5)
-        else:
-            at += 2 + length
-    return None
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _SOF:
+            return at
+        at += 1 if marker == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
+    return -1
 
 
 def corrupt(found: str) -> FilmError:

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from trainer import content, damage, grayscale
+from trainer import codestream, content, damage, grayscale
 from trainer.errors import FilmError
 from trainer.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
 
@@ -45,6 +45,9 @@ DEFAULT_RULE = "gray-stretch-1"
 
 #: A reduced DCT scale must leave this many times S on both sides.
 DRAFT_GAP = 1.5
+
+#: Second bytes of the frame headers of arithmetic-coded JPEG (ITU-T T.81, table B.1).
+_ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 
 #: Modes that become gray by `convert`, and those that are laid on black first.
 _GRAY_MODES = frozenset({"L", "RGB", "YCbCr", "P", "1"})
@@ -150,6 +153,11 @@ def _jpeg(data: bytes, size: int, accept: Collection[str]) -> Image.Image:
     _check_single(image, accept)
     if image.mode not in ("L", "RGB"):
         raise FilmError("unsupported_pixels", _pixels_message(image.mode))
+    # Whether arithmetic coding is read depends on how Pillow was built, and it never fails.
+    if data[codestream.find_frame(data) + 1] in _ARITHMETIC:
+        raise FilmError(
+            "unsupported_format", "arithmetic-coded JPEG is not read; convert it to PNG"
+        )
     target = (round(size * DRAFT_GAP), round(size * DRAFT_GAP))
     if image.mode == "L" or "colour" in accept:
         image.draft("L", target)

@@ -130,6 +130,16 @@ def test_a_signed_film_with_a_signed_table_is_what_the_reference_makes_of_it() -
     assert np.abs(film.decode(data, 64) - reference(data)).max() <= 1.01
 
 
+def test_eight_bits_in_big_endian_words_are_what_the_reference_makes_of_them() -> None:
+    made = hostile.dataset(hostile.picture(201, 241), uid.ExplicitVRBigEndian)
+    padded = np.frombuffer(made.PixelData + b"\0", "<u2")
+    made.PixelData = padded.astype(">u2").tobytes()
+    made["PixelData"].VR = "OW"
+    data = hostile.written(made)
+    assert np.abs(film.decode(data, 64) - reference(data)).max() <= 1.01
+    assert np.abs(film.decode(data, 64) - shrunk(hostile.picture(201, 241) / 255)).max() <= 1.01
+
+
 def _packaged() -> list[Path]:
     """Gray images among pydicom's own files."""
     found = []

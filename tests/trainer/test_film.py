@@ -82,6 +82,22 @@ def test_an_exif_orientation_is_undone(orientation: int) -> None:
     assert np.abs(film.decode(data, 64) - expected).max() <= 2
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_tiff_is_undone(orientation: int, bits: int) -> None:
+    image = scene()
+    if bits == 16:
+        image = Image.fromarray(np.asarray(image, np.uint16) * 257)
+    stretched = np.asarray(scene(), float)
+    if bits == 16:
+        stretched = (stretched - stretched.min()) * 255 / np.ptp(stretched)
+    oriented = Image.fromarray(stretched.astype(np.uint8))
+    oriented.getexif()[0x0112] = orientation
+    expected = full(ImageOps.exif_transpose(oriented), 64)
+    data = encoded(image, "TIFF", tiffinfo={0x0112: orientation})
+    assert np.abs(film.decode(data, 64) - expected).max() <= 2
+
+
 def test_a_damaged_exif_costs_the_orientation_and_not_the_film() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
