@@ -18,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import migrate, models, query, views
+from db import leases, migrate, models, query, results, views
 from db.database import connect, reading, write
 from db.errors import NotMigrated, QueryRefused
 from db.schema import metadata
@@ -80,6 +80,87 @@ def test_an_upgrade_keeps_the_rows(database: sa.Engine) -> None:
     migrate.upgrade(database)
 
     assert given.count(database, metadata.tables["jobs"]) == 1
+
+
+#: What the first version of the program kept of a job that is half done.
+FIRST = (
+    "INSERT INTO models (id, name, state, origin, arch, positive, size, film_rule, temperature, "
+    "threshold, threshold_rule, metrics, card, created_at) VALUES (1, 'm', 'candidate', "
+    "'imported', 'resnet18', 'PNEUMONIA', 224, 'film-1', 1, 0.5, 'as given', '{}', '{}', "
+    "CURRENT_TIMESTAMP)",
+    "INSERT INTO jobs (id, kind, state, spec, model_id, submitted_by, created_at, planned_at, "
+    "planned_items, planned_shards) VALUES (1, 'score', 'running', '{}', 1, 'kim@ward', "
+    "CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 4, 2)",
+    "INSERT INTO jobs (id, kind, state, spec, submitted_by, created_at) "
+    "VALUES (2, 'train', 'queued', '{}', 'kim@ward', CURRENT_TIMESTAMP)",
+    "INSERT INTO sources (job_id, source_no, uri, kind, fingerprint, seek_index) "
+    "VALUES (1, 0, '/a.zip', 'zip', '1', {index})",
+    "INSERT INTO shards (job_id, shard_no, source_no, first_item, n_items, listing, state, "
+    "n_predictions, finished_at) VALUES (1, 0, 0, 0, 2, {first}, 'done', 2, CURRENT_TIMESTAMP)",
+    "INSERT INTO shards (job_id, shard_no, source_no, first_item, n_items, listing, state) "
+    "VALUES (1, 1, 0, 2, 2, {second}, 'ready')",
+    "INSERT INTO predictions (job_id, item_no, shard_no, name, model_id, label_no, probability) "
+    "VALUES (1, 0, 0, 'a', 1, 1, 0.75), (1, 1, 0, 'b', 1, 0, 0.25)",
+    "INSERT INTO evaluations (id, model_id, split, n_films, metrics, created_at) "
+    "VALUES (1, 1, 'validation', 5, '{}', CURRENT_TIMESTAMP)",
+)
+
+
+def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -> None:
+    migrate.upgrade(empty, "0001")
+    postgresql = empty.dialect.name == "postgresql"
+    blobs = {
+        name: f"'\\x{value.hex()}'" if postgresql else f"x'{value.hex()}'"
+        for name, value in {"index": b"I", "first": b"1" * 9000, "second": b"\0\xff"}.items()
+    }
+
+    def fill(connection: sa.Connection) -> None:
+        if postgresql:
+            for table in ("predictions", "cams", "refusals", "item_errors", "labels"):
+                connection.exec_driver_sql(
+                    f"CREATE TABLE {table}_p0 PARTITION OF {table} FOR VALUES FROM (0) TO (1000)"
+                )
+        for statement in FIRST:
+            for name, value in blobs.items():
+                statement = statement.replace(f"{{{name}}}", value)
+            connection.exec_driver_sql(statement)
+
+    write(empty, fill)
+
+    migrate.upgrade(empty)
+
+    with reading(empty) as connection:
+        listings = connection.exec_driver_sql(
+            "SELECT shard_no, listing FROM shard_listings ORDER BY shard_no"
+        ).all()
+        assert [(n, bytes(b)) for n, b in listings] == [(0, b"1" * 9000), (1, b"\0\xff")]
+        jobs = connection.exec_driver_sql("SELECT id, precision FROM jobs ORDER BY id").all()
+        assert [tuple(row) for row in jobs] == [(1, "fp32"), (2, None)]
+        assert leases.seek_index(connection, 1, 0) == b"I"
+        assert connection.exec_driver_sql("SELECT split FROM evaluations").scalars().all() == [
+            "validation"
+        ]
+        done = connection.exec_driver_sql(
+            "SELECT done, items FROM v_job_progress WHERE job_id = 1"
+        ).first()
+        assert done is not None
+        assert tuple(done) == (2, 4)
+    shard = given.claimed(empty)
+    assert (shard.shard_no, shard.listing, shard.precision) == (1, b"\0\xff", "fp32")
+    made = given.outcomes(shard)
+    made[0] = made[0]._replace(identity=results.Identity("p", "s", "a"))
+    write(empty, lambda c: results.commit(c, shard, made))
+    assert given.count(empty, metadata.tables["identities"]) == 1
+
+    migrate.downgrade(empty, "0001")
+
+    with reading(empty) as connection:
+        old = connection.exec_driver_sql("SELECT listing FROM shards ORDER BY shard_no").scalars()
+        assert [bytes(b) for b in old] == [b"1" * 9000, b"\0\xff"]
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM predictions").scalar() == 4
+    migrate.upgrade(empty)
+    with reading(empty) as connection:
+        assert [s.listing for s in leases.listings(connection, 1)] == [b"1" * 9000, b"\0\xff"]
 
 
 def test_the_migrations_make_the_schema_that_the_code_describes(empty: sa.Engine) -> None:

@@ -1,0 +1,256 @@
+"""What was scored before is answered from the store: film by film, or a whole archive at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db import jobs, leases, results, reuse
+from db.database import reading, write
+from db.errors import LeaseLost
+from db.schema import cams, films, identities, predictions, refusals, rollups, shards
+from tests.db import given
+
+CAM = results.Cam(2, 3, -1.5, 2.5, bytes([0, 1, 2, 253, 254, 255]))
+ZIP = [{"uri": "/films.zip", "kind": "zip", "fingerprint": "1", "content_id": "zip:9:ab"}]
+
+
+def _content(n: int) -> bytes:
+    return n.to_bytes(16, "big")
+
+
+def _films(shard: leases.Shard, **fields: Any) -> list[results.Outcome]:
+    return [
+        o._replace(content=_content(o.item_no), **fields)
+        for o in given.outcomes(shard)
+        if isinstance(o, results.Prediction)
+    ]
+
+
+def _known(database: sa.Engine, *numbers: int, **key: Any) -> dict[bytes, reuse.Known]:
+    values = {"model_id": 1, "precision": "fp32"} | key
+    with reading(database) as connection:
+        return reuse.known(connection, [_content(n) for n in numbers], **values)
+
+
+def test_a_film_is_known_by_content_model_and_precision(database: sa.Engine) -> None:
+    with reading(database) as connection:
+        assert not reuse.any_known(connection, 1, "fp32")
+    job_id = given.running(database, items=3)
+    shard = given.claimed(database)
+    made = _films(shard, scores=[0.25, 0.75], ood=1.5)
+    made[1] = made[1]._replace(cam=CAM)  # type: ignore[call-arg]
+    write(database, lambda c: results.commit(c, shard, made))
+
+    found = _known(database, 0, 1, 99)
+
+    assert found == {
+        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None),
+        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM),
+    }
+    assert _known(database, 0, precision="int8") == {}
+    assert _known(database, 0, model_id=2) == {}
+    with reading(database) as connection:
+        assert reuse.any_known(connection, 1, "fp32")
+        assert not reuse.any_known(connection, 1, "int8")
+
+
+def test_many_contents_are_looked_up_at_once(database: sa.Engine) -> None:
+    given.running(database, items=5)
+    shard = given.claimed(database)
+    write(database, lambda c: results.commit(c, shard, _films(shard)))
+
+    assert len(_known(database, *range(2 * reuse.LOOKUP + 1))) == 5
+    assert _known(database) == {}
+
+
+def test_an_answer_from_the_store_names_the_row_that_was_scored(database: sa.Engine) -> None:
+    first = given.running(database)
+    shard = given.claimed(database)
+    write(database, lambda c: results.commit(c, shard, _films(shard)))
+    given.running(database)
+    again = given.claimed(database)
+    made = _films(again, reused_from=(first, 0))
+
+    write(database, lambda c: results.commit(c, again, made))
+
+    row = given.one(database, predictions, predictions.c.job_id == again.job_id)
+    assert (row.reused_from_job, row.reused_from_item) == (first, 0)
+    assert _known(database, 0)[_content(0)].job_id == first
+    assert given.count(database, films) == 1
+
+
+def test_the_same_film_twice_in_a_shard_is_kept_once(database: sa.Engine) -> None:
+    given.running(database, items=2)
+    shard = given.claimed(database)
+    made = [o._replace(content=_content(7)) for o in _films(shard)]  # type: ignore[call-arg]
+
+    write(database, lambda c: results.commit(c, shard, made))
+
+    assert given.count(database, predictions) == 2
+    assert given.count(database, films) == 1
+
+
+def test_two_that_commit_the_same_films_at_once_both_succeed(database: sa.Engine) -> None:
+    given.running(database, shards=6, items=50)
+    held = [given.claimed(database) for _ in range(6)]
+
+    def commit(shard: leases.Shard) -> None:
+        made = [
+            o._replace(content=_content((o.item_no * 7 + shard.shard_no) % 50))  # type: ignore[call-arg]
+            for o in _films(shard)
+        ]
+        write(database, lambda c: results.commit(c, shard, made))
+
+    assert given.together(*[lambda s=s: commit(s) for s in held]) == [None] * 6
+    assert given.count(database, films) == 50
+
+
+def _find(database: sa.Engine, spec: dict[str, Any] | None = None) -> tuple[int, int] | None:
+    with reading(database) as connection:
+        return reuse.find_copy(connection, "zip:9:ab", 1, "fp32", spec or {})
+
+
+def test_a_copy_is_the_best_job_with_the_same_archive_and_options(database: sa.Engine) -> None:
+    assert _find(database) is None
+    given.planning(database, source_rows=ZIP)
+    assert _find(database) is None
+    given.running(database, source_rows=ZIP, spec={"keep_cam": "all"})
+    given.running(database, source_rows=ZIP, spec={"accept": ["lateral"]})
+    given.running(database, source_rows=ZIP, spec={"hash_names": True})
+    given.running(database, source_rows=ZIP, spec={"failed_only": True})
+    given.running(database, source_rows=ZIP, precision="int8")
+    given.running(database, source_rows=[{**ZIP[0], "content_id": None}])
+    assert _find(database) is None
+
+    done = given.running(database, spec={"keep_cam": "flagged", "force": True}, priority=9,
+                         source_rows=[{**ZIP[0], "content_id": "zip:other"}, *ZIP])  # fmt: skip
+    given.commit(database, given.claimed(database))
+    given.close(database, done)
+    assert _find(database, {"accept": []}) == (done, 1)
+    newer = given.running(database, source_rows=ZIP)
+    assert _find(database) == (done, 1)
+    given.running(database, source_rows=ZIP, priority=9)
+    assert newer > done
+
+
+def _origin(database: sa.Engine) -> int:
+    """A job of six shards: done, done, with an error, dead, in two halves, open."""
+    job_id = given.running(database, shards=6, items=4, source_rows=ZIP)
+    for n in range(2):
+        shard = given.claimed(database)
+        made = given.outcomes(shard, refused=n)
+        made = [
+            o._replace(identity=results.Identity("p", f"s{n}", None), **(
+                {"content": _content(o.item_no), "cam": CAM, "ood": 9.0, "unusual": True}
+                if isinstance(o, results.Prediction) else {}
+            ))
+            for o in made
+        ]  # fmt: skip
+        write(database, lambda c, s=shard, m=made: results.commit(c, s, m))  # type: ignore[misc]
+    given.commit(database, given.claimed(database), errors=1)
+    dead = given.claimed(database)
+    write(database, lambda c: results.give_up(c, dead, ["x"] * 4, "died"))
+    halved = given.claimed(database)
+    write(database, lambda c: leases.bisect(c, halved, *given.new_shards(2, items=2)))
+    return job_id
+
+
+def _copy_all(database: sa.Engine, lease: jobs.Lease, origin: int, limit: int = 2) -> int:
+    calls = 0
+    while True:
+        calls += 1
+        copied = write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0, limit=limit))
+        if copied.complete or not copied.shards:
+            assert copied.complete
+            return calls
+
+
+def test_an_unchanged_archive_is_copied_with_its_outcomes(database: sa.Engine) -> None:
+    origin = _origin(database)
+    write(database, lambda c: jobs.cancel(c, origin, "x"))
+    lease = given.planning(database, source_rows=ZIP).lease
+
+    assert _copy_all(database, lease, origin) == 4
+
+    with reading(database) as connection:
+        rows = connection.execute(
+            sa.select(shards.c.first_item, shards.c.n_items, shards.c.state)
+            .where(shards.c.job_id == lease.job_id).order_by(shards.c.shard_no)
+        ).all()  # fmt: skip
+    assert [tuple(row) for row in rows] == [
+        (0, 4, "done"), (4, 4, "done"), (8, 4, "ready"), (12, 4, "ready"), (16, 2, "ready"),
+        (18, 2, "ready"), (20, 4, "ready"),
+    ]  # fmt: skip
+    for table, count in {predictions: 7, refusals: 1, cams: 7, identities: 8}.items():
+        assert given.count(database, table, table.c.job_id == lease.job_id) == count
+    mine = given.one(database, predictions, predictions.c.job_id == lease.job_id,
+                     predictions.c.item_no == 1)  # fmt: skip
+    assert (mine.name, mine.ood, mine.reused_from_job, mine.reused_from_item) == (
+        "1.jpg", 9.0, origin, 1,
+    )  # fmt: skip
+    assert given.count(database, rollups, rollups.c.job_id == lease.job_id) == 2
+    write(database, lambda c: jobs.planned(c, lease, {}))
+    for _ in range(5):
+        given.commit(database, given.claimed(database))
+    assert given.close(database, lease.job_id)
+    progress = jobs.progress(database, lease.job_id)
+    assert (progress["state"], progress["done"], progress["predictions"]) == ("completed", 24, 23)
+    assert (progress["unusual"], progress["refused"], progress["errors"]) == (7, 1, 0)
+
+
+def test_a_copy_of_a_copy_names_the_first(database: sa.Engine) -> None:
+    origin = _origin(database)
+    second = given.planning(database, source_rows=ZIP).lease
+    _copy_all(database, second, origin)
+    write(database, lambda c: jobs.planned(c, second, {}))
+    third = given.planning(database, source_rows=ZIP).lease
+
+    _copy_all(database, third, second.job_id)
+
+    with reading(database) as connection:
+        origins = connection.execute(
+            sa.select(predictions.c.reused_from_job, predictions.c.reused_from_item)
+            .where(predictions.c.job_id == third.job_id).order_by(predictions.c.item_no)
+        ).all()  # fmt: skip
+    assert [tuple(row) for row in origins] == [(origin, n) for n in (0, 1, 2, 3, 5, 6, 7)]
+
+
+def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
+    database: sa.Engine,
+) -> None:
+    origin = _origin(database)
+    two = [{**ZIP[0], "content_id": None}, *ZIP]
+    job_id = given.queued(database, source_rows=two)
+    first = write(database, lambda c: jobs.claim(c, "score", "a", given.EXPIRED_S))
+    assert first is not None
+    write(database, lambda c: leases.add(c, first.lease, given.new_shards(1, items=5)))
+    write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1, limit=1))
+    second = write(database, lambda c: jobs.claim(c, "score", "b", given.LEASE_S))
+    assert second is not None
+    with pytest.raises(LeaseLost):
+        write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1))
+
+    copied = write(database, lambda c: reuse.copy_source(c, second.lease, origin, 0, 1))
+
+    assert copied == reuse.Copied(6, 20, True)
+    assert write(database, lambda c: reuse.copy_source(c, second.lease, origin, 0, 1)) == (
+        0, 0, True,
+    )  # fmt: skip
+    with reading(database) as connection:
+        assert leases.planned(connection, job_id) == {0: 5, 1: 24}
+        numbers = connection.execute(
+            sa.select(predictions.c.item_no).where(predictions.c.job_id == job_id)
+            .order_by(predictions.c.item_no)
+        ).scalars()  # fmt: skip
+        assert list(numbers) == [5, 6, 7, 8, 10, 11, 12]
+
+
+def test_where_no_shard_begins_nothing_is_copied(database: sa.Engine) -> None:
+    origin = _origin(database)
+    lease = given.planning(database, source_rows=ZIP).lease
+    write(database, lambda c: leases.add(c, lease, given.new_shards(1, items=3)))
+
+    assert write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0)) == (0, 0, False)
