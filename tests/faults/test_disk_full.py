@@ -17,6 +17,9 @@ from trainer.card import Card
 
 SOURCES = 25
 
+#: Megabytes; the model's file in the database takes 45 of them.
+DISK_MB = 256
+
 
 @contextmanager
 def _small_disk(megabytes: int) -> Iterator[Path]:
@@ -49,7 +52,7 @@ def _fill(disk: Path) -> Path:
 def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
     valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
 ) -> None:
-    with _small_disk(64) as disk:
+    with _small_disk(DISK_MB) as disk:
         url = f"sqlite:///{disk}/pneumoq.db"
         with harm.with_model(site(url, valkey, tmp_path / "site"), model) as here:
             _job_through(here, disk, few)
@@ -59,7 +62,7 @@ def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
 def test_a_full_disk_under_postgresql_delays_a_job_until_there_is_room(
     valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
 ) -> None:
-    with _small_disk(160) as disk:
+    with _small_disk(DISK_MB) as disk:
         # Small segments: the log needs room soon, instead of what it got long ago.
         small = {"initdb": ["--wal-segsize=1"], "options": ["--min_wal_size=2MB",
                  "--max_wal_size=4MB", "--synchronous_commit=on"]}  # fmt: skip
