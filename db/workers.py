@@ -24,7 +24,8 @@ def hello(
     engine: str | None,
     versions: Mapping[str, str],
 ) -> None:
-    """A worker process has started."""
+    """A worker process has started. Its answer may be lost, and this be repeated."""
+    connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
     connection.execute(
         sa.insert(workers).values(
             id=worker_id,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from db import database, jobs, leases, reuse
 from db.errors import LeaseLost, Unavailable
@@ -87,6 +88,10 @@ class Planner:
             self._write(lambda c: self._fail(c, reason))
         except (LeaseLost, Unavailable) as error:
             log.warning("job %d: planning was given up: %s", job_id, error)
+        except DBAPIError as error:
+            if not database.passing(error):
+                raise
+            log.warning("job %d: planning was given up: %s", job_id, error.orig)
         finally:
             self._heartbeat.release(self._lease)
             self._wake()

@@ -82,7 +82,7 @@ def test_a_planner_killed_again_and_again_still_comes_to_the_end(here: Site, few
             lambda before=before: jobs.get(here.engine, job_id)["planned_shards"] > before,
             "one more shard to be listed",
         )
-        if deaths == 5:
+        if deaths > jobs.MAX_ATTEMPTS:
             break
         stop(planner, signal.SIGKILL)
         deaths += 1
