@@ -21,8 +21,8 @@ def pin(engine: sa.Engine, model_id: int, asked: str) -> str:
     gates = [row for row in built if row["precision"] == asked and row["backend"] == "openvino"]
     if any(row["passed"] for row in gates):
         return asked
-    found = "did not pass its parity gate" if gates else "was not made for it"
+    why = "it did not pass its parity gate" if gates else "it was not made for that"
     raise errors.Failure(
-        f"model {model_id} may not be computed in {asked}: that {found}; leave --precision out, or "
-        f"see `pneumoq models show {model_id}`"
+        f"model {model_id} may not be computed in {asked}: {why}; leave --precision out, or see "
+        f"`pneumoq models show {model_id}`"
     )

@@ -118,8 +118,12 @@ def once() -> str:
 
 def ring(settings: Settings, queue: str) -> None:
     """Ring for work that was put on a queue; says so where the broker does not answer."""
+    import logging
+
     from worker import bell
 
+    # What it has to say is said below, in a line for people.
+    logging.getLogger(bell.__name__).addHandler(logging.NullHandler())
     if not bell.ring(settings, queue):
         click.echo(
             "The broker does not answer; the job is kept, and starts at a worker's next sweep.",

@@ -118,7 +118,8 @@ def retry(
     """Do a job again that has ended, as a new job with the same sources, model and options.
 
     Final states are final: the old job keeps its state and its rows, and the new one names it as
-    its parent. What was scored is answered from the database, unless that job was forced.
+    its parent. What was scored is answered from the database, unless that job was forced. With
+    --failed-only the error budget is not taken over.
 
     \b
     Examples:
@@ -128,7 +129,8 @@ def retry(
     settings, engine, who = session.settings(), session.database(), session.who()
     kind = jobs.get(engine, job)["kind"]
     changes: dict[str, Any] = {"key": key or submit.once()}
-    if max_errors is not None:
+    if max_errors is not None or failed_only:
+        # What failed once often fails again: a budget for all items would end this job at once.
         changes["max_errors"] = max_errors
     if ctx.get_parameter_source("priority") is not ParameterSource.DEFAULT:
         changes["priority"] = priority

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs
+from db import database, jobs, schema
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
@@ -65,6 +65,18 @@ def test_a_retry_keeps_the_priority_unless_another_is_given(
     for words, priority in (((), 7), (("--priority", 0), 0)):
         result = run("jobs", "retry", first, "--later", "--json", *words)
         assert json.loads(result.stdout)["priority"] == priority
+
+
+def test_what_failed_is_not_retried_under_the_budget_of_all_items(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=2)
+    with database.writing(engine) as connection:
+        connection.execute(sa.update(schema.jobs).values(spec={"max_errors": "30%"}))
+    for words, budget in ((["--failed-only"], None), ([], "30%")):
+        result = run("jobs", "retry", job, "--later", "--json", *words)
+        new = json.loads(result.stdout)["job_id"]
+        assert jobs.get(engine, new)["spec"].get("max_errors") == budget
 
 
 def test_retrying_twice_with_one_key_makes_one_job(engine: sa.Engine, tmp_path: Path) -> None:
