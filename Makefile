@@ -4,7 +4,7 @@
 #   make demo     the whole service on this machine, on made-up films
 #   make test     every test (ARGS='-k film' picks some)
 #   make check    formatting, lint, types and layers
-#   make bench    the side-by-side measurements in tests/bench
+#   make bench    the measurements in tests/bench: half an hour or more (ARGS=--quick: minutes)
 #   make clean    remove what these targets made
 
 # The first Python that is new enough and can make a virtual environment. It is run, not only found:
@@ -35,10 +35,10 @@ check: .venv/complete
 	$(BIN)/lint-imports
 
 bench: .venv/complete
-	@set -e; for file in $(BENCHES); do \
+	@missed=0; for file in $(BENCHES); do \
 		module=$$(echo $${file%.py} | tr / .); \
-		echo "== $$module"; $(BIN)/python -m $$module; \
-	done
+		echo "== $$module"; $(BIN)/python -m $$module $(ARGS) || missed=1; \
+	done; exit $$missed
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

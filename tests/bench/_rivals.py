@@ -32,7 +32,7 @@ def ray_python(given: Path | None, cache: Path) -> Path:
         python = folder / "bin" / "python"
         if not (folder / "complete").exists():
             venv.create(folder, with_pip=True, clear=True)
-            command = [python, "-m", "pip", "install", "--quiet", *RAY_PACKAGES]
+            command: list[str | Path] = [python, "-m", "pip", "install", "--quiet", *RAY_PACKAGES]
             made = subprocess.run(command, capture_output=True, text=True)
             if made.returncode:
                 reason = (made.stderr.strip().splitlines() or ["pip failed"])[-1]
@@ -53,8 +53,9 @@ def ray_python(given: Path | None, cache: Path) -> Path:
 
 def dataloader(paths: list[Path], size: int, folder: Path) -> float:
     """Films per second of the PyTorch script."""
-    command = [sys.executable, "-m", "tests.bench._dataloader", _list(paths, folder)]
-    return _run([*command, folder / "dataloader.csv", "--size", str(size)])
+    script: list[str | Path] = [sys.executable, "-m", "tests.bench._dataloader"]
+    films = _list(paths, folder)
+    return _run([*script, films, folder / "dataloader.csv", "--size", str(size)])
 
 
 def ray(python: Path, paths: list[Path], size: int, model: Path, folder: Path) -> float:

@@ -40,7 +40,7 @@ def installation(kind: str, **settings: object) -> Iterator[Site]:
     """A site on `sqlite` or `postgresql` with the product's own settings for this machine."""
     cores = len(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pneumoq-bench-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pneumoq-measured-")))
         broker = stack.enter_context(servers.valkey(servers.valkey_program()))
         url = f"sqlite:///{folder}/pneumoq.db"
         if kind == "postgresql":
@@ -170,5 +170,5 @@ def cache(given: Path | None) -> Iterator[Path]:
         given.mkdir(parents=True, exist_ok=True)
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="pneumoq-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pneumoq-measured-") as folder:
         yield Path(folder)

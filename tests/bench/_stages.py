@@ -5,9 +5,12 @@ Each is run on all cores for some seconds by processes of its own. Knows no data
 
 from __future__ import annotations
 
+import argparse
 import io
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -44,22 +47,17 @@ def pillow(data: bytes, size: int, out: NDArray[np.uint8]) -> None:
     out[:] = np.asarray(gray)
 
 
-def decoding(paths: list[Path], size: int, seconds: float, how: Decode = ours) -> float:
-    """Films per second that one process per core reads and decodes."""
-    return _together(_decode_alone, seconds, paths, size, how)
-
-
-def computing(paths: list[Path], size: int, seconds: float, model: Path, precision: str) -> float:
-    """Films per second that the engine computes with a thread per core."""
-    return _together(_compute_alone, seconds, paths, size, model, precision, processes=1)
-
-
-def both(paths: list[Path], size: int, seconds: float, model: Path, precision: str) -> float:
-    """Films per second through both stages: a process per core decodes a batch, then computes it.
-
-    Nothing is shared or passed on, so no work is done but that of the stages.
-    """
-    return _together(_decode_and_compute, seconds, paths, size, model, precision)
+def measure(
+    stage: str, paths: list[Path], size: int, seconds: float, model: Path, precision: str
+) -> float:
+    """Films per second of one of STAGES, measured by processes that have loaded nothing else."""
+    command = [
+        sys.executable, "-m", "tests.bench._stages", stage, str(model),
+        "--size", str(size), "--seconds", str(seconds), "--precision", precision,
+    ]  # fmt: skip
+    listed = "\n".join(map(str, paths))
+    done = subprocess.run(command, input=listed, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout)
 
 
 def _together(work: Callable[..., int], seconds: float, *given: Any, processes: int = 0) -> float:
@@ -166,3 +164,33 @@ def _decode_and_compute(
         engine.submit(batch).result()
     engine.close()
     return films
+
+
+#: What each stage is, and whether a process per core does it (or one with a thread per core).
+STAGES: dict[str, tuple[Callable[..., int], bool, Decode | None]] = {
+    "decoding": (_decode_alone, True, ours),
+    "draft": (_decode_alone, True, pillow),
+    "inference": (_compute_alone, False, None),
+    # A process per core decodes a batch, then computes it: nothing is shared or passed on, so no
+    # work is done but that of the stages.
+    "both": (_decode_and_compute, True, None),
+}
+
+
+def main() -> None:
+    """Measure one stage on the films that standard input names; prints films per second."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--precision", default="fp32")
+    given = parser.parse_args()
+    paths = [Path(line) for line in sys.stdin.read().splitlines()]
+    work, per_core, how = STAGES[given.stage]
+    more = (given.model, given.precision) if how is None else (how,)
+    print(_together(work, given.seconds, paths, given.size, *more, processes=0 if per_core else 1))
+
+
+if __name__ == "__main__":
+    main()

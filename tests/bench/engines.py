@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--quick", action="store_true", help="one round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -92,7 +93,7 @@ def main() -> None:
 
             ours: list[float] = []
             theirs: list[float] = []
-            for _ in range(ROUNDS):
+            for _ in range(1 if options.quick else ROUNDS):
                 best_rate(lambda engine=engine: openvino_round(engine, pixels), ours)
                 best_rate(rival_round, theirs)
             engine.close()

@@ -78,7 +78,7 @@ def small() -> None:
             print(f"64 × 64 {mode} {kind}: {best / 200 * 1e6:.0f} µs")
 
 
-def measure(folder: Path, size: int) -> None:
+def measure(folder: Path, size: int, repeats: int) -> None:
     """Print the table for the JPEG files below `folder`."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not paths:
@@ -90,7 +90,7 @@ def measure(folder: Path, size: int) -> None:
             megapixels = image.width * image.height / 1e6
         apart = np.abs(film.decode(data, size).astype(int) - full(data, size))
         times = [
-            [best_ms(way, data, size) for way in (film.decode, draft, full)] for _ in range(REPEATS)
+            [best_ms(way, data, size) for way in (film.decode, draft, full)] for _ in range(repeats)
         ]
         rows.append((megapixels, *np.min(times, axis=0), apart.mean(), apart.max()))
     table = np.array(rows)
@@ -117,14 +117,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--quick", action="store_true", help="each film is decoded once")
     given = parser.parse_args()
+    repeats = 1 if given.quick else REPEATS
     small()
     if given.folder or ORIGINALS.is_dir():
-        measure(given.folder or ORIGINALS, given.size)
+        measure(given.folder or ORIGINALS, given.size, repeats)
         return
     with tempfile.TemporaryDirectory() as folder:
         phantom.write_folder(Path(folder), PHANTOMS)
-        measure(Path(folder), given.size)
+        measure(Path(folder), given.size, repeats)
 
 
 if __name__ == "__main__":

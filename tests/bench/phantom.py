@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-network", action="store_true")
+    parser.add_argument("--no-network", "--quick", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 

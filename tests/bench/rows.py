@@ -5,6 +5,7 @@ python -m tests.bench.rows
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,16 +34,16 @@ def bytes_of(engine: sa.Engine) -> int:
         return int(connection.execute(sa.text(statement)).scalar_one())
 
 
-def measured(url: str, folder: Path) -> float:
+def measured(url: str, folder: Path, jobs: int) -> float:
     """Bytes per prediction beside its name."""
     engine = database.connect(url)
     migrate.upgrade(engine)
     model = rows.a_model(engine, folder)
     writing = measure.Writing(engine, model, "fp32", NAME.partition("-")[0])
     before = bytes_of(engine)
-    for _ in range(JOBS):
+    for _ in range(jobs):
         writing.run()
-    count = JOBS * measure.WRITE_SHARDS * measure.WRITE_FILMS
+    count = jobs * measure.WRITE_SHARDS * measure.WRITE_FILMS
     each = (bytes_of(engine) - before) / count - len(NAME)
     engine.dispose()
     return each
@@ -50,6 +51,9 @@ def measured(url: str, folder: Path) -> float:
 
 def main() -> None:
     """Print a line per database."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="fewer jobs")
+    jobs = JOBS // 4 if parser.parse_args().quick else JOBS
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urls = {"sqlite": f"sqlite:///{folder}/rows.db"}
@@ -59,7 +63,7 @@ def main() -> None:
         except servers.NotInstalled as error:
             print(error)
         for name, url in urls.items():
-            each = measured(url, folder)
+            each = measured(url, folder, jobs)
             print(f"{name:<10}  {each:5.0f} bytes a row; reckoned with {rehearse.ROW_BYTES[name]}")
 
 

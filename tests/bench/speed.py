@@ -39,6 +39,14 @@ from trainer import dataset, film
 
 LIMIT, PYTORCH, DECISIONS, DELTA, COMPARED = 0.90, 4.0, 0.995, 0.02, 1_000
 
+#: Names in the table of what is measured without plumbing.
+STAGES = {
+    "decoding alone": "decoding",
+    "inference alone": "inference",
+    "both, no plumbing": "both",
+    "decoding, Pillow's draft": "draft",
+}
+
 #: Seconds that each stage is measured for, in each round.
 STAGE_S = 8.0
 
@@ -65,15 +73,11 @@ def rounds(
     some = films.paths[: 128 if given.quick else RIVALS_FILMS]
     rates: dict[str, list[float]] = {}
     job_id = 0
-    with tempfile.TemporaryDirectory(prefix="pneumoq-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pneumoq-measured-") as folder:
         for number in range(given.rounds):
             found = {
-                "decoding alone": _stages.decoding(films.paths, size, seconds),
-                "inference alone": _stages.computing(films.paths, size, seconds, model, precision),
-                "both, no plumbing": _stages.both(films.paths, size, seconds, model, precision),
-                "decoding, Pillow's draft": _stages.decoding(
-                    films.paths, size, seconds, _stages.pillow
-                ),
+                name: _stages.measure(stage, films.paths, size, seconds, model, precision)
+                for name, stage in STAGES.items()
             }
             job_id, course = _site.score(
                 at, model_id, films.archive, precision=precision, force=True
