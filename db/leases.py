@@ -270,7 +270,8 @@ def claim_best(
 ) -> Shard | Claimed | None:
     """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
 
-    Not `alone` is a worker that has something in hand: it gets no suspect shard. Higher priority first, then the older job; a job is planned before its own shards are scored.
+    Higher priority first, then the older job; a job is planned before its own shards are scored.
+    Not `alone` is a worker that has something in hand: it gets no suspect shard.
     """
     job = None
     if planning:
