@@ -414,9 +414,7 @@ def anything_due(engine: sa.Engine, queue: str) -> bool:
             return True
         if queue == "train":
             return False
-        return (
-            connection.execute(leases.due(sa.select(shards.c.job_id)).limit(1)).first() is not None
-        )
+        return leases.first_due(connection, sa.select(shards.c.job_id)) is not None
 
 
 def scoring(connection: sa.Connection, job_id: int, *, key_only: bool = False) -> bool:

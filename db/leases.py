@@ -166,8 +166,39 @@ def planned(connection: sa.Connection, job_id: int) -> dict[int, int]:
     return {int(source): int(items) for source, items in found}
 
 
-def due(select: sa.Select[Any], worker_id: str = "", *, alone: bool = True) -> sa.Select[Any]:
-    """Narrow a SELECT over shards to those that this worker could claim now, best first.
+def first_due(
+    connection: sa.Connection,
+    select: sa.Select[Any],
+    worker_id: str = "",
+    *,
+    alone: bool = True,
+    claim: bool = False,
+) -> sa.Row[Any] | None:
+    """The row of a SELECT over shards for the best that this worker could claim now, or None.
+
+    The highest priority first, then the oldest job, then the first in it. With `claim` the shard's
+    row is locked, and those that others have locked are passed over.
+    """
+    # Job by job: each is one look into an index, while sorting all open shards of all jobs would
+    # take longer the more there is to do.
+    open_shard = sa.exists().where(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
+    numbers = connection.execute(
+        sa.select(jobs.c.id)
+        .where(jobs.c.state.in_(SCORING_JOB_STATES), open_shard)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+    ).scalars()
+    for job_id in numbers.all():
+        query = _due(select, job_id, worker_id, alone)
+        if claim:
+            query = query.with_for_update(skip_locked=True, of=shards)
+        row = connection.execute(query).one_or_none()
+        if row is not None:
+            return row
+    return None
+
+
+def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa.Select[Any]:
+    """Narrow a SELECT over shards to the first of a job that this worker could claim now.
 
     Unless the worker is `alone`, with nothing else in hand, suspect shards are left out.
     A source that can only be read from its start is one worker's at a time: a second one would
@@ -187,6 +218,7 @@ def due(select: sa.Select[Any], worker_id: str = "", *, alone: bool = True) -> s
     return (
         select.join_from(shards, jobs, jobs.c.id == shards.c.job_id)
         .where(
+            shards.c.job_id == job_id,
             jobs.c.state.in_(SCORING_JOB_STATES),
             shards.c.finished_at.is_(None),
             sa.or_(
@@ -197,8 +229,9 @@ def due(select: sa.Select[Any], worker_id: str = "", *, alone: bool = True) -> s
             ~taken,
             sa.true() if alone else shards.c.attempts < SUSPECT_ATTEMPTS,
         )
-        .order_by(jobs.c.priority.desc(), shards.c.job_id, shards.c.shard_no)
-    )  # fmt: skip
+        .order_by(shards.c.shard_no)
+        .limit(1)
+    )
 
 
 def claim(
@@ -210,15 +243,13 @@ def claim(
     gives it up with `results.give_up`.
     """
     while True:
-        row = connection.execute(
-            due(
-                sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec),
-                worker_id,
-                alone=alone,
-            )
-            .limit(1)
-            .with_for_update(skip_locked=True, of=shards)
-        ).one_or_none()
+        row = first_due(
+            connection,
+            sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec),
+            worker_id,
+            alone=alone,
+            claim=True,
+        )
         if row is None:
             return None
         # It may have been paused or cancelled since the statement began to look.
@@ -278,9 +309,9 @@ def claim_best(
         job = connection.execute(
             job_rows.due("score", sa.select(jobs.c.id, jobs.c.priority)).limit(1)
         ).one_or_none()
-    shard = connection.execute(
-        due(sa.select(shards.c.job_id, jobs.c.priority), worker_id, alone=alone).limit(1)
-    ).one_or_none()
+    shard = first_due(
+        connection, sa.select(shards.c.job_id, jobs.c.priority), worker_id, alone=alone
+    )
     if job is not None and (
         shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
     ):

@@ -454,7 +454,9 @@ class Machine(RuleBasedStateMachine):
             return
         names = json.loads(shard.listing)
         self.expect(
-            self.still_held(shard), lambda c: results.give_up(c, shard, names, "died"), LeaseLost
+            self.still_held(shard),
+            lambda c: results.give_up(c, shard, names, "worker_died", "died"),
+            LeaseLost,
         )
 
     @rule(what=st.sampled_from(["shards", "jobs"]))

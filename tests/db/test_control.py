@@ -144,7 +144,7 @@ def test_only_what_failed_is_to_be_retried(database: sa.Engine) -> None:
     given.commit(database, given.claimed(database))
     given.commit(database, given.claimed(database), refused=1, errors=1)
     dead = given.claimed(database)
-    write(database, lambda c: results.give_up(c, dead, ["a", "b", "c"], "died"))
+    write(database, lambda c: results.give_up(c, dead, ["a", "b", "c"], "x", "died"))
     write(database, lambda c: jobs.cancel(c, job_id, "kim@ward"))
 
     new = jobs.get(database, _retry(database, job_id, failed_only=True))

@@ -14,6 +14,7 @@ from db.schema import cams, films, identities, predictions, refusals, rollups, s
 from tests.db import given
 
 CAM = results.Cam(2, 3, -1.5, 2.5, bytes([0, 1, 2, 253, 254, 255]))
+WHOSE = results.Identity("p", "s", None)
 ZIP = [{"uri": "/films.zip", "kind": "zip", "fingerprint": "1", "content_id": "zip:9:ab"}]
 
 
@@ -41,14 +42,14 @@ def test_a_film_is_known_by_content_model_and_precision(database: sa.Engine) -> 
     job_id = given.running(database, items=3)
     shard = given.claimed(database)
     made = _films(shard, scores=[0.25, 0.75], ood=1.5)
-    made[1] = made[1]._replace(cam=CAM)  # type: ignore[call-arg]
+    made[1] = made[1]._replace(cam=CAM, identity=WHOSE)  # type: ignore[call-arg]
     write(database, lambda c: results.commit(c, shard, made))
 
     found = _known(database, 0, 1, 99)
 
     assert found == {
-        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None),
-        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM),
+        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None, None),
+        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE),
     }
     assert _known(database, 0, precision="int8") == {}
     assert _known(database, 0, model_id=2) == {}
@@ -152,7 +153,7 @@ def _origin(database: sa.Engine) -> int:
         write(database, lambda c, s=shard, m=made: results.commit(c, s, m))  # type: ignore[misc]
     given.commit(database, given.claimed(database), errors=1)
     dead = given.claimed(database)
-    write(database, lambda c: results.give_up(c, dead, ["x"] * 4, "died"))
+    write(database, lambda c: results.give_up(c, dead, ["x"] * 4, "x", "died"))
     halved = given.claimed(database)
     write(database, lambda c: leases.bisect(c, halved, *given.new_shards(2, items=2)))
     return job_id
