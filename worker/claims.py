@@ -197,8 +197,19 @@ class Claims:
             log.info("not committed: %s", error)
             return
         if run.hashed_names:
-            privacy.keep_names(self._settings.home, shard.job_id, run.hashed_names)
+            self._keep_names(run)
         self._close_job(shard.job_id)
+
+    def _keep_names(self, run: ShardRun) -> None:
+        try:
+            privacy.keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
+        except OSError as error:
+            # The outcomes are safe; the map can be made again by whoever has the key and the films.
+            log.warning(
+                "job %d: the map of hashed names cannot be kept (%s); make room in PNEUMOQ_HOME "
+                "and score the job again to have it",
+                run.shard.job_id, error.strerror,
+            )  # fmt: skip
 
     def _close_job(self, job_id: int) -> None:
         state = database.write(
