@@ -6,6 +6,7 @@ TrainerError
 ├── DatasetError          the labelled folder cannot be trained on: mend the folder
 ├── WeightsError          the initial weights cannot be used: choose others
 ├── CardError             the model file's metadata is missing or malformed: not one of our models
+├── QuantiseError         the network is none that int8 can be made of: go on with fp32
 ├── ParityError           two engines disagree about the same film: do not register the model
 ├── CheckpointError       a checkpoint cannot be continued from: use its options, or a new folder
 ├── Stopped               the caller asked the run to end: continue from its folder when wanted
@@ -48,6 +49,10 @@ class WeightsError(TrainerError, ValueError):
 
 class CardError(TrainerError, ValueError):
     """The model file's metadata is missing or malformed."""
+
+
+class QuantiseError(TrainerError, ValueError):
+    """The network is none that fp16 or int8 can be made of."""
 
 
 class ParityError(TrainerError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,15 @@ import PIL
 import torch
 import torchvision
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from trainer import calibration, dataset, film, loop, metrics, model
 from trainer import card as cards
+from trainer import graph as graph_file
 from trainer.calibration import Distance
 from trainer.card import Card
+from trainer.graph import Graph
 from trainer.loop import Trained
-
-#: What TensorRT 10.3 on JetPack 6 parses, and every later one.
-OPSET, IR_VERSION = 17, 8
 
 #: Training films that the distance is measured from: enough for a covariance of 512 features, which
 #: is shrunk besides, and a fraction of an epoch's time.
@@ -110,16 +108,16 @@ def write(
     card: Card,
     distance: Distance | None = None,
 ) -> None:
-    """Write the model file of torchvision-named ResNet18 weights, replacing `path` in one step.
+    """Write the fp32 file of torchvision-named ResNet18 weights, replacing `path` in one step.
 
-    Without `distance` the model has no `ood` output. Raises ValueError for a precision that cannot
-    be written.
+    Without `distance` the model has no `ood` output. Files of other precisions are made from this
+    one by `trainer.quantise`; ValueError for a card that names one.
     """
     if card.precision != "fp32":
-        raise ValueError(f"precision {card.precision} cannot be written, only fp32")
+        raise ValueError(f"precision {card.precision} cannot be written from weights, only fp32")
     arrays = {key: value.detach().float().cpu().numpy() for key, value in weights.items()}
     side = _side(card.size)
-    graph = _Graph()
+    graph = Graph()
     features = _trunk(graph, arrays)
     outputs = [
         _output(cards.SCORES, "N", len(card.labels)),
@@ -132,44 +130,14 @@ def write(
     image = helper.make_tensor_value_info(
         cards.INPUT, TensorProto.UINT8, ["N", 1, card.size, card.size]
     )
-    proto = helper.make_model(
-        helper.make_graph(graph.nodes, "pneumoq", [image], outputs, graph.constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="pneumoq",
-    )
-    helper.set_model_props(proto, {cards.KEY: card.to_json()})
-    onnx.checker.check_model(proto, full_check=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(proto.SerializeToString(deterministic=True))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    graph_file.write(path, graph, [image], outputs, card)
 
 
-class _Graph:
-    """Nodes and constants of an ONNX graph, in the order in which they are added."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Add a constant; returns its name."""
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output; returns the output's name, which is the node's too."""
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-        return output
-
-
-def _trunk(graph: _Graph, weights: dict[str, NDArray[np.float32]]) -> str:
+def _trunk(graph: Graph, weights: dict[str, NDArray[np.float32]]) -> str:
     """The network up to its last feature maps, `float32 [N, 512, h, w]`.
 
-    All that a precision changes is in here: the convolutions, and what enters and leaves them.
+    All that a precision changes is in here: the convolutions, and what enters and leaves them. The
+    names of the tensors are those by which `trainer.quantise` finds them.
     """
     x = graph.add("Cast", [cards.INPUT], "gray", to=TensorProto.FLOAT)
     # Broadcasting over [1, 3, 1, 1] repeats the gray plane. It is not folded into the first
@@ -196,7 +164,7 @@ def _trunk(graph: _Graph, weights: dict[str, NDArray[np.float32]]) -> str:
 
 
 def _convolution(
-    graph: _Graph,
+    graph: Graph,
     weights: dict[str, NDArray[np.float32]],
     x: str,
     name: str,
@@ -226,7 +194,7 @@ def _convolution(
 
 
 def _head(
-    graph: _Graph, features: str, weights: dict[str, NDArray[np.float32]], card: Card
+    graph: Graph, features: str, weights: dict[str, NDArray[np.float32]], card: Card
 ) -> None:
     """`cam` and `scores` from the feature maps."""
     kernel = graph.constant("fc.weight", weights["fc.weight"][:, :, None, None])
@@ -240,7 +208,7 @@ def _head(
     graph.add("Softmax", [x], cards.SCORES, axis=1)
 
 
-def _ood(graph: _Graph, features: str, distance: Distance) -> None:
+def _ood(graph: Graph, features: str, distance: Distance) -> None:
     """`ood` from the feature maps, as `Distance` defines it."""
     x = graph.add("ReduceMean", [features], "pooled", axes=[2, 3], keepdims=0)
     x = graph.add("Sub", [x, graph.constant("ood.mean", distance.mean)], "ood.centred")

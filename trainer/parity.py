@@ -1,0 +1,75 @@
+"""Parity: whether a network in another precision may decide in place of the fp32 one. NumPy only.
+
+The gate is on what people act upon: the decision at the operating threshold, and the probability
+beside it. Agreement of the likeliest class would prove nothing, since the threshold may be anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.card import Card
+
+Scores = NDArray[np.floating[Any]]
+
+#: Share of films on which the decision must be the same: a film in 200 may fall on the other side,
+#: which is fewer than two readers, or the same reader twice, disagree about.
+AGREEMENT = 0.995
+
+#: |Δ probability| that 99 films in 100 must stay within: what shows as two hundredths on a screen.
+DELTA = 0.02
+
+#: Share of films that DELTA is for.
+WITHIN = 0.99
+
+#: Films that are enough: at 2,000 the agreement is known to about two films in a thousand.
+FILMS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How near a precision came to fp32, on films that the network was not trained on."""
+
+    films: int
+    #: Films with another decision.
+    turned: int
+    #: |Δ probability| that 99 in 100 films stay within.
+    delta: float
+    #: Largest |Δ probability|.
+    largest: float
+
+    @property
+    def agreement(self) -> float:
+        """Share of films with the same decision."""
+        return 1 - self.turned / self.films if self.films else 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether this may be used in place of fp32."""
+        return self.agreement >= AGREEMENT and self.delta <= DELTA
+
+    def __str__(self) -> str:
+        return (
+            f"{self.turned} of {self.films} decisions differ from fp32 ({self.agreement:.2%} agree,"
+            f" {AGREEMENT:.1%} must), 99 % of probabilities within {self.delta:.4f} ({DELTA} may)"
+        )
+
+
+def compare(reference: Scores, found: Scores, card: Card) -> Parity:
+    """Compare scores `[N, C]` of the same films with the fp32 network's."""
+    # In double, as the database and a person compare.
+    before, after = (s[:, card.positive_index].astype(np.float64) for s in (reference, found))
+    # Not a number is as far away as can be.
+    delta = np.nan_to_num(np.abs(after - before), nan=1.0)
+    turned = (before >= card.threshold) != (after >= card.threshold)
+    return Parity(
+        films=len(delta),
+        turned=int(np.sum(turned | np.isnan(after))),
+        # A film that was looked at, not a value between two.
+        delta=float(np.quantile(delta, WITHIN, method="higher")) if len(delta) else 1.0,
+        largest=float(delta.max(initial=0.0)),
+    )
