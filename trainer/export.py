@@ -193,9 +193,7 @@ def _convolution(
     )
 
 
-def _head(
-    graph: Graph, features: str, weights: dict[str, NDArray[np.float32]], card: Card
-) -> None:
+def _head(graph: Graph, features: str, weights: dict[str, NDArray[np.float32]], card: Card) -> None:
     """`cam` and `scores` from the feature maps."""
     kernel = graph.constant("fc.weight", weights["fc.weight"][:, :, None, None])
     maps = graph.add("Conv", [features, kernel], "maps", kernel_shape=[1, 1])  # [N, C, h, w]

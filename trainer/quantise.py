@@ -148,6 +148,11 @@ class Sample:
         """Largest magnitude that was seen anywhere in a tensor."""
         return self._largest[name]
 
+    @property
+    def largest_of_all(self) -> float:
+        """Largest magnitude in any tensor."""
+        return max(self._largest.values())
+
 
 def _patches(values: Floats, side: int, rng: np.random.Generator) -> Floats:
     """`[PLACES, C, side, side]` around random places of `[C, h, w]`."""
@@ -307,9 +312,7 @@ def _convolution(graph: Graph, network: Network, node: Any, coded: _Coded, sampl
     graph.add("Add", [total, border], node.name)
 
 
-def _round(
-    kernel: Doubles, values: Floats, rounded: Floats
-) -> tuple[Doubles, Floats, Doubles]:
+def _round(kernel: Doubles, values: Floats, rounded: Floats) -> tuple[Doubles, Floats, Doubles]:
     """Codes `[O, K]`, scales `[O]` and the bias's change `[O]` of weights `[O, K]`.
 
     `values` and `rounded`, `[n, K]`, are inputs before and after coding.
@@ -392,4 +395,3 @@ def _write(
     proto = network.proto.graph
     graph_file.write(path, graph, list(proto.input), list(proto.output), card)
     return card
-

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import dataset, errors, export, loop
+from trainer import dataset, errors, export, loop, parity, quantise
+from worker import precisions
 from worker.engine import open_engine
 from worker.errors import WorkerError
 from worker.process import die_with_parent
@@ -100,11 +101,17 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("dataset", **_described(trained.dataset))
     path = folder / "model.onnx"
     card = export.export(trained, path, spec["operating_point"])
+    fp32 = _parity(trained, card, path, work)
+    report("note", text="making and measuring the faster precisions")
+    derived = _derive(trained, path, work, stop)
+    for note in derived.notes:
+        report("note", text=note)
+    fp32["options"]["films_per_s"] = round(derived.films_per_s, 1)
     report(
         "done",
-        file=str(path),
+        files={"fp32": str(path), **{name: str(file) for name, file in derived.files.items()}},
         card=json.loads(card.to_json()),
-        engine=_parity(trained, card, path, work),
+        engines=[fp32, *derived.engines],
         n_val=len(trained.dataset.of(dataset.VAL)),
     )
 
@@ -135,32 +142,40 @@ def _parity(trained: loop.Trained, card: Any, path: Path, work: dict[str, Any]) 
     Raises ParityError where they differ by more than rounding; the model is then not registered.
     """
     val = trained.films.rows(trained.dataset.of(dataset.VAL))
-    rows = val[np.linspace(0, len(val) - 1, min(len(val), PARITY_FILMS)).astype(int)]
-    films = np.ascontiguousarray(trained.films.take(rows))
+    films = trained.films.take(val[precisions.spread(len(val), PARITY_FILMS)])
     expected = export.reference_scores(trained, card, films.reshape(-1, card.size, card.size))
     batch = work["engine_batch"]
     engine = open_engine(path, batch=batch, threads=work["threads"])
-    found = []
-    for start in range(0, len(films), batch):
-        part = films[start : start + batch].reshape(-1, 1, card.size, card.size)
-        full = np.zeros((batch, 1, card.size, card.size), np.uint8)
-        full[: len(part)] = part
-        found.append(engine.submit(full).result().scores[: len(part)])
-    delta = float(np.abs(np.concatenate(found) - expected).max())
+    found, _ = precisions.scores(engine, films)
+    delta = float(np.abs(found - expected).max())
     if not delta <= PARITY_DELTA:
         raise errors.ParityError(
             f"{engine.backend} and PyTorch differ by {delta:.2g} in probability on "
             f"{len(films)} films, where {PARITY_DELTA:g} is rounding; the model was not registered"
         )
+    engine.close()
     return {
-        "backend": engine.backend,
-        "backend_version": engine.backend_version,
-        "device": engine.device,
-        "precision": engine.precision,
-        "options": {"batch": batch, "films": len(films)},
+        **precisions.identity(engine),
+        "options": {"batch": batch, "threads": work["threads"], "films": len(films)},
         "parity_delta": delta,
         "passed": True,
     }
+
+
+def _derive(
+    trained: loop.Trained, path: Path, work: dict[str, Any], stop: threading.Event
+) -> precisions.Derived:
+    """The other precisions, calibrated on training films and measured on validation films."""
+    data, films = trained.dataset, trained.films
+    train, val = (films.rows(data.of(split)) for split in (dataset.TRAIN, dataset.VAL))
+    return precisions.derive(
+        path,
+        films.take(train[precisions.spread(len(train), quantise.FILMS)]),
+        films.take(val[precisions.spread(len(val), parity.FILMS)]),
+        batch=work["engine_batch"],
+        threads=work["threads"],
+        stop=stop.is_set,
+    )
 
 
 if __name__ == "__main__":

@@ -235,10 +235,13 @@ class _Attempt:
                 ood_threshold=card["ood_threshold"],
                 metrics=card["metrics"],
                 card=card,
-                files={card["precision"]: Path(self._ended["file"])},
+                files={name: Path(file) for name, file in self._ended["files"].items()},
                 dataset_id=self._dataset_id,
                 job_id=job_id,
-                engines=[{**self._ended["engine"], "worker_id": self._lease.worker_id}],
+                engines=[
+                    {**engine, "worker_id": self._lease.worker_id}
+                    for engine in self._ended["engines"]
+                ],
                 evaluations={"validation": {**card["metrics"], "n_films": self._ended["n_val"]}},
             ),
             self._lease.worker_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from trainer import card as cards
 from trainer import quantise
+from trainer.errors import Stopped
 from worker.engine import cpu
 from worker.errors import EngineError
 
@@ -16,10 +18,16 @@ from worker.errors import EngineError
 BATCH = 4
 
 
-def sample(network: quantise.Network, films: NDArray[np.uint8], *, threads: int) -> quantise.Sample:
+def sample(
+    network: quantise.Network,
+    films: NDArray[np.uint8],
+    *,
+    threads: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> quantise.Sample:
     """What the activations of an fp32 network look like on `uint8 [N, 1, S, S]`.
 
-    Raises EngineError where OpenVINO refuses the network.
+    Raises EngineError where OpenVINO refuses the network, and Stopped when `stop` says so.
     """
     openvino = cpu.runtime()
     names = network.activations
@@ -41,6 +49,8 @@ def sample(network: quantise.Network, films: NDArray[np.uint8], *, threads: int)
     request = compiled.create_infer_request()
     found = quantise.Sample()
     for start in range(0, len(films), BATCH):
+        if stop():
+            raise Stopped("stopped while activations were looked at")
         part = np.ascontiguousarray(films[start : start + BATCH])
         request.infer({cards.INPUT: part})
         found.add({name: request.get_tensor(port).data for name, port in ports.items()}, part)

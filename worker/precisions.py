@@ -1,0 +1,157 @@
+"""Precisions: a model's fp32 file becomes faster ones, and each is measured before it may be used.
+
+What is made (fp16 and int8 files) and what needs no file (bf16, where the processor has it) runs on
+films that the network was not trained on, beside fp32; `trainer.parity` says whether it passes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer import parity, quantise
+from trainer.errors import QuantiseError, Stopped
+from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
+from worker.errors import EngineError
+
+Films = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """What became of a model file."""
+
+    #: precision → file, of those that passed.
+    files: dict[str, Path]
+    #: Rows of the engines table, without the fp32 engine's.
+    engines: list[dict[str, Any]]
+    #: A sentence about each precision.
+    notes: list[str]
+    #: Of the fp32 engine, on the same films.
+    films_per_s: float
+
+
+def derive(
+    path: Path,
+    calibration: Films,
+    held_out: Films,
+    *,
+    batch: int,
+    threads: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Derived:
+    """Make the other precisions' files beside an fp32 model file, and measure all there are.
+
+    `calibration` and `held_out` are `uint8 [N, 1, S, S]`; the network should have been trained on
+    films like the former and must not have been on the latter. Raises EngineError where fp32 itself
+    cannot be run, and Stopped.
+    """
+    engine = open_engine(path, batch=batch, threads=threads)
+    card = engine.card
+    reference, fp32_rate = scores(engine, held_out, stop)
+    engine.close()
+    made, notes = _files(path, calibration, threads, stop)
+    files: dict[str, Path] = {}
+    engines: list[dict[str, Any]] = []
+    for precision in ("bf16", "fp16", "int8"):
+        source = {"fp32": path, **made}.get(FILE_OF[precision])
+        if source is None:
+            continue
+        try:
+            engine = open_engine(source, batch=batch, threads=threads, precision=precision)
+        except EngineError as error:
+            notes.append(f"{precision} is left out: {error}")
+            continue
+        found, rate = scores(engine, held_out, stop)
+        engine.close()
+        result = parity.compare(reference, found, card)
+        verdict = "passed" if result.passed else "failed its gate and is not used"
+        notes.append(f"{precision} {verdict}: {result}; {rate:.0f} films/s, fp32 {fp32_rate:.0f}")
+        engines.append(
+            {
+                **identity(engine),
+                "options": {
+                    "batch": batch,
+                    "threads": threads,
+                    "films": result.films,
+                    "agreement": result.agreement,
+                    "delta_p99": result.delta,
+                    "films_per_s": round(rate, 1),
+                },
+                "parity_delta": result.largest,
+                "passed": result.passed,
+            }
+        )
+        if result.passed and precision in made:
+            files[precision] = source
+    return Derived(files=files, engines=engines, notes=notes, films_per_s=fp32_rate)
+
+
+def identity(engine: Engine) -> dict[str, Any]:
+    """The columns of the engines table that say which engine it is."""
+    return {
+        "backend": engine.backend,
+        "backend_version": engine.backend_version,
+        "device": engine.device,
+        "precision": engine.precision,
+    }
+
+
+def spread(total: int, most: int) -> NDArray[np.int64]:
+    """At most `most` numbers below `total`, evenly spread."""
+    return np.linspace(0, total - 1, min(total, most)).astype(np.int64)
+
+
+def scores(
+    engine: Engine, films: Films, stop: Callable[[], bool] = lambda: False
+) -> tuple[NDArray[np.float32], float]:
+    """What an engine says of films `[N, 1, S, S]`: scores `[N, C]`, and films per second."""
+    started = time.perf_counter()
+    pending: deque[tuple[Pending, int]] = deque()
+    found = []
+
+    def finish() -> None:
+        batch, filled = pending.popleft()
+        found.append(batch.result().scores[:filled])
+
+    for start in range(0, len(films), engine.batch):
+        if stop():
+            raise Stopped("stopped while precisions were compared")
+        if len(pending) == engine.depth:
+            finish()
+        part = np.zeros((engine.batch, *films.shape[1:]), np.uint8)
+        filled = len(films[start : start + engine.batch])
+        part[:filled] = films[start : start + engine.batch]
+        pending.append((engine.submit(part), filled))
+    while pending:
+        finish()
+    return np.concatenate(found), len(films) / (time.perf_counter() - started)
+
+
+def _files(
+    path: Path, calibration: Films, threads: int, stop: Callable[[], bool]
+) -> tuple[dict[str, Path], list[str]]:
+    """The fp16 and int8 files, and why one is missing."""
+    try:
+        network = quantise.Network(path)
+    except QuantiseError as error:
+        return {}, [f"fp16 and int8 are left out: {error}"]
+    sample = observe.sample(network, calibration, threads=threads, stop=stop)
+    made, notes = {"int8": path.with_name("model.int8.onnx")}, []
+    quantise.int8(network, sample, made["int8"])
+    if sample.largest_of_all > quantise.HALF_MAX:
+        notes.append(
+            f"fp16 is left out: activations reach {sample.largest_of_all:.3g}, too near the end of "
+            "its range"
+        )
+    else:
+        made["fp16"] = path.with_name("model.fp16.onnx")
+        quantise.fp16(network, made["fp16"])
+    return made, notes
