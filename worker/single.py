@@ -53,7 +53,7 @@ def classify(path: Path, model: Path, *, batch: int, precision: str = "fp32") ->
     scores = outputs.scores[0]
     ood = None if outputs.ood is None else float(outputs.ood[0])
     return Answer(
-        label=card.labels[label(scores, card)],
+        label=card.labels[int(label(outputs.scores[:1], card)[0])],
         probability=float(scores[card.positive_index]),
         scores={name: float(s) for name, s in zip(card.labels, scores, strict=True)},
         ood=ood,

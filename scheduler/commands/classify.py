@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from db import models
-from scheduler import errors, output, session
+from scheduler import errors, output, precision, session
 
 
 @click.command("classify")
@@ -19,11 +19,16 @@ from scheduler import errors, output, session
     show_default=True,
     help="Alias, number, name or SHA-256 of the model.",
 )
+@click.option(
+    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
+    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+)  # fmt: skip
 @output.json_option
-def command(image: Path, out: Path | None, model: str, as_json: bool) -> None:
+def command(image: Path, out: Path | None, model: str, asked: str, as_json: bool) -> None:
     """Score one film now and print the answer; nothing is stored.
 
-    With OUT, write the film there with the answer and the evidence drawn on it.
+    The answer is that of a scoring job with this model and precision, to the last bit. With OUT,
+    write the film there with the answer and the evidence drawn on it.
 
     \b
     Example:
@@ -35,8 +40,9 @@ def command(image: Path, out: Path | None, model: str, as_json: bool) -> None:
     chosen = models.resolve(engine, model)
     from worker import single, store
 
-    path = store.fetch(engine, settings.home, chosen["id"])
-    answer = single.classify(image, path, batch=settings.batch)
+    pinned = precision.pin(engine, chosen["id"], asked)
+    path = store.fetch(engine, settings.home, chosen["id"], pinned)
+    answer = single.classify(image, path, batch=settings.batch, precision=pinned)
     if out is not None:
         from scheduler import picture
 
@@ -56,6 +62,7 @@ def command(image: Path, out: Path | None, model: str, as_json: bool) -> None:
                 "unusual": answer.unusual,
                 "model_id": chosen["id"],
                 "model": chosen["name"],
+                "precision": pinned,
             },
             as_json=True,
         )
@@ -68,6 +75,9 @@ def command(image: Path, out: Path | None, model: str, as_json: bool) -> None:
     if answer.ood is not None:
         warning = "  unlike the training films: do not trust the label" if answer.unusual else ""
         click.echo(f"distance from the training films {answer.ood:.2f} (1 is typical){warning}")
-    click.echo(f"model {chosen['id']} ({chosen['name']}). Research software, not a medical device.")
+    click.echo(
+        f"model {chosen['id']} ({chosen['name']}) in {pinned}. Research software, not a medical "
+        "device."
+    )
     if out is not None:
         click.echo(f"annotated film: {out}")
