@@ -25,7 +25,6 @@ from worker.archive.names import display
 from worker.archive.opening import open_reader, open_source, open_spool
 from worker.archive.source import BY_NAME, MAX_BYTES, WINDOWED, Kind, Reader, Source
 from worker.archive.stream import MAX_WINDOW, Spool
-from worker.archive.survey import Survey, survey
 from worker.archive.tar import ExtentReader
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "Reader",
     "Source",
     "Spool",
-    "Survey",
     "display",
     "is_pattern",
     "kind",
@@ -55,6 +53,5 @@ __all__ = [
     "open_source",
     "open_spool",
     "pack",
-    "survey",
     "unpack",
 ]
