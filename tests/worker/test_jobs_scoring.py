@@ -71,9 +71,14 @@ def two_workers_give(here: Site, archives: dict[str, Path], expected: dict[str, 
     for archive in archives.values():
 
         def shared(archive: Path = archive) -> bool:
-            job_id = here.score(archive, model_id=1, spec=FORCED)
+            job_id = here.score(*[archive] * 4, model_id=1, spec=FORCED)
             assert here.ended(job_id) == "completed"
-            assert here.probabilities(job_id) == expected
+            found = here.rows(
+                "SELECT DISTINCT name, probability FROM v_predictions WHERE job_id = :job",
+                job=job_id,
+            )
+            assert len(found) == len(expected)
+            assert {row.name: row.probability for row in found} == expected
             by_worker = here.rows(
                 "SELECT count(*) AS n FROM shards WHERE job_id = :job GROUP BY worker_id",
                 job=job_id,
