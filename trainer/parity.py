@@ -1,7 +1,7 @@
 """Parity: whether a network in another precision may decide in place of the fp32 one. NumPy only.
 
 The gate is on what people act upon: the decision at the operating threshold, and the probability
-beside it. Agreement of the likeliest class would prove nothing, since the threshold may be anywhere.
+beside it. Agreement of the likeliest class would prove nothing: the threshold may be anywhere.
 """
 
 from __future__ import annotations
