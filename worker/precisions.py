@@ -6,9 +6,11 @@ films that the network was not trained on, beside fp32; `trainer.parity` says wh
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import parity, quantise
-from trainer.errors import QuantiseError, Stopped
+from trainer import film, parity, quantise
+from trainer.card import Card
+from trainer.errors import FilmError, QuantiseError, Stopped
+from worker import archive
 from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
-from worker.errors import EngineError
+from worker.errors import ArchiveError, EngineError, MemberError
 
 Films = NDArray[np.uint8]
 
@@ -155,3 +159,56 @@ def _files(
         made["fp16"] = path.with_name("model.fp16.onnx")
         quantise.fp16(network, made["fp16"])
     return made, notes
+
+
+def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[Films, int]:
+    """At most `most` films of a folder or archive, chosen at random, as `uint8 [N, 1, S, S]`.
+
+    Equal archives give equal films. Also returns how many of those chosen could not be read; others
+    were taken in their place as long as there were any. Raises ArchiveError.
+    """
+    with archive.open_source(uri) as source:
+        if source.kind in archive.WINDOWED:
+            raise ArchiveError(
+                "unsupported",
+                f"{uri} can only be read from its start; unpack it, or give a folder or a .zip",
+            )
+        rng = random.Random(0)
+        chosen: list[archive.Member] = []
+        # Some to spare, for those that turn out not to be films.
+        room = most + most // 4 + 16
+        for n, member in enumerate(source.members()):
+            if len(chosen) < room:
+                chosen.append(member)
+            elif (place := rng.randrange(n + 1)) < room:
+                chosen[place] = member
+        rng.shuffle(chosen)
+        reader = archive.open_reader(source.kind, source.uri)
+
+    def decode(data: bytes) -> NDArray[np.uint8] | None:
+        try:
+            return film.decode(data, card.size, card.film_rule)
+        except FilmError:
+            return None
+
+    found: list[NDArray[np.uint8]] = []
+    broken = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(chosen), workers * 4):
+            read = []
+            for member in chosen[start : start + workers * 4]:
+                try:
+                    read.append(reader.read(member))
+                except MemberError:
+                    broken += 1
+            for pixels in pool.map(decode, read):
+                if pixels is None:
+                    broken += 1
+                elif len(found) < most:
+                    found.append(pixels)
+            if len(found) == most:
+                break
+    reader.close()
+    return np.stack(found)[:, None] if found else np.empty(
+        (0, 1, card.size, card.size), "u1"
+    ), broken

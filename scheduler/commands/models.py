@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from db import database, models
-from scheduler import output, session
+from scheduler import output, session, submit
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
@@ -15,9 +19,16 @@ LIST_COLUMNS = (
 )  # fmt: skip
 
 
+#: What an engine's gate found. The fp32 engine is compared with PyTorch, the others with fp32.
+GATE_COLUMNS = (
+    "precision", "passed", "films", "agreement", "delta_p99", "parity_delta", "films_per_s",
+    "backend", "backend_version", "device",
+)  # fmt: skip
+
+
 @click.group("models")
 def command() -> None:
-    """List models; choose the champion, which `score` uses.
+    """List models; choose the champion, which `score` uses; make them faster; take them away.
 
     MODEL is a number, a name, an alias such as `champion`, or the start of a file's SHA-256.
 
@@ -25,6 +36,8 @@ def command() -> None:
     Examples:
       pneumoq models ls
       pneumoq models promote 3 --reason "better on the portable films"
+      pneumoq models quantise 3 /data/films
+      pneumoq models export champion model.onnx --precision int8
     """
 
 
@@ -82,6 +95,7 @@ def show(model: str, as_json: bool) -> None:
         return
     facts: dict[str, Any] = {k: v for k, v in row.items() if k not in ("metrics", "card")}
     facts["champion"] = champion
+    facts["computed_in"] = models.best_precision(engine, row["id"])
     facts["labels"] = ", ".join(label["name"] for label in detail["labels"])
     output.facts(facts)
     if row["metrics"]:
@@ -90,13 +104,19 @@ def show(model: str, as_json: bool) -> None:
     for title, key, columns in (
         ("Evaluations", "evaluations", ["split", "n_films", "dataset_id", "metrics"]),
         ("Files", "files", ["precision", "size_bytes", "sha256"]),
-        ("Engines", "engines",
-         ["backend", "backend_version", "device", "precision", "parity_delta", "passed"]),
         ("History", "events", ["at", "who", "event", "detail"]),
     ):  # fmt: skip
         if detail[key]:
             _heading(title)
             output.table(detail[key], columns)
+        if key == "files" and detail["engines"]:
+            _heading("Engines")
+            output.table([_gate(engine) for engine in detail["engines"]], GATE_COLUMNS)
+
+
+def _gate(engine: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row of the engines table with its options as columns."""
+    return {**dict.fromkeys(GATE_COLUMNS), **engine["options"], **engine}
 
 
 def _heading(title: str) -> None:
@@ -132,3 +152,97 @@ def promote(model: str, reason: str | None, as_json: bool) -> None:
     else:
         instead = f" instead of model {before}" if before not in (None, row["id"]) else ""
         click.echo(f"model {row['id']} ({row['name']}) is now the champion{instead}")
+
+
+@command.command("export")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
+    help="Which of the model's files.",
+)  # fmt: skip
+@output.json_option
+def export(model: str, file: Path, precision: str, as_json: bool) -> None:
+    """Write a model's ONNX file, verified by its SHA-256; it holds all that is needed to use it.
+
+    \b
+    Example:
+      pneumoq models export champion model.onnx --precision int8
+    """
+    settings, engine = session.settings(), session.database()
+    row = models.resolve(engine, model)
+    from worker import store
+
+    path = store.fetch(engine, settings.home, row["id"], precision)
+    try:
+        shutil.copyfile(path, file)
+    except OSError as error:
+        raise Failure(f"{file} cannot be written: {error.strerror}") from error
+    kept = models.file_of(engine, row["id"], precision)
+    if as_json:
+        fields = {key: kept[key] for key in ("precision", "size_bytes", "sha256")}
+        output.emit({"model_id": row["id"], "file": str(file), **fields}, as_json=True)
+    else:
+        click.echo(
+            f"{file}: model {row['id']} ({row['name']}) in {precision}, "
+            f"{kept['size_bytes'] / 1e6:.1f} MB, SHA-256 {kept['sha256']}"
+        )
+
+
+@command.command("quantise")
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@output.json_option
+def quantise(model: str, folder: Path, as_json: bool) -> None:
+    """Make a model's int8 and fp16 files, and let those that pass their gate be used.
+
+    For a model that was registered without them. FOLDER holds films like those to be scored, no
+    labels needed: a third of them, at most 256, show what the network's activations look like; on
+    the others, at most 2000, each precision is compared with fp32. Less than 200 of those prove
+    little: one film that is decided differently is then too many.
+
+    \b
+    Example:
+      pneumoq models quantise champion /data/films
+    """
+    settings, engine = session.settings(), session.database()
+    row = models.resolve(engine, model)
+    have = {file["precision"] for file in models.detail(engine, row["id"])["files"]}
+    if "int8" in have:
+        raise Failure(
+            f"model {row['id']} has an int8 file already; see `pneumoq models show {row['id']}`"
+        )
+    from trainer import card as cards
+    from trainer import parity
+    from trainer import quantise as making
+    from worker import precisions, store
+
+    path = store.fetch(engine, settings.home, row["id"])
+    card = cards.read(path)
+    threads = settings.engine_threads
+    films, broken = precisions.pick(
+        submit.readable_path(folder), card, making.FILMS + parity.FILMS, workers=threads
+    )
+    if broken:
+        click.echo(f"{broken} of the files chosen are no films that can be read", err=True)
+    shown = min(making.FILMS, len(films) // 3)
+    if shown == 0:
+        raise Failure(f"{folder} holds {len(films)} films; give a folder of a few hundred")
+    with tempfile.TemporaryDirectory(prefix="pneumoq-") as work:
+        copy = Path(shutil.copyfile(path, Path(work, "model.onnx")))
+        derived = precisions.derive(
+            copy, films[:shown], films[shown:], batch=settings.batch, threads=threads
+        )
+        files = {name: file for name, file in derived.files.items() if name not in have}
+        tried = [e for e in derived.engines if e["precision"] not in have]
+        database.write(
+            engine,
+            lambda c: models.add_precisions(c, row["id"], files, tried, session.who()),
+        )
+    if as_json:
+        output.emit([_gate(e) for e in tried], as_json=True)
+        return
+    for note in derived.notes:
+        click.echo(note)
+    best = models.best_precision(engine, row["id"])
+    click.echo(f"model {row['id']} ({row['name']}) is computed in {best} from now on")
