@@ -16,8 +16,10 @@ from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
 from db.types import UtcDateTime, now
 
-#: A training or planning attempt that its worker did not survive is made again this many times.
-MAX_ATTEMPTS = 3
+#: A job that its workers did not survive so many times is given up. Of planning, only attempts in a
+#: row that listed nothing count; and a planner's worker may die by a film that it scores meanwhile,
+#: which takes several deaths to be found.
+MAX_ATTEMPTS = {"train": 3, "score": 15}
 
 #: Seconds before attempt 2, 3, … of a job or shard.
 BACKOFF_S = (5.0, 30.0, 120.0)
@@ -127,7 +129,7 @@ def claim(connection: sa.Connection, kind: str, worker_id: str, lease_s: float) 
         ).one_or_none()
         if row is None:
             return None
-        if row.attempts < MAX_ATTEMPTS:
+        if row.attempts < MAX_ATTEMPTS[kind]:
             break
         finish(
             connection, row.id, "failed", worker_id,

@@ -235,7 +235,7 @@ def test_a_training_job_whose_worker_vanished_is_claimed_again(database: sa.Engi
 def test_a_job_whose_attempts_are_used_up_fails_and_says_so(database: sa.Engine, kind: str) -> None:
     job_id = given.queued(database, kind)
     after = given.queued(database, kind)
-    for attempt in range(1, jobs.MAX_ATTEMPTS + 1):
+    for attempt in range(1, jobs.MAX_ATTEMPTS[kind] + 1):
         found = write(database, lambda c: jobs.claim(c, kind, "worker", given.EXPIRED_S))
         assert found is not None
         assert (found.lease.job_id, found.attempt) == (job_id, attempt)
@@ -247,7 +247,7 @@ def test_a_job_whose_attempts_are_used_up_fails_and_says_so(database: sa.Engine,
     assert found.lease.job_id == after
     row = jobs.get(database, job_id)
     assert row["state"] == "failed"
-    assert "given up after 3 attempts" in row["reason"]
+    assert f"given up after {jobs.MAX_ATTEMPTS[kind]} attempts" in row["reason"]
     assert _events(database, job_id)[-1] == "failed"
 
 
@@ -256,7 +256,7 @@ def test_a_job_handed_back_in_good_order_is_due_at_once_and_not_counted(
     database: sa.Engine, kind: str
 ) -> None:
     job_id = given.queued(database, kind)
-    for _ in range(jobs.MAX_ATTEMPTS + 1):
+    for _ in range(jobs.MAX_ATTEMPTS[kind] + 1):
         found = write(database, lambda c: jobs.claim(c, kind, "worker", given.LEASE_S))
         assert found is not None
         assert (found.lease.job_id, found.attempt) == (job_id, 1)

@@ -341,7 +341,7 @@ def test_a_job_that_cannot_be_planned_any_more_does_not_hide_the_shards_that_are
 ) -> None:
     due = given.running(database)
     doomed = given.queued(database, priority=1)
-    for _ in range(jobs.MAX_ATTEMPTS):
+    for _ in range(jobs.MAX_ATTEMPTS["score"]):
         write(database, lambda c: jobs.claim(c, "score", "planner", given.EXPIRED_S))
 
     found = write(database, lambda c: leases.claim_best(c, "worker", given.LEASE_S, planning=True))

@@ -20,7 +20,7 @@ def test_decoders_killed_at_random_moments_cost_at_most_the_films_they_were_at(
 ) -> None:
     chance = random.Random(15)
     sources = 30
-    worker = here.worker(decoders=2)
+    worker = here.worker(decoders=2, lease_s=60.0)
     job_id = harm.submit(here, *[few] * sources)
     harm.in_the_middle(here, job_id)
     kills = 0
