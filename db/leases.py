@@ -1,4 +1,4 @@
-"""Shards: writing them while planning, claiming them, renewing and handing back their leases.
+"""Leases: shards are claimed, kept, handed back and bisected.
 
 A claim takes a fencing token. Whoever comes back late with an older token writes nothing.
 """
@@ -11,11 +11,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import bulk
 from db import jobs as job_rows
 from db.errors import LeaseLost
-from db.jobs import BACKOFF_S, Claimed, Lease
-from db.schema import SCORING_JOB_STATES, item_errors, jobs, shard_listings, shards, sources
+from db.jobs import BACKOFF_S, Claimed
+from db.listings import NewShard
+from db.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
 from db.types import now
 
 #: A shard that its workers did not survive this many times is bisected; of one item, given up.
@@ -27,20 +27,6 @@ HALF_ATTEMPTS = 2
 #: A shard that so many workers did not survive may be what ends them. It is worked on alone, so
 #: that its next victim takes no other shard's attempts with it.
 SUSPECT_ATTEMPTS = 2
-
-
-SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
-LISTINGS = ("job_id", "shard_no", "listing")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewShard:
-    """A shard as the planner writes it."""
-
-    source_no: int
-    n_items: int
-    #: Packed listing.
-    listing: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,101 +55,6 @@ class Shard:
     def suspect(self) -> bool:
         """Whether it is to be worked on alone."""
         return self.attempt > SUSPECT_ATTEMPTS
-
-
-def add(
-    connection: sa.Connection,
-    lease: Lease,
-    new: Sequence[NewShard],
-    first_item: int | None = None,
-) -> None:
-    """Append shards to a job that this worker is planning, fenced by the planner's lease.
-
-    `first_item` is the number that their first item is to have. Where they are there already,
-    because they were committed but the answer was lost, they are not appended again.
-    """
-    job_rows.fence(connection, lease)
-    row = connection.execute(
-        sa.select(jobs.c.planned_items, jobs.c.planned_shards).where(jobs.c.id == lease.job_id)
-    ).one()
-    if first_item is not None and row.planned_items != first_item:
-        if row.planned_items == first_item + sum(shard.n_items for shard in new):
-            return
-        raise ValueError(
-            f"job {lease.job_id} has {row.planned_items} items, not {first_item}: somebody else "
-            "lists it too"
-        )
-    job_id, items, count = lease.job_id, row.planned_items, row.planned_shards
-    rows: list[bulk.Row] = []
-    listings: list[bulk.Row] = []
-    for shard in new:
-        rows.append((job_id, count, shard.source_no, items, shard.n_items, "ready"))
-        listings.append((job_id, count, shard.listing))
-        items, count = items + shard.n_items, count + 1
-    bulk.insert(connection, "shards", SHARDS, rows)
-    bulk.insert(connection, "shard_listings", LISTINGS, listings)
-    connection.execute(
-        sa.update(jobs)
-        .where(jobs.c.id == lease.job_id)
-        # Whoever comes this far has not tried in vain: the attempts are counted anew.
-        .values(planned_items=items, planned_shards=count, attempts=1)
-    )
-
-
-def set_seek_index(
-    connection: sa.Connection,
-    lease: Lease,
-    source_no: int,
-    index: bytes | None,
-    *,
-    streams: bool = False,
-) -> None:
-    """Keep where decompression of a source can start, for workers that begin in the middle.
-
-    With `streams` it can only start at the beginning, and one worker at a time reads it.
-    """
-    job_rows.fence(connection, lease)
-    connection.execute(
-        sa.update(sources)
-        .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)
-        .values(seek_index=index, streams=streams)
-    )
-
-
-def set_identity(
-    connection: sa.Connection,
-    lease: Lease,
-    source_no: int,
-    fingerprint: str,
-    content_id: str | None,
-) -> None:
-    """Note that a source is another one now than when it was submitted."""
-    job_rows.fence(connection, lease)
-    connection.execute(
-        sa.update(sources)
-        .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)
-        .values(fingerprint=fingerprint, content_id=content_id)
-    )
-
-
-def seek_index(connection: sa.Connection, job_id: int, source_no: int) -> bytes | None:
-    """What `set_seek_index` kept."""
-    found = connection.execute(
-        sa.select(sources.c.seek_index).where(
-            sources.c.job_id == job_id, sources.c.source_no == source_no
-        )
-    ).scalar()
-    return None if found is None else bytes(found)
-
-
-def planned(connection: sa.Connection, job_id: int) -> dict[int, int]:
-    """Items already listed per source_no."""
-    found = connection.execute(
-        sa.select(shards.c.source_no, sa.func.sum(shards.c.n_items))
-        .where(shards.c.job_id == job_id)
-        .group_by(shards.c.source_no)
-    )
-    return {int(source): int(items) for source, items in found}
 
 
 def first_due(
@@ -432,71 +323,3 @@ def lost(shard: Shard) -> LeaseLost:
         f"shard {shard.shard_no} of job {shard.job_id} is no longer this worker's, "
         "or the job is paused or has ended"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What a shard of an earlier job holds, and how it ended."""
-
-    shard_no: int
-    source_no: int
-    first_item: int
-    n_items: int
-    #: Packed listing.
-    listing: bytes
-
-
-def listings(
-    connection: sa.Connection,
-    job_id: int,
-    after_shard_no: int = -1,
-    limit: int = 64,
-    *,
-    to_retry: bool = False,
-) -> list[Listing]:
-    """A job's shards after the given one, in order; with `to_retry` those with items to retry."""
-    select = (
-        sa.select(
-            shards.c.shard_no, shards.c.source_no, shards.c.first_item, shards.c.n_items,
-            shard_listings.c.listing,
-        )
-        .join_from(
-            shards,
-            shard_listings,
-            sa.and_(
-                shard_listings.c.job_id == shards.c.job_id,
-                shard_listings.c.shard_no == shards.c.shard_no,
-            ),
-        )
-        .where(shards.c.job_id == job_id, shards.c.shard_no > after_shard_no)
-        .order_by(shards.c.shard_no)
-        .limit(limit)
-    )  # fmt: skip
-    if to_retry:
-        select = select.where(sa.or_(shards.c.state != "done", shards.c.n_errors > 0))
-    return [
-        Listing(**(row | {"listing": bytes(row["listing"])}))
-        for row in map(dict, connection.execute(select).mappings())
-    ]
-
-
-def items_to_retry(connection: sa.Connection, job_id: int, shard_no: int) -> list[int]:
-    """Items of a shard that are in error or have no outcome, in order."""
-    row = connection.execute(
-        sa.select(shards.c.state, shards.c.first_item, shards.c.n_items).where(
-            shards.c.job_id == job_id, shards.c.shard_no == shard_no
-        )
-    ).one()
-    end = row.first_item + row.n_items
-    if row.state != "done":
-        return list(range(row.first_item, end))
-    found = connection.execute(
-        sa.select(item_errors.c.item_no)
-        .where(
-            item_errors.c.job_id == job_id,
-            item_errors.c.item_no >= row.first_item,
-            item_errors.c.item_no < end,
-        )
-        .order_by(item_errors.c.item_no)
-    )
-    return list(found.scalars())

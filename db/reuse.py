@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db import bulk, leases
+from db import bulk, listings
 from db import jobs as job_rows
 from db.jobs import Lease
 from db.results import Cam, Identity
@@ -208,7 +208,7 @@ def copy_source(
     ).one()
     if origin.planned_at is None or origin.purged_at is not None or base is None:
         return Copied(0, 0, False)
-    listed = leases.planned(connection, lease.job_id).get(to_source_no, 0)
+    listed = listings.planned(connection, lease.job_id).get(to_source_no, 0)
     found = connection.execute(
         sa.select(shards)
         .where(ours, shards.c.first_item >= base + listed)
@@ -251,7 +251,7 @@ def _copy(
     bulk.insert(
         connection,
         "shards",
-        leases.SHARDS,
+        listings.SHARDS,
         [(lease.job_id, n, source_no, s.first_item + shift, s.n_items, "ready") for n, s in ready],
     )
     if done:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from db import database, jobs, leases, results
+from db import database, jobs, leases, listings, results
 from db.results import Cam, Prediction
 from scheduler.survey import Located
 from trainer.card import Card
@@ -251,8 +251,8 @@ class Writing:
             )  # fmt: skip
             claimed = jobs.claim(connection, "score", "bench", 3600.0)
             assert claimed is not None
-            new = leases.NewShard(source_no=0, n_items=WRITE_FILMS, listing=b"")
-            leases.add(connection, claimed.lease, [new] * WRITE_SHARDS)
+            new = listings.NewShard(source_no=0, n_items=WRITE_FILMS, listing=b"")
+            listings.add(connection, claimed.lease, [new] * WRITE_SHARDS)
             jobs.planned(connection, claimed.lease, {})
 
         database.write(self._engine, plan)

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from db import database, jobs, leases, models, results, reuse
 from db.errors import LeaseLost
 from db.jobs import Claimed
-from db.leases import NewShard, Shard
+from db.leases import Shard
+from db.listings import NewShard
 from db.reuse import Known
 from trainer.card import Card
 from trainer.errors import CardError

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, jobs, leases, reuse
+from db import database, jobs, listings, reuse
 from db.errors import LeaseLost, Unavailable
 from db.jobs import Claimed
-from db.leases import NewShard
+from db.listings import NewShard
 from worker import archive
 from worker.archive import Member
 from worker.errors import ArchiveError
@@ -131,7 +131,7 @@ class Planner:
     def _listed(self) -> dict[int, int]:
         """Items of this job per source, by this planner and those before it."""
         with database.reading(self._database) as connection:
-            return leases.planned(connection, self._lease.job_id)
+            return listings.planned(connection, self._lease.job_id)
 
     def _check_unchanged(self, source: archive.Source, row: sa.RowMapping) -> None:
         """The archive is still what was submitted; a retry takes it as it is now.
@@ -149,7 +149,7 @@ class Planner:
         content_id = source.content_id()
         database.write(
             self._database,
-            lambda c: leases.set_identity(
+            lambda c: listings.set_identity(
                 c, self._lease, row["source_no"], fingerprint, content_id
             ),
         )
@@ -171,9 +171,9 @@ class Planner:
         while True:
             self._check()
             with database.reading(self._database) as connection:
-                found = leases.listings(connection, parent, last, to_retry=True)
+                found = listings.after(connection, parent, last, to_retry=True)
                 for shard in found:
-                    again = leases.items_to_retry(connection, parent, shard.shard_no)
+                    again = listings.items_to_retry(connection, parent, shard.shard_no)
                     members = archive.unpack(shard.listing)
                     for item_no in again:
                         name = members[item_no - shard.first_item].name
@@ -242,7 +242,7 @@ class Planner:
         if index is not None or source.streams:
             database.write(
                 self._database,
-                lambda c: leases.set_seek_index(
+                lambda c: listings.set_seek_index(
                     c, self._lease, source_no, index, streams=source.streams
                 ),
             )
@@ -253,7 +253,7 @@ class Planner:
         if pending:
             first_item = listed - sum(shard.n_items for shard in pending)
             database.write(
-                self._database, lambda c: leases.add(c, self._lease, pending, first_item)
+                self._database, lambda c: listings.add(c, self._lease, pending, first_item)
             )
             self._ring(len(pending))
             self._wake()

@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from db import database, leases
+from db import database, listings
 from db.leases import Shard
 from db.results import Cam, Identity, NotPredicted, Outcome, Prediction
 from db.reuse import Known
@@ -248,7 +248,7 @@ class Opener:
         if self._spool is None or self._spool[0] != key:
             self.close()
             with database.reading(self._engine) as connection:
-                index = leases.seek_index(connection, *key)
+                index = listings.seek_index(connection, *key)
             self._spool = (key, archive.open_spool(kind, uri, index))
         return self._spool[1]
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from db import jobs, leases, results
+from db import jobs, leases, listings, results
 from db.database import reading, write, writing
 from db.models import NewModel
 
@@ -68,9 +68,9 @@ def planning(database: sa.Engine, **options: Any) -> jobs.Claimed:
     return claimed
 
 
-def new_shards(count: int, items: int = 1) -> list[leases.NewShard]:
+def new_shards(count: int, items: int = 1) -> list[listings.NewShard]:
     """Shards as a planner writes them."""
-    return [leases.NewShard(source_no=0, n_items=items, listing=b"listing") for _ in range(count)]
+    return [listings.NewShard(source_no=0, n_items=items, listing=b"listing") for _ in range(count)]
 
 
 def running(database: sa.Engine, shards: int = 1, items: int = 1, **options: Any) -> int:
@@ -78,7 +78,7 @@ def running(database: sa.Engine, shards: int = 1, items: int = 1, **options: Any
     lease = planning(database, **options).lease
 
     def plan(connection: sa.Connection) -> None:
-        leases.add(connection, lease, new_shards(shards, items))
+        listings.add(connection, lease, new_shards(shards, items))
         jobs.planned(connection, lease, {})
 
     write(database, plan)

@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from db import budget, control, jobs, leases, purge, results, reuse
+from db import budget, control, jobs, leases, listings, purge, results, reuse
 from db.database import reading, write
 from db.errors import Conflict, LeaseLost
-from db.leases import NewShard, Shard
+from db.leases import Shard
+from db.listings import NewShard
 from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
 from tests.db import given
 
@@ -195,10 +196,12 @@ class Machine(RuleBasedStateMachine):
         lease, spec = claimed.lease, claimed.spec
         if spec.get("failed_only"):
             new = self.failed(claimed)
-            self.expect(self.still_planner(claimed), lambda c: leases.add(c, lease, new), LeaseLost)
+            self.expect(
+                self.still_planner(claimed), lambda c: listings.add(c, lease, new), LeaseLost
+            )
             return
         with reading(self.engine) as connection:
-            before = leases.planned(connection, lease.job_id)
+            before = listings.planned(connection, lease.job_id)
             source_no = max(before, default=0)
             found = reuse.find_copy(connection, f"zip:{source_no}", 1, "fp32", spec)
         if copying and found is not None:
@@ -220,7 +223,7 @@ class Machine(RuleBasedStateMachine):
             names = [_name(source_no, start + n) for n in range(size)]
             new.append(NewShard(source_no=source_no, n_items=size, listing=_listing(names)))
             start += size
-        self.expect(self.still_planner(claimed), lambda c: leases.add(c, lease, new), LeaseLost)
+        self.expect(self.still_planner(claimed), lambda c: listings.add(c, lease, new), LeaseLost)
 
     def failed(self, claimed: jobs.Claimed) -> list[NewShard]:
         """The shards of a job over what failed in its parent, of which some may be listed."""
@@ -228,9 +231,9 @@ class Machine(RuleBasedStateMachine):
         assert parent is not None
         new = []
         with reading(self.engine) as connection:
-            listed = sum(leases.planned(connection, claimed.lease.job_id).values())
-            for old in leases.listings(connection, parent, to_retry=True):
-                items = leases.items_to_retry(connection, parent, old.shard_no)
+            listed = sum(listings.planned(connection, claimed.lease.job_id).values())
+            for old in listings.after(connection, parent, to_retry=True):
+                items = listings.items_to_retry(connection, parent, old.shard_no)
                 assert items, "a shard without anything to retry"
                 names = json.loads(old.listing)
                 wanted = [names[n - old.first_item] for n in items][listed:]

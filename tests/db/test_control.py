@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from db import budget, control, jobs, leases, results
+from db import budget, control, jobs, leases, listings, results
 from db.database import reading, write
 from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import predictions, shards, sources
@@ -64,12 +64,12 @@ def test_a_resumed_job_goes_on_where_it_was(database: sa.Engine) -> None:
 
 def test_a_job_paused_while_it_is_planned_is_planned_on(database: sa.Engine) -> None:
     lease = given.planning(database).lease
-    write(database, lambda c: leases.add(c, lease, given.new_shards(1, items=3)))
+    write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=3)))
 
     _pause(database, lease.job_id)
 
     for work in (
-        lambda c: leases.add(c, lease, given.new_shards(1)),
+        lambda c: listings.add(c, lease, given.new_shards(1)),
         lambda c: jobs.renew(c, lease, given.LEASE_S),
         lambda c: jobs.planned(c, lease, {}),
     ):
@@ -151,12 +151,12 @@ def test_only_what_failed_is_to_be_retried(database: sa.Engine) -> None:
 
     assert new["spec"]["failed_only"] is True
     with reading(database) as connection:
-        found = leases.listings(connection, job_id, to_retry=True)
+        found = listings.after(connection, job_id, to_retry=True)
         assert [s.shard_no for s in found] == [1, 2, 3]
-        assert [leases.items_to_retry(connection, job_id, s.shard_no) for s in found] == [
+        assert [listings.items_to_retry(connection, job_id, s.shard_no) for s in found] == [
             [4], [6, 7, 8], [9, 10, 11],
         ]  # fmt: skip
-        page = leases.listings(connection, job_id, after_shard_no=0, limit=2)
+        page = listings.after(connection, job_id, after_shard_no=0, limit=2)
         assert [(s.shard_no, s.first_item, s.listing) for s in page] == [
             (1, 3, b"listing"), (2, 6, b"listing"),
         ]  # fmt: skip
@@ -228,7 +228,7 @@ def test_a_share_is_not_judged_by_the_first_few_items(database: sa.Engine) -> No
     counts = {"25%": False, "1": True}
     for text, ends in counts.items():
         lease = given.planning(database, spec={"max_errors": text}).lease
-        write(database, lambda c, le=lease: leases.add(c, le, given.new_shards(1, items=4)))  # type: ignore[misc]
+        write(database, lambda c, le=lease: listings.add(c, le, given.new_shards(1, items=4)))  # type: ignore[misc]
         given.commit(database, given.claimed(database), errors=2)
 
         assert given.close(database, lease.job_id) is ends
@@ -236,7 +236,7 @@ def test_a_share_is_not_judged_by_the_first_few_items(database: sa.Engine) -> No
         if ends:
             assert "--failed-only" not in jobs.get(database, lease.job_id)["reason"]
             with pytest.raises(LeaseLost):
-                write(database, lambda c, le=lease: leases.add(c, le, given.new_shards(1)))  # type: ignore[misc]
+                write(database, lambda c, le=lease: listings.add(c, le, given.new_shards(1)))  # type: ignore[misc]
         else:
             write(database, lambda c, j=lease.job_id: jobs.cancel(c, j, "x"))  # type: ignore[misc]
 
@@ -244,7 +244,7 @@ def test_a_share_is_not_judged_by_the_first_few_items(database: sa.Engine) -> No
 def test_a_bisected_shard_is_two_halves_that_are_tried_twice_each(database: sa.Engine) -> None:
     job_id = given.running(database, shards=2, items=5)
     shard = given.claimed(database)
-    halves = [leases.NewShard(source_no=0, n_items=n, listing=bytes([n])) for n in (2, 3)]
+    halves = [listings.NewShard(source_no=0, n_items=n, listing=bytes([n])) for n in (2, 3)]
 
     write(database, lambda c: leases.bisect(c, shard, *halves))
 
@@ -280,10 +280,10 @@ def test_halves_that_do_not_make_up_the_shard_are_refused(database: sa.Engine) -
 
 def test_a_planner_goes_on_while_its_shards_are_bisected(database: sa.Engine) -> None:
     lease = given.planning(database).lease
-    write(database, lambda c: leases.add(c, lease, given.new_shards(1, items=4)))
+    write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=4)))
     shard = given.claimed(database)
     write(database, lambda c: leases.bisect(c, shard, *given.new_shards(2, items=2)))
-    write(database, lambda c: leases.add(c, lease, given.new_shards(1, items=4)))
+    write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=4)))
     write(database, lambda c: jobs.planned(c, lease, {}))
 
     for _ in range(3):

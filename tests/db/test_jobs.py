@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, leases
+from db import jobs, listings
 from db.database import reading, write
 from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import FINAL_JOB_STATES, JOB_STATES, job_events
@@ -310,7 +310,7 @@ def test_what_is_due_is_known_per_queue(database: sa.Engine) -> None:
     assert due() == (False, False)
     lease = given.planning(database).lease
     assert due() == (False, False)
-    write(database, lambda c: leases.add(c, lease, given.new_shards(1)))
+    write(database, lambda c: listings.add(c, lease, given.new_shards(1)))
     assert due() == (True, False)
     given.claimed(database)
     assert due() == (False, False)

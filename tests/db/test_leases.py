@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, leases, results
+from db import jobs, leases, listings, results
 from db.database import reading, write
 from db.errors import LeaseLost
 from db.schema import item_errors, predictions, refusals, rollups, shards
@@ -199,7 +199,7 @@ def test_priority_goes_before_age_and_age_before_place(database: sa.Engine) -> N
 
 def test_shards_can_be_claimed_while_the_planner_still_lists(database: sa.Engine) -> None:
     lease = given.planning(database).lease
-    write(database, lambda c: leases.add(c, lease, given.new_shards(1)))
+    write(database, lambda c: listings.add(c, lease, given.new_shards(1)))
 
     given.commit(database, given.claimed(database))
 
@@ -264,12 +264,12 @@ def test_a_second_planner_goes_on_where_the_first_ended(database: sa.Engine) -> 
     first = write(database, lambda c: jobs.claim(c, "score", "first", given.EXPIRED_S))
     assert first is not None
     assert (first.planned_items, first.planned_shards, first.attempt) == (0, 0, 1)
-    write(database, lambda c: leases.add(c, first.lease, given.new_shards(2, items=5)))
+    write(database, lambda c: listings.add(c, first.lease, given.new_shards(2, items=5)))
 
     second = write(database, lambda c: jobs.claim(c, "score", "second", given.LEASE_S))
     assert second is not None
     assert (second.planned_items, second.planned_shards, second.attempt) == (10, 2, 2)
-    write(database, lambda c: leases.add(c, second.lease, given.new_shards(1, items=5)))
+    write(database, lambda c: listings.add(c, second.lease, given.new_shards(1, items=5)))
 
     with reading(database) as connection:
         ranges = connection.execute(
@@ -288,8 +288,8 @@ def test_a_planner_that_lost_its_lease_adds_nothing(database: sa.Engine) -> None
     assert second is not None
 
     for work in (
-        lambda c: leases.add(c, first.lease, given.new_shards(2)),
-        lambda c: leases.set_seek_index(c, first.lease, 0, b"index"),
+        lambda c: listings.add(c, first.lease, given.new_shards(2)),
+        lambda c: listings.set_seek_index(c, first.lease, 0, b"index"),
         lambda c: jobs.renew(c, first.lease, given.LEASE_S),
         lambda c: jobs.planned(c, first.lease, {}),
         lambda c: jobs.hand_back(c, first.lease, "late", in_good_order=True),
@@ -309,7 +309,7 @@ def test_a_planner_of_a_cancelled_job_adds_nothing(database: sa.Engine) -> None:
     with pytest.raises(LeaseLost):
         write(database, lambda c: jobs.renew(c, lease, given.LEASE_S))
     with pytest.raises(LeaseLost):
-        write(database, lambda c: leases.add(c, lease, given.new_shards(1)))
+        write(database, lambda c: listings.add(c, lease, given.new_shards(1)))
 
 
 def test_a_planner_cannot_go_on_after_its_listing_is_complete(database: sa.Engine) -> None:
@@ -317,7 +317,7 @@ def test_a_planner_cannot_go_on_after_its_listing_is_complete(database: sa.Engin
     write(database, lambda c: jobs.planned(c, lease, {"hidden": 2}))
 
     with pytest.raises(LeaseLost):
-        write(database, lambda c: leases.add(c, lease, given.new_shards(1)))
+        write(database, lambda c: listings.add(c, lease, given.new_shards(1)))
 
     assert jobs.get(database, lease.job_id)["passed_over"] == {"hidden": 2}
 
@@ -326,11 +326,11 @@ def test_seek_indexes_are_kept_beside_their_source(database: sa.Engine) -> None:
     lease = given.planning(database).lease
     index = bytes(range(256))
 
-    write(database, lambda c: leases.set_seek_index(c, lease, 0, index))
+    write(database, lambda c: listings.set_seek_index(c, lease, 0, index))
 
     with reading(database) as connection:
-        assert leases.seek_index(connection, lease.job_id, 0) == index
-        assert leases.seek_index(connection, lease.job_id, 1) is None
+        assert listings.seek_index(connection, lease.job_id, 0) == index
+        assert listings.seek_index(connection, lease.job_id, 1) is None
     (source,) = jobs.source_rows(database, lease.job_id)
     assert (source["uri"], source["kind"]) == ("/films.zip", "zip")
     assert "seek_index" not in source

@@ -18,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import leases, migrate, models, query, results, views
+from db import migrate, models, query, results, views
 from db.database import connect, reading, write
 from db.errors import NotMigrated, QueryRefused
 from db.schema import metadata
@@ -136,7 +136,7 @@ def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -
         assert [(n, bytes(b)) for n, b in listings] == [(0, b"1" * 9000), (1, b"\0\xff")]
         jobs = connection.exec_driver_sql("SELECT id, precision FROM jobs ORDER BY id").all()
         assert [tuple(row) for row in jobs] == [(1, "fp32"), (2, None)]
-        assert leases.seek_index(connection, 1, 0) == b"I"
+        assert listings.seek_index(connection, 1, 0) == b"I"
         assert connection.exec_driver_sql("SELECT split FROM evaluations").scalars().all() == [
             "validation"
         ]
@@ -160,7 +160,7 @@ def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -
         assert connection.exec_driver_sql("SELECT COUNT(*) FROM predictions").scalar() == 4
     migrate.upgrade(empty)
     with reading(empty) as connection:
-        assert [s.listing for s in leases.listings(connection, 1)] == [b"1" * 9000, b"\0\xff"]
+        assert [s.listing for s in listings.after(connection, 1)] == [b"1" * 9000, b"\0\xff"]
 
 
 def test_the_migrations_make_the_schema_that_the_code_describes(empty: sa.Engine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, leases, results, reuse
+from db import jobs, leases, listings, results, reuse
 from db.database import reading, write
 from db.errors import LeaseLost
 from db.schema import cams, films, identities, predictions, refusals, rollups, shards
@@ -227,7 +227,7 @@ def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
     job_id = given.queued(database, source_rows=two)
     first = write(database, lambda c: jobs.claim(c, "score", "a", given.EXPIRED_S))
     assert first is not None
-    write(database, lambda c: leases.add(c, first.lease, given.new_shards(1, items=5)))
+    write(database, lambda c: listings.add(c, first.lease, given.new_shards(1, items=5)))
     write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1, limit=1))
     second = write(database, lambda c: jobs.claim(c, "score", "b", given.LEASE_S))
     assert second is not None
@@ -241,7 +241,7 @@ def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
         0, 0, True,
     )  # fmt: skip
     with reading(database) as connection:
-        assert leases.planned(connection, job_id) == {0: 5, 1: 24}
+        assert listings.planned(connection, job_id) == {0: 5, 1: 24}
         numbers = connection.execute(
             sa.select(predictions.c.item_no).where(predictions.c.job_id == job_id)
             .order_by(predictions.c.item_no)
@@ -252,6 +252,6 @@ def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
 def test_where_no_shard_begins_nothing_is_copied(database: sa.Engine) -> None:
     origin = _origin(database)
     lease = given.planning(database, source_rows=ZIP).lease
-    write(database, lambda c: leases.add(c, lease, given.new_shards(1, items=3)))
+    write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=3)))
 
     assert write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0)) == (0, 0, False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases, models, results, training, workers
+from db import database, jobs, leases, listings, models, results, training, workers
 from db.jobs import Lease
 from db.leases import Shard
 from db.models import NewModel
@@ -67,8 +67,8 @@ def plan(engine: sa.Engine, *shard_sizes: int) -> None:
     def work(connection: sa.Connection) -> None:
         claimed = jobs.claim(connection, "score", WORKER, LEASE_S)
         assert claimed is not None
-        new = [leases.NewShard(source_no=0, n_items=n, listing=b"") for n in shard_sizes]
-        leases.add(connection, claimed.lease, new)
+        new = [listings.NewShard(source_no=0, n_items=n, listing=b"") for n in shard_sizes]
+        listings.add(connection, claimed.lease, new)
         jobs.planned(connection, claimed.lease, {"folder": 1})
 
     database.write(engine, work)

@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from db import database as connecting
-from db import jobs, leases, workers
-from db.leases import NewShard, Shard
+from db import jobs, leases, listings, workers
+from db.leases import Shard
+from db.listings import NewShard
 from tests.worker import samples
 from worker import archive
 from worker.heartbeat import Heartbeat
@@ -52,7 +53,7 @@ def planned(database: sa.Engine) -> None:
     claimed = claim_job(database)
     assert claimed is not None
     new = [NewShard(source_no=0, n_items=1, listing=archive.pack([])) for _ in range(2)]
-    connecting.write(database, lambda c: leases.add(c, claimed.lease, new))
+    connecting.write(database, lambda c: listings.add(c, claimed.lease, new))
     connecting.write(database, lambda c: jobs.planned(c, claimed.lease, {}))
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import zstandard
 
 from db import database as connecting
-from db import jobs, leases
+from db import jobs, listings
 from db.schema import shard_listings, shards
 from tests.worker import samples
 from worker import archive
@@ -265,7 +265,7 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
 def index_of(engine: sa.Engine, job_id: int) -> bytes | None:
     """The seek index of a job's first source."""
     with connecting.reading(engine) as connection:
-        return leases.seek_index(connection, job_id, 0)
+        return listings.seek_index(connection, job_id, 0)
 
 
 def test_a_shard_of_a_compressed_tar_fits_into_memory(

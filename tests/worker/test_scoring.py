@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from db import database as connecting
-from db import jobs, leases
-from db.leases import NewShard, Shard
+from db import jobs, leases, listings
+from db.leases import Shard
+from db.listings import NewShard
 from db.schema import model_chunks, shards
 from tests.worker import samples
 from trainer.card import Card
@@ -117,7 +118,7 @@ def test_a_shard_that_cannot_be_opened_is_let_go_of(
     claimed = connecting.write(scoring.engine, lambda c: jobs.claim(c, "score", "w", LEASE_S))
     assert claimed is not None
     new = [NewShard(source_no=0, n_items=1, listing=b"no listing")]
-    connecting.write(scoring.engine, lambda c: leases.add(c, claimed.lease, new))
+    connecting.write(scoring.engine, lambda c: listings.add(c, claimed.lease, new))
     connecting.write(scoring.engine, lambda c: jobs.planned(c, claimed.lease, {}))
     with pytest.raises(ValueError, match="listing is damaged"):
         scoring.scorer.drain()

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from db import database as connecting
-from db import jobs, leases
+from db import jobs, listings
 from db.leases import Shard
 from db.results import NotPredicted, Prediction
 from db.reuse import Known
@@ -233,7 +233,7 @@ def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
         index = source.index()
     claimed = connecting.write(database, lambda c: jobs.claim(c, "score", "w", 60))
     assert claimed is not None
-    connecting.write(database, lambda c: leases.set_seek_index(c, claimed.lease, 0, index))
+    connecting.write(database, lambda c: listings.set_seek_index(c, claimed.lease, 0, index))
     shard = dataclasses.replace(
         run(card).shard,
         job_id=job_id,
