@@ -59,7 +59,8 @@ class Batches:
         if batch is None:
             if not self._free:
                 return None
-            batch = Batch(number=self._free.pop(0), model=model, size=size)
+            # The one that was used last: memory that few batches suffice for stays untouched.
+            batch = Batch(number=self._free.pop(), model=model, size=size)
             self._filling = batch
         offset = batch.number * self._bytes + len(batch.films) * size * size
         if len(batch.films) + 1 == self.capacity:

@@ -46,6 +46,10 @@ RECLAIM_S = 1.0
 #: Longest wait for an event; bounds how late a stop or a lost lease is noticed.
 TICK_S = 0.25
 
+#: Batches beside those in the engine's lanes: enough that a message to a decoder is not cut short
+#: where films are quick. Slow ones never fill them, and what is not touched costs nothing.
+AHEAD = 16
+
 #: Offset of a film of which only the content is wanted.
 UNPLACED = -1
 
@@ -68,8 +72,7 @@ class Scorer:
         self._stop = stop
         self._ring = ring
         threads = settings.engine_threads
-        # One batch per engine lane, one waiting, and two being decoded.
-        self._batches = Batches(threads + 3, settings.batch)
+        self._batches = Batches(threads + AHEAD, settings.batch)
         self._decoders = Decoders(
             settings.decoders,
             self._batches.memory_bytes,
