@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from celery import signals
@@ -13,6 +14,9 @@ from worker.daemon import Daemon
 
 log = logging.getLogger(__name__)
 
+#: Bulk work goes behind what a person waits for on the same machine.
+NICENESS = 5
+
 _daemon: Daemon | None = None
 
 
@@ -20,6 +24,7 @@ _daemon: Daemon | None = None
 def start(sender: Any = None, **_: Any) -> None:
     """Before the first bell: say hello in the database and begin the heartbeat."""
     global _daemon
+    os.nice(NICENESS)  # the decoders and the trainer inherit it
     heard = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
     try:
         _daemon = Daemon(config.load(), heard)
