@@ -162,7 +162,7 @@ def add_precisions(
     digests = {row.precision: row.sha256 for row in connection.execute(kept)}
     for precision in files:
         if precision in digests:
-            raise Conflict(f"model {model_id} ({name}) has a {precision} file already")
+            raise Conflict(f"model {model_id} ({name}) has its {precision} file already")
     for precision, path in files.items():
         digests[precision] = _store(connection, model_id, precision, path)
     for engine in tried:

@@ -52,9 +52,9 @@ TOP = 127
 #: Shares of an activation's largest value beyond which it may be clipped.
 CLIPS = np.linspace(0.2, 1.0, 33)
 
-#: Most inputs of a convolution's output that are fitted to: 3 × 3 of 128 channels. The layers with
-#: more lose next to nothing by plain rounding (measured), and would take seconds each.
-FITTED = 1152
+#: Most inputs of an output that are fitted to: 3 × 3 of 64 channels. The later layers, which have
+#: more, lose next to nothing by plain rounding (measured), and would take seconds each.
+FITTED = 576
 
 #: Share of the mean diagonal that is added to the equations, as GPTQ does.
 DAMPING = 0.01

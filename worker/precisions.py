@@ -118,11 +118,12 @@ def scores(
 ) -> tuple[NDArray[np.float32], float]:
     """What an engine says of films `[N, 1, S, S]`: scores `[N, C]`, and films per second."""
     started = time.perf_counter()
-    pending: deque[tuple[Pending, int]] = deque()
+    # With its pixels, which must stay until the batch is computed.
+    pending: deque[tuple[Pending, Films, int]] = deque()
     found = []
 
     def finish() -> None:
-        batch, filled = pending.popleft()
+        batch, _, filled = pending.popleft()
         found.append(batch.result().scores[:filled])
 
     for start in range(0, len(films), engine.batch):
@@ -133,7 +134,7 @@ def scores(
         part = np.zeros((engine.batch, *films.shape[1:]), np.uint8)
         filled = len(films[start : start + engine.batch])
         part[:filled] = films[start : start + engine.batch]
-        pending.append((engine.submit(part), filled))
+        pending.append((engine.submit(part), part, filled))
     while pending:
         finish()
     return np.concatenate(found), len(films) / (time.perf_counter() - started)
@@ -209,6 +210,5 @@ def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[Films, int]:
             if len(found) == most:
                 break
     reader.close()
-    return np.stack(found)[:, None] if found else np.empty(
-        (0, 1, card.size, card.size), "u1"
-    ), broken
+    films = np.array(found, np.uint8).reshape(-1, 1, card.size, card.size)
+    return films, broken

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -182,6 +183,75 @@ def test_what_hangs_on_a_model_is_told(database: sa.Engine, tmp_path: Path) -> N
         624,
         {"auroc": 0.97},
     )
+
+
+def _tried(precision: str, passed: bool = True, **values: Any) -> dict[str, Any]:
+    """What became of an engine in a precision."""
+    return {
+        "precision": precision, "backend": "openvino", "backend_version": "2026.1", "device": "CPU",
+        "options": {"films": 400}, "parity_delta": 0.001, "passed": passed, **values,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tried", "best"),
+    [
+        ([], "fp32"),
+        ([_tried("fp32")], "fp32"),
+        ([_tried("bf16")], "bf16"),
+        ([_tried("bf16", passed=False)], "fp32"),
+        ([_tried("bf16"), _tried("int8")], "int8"),
+        ([_tried("bf16"), _tried("int8", passed=False)], "bf16"),
+        ([_tried("int8", backend="tensorrt")], "fp32"),
+        # A file that failed is not kept, nor is what was measured of it.
+        ([_tried("fp16")], "fp32"),
+    ],
+)
+def test_the_best_precision_is_the_fastest_that_passed(
+    database: sa.Engine, tmp_path: Path, tried: list[dict[str, Any]], best: str
+) -> None:
+    base = given.model(tmp_path, "full")
+    small = tmp_path / "small.onnx"
+    small.write_bytes(b"in eight bits")
+    files = {**base.files, "int8": small}
+    model_id = _register(database, given.model(tmp_path, "full", files=files, engines=tried))
+    assert models.best_precision(database, model_id) == best
+
+
+def test_precisions_are_added_to_a_model_later(database: sa.Engine, tmp_path: Path) -> None:
+    model_id = _register(
+        database, given.model(tmp_path, "full", engines=[_tried("bf16", passed=False)])
+    )
+    small = tmp_path / "small.onnx"
+    small.write_bytes(b"in eight bits")
+
+    write(
+        database,
+        lambda c: models.add_precisions(
+            c, model_id, {"int8": small}, [_tried("int8"), _tried("bf16")], "kim@ward"
+        ),
+    )
+
+    assert models.best_precision(database, model_id) == "int8"
+    told = models.detail(database, model_id)
+    # The one that was tried before is there once, as it did the last time.
+    assert sorted((row["precision"], row["passed"]) for row in told["engines"]) == [
+        ("bf16", True),
+        ("int8", True),
+    ]
+    digest = models.file_of(database, model_id, "int8")["sha256"]
+    assert b"".join(models.read_chunks(database, digest)) == b"in eight bits"
+    assert _history(database, model_id)[-1] == ("quantised", "full has files in int8 too")
+    with pytest.raises(Conflict, match=f"model {model_id} \\(full\\) has its int8 file already"):
+        write(
+            database,
+            lambda c: models.add_precisions(c, model_id, {"int8": small}, [], "kim@ward"),
+        )
+
+
+def test_precisions_of_no_model_are_refused(database: sa.Engine) -> None:
+    with pytest.raises(NotFound, match="there is no model 77"):
+        write(database, lambda c: models.add_precisions(c, 77, {}, [], "kim@ward"))
 
 
 def test_models_are_listed_newest_first(database: sa.Engine, tmp_path: Path) -> None:

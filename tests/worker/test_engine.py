@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from tests.worker import samples
 from trainer import card as cards
+from trainer import quantise
 from trainer.card import Card
-from worker.engine import Engine, Outputs, Pending, open_engine
+from worker.engine import FILE_OF, Engine, Outputs, Pending, observe, open_engine
+from worker.engine.cpu import has_bf16, runtime
 from worker.errors import EngineError
 
 BATCH = 4
@@ -25,12 +27,17 @@ Open = Callable[..., Engine]
 
 
 @pytest.fixture
-def opened(model_file: Path) -> Iterator[Open]:
-    """Opens engines, of `model_file` unless told otherwise, and closes them."""
+def opened(files: dict[str, Path]) -> Iterator[Open]:
+    """Opens engines, of `model_file` in fp32 unless told otherwise, and closes them."""
     made: list[Engine] = []
 
-    def open_one(path: Path = model_file, threads: int = 1, batch: int = BATCH) -> Engine:
-        made.append(open_engine(path, batch=batch, threads=threads))
+    def open_one(
+        path: Path | None = None, threads: int = 1, batch: int = BATCH, precision: str = "fp32"
+    ) -> Engine:
+        if precision == "bf16" and not has_bf16(runtime().Core()):
+            pytest.skip("this processor has no bfloat16 instructions")
+        path = path or files[FILE_OF[precision]]
+        made.append(open_engine(path, batch=batch, threads=threads, precision=precision))
         return made[-1]
 
     yield open_one
@@ -42,6 +49,17 @@ def opened(model_file: Path) -> Iterator[Open]:
 def films() -> NDArray[np.uint8]:
     """`uint8 [12, 1, S, S]`, another film each."""
     return samples.pixels([data for _, data in samples.films(8, seed=7)][:12])
+
+
+@pytest.fixture(scope="session")
+def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`model_file` in each precision that has a file."""
+    folder = tmp_path_factory.mktemp("precisions")
+    network = quantise.Network(model_file)
+    seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
+    quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
+    quantise.fp16(network, folder / "fp16.onnx")
+    return {"fp32": model_file, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}
 
 
 def outputs(engine: Engine, films: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -105,10 +123,11 @@ def test_the_engine_says_what_onnxruntime_says(
     assert np.ptp(ours[cards.SCORES][:, 1]) > 0.5, "films that are all alike prove nothing"
 
 
+@pytest.mark.parametrize("precision", FILE_OF)
 def test_a_film_has_the_same_bits_at_every_place_and_beside_any_neighbours(
-    opened: Open, films: NDArray[np.uint8]
+    opened: Open, films: NDArray[np.uint8], precision: str
 ) -> None:
-    engine = opened()
+    engine = opened(precision=precision)
     alone = np.zeros_like(films[:BATCH])
     alone[0] = films[0]
     expected = engine.submit(alone).result()
@@ -122,10 +141,71 @@ def test_a_film_has_the_same_bits_at_every_place_and_beside_any_neighbours(
                 assert array(found, name)[place].tobytes() == array(expected, name)[0].tobytes()
 
 
-def test_the_number_of_threads_changes_no_bit(opened: Open, films: NDArray[np.uint8]) -> None:
-    one, two = (outputs(opened(threads=threads), films) for threads in (1, 2))
+@pytest.mark.parametrize("precision", FILE_OF)
+def test_the_number_of_threads_changes_no_bit(
+    opened: Open, films: NDArray[np.uint8], precision: str
+) -> None:
+    one, two = (outputs(opened(threads=n, precision=precision), films) for n in (1, 2))
     for name, expected in one.items():
         assert two[name].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("precision", "delta"), [("bf16", 0.08), ("fp16", 0.005), ("int8", 0.08)])
+def test_every_precision_says_nearly_what_fp32_says(
+    opened: Open, films: NDArray[np.uint8], precision: str, delta: float
+) -> None:
+    expected = outputs(opened(), films)
+    engine = opened(precision=precision)
+    found = outputs(engine, films)
+    assert engine.precision == precision
+    assert found.keys() == expected.keys()
+    assert 0 < np.abs(found[cards.SCORES] - expected[cards.SCORES]).max() < delta
+    for name in (cards.CAM, cards.OOD):
+        assert found[name].dtype == np.float32
+        spread = np.ptp(expected[name])
+        assert np.abs(found[name] - expected[name]).max() < 10 * delta * spread
+
+
+def test_the_convolutions_of_an_int8_engine_are_computed_in_int8(
+    files: dict[str, Path], films: NDArray[np.uint8]
+) -> None:
+    core = runtime().Core()
+    compiled = core.compile_model(files["int8"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = {
+        node.get_friendly_name(): node.get_rt_info()["runtimePrecision"].astype(str)
+        for node in compiled.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Convolution"
+    }
+    # The stem's second digit is one more; the head's is the only one in float.
+    assert len(found) == 22
+    assert [name for name, kind in found.items() if kind not in ("i8", "u8")] == ["maps"]
+
+
+def test_a_file_of_another_precision_is_refused(files: dict[str, Path]) -> None:
+    for path, precision, has, wants in (
+        (files["fp32"], "int8", "fp32", "int8"),
+        (files["int8"], "fp32", "int8", "fp32"),
+        (files["int8"], "bf16", "int8", "fp32"),
+    ):
+        with pytest.raises(EngineError) as refusal:
+            open_engine(path, batch=BATCH, threads=1, precision=precision)
+        assert str(refusal.value) == (
+            f"{path.name} holds the model in {has}, and {precision} is computed from its {wants} "
+            "file; fetch that one"
+        )
+
+
+def test_an_unknown_precision_is_refused(model_file: Path) -> None:
+    with pytest.raises(EngineError, match="precision 'int4' is unknown; give one of fp32, bf16"):
+        open_engine(model_file, batch=BATCH, threads=1, precision="int4")
+
+
+def test_bf16_is_refused_where_the_processor_lacks_it(model_file: Path) -> None:
+    if has_bf16(runtime().Core()):
+        open_engine(model_file, batch=BATCH, threads=1, precision="bf16").close()
+    else:
+        with pytest.raises(EngineError, match="has no bfloat16 instructions"):
+            open_engine(model_file, batch=BATCH, threads=1, precision="bf16")
 
 
 def test_as_many_batches_as_its_depth_may_be_pending_and_come_back_in_order(

@@ -30,6 +30,19 @@ def test_the_bytes_are_the_models(
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_bf16_is_computed_from_the_fp32_file(
+    database: sa.Engine, model_id: int, home: Path
+) -> None:
+    assert store.fetch(database, home, model_id, "bf16") == store.fetch(database, home, model_id)
+
+
+def test_a_precision_that_the_model_lacks_is_refused(
+    database: sa.Engine, model_id: int, home: Path
+) -> None:
+    with pytest.raises(EngineError, match=f"model {model_id} has no int8 file; `pneumoq models"):
+        store.fetch(database, home, model_id, "int8")
+
+
 def test_a_file_that_is_here_is_not_fetched_again(
     database: sa.Engine, model_id: int, home: Path
 ) -> None:

@@ -176,10 +176,26 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert (model["id"], model["name"]) == (job["model_id"], f"resnet18-job{job_id}")
     assert (model["job_id"], model["dataset_id"]) == (job_id, dataset["id"])
     hanging = models.detail(trainer.engine, model["id"])
-    (engine,) = hanging["engines"]
+    engine, *others = hanging["engines"]
     assert (engine["backend"], engine["precision"], engine["passed"]) == ("openvino", "fp32", True)
+    assert engine["options"]["films_per_s"] > 0
     assert 0 <= engine["parity_delta"] < 1e-4
     assert engine["worker_id"] == "w"
+    # What passed has a file; what did not, only a note with the reason.
+    passed = {row["precision"] for row in others if row["passed"]}
+    assert {f["precision"] for f in hanging["files"]} == {"fp32", *(passed & {"fp16", "int8"})}
+    for row in others:
+        gate = row["options"]
+        assert gate["films"] == dataset["n_val"]
+        assert row["passed"] == (gate["agreement"] >= 0.995 and gate["delta_p99"] <= 0.02)
+    notes = [detail for event, detail in trainer.events(job_id) if event == "note"]
+    for precision in ("fp16", "int8"):
+        (verdict,) = [note for note in notes if note.startswith(precision)]
+        assert ("passed: " in verdict) == (precision in passed)
+        assert f"of {dataset['n_val']} decisions differ from fp32" in verdict
+    best = models.best_precision(trainer.engine, model["id"])
+    assert best == next((p for p in ("int8", "bf16") if p in passed), "fp32")
+
     (evaluation,) = hanging["evaluations"]
     assert (evaluation["split"], evaluation["n_films"]) == ("validation", dataset["n_val"])
     assert "auroc" in evaluation["metrics"]

@@ -1,0 +1,116 @@
+"""models export and quantise: files out of the database, and faster ones into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import models
+from tests.scheduler import rows
+from tests.scheduler.console import only_line, run
+from tests.worker import samples
+from trainer import card as cards
+
+
+@pytest.fixture(scope="session")
+def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file that can be run."""
+    path = tmp_path_factory.mktemp("model") / "real.onnx"
+    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
+    return path
+
+
+@pytest.fixture
+def model_id(engine: sa.Engine, real_model: Path) -> int:
+    return samples.register(engine, real_model, cards.read(real_model))
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of films without labels."""
+    root = tmp_path_factory.mktemp("films")
+    for name, data in samples.films(16, seed=6):
+        (root / Path(name).name).write_bytes(data)
+    return root
+
+
+def test_an_exported_file_is_the_registered_one(
+    model_id: int, real_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.onnx"
+    result = run("models", "export", "champion", file)
+    assert result.exit_code == 0
+    assert file.read_bytes() == real_model.read_bytes()
+    digest = hashlib.sha256(real_model.read_bytes()).hexdigest()
+    assert only_line(result.stdout) == (
+        f"{file}: model {model_id} (real) in fp32, {real_model.stat().st_size / 1e6:.1f} MB, "
+        f"SHA-256 {digest}"
+    )
+    told = json.loads(run("models", "export", "champion", file, "--json").stdout)
+    assert (told["sha256"], told["precision"]) == (digest, "fp32")
+
+
+def test_a_precision_that_is_not_there_cannot_be_exported(model_id: int, tmp_path: Path) -> None:
+    result = run("models", "export", model_id, tmp_path / "out.onnx", "--precision", "int8")
+    assert result.exit_code == 2
+    assert f"model {model_id} has no int8 file; `pneumoq models quantise" in only_line(
+        result.stderr
+    )
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_an_export_to_where_nothing_can_be_written_says_so(model_id: int, tmp_path: Path) -> None:
+    result = run("models", "export", model_id, tmp_path / "gone" / "out.onnx")
+    assert result.exit_code == 2
+    assert "cannot be written: No such file or directory" in only_line(result.stderr)
+
+
+def test_a_model_is_quantised_and_what_passed_is_used(
+    engine: sa.Engine, model_id: int, films: Path, tmp_path: Path
+) -> None:
+    result = run("models", "quantise", model_id, films)
+    assert result.exit_code == 0, result.stderr
+    detail = models.detail(engine, model_id)
+    passed = {row["precision"] for row in detail["engines"] if row["passed"]}
+    assert {f["precision"] for f in detail["files"]} == {"fp32", *(passed - {"bf16"})}
+    best = models.best_precision(engine, model_id)
+    *verdicts, last = result.stdout.splitlines()
+    assert len(verdicts) == 3
+    assert last == f"model {model_id} (real) is computed in {best} from now on"
+    assert models.detail(engine, model_id)["events"][-1]["event"] == "quantised"
+
+    shown = run("models", "show", model_id).stdout
+    for word in ("agreement", "delta_p99", "films_per_s", *passed):
+        assert word in shown
+    for precision in passed - {"bf16"}:
+        file = tmp_path / f"{precision}.onnx"
+        assert run("models", "export", model_id, file, "--precision", precision).exit_code == 0
+        assert cards.read(file).precision == precision
+
+
+def test_a_model_that_has_an_int8_file_keeps_it(engine: sa.Engine, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.onnx").write_bytes(name.encode())
+    files = {"fp32": tmp_path / "a.onnx", "int8": tmp_path / "b.onnx"}
+    model = rows.a_model(engine, tmp_path, files=files)
+    result = run("models", "quantise", model, tmp_path)
+    assert result.exit_code == 2
+    assert only_line(result.stderr) == (
+        f"Error: model {model} has an int8 file already; see `pneumoq models show {model}`"
+    )
+
+
+def test_a_folder_without_films_quantises_nothing(
+    engine: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "readme.txt").write_text("no film")
+    result = run("models", "quantise", model_id, empty)
+    assert result.exit_code == 2
+    assert "holds 0 films; give a folder of a few hundred" in result.stderr
+    assert [f["precision"] for f in models.detail(engine, model_id)["files"]] == ["fp32"]

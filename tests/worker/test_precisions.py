@@ -1,0 +1,142 @@
+"""A model's faster precisions: made, measured beside fp32, and kept only where they pass."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.worker import samples
+from trainer import card as cards
+from trainer.card import Card
+from trainer.errors import Stopped
+from worker import precisions
+from worker.engine import open_engine
+from worker.errors import ArchiveError
+from worker.precisions import Derived
+
+
+@pytest.fixture(scope="module")
+def model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the model file, in a folder of its own."""
+    return Path(shutil.copy(model_file, tmp_path_factory.mktemp("derived") / "model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def films() -> NDArray[np.uint8]:
+    """`uint8 [N, 1, S, S]`."""
+    return samples.pixels([data for _, data in samples.films(24, seed=5)])
+
+
+@pytest.fixture(scope="module")
+def derived(model: Path, films: NDArray[np.uint8]) -> Derived:
+    return precisions.derive(model, films[:16], films[16:], batch=4, threads=1)
+
+
+def test_each_precision_is_measured_beside_fp32(derived: Derived, films: NDArray[np.uint8]) -> None:
+    tried = {row["precision"]: row for row in derived.engines}
+    assert {"fp16", "int8"} <= tried.keys() <= {"bf16", "fp16", "int8"}
+    for row in tried.values():
+        gate = row["options"]
+        assert gate["films"] == len(films) - 16
+        assert gate["films_per_s"] > 0
+        assert 0 <= gate["delta_p99"] <= row["parity_delta"]
+        assert row["passed"] == (gate["agreement"] >= 0.995 and gate["delta_p99"] <= 0.02)
+    assert len(derived.notes) == 3
+    assert derived.films_per_s > 0
+
+
+def test_only_what_passed_is_kept(derived: Derived) -> None:
+    passed = {row["precision"] for row in derived.engines if row["passed"]}
+    assert "fp16" in passed  # it can hardly fail
+    assert derived.files.keys() == passed - {"bf16"}
+    for precision, path in derived.files.items():
+        assert cards.read(path).precision == precision
+    for row, note in zip(derived.engines, derived.notes, strict=False):
+        word = "passed" if row["passed"] else "failed its gate and is not used"
+        assert note.startswith(f"{row['precision']} {word}: ")
+
+
+def test_a_precision_that_decides_otherwise_fails_its_gate(
+    model_file: Path, films: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    # The operating point between two films that are next to each other: nothing may move them.
+    engine = open_engine(model_file, batch=4, threads=1)
+    found, _ = precisions.scores(engine, films[16:])
+    engine.close()
+    between = float(np.sort(found[:, 1])[len(found) // 2])
+    path = tmp_path / "edge.onnx"
+    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, threshold=between)
+    result = precisions.derive(path, films[:16], films[16:], batch=4, threads=1)
+    for row, note in zip(result.engines, result.notes, strict=True):
+        if row["options"]["agreement"] < 1:  # fewer than 200 films
+            assert not row["passed"]
+            assert "failed its gate and is not used: 1 of " in note
+            assert row["precision"] not in result.files
+
+
+def test_all_films_are_scored_whatever_the_batch(
+    model_file: Path, films: NDArray[np.uint8]
+) -> None:
+    answers = []
+    for batch, threads in ((4, 1), (4, 2), (64, 1)):
+        engine = open_engine(model_file, batch=batch, threads=threads)
+        found, rate = precisions.scores(engine, films[:7])
+        engine.close()
+        assert rate > 0
+        answers.append(found)
+    assert answers[0].shape == (7, 2)
+    assert answers[0].tobytes() == answers[1].tobytes()
+    assert np.allclose(answers[0], answers[2], atol=1e-5)
+
+
+def test_it_stops_when_told_to(model_file: Path, films: NDArray[np.uint8]) -> None:
+    with pytest.raises(Stopped):
+        precisions.derive(model_file, films[:4], films[4:8], batch=4, threads=1, stop=lambda: True)
+
+
+@pytest.mark.parametrize(("total", "most", "expected"), [
+    (5, 9, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (0, 3, []),
+])  # fmt: skip
+def test_few_of_many_are_spread_evenly(total: int, most: int, expected: list[int]) -> None:
+    assert precisions.spread(total, most).tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films, and two files that are none."""
+    root = tmp_path_factory.mktemp("films")
+    for name, data in samples.films(12, seed=6):
+        (root / Path(name).name).write_bytes(data)
+    (root / "notes.txt").write_text("no film")
+    (root / "cut.jpeg").write_bytes(samples.films(1)[0][1][:100])
+    return root
+
+
+def test_films_are_picked_from_a_folder_and_what_is_none_is_counted(
+    folder: Path, card: Card
+) -> None:
+    films, broken = precisions.pick(str(folder), card, 1000, workers=2)
+    assert films.shape == (len(list(folder.iterdir())) - 2, 1, card.size, card.size)
+    assert broken == 2
+    assert len(np.unique(films.reshape(len(films), -1), axis=0)) == len(films)
+
+
+def test_as_many_films_are_picked_as_asked_for_and_always_the_same(
+    folder: Path, card: Card
+) -> None:
+    first, _ = precisions.pick(str(folder), card, 5, workers=2)
+    again, _ = precisions.pick(str(folder), card, 5, workers=1)
+    assert len(first) == 5
+    assert np.array_equal(first, again)
+
+
+def test_an_archive_that_is_only_read_from_its_start_is_refused(
+    folder: Path, card: Card, tmp_path: Path
+) -> None:
+    path = shutil.make_archive(str(tmp_path / "films"), "gztar", folder)
+    with pytest.raises(ArchiveError, match="can only be read from its start; unpack it"):
+        precisions.pick(path, card, 5, workers=1)
