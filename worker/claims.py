@@ -56,10 +56,10 @@ class Claims:
         #: Of the job whose shard was opened last.
         self._sources: tuple[int, dict[int, sa.RowMapping]] | None = None
 
-    def close(self) -> None:
-        """Finish what was begun."""
-        self._claiming.shutdown(wait=True)
-        self._committing.shutdown(wait=True)
+    def close(self, *, abandon: bool = False) -> None:
+        """Finish what was asked for, or with `abandon` only what was begun."""
+        self._claiming.shutdown(wait=True, cancel_futures=abandon)
+        self._committing.shutdown(wait=True, cancel_futures=abandon)
         self._opener.close()
 
     # To be called from any thread: the work is done in its own.
@@ -192,20 +192,21 @@ class Claims:
 
     def _commit(self, run: ShardRun) -> None:
         shard = run.shard
+        if run.hashed_names:
+            # First, because whoever dies in between could not make up for it.
+            self._keep_names(run)
         try:
             database.write(self._database, lambda c: results.commit(c, shard, run.outcomes))
         except LeaseLost as error:
             log.info("not committed: %s", error)
             return
-        if run.hashed_names:
-            self._keep_names(run)
         self._close_job(shard.job_id)
 
     def _keep_names(self, run: ShardRun) -> None:
         try:
             privacy.keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
         except OSError as error:
-            # The outcomes are safe; the map can be made again by whoever has the key and the films.
+            # No reason to lose outcomes: whoever has the key and the films can make the map again.
             log.warning(
                 "job %d: the map of hashed names cannot be kept (%s); make room in PNEUMOQ_HOME "
                 "and score the job again to have it",

@@ -114,19 +114,20 @@ class Scorer:
 
     def abandon(self) -> None:
         """After an error in `drain`: let go of every lease unreturned, so that it runs out."""
-        self.close()
+        self.close(abandon=True)
         for run in [*self._runs, *self._commits.values()]:
             self._finished(run)
-        if self._claim is not None and self._claim.exception() is None:
-            claimed = self._claim.result()[1]
+        claim = self._claim
+        if claim is not None and not claim.cancelled() and claim.exception() is None:
+            claimed = claim.result()[1]
             if isinstance(claimed, ShardRun):
                 self._finished(claimed)
             elif claimed is not None:
                 self._heartbeat.release(claimed.lease)
 
-    def close(self) -> None:
-        """End the decoders and the engine."""
-        self._claims.close()
+    def close(self, *, abandon: bool = False) -> None:
+        """End the decoders and the engine, and the claims as `Claims.close`."""
+        self._claims.close(abandon=abandon)
         self._engine.close()
         self._decoders.close()
         with self._waking:
