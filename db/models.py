@@ -373,7 +373,9 @@ def detail(engine: sa.Engine, model_id: int) -> dict[str, list[sa.RowMapping]]:
                 .order_by(model_labels.c.label_no)
             ),
             "files": rows(sa.select(model_files).where(model_files.c.model_id == model_id)),
-            "engines": rows(sa.select(engines).where(engines.c.sha256.in_(files))),
+            "engines": rows(
+                sa.select(engines).where(engines.c.sha256.in_(files)).order_by(engines.c.id)
+            ),
             "evaluations": rows(sa.select(evaluations).where(evaluations.c.model_id == model_id)),
             "events": rows(
                 sa.select(model_events)

@@ -16,8 +16,8 @@ from trainer.card import Card
 
 Scores = NDArray[np.floating[Any]]
 
-#: Share of films on which the decision must be the same: a film in 200 may fall on the other side,
-#: which is fewer than two readers, or the same reader twice, disagree about.
+#: Share of films on which the decision must be the same. One in 200 may fall on the other side, and
+#: only those so near the operating point that DELTA moves them across ever do.
 AGREEMENT = 0.995
 
 #: |Δ probability| that 99 films in 100 must stay within: what shows as two hundredths on a screen.

@@ -6,8 +6,8 @@ per output channel, all zero points 0, biases in float. The head, and whatever s
 convolutions, stays fp32 in both.
 
 Rounding is noise to the network, and what a film's score is worth near the operating point depends
-on how little there is (tests/bench/precision.py measures it). So each step is as small as 8 bits
-allow:
+on how little there is (`python -m tests.bench.engines --films FOLDER` measures it). So each step is
+as small as 8 bits allow:
 
 - An activation after a ReLU is never negative, and a symmetric code would waste half its values on
   what does not occur. It is shifted by half its range first. What the shift takes from a
