@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from db import database
 from db.errors import NotMigrated
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ def config(engine: sa.Engine) -> Config:
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the schema up to `revision`, creating it where there is none."""
+    """Bring the schema up to `revision`, creating it where there is none.
+
+    Of several that do so at once the others wait; Unavailable where that takes too long.
+    """
     from alembic import command
 
-    command.upgrade(config(engine), revision)
+    database.patiently(lambda: command.upgrade(config(engine), revision))
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:

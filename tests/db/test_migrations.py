@@ -130,10 +130,10 @@ def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -
     migrate.upgrade(empty)
 
     with reading(empty) as connection:
-        listings = connection.exec_driver_sql(
+        packed = connection.exec_driver_sql(
             "SELECT shard_no, listing FROM shard_listings ORDER BY shard_no"
         ).all()
-        assert [(n, bytes(b)) for n, b in listings] == [(0, b"1" * 9000), (1, b"\0\xff")]
+        assert [(n, bytes(b)) for n, b in packed] == [(0, b"1" * 9000), (1, b"\0\xff")]
         jobs = connection.exec_driver_sql("SELECT id, precision FROM jobs ORDER BY id").all()
         assert [tuple(row) for row in jobs] == [(1, "fp32"), (2, None)]
         assert listings.seek_index(connection, 1, 0) == b"I"
