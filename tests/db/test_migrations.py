@@ -18,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import migrate, models, query, results, views
+from db import listings, migrate, models, query, results, views
 from db.database import connect, reading, write
 from db.errors import NotMigrated, QueryRefused
 from db.schema import metadata
