@@ -15,7 +15,7 @@ from worker.daemon import Daemon
 log = logging.getLogger(__name__)
 
 #: Bulk work goes behind what a person waits for on the same machine.
-NICENESS = 5
+NICENESS = 10
 
 _daemon: Daemon | None = None
 
