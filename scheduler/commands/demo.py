@@ -150,17 +150,18 @@ def _draw(films: Path, archive: Path) -> None:
 
 def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
     from db import database, jobs
-    from worker import archive
+    from scheduler import precision, survey
 
-    with archive.open_source(str(path)) as source:
-        rows = [{"uri": source.uri, "kind": source.kind, "fingerprint": source.fingerprint()}]
+    rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}
+    pinned = precision.pin(engine, model_id, "auto")
     return database.write(
         engine,
         lambda c: jobs.submit(
-            c, kind="score", spec=spec, submitted_by=who, model_id=model_id, source_rows=rows
+            c, kind="score", spec=spec, submitted_by=who, model_id=model_id, precision=pinned,
+            source_rows=rows,
         ),
-    )
+    )  # fmt: skip
 
 
 def _follow(
