@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ TAR_HEADER = 512
 
 #: Names that end so are those of DICOM files, which may name a patient, whatever is in them.
 DICOM_NAMES = (".dcm", ".dicom", ".dic")
+
+_HASHED = re.compile("#[0-9a-f]{32}")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -184,13 +187,18 @@ class ShardRun:
 
 
 def stored_name(privacy: Privacy, name: str, *, hide: bool) -> str:
-    """What stands in the database for an item's name: the name, or `#` and its keyed hash.
-
-    Hidden where asked, and where the ending is that of DICOM.
-    """
-    if hide or name.lower().endswith(DICOM_NAMES):
+    """What stands in the database for an item's name: the name, or `#` and its keyed hash."""
+    if is_hidden(name, hide=hide):
         return f"#{privacy.hash('name', archive.display(name))}"
     return archive.display(name)
+
+
+def is_hidden(name: str, *, hide: bool) -> bool:
+    """Whether a name is hashed: where asked, and where its ending is that of DICOM.
+
+    What is a hash already stays as it is.
+    """
+    return not _HASHED.fullmatch(name) and (hide or name.lower().endswith(DICOM_NAMES))
 
 
 def label(scores: NDArray[np.float32], card: Card) -> NDArray[np.intp]:

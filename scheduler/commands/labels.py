@@ -49,8 +49,9 @@ def import_(
 ) -> None:
     """Read true labels from a CSV, and print what they say of a job.
 
-    Names are those of v_predictions, to the letter; item_no is understood too. Labels are the names
-    of the model's classes. Importing again replaces what a film had.
+    Names are those of v_predictions, to the letter, or of the files where the database has only
+    their hashes; item_no is understood too. Labels are the names of the model's classes. Importing
+    again replaces what a film had.
 
     \b
     Examples:
@@ -61,9 +62,10 @@ def import_(
     _check(engine, job)
     columns = _columns(file, name_column, label_column)
     who = session.who()
+    hide = bool(jobs.get(engine, job)["spec"].get("hash_names"))
     # The file is read anew should the transaction be repeated.
     report = database.write(
-        engine, lambda c: labels.import_rows(c, job, _rows(file, *columns), who)
+        engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hide), who)
     )
     try:
         found = labels.metrics(engine, job)
@@ -226,3 +228,16 @@ def _rows(
             yield int(name), label
         else:
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
+
+
+def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[str | int, str]]:
+    """The same rows with names as the database has them: hashed where names are hidden."""
+    from worker import privacy
+    from worker.shard import is_hidden, stored_name
+
+    site = None
+    for name, label in rows:
+        if isinstance(name, str) and is_hidden(name, hide=hide):
+            site = site or privacy.load(session.settings())
+            name = stored_name(site, name, hide=hide)
+        yield name, label

@@ -13,6 +13,8 @@ from db.results import Prediction
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from worker import privacy
+from worker.shard import stored_name
 
 #: What the model says of ten films, and what is true; two of ten are called wrongly.
 SAID = [0.9, 0.8, 0.7, 0.3, 0.6, 0.2, 0.1, 0.1, 0.1, 0.1]
@@ -101,6 +103,30 @@ def test_item_numbers_are_names_too(job: int, tmp_path: Path) -> None:
     answer = json.loads(result.stdout)
     assert (answer["rows"], answer["labelled"], answer["unknown"]) == (3, 2, 1)
     assert answer["metrics"]["unlabelled"] == 8
+
+
+def test_a_film_whose_name_is_hashed_is_labelled_by_the_name_of_its_file(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    number = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 2)
+    hashed = stored_name(privacy.load(session.settings()), "ward/SMITH.dcm", hide=False)
+
+    def work(connection: sa.Connection) -> None:
+        shard = leases.claim(connection, rows.WORKER, rows.LEASE_S)
+        assert shard is not None
+        named = [(hashed, 0.9), ("plain.png", 0.1)]
+        outcomes = [Prediction(n, name, int(p >= 0.4), p, p >= 0.4)
+                    for n, (name, p) in enumerate(named)]  # fmt: skip
+        results.commit(connection, shard, outcomes)
+
+    database.write(engine, work)
+    file = tmp_path / "truth.csv"
+    file.write_text("name,label\nward/SMITH.dcm,PNEUMONIA\nplain.png,NORMAL\n")
+    answer = run("labels", "import", str(file), "--job", str(number), "--json")
+    assert answer.exit_code == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert found["labelled"] == 2
+    assert found["metrics"]["accuracy"] == 1.0
 
 
 def test_what_was_not_matched_is_counted_and_named(job: int, tmp_path: Path) -> None:
