@@ -248,4 +248,6 @@ def arguments(
 
 
 if __name__ == "__main__":
-    main()
+    # Nobody is left to be answered where the parent was killed in the middle.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        main()

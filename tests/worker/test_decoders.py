@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -21,7 +23,7 @@ from PIL import Image
 
 from tests.worker import samples
 from trainer import film
-from worker import archive
+from worker import archive, decoder
 from worker.decoders import Decoded, Decoders, Film, Place
 
 SIDE = samples.SIZE * samples.SIZE
@@ -420,6 +422,33 @@ def test_decoders_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     samples.wait(lambda: not any(Path(f"/proc/{c}").exists() for c in children), "them to end")
+
+
+def test_a_decoder_whose_parent_is_gone_ends_without_a_word(folder: Path) -> None:
+    parent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    memory, marks = os.memfd_create("memory"), os.memfd_create("marks")
+    os.ftruncate(memory, 600 * SIDE)
+    os.ftruncate(marks, 64)
+    with parent, theirs:
+        process = subprocess.Popen(
+            decoder.arguments(theirs.fileno(), memory, 600 * SIDE, marks, 0, 1024),
+            pass_fds=(theirs.fileno(), memory, marks),
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        assert parent.recv(16) == b"ready"
+        listing = members(folder)
+        work = {
+            "source": ["folder", str(folder), "1", 0], "rule": film.DEFAULT_RULE,
+            "size": samples.SIZE, "accept": [],
+            "films": [[n * SIDE, *member] for n, member in enumerate(listing)],
+        }  # fmt: skip
+        parent.send(json.dumps(work).encode())
+        parent.close()
+        _, said = process.communicate(timeout=samples.PATIENCE_S)
+    os.close(memory)
+    os.close(marks)
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_ctrl_c_and_sigterm_are_left_to_the_parent(pool: Pool, folder: Path) -> None:
