@@ -25,14 +25,14 @@ _EMPTY_TAR = (2 * BLOCK, 20 * BLOCK)
 
 #: Images, by offset and first bytes; whether it can be decoded is the film rule's business.
 _IMAGES = (
-    (0, b"\xff\xd8\xff", "jpeg"),
-    (0, b"\x89PNG", "png"),
-    (0, b"BM", "bmp"),
-    (0, b"GIF8", "gif"),
-    (0, b"II*\x00", "tiff"),
-    (0, b"MM\x00*", "tiff"),
-    (8, b"WEBP", "webp"),
-    (128, b"DICM", "dicom"),
+    (0, b"\xff\xd8\xff"),
+    (0, b"\x89PNG"),
+    (0, b"BM"),
+    (0, b"GIF8"),
+    (0, b"II*\x00"),
+    (0, b"MM\x00*"),
+    (8, b"WEBP"),
+    (128, b"DICM"),
 )
 
 #: What people pass by mistake, by first bytes, and what to do about it.
@@ -67,11 +67,6 @@ def kind(uri: str) -> Kind:
         os.close(fd)
 
 
-def image(head: bytes) -> str | None:
-    """What image begins with these bytes; None where it is none that is known."""
-    return next((t for at, magic, t in _IMAGES if head[at : at + len(magic)] == magic), None)
-
-
 def _kind_of_file(fd: int, uri: str) -> Kind:
     head = pread(fd, 2 * BLOCK, 0)
     if not head:
@@ -90,7 +85,7 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
         raise _unsupported(uri, "Zstandard-compressed, but no tar is inside; decompress it first")
     if looks_like_tar(head):
         return "tar"
-    if image(head):
+    if any(head[at : at + len(magic)] == magic for at, magic in _IMAGES):
         return "file"
     if not any(head):
         if os.fstat(fd).st_size in _EMPTY_TAR:
