@@ -100,7 +100,7 @@ def _films(
     """The films of one source, hashed; what cannot be opened goes to `unreadable`."""
     wrong: list[str] = []
     for entry, sha256, error in _hashed(source.entries):
-        path = _below(root, entry.file)
+        path = below(root, entry.file)
         if entry.sha256 and sha256 != entry.sha256:
             wrong.append(f"{entry.file} {f'cannot be opened ({error})' if error else 'changed'}")
         elif error:
@@ -172,7 +172,7 @@ def _corrected(
         if name not in labels:
             raise DatasetError(f"{where}: the label {name!r} is none of {listed(labels)}")
         if not sha256:
-            found = {by_path[p].sha256 for r in roots if (p := _below(root, r / path)) in by_path}
+            found = {by_path[p].sha256 for r in roots if (p := below(root, r / path)) in by_path}
             if len(found) > 1:
                 raise DatasetError(
                     f"{where}: {path} is a film in several folders; give its absolute path"
@@ -196,7 +196,7 @@ def _corrected(
     return changed, [f"{corrections.name} gives {n} films another label."]
 
 
-def _below(root: Path, file: Path) -> str:
+def below(root: Path, file: Path) -> str:
     """A path below the root, with `/`; absolute where it lies elsewhere."""
     place, base = _absolute(file), _absolute(root)
     return place.relative_to(base).as_posix() if place.is_relative_to(base) else str(place)

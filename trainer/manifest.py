@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trainer.errors import DatasetError
@@ -46,7 +46,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
                 file=Path(os.path.normpath(path.parent / given)),
                 name=row["label"],
                 split=split,
-                stem=_stem(given, row["label"]),
+                stem=below_class(given.with_suffix(""), (row["label"],)),
                 patient=row.get("patient", ""),
                 sha256=row.get("sha256", "").lower(),
             )
@@ -140,14 +140,16 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
         raise DatasetError(f"{path} is no CSV: {error}") from error
 
 
-def _stem(given: Path, label: str) -> str:
-    """The path below the folder of the class, or the whole path, without suffix."""
-    parts = given.with_suffix("").parts
-    folders = parts[:-1]
-    start = max((n + 1 for n, part in enumerate(folders) if part == label), default=None)
+def below_class(path: Path, labels: Collection[str]) -> str:
+    """The path below the innermost folder that is named like a class; where none is, all of it.
+
+    Of an absolute path without such a folder, the name.
+    """
+    folders = path.parts[:-1]
+    start = max((n + 1 for n, part in enumerate(folders) if part in labels), default=None)
     if start is None:
-        return parts[-1] if given.is_absolute() else "/".join(parts)
-    return "/".join(parts[start:])
+        return path.name if path.is_absolute() else path.as_posix()
+    return "/".join(path.parts[start:])
 
 
 def _check_once(path: Path, entries: Iterable[Entry]) -> None:

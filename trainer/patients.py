@@ -103,6 +103,6 @@ def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, see
         if have == 0:
             raise DatasetError(
                 f"the patients of class {labels[label]} cannot be split, because training needs "
-                "each of them for another class; add patients"
+                "each of those that are left; add patients"
             )
     return held_out

@@ -235,7 +235,7 @@ def test_a_job_trains_on_several_sources_with_corrected_labels(
 ) -> None:
     new = tmp_path / "new" / "NORMAL"
     new.mkdir(parents=True)
-    (new / "one more.jpeg").write_bytes(samples.films(1)[0][1])
+    (new / "one more.jpeg").write_bytes(samples.films(1, seed=7)[0][1])
     film = next(labelled.rglob("NORMAL/*")).relative_to(labelled)
     table = tmp_path / "fixed.csv"
     table.write_text(f"path,label\n{film},PNEUMONIA\n")
