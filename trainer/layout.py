@@ -123,15 +123,15 @@ def _folders(folder: Path, *, apart: bool = False) -> list[str]:
     return sorted(
         p.name
         for p in folder.iterdir()
-        if p.is_dir() and not _is_clutter(p.name) and (apart or not p.name.startswith(APART))
+        if p.is_dir() and not is_clutter(p.name) and (apart or not p.name.startswith(APART))
     )
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(n for n in folders if not _is_clutter(n))
+        folders[:] = sorted(n for n in folders if not is_clutter(n))
         for name in sorted(names):
-            if not _is_clutter(name):
+            if not is_clutter(name):
                 yield Path(parent, name)
 
 
@@ -140,5 +140,5 @@ def _refuse(error: OSError) -> None:
         raise DatasetError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
 
-def _is_clutter(name: str) -> bool:
+def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
