@@ -299,11 +299,16 @@ def predict(
     films: pixels.Pixels,
     rows: NDArray[np.int64],
     *,
+    view: int | None = None,
     bf16: bool = False,
     batch: int = 64,
     stop: Callable[[], bool] = lambda: False,
 ) -> model.Reading:
-    """What the network says of these films as they are, float32 on the CPU, without the maps."""
+    """What the network says of these films, float32 on the CPU, without the maps.
+
+    They are read as they are, or with `view` (0, 1, …) as another acquisition would have made them:
+    changed as in training, the same way each time.
+    """
     device = next(net.parameters()).device
     net.eval()
     logits, pooled = [], []
@@ -311,6 +316,8 @@ def predict(
         if stop():
             raise Stopped("stopped during validation")
         x = torch.from_numpy(films.take(rows[start : start + batch])).to(device)
+        if view is not None:
+            x = augment.augment(x, seed=view, epoch=0, step=start)  # training's epochs begin at 1
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             reading = net.read(x)
         logits.append(reading.logits.float().cpu())
