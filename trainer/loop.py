@@ -66,6 +66,9 @@ class Options:
     balance: str = orders.WEIGHTS
     #: Epochs without a better validation after which the run ends early; 0: never.
     patience: int = 3
+    #: How far films are changed at random, 0 (not) to 1: see `trainer.augment`. From random weights
+    #: on few films 0.5 learns sooner.
+    augment: float = 1.0
     #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
     size: int = 224
     #: `imagenet`, `scratch`, or a file of torchvision's ResNet18 weights.
@@ -201,7 +204,9 @@ def train(
                 picked = order[step * batch : (step + 1) * batch]
                 x = torch.from_numpy(films.take(train_rows[picked])).to(device)
                 y = train_labels[picked].to(device)
-                x = augment.augment(x, seed=options.seed, epoch=epoch, step=step)
+                x = augment.augment(
+                    x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
+                )
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits = net(x)
                 loss = F.cross_entropy(

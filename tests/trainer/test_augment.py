@@ -83,3 +83,9 @@ def test_how_sharp_a_film_was_can_hardly_be_told_afterwards() -> None:
     between = float((plain[:, None] > soft[None]).float().mean())
     assert between < 0.8  # as they were, it is 1
     assert float((sharp(x)[:, None] > sharp(softer)[None]).float().mean()) > 0.95
+
+
+def test_without_strength_a_film_stays_as_it_is() -> None:
+    x = batch()
+    y = augment(x, seed=0, epoch=1, step=0, strength=0)
+    assert float((y - x.float()).abs().max()) < 0.01
