@@ -22,7 +22,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
     on_sqlite: Site, few: Path, queues: list[str]
 ) -> None:
     here = on_sqlite
-    trainer, *_ = [here.worker(queue, lease_s=20.0) for queue in queues]
+    trainer, *others = [here.worker(queue, lease_s=20.0) for queue in queues]
     training_job = database.write(
         here.engine,
         lambda c: jobs.submit(
@@ -35,9 +35,13 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
         return len(training.epoch_rows(here.engine, training_job))
 
     here.wait(lambda: epochs() >= 1, "the first epoch")
-    urgent = here.score(*[few] * 25, model_id=1, spec=harm.ANEW, priority=5)
-    harm.completed(here, urgent, 25 * harm.count(few))
+    for worker in others:
+        harm.freeze(worker)  # so that scoring is not done before anybody can give way
+    urgent = here.score(few, model_id=1, spec=harm.ANEW, priority=5)
     here.wait(lambda: here.events(training_job, "yielded") >= 1, "training to give way")
+    for worker in others:
+        harm.thaw(worker)
+    harm.completed(here, urgent, harm.count(few))
     (said,) = [e["detail"] for e in jobs.events(here.engine, training_job)
                if e["event"] == "yielded"]  # fmt: skip
     assert said == f"scoring job {urgent} goes first: its priority is 5, not 0"
