@@ -243,6 +243,7 @@ def _provenance(trained: Trained) -> dict[str, Any]:
         "options": options,
         "init": dataclasses.asdict(trained.init),
         "best_epoch": dataclasses.asdict(trained.best),
+        "verdict": trained.verdict,
         "device": trained.device,
         "precision": trained.precision,
         "films": {split: trained.dataset.count(split) for split in (dataset.TRAIN, dataset.VAL)},
