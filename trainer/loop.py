@@ -47,7 +47,7 @@ COOL = 0.01
 class Options:
     """Everything that a run may be told."""
 
-    #: Passes over the training films, 1 or more. From ImageNet weights more than a few change little.
+    #: Passes over the training films, 1 or more. From ImageNet weights a few are enough.
     epochs: int = 5
     #: Films per step. At 32 a CPU is as fast as it gets, and a 4 GB board still holds it at 224
     #: pixels.
