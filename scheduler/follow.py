@@ -28,7 +28,7 @@ from trainer import epoch as epochs
 T = TypeVar("T")
 
 #: Events of a training job that a person who follows it is told.
-SAID = ("note", "handed_back")
+SAID = ("note", "handed_back", "yielded")
 
 #: Seconds between two looks at the job, and how many times as long as a look it is at least:
 #: adding up a job of ten million films takes SQLite a tenth of a second.

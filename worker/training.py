@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from db import database, jobs, models, training, workers
 from db.errors import Conflict, LeaseLost, NotFound
@@ -222,9 +223,14 @@ class _Attempt:
         if time.monotonic() < self._look_at:
             return False
         self._look_at = time.monotonic() + URGENT_S
-        if _scores_here(self._database):
-            with database.reading(self._database) as connection:
-                self._urgent = training.more_urgent(connection, self._claimed.priority)
+        try:
+            if _scores_here(self._database):
+                with database.reading(self._database) as connection:
+                    self._urgent = training.more_urgent(connection, self._claimed.priority)
+        except DBAPIError as error:
+            if not database.passing(error):
+                raise
+            # Away for a while: training goes on, and looks again.
         return self._urgent is not None
 
     def _hear(self, news: dict[str, Any]) -> None:
