@@ -119,7 +119,8 @@ def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
         )
         return status
     for name, count in sorted(copied.films.items()):
-        click.echo(f"{count:,} films in {output.printable(str(folder / name))}")
+        films = "film" if count == 1 else "films"
+        click.echo(f"{count:,} {films} in {output.printable(str(folder / name))}")
     if copied.copies:
         click.echo(f"{copied.copies:,} more are copies of these")
     for item_no, reason in copied.failed:
