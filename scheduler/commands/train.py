@@ -17,7 +17,12 @@ from scheduler import errors, session, submit
 
 
 @click.command("train")
-@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="CSV of corrected labels: path (or sha256) and label.",
+)
 @click.option(
     "--epochs",
     type=click.IntRange(1),
@@ -110,7 +115,8 @@ from scheduler import errors, session, submit
 def command(
     ctx: click.Context,
     /,
-    data: Path,
+    data: tuple[Path, ...],
+    labels: Path | None,
     wait: bool,
     local: bool,
     later: bool,
@@ -119,14 +125,16 @@ def command(
     as_json: bool,
     **spec: Any,
 ) -> None:
-    """Train a ResNet18 on a labelled folder and register it.
+    """Train a ResNet18 on labelled films and register it.
 
-    DATA has one folder per class, or train/, val/ and test/ with one folder per class in each.
-    Films of one patient are never split between training and validation; test/ is not touched.
+    DATA has one folder per class, or train/, val/ and test/ with one folder per class in each; or
+    it is a manifest (.csv). Of several, a later one corrects and adds to those before it. Films of
+    one patient are never split between training and validation; test/ is not touched.
 
     \b
     Examples:
       pneumoq train /data/chest_xray --epochs 5 --wait
+      pneumoq train /data/chest_xray /data/reviewed --labels corrections.csv
       pneumoq train films --init scratch --size 128
     """  # fmt: skip
     _check_operating_point(spec["operating_point"])
@@ -142,7 +150,12 @@ def command(
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
     if spec["lr"] is None:
         spec["lr"] = 1e-3 if spec["init"] == "scratch" else 3e-4
-    spec["data"] = submit.readable_path(data)
+    for source in data:
+        _check_source(source)
+    paths = [submit.readable_path(source) for source in data]
+    spec["data"] = paths[0] if len(paths) == 1 else paths
+    if labels is not None:
+        spec["corrections"] = submit.readable_path(labels)
     settings, engine = session.settings(), session.database()
     if spec["name"] is not None:
         _check_name(engine, spec["name"])
@@ -163,6 +176,13 @@ def command(
             spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
         )
     )  # fmt: skip
+
+
+def _check_source(source: Path) -> None:
+    if source.is_file() and source.suffix.lower() != ".csv":
+        raise click.BadParameter(
+            f"{source} is neither a folder nor a manifest (.csv)", param_hint="DATA"
+        )
 
 
 def _check_operating_point(rule: str) -> None:
