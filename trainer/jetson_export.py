@@ -67,7 +67,12 @@ def write(network: Network, folder: Path) -> None:
     )
     onnx.checker.check_model(proto, full_check=True)
     _replace(folder / ONNX, proto.SerializeToString(deterministic=True))
-    _replace(folder / LABELS, "".join(f"{name}\n" for name in card.labels).encode())
+    write_labels(network, folder)
+
+
+def write_labels(network: Network, folder: Path) -> None:
+    """Write `labels.txt` into a folder that is there."""
+    _replace(folder / LABELS, "".join(f"{name}\n" for name in network.card.labels).encode())
 
 
 def weights(network: Network) -> dict[str, NDArray[np.float32]]:
