@@ -110,11 +110,18 @@ from scheduler import errors, session, submit
 @click.option(
     "--name", callback=submit.short, help="Name of the model. Default: resnet18-job<number>."
 )
+@click.option(
+    "--evaluate",
+    "-e",
+    metavar="MODEL",
+    help="Train nothing; measure this model on DATA, as `models evaluate` does.",
+)
 @submit.options
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
+    evaluate: str | None,
     data: tuple[Path, ...],
     labels: Path | None,
     wait: bool,
@@ -137,6 +144,12 @@ def command(
       pneumoq train /data/chest_xray /data/reviewed --labels corrections.csv
       pneumoq train films --init scratch --size 128
     """  # fmt: skip
+    if evaluate is not None:
+        if len(data) != 1:
+            raise click.UsageError("--evaluate measures on one DATA")
+        from scheduler.commands import evaluate as evaluating
+
+        ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
     _check_operating_point(spec["operating_point"])
     _check_pattern(spec["patient_pattern"])
     if spec["init"] not in ("imagenet", "scratch"):
