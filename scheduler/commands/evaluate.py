@@ -174,6 +174,8 @@ def readable(found: Mapping[str, Any]) -> dict[str, str]:
                 lines[name] += f"  ({found[f'{name}_low']:.4f} to {found[f'{name}_high']:.4f})"
     if found.get("ece") is not None:
         lines["ece"] = f"{found['ece']:.4f}"
+    if found.get("films") is not None:
+        lines["films"] = f"{found['films']:.0f}"
     return lines
 
 
@@ -197,11 +199,14 @@ def _print(report: Mapping[str, Any], scored: int) -> None:
             [[name, *report["confusion"][name].values()] for name in labels],
         )
         if report["unusual"]:
-            click.echo(f"\n{report['unusual']} films are unlike those that it was trained on")
+            click.echo(f"\n{report['unusual']} unlike the films that it was trained on")
     if report["unreadable"]:
         n = sum(report["unreadable"].values())
         codes = ", ".join(f"{n} × {code}" for code, n in report["unreadable"].items())
-        click.echo(f"{n} files could not be read and are not in the figures ({codes}):", err=True)
+        click.echo(
+            f"Not in the figures, since they could not be read: {n} of {scored + n} files ({codes})",
+            err=True,
+        )
         for name in report["unreadable_files"]:
             click.echo(f"  {output.printable(name)}", err=True)
         if n > NAMED:

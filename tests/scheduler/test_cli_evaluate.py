@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read_are_counted_and_named(
     table = tmp_path / "films.csv"
     result = run("models", "evaluate", model_id, root, "--csv", table)
     assert result.exit_code == 3
-    assert "3 files could not be read and are not in the figures" in result.stderr
+    assert "could not be read: 3 of " in result.stderr
     for name in ("cut.jpeg", "notes.txt", "gone.png"):
         assert name in result.stderr
         assert name in table.read_text()
