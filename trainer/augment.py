@@ -58,17 +58,20 @@ _GROUP = 4
 _KERNELS = ("bilinear", "area", "nearest")
 
 
-def augment(image: Tensor, *, seed: int, epoch: int, step: int) -> Tensor:
-    """A batch `uint8 [N, 1, S, S]` changed at random, as float from 0 to 255."""
+def augment(image: Tensor, *, seed: int, epoch: int, step: int, strength: float = 1.0) -> Tensor:
+    """A batch `uint8 [N, 1, S, S]` changed at random, as float from 0 to 255.
+
+    `strength` from 0 (not at all) to 1 scales how many films are changed and how far.
+    """
     n, _, side, _ = image.shape
     digest = hashlib.sha256(f"{seed}/{epoch}/{step}".encode()).digest()
     draw = torch.Generator(image.device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     u = torch.rand((12, n), generator=draw, device=image.device) * 2 - 1  # each from -1 to 1
     chance = torch.rand((4, n), generator=draw, device=image.device)
-    moved, toned, sharpened, noisy = (chance < SHARE).float().unbind()
+    moved, toned, sharpened, noisy = ((chance < SHARE * strength) * strength).unbind()
 
     x = _moved(image.float(), u[:5] * moved)
-    x = _resampled(x, draw)
+    x = _resampled(x, draw, strength)
     sharpness = (sharpened * _between(*SHARPNESS, u[5])).view(n, 1, 1, 1)
     x = x + sharpness * (_blurred(x, _between(*BLUR_PX, u[6]) * side / 224) - x)
 
@@ -79,7 +82,7 @@ def augment(image: Tensor, *, seed: int, epoch: int, step: int) -> Tensor:
     x = (x - middle) * _power(CONTRAST, contrast) + middle + BRIGHTNESS * brightness
     dose = (noisy * _between(0, NOISE, u[11])).view(n, 1, 1, 1)
     x = x + dose * torch.randn(x.shape, generator=draw, device=image.device)
-    return _hidden(x.clamp(0, 1), draw) * 255
+    return _hidden(x.clamp(0, 1), draw, SHARE / 2 * strength) * 255
 
 
 def _moved(x: Tensor, u: Tensor) -> Tensor:
@@ -95,18 +98,19 @@ def _moved(x: Tensor, u: Tensor) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
 
 
-def _resampled(x: Tensor, draw: torch.Generator) -> Tensor:
+def _resampled(x: Tensor, draw: torch.Generator, strength: float) -> Tensor:
     """Shrunk and enlarged again, a few films at a time; a batch is in random order already."""
     side = x.shape[-1]
-    groups = x.split(_GROUP)
+    least = 1 - (1 - RESOLUTION) * strength
+    groups = x.chunk(-(-len(x) // _GROUP))
     sides = torch.rand(len(groups), generator=draw, device=x.device)
     kernels = torch.randint(len(_KERNELS), (len(groups),), generator=draw, device=x.device)
-    apart = torch.rand(len(groups), generator=draw, device=x.device) >= SHARE
+    apart = torch.rand(len(groups), generator=draw, device=x.device) >= SHARE * strength
     done = []
     for group, share, kernel, left in zip(
         groups, sides.tolist(), kernels.tolist(), apart.tolist(), strict=True
     ):
-        small = max(8, round(side * (RESOLUTION + (1 - RESOLUTION) * share)))
+        small = max(8, round(side * (least + (1 - least) * share)))
         if left or small >= side:
             done.append(group)
             continue
@@ -116,8 +120,8 @@ def _resampled(x: Tensor, draw: torch.Generator) -> Tensor:
     return torch.cat(done)
 
 
-def _hidden(x: Tensor, draw: torch.Generator) -> Tensor:
-    """Up to BOXES boxes of one gray value over each film."""
+def _hidden(x: Tensor, draw: torch.Generator, share: float) -> Tensor:
+    """Up to BOXES boxes of one gray value over each film, each with the chance `share`."""
     n, _, side, _ = x.shape
     u = torch.rand((BOXES, 6, n), generator=draw, device=x.device)
     at = torch.arange(side, device=x.device, dtype=x.dtype) + 0.5
@@ -128,7 +132,7 @@ def _hidden(x: Tensor, draw: torch.Generator) -> Tensor:
         top, left = row * (side - high), column * (side - wide)
         rows = (at >= top[:, None]) & (at < (top + high)[:, None])
         columns = (at >= left[:, None]) & (at < (left + wide)[:, None])
-        hidden = rows[:, :, None] & columns[:, None, :] & (chance < SHARE / 2)[:, None, None]
+        hidden = rows[:, :, None] & columns[:, None, :] & (chance < share)[:, None, None]
         x = torch.where(hidden[:, None], gray.view(n, 1, 1, 1), x)
     return x
 

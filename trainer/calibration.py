@@ -78,7 +78,7 @@ def _bias(logits: Floats, target: Floats, temperature: float) -> NDArray[np.floa
 
 
 def operating_point(score: metrics.Scores, truth: metrics.Truth, rule: str = YOUDEN) -> float:
-    """The threshold on P(positive), by `youden`, `sensitivity=0.95`, `specificity=0.95` or `cost=5`.
+    """The threshold on P(positive): `youden`, `sensitivity=0.95`, `specificity=0.95` or `cost=5`.
 
     Youden's maximises sensitivity + specificity; the next two reach their goal and give up as
     little as possible of the other; the last has the least cost where missing a positive costs that

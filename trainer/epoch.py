@@ -112,7 +112,7 @@ def verdict(history: Sequence[Epoch]) -> str:
         return (
             f"overfitting after epoch {lowest.epoch}: the validation loss rose from "
             f"{lowest.val_loss:.4f} to {last.val_loss:.4f} while the training loss fell from "
-            f"{lowest.train_loss:.4f} to {last.train_loss:.4f}; {ended}; {kept}. More films, fewer epochs "
-            "or a lower learning rate may help"
+            f"{lowest.train_loss:.4f} to {last.train_loss:.4f}; {ended}; {kept}. More films, fewer "
+            "epochs or a lower learning rate may help"
         )
     return f"no sign of overfitting: {ended}; {kept}"

@@ -66,6 +66,9 @@ class Options:
     balance: str = orders.WEIGHTS
     #: Epochs without a better validation after which the run ends early; 0: never.
     patience: int = 3
+    #: How far films are changed at random, 0 (not) to 1: see `trainer.augment`. From random weights
+    #: on few films 0.5 learns sooner.
+    augment: float = 1.0
     #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
     size: int = 224
     #: `imagenet`, `scratch`, or a file of torchvision's ResNet18 weights.
@@ -201,7 +204,9 @@ def train(
                 picked = order[step * batch : (step + 1) * batch]
                 x = torch.from_numpy(films.take(train_rows[picked])).to(device)
                 y = train_labels[picked].to(device)
-                x = augment.augment(x, seed=options.seed, epoch=epoch, step=step)
+                x = augment.augment(
+                    x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
+                )
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits = net(x)
                 loss = F.cross_entropy(
@@ -299,11 +304,16 @@ def predict(
     films: pixels.Pixels,
     rows: NDArray[np.int64],
     *,
+    view: int | None = None,
     bf16: bool = False,
     batch: int = 64,
     stop: Callable[[], bool] = lambda: False,
 ) -> model.Reading:
-    """What the network says of these films as they are, float32 on the CPU, without the maps."""
+    """What the network says of these films, float32 on the CPU, without the maps.
+
+    They are read as they are, or with `view` (0, 1, …) as another acquisition would have made them:
+    changed as in training, the same way each time.
+    """
     device = next(net.parameters()).device
     net.eval()
     logits, pooled = [], []
@@ -311,6 +321,8 @@ def predict(
         if stop():
             raise Stopped("stopped during validation")
         x = torch.from_numpy(films.take(rows[start : start + batch])).to(device)
+        if view is not None:
+            x = augment.augment(x, seed=view, epoch=0, step=start)  # training's epochs begin at 1
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             reading = net.read(x)
         logits.append(reading.logits.float().cpu())

@@ -2,12 +2,12 @@
 
     python -m tests.bench.shift MODEL.onnx --data FOLDER [--originals FOLDER] [--seed 0]
 
-FOLDER is the labelled folder that the model was trained on, the seed that of its training: only the
-patients that it held out are scored. They are scored as they are, and as other rooms would have made
-them. The hardest rows are the counter-shifts: films of healthy children get the acquisition of the
-sick (wider than high, softer), and films of the sick that of the healthy (squarer, crisper). A
-network that looks at lungs loses a little there; one that looks at the shape and the sharpness of a
-film turns its verdicts round. ORIGINALS holds the same file names at their original size.
+FOLDER is the labelled folder that the model was trained on, the seed that of its training: only
+patients that it held out are scored, as they are and as other rooms would have made them. The
+hardest rows are the counter-shifts: films of healthy children get the acquisition of the sick
+(wider than high, softer), and films of the sick that of the healthy (squarer, crisper). A network
+that looks at lungs loses a little there; one that looks at the shape and the sharpness of a film
+turns its verdicts round. ORIGINALS holds the same file names at their original size.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ BATCH = 32
 
 
 def folder_of_films(root: Path, films: int, size: int, data: Path | None) -> None:
-    """`root/train/<class>/`, films of `size` × `size` as gray JPEG, taken from `data` or made up."""
+    """`root/train/<class>/`: `size` × `size` JPEG films, taken from `data` or made up."""
     if data is None:
         found = [(item.label, item.data) for item in phantom.films(films // 2, seed=0)][:films]
     else:
