@@ -204,7 +204,7 @@ def _print(report: Mapping[str, Any], scored: int) -> None:
         n = sum(report["unreadable"].values())
         codes = ", ".join(f"{n} × {code}" for code, n in report["unreadable"].items())
         click.echo(
-            f"Not in the figures, since they could not be read: {n} of {scored + n} files ({codes})",
+            f"Not in the figures, as they could not be read: {n} of {scored + n} files ({codes})",
             err=True,
         )
         for name in report["unreadable_files"]:
