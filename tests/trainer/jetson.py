@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import torch
 import torchvision
 from numpy.typing import NDArray
@@ -53,12 +54,16 @@ def write_onnx(net: nn.Module, path: Path, size: int = 64) -> None:
 
 
 def write_two_files(net: nn.Module, path: Path, size: int = 64) -> None:
-    """Two files, as torch.onnx.export writes them by default: opset 20, a Reshape before the last
-    layer, and the weights in `.onnx.data`."""
+    """Two files, as torch.onnx.export writes them by default: opset 20, a mean and a Reshape before
+    the last layer, and the weights in `.onnx.data`."""
     write_onnx(net, path, size)
     proto = onnx.load(str(path))
     proto.ir_version = 10
     proto.opset_import[0].version = 20
+    (pool,) = (node for node in proto.graph.node if node.op_type == "GlobalAveragePool")
+    pool.op_type = "ReduceMean"
+    pool.input.append("val_1")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([-1, -2]), "val_1"))
     (flatten,) = (node for node in proto.graph.node if node.op_type == "Flatten")
     flatten.op_type = "Reshape"
     del flatten.attribute[:]
@@ -67,6 +72,15 @@ def write_two_files(net: nn.Module, path: Path, size: int = 64) -> None:
     onnx.save(
         proto, str(path), save_as_external_data=True, location=f"{path.name}.data",
         size_threshold=256,
+    )  # fmt: skip
+
+
+def write_by_default_exporter(net: nn.Module, path: Path, size: int = 64) -> None:
+    """The same by the exporter itself, which needs onnxscript."""
+    pytest.importorskip("onnxscript", reason="torch's default exporter needs onnxscript")
+    torch.onnx.export(
+        net, (torch.ones(1, 3, size, size),), str(path), dynamo=True, verbose=False,
+        input_names=["input_0"], output_names=["output_0"],
     )  # fmt: skip
 
 

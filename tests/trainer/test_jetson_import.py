@@ -37,6 +37,10 @@ def two_files(net: nn.Module, path: Path) -> None:
     jetson.write_two_files(jetson.with_softmax(net), path)
 
 
+def by_default_exporter(net: nn.Module, path: Path) -> None:
+    jetson.write_by_default_exporter(jetson.with_softmax(net), path)
+
+
 def without_softmax(net: nn.Module, path: Path) -> None:
     jetson.write_onnx(net, path)
 
@@ -82,6 +86,7 @@ def scores(path: Path, rule: str) -> np.ndarray:
     [
         (one_file, "resnet18.onnx"),
         (two_files, "resnet18.onnx"),
+        (by_default_exporter, "resnet18.onnx"),
         (without_softmax, "resnet18.onnx"),
         (unfolded, "resnet18.onnx"),
         (jetson.write_checkpoint, "model_best.pth.tar"),
