@@ -23,7 +23,8 @@ COMMANDS = {
     "Score and train": {
         "score": ("scheduler.commands.score", "Score folders and archives of films."),
         "classify": ("scheduler.commands.classify", "Score one film, here and now."),
-        "train": ("scheduler.commands.train", "Train a model on a labelled folder."),
+        "train": ("scheduler.commands.train", "Train a model on labelled films."),
+        "dataset": ("scheduler.commands.dataset", "Check labelled films; divide them by patient."),
     },
     "Look": {
         "jobs": ("scheduler.commands.jobs", "List, follow and steer jobs; see their errors."),

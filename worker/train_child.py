@@ -99,12 +99,14 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         threads=work["threads"],
         resume_from=Path(work["resume_from"]) if work["resume_from"] else None,
     )
+    sources = [spec["data"]] if isinstance(spec["data"], str) else spec["data"]
     data = dataset.read(
-        Path(spec["data"]),
+        [Path(source) for source in sources],
         val_fraction=options.val_fraction,
         seed=options.seed,
         positive=spec.get("positive"),
         patient_pattern=spec.get("patient_pattern"),
+        corrections=Path(spec["corrections"]) if spec.get("corrections") else None,
     )
     report("dataset", **_described(data))
 

@@ -1,4 +1,4 @@
-"""`pneumoq export`: a job's outcomes as a file, however many there are."""
+"""`pneumoq export`: a job's outcomes as a file, or the films of it that should be labelled next."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import gzip
 import heapq
 import io
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,24 +32,50 @@ OUTCOMES = {
 
 @click.command("export")
 @click.argument("job", type=session.JOB)
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--all", "everything", is_flag=True,
     help="Also the items that were refused or broken; a column `outcome` tells which.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option(
+    "--uncertain", type=click.IntRange(1), metavar="N",
+    help="Copy the N films nearest the threshold into class folders in FILE, a new folder.",
+)  # fmt: skip
 @output.json_option
-def command(job: int, file: Path, everything: bool, force: bool, as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    job: int,
+    file: Path,
+    everything: bool,
+    force: bool,
+    uncertain: int | None,
+    as_json: bool,
+) -> None:
     """Write a scoring job's predictions to FILE: .csv, .csv.gz, .jsonl or .jsonl.gz.
 
     One row per film in the order of the sources, with the columns of v_predictions (`pneumoq db
     schema` explains them). FILE is whole or not there: it appears when its last row is written.
 
+    With --uncertain, FILE is a new folder of the films that a person should label next, each in the
+    folder of the class that the model calls it, unusual ones apart in _unusual/, and index.csv.
+    Films that have a true label already are left out. Put the films into the right folders, or
+    correct the labels in index.csv, and give the folder or index.csv to `train` beside the films
+    that you train on. Exit status: 3 where a film could not be read.
+
     \b
     Examples:
       pneumoq export 5 predictions.csv
       pneumoq export 5 outcomes.jsonl.gz --all
+      pneumoq export 5 review --uncertain 50
     """
+    if uncertain is not None:
+        if everything or force:
+            raise errors.Failure("--all and --force do not go with --uncertain")
+        ctx.exit(_uncertain(job, file, uncertain, as_json))
+    if file.is_dir():
+        raise errors.Failure(f"{file} is a folder; give a file, or --uncertain N")
     write = next((WRITERS[e] for e in WRITERS if file.name.endswith((e, f"{e}.gz"))), None)
     if write is None:
         raise errors.Failure(
@@ -59,9 +86,7 @@ def command(job: int, file: Path, everything: bool, force: bool, as_json: bool) 
     if not file.absolute().parent.is_dir():
         raise errors.Failure(f"{file}: there is no folder {file.parent}; make it first")
     engine = session.database()
-    row = jobs.get(engine, job)
-    if row["kind"] != "score":
-        raise errors.Failure(f"job {job} trains a model; only scoring jobs have predictions")
+    row = _scored(engine, job)
     with database.reading(engine) as connection, _appearing(file) as text:
         columns, rows = _rows(connection, job, everything)
         count = write(text, columns, rows)
@@ -71,6 +96,39 @@ def command(job: int, file: Path, everything: bool, force: bool, as_json: bool) 
     click.echo(f"{count:,} {'row' if count == 1 else 'rows'} written to {file}")
     if row["finished_at"] is None:
         click.echo(f"job {job} goes on: more will follow (`pneumoq jobs watch {job}`)", err=True)
+
+
+def _scored(engine: sa.Engine, job: int) -> sa.RowMapping:
+    row = jobs.get(engine, job)
+    if row["kind"] != "score":
+        raise errors.Failure(f"job {job} trains a model; only scoring jobs have predictions")
+    return row
+
+
+def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
+    """Copy films to be labelled; the exit status."""
+    from scheduler import uncertain
+
+    engine = session.database()
+    _scored(engine, job)
+    copied = uncertain.write(engine, job, most, folder)
+    status = errors.ITEM_ERRORS if copied.failed else errors.DONE
+    if as_json:
+        output.emit(
+            {"job_id": job, "folder": str(folder), "status": status, **vars(copied)}, as_json=True
+        )
+        return status
+    for name, count in sorted(copied.films.items()):
+        click.echo(f"{count:,} films in {output.printable(str(folder / name))}")
+    if copied.copies:
+        click.echo(f"{copied.copies:,} more are copies of these")
+    for item_no, reason in copied.failed:
+        click.echo(f"item {item_no} is missing: {reason}", err=True)
+    click.echo(
+        f"Next: put each film into the folder of its class, and train with `pneumoq train DATA "
+        f"{shlex.quote(str(folder))}`"
+    )
+    return status
 
 
 def _rows(

@@ -21,8 +21,11 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 
 
 @click.command("train")
-@click.argument(
-    "data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False
+@click.argument("data", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="CSV of corrected labels: path (or sha256) and label.",
 )
 @click.option(
     "--epochs",
@@ -149,13 +152,21 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     metavar="JOB",
     help="Continue this cancelled or failed training job, with its data and options.",
 )
+@click.option(
+    "--evaluate",
+    "-e",
+    metavar="MODEL",
+    help="Train nothing; measure this model on DATA, as `models evaluate` does.",
+)
 @submit.options
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
-    data: Path | None,
+    data: tuple[Path, ...],
+    labels: Path | None,
     resume: int | None,
+    evaluate: str | None,
     wait: bool,
     local: bool,
     later: bool,
@@ -164,24 +175,32 @@ def command(
     as_json: bool,
     **spec: Any,
 ) -> None:
-    """Train a ResNet18 on a labelled folder and register it.
+    """Train a ResNet18 on labelled films and register it.
 
-    DATA has one folder per class, or train/, val/ and test/ with one folder per class in each.
-    Films of one patient are never split between training and validation; test/ is not touched.
+    DATA has one folder per class, or train/, val/ and test/ with one folder per class in each; or
+    it is a manifest (.csv). Of several, a later one corrects and adds to those before it. Films of
+    one patient are never split between training and validation; test/ is not touched.
 
     \b
     Examples:
       pneumoq train /data/chest_xray --epochs 5 --wait
+      pneumoq train /data/chest_xray /data/reviewed --labels corrections.csv
       pneumoq train films --init scratch --size 128
       pneumoq train --resume 7
     """  # fmt: skip
+    if evaluate is not None:
+        if len(data) != 1:
+            raise click.UsageError("--evaluate measures on one DATA")
+        from scheduler.commands import evaluate as evaluating
+
+        ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
     settings, engine = session.settings(), session.database()
     if resume is not None:
         spec = _of_job(ctx, engine, resume)
-    elif data is None:
+    elif not data:
         raise click.UsageError("give DATA, a labelled folder, or --resume JOB")
     else:
-        spec = _of_options(data, spec)
+        spec = _of_options(data, labels, spec)
     if local and importlib.util.find_spec("torch") is None:
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
     if spec.get("name") is not None:
@@ -206,7 +225,9 @@ def command(
     )  # fmt: skip
 
 
-def _of_options(data: Path, spec: dict[str, Any]) -> dict[str, Any]:
+def _of_options(
+    data: tuple[Path, ...], labels: Path | None, spec: dict[str, Any]
+) -> dict[str, Any]:
     """The job's spec by the command line; paths are those of this machine, made absolute."""
     _check_operating_point(spec["operating_point"])
     _check_pattern(spec["patient_pattern"])
@@ -221,7 +242,12 @@ def _of_options(data: Path, spec: dict[str, Any]) -> dict[str, Any]:
         spec["lr"] = 1e-3 if spec["init"] == "scratch" else 3e-4
     if spec["model_dir"] is not None:
         spec["model_dir"] = submit.readable_path(spec["model_dir"])
-    spec["data"] = submit.readable_path(data)
+    for source in data:
+        _check_source(source)
+    paths = [submit.readable_path(source) for source in data]
+    spec["data"] = paths[0] if len(paths) == 1 else paths
+    if labels is not None:
+        spec["corrections"] = submit.readable_path(labels)
     return spec
 
 
@@ -246,6 +272,13 @@ def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any
             "that was cancelled or has failed"
         )
     return dict(row["spec"])
+
+
+def _check_source(source: Path) -> None:
+    if source.is_file() and source.suffix.lower() != ".csv":
+        raise click.BadParameter(
+            f"{source} is neither a folder nor a manifest (.csv)", param_hint="DATA"
+        )
 
 
 def _check_operating_point(rule: str) -> None:

@@ -47,6 +47,30 @@ def test_every_way_to_choose_an_operating_point_can_be_typed(
     assert jobs.get(engine, 1)["spec"]["operating_point"] == rule
 
 
+def test_several_sources_and_corrections_are_told_to_the_worker(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    folder, table = tmp_path / "films", tmp_path / "fixed.csv"
+    folder.mkdir()
+    table.write_text("path,label\n")
+    assert run("train", folder, "--later").exit_code == 0
+    assert run("train", folder, table, "--labels", table, "--later").exit_code == 0
+    one, several = (jobs.get(engine, number)["spec"] for number in (1, 2))
+    assert (one["data"], "corrections" in one) == (str(folder), False)
+    assert (several["data"], several["corrections"]) == ([str(folder), str(table)], str(table))
+
+
+def test_a_source_that_is_neither_a_folder_nor_a_manifest_is_refused(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    film = tmp_path / "film.jpeg"
+    film.write_bytes(b"a film")
+    result = run("train", film, "--later")
+    assert result.exit_code == 2
+    assert "neither a folder nor a manifest" in result.stderr
+    assert jobs.recent(engine) == []
+
+
 def test_a_path_that_is_no_text_is_refused_with_what_to_do(
     engine: sa.Engine, tmp_path: Path
 ) -> None:

@@ -56,9 +56,9 @@ def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> 
         labels=labels,
         positive=labels[-1],
         size=SIZE,
-        film_rule=film.DEFAULT_RULE,
-        golden=tuple(film.golden()),
         **{
+            "film_rule": film.DEFAULT_RULE,
+            "golden": tuple(film.golden()),
             "temperature": 1.0,
             "threshold": 0.5,
             "threshold_rule": f"half, of random weights {seed}",

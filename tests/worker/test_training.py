@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,9 +91,10 @@ class Trainer:
         self.heartbeat = Heartbeat(engine, "w", lease_s=settings.lease_s)
         self.heartbeat.start()
 
-    def submit(self, data: Path, parent: int | None = None, **spec: Any) -> int:
+    def submit(self, *data: Path, parent: int | None = None, **spec: Any) -> int:
         """Submit a training job; its number."""
-        chosen = {**SPEC, "data": str(data), **spec}
+        sources = [str(path) for path in data]
+        chosen = {**SPEC, "data": sources[0] if len(sources) == 1 else sources, **spec}
         return connecting.write(
             self.engine,
             lambda c: jobs.submit(
@@ -257,6 +259,26 @@ def test_a_folder_that_cannot_be_trained_on_fails_the_job_at_once_and_says_why(
         assert str(folder) in job["reason"]
         assert "\n" not in job["reason"]
         assert [e for e, _ in trainer.events(job_id)] == ["submitted", "running", "failed"]
+
+
+def test_a_job_trains_on_several_sources_with_corrected_labels(
+    trainer: Trainer, labelled: Path, tmp_path: Path
+) -> None:
+    new = tmp_path / "new" / "NORMAL"
+    new.mkdir(parents=True)
+    (new / "one more.jpeg").write_bytes(samples.films(1, seed=7)[0][1])
+    film = next(labelled.rglob("NORMAL/*")).relative_to(labelled)
+    table = tmp_path / "fixed.csv"
+    table.write_text(f"path,label\n{film},PNEUMONIA\n")
+    job_id = trainer.submit(labelled, new.parent, corrections=str(table))
+    trainer.work()
+    assert trainer.job(job_id)["state"] == "completed", trainer.job(job_id)["reason"]
+    with connecting.reading(trainer.engine) as connection:
+        kept = connection.execute(sa.select(datasets)).mappings().one()
+    text = zlib.decompress(kept["manifest"]).decode()
+    assert f"{film},PNEUMONIA," in text
+    assert "one more.jpeg,NORMAL," in text
+    assert "fixed.csv gives 1 films another label." in kept["notes"]
 
 
 def test_a_name_that_is_taken_fails_the_job_and_says_so(

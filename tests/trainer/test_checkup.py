@@ -1,0 +1,207 @@
+"""What a checkup finds, and the verdict that follows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.trainer import samples
+from trainer import checkup, dataset, division
+from trainer.checkup import Checkup
+from trainer.errors import DatasetError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def fit(root: Path) -> Path:
+    """A folder that nothing is wrong with."""
+    samples.fill(root, patients=checkup.FEW_PATIENTS, films=1)
+    return root
+
+
+def codes(found: Checkup, level: str) -> set[str]:
+    return {finding.code for finding in found.findings if finding.level == level}
+
+
+def text(found: Checkup, code: str) -> str:
+    return next(finding.text for finding in found.findings if finding.code == code)
+
+
+def resaved(path: Path, to: Path, side: int = 90, **options: Any) -> None:
+    """The same picture in other bytes."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(path).resize((side, side)).save(to, **options)
+
+
+def test_a_folder_that_nothing_is_wrong_with_is_ready(tmp_path: Path) -> None:
+    found = checkup.check([fit(tmp_path)])
+    assert (found.verdict, codes(found, "doubt"), codes(found, "note")) == (
+        "ready",
+        set(),
+        {"note"},
+    )
+    assert found.films == {"train": {"NORMAL": 50, "PNEUMONIA": 50}}
+    assert found.patients == 100
+    assert (found.sizes["NORMAL"].width, found.sizes["NORMAL"].height) == (64, 56)
+    assert found.sizes["NORMAL"].kinds == {"JPEG": 50}
+
+
+def test_files_that_cannot_be_decoded_are_named_each_with_why(tmp_path: Path) -> None:
+    fit(tmp_path)
+    (tmp_path / "NORMAL" / "page.jpeg").write_bytes(b"<!DOCTYPE html><html></html>")
+    film = tmp_path / "NORMAL" / "patient0007_0.jpeg"
+    film.write_bytes(film.read_bytes()[:300])
+    found = checkup.check([tmp_path])
+    assert found.verdict == "usable, but"
+    assert {"truncated"} < codes(found, "doubt")
+    assert "NORMAL/patient0007_0.jpeg" in text(found, "truncated")
+
+
+def test_more_broken_files_than_training_would_take_are_not_usable(tmp_path: Path) -> None:
+    fit(tmp_path)
+    for number in range(8):
+        (tmp_path / "NORMAL" / f"broken{number}.jpeg").write_bytes(b"nothing %d" % number)
+    found = checkup.check([tmp_path])
+    assert found.verdict == "not usable"
+    assert "8 of 108 films" in text(found, "unusable")
+
+
+def test_copies_and_near_copies_across_classes_are_doubts(tmp_path: Path) -> None:
+    fit(tmp_path)
+    film = tmp_path / "NORMAL" / "patient0003_0.jpeg"
+    (tmp_path / "PNEUMONIA" / "other.jpeg").write_bytes(film.read_bytes())
+    near = tmp_path / "NORMAL" / "patient0004_0.jpeg"
+    resaved(near, tmp_path / "PNEUMONIA" / "near.png")
+    found = checkup.check([tmp_path])
+    assert codes(found, "doubt") == {"copies_of_classes", "near_copies_of_classes"}
+    assert "PNEUMONIA/near.png" in text(found, "near_copies_of_classes")
+
+
+def test_the_same_picture_and_the_same_patient_across_splits_are_doubts(tmp_path: Path) -> None:
+    fit(tmp_path / "train")
+    source = tmp_path / "train" / "NORMAL"
+    samples.write(tmp_path / "test", "PNEUMONIA/patient5003_9.jpeg", "NORMAL/new.jpeg")
+    (tmp_path / "test" / "NORMAL" / "copy.jpeg").write_bytes(
+        (source / "patient0001_0.jpeg").read_bytes()
+    )
+    resaved(source / "patient0002_0.jpeg", tmp_path / "test" / "NORMAL" / "near.jpeg", quality=60)
+    found = checkup.check([tmp_path])
+    assert codes(found, "doubt") == {
+        "copies_of_splits",
+        "near_copies_of_splits",
+        "patients_in_train_and_test",
+    }
+    assert "patient5003" in text(found, "patients_in_train_and_test")
+
+
+def test_one_picture_under_two_patients_is_a_doubt_that_a_division_ends(tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    samples.fill(films, patients=70, films=1)
+    for number in range(20):
+        source = films / "NORMAL" / f"patient{number:04}_0.jpeg"
+        resaved(source, films / "NORMAL" / f"patient{number + 900:04}_0.jpeg", quality=70)
+    assert codes(checkup.check([films]), "doubt") == {"near_copies_of_patients"}
+    divided = division.divide([films])
+    assert divided.joined == 20
+    division.write_manifest(divided.data, tmp_path / "divided.csv")
+    again = checkup.check([tmp_path / "divided.csv"])
+    assert (again.verdict, codes(again, "note")) == ("ready", {"near_copies", "note"})
+
+
+def test_classes_that_are_small_or_rare_are_doubts(tmp_path: Path) -> None:
+    samples.fill(tmp_path, patients=60, films=1)
+    for path in sorted((tmp_path / "NORMAL").iterdir())[4:]:
+        path.unlink()
+    found = checkup.check([tmp_path])
+    assert codes(found, "doubt") == {"few_patients", "rare_class"}
+    assert "NORMAL has 4 films" in text(found, "rare_class")
+
+
+def test_classes_that_their_files_give_away_are_doubts(tmp_path: Path) -> None:
+    fit(tmp_path)
+    for path in (tmp_path / "NORMAL").iterdir():
+        resaved(path, path.with_suffix(".png"), side=200)
+        path.unlink()
+    found = checkup.check([tmp_path])
+    assert codes(found, "doubt") == {"size_differs", "shape_differs", "formats_differ"}
+    assert "NORMAL PNG, PNEUMONIA JPEG" in text(found, "formats_differ")
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_a_label_file_that_disagrees_is_not_usable(tmp_path: Path, place: str) -> None:
+    fit(tmp_path / "train")
+    (tmp_path / place / "labels.txt").write_text("PNEUMONIA\nNORMAL\n")
+    found = checkup.check([tmp_path])
+    assert (found.verdict, codes(found, "bad")) == ("not usable", {"labels_txt"})
+    with pytest.raises(DatasetError, match=r"labels\.txt"):
+        dataset.read(tmp_path)
+
+
+def test_a_folder_that_is_laid_out_otherwise_is_not_usable(tmp_path: Path) -> None:
+    found = checkup.check([tmp_path])
+    assert (found.verdict, found.root, found.films) == ("not usable", None, {})
+    assert "no class folders" in text(found, "unusable")
+
+
+def test_each_film_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import film
+
+    fit(tmp_path)
+    calls = []
+    decode = film.decode
+    monkeypatch.setattr(film, "decode", lambda *a, **k: (calls.append(1), decode(*a, **k))[1])
+    checkup.check([tmp_path])
+    assert len(calls) == 100
+
+
+def counted(work: Callable[[], object]) -> int:
+    """Calls of functions that work takes, in this thread."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_reading_and_dividing_grow_as_the_number_of_films(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    for root, n in ((few, 300), (many, 3_000)):
+        for name in ("NORMAL", "PNEUMONIA"):
+            (root / name).mkdir(parents=True)
+            for number in range(n):
+                # Two films per patient, every tenth content twice.
+                content = b"%d" % (number - number % 10 if number % 10 == 1 else number)
+                path = root / name / f"patient{number // 2:06}{name}_{number}.jpeg"
+                path.write_bytes(name.encode() + content)
+    steps = {root: counted(lambda root=root: dataset.read(root)) for root in (few, many)}
+    assert steps[many] < 12 * steps[few]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_the_public_paediatric_set_is_ready_and_its_originals_are_doubted() -> None:
+    found = checkup.check([SHARED / "kermany_224"])
+    assert found.verdict == "ready"
+    assert found.films["train"] == {"NORMAL": 1341, "PNEUMONIA": 3875}
+    assert "50 films are copies" in text(found, "copies")
+    originals = checkup.check([SHARED / "originals"])
+    assert {"size_differs", "shape_differs"} <= codes(originals, "doubt")
+
+
+def test_a_film_that_is_a_photograph_is_no_film(tmp_path: Path) -> None:
+    fit(tmp_path)
+    photograph = Image.merge("RGB", [Image.linear_gradient("L").rotate(90 * n) for n in range(3)])
+    photograph.save(tmp_path / "NORMAL" / "holiday.jpeg")
+    found = checkup.check([tmp_path])
+    assert "NORMAL/holiday.jpeg" in text(found, "colour")

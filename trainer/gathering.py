@@ -1,0 +1,211 @@
+"""Gathering: the films of one or several sources, hashed, with one label each.
+
+What a folder or a manifest says is compared with the files: one that cannot be read is set aside,
+one that is not what its manifest says is an error. Nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from trainer import layout, manifest, patients
+from trainer.errors import DatasetError
+from trainer.labelled import Entry, Film, LeftOut, Source, listed
+
+#: Files hashed at a time, and the threads that do it: enough to keep a disk busy.
+BATCH, THREADS = 1024, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """Labelled films before they are divided."""
+
+    #: What the films' paths are relative to.
+    root: Path
+    #: Class names, sorted.
+    labels: tuple[str, ...]
+    #: Sorted by path.
+    films: tuple[Film, ...]
+    #: Files that cannot be opened.
+    unreadable: tuple[LeftOut, ...]
+    #: Paths of the films that only a later source has.
+    added: frozenset[str]
+    #: Whether the first source chose its split film by film.
+    settled: bool
+    #: Sentences that a person should read.
+    notes: tuple[str, ...]
+
+
+def gather(
+    paths: Sequence[Path],
+    *,
+    patient_pattern: str | None = None,
+    corrections: Path | None = None,
+    check_labels: bool = True,
+) -> Gathered:
+    """The films of folders and manifests; raises DatasetError.
+
+    The first source says which classes there are. `check_labels` is whether a labels.txt that
+    disagrees is an error.
+    """
+    patient_of = patients.Reader(patient_pattern)
+    sources: list[Source] = []
+    for path in paths:
+        known = sources[0].labels if sources else ()
+        if path.suffix.lower() == manifest.SUFFIX:
+            sources.append(manifest.read(path, known=known))
+        else:
+            sources.append(layout.read(path, known=known, check_labels=check_labels))
+    first, *others = sources
+    root = first.root if not others else _common(source.root for source in sources)
+    unreadable: list[LeftOut] = []
+    notes = list(first.notes)
+    films = list(_films(first, first, root, patient_of, unreadable))
+    given = len(films)
+    for source in others:
+        new = list(_films(source, first, root, patient_of, unreadable))
+        films, note = _merged(films, new, source)
+        notes += [*source.notes, *note]
+    added = frozenset(film.path for film in films[given:])
+    if not films and not unreadable:
+        raise DatasetError(f"{first.path} holds no films; put them in {first.path}/<class>/")
+    if corrections is not None:
+        films, note = _corrected(films, corrections, root, sources)
+        notes += note
+    return Gathered(
+        root=root,
+        labels=first.labels,
+        films=tuple(sorted(films, key=lambda film: film.path)),
+        unreadable=tuple(unreadable),
+        added=added,
+        settled=first.settled,
+        notes=tuple(notes),
+    )
+
+
+def _films(
+    source: Source,
+    first: Source,
+    root: Path,
+    patient_of: patients.Reader,
+    unreadable: list[LeftOut],
+) -> Iterator[Film]:
+    """The films of one source, hashed; what cannot be opened goes to `unreadable`."""
+    wrong: list[str] = []
+    for entry, sha256, error in _hashed(source.entries):
+        path = below(root, entry.file)
+        if entry.sha256 and sha256 != entry.sha256:
+            wrong.append(f"{entry.file} {f'cannot be opened ({error})' if error else 'changed'}")
+        elif error:
+            reason = f"the file cannot be opened: {error}"
+            unreadable.append(LeftOut(path=path, code="unreadable", reason=reason))
+        else:
+            yield Film(
+                path=path,
+                label=first.labels.index(entry.name),
+                patient=entry.patient or patient_of(entry.stem),
+                sha256=sha256,
+                split=entry.split,
+            )
+    if wrong:
+        raise DatasetError(
+            f"{len(wrong)} of {len(source.entries)} films are not what {source.path} says they "
+            f"are: {wrong[0]}; bring those files back, or make a new manifest"
+        )
+
+
+def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
+    """Each entry with its file's SHA-256, or with why it cannot be opened; in order."""
+
+    def of(entry: Entry) -> tuple[Entry, str, str]:
+        try:
+            with entry.file.open("rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                return entry, digest.hexdigest(), ""
+        except OSError as error:
+            return entry, "", error.strerror or str(error)
+
+    waiting = iter(entries)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
+        while batch := list(islice(waiting, BATCH)):
+            yield from pool.map(of, batch)
+
+
+def _merged(films: list[Film], new: list[Film], source: Source) -> tuple[list[Film], list[str]]:
+    """Films with those of a later source after them: content that is there takes its label."""
+    said: dict[str, set[int]] = {}
+    for film in new:
+        said.setdefault(film.sha256, set()).add(film.label)
+    # A source that contradicts itself corrects nothing: its films are added and then left out.
+    takes = {sha256: labels.pop() for sha256, labels in said.items() if len(labels) == 1}
+    here = {film.sha256 for film in films} & takes.keys()
+    n = sum(film.label != takes.get(film.sha256, film.label) for film in films)
+    relabelled = [
+        dataclasses.replace(film, label=takes.get(film.sha256, film.label)) for film in films
+    ]
+    again = [film for film in new if film.sha256 in here]
+    note = f"{len(again)} films of {source.path} are there already"
+    note += f"; {n} get the label that it gives them." if n else ", with the same label."
+    return [*relabelled, *(f for f in new if f.sha256 not in here)], [note] if again else []
+
+
+def _corrected(
+    films: list[Film], corrections: Path, root: Path, sources: Sequence[Source]
+) -> tuple[list[Film], list[str]]:
+    """Films with the labels of a CSV; content counts, so that all its copies follow."""
+    labels = sources[0].labels
+    by_path = {film.path: film for film in films}
+    contents = {film.sha256 for film in films}
+    roots = [*dict.fromkeys(source.root for source in sources), corrections.parent]
+    takes: dict[str, tuple[int, int]] = {}
+    for line, path, sha256, name in manifest.corrections(corrections):
+        where = f"{corrections}, line {line}"
+        if name not in labels:
+            raise DatasetError(f"{where}: the label {name!r} is none of {listed(labels)}")
+        if not sha256:
+            found = {by_path[p].sha256 for r in roots if (p := below(root, r / path)) in by_path}
+            if len(found) > 1:
+                raise DatasetError(
+                    f"{where}: {path} is a film in several folders; give its absolute path"
+                )
+            sha256 = found.pop() if found else ""
+        if sha256 not in contents:
+            raise DatasetError(
+                f"{where}: {path or sha256} is no film of {', '.join(str(s.path) for s in sources)}"
+                "; correct the line or remove it"
+            )
+        label = labels.index(name)
+        if takes.setdefault(sha256, (label, line))[0] != label:
+            raise DatasetError(
+                f"{where}: the film has another label in line {takes[sha256][1]}; remove one"
+            )
+    n = sum(film.label != takes.get(film.sha256, (film.label, 0))[0] for film in films)
+    changed = [
+        dataclasses.replace(film, label=takes.get(film.sha256, (film.label, 0))[0])
+        for film in films
+    ]
+    return changed, [f"{corrections.name} gives {n} films another label."]
+
+
+def below(root: Path, file: Path) -> str:
+    """A path below the root, with `/`; absolute where it lies elsewhere."""
+    place, base = _absolute(file), _absolute(root)
+    return place.relative_to(base).as_posix() if place.is_relative_to(base) else str(place)
+
+
+def _absolute(path: Path) -> Path:
+    # Not resolve(): a link is a name like any other.
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _common(roots: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath([_absolute(root) for root in roots]))

@@ -1,0 +1,160 @@
+"""Manifest: a CSV that says which films a dataset has, and what each must still be.
+
+`path,label,patient,sha256,split`, one line per film, as `Dataset.write_csv` writes it. A path is
+relative to the folder that the manifest lies in, or absolute. Only path and label are needed; a
+line without a label is passed over. A file of corrections has the same form: a path or a sha256,
+and the label that the film should have.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from trainer.errors import DatasetError
+from trainer.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
+
+COLUMNS = ("path", "label", "patient", "sha256", "split")
+
+#: A path that ends so is that of a manifest.
+SUFFIX = ".csv"
+
+
+def read(path: Path, *, known: Sequence[str] = ()) -> Source:
+    """The films that a manifest names. Raises DatasetError; no film is opened.
+
+    `known` are the classes where another source has said which there are.
+    """
+    entries: list[Entry] = []
+    blank = 0
+    for number, row in _rows(path, ("path", "label")):
+        if not row["label"]:
+            blank += 1
+            continue
+        split = row.get("split") or TRAIN
+        if split not in (TRAIN, VAL, TEST):
+            raise DatasetError(
+                f"{path}, line {number}: the split {split!r} is none of train, val, test"
+            )
+        given = Path(row["path"])
+        entries.append(
+            Entry(
+                # Not resolve(): a link is a name like any other.
+                file=Path(os.path.normpath(path.parent / given)),
+                name=row["label"],
+                split=split,
+                stem=below_class(given.with_suffix(""), (row["label"],)),
+                patient=row.get("patient", ""),
+                sha256=row.get("sha256", "").lower(),
+            )
+        )
+    labels = tuple(sorted({entry.name for entry in entries}))
+    if not entries:
+        raise DatasetError(f"{path} names no films; each line needs a path and a label")
+    if known and (unknown := set(labels) - set(known)):
+        raise DatasetError(
+            f"{path} has the labels {listed(unknown)}, which the first folder lacks; "
+            f"its classes are {listed(known)}"
+        )
+    if not known and len(labels) < 2:
+        raise DatasetError(f"{path} has only the class {labels[0]}; two or more are needed")
+    _check_once(path, entries)
+    notes = (f"{blank} lines of {path.name} have no label and are passed over.",) if blank else ()
+    return Source(
+        root=path.parent,
+        path=path,
+        labels=labels,
+        entries=tuple(sorted(entries, key=lambda e: str(e.file))),
+        settled=any(entry.split == VAL for entry in entries),
+        notes=notes,
+    )
+
+
+def corrections(path: Path) -> list[tuple[int, str, str, str]]:
+    """(line, path, sha256, label) of each line with a label; path or sha256 may be empty."""
+    found = []
+    for number, row in _rows(path, ("label",)):
+        film, sha256 = row.get("path", ""), row.get("sha256", "").lower()
+        if not film and not sha256:
+            raise DatasetError(f"{path}, line {number}: give the film's path or its sha256")
+        if row["label"]:
+            found.append((number, film, sha256, row["label"]))
+    if not found:
+        raise DatasetError(f"{path} gives no film a label; each line needs a path and a label")
+    return found
+
+
+def write(path: Path, films: Iterable[Film], labels: Sequence[str]) -> None:
+    """Write a manifest, replaced in one step."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.writer(file)
+            rows.writerow(COLUMNS)
+            for film in films:
+                rows.writerow(
+                    (film.path, labels[film.label], film.patient, film.sha256, film.split)
+                )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and the cells that there are, stripped, by column in lower case."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            first = file.readline()
+            file.seek(0)
+            # Spreadsheets of half of Europe write semicolons.
+            separator = max(",;\t", key=first.count)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise DatasetError(
+                    f"{path} has no column {listed(missing)}; its first line must be like "
+                    f"{','.join(COLUMNS)}"
+                )
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise DatasetError(
+                        f"{path}, line {reader.line_num}: {len(cells)} fields where the header "
+                        f"has {len(header)}"
+                    )
+                values = {
+                    name: cell if name == "path" else cell.strip()
+                    for name, cell in zip(header, cells, strict=True)
+                }
+                if "path" in needed and not values["path"]:
+                    raise DatasetError(f"{path}, line {reader.line_num}: the path is empty")
+                yield reader.line_num, values
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    except csv.Error as error:
+        raise DatasetError(f"{path} is no CSV: {error}") from error
+
+
+def below_class(path: Path, labels: Collection[str]) -> str:
+    """The path below the innermost folder that is named like a class; where none is, all of it.
+
+    Of an absolute path without such a folder, the name.
+    """
+    folders = path.parts[:-1]
+    start = max((n + 1 for n, part in enumerate(folders) if part in labels), default=None)
+    if start is None:
+        return path.name if path.is_absolute() else path.as_posix()
+    return "/".join(path.parts[start:])
+
+
+def _check_once(path: Path, entries: Iterable[Entry]) -> None:
+    seen: set[Path] = set()
+    for entry in entries:
+        if entry.file in seen:
+            raise DatasetError(f"{path} names {entry.file} twice; remove one of the lines")
+        seen.add(entry.file)

@@ -1,0 +1,108 @@
+"""Patients: whose film a file is, and which patients are held out of training.
+
+A patient is read from a file's name, and films of equal content are one patient's whatever they
+are called. Patients are divided by a hash of their name, so that a folder that grows keeps nearly
+all of them where they were.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from trainer.errors import DatasetError
+from trainer.labelled import Film
+
+#: How a file is named for its patient:
+#:
+#:     person123_bacteria_456.jpeg, patient0012_1.jpeg    person123, patient0012
+#:     IM-0115-0001.jpeg, NORMAL2-IM-0115-0001.jpeg       im0115, both: they may be one patient
+#:     00000013_005.png                                   00000013
+#:
+#: A patient may also be a folder, `patient00007/study1/view1.jpg`. Where nothing matches, each stem
+#: is a patient of its own.
+PATIENT = re.compile(
+    r"(?:^|[^a-z])(?P<word>person|patient|subject|im)[-_ ]?(?P<number>\d+)"
+    r"|(?:^|/)(?P<nih>\d{8})_\d{3}$",
+    re.IGNORECASE,
+)
+
+
+class Reader:
+    """Calls as a function from a path without suffix to its patient."""
+
+    def __init__(self, pattern: str | None) -> None:
+        try:
+            self._pattern = PATIENT if pattern is None else re.compile(pattern)
+        except re.error as error:
+            raise DatasetError(
+                f"the patient pattern {pattern!r} is no regular expression: {error}"
+            ) from error
+        self._own = pattern is None
+
+    def __call__(self, stem: str) -> str:
+        match = self._pattern.search(stem)
+        if match is None:
+            return stem
+        if self._own:
+            return match["nih"] or match["word"].lower() + match["number"]
+        if "patient" in self._pattern.groupindex:
+            return match["patient"] or stem
+        return (match[1] if self._pattern.groups else match[0]) or stem
+
+
+def joined(films: Sequence[Film]) -> list[Film]:
+    """Films whose patients are one wherever two of them share a file's content."""
+    return together(films, ((film.sha256, film.patient) for film in films))
+
+
+def together(films: Sequence[Film], shared: Iterable[tuple[str, str]]) -> list[Film]:
+    """Films whose patients are one wherever two of `shared` have the same key (union-find).
+
+    `shared` is of (key, patient).
+    """
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    first: dict[str, str] = {}
+    for key, patient in shared:
+        here, there = find(patient), find(first.setdefault(key, patient))
+        # The smaller name stays, so that the result does not depend on the order.
+        parent[max(here, there)] = min(here, there)
+    return [dataclasses.replace(film, patient=find(film.patient)) for film in films]
+
+
+def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, seed: int) -> set[str]:
+    """Patients to be held out: of each class about `fraction` of the films in `pool`."""
+    films_of = collections.defaultdict(list)
+    for film in pool:
+        films_of[film.patient].append(film.label)
+    #: Patients that training keeps, per class.
+    staying = collections.Counter(label for found in films_of.values() for label in set(found))
+    held_out: set[str] = set()
+    for label in range(len(labels)):
+        mine = [p for p, found in films_of.items() if label in found]
+        mine.sort(key=lambda p: hashlib.sha256(f"{seed}\0{p}".encode("utf-8", "replace")).digest())
+        wanted = fraction * sum(films_of[p].count(label) for p in mine)
+        have = sum(films_of[p].count(label) for p in mine if p in held_out)
+        for patient in mine:
+            if have > 0 and have >= wanted:
+                break
+            classes = set(films_of[patient])
+            if patient not in held_out and all(staying[c] > 1 for c in classes):
+                held_out.add(patient)
+                staying.subtract(classes)
+                have += films_of[patient].count(label)
+        if have == 0:
+            raise DatasetError(
+                f"the patients of class {labels[label]} cannot be split, because training needs "
+                "each of those that are left; add patients"
+            )
+    return held_out
