@@ -164,7 +164,6 @@ def command(
     ctx: click.Context,
     /,
     data: tuple[Path, ...],
-    labels: Path | None,
     resume: int | None,
     evaluate: str | None,
     wait: bool,
@@ -198,9 +197,9 @@ def command(
     if resume is not None:
         spec = _of_job(ctx, engine, resume)
     elif not data:
-        raise click.UsageError("give DATA, a labelled folder, or --resume JOB")
+        raise click.UsageError("give DATA, a labelled folder or manifest, or --resume JOB")
     else:
-        spec = _of_options(data, labels, spec)
+        spec = _of_options(data, spec)
     if local and importlib.util.find_spec("torch") is None:
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
     if spec.get("name") is not None:
@@ -225,9 +224,7 @@ def command(
     )  # fmt: skip
 
 
-def _of_options(
-    data: tuple[Path, ...], labels: Path | None, spec: dict[str, Any]
-) -> dict[str, Any]:
+def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
     """The job's spec by the command line; paths are those of this machine, made absolute."""
     _check_operating_point(spec["operating_point"])
     _check_pattern(spec["patient_pattern"])
@@ -246,7 +243,7 @@ def _of_options(
         _check_source(source)
     paths = [submit.readable_path(source) for source in data]
     spec["data"] = paths[0] if len(paths) == 1 else paths
-    if labels is not None:
+    if (labels := spec.pop("labels")) is not None:
         spec["corrections"] = submit.readable_path(labels)
     return spec
 
@@ -257,6 +254,7 @@ def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any
         name
         for name in ctx.params
         if name not in _OF_SUBMISSION
+        and ctx.params[name] != ()
         and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if given:
