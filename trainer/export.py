@@ -240,7 +240,8 @@ def _ood(graph: Graph, detector: Detector, size: int) -> None:
 def _cells(graph: Graph, x: str, name: str, side: int, cells: int) -> str:
     """`[N, C × cells²]` means of maps `[N, C, side, side]` as adaptive average pooling takes them.
 
-    As products with constant matrices, since engines pool by equal windows only.
+    As products with a constant matrix, since engines pool by equal windows only; it stands on the
+    right, where every engine takes it.
     """
     if cells == 1:
         return graph.add("ReduceMean", [x], f"{name}.pooled", axes=[2, 3], keepdims=0)
@@ -248,10 +249,10 @@ def _cells(graph: Graph, x: str, name: str, side: int, cells: int) -> str:
     for cell in range(cells):
         first, last = cell * side // cells, -(-(cell + 1) * side // cells)
         share[cell, first:last] = 1 / (last - first)
-    rows = graph.constant(f"{name}.rows", share)
-    columns = graph.constant(f"{name}.columns", np.ascontiguousarray(share.T))
-    x = graph.add("MatMul", [x, columns], f"{name}.narrow")
-    x = graph.add("MatMul", [rows, x], f"{name}.pooled")
+    windows = graph.constant(f"{name}.windows", np.ascontiguousarray(share.T))
+    for way in ("columns", "rows"):
+        x = graph.add("MatMul", [x, windows], f"{name}.{way}")
+        x = graph.add("Transpose", [x], f"{name}.{way}.turned", perm=[0, 1, 3, 2])
     return graph.add("Flatten", [x], f"{name}.flat", axis=1)
 
 

@@ -26,7 +26,7 @@ Films = NDArray[np.uint8]
 
 #: Cells per side over which each of `model.Stages` is averaged: where the heart is shows in gray
 #: levels and the first layers; the last ones say what there is.
-CELLS = model.Stages(gray=8, layer1=1, layer2=2, layer3=2, layer4=1)
+CELLS = model.Stages(gray=8, layer1=1, layer2=2, layer3=1, layer4=1)
 
 #: Training films and negatives that are enough, a fraction of an epoch's time.
 FILMS, NEGATIVES = 768, 1100
