@@ -29,7 +29,7 @@ Films = NDArray[np.uint8]
 CELLS = model.Stages(gray=8, layer1=1, layer2=2, layer3=1, layer4=1)
 
 #: Training films and negatives that are enough, a fraction of an epoch's time.
-FILMS, NEGATIVES = 768, 1100
+FILMS, NEGATIVES = 700, 880
 
 #: Negatives per training film, at most.
 NEGATIVES_PER_FILM = 4
