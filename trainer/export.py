@@ -207,34 +207,33 @@ def _head(graph: Graph, features: str, weights: dict[str, NDArray[np.float32]], 
 
 def _ood(graph: Graph, detector: Detector, size: int) -> None:
     """`ood` from the film and the layers' maps, as `Detector` defines it."""
-    low, high = (
-        graph.constant(f"ood.{name}", np.array(value, np.float32))
-        for name, value in (("low", -ood.CLIP), ("high", ood.CLIP))
-    )
-    axis = graph.constant("ood.axis", np.array([1], np.int64))
-    squared: list[str] = []
-    heads = [graph.constant("ood.bias", np.array([[detector.bias]], np.float32))]
+    features, mapped = [], []
     for part in detector.parts:
         name = f"ood.{part.stage}"
         tensor, halvings = _STAGES[part.stage]
         x = _cells(graph, tensor, name, _side(size, halvings), part.cells)
         x = graph.add("Sub", [x, graph.constant(f"{name}.mean", part.mean)], f"{name}.centred")
         x = graph.add("Mul", [x, graph.constant(f"{name}.gain", part.gain)], f"{name}.standardised")
-        far = graph.add("MatMul", [x, graph.constant(f"{name}.map", part.map)], f"{name}.mapped")
-        far = graph.add("Mul", [far, far], f"{name}.squared")
-        squared.append(graph.add("ReduceSum", [far, axis], f"{name}.distance", keepdims=1))
-        x = graph.add("Clip", [x, low, high], f"{name}.clipped")
-        head = graph.constant(f"{name}.head", part.head[:, None])
-        heads.append(graph.add("MatMul", [x, head], f"{name}.logit"))
-    total = {}
-    for name, terms in (("distance", squared), ("logit", heads)):
-        x = terms[0]
-        for n, term in enumerate(terms[1:]):
-            x = graph.add("Add", [term, x], f"ood.{name}.{n}")
-        total[name] = x
-    far = graph.add("Sqrt", [total["distance"]], "ood.distance")
-    both = graph.add("Concat", [far, total["logit"]], "ood.both", axis=1)
-    graph.add("ReduceMax", [both], cards.OOD, axes=[1], keepdims=0)
+        features.append(x)
+        x = graph.add("MatMul", [x, graph.constant(f"{name}.map", part.map)], f"{name}.mapped")
+        mapped.append(x)
+    x = graph.add("Concat", mapped, "ood.mapped", axis=1)
+    x = graph.add("Mul", [x, x], "ood.squared")
+    axis = graph.constant("ood.axis", np.array([1], np.int64))
+    x = graph.add("ReduceSum", [x, axis], "ood.summed", keepdims=1)
+    distance = graph.add("Sqrt", [x], "ood.distance")
+    x = graph.add("Concat", features, "ood.features", axis=1)
+    low, high = (
+        graph.constant(f"ood.{name}", np.array(value, np.float32))
+        for name, value in (("low", -ood.CLIP), ("high", ood.CLIP))
+    )
+    x = graph.add("Clip", [x, low, high], "ood.clipped")
+    weights = np.concatenate([part.head for part in detector.parts])[:, None]
+    x = graph.add("MatMul", [x, graph.constant("ood.head", weights)], "ood.logit")
+    bias = graph.constant("ood.bias", np.array([detector.bias], np.float32))
+    head = graph.add("Add", [x, bias], "ood.biased")
+    x = graph.add("Concat", [distance, head], "ood.both", axis=1)
+    graph.add("ReduceMax", [x], cards.OOD, axes=[1], keepdims=0)
 
 
 def _cells(graph: Graph, x: str, name: str, side: int, cells: int) -> str:
