@@ -73,30 +73,48 @@ def _bias(logits: Floats, target: Floats, temperature: float) -> NDArray[np.floa
 
 
 def operating_point(score: metrics.Scores, truth: metrics.Truth, rule: str = YOUDEN) -> float:
-    """The threshold on P(positive), by `youden`, `sensitivity=0.95` or `specificity=0.95`.
+    """The threshold on P(positive): `youden`, `sensitivity=0.95`, `specificity=0.95` or `cost=5`.
 
-    Youden's maximises sensitivity + specificity; the others reach their goal and give up as little
-    as possible of the other. Halfway between the two scores that it separates, so that a film a
-    little unlike them falls on the right side. Raises ValueError for any other rule.
+    Youden's maximises sensitivity + specificity; the next two reach their goal and give up as
+    little as possible of the other; the last has the least cost where missing a positive costs that
+    many times what a false alarm does, at the share of positives in `truth`. Halfway between the
+    two scores that it separates, so that a film a little unlike them falls on the right side.
+    Raises ValueError for any other rule.
     """
     values = np.unique(score)
     edges = np.concatenate(([0.0], (values[1:] + values[:-1]) / 2, [1.0]))
     positives, negatives = np.sort(score[truth]), np.sort(score[~truth])
     sensitivity = 1 - np.searchsorted(positives, edges) / max(1, len(positives))
     specificity = np.searchsorted(negatives, edges) / max(1, len(negatives))
-    if rule == YOUDEN:
-        good = sensitivity + specificity
+    name, _, goal = rule.partition("=")
+    if rule == YOUDEN or name == "cost":
+        worth = 1.0 if rule == YOUDEN else _cost(rule) * len(positives) / max(1, len(negatives))
+        good = worth * sensitivity + specificity
         best = np.flatnonzero(good > good.max() - 1e-9)
         return float(edges[best[len(best) // 2]])
-    name, _, goal = rule.partition("=")
     try:
         wanted = float(goal)
     except ValueError:
         wanted = math.nan
     if name not in ("sensitivity", "specificity") or not 0 < wanted <= 1:
         raise ValueError(
-            f"the operating point's rule is {rule!r}; give youden, or one like sensitivity=0.95"
+            f"the operating point's rule is {rule!r}; give youden, or one like sensitivity=0.95 or "
+            "cost=5"
         )
     if name == "sensitivity":
         return float(edges[np.flatnonzero(sensitivity >= wanted - 1e-9)[-1]])
     return float(edges[np.flatnonzero(specificity >= wanted - 1e-9)[0]])
+
+
+def _cost(rule: str) -> float:
+    """What a missed positive costs in false alarms; raises ValueError."""
+    try:
+        cost = float(rule.partition("=")[2])
+    except ValueError:
+        cost = math.nan
+    if not 0 < cost < math.inf:
+        raise ValueError(
+            f"the operating point's rule is {rule!r}; give the cost of a missed positive in false "
+            "alarms, like cost=5"
+        )
+    return cost

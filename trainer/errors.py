@@ -8,7 +8,7 @@ TrainerError
 ├── CardError             the model file's metadata is missing or malformed: not one of our models
 ├── QuantiseError         the network is none that int8 can be made of: go on with fp32
 ├── ParityError           two engines disagree about the same film: do not register the model
-├── CheckpointError       a checkpoint cannot be continued from: use its options, or a new folder
+├── CheckpointError       it cannot be written, or continued from: the message says what to do
 ├── Stopped               the caller asked the run to end: continue from its folder when wanted
 └── TrainingFailed        the run itself broke (loss not finite): lower the learning rate
 """
@@ -60,7 +60,7 @@ class ParityError(TrainerError):
 
 
 class CheckpointError(TrainerError, ValueError):
-    """A checkpoint cannot be continued from."""
+    """A checkpoint cannot be written, or not be continued from."""
 
 
 class Stopped(TrainerError):

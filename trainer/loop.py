@@ -1,9 +1,9 @@
 """Loop: one training run, top to bottom, and what it reports on the way.
 
-A run lives in a folder: `checkpoint.pth` after every epoch, `best.pth` for the epoch that
-validation likes best. Called again on the same folder it goes on where it was, and ends with the
-same weights as if it had never been interrupted (on the same hardware): nothing random depends on
-the past.
+A run lives in a folder: `checkpoint.pth` about every minute, `best.pth` for the epoch that
+validation likes best. Called again on the same folder it goes on where it was, in the middle of an
+epoch too, and ends with the same weights as if it had never been interrupted (on the same
+hardware): nothing random depends on the past.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import augment, checkpoint, dataset, film, metrics, model, pixels
+from trainer import augment, dataset, ema, film, metrics, model, pixels
+from trainer import epoch as epochs
+from trainer import order as orders
+from trainer.epoch import Epoch, Progress, Saved
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
+from trainer.state import BEST, CHECKPOINT, Keeper, State
 
-CHECKPOINT, BEST = "checkpoint.pth", "best.pth"
+__all__ = [
+    "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "predict",
+    "settings", "train",
+]  # fmt: skip
 
 #: Seconds between two Progress reports.
 REPORT_EVERY_S = 1.0
@@ -52,6 +59,16 @@ class Options:
     #: Films near the border are labelled by opinion, and a network that is never quite sure
     #: calibrates better.
     label_smoothing: float = 0.05
+    #: Share of itself that the moving average of the weights keeps at each step, 0 to below 1; the
+    #: average is what is validated and kept. 0: the weights themselves.
+    ema: float = 0.998
+    #: How classes of unequal size are made to count the same: weights, sampling or none.
+    balance: str = orders.WEIGHTS
+    #: Epochs without a better validation after which the run ends early; 0: never.
+    patience: int = 3
+    #: How far films are changed at random, 0 (not) to 1: see `trainer.augment`. From random weights
+    #: on few films 0.5 learns sooner.
+    augment: float = 1.0
     #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
     size: int = 224
     #: `imagenet`, `scratch`, or a file of torchvision's ResNet18 weights.
@@ -78,46 +95,6 @@ _INCIDENTAL = ("workers", "threads", "resume_from")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far the current epoch is."""
-
-    #: From 1.
-    epoch: int
-    epochs: int
-    films_done: int
-    films_total: int
-    films_per_s: float
-    #: Mean of the epoch so far.
-    loss: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What one pass over the films came to. Training figures are of augmented films, on the fly."""
-
-    #: From 1.
-    epoch: int
-    epochs: int
-    train_loss: float
-    #: Share whose likeliest class is right.
-    train_accuracy: float
-    #: Of P(positive) against the rest.
-    train_auroc: float
-    #: Mean negative log-likelihood in nats, neither weighted nor smoothed.
-    val_loss: float
-    val_accuracy: float
-    val_auroc: float
-    #: At the last step.
-    lr: float
-    #: Training and validation together.
-    seconds: float
-    #: Training alone.
-    films_per_s: float
-    #: Whether no earlier epoch did better on validation.
-    best: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trained:
     """The outcome of a run."""
 
@@ -128,15 +105,18 @@ class Trained:
     films: pixels.Pixels
     options: Options
     init: model.Init
+    #: Oldest first.
     epochs: tuple[Epoch, ...]
     best: Epoch
+    #: Whether the run learned its films by heart, in a sentence for a person.
+    verdict: str
     #: `cpu`, or the GPU's name.
     device: str
     #: `fp32` or `bf16`, as used.
     precision: str
 
 
-Report = Callable[[Epoch | Progress | str], None]
+Report = Callable[[Epoch | Progress | Saved | str], None]
 
 
 def train(
@@ -149,9 +129,9 @@ def train(
 ) -> Trained:
     """Train on `data` in `folder`, or go on there; decoded films are kept in `cache`.
 
-    `report` hears sentences, a Progress about every second and an Epoch per epoch; `stop` is asked
-    at each step. Raises Stopped when it says so, TrainingFailed, and what reading films and weights
-    raises.
+    `report` hears sentences, a Progress about every second, a Saved per checkpoint and an Epoch per
+    epoch; `stop` is asked at each step. Raises Stopped when it says so, with a checkpoint written,
+    TrainingFailed, CheckpointError, and what reading films and weights raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data, films = pixels.decode(
@@ -173,39 +153,60 @@ def train(
     net, init = model.build(len(data.labels), options.init, options.seed)
     net.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr)
-    history = _resume(options, data, folder, init, net, optimizer, report)
-    best = max(history, key=_merit, default=None)
+    average = ema.Average(net, options.ema)
+    state = State(
+        net=net,
+        average=average,
+        optimizer=optimizer,
+        history=[],
+        outputs=torch.empty(0),
+    )
+    keeper = Keeper(folder, _run(options, data, init))
+    if keeper.restore(state, options.resume_from, report):
+        report(_continued(state, options))
+    elif options.resume_from is not None:
+        raise CheckpointError(f"{options.resume_from} has no {CHECKPOINT}; start anew")
+    history = state.history
 
     train_films, val_films = data.of(dataset.TRAIN), data.of(dataset.VAL)
     train_rows, val_rows = films.rows(train_films), films.rows(val_films)
     train_labels = torch.tensor([f.label for f in train_films])
     val_labels = torch.tensor([f.label for f in val_films])
-    # A class is worth as much as any other, however rare: the archive's share of it will be
-    # another.
-    shares = torch.bincount(train_labels, minlength=len(data.labels)) / len(train_labels)
-    weight = (1 / (len(data.labels) * shares)).to(device)
-    # What does not fill a batch is left for another epoch, which has another order.
+    weight = _class_weights(train_labels, len(data.labels), options.balance).to(device)
+    positive = data.positive_index
     batch = min(options.batch_size, len(train_rows))
     steps = len(train_rows) // batch
 
     with settings(options.threads):
-        for epoch in range(len(history) + 1, options.epochs + 1):
-            started = heard = time.monotonic()
-            order = np.random.default_rng((options.seed, epoch)).permutation(len(train_rows))
-            outputs = torch.zeros((steps * batch, len(data.labels)))
-            losses = 0.0
-            lr = 0.0
+        while len(history) < options.epochs and not epochs.tired(history, options.patience):
+            epoch = len(history) + 1
+            order = orders.order(
+                train_labels.numpy(),
+                batch=batch,
+                balance=options.balance,
+                seed=options.seed,
+                epoch=epoch,
+            )
+            began = heard = time.monotonic()
+            if state.step == 0:
+                state.begin(torch.zeros(steps * batch, len(data.labels)))
+            before_s, first = state.seconds, state.step
             net.train()
-            for step in range(steps):
-                if stop():
+            for step in range(first, steps):
+                state.seconds = before_s + time.monotonic() - began
+                if (stopping := stop()) or keeper.due:
+                    keeper.save(state)
+                    report(Saved(epoch=epoch, step=step))
+                if stopping:
                     raise Stopped(
                         f"stopped in epoch {epoch} of {options.epochs}; {folder} can be continued"
                     )
-                now = slice(step * batch, (step + 1) * batch)
-                picked = order[now]
+                picked = order[step * batch : (step + 1) * batch]
                 x = torch.from_numpy(films.take(train_rows[picked])).to(device)
                 y = train_labels[picked].to(device)
-                x = augment.augment(x, seed=options.seed, epoch=epoch, step=step)
+                x = augment.augment(
+                    x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
+                )
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits = net(x)
                 loss = F.cross_entropy(
@@ -217,69 +218,72 @@ def train(
                         f"the loss is {value} at step {step + 1} of epoch {epoch}; lower the "
                         f"learning rate (it is {options.lr:g}), or train with precision fp32"
                     )
-                lr = options.lr * _schedule((epoch - 1) * steps + step, options.epochs * steps)
+                overall = (epoch - 1) * steps + step
+                lr = options.lr * _schedule(overall, options.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no hint for it
                 optimizer.step()
+                average.follow(overall)
 
-                outputs[now] = logits.detach().float().cpu()
-                losses += value
+                state.step = step + 1
+                state.losses += value
+                state.outputs[step * batch : state.step * batch] = logits.detach().float().cpu()
                 clock = time.monotonic()
                 if clock - heard > REPORT_EVERY_S:
                     heard = clock
-                    done = (step + 1) * batch
                     report(
                         Progress(
                             epoch=epoch,
                             epochs=options.epochs,
-                            films_done=done,
+                            films_done=(step + 1) * batch,
                             films_total=steps * batch,
-                            films_per_s=done / (clock - started),
-                            loss=losses / (step + 1),
+                            films_per_s=(step + 1 - first) * batch / (clock - began),
+                            loss=state.losses / (step + 1),
                         )
                     )
-            trained_s = time.monotonic() - started
+            trained_s = state.seconds = before_s + time.monotonic() - began
 
-            val = predict(net, films, val_rows, bf16=bf16, stop=stop).logits
-            seen = train_labels[order[: steps * batch]]
+            try:
+                val = predict(average.net, films, val_rows, bf16=bf16, stop=stop).logits
+            except Stopped:
+                keeper.save(state)
+                raise
             news = Epoch(
                 epoch=epoch,
                 epochs=options.epochs,
-                train_loss=losses / steps,
-                train_accuracy=_accuracy(outputs, seen),
-                train_auroc=_auroc(outputs, seen, data.positive_index),
+                train_loss=state.losses / steps,
+                train_accuracy=_accuracy(state.outputs, train_labels[order]),
+                train_metrics=(seen := _measured(state.outputs, train_labels[order], positive)),
+                train_auroc=seen.get("auroc", math.nan),
                 val_loss=float(F.cross_entropy(val, val_labels)),
                 val_accuracy=_accuracy(val, val_labels),
-                val_auroc=_auroc(val, val_labels, data.positive_index),
-                lr=lr,
-                seconds=time.monotonic() - started,
+                val_metrics=(held_out := _measured(val, val_labels, positive)),
+                val_auroc=held_out.get("auroc", math.nan),
+                lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
+                seconds=before_s + time.monotonic() - began,
                 films_per_s=steps * batch / trained_s,
                 best=False,
             )
-            news = dataclasses.replace(news, best=best is None or _merit(news) > _merit(best))
+            chosen = epochs.best([*history, news])
+            news = dataclasses.replace(news, best=chosen is news)
             history.append(news)
             # The best weights first: a crash in between repeats this epoch and writes them again.
             if news.best:
-                best = news
-                checkpoint.save(folder / BEST, {"epoch": epoch, "net": net.state_dict()})
-            checkpoint.save(
-                folder / CHECKPOINT,
-                {
-                    "run": _run(options, data, init),
-                    "history": [dataclasses.asdict(e) for e in history],
-                    "net": net.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
+                keeper.save_best(epoch, average.net)
+            state.step = 0
+            keeper.save(state)
+            report(Saved(epoch=epoch + 1, step=0))
             report(news)
 
+    best = epochs.best(history)
     if best is None:
         raise TrainingFailed(
             f"{options.epochs} epochs leave nothing to choose from; ask for at least 1"
         )
-    net.load_state_dict(checkpoint.load(folder / BEST)["net"])
+    report(verdict := epochs.verdict(history))
+    net.load_state_dict(keeper.best())
     return Trained(
         net=net.eval(),
         dataset=data,
@@ -288,6 +292,7 @@ def train(
         init=init,
         epochs=tuple(history),
         best=best,
+        verdict=verdict,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         precision="bf16" if bf16 else "fp32",
     )
@@ -299,11 +304,16 @@ def predict(
     films: pixels.Pixels,
     rows: NDArray[np.int64],
     *,
+    view: int | None = None,
     bf16: bool = False,
     batch: int = 64,
     stop: Callable[[], bool] = lambda: False,
 ) -> model.Reading:
-    """What the network says of these films as they are, float32 on the CPU, without the maps."""
+    """What the network says of these films, float32 on the CPU, without the maps.
+
+    They are read as they are, or with `view` (0, 1, …) as another acquisition would have made them:
+    changed as in training, the same way each time.
+    """
     device = next(net.parameters()).device
     net.eval()
     logits, pooled = [], []
@@ -311,6 +321,8 @@ def predict(
         if stop():
             raise Stopped("stopped during validation")
         x = torch.from_numpy(films.take(rows[start : start + batch])).to(device)
+        if view is not None:
+            x = augment.augment(x, seed=view, epoch=0, step=start)  # training's epochs begin at 1
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             reading = net.read(x)
         logits.append(reading.logits.float().cpu())
@@ -318,44 +330,19 @@ def predict(
     return model.Reading(torch.cat(logits), torch.empty(0), torch.cat(pooled))
 
 
-def _resume(
-    options: Options,
-    data: dataset.Dataset,
-    folder: Path,
-    init: model.Init,
-    net: model.ResNet18,
-    optimizer: torch.optim.Optimizer,
-    report: Report,
-) -> list[Epoch]:
-    """Epochs already done, their state loaded; none where there is no checkpoint."""
-    source = folder
-    if not (folder / CHECKPOINT).is_file():
-        if options.resume_from is None:
-            return []
-        source = options.resume_from
-        if not (source / CHECKPOINT).is_file():
-            raise CheckpointError(
-                f"{source} has no {CHECKPOINT}: that run finished no epoch; start anew"
-            )
-    values = checkpoint.load(source / CHECKPOINT)
-    theirs, ours = values.get("run", {}), _run(options, data, init)
-    other = [key for key in ours if theirs.get(key) != ours[key]]
-    if other:
-        raise CheckpointError(
-            f"{source / CHECKPOINT} was made with another {', '.join(other)}; continue with the "
-            "same, or train in an empty folder"
-        )
-    try:
-        history = [Epoch(**values) for values in values["history"]]
-        net.load_state_dict(values["net"])
-        optimizer.load_state_dict(values["optimizer"])
-        if source != folder:
-            checkpoint.save(folder / BEST, checkpoint.load(source / BEST))
-            checkpoint.save(folder / CHECKPOINT, values)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{source} holds no whole checkpoint: {error}") from error
-    report(f"continuing after epoch {len(history)} of {options.epochs}")
-    return history
+def _continued(state: State, options: Options) -> str:
+    """Where the run goes on, for a person."""
+    within = f", at step {state.step + 1} of the next" if state.step else ""
+    return f"continuing after epoch {len(state.history)} of {options.epochs}{within}"
+
+
+def _class_weights(labels: Tensor, classes: int, balance: str) -> Tensor:
+    """What a film of each class counts in the loss, float `[C]`."""
+    if balance != orders.WEIGHTS:
+        return torch.ones(classes)
+    # A class is worth as much as any other, however rare: the archive's share of it will be
+    # another.
+    return len(labels) / (classes * torch.bincount(labels, minlength=classes))
 
 
 def _run(options: Options, data: dataset.Dataset, init: model.Init) -> dict[str, Any]:
@@ -365,11 +352,6 @@ def _run(options: Options, data: dataset.Dataset, init: model.Init) -> dict[str,
     }
     # The same weights may lie elsewhere by now.
     return {**chosen, "init": init.sha256 or init.name, "dataset": data.hash}
-
-
-def _merit(epoch: Epoch) -> tuple[float, float]:
-    """Greater is better: AUROC on validation, then likelihood."""
-    return epoch.val_auroc, -epoch.val_loss
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -422,6 +404,6 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def _auroc(logits: Tensor, labels: Tensor, positive: int) -> float:
+def _measured(logits: Tensor, labels: Tensor, positive: int) -> dict[str, float]:
     score = torch.softmax(logits.double(), dim=1)[:, positive].numpy()
-    return metrics.auroc(score, (labels == positive).numpy())
+    return metrics.summary(score, (labels == positive).numpy(), 0.5)

@@ -6,6 +6,8 @@ positive.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,9 @@ Truth = NDArray[np.bool_]
 #: Bins of equal width in `ece`, as in Guo et al. 2017.
 ECE_BINS = 15
 
+#: Two-sided 95 % of the normal distribution, for every interval here.
+Z = 1.959963984540054
+
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
@@ -29,20 +34,54 @@ class Confusion:
     false_negative: int
 
     @property
+    def films(self) -> int:
+        """All decisions."""
+        return self.called_positive + self.called_negative
+
+    @property
+    def positives(self) -> int:
+        """Films that are positive."""
+        return self.true_positive + self.false_negative
+
+    @property
+    def negatives(self) -> int:
+        """Films that are negative."""
+        return self.true_negative + self.false_positive
+
+    @property
+    def called_positive(self) -> int:
+        """Films that are called positive, rightly or not."""
+        return self.true_positive + self.false_positive
+
+    @property
+    def called_negative(self) -> int:
+        """Films that are called negative, rightly or not."""
+        return self.true_negative + self.false_negative
+
+    @property
     def accuracy(self) -> float:
         """Share of right decisions; NaN without films."""
-        right = self.true_positive + self.true_negative
-        return _ratio(right, right + self.false_positive + self.false_negative)
+        return _ratio(self.true_positive + self.true_negative, self.films)
 
     @property
     def sensitivity(self) -> float:
         """Share of positives that are called so; NaN without positives."""
-        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+        return _ratio(self.true_positive, self.positives)
 
     @property
     def specificity(self) -> float:
         """Share of negatives that are called so; NaN without negatives."""
-        return _ratio(self.true_negative, self.true_negative + self.false_positive)
+        return _ratio(self.true_negative, self.negatives)
+
+    @property
+    def ppv(self) -> float:
+        """Share of positive calls that are right, at these films' prevalence; NaN without calls."""
+        return _ratio(self.true_positive, self.called_positive)
+
+    @property
+    def npv(self) -> float:
+        """Share of negative calls that are right, at these films' prevalence; NaN without calls."""
+        return _ratio(self.true_negative, self.called_negative)
 
 
 def confusion(score: Scores, truth: Truth, threshold: float) -> Confusion:
@@ -71,6 +110,20 @@ def auroc(score: Scores, truth: Truth) -> float:
     return excess / (positives * negatives)
 
 
+def auprc(score: Scores, truth: Truth) -> float:
+    """Average precision: precision at each distinct score, weighted by the recall gained there.
+
+    NaN without positives.
+    """
+    positives = int(truth.sum())
+    if not positives:
+        return float("nan")
+    distinct, place = np.unique(-score, return_inverse=True)  # from the highest score down
+    films = np.cumsum(np.bincount(place, minlength=len(distinct)))
+    gained = np.bincount(place, weights=truth, minlength=len(distinct))
+    return float(np.sum(gained * (np.cumsum(gained) / films)) / positives)
+
+
 def ece(score: Scores, truth: Truth, bins: int = ECE_BINS) -> float:
     """Expected calibration error of P(positive): mean |share of positives - score| over bins."""
     if not len(score):
@@ -80,17 +133,82 @@ def ece(score: Scores, truth: Truth, bins: int = ECE_BINS) -> float:
     return float(np.abs(gap).sum() / len(score))
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % confidence interval of a share of `n` films; (0, 1) where there is none.
+
+    Wilson's score interval (1927), which stays sensible at shares of 0 and 1: Brown, Cai and
+    DasGupta 2001.
+    """
+    if not n or math.isnan(share):
+        return 0.0, 1.0
+    middle = share + Z**2 / (2 * n)
+    reach = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    scale = 1 + Z**2 / n
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def auroc_interval(value: float, positives: int, negatives: int) -> tuple[float, float]:
+    """95 % confidence interval of an AUROC; (0, 1) where there is none.
+
+    Newcombe 2006 (part 2, method 5): the values that this one is within Z standard errors of, by
+    the standard error of Hanley and McNeil 1982 at those values; so an AUROC of 1 has an interval.
+    """
+    if math.isnan(value) or not positives or not negatives:
+        return 0.0, 1.0
+    half = (positives + negatives) / 2 - 1
+
+    def beyond(other: float) -> bool:
+        spread = 1 + half * ((1 - other) / (2 - other) + other / (1 + other))
+        return abs(value - other) > Z * math.sqrt(
+            other * (1 - other) * spread / (positives * negatives)
+        )
+
+    return _edge(beyond, 0.0, value), _edge(beyond, 1.0, value)
+
+
 def summary(score: Scores, truth: Truth, threshold: float) -> dict[str, float]:
-    """Every metric by the name it is stored under."""
+    """Every metric by the name it is stored under, and its interval: `auroc_low`, `auroc_high`.
+
+    One that these films do not allow (a sensitivity without positives) is absent.
+    """
     counts = confusion(score, truth, threshold)
-    return {
-        "auroc": auroc(score, truth),
-        "accuracy": counts.accuracy,
-        "sensitivity": counts.sensitivity,
-        "specificity": counts.specificity,
-        "ece": ece(score, truth),
-        "films": float(len(truth)),
+    positives, negatives = counts.positives, counts.negatives
+    area, precision = auroc(score, truth), auprc(score, truth)
+    with_interval = {
+        "auroc": (area, auroc_interval(area, positives, negatives)),
+        # The variance of Boyd, Eng and Page 2013, p(1 - p) / positives, is that of a share.
+        "auprc": (precision, wilson(precision, positives)),
+        "accuracy": (counts.accuracy, wilson(counts.accuracy, counts.films)),
+        "sensitivity": (counts.sensitivity, wilson(counts.sensitivity, positives)),
+        "specificity": (counts.specificity, wilson(counts.specificity, negatives)),
+        "ppv": (counts.ppv, wilson(counts.ppv, counts.called_positive)),
+        "npv": (counts.npv, wilson(counts.npv, counts.called_negative)),
     }
+    found: dict[str, float] = {}
+    for name, (value, (low, high)) in with_interval.items():
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        if math.isnan(value):
+            del found[name], found[f"{name}_low"], found[f"{name}_high"]
+    if len(score):
+        found["ece"] = ece(score, truth)
+    return found | {
+        "true_positive": float(counts.true_positive),
+        "false_positive": float(counts.false_positive),
+        "true_negative": float(counts.true_negative),
+        "false_negative": float(counts.false_negative),
+        "films": float(counts.films),
+    }
+
+
+def _edge(beyond: Callable[[float], bool], outside: float, inside: float) -> float:
+    """Where `beyond` turns true between two values, to 1e-9."""
+    while abs(outside - inside) > 1e-9:
+        middle = (outside + inside) / 2
+        if beyond(middle):
+            outside = middle
+        else:
+            inside = middle
+    return inside
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -60,7 +60,7 @@ def _exposed(rng: Rng, plane: Plane) -> Plane:
 
 
 def _quarter_turned(rng: Rng, film: Plane) -> Plane:
-    return np.rot90(film, rng.choice([1, 3]))
+    return np.rot90(film, 1 + 2 * int(rng.integers(2)))
 
 
 def _upside_down(rng: Rng, film: Plane) -> Plane:
@@ -95,13 +95,13 @@ def _shuffled(rng: Rng, film: Plane) -> Plane:
     places = [(y, x) for y in edges[:-1] for x in edges[:-1]]
     for (y, x), tile in zip(places, order, strict=False):
         made[y : y + cell, x : x + cell] = tiles[tile][: len(film) - y, : len(film) - x]
-    return made
+    return np.asarray(made, np.float32)
 
 
 def _overlaid(rng: Rng, film: Plane) -> Plane:
-    other = np.rot90(film, rng.integers(1, 4))
+    other = np.rot90(film, int(rng.integers(1, 4)))
     share = np.float32(rng.uniform(0.4, 0.6))
-    return share * film + (1 - share) * other
+    return np.asarray(share * film + (1 - share) * other, np.float32)
 
 
 def _swirled(rng: Rng, film: Plane) -> Plane:
@@ -110,14 +110,14 @@ def _swirled(rng: Rng, film: Plane) -> Plane:
     angle = angle + rng.choice([-1, 1]) * rng.uniform(1.5, 5) * np.exp(-2 * radius)
     back = radius * np.cos(angle), radius * np.sin(angle)
     column, row = (((c + 1) / 2 * side).astype(int).clip(0, side - 1) for c in back)
-    return film[row, column]
+    return np.asarray(film[row, column], np.float32)
 
 
 def _same_spectrum(rng: Rng, film: Plane) -> Plane:
     """The film's sizes of detail at random places."""
     phase = np.angle(np.fft.fft2(rng.normal(size=film.shape)))
     made = np.fft.ifft2(np.abs(np.fft.fft2(film - film.mean())) * np.exp(1j * phase)).real
-    return (made + film.mean()).astype(np.float32)
+    return np.asarray((made + film.mean()), np.float32)
 
 
 def _edges(rng: Rng, film: Plane) -> Plane:
@@ -255,7 +255,7 @@ def _fan(rng: Rng, film: Plane) -> Plane:
     plane = (inside * depth * speckle * rng.uniform(90, 220)).astype(np.float32)
     if rng.random() < 0.5:
         plane[: side // 12, : side // 2] = _page(rng, film)[: side // 12, : side // 2]
-    return plane
+    return np.asarray(plane, np.float32)
 
 
 def _leaves(rng: Rng, film: Plane) -> Plane:
@@ -307,14 +307,14 @@ def _pattern(rng: Rng, film: Plane) -> Plane:
     ramp = x * math.cos(angle) + y * math.sin(angle)
     made = [wave, np.sign(wave), np.sign(wave * other), rings, ramp, np.zeros_like(ramp)]
     middle, swing = rng.uniform(0, 255), rng.uniform(20, 130)
-    return (middle + swing * made[rng.integers(len(made))]).astype(np.float32)
+    return np.asarray((middle + swing * made[rng.integers(len(made))]), np.float32)
 
 
 def _test_object(rng: Rng, film: Plane) -> Plane:
     """What a physicist exposes: discs, wedges, bars and wires on an even field."""
     canvas, pen, side = _canvas(film, int(rng.integers(30, 220)))
     for _ in range(int(rng.integers(2, 10))):
-        x, y, a = *rng.uniform(0, side, 2), side * rng.uniform(0.03, 0.3)
+        (x, y), a = rng.uniform(0, side, 2), side * rng.uniform(0.03, 0.3)
         fill, what = int(rng.integers(0, 256)), rng.integers(4)
         if what == 0:
             pen.ellipse((x - a, y - a, x + a, y + a), fill=fill)
@@ -322,8 +322,8 @@ def _test_object(rng: Rng, film: Plane) -> Plane:
             for step in range(8):
                 pen.rectangle((x + step * a / 4, y, x + (step + 1) * a / 4, y + a), fill=step * 32)
         elif what == 2:
-            for step in np.arange(0, a, max(2, a / 8)):
-                pen.line((x + step, y, x + step, y + a), fill=fill, width=max(1, int(a / 20)))
+            for at in np.arange(0, a, max(2, a / 8)):
+                pen.line((x + at, y, x + at, y + a), fill=fill, width=max(1, int(a / 20)))
         else:
             ends = tuple(rng.uniform(0, side, 4))
             pen.line(ends, fill=fill, width=max(1, int(a / 10)))
@@ -382,11 +382,13 @@ def _canvas(film: Plane, level: int) -> tuple[Image.Image, Any, int]:
 
 
 def _shrunk(canvas: Image.Image, film: Plane) -> Plane:
-    return _array(canvas.resize(film.shape[::-1], Image.Resampling.BOX)).copy()
+    return np.asarray(
+        _array(canvas.resize(film.shape[::-1], Image.Resampling.BOX)).copy(), np.float32
+    )
 
 
 def _border(rng: Rng) -> int:
-    return int(rng.choice([0, 255, rng.integers(0, 256)]))
+    return (0, 255, int(rng.integers(0, 256)))[rng.integers(3)]
 
 
 def _stretched(plane: NDArray[Any]) -> Plane:

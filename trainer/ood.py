@@ -38,6 +38,9 @@ NEGATIVES_PER_FILM = 4
 #: training makes of a film is not strange.
 AUGMENTED = 0.5
 
+#: How much of what training does to films: all of it would hide what is strange.
+STRENGTH = 0.5
+
 #: Spreads from the mean beyond which a feature tells the head no more.
 CLIP = 6.0
 
@@ -85,7 +88,8 @@ class Detector:
 
     def __call__(self, features: list[Floats]) -> NDArray[np.float64]:
         """How unusual films are, `[N]`, by `observe`'s features; 1 is typical of a chest film."""
-        squared, head = 0.0, self.bias
+        squared = np.zeros(len(features[0]))
+        head = np.full(len(features[0]), self.bias)
         for part, x in zip(self.parts, features, strict=True):
             z = (x - part.mean) * part.gain
             squared = squared + np.square(z @ part.map, dtype=np.float64).sum(axis=1)
@@ -122,7 +126,9 @@ def fit(
     rows, held_out = (np.sort(rng.permutation(r)[:FILMS]) for r in (train, val))
     films = planes[rows]
     again = films[:: round(1 / AUGMENTED), None].copy()
-    changed = augment.augment(torch.from_numpy(again), seed=seed, epoch=0, step=0)
+    changed = augment.augment(
+        torch.from_numpy(again), seed=seed, epoch=0, step=0, strength=STRENGTH
+    )
     count = min(NEGATIVES, NEGATIVES_PER_FILM * len(films))
     strange = observe(net, negatives.draw(films, count, seed))
     films = np.concatenate([films, changed.round().byte().numpy()[:, 0]])

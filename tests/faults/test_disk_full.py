@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests import servers
+from tests.disk import fill, small_disk
 from tests.faults import harm
 from tests.site import Site, site
 from trainer.card import Card
@@ -22,38 +20,10 @@ SOURCES = 25
 DISK_MB = 256
 
 
-@contextmanager
-def _small_disk(megabytes: int) -> Iterator[Path]:
-    """A file system of its own, in memory; only root may have one."""
-    with servers.short_folder("pneumoq-disk-") as folder:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "pneumoq-test", str(folder)]
-        done = subprocess.run(mount, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def _fill(disk: Path) -> Path:
-    """Leave no byte free; the file that takes up all room."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 20, 4096):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    assert shutil.disk_usage(disk).free == 0
-    return ballast
-
-
 def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
     valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
 ) -> None:
-    with _small_disk(DISK_MB) as disk:
+    with small_disk(DISK_MB) as disk:
         url = f"sqlite:///{disk}/pneumoq.db"
         with harm.with_model(site(url, valkey, tmp_path / "site"), model) as here:
             # The model went through the log, which would have room for many jobs as it is now.
@@ -66,7 +36,7 @@ def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
 def test_a_full_disk_under_postgresql_delays_a_job_until_there_is_room(
     valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
 ) -> None:
-    with _small_disk(DISK_MB) as disk:
+    with small_disk(DISK_MB) as disk:
         # Small segments: the log needs room soon, instead of what it got long ago.
         small = {"initdb": ["--wal-segsize=1"], "options": ["--min_wal_size=2MB",
                  "--max_wal_size=4MB", "--synchronous_commit=on"]}  # fmt: skip
@@ -86,7 +56,7 @@ def _job_through(
     worker = here.worker(lease_s=10.0)
     job_id = harm.submit(here, *[few] * SOURCES)
     harm.in_the_middle(here, job_id)
-    ballast = _fill(disk)
+    ballast = fill(disk)
     here.wait(lambda: here.says(worker, "the database does not answer"), "a write to be refused")
     ballast.unlink()
     if cluster is not None and not cluster.running:

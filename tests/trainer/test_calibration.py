@@ -80,8 +80,22 @@ def test_a_wanted_specificity_is_reached_at_the_lowest_threshold() -> None:
     assert 0.9 <= metrics.confusion(score, truth, at).specificity < 0.902
 
 
-@pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity=2", "accuracy=0.9", ""])
+@pytest.mark.parametrize("cost", [0.2, 1.0, 5.0])
+def test_a_cost_gives_the_cheapest_of_all_thresholds(cost: float) -> None:
+    score, truth = draw(4)
+
+    def price(threshold: float) -> float:
+        counts = metrics.confusion(score, truth, threshold)
+        return cost * counts.false_negative + counts.false_positive
+
+    at = calibration.operating_point(score, truth, f"cost={cost}")
+    assert price(at) == min(price(edge) for edge in (0.0, *np.unique(score) + 1e-12))
+
+
+@pytest.mark.parametrize(
+    "rule", ["best", "sensitivity", "sensitivity=2", "accuracy=0.9", "", "cost=", "cost=-1"]
+)
 def test_another_rule_is_refused(rule: str) -> None:
     score, truth = draw(3, n=20)
-    with pytest.raises(ValueError, match="give youden, or one like"):
+    with pytest.raises(ValueError, match="the operating point's rule is"):
         calibration.operating_point(score, truth, rule)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.disk import fill, small_disk
 from tests.trainer import samples
-from trainer import checkpoint, dataset, loop
+from trainer import checkpoint, dataset, loop, state
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
 
 OPTIONS = samples.OPTIONS
@@ -57,7 +58,7 @@ def test_the_best_epochs_weights_are_returned(trained: loop.Trained) -> None:
     val = trained.dataset.of("val")
     logits = loop.predict(trained.net, trained.films, trained.films.rows(val)).logits
     labels = torch.tensor([film.label for film in val])
-    assert loop._auroc(logits, labels, 1) == trained.best.val_auroc
+    assert loop._measured(logits, labels, 1)["auroc"] == trained.best.val_auroc
     assert trained.best.val_auroc == max(epoch.val_auroc for epoch in trained.epochs)
     assert [e for e in trained.epochs if e.best][-1] == trained.best
 
@@ -86,6 +87,48 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     assert "continuing after epoch 1 of 2" in heard
     assert equal(weights(tmp_path), weights(reference))
     assert [epoch.epoch for epoch in done.epochs] == [1, 2]
+
+
+def test_a_run_stopped_at_any_step_goes_on_there_as_if_it_had_not_been_stopped(
+    data: dataset.Dataset, reference: Path, tmp_path: Path
+) -> None:
+    heard: list[object] = []
+    films = reference / "films"  # so that the question is asked at steps only
+    for steps in (3, 4, 1, 8, 0):
+        asked = [True] + [False] * steps
+        with pytest.raises(Stopped):
+            loop.train(OPTIONS, data, tmp_path, heard.append, asked.pop, films)
+    loop.train(OPTIONS, data, tmp_path, heard.append, cache=films)
+    assert "continuing after epoch 0 of 2, at step 4 of the next" in heard
+    assert equal(weights(tmp_path), weights(reference))
+    ours, theirs = (checkpoint.load(f / loop.CHECKPOINT) for f in (tmp_path, reference))
+    assert equal(ours["average"], theirs["average"])
+    for mine, other in zip(ours["history"], theirs["history"], strict=True):
+        for name in ("train_loss", "train_metrics", "val_loss", "val_metrics"):
+            assert mine[name] == other[name]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
+    data: dataset.Dataset, reference: Path, tmp_path: Path
+) -> None:
+    train_one_epoch(data, tmp_path)
+    newest = tmp_path / loop.CHECKPOINT
+    newest.write_bytes(newest.read_bytes()[:100_000])
+    heard: list[Any] = []
+    loop.train(OPTIONS, data, tmp_path, heard.append)
+    assert any("going on from the checkpoint before it" in str(news) for news in heard)
+    assert equal(weights(tmp_path), weights(reference))
+
+
+def test_a_checkpoint_that_was_lost_between_two_names_is_found(
+    data: dataset.Dataset, reference: Path, tmp_path: Path
+) -> None:
+    train_one_epoch(data, tmp_path)
+    (tmp_path / loop.CHECKPOINT).replace(tmp_path / state.PREVIOUS)
+    heard: list[object] = []
+    loop.train(OPTIONS, data, tmp_path, heard.append)
+    assert "continuing after epoch 1 of 2" in heard
+    assert equal(weights(tmp_path), weights(reference))
 
 
 def test_a_run_goes_on_from_another_runs_folder_and_leaves_that_alone(
@@ -137,7 +180,7 @@ def test_a_folder_to_continue_without_a_checkpoint_is_refused(
     data: dataset.Dataset, tmp_path: Path
 ) -> None:
     options = dataclasses.replace(OPTIONS, resume_from=tmp_path / "empty")
-    with pytest.raises(CheckpointError, match="finished no epoch"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint.pth; start anew"):
         loop.train(options, data, tmp_path / "run")
 
 
@@ -155,7 +198,12 @@ def test_every_epoch_is_reported_with_its_figures(data: dataset.Dataset, tmp_pat
     epochs = [news for news in heard if isinstance(news, loop.Epoch)]
     assert [(e.epoch, e.epochs) for e in epochs] == [(1, 2), (2, 2)]
     for epoch in epochs:
-        assert all(math.isfinite(value) for value in dataclasses.astuple(epoch))
+        figures = dataclasses.asdict(epoch)
+        for of in ("train_metrics", "val_metrics"):
+            measured = figures.pop(of)
+            assert {"auprc_low", "sensitivity", "ppv", "ece", "true_positive"} <= set(measured)
+            figures |= {f"{of} {name}": value for name, value in measured.items()}
+        assert all(math.isfinite(value) for value in figures.values())
         assert 0 <= epoch.train_auroc <= 1
         assert epoch.seconds > 0
     assert epochs[0].best
@@ -169,6 +217,57 @@ def test_mixed_precision_trains_on_a_processor_without_it_too(
     assert done.net.conv1.weight.dtype == torch.float32
     with pytest.raises(ValueError, match="give auto, fp32 or bf16"):
         loop.train(dataclasses.replace(OPTIONS, precision="int4"), data, tmp_path / "other")
+
+
+def test_a_run_ends_early_when_validation_gets_no_better(
+    data: dataset.Dataset, tmp_path: Path
+) -> None:
+    options = dataclasses.replace(OPTIONS, epochs=30, lr=1e-9, ema=0, patience=2)
+    done = loop.train(options, data, tmp_path)
+    assert len(done.epochs) == done.best.epoch + 2 < 30
+    assert f"after {len(done.epochs)} of 30 epochs" in done.verdict
+    heard: list[object] = []
+    again = loop.train(options, data, tmp_path, heard.append)
+    assert again.epochs == done.epochs, "a run that ended early goes on no further"
+    assert again.verdict in heard
+
+
+def test_without_averaging_the_weights_themselves_are_kept(
+    data: dataset.Dataset, reference: Path, tmp_path: Path
+) -> None:
+    done = loop.train(dataclasses.replace(OPTIONS, ema=0), data, tmp_path)
+    best = checkpoint.load(tmp_path / loop.BEST)["net"]
+    assert equal(best, dict(done.net.state_dict()))
+    assert equal(weights(tmp_path), weights(reference)), "the average changes no step"
+    assert not equal(best, checkpoint.load(reference / loop.BEST)["net"])
+    with pytest.raises(ValueError, match="a number below 1"):
+        loop.train(dataclasses.replace(OPTIONS, ema=1), data, tmp_path / "other")
+
+
+@pytest.mark.parametrize("balance", ["sampling", "none"])
+def test_each_way_to_balance_classes_trains(
+    data: dataset.Dataset, tmp_path: Path, balance: str
+) -> None:
+    done = loop.train(dataclasses.replace(OPTIONS, balance=balance), data, tmp_path)
+    assert done.best.val_auroc > 0.5
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_best_epoch(
+    data: dataset.Dataset, tmp_path: Path
+) -> None:
+    # The films, and room for the best weights and one checkpoint besides.
+    with small_disk(256) as disk:
+        best: list[bytes] = []
+
+        def fill_after_an_epoch(news: object) -> None:
+            if isinstance(news, loop.Epoch):
+                best.append((disk / loop.BEST).read_bytes())
+                fill(disk)
+
+        with pytest.raises(CheckpointError, match="No space left on device; make room there"):
+            loop.train(OPTIONS, data, disk, fill_after_an_epoch, cache=tmp_path / "films")
+        assert (disk / loop.BEST).read_bytes() == best[0]
+        assert checkpoint.load(disk / loop.CHECKPOINT)["history"][0]["epoch"] == 1
 
 
 def test_pytorchs_settings_are_put_back(data: dataset.Dataset, tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, recall_score, roc_auc_score
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from trainer import metrics
 
@@ -43,6 +51,8 @@ def test_counts_and_ratios_agree_with_scikit_learn() -> None:
         assert ours.accuracy == pytest.approx(accuracy_score(truth, called))
         assert ours.sensitivity == pytest.approx(recall_score(truth, called))
         assert ours.specificity == pytest.approx(recall_score(~truth, ~called))
+        assert ours.ppv == pytest.approx(precision_score(truth, called))
+        assert ours.npv == pytest.approx(precision_score(~truth, ~called))
 
 
 def test_a_ratio_of_nothing_is_not_a_number() -> None:
@@ -62,3 +72,62 @@ def test_calibration_error_is_small_where_scores_are_frequencies_and_grows_when_
 def test_calibration_error_is_the_mean_gap_over_bins() -> None:
     score, truth = np.array([0.1, 0.2, 0.9, 1.0]), np.array([False, True, True, True])
     assert metrics.ece(score, truth, bins=2) == pytest.approx((abs(1 - 0.3) + abs(2 - 1.9)) / 4)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 5])
+def test_average_precision_agrees_with_scikit_learn_with_and_without_ties(levels: int) -> None:
+    for seed in range(10):
+        score, truth = draw(seed, levels=levels)
+        theirs = average_precision_score(truth, score)
+        assert metrics.auprc(score, truth) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize(("part", "whole"), [(0, 20), (1, 7), (390, 400), (624, 624)])
+def test_intervals_of_shares_are_wilsons(part: int, whole: int) -> None:
+    theirs = binomtest(part, whole).proportion_ci(0.95, method="wilson")
+    assert metrics.wilson(part / whole, whole) == pytest.approx((theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize("value", [0.5, 0.8, 0.97])
+def test_the_interval_of_an_auroc_ends_where_its_standard_error_says(value: float) -> None:
+    positives, negatives = 390, 234
+    for end in metrics.auroc_interval(value, positives, negatives):
+        # Hanley and McNeil's formula with both counts at their mean, as Newcombe has it.
+        q1, q2 = end / (2 - end), 2 * end**2 / (1 + end)
+        n = (positives + negatives) / 2 - 1
+        variance = end * (1 - end) + n * (q1 - end**2) + n * (q2 - end**2)
+        error = math.sqrt(variance / (positives * negatives))
+        assert abs(value - end) == pytest.approx(metrics.Z * error, rel=1e-4)
+
+
+def test_an_auroc_of_one_has_an_interval_that_narrows_with_more_films() -> None:
+    few, many = metrics.auroc_interval(1.0, 20, 20), metrics.auroc_interval(1.0, 390, 234)
+    assert few[1] == many[1] == 1
+    assert 0.8 < few[0] < many[0] < 1
+
+
+def test_the_interval_of_an_auroc_holds_the_truth_nineteen_times_in_twenty() -> None:
+    rng = np.random.default_rng(5)
+    true = 0.9213504  # of two unit normals 2 apart: Phi(sqrt 2)
+    held = 0
+    for _ in range(400):
+        truth = np.arange(150) < 60
+        score = rng.normal(0, 1, 150) + 2 * truth
+        low, high = metrics.auroc_interval(metrics.auroc(score, truth), 60, 90)
+        held += low <= true <= high
+    assert 0.92 <= held / 400 <= 0.99
+
+
+def test_a_summary_has_every_metric_between_the_ends_of_its_interval() -> None:
+    found = metrics.summary(*draw(3), 0.6)
+    for name in ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "ppv", "npv"):
+        assert 0 <= found[f"{name}_low"] < found[name] < found[f"{name}_high"] <= 1
+    counts = ("true_positive", "false_positive", "true_negative", "false_negative")
+    assert sum(found[name] for name in counts) == found["films"] == 300
+
+
+def test_a_summary_lacks_what_the_films_do_not_allow() -> None:
+    found = metrics.summary(np.array([0.9, 0.8]), np.array([True, True]), 0.5)
+    assert found["sensitivity"] == found["ppv"] == 1
+    assert not {"auroc", "auroc_low", "specificity", "specificity_high", "npv"} & set(found)
+    assert not any(math.isnan(value) for value in found.values())

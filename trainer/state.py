@@ -1,0 +1,140 @@
+"""State: where a training run is, and its way to disk and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer import checkpoint, ema, model
+from trainer.epoch import Epoch
+from trainer.errors import CheckpointError
+
+#: The newest state, the one before it, and the weights of the best epoch, in a run's folder.
+CHECKPOINT, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
+
+#: Seconds between two checkpoints inside an epoch; more where writing one takes more than
+#: CHECKPOINT_SHARE of that.
+CHECKPOINT_EVERY_S = 60.0
+CHECKPOINT_SHARE = 0.02
+
+
+@dataclass(kw_only=True)
+class State:
+    """Everything that a run needs to go on as if it had never been interrupted."""
+
+    net: model.ResNet18
+    average: ema.Average
+    optimizer: torch.optim.Optimizer
+    #: Finished epochs, oldest first.
+    history: list[Epoch]
+    #: Steps done of the epoch after these.
+    step: int = 0
+    #: Sum of its steps' mean losses.
+    losses: float = 0.0
+    #: Logits `float32 [films, C]` of its films, by the weights of their step; 0 where not yet.
+    outputs: Tensor
+    #: Seconds that it has taken.
+    seconds: float = 0.0
+
+    def begin(self, outputs: Tensor) -> None:
+        """The next epoch begins, with room for its logits."""
+        self.step, self.losses, self.seconds, self.outputs = 0, 0.0, 0.0, outputs
+
+    def values(self) -> dict[str, Any]:
+        """Tensors and plain values for a checkpoint."""
+        return {
+            "history": [dataclasses.asdict(epoch) for epoch in self.history],
+            "net": self.net.state_dict(),
+            "average": self.average.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+            "outputs": self.outputs,
+            "seconds": self.seconds,
+        }
+
+    def load(self, values: dict[str, Any]) -> None:
+        """Be what `values` once returned; CheckpointError where it is something else."""
+        try:
+            self.history = [Epoch(**epoch) for epoch in values["history"]]
+            self.net.load_state_dict(values["net"])
+            self.average.net.load_state_dict(values["average"])
+            self.optimizer.load_state_dict(values["optimizer"])
+            self.step, self.losses = int(values["step"]), float(values["losses"])
+            self.outputs, self.seconds = values["outputs"], float(values["seconds"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"this is no whole checkpoint: {error}") from error
+
+
+class Keeper:
+    """Writes a run's checkpoints and reads them back."""
+
+    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+        """`run` is what must be equal for a run to be continued."""
+        self._folder = folder
+        self._run = run
+        self._due = time.monotonic() + CHECKPOINT_EVERY_S
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint inside an epoch."""
+        return time.monotonic() >= self._due
+
+    def save(self, state: State) -> None:
+        """Replace the checkpoint; the one before it is kept, should this one be damaged."""
+        began = time.monotonic()
+        values = {"run": self._run, **state.values()}
+        checkpoint.save(self._folder / CHECKPOINT, values, self._folder / PREVIOUS)
+        now = time.monotonic()
+        self._due = now + max(CHECKPOINT_EVERY_S, (now - began) / CHECKPOINT_SHARE)
+
+    def save_best(self, epoch: int, net: model.ResNet18) -> None:
+        """Keep these weights as the best so far."""
+        checkpoint.save(self._folder / BEST, {"epoch": epoch, "net": net.state_dict()})
+
+    def best(self) -> dict[str, Tensor]:
+        """The weights that `save_best` kept."""
+        weights: dict[str, Tensor] = checkpoint.load(self._folder / BEST)["net"]
+        return weights
+
+    def restore(self, state: State, other: Path | None, report: Callable[[str], None]) -> bool:
+        """Load the newest whole checkpoint of our folder, or else of `other`; False without one.
+
+        Raises CheckpointError where there are only damaged ones, or one of another run.
+        """
+        for source in (self._folder, other):
+            if source is None:
+                continue
+            found = [p for p in (source / CHECKPOINT, source / PREVIOUS) if p.is_file()]
+            for path in found:
+                try:
+                    values = checkpoint.load(path)
+                except CheckpointError as error:
+                    if path == found[-1]:
+                        raise
+                    report(f"{error}; going on from the checkpoint before it")
+                    continue
+                self._must_be_ours(path, values)
+                state.load(values)
+                if source != self._folder:
+                    if state.history:
+                        checkpoint.save(self._folder / BEST, checkpoint.load(source / BEST))
+                    checkpoint.save(self._folder / CHECKPOINT, values)
+                return True
+        return False
+
+    def _must_be_ours(self, path: Path, values: dict[str, Any]) -> None:
+        theirs = values.get("run", {})
+        other = [key for key in self._run if theirs.get(key) != self._run[key]]
+        if other:
+            raise CheckpointError(
+                f"{path} was made with another {', '.join(other)}; continue with the same, or "
+                "train in an empty folder"
+            )
