@@ -32,6 +32,9 @@ CHAMPION = "champion"
 #: Bytes in one row of model_chunks.
 CHUNK_BYTES = 1 << 20
 
+#: Characters of evaluations.split.
+LONGEST_SPLIT = 64
+
 #: Fewer characters than this are not taken for the start of a SHA-256.
 LEAST_SHA256 = 8
 
@@ -110,16 +113,8 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
     }
     _record_engines(connection, digests, new.engines)
     for split, metrics in new.evaluations.items():
-        connection.execute(
-            sa.insert(evaluations).values(
-                model_id=model_id,
-                dataset_id=new.dataset_id,
-                job_id=new.job_id,
-                split=split,
-                n_films=int(metrics["n_films"]),
-                metrics={k: v for k, v in metrics.items() if k != "n_films"},
-                created_at=now(),
-            )
+        record_evaluation(
+            connection, model_id, split, metrics, dataset_id=new.dataset_id, job_id=new.job_id
         )
     _log(connection, model_id, who, "registered", f"{new.origin} as {new.name}")
     if connection.execute(sa.select(aliases).where(aliases.c.name == CHAMPION)).first() is None:
@@ -127,6 +122,25 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
         with suppress(IntegrityError), connection.begin_nested():
             move_alias(connection, CHAMPION, model_id, who, "the first model there is")
     return model_id
+
+
+def record_evaluation(
+    connection: sa.Connection, model_id: int, split: str, metrics: Mapping[str, float], **of: Any
+) -> None:
+    """Add how a model did on `n_films` labelled films, which is one of the metrics.
+
+    `of` are `dataset_id` and `job_id` where there are such. A split's name is cut to its column.
+    """
+    connection.execute(
+        sa.insert(evaluations).values(
+            model_id=model_id,
+            split=split[:LONGEST_SPLIT],
+            n_films=int(metrics["n_films"]),
+            metrics={k: v for k, v in metrics.items() if k != "n_films"},
+            created_at=now(),
+            **of,
+        )
+    )
 
 
 def _record_engines(
@@ -376,7 +390,11 @@ def detail(engine: sa.Engine, model_id: int) -> dict[str, list[sa.RowMapping]]:
             "engines": rows(
                 sa.select(engines).where(engines.c.sha256.in_(files)).order_by(engines.c.id)
             ),
-            "evaluations": rows(sa.select(evaluations).where(evaluations.c.model_id == model_id)),
+            "evaluations": rows(
+                sa.select(evaluations)
+                .where(evaluations.c.model_id == model_id)
+                .order_by(evaluations.c.id)
+            ),
             "events": rows(
                 sa.select(model_events)
                 .where(model_events.c.model_id == model_id)

@@ -252,9 +252,30 @@ V_EPOCHS = View(
     """,  # noqa: S608  # constants
 )
 
+V_EVALUATIONS = View(
+    name="v_evaluations",
+    comment="How a model did on labelled films.",
+    columns={
+        "model_id": "Model.",
+        "model": "Its name.",
+        "split": "Films: validation, `test of` a folder's name, `labels of job 7`.",
+        "films": "Number of films.",
+        "metrics": "JSON: auroc, auroc_low, auroc_high, sensitivity, ... by name.",
+        "dataset_id": "Dataset that the films are of, where it was read for training.",
+        "job_id": "Job that measured it, if any.",
+        "measured_at": "When.",
+    },
+    select="""
+        SELECT e.model_id, m.name AS model, e.split, e.n_films AS films, e.metrics, e.dataset_id,
+               e.job_id, e.created_at AS measured_at
+        FROM evaluations e
+        JOIN models m ON m.id = e.model_id
+    """,
+)
+
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS,
+    V_EPOCHS, V_EVALUATIONS,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.

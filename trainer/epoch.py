@@ -72,6 +72,8 @@ class Epoch:
     seconds: float
     #: Training alone.
     films_per_s: float
+    #: Share of its time in which training waited for films, 0 to 1.
+    waiting: float = 0.0
     #: Whether no earlier epoch did better on validation.
     best: bool
 

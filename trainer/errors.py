@@ -5,6 +5,7 @@ TrainerError
 │   └── FilmRefused       it is intact, but not a film to be scored
 ├── DatasetError          the labelled folder cannot be trained on: mend the folder
 ├── WeightsError          the initial weights cannot be used: choose others
+├── ImportRefused         a model file from elsewhere cannot be taken in: see what is supported
 ├── CardError             the model file's metadata is missing or malformed: not one of our models
 ├── QuantiseError         the network is none that int8 can be made of: go on with fp32
 ├── ParityError           two engines disagree about the same film: do not register the model
@@ -45,6 +46,10 @@ class DatasetError(TrainerError, ValueError):
 
 class WeightsError(TrainerError, ValueError):
     """The initial weights cannot be used."""
+
+
+class ImportRefused(TrainerError, ValueError):
+    """A model file from elsewhere cannot be taken in."""
 
 
 class CardError(TrainerError, ValueError):

@@ -19,6 +19,13 @@ Rule `gray-stretch-1`:
 5. The whole film is stretched to S × S with Pillow's antialiased bilinear (triangle) filter.
    Nothing is cropped: disease reaches the border. Aspect is given up because most labelled sets
    have already given it up.
+
+Models from elsewhere were trained to be given other pixels. Rules 2 to 4 and a full decode, then:
+
+- `gray-nearest-1`: the whole film is stretched to S × S by taking one pixel for each, at
+  `int(x * width / S)` in single precision, as jetson-inference's imageNet does.
+- `gray-crop-1`: the short side becomes S by Pillow's bilinear filter, and of the long one the
+  middle is kept, as torchvision's `Resize(S)` and `CenterCrop(S)` do.
 """
 
 from __future__ import annotations
@@ -42,6 +49,12 @@ __all__ = ["MAX_PIXELS", "MIN_SIDE", "REFUSALS", "check_golden", "decode", "gold
 
 #: The rule that new models are trained with.
 DEFAULT_RULE = "gray-stretch-1"
+
+#: What the rule of an imported model is called where it is chosen.
+IMPORTED = {"jetson-inference": "gray-nearest-1", "torchvision": "gray-crop-1"}
+
+#: Times its short side that a film's long side may have before `gray-crop-1` shortens it.
+LONGEST = 16
 
 #: A reduced DCT scale must leave this many times S on both sides.
 DRAFT_GAP = 1.5
@@ -121,32 +134,67 @@ def decode(
 def _gray_stretch_1(
     data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
 ) -> NDArray[np.uint8]:
+    gray = _gray(data, round(size * DRAFT_GAP), accept, tags)
+    if gray.size != (size, size):
+        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+    return np.frombuffer(gray.tobytes(), np.uint8).reshape(size, size)
+
+
+def _gray_nearest_1(
+    data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
+) -> NDArray[np.uint8]:
+    gray = np.asarray(_gray(data, None, accept, tags))
+    height, width = gray.shape
+    place = np.arange(size, dtype=np.float32)
+    # In single precision as on the GPU, which is a pixel off here and there.
+    rows = (place * (np.float32(height) / np.float32(size))).astype(np.int64)
+    columns = (place * (np.float32(width) / np.float32(size))).astype(np.int64)
+    return np.asarray(gray[np.ix_(rows.clip(max=height - 1), columns.clip(max=width - 1))])
+
+
+def _gray_crop_1(
+    data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
+) -> NDArray[np.uint8]:
+    gray = _gray(data, None, accept, tags)
+    short, long = sorted(gray.size)
+    if long > LONGEST * short:  # of a strip only the middle, or the whole would not fit into memory
+        left, top = ((side - min(side, LONGEST * short)) // 2 for side in gray.size)
+        gray = gray.crop((left, top, gray.width - left, gray.height - top))
+        short, long = sorted(gray.size)
+    longer = int(size * long / short)
+    wanted = (size, longer) if gray.width <= gray.height else (longer, size)
+    if gray.size != wanted:
+        gray = gray.resize(wanted, Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in wanted)
+    return np.asarray(gray.crop((left, top, left + size, top + size)))
+
+
+def _gray(
+    data: bytes, draft: int | None, accept: Collection[str], tags: dict[str, str] | None
+) -> Image.Image:
+    """The film in gray; a JPEG reduced as long as both sides keep `draft` pixels, if given."""
     # For the whole process: setting and restoring filters around each film is not safe in threads.
     if _NOISE not in warnings.filters:
         warnings.filterwarnings("ignore", module=_NOISE[3].pattern)
     kind = content.kind(data)
     try:
         if kind == "JPEG":
-            gray = _jpeg(data, size, accept)
-        elif kind == "DICOM":
+            return _jpeg(data, draft, accept)
+        if kind == "DICOM":
             from trainer import dicom  # takes a third of a second, and most archives hold none
 
-            gray = dicom.read(data, accept, tags)
-        elif kind:
-            gray = _picture(data, kind, accept)
-        else:
-            raise content.unreadable(data)
-        if gray.size != (size, size):
-            gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+            return dicom.read(data, accept, tags)
+        if kind:
+            return _picture(data, kind, accept)
+        raise content.unreadable(data)
     except (FilmError, MemoryError):
         raise
     except Exception as error:
         # The decoders raise nearly anything for a damaged file: struct.error, KeyError, …
         raise _broken(kind, data, error) from error
-    return np.frombuffer(gray.tobytes(), np.uint8).reshape(size, size)
 
 
-def _jpeg(data: bytes, size: int, accept: Collection[str]) -> Image.Image:
+def _jpeg(data: bytes, draft: int | None, accept: Collection[str]) -> Image.Image:
     # The plugin itself, because Image.open tries and checks what is settled here.
     image = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
     check_size(*image.size, accept)
@@ -158,7 +206,7 @@ def _jpeg(data: bytes, size: int, accept: Collection[str]) -> Image.Image:
         raise FilmError(
             "unsupported_format", "arithmetic-coded JPEG is not read; convert it to PNG"
         )
-    target = (round(size * DRAFT_GAP), round(size * DRAFT_GAP))
+    target = (draft, draft) if draft else None
     if image.mode == "L" or "colour" in accept:
         image.draft("L", target)
     else:
@@ -273,7 +321,11 @@ def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
 RULES: dict[
     str,
     Callable[[bytes, int, Collection[str], dict[str, str] | None], NDArray[np.uint8]],
-] = {DEFAULT_RULE: _gray_stretch_1}
+] = {
+    DEFAULT_RULE: _gray_stretch_1,
+    "gray-nearest-1": _gray_nearest_1,
+    "gray-crop-1": _gray_crop_1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

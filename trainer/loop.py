@@ -65,7 +65,7 @@ class Options:
     #: How classes of unequal size are made to count the same: weights, sampling or none.
     balance: str = orders.WEIGHTS
     #: Epochs without a better validation after which the run ends early; 0: never.
-    patience: int = 3
+    patience: int = 5
     #: How far films are changed at random, 0 (not) to 1: see `trainer.augment`. From random weights
     #: on few films 0.5 learns sooner.
     augment: float = 1.0
@@ -206,7 +206,9 @@ def train(
                         f"stopped in epoch {epoch} of {options.epochs}; {folder} can be continued"
                     )
                 picked = order[step * batch : (step + 1) * batch]
+                asked = time.monotonic()
                 x = torch.from_numpy(films.take(train_rows[picked])).to(device)
+                state.waited += time.monotonic() - asked
                 y = train_labels[picked].to(device)
                 x = augment.augment(
                     x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
@@ -268,6 +270,7 @@ def train(
                 lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
                 seconds=before_s + time.monotonic() - began,
                 films_per_s=steps * batch / trained_s,
+                waiting=state.waited / trained_s,
                 best=False,
             )
             chosen = epochs.best([*history, news])

@@ -12,12 +12,18 @@ import click
 
 from db import database, models
 from scheduler import output, session, submit
+from scheduler.commands import evaluate, jetson
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
     "model", "name", "champion", "state", "origin", "val_auroc", "threshold", "size", "created",
 )  # fmt: skip
 
+
+EVALUATION_COLUMNS = (
+    "split", "n_films", "accuracy", "auroc", "auprc", "sensitivity", "specificity", "ece",
+    "created_at",
+)  # fmt: skip
 
 #: What an engine's gate found. The fp32 engine is compared with PyTorch, the others with fp32.
 GATE_COLUMNS = (
@@ -37,8 +43,14 @@ def command() -> None:
       pneumoq models ls
       pneumoq models promote 3 --reason "better on the portable films"
       pneumoq models quantise 3 /data/films
+      pneumoq models evaluate champion /data/chest_xray
+      pneumoq models import resnet18.onnx --labels labels.txt
       pneumoq models export champion model.onnx --precision int8
     """
+
+
+command.add_command(evaluate.command)
+command.add_command(jetson.command)
 
 
 @command.command("ls")
@@ -100,9 +112,13 @@ def show(model: str, as_json: bool) -> None:
     output.facts(facts)
     if row["metrics"]:
         _heading("Validation metrics")
-        output.facts(row["metrics"])
+        output.facts(evaluate.readable(row["metrics"]))
+    if detail["evaluations"]:
+        _heading("Evaluations")
+        output.table(
+            [_evaluation(evaluation) for evaluation in detail["evaluations"]], EVALUATION_COLUMNS
+        )
     for title, key, columns in (
-        ("Evaluations", "evaluations", ["split", "n_films", "dataset_id", "metrics"]),
         ("Files", "files", ["precision", "size_bytes", "sha256"]),
         ("History", "events", ["at", "who", "event", "detail"]),
     ):  # fmt: skip
@@ -117,6 +133,11 @@ def show(model: str, as_json: bool) -> None:
 def _gate(engine: Mapping[Any, Any]) -> dict[str, Any]:
     """A row of the engines table with its options as columns."""
     return {**dict.fromkeys(GATE_COLUMNS), **engine["options"], **engine}
+
+
+def _evaluation(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row of the evaluations table with its metrics as columns."""
+    return {**dict.fromkeys(EVALUATION_COLUMNS), **row["metrics"], **row}
 
 
 def _heading(title: str) -> None:
@@ -156,35 +177,49 @@ def promote(model: str, reason: str | None, as_json: bool) -> None:
 
 @command.command("export")
 @click.argument("model")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("out", metavar="FILE|DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
-    help="Which of the model's files.",
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Which of the model's files. Default: fp32.",
+)  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["pneumoq", *jetson.FORMATS]), default="pneumoq",
+    show_default=True, help="Whose file: ours, imagenet.py's, or train.py's checkpoint.",
 )  # fmt: skip
 @output.json_option
-def export(model: str, file: Path, precision: str, as_json: bool) -> None:
+def export(model: str, out: Path, precision: str | None, form: str, as_json: bool) -> None:
     """Write a model's ONNX file, verified by its SHA-256; it holds all that is needed to use it.
 
+    With --format jetson-inference, DIR gets resnet18.onnx and labels.txt, as imagenet.py loads
+    them; with --format pytorch, model_best.pth.tar and labels.txt.
+
     \b
-    Example:
+    Examples:
       pneumoq models export champion model.onnx --precision int8
+      pneumoq models export champion /data/jetson --format jetson-inference
     """
     settings, engine = session.settings(), session.database()
     row = models.resolve(engine, model)
     from worker import store
 
+    if form != "pneumoq":
+        if precision not in (None, "fp32"):
+            raise Failure(f"--format {form} is written in fp32 only; leave --precision out")
+        jetson.export(row, store.fetch(engine, settings.home, row["id"]), out, form, as_json)
+        return
+    precision = precision or "fp32"
     path = store.fetch(engine, settings.home, row["id"], precision)
     try:
-        shutil.copyfile(path, file)
+        shutil.copyfile(path, out)
     except OSError as error:
-        raise Failure(f"{file} cannot be written: {error.strerror}") from error
+        raise Failure(f"{out} cannot be written: {error.strerror}") from error
     kept = models.file_of(engine, row["id"], precision)
     if as_json:
         fields = {key: kept[key] for key in ("precision", "size_bytes", "sha256")}
-        output.emit({"model_id": row["id"], "file": str(file), **fields}, as_json=True)
+        output.emit({"model_id": row["id"], "file": str(out), **fields}, as_json=True)
     else:
         click.echo(
-            f"{file}: model {row['id']} ({row['name']}) in {precision}, "
+            f"{out}: model {row['id']} ({row['name']}) in {precision}, "
             f"{kept['size_bytes'] / 1e6:.1f} MB, SHA-256 {kept['sha256']}"
         )
 

@@ -30,7 +30,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    default=5,
+    default=8,
     show_default=True,
     help="Passes over the training films.",
 )
@@ -116,9 +116,14 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 @click.option(
     "--patience",
     type=click.IntRange(0),
-    default=3,
+    default=5,
     show_default=True,
     help="End after so many epochs without a better validation; 0: never.",
+)
+@click.option(
+    "--augment",
+    type=click.FloatRange(0, 1),
+    help="How far films are changed at random, 0 (not) to 1. Default: 1, or 0.5 from scratch.",
 )
 @click.option(
     "--precision",
@@ -131,7 +136,8 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     "--operating-point",
     default="youden",
     show_default=True,
-    help="How the threshold is chosen on validation: youden or sensitivity=0.95.",
+    help="How the threshold is chosen on validation: youden, sensitivity=0.95, specificity=0.95, "
+    "or cost=5 where a missed disease costs as much as 5 false alarms.",
 )
 @click.option("--positive", help="Class that is the disease. Default: PNEUMONIA, or the last.")
 @click.option(
@@ -152,6 +158,12 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     metavar="JOB",
     help="Continue this cancelled or failed training job, with its data and options.",
 )
+@click.option(
+    "--evaluate",
+    "-e",
+    metavar="MODEL",
+    help="Train nothing; measure this model on DATA, as `models evaluate` does.",
+)
 @submit.options
 @click.pass_context
 def command(
@@ -159,6 +171,7 @@ def command(
     /,
     data: tuple[Path, ...],
     resume: int | None,
+    evaluate: str | None,
     wait: bool,
     local: bool,
     later: bool,
@@ -180,6 +193,12 @@ def command(
       pneumoq train films --init scratch --size 128
       pneumoq train --resume 7
     """  # fmt: skip
+    if evaluate is not None:
+        if len(data) != 1:
+            raise click.UsageError("--evaluate measures on one DATA")
+        from scheduler.commands import evaluate as evaluating
+
+        ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
     settings, engine = session.settings(), session.database()
     if resume is not None:
         spec = _of_job(ctx, engine, resume)
@@ -224,6 +243,8 @@ def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
         spec["init"] = submit.readable_path(weights)
     if spec["lr"] is None:
         spec["lr"] = 1e-3 if spec["init"] == "scratch" else 3e-4
+    if spec["augment"] is None:
+        spec["augment"] = 0.5 if spec["init"] == "scratch" else 1.0
     if spec["model_dir"] is not None:
         spec["model_dir"] = submit.readable_path(spec["model_dir"])
     for source in data:
@@ -267,10 +288,12 @@ def _check_source(source: Path) -> None:
 
 
 def _check_operating_point(rule: str) -> None:
-    goal = re.fullmatch(r"(?:sensitivity|specificity)=(\d*\.?\d+|1\.)", rule)
-    if rule != "youden" and not (goal and 0 < float(goal[1]) <= 1):
+    share = re.fullmatch(r"(?:sensitivity|specificity)=(\d*\.?\d+|1\.)", rule)
+    cost = re.fullmatch(r"cost=(\d+\.?\d*|\.\d+)", rule)
+    good = (share and 0 < float(share[1]) <= 1) or (cost and float(cost[1]) > 0)
+    if rule != "youden" and not good:
         raise click.BadParameter(
-            "give youden, or one like sensitivity=0.95", param_hint="--operating-point"
+            "give youden, or one like sensitivity=0.95 or cost=5", param_hint="--operating-point"
         )
 
 

@@ -270,13 +270,52 @@ def test_pixels_go_where_the_caller_wants_them() -> None:
     assert (place.reshape(32, 32) == film.decode(data, 32)).all()
 
 
-def test_golden_vectors_hold_here_and_catch_another_rule() -> None:
-    vectors = film.golden()
-    film.check_golden(vectors, film.DEFAULT_RULE)
+@pytest.mark.parametrize("rule", sorted(film.RULES))
+def test_golden_vectors_hold_here_and_catch_another_rule(rule: str) -> None:
+    vectors = film.golden(rule)
+    film.check_golden(vectors, rule)
     wrong = film.Golden(film=vectors[0].film, pixels=vectors[0].pixels + np.uint8(5))
     with pytest.raises(FilmError, match="differs by") as raised:
-        film.check_golden([*vectors[1:], wrong], film.DEFAULT_RULE)
+        film.check_golden([*vectors[1:], wrong], rule)
     assert raised.value.code == "rule_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 64), (301, 203), (117, 400), (40, 33), (40, 900)]
+)
+@pytest.mark.parametrize("size", [48, 64])
+def test_the_nearest_rule_takes_the_pixels_that_imagenet_takes(
+    width: int, height: int, size: int
+) -> None:
+    grain = np.random.default_rng(width).integers(0, 256, (height, width), np.uint8)
+    found = film.decode(encoded(Image.fromarray(grain)), size, "gray-nearest-1")
+    for y in range(size):
+        for x in range(size):
+            dy = int(np.float32(y) * (np.float32(height) / np.float32(size)))
+            dx = int(np.float32(x) * (np.float32(width) / np.float32(size)))
+            assert found[y, x] == grain[dy, dx]
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 64), (301, 203), (117, 400), (40, 33), (40, 900)]
+)
+@pytest.mark.parametrize("size", [48, 64])
+def test_the_crop_rule_makes_the_pixels_that_torchvision_makes(
+    width: int, height: int, size: int
+) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    reference = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
+    for kind in ("PNG", "JPEG"):
+        grain = np.random.default_rng(width).integers(0, 256, (height, width), np.uint8)
+        data = encoded(Image.fromarray(grain), kind)
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.asarray(reference(image.convert("RGB")))
+        assert (expected == film.decode(data, size, "gray-crop-1")[..., None]).all()
+
+
+def test_the_crop_rule_survives_a_strip_of_film() -> None:
+    strip = encoded(Image.new("L", (60_000, 32), 77))
+    assert (film.decode(strip, 64, "gray-crop-1") == 77).all()
 
 
 def test_an_unknown_rule_is_a_lookup_error() -> None:

@@ -1,0 +1,158 @@
+"""models evaluate and train --evaluate: a model measured on labelled films."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sklearn import metrics as reference  # type: ignore[import-untyped]  # ships no hints
+
+from db import models
+from tests.scheduler.console import only_line, run
+from tests.worker import samples
+from trainer import card as cards
+from trainer import film, phantom
+
+
+@pytest.fixture(scope="session")
+def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file that can be run."""
+    path = tmp_path_factory.mktemp("model") / "real.onnx"
+    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, threshold=0.4)
+    return path
+
+
+@pytest.fixture
+def model_id(engine: sa.Engine, real_model: Path) -> int:
+    return samples.register(engine, real_model, cards.read(real_model))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and test/ of phantoms."""
+    root = tmp_path_factory.mktemp("labelled")
+    for split, seed in (("train", 1), ("test", 2)):
+        for made in phantom.films(24, seed):
+            path = root / split / made.label / Path(made.name).name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(made.data)
+    return root
+
+
+def test_the_figures_are_those_of_the_films(
+    engine: sa.Engine, model_id: int, real_model: Path, data: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "films.csv"
+    result = run("models", "evaluate", model_id, data, "--csv", table, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    files = sorted(p for p in (data / "test").rglob("*") if p.is_file())
+    assert sorted(row["path"] for row in rows) == [str(p) for p in files]
+    truth = np.array([Path(row["path"]).parent.name == "PNEUMONIA" for row in rows])
+    score = np.array([float(row["probability"]) for row in rows])
+    called = score >= 0.4
+    found = told["metrics"]
+    assert found["auroc"] == pytest.approx(reference.roc_auc_score(truth, score))
+    assert found["auprc"] == pytest.approx(reference.average_precision_score(truth, score))
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, called))
+    assert found["sensitivity"] == pytest.approx(reference.recall_score(truth, called))
+    assert found["auroc_low"] < found["auroc"] < found["auroc_high"]
+    assert told["prevalence"] == pytest.approx(truth.mean())
+    matrix = reference.confusion_matrix(truth, called)
+    names = ("NORMAL", "PNEUMONIA")
+    assert [[told["confusion"][t][c] for c in names] for t in names] == matrix.tolist()
+
+    # The same film by the same model, scored alone.
+    one = json.loads(run("classify", files[0], "--json").stdout)
+    by_path = {row["path"]: row for row in rows}
+    assert float(by_path[str(files[0])]["probability"]) == pytest.approx(one["probability"])
+
+    (kept,) = models.detail(engine, model_id)["evaluations"]
+    assert kept["split"] == f"test of {data.name}"
+    assert kept["n_films"] == len(rows)
+    assert kept["metrics"]["auroc"] == found["auroc"]
+    shown = run("models", "show", model_id).stdout
+    assert f"test of {data.name}" in shown
+    asked = run("query", "SELECT split, films FROM v_evaluations", "--format", "csv").stdout
+    assert f"test of {data.name},{len(rows)}" in asked
+
+
+def test_a_person_sees_every_figure_with_its_interval(model_id: int, data: Path) -> None:
+    result = run("models", "evaluate", model_id, data)
+    assert result.exit_code == 0
+    for word in ("accuracy", "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "ece"):
+        assert f"\n{word}" in result.stdout
+    assert "called PNEUMONIA" in result.stdout
+    assert "PNEUMONIA at or above 0.4000" in result.stdout
+
+
+def test_train_evaluates_where_that_is_asked_for(
+    engine: sa.Engine, model_id: int, data: Path
+) -> None:
+    by_train = run("train", data, "--evaluate", model_id)
+    assert by_train.exit_code == 0, by_train.stderr
+    assert by_train.stdout == run("models", "evaluate", model_id, data).stdout
+    assert len(models.detail(engine, model_id)["evaluations"]) == 2
+    assert run("train", data, data, "--evaluate", model_id).exit_code == 2
+
+
+def test_files_that_cannot_be_read_are_counted_and_named(
+    model_id: int, data: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "films"
+    shutil.copytree(data / "test", root)
+    whole = next((root / "NORMAL").iterdir())
+    (root / "NORMAL" / "cut.jpeg").write_bytes(whole.read_bytes()[:300])
+    (root / "PNEUMONIA" / "notes.txt").write_text("no film")
+    (root / "PNEUMONIA" / "gone.png").symlink_to(tmp_path / "nowhere")
+    table = tmp_path / "films.csv"
+    result = run("models", "evaluate", model_id, root, "--csv", table)
+    assert result.exit_code == 3
+    assert "could not be read: 3 of " in result.stderr
+    for name in ("cut.jpeg", "notes.txt", "gone.png"):
+        assert name in result.stderr
+        assert name in table.read_text()
+
+
+def test_only_the_split_that_is_asked_for_is_measured(model_id: int, data: Path) -> None:
+    def films(*args: object) -> float:
+        told = json.loads(run("models", "evaluate", model_id, *args, "--json").stdout)
+        return float(told["metrics"]["films"])
+
+    test, train = films(data), films(data, "--split", "train")
+    assert films(data, "--split", "all") == test + train
+    assert films(data / "test") == test
+    result = run("models", "evaluate", model_id, data, "--split", "val")
+    assert result.exit_code == 2
+    assert "has no films to measure on in val" in only_line(result.stderr)
+
+
+def test_a_class_that_the_model_lacks_is_an_error(
+    model_id: int, data: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "films"
+    shutil.copytree(data / "test", root)
+    (root / "NORMAL").rename(root / "HEALTHY")
+    result = run("models", "evaluate", model_id, root)
+    assert result.exit_code == 2
+    assert "HEALTHY" in only_line(result.stderr)
+
+
+def test_an_imported_rule_makes_the_pixels_that_are_measured(
+    engine: sa.Engine, data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "nearest.onnx"
+    rule = "gray-nearest-1"
+    samples.write_model(
+        path, ("NORMAL", "PNEUMONIA"), seed=1, film_rule=rule, golden=tuple(film.golden(rule))
+    )
+    model = samples.register(engine, path, cards.read(path))
+    result = run("models", "evaluate", model, data, "--json")
+    assert result.exit_code == 0, result.stderr
