@@ -17,9 +17,9 @@ from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, sh
 from db.types import UtcDateTime, now
 
 #: A job that its workers did not survive so many times is given up. Of planning, only attempts in a
-#: row that listed nothing count; and a planner's worker may die by a film that it scores meanwhile,
-#: which takes several deaths to be found.
-MAX_ATTEMPTS = {"train": 3, "score": 15}
+#: row that listed nothing count, and of training those without a checkpoint; and a planner's worker
+#: may die by a film that it scores meanwhile, which takes several deaths to be found.
+MAX_ATTEMPTS = {"train": 6, "score": 15}
 
 #: Seconds before attempt 2, 3, … of a job or shard.
 BACKOFF_S = (5.0, 30.0, 120.0)
@@ -52,6 +52,8 @@ class Claimed:
     precision: str | None
     #: The job that this one retries.
     parent_job_id: int | None
+    #: -100 to 100; higher goes first.
+    priority: int
     #: 1 for the first attempt.
     attempt: int
     #: Scoring: what an earlier planner had already listed.
@@ -156,6 +158,7 @@ def claim(connection: sa.Connection, kind: str, worker_id: str, lease_s: float) 
         model_id=row.model_id,
         precision=row.precision,
         parent_job_id=row.parent_job_id,
+        priority=row.priority,
         attempt=row.attempts + 1,
         planned_items=row.planned_items,
         planned_shards=row.planned_shards,
@@ -203,7 +206,14 @@ def renew(connection: sa.Connection, lease: Lease, lease_s: float) -> None:
     )
 
 
-def hand_back(connection: sa.Connection, lease: Lease, reason: str, *, in_good_order: bool) -> None:
+def hand_back(
+    connection: sa.Connection,
+    lease: Lease,
+    reason: str,
+    *,
+    in_good_order: bool,
+    event: str = "handed_back",
+) -> None:
     """Give the job up so that another worker can take it: at once, or after a back-off.
 
     In good order (the worker is shutting down) the attempt does not count.
@@ -224,7 +234,7 @@ def hand_back(connection: sa.Connection, lease: Lease, reason: str, *, in_good_o
             not_before=now(delay_s),
         )
     )
-    log(connection, lease.job_id, lease.worker_id, "handed_back", reason)
+    log(connection, lease.job_id, lease.worker_id, event, reason)
 
 
 def planned(connection: sa.Connection, lease: Lease, passed_over: dict[str, int]) -> None:

@@ -441,6 +441,32 @@ rollups = Table(
     comment="Histogram of scores per shard, so that sums over millions of rows stay instant.",
 )  # fmt: skip
 
+#: Figures of an epoch beside loss, accuracy and AUROC, at 0.5: name → meaning.
+MEASURES = {
+    "auprc": "Average precision, 0 to 1.",
+    "sensitivity": "0 to 1.",
+    "specificity": "0 to 1.",
+    "ppv": "Share of positive calls that are right, 0 to 1.",
+    "npv": "Share of negative calls that are right, 0 to 1.",
+    "ece": "Expected calibration error, 0 to 1.",
+    "true_positive": "Films.",
+    "false_positive": "Films.",
+    "true_negative": "Films.",
+    "false_negative": "Films.",
+}
+#: Of these validation has a 95 % confidence interval.
+_UNSURE = ("auroc", "accuracy", "auprc", "sensitivity", "specificity", "ppv", "npv")
+INTERVALS = {
+    f"{name}_{end}": f"{end.capitalize()} end of its 95 % confidence interval."
+    for name in _UNSURE
+    for end in ("low", "high")
+}
+#: Column → meaning. Empty where the films do not allow a figure, and in epochs of old.
+EPOCH_MEASURES = {
+    **{f"train_{name}": f"{meaning} On augmented films." for name, meaning in MEASURES.items()},
+    **{f"val_{name}": meaning for name, meaning in {**MEASURES, **INTERVALS}.items()},
+}
+
 epochs = Table(
     "epochs",
     metadata,
@@ -457,6 +483,7 @@ epochs = Table(
     _c("films_per_s", sa.Float, "Training films per second, validation not counted."),
     _c("best", sa.Boolean, "Whether it was the best so far when it ended."),
     _c("finished_at", UtcDateTime, "When it ended."),
+    *(_c(name, sa.Float, meaning, nullable=True) for name, meaning in EPOCH_MEASURES.items()),
     comment="One pass over the training films, and what validation said after it.",
 )
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db import database, jobs
 from db.jobs import Lease
-from db.schema import datasets, epochs
+from db.schema import SCORING_JOB_STATES, datasets, epochs
 from db.schema import jobs as jobs_table
 from db.types import now
 
@@ -54,8 +54,12 @@ def record_dataset(
 
 
 def record_epoch(connection: sa.Connection, lease: Lease, row: Mapping[str, Any]) -> None:
-    """Write one epoch's row, fenced. An attempt that starts over replaces the rows before it."""
+    """Write one epoch's row, fenced. An attempt that starts over replaces the rows before it.
+
+    `row` may have more than the table has columns.
+    """
     jobs.fence(connection, lease)
+    row = {name: value for name, value in row.items() if name in epochs.c}
     connection.execute(
         sa.delete(epochs).where(epochs.c.job_id == lease.job_id, epochs.c.epoch >= row["epoch"])
     )
@@ -68,6 +72,43 @@ def record_progress(connection: sa.Connection, lease: Lease, progress: Mapping[s
     connection.execute(
         sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(progress=dict(progress))
     )
+
+
+def record_checkpoint(connection: sa.Connection, lease: Lease) -> None:
+    """A job got further than any attempt before: those that ended early count no more. Fenced.
+
+    However often its worker is killed, a job is given up only when it makes no progress.
+    """
+    jobs.fence(connection, lease)
+    connection.execute(
+        sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(attempts=1)
+    )
+
+
+def urgent(engine: sa.Engine) -> str | None:
+    """Why the next training job that is due should wait, or None."""
+    with database.reading(engine) as connection:
+        next_one = connection.execute(
+            jobs.due("train", sa.select(jobs_table.c.priority)).limit(1)
+        ).one_or_none()
+        return None if next_one is None else more_urgent(connection, next_one.priority)
+
+
+def more_urgent(connection: sa.Connection, priority: int) -> str | None:
+    """The scoring job to which training of this priority gives way, in words, or None."""
+    found = connection.execute(
+        sa.select(jobs_table.c.id, jobs_table.c.priority)
+        .where(
+            jobs_table.c.kind == "score",
+            jobs_table.c.state.in_(("queued", *SCORING_JOB_STATES)),
+            jobs_table.c.priority > priority,
+        )
+        .order_by(jobs_table.c.priority.desc(), jobs_table.c.id)
+        .limit(1)
+    ).one_or_none()
+    if found is None:
+        return None
+    return f"scoring job {found.id} goes first: its priority is {found.priority}, not {priority}"
 
 
 def complete(connection: sa.Connection, lease: Lease, model_id: int) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from db.schema import EPOCH_MEASURES
+
 
 @dataclass(frozen=True, kw_only=True)
 class View:
@@ -239,13 +241,15 @@ V_EPOCHS = View(
         "films_per_s": "Training films per second.",
         "best": "1 where it was the best so far.",
         "finished_at": "When it ended.",
+        **EPOCH_MEASURES,
     },
-    select="""
+    select=f"""
         SELECT job_id, epoch, train_loss, train_accuracy, train_auroc, val_loss, val_accuracy,
                val_auroc, learning_rate, seconds, films_per_s,
-               CASE WHEN best THEN 1 ELSE 0 END AS best, finished_at
+               CASE WHEN best THEN 1 ELSE 0 END AS best, finished_at,
+               {", ".join(EPOCH_MEASURES)}
         FROM epochs
-    """,
+    """,  # noqa: S608  # constants
 )
 
 V_EVALUATIONS = View(

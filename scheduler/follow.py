@@ -1,7 +1,8 @@
 """Following a job until it ends: what `jobs watch`, `score --wait` and `train --wait` show.
 
-Progress goes to standard error, the closing summary to standard output. A terminal gets a bar;
-anything else gets a line every few seconds. The job does not notice that it is watched.
+Progress goes to standard error, the closing summary to standard output. A terminal gets a bar, and
+the curves of a training job; anything else gets a line every few seconds. The job does not notice
+that it is watched.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 import sqlalchemy as sa
@@ -21,17 +22,17 @@ from sqlalchemy.exc import DBAPIError
 from db import database, jobs, models, training, workers
 from db.schema import FINAL_JOB_STATES
 from scheduler import errors, output
+from scheduler.display import Bar, Display, Lines, Silent
+from trainer import epoch as epochs
 
 T = TypeVar("T")
 
 #: Events of a training job that a person who follows it is told.
-SAID = ("note", "handed_back")
+SAID = ("note", "handed_back", "yielded")
 
 #: Seconds between two looks at the job, and how many times as long as a look it is at least:
 #: adding up a job of ten million films takes SQLite a tenth of a second.
 POLL_S, POLL_SHARE = 0.5, 10
-#: Without a terminal, seconds between two lines while there is progress, and while there is none.
-LINE_S, SILENT_LINE_S = 5.0, 60.0
 #: Seconds between two looks for live workers.
 LOOK_FOR_WORKERS_S = 5.0
 #: When no worker has answered for this many seconds, that is said.
@@ -52,81 +53,6 @@ STATUS = {
 EPOCH_HEADER = (
     "epoch  train loss  val loss  val accuracy  val AUROC  learning rate  films/s   seconds"
 )
-
-
-class Display(Protocol):
-    """Where progress is shown."""
-
-    def show(self, title: str, text: str, done: int, total: int | None) -> None:
-        """Show where the job is now; `total` is None while it is not known."""
-
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
-class Silent:
-    """Shows nothing, for programs."""
-
-    def show(self, title: str, text: str, done: int, total: int | None) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Lines:
-    """A line when the job's state changes and every few seconds, for pipes and logs."""
-
-    def __init__(self) -> None:
-        self._title = ""
-        self._text = ""
-        self._printed_at = -SILENT_LINE_S
-
-    def show(self, title: str, text: str, done: int, total: int | None) -> None:
-        silent_s = time.monotonic() - self._printed_at
-        due = silent_s >= SILENT_LINE_S or (text != self._text and silent_s >= LINE_S)
-        if title != self._title or due:
-            self._title, self._text, self._printed_at = title, text, time.monotonic()
-            self.say(f"{title}: {text}" if text else title)
-
-    def say(self, line: str) -> None:
-        click.echo(line, err=True)
-
-    def close(self) -> None:
-        pass
-
-
-class Bar:
-    """A bar at the bottom of a terminal, lines that stay above it."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=None, text="")
-        self._progress.start()
-
-    def show(self, title: str, text: str, done: int, total: int | None) -> None:
-        self._progress.update(self._task, description=title, completed=done, total=total, text=text)
-
-    def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +173,7 @@ def _watch(
     engine: sa.Engine, job_id: int, kind: str, display: Display, tick: Callable[[], None]
 ) -> sa.RowMapping:
     """Show progress until the job is final; its last row of v_job_progress."""
-    asked = int(_patiently(lambda: jobs.get(engine, job_id))["spec"].get("epochs") or 1)
+    of = _patiently(lambda: asked(engine, job_id))
     rate = Rate()
     shown: dict[int, Any] = {}
     said = 0
@@ -259,12 +185,13 @@ def _watch(
         if kind == "train":
             rows = _patiently(lambda: training.epoch_rows(engine, job_id))
             _say_epochs(rows, shown, display)
+            display.draw(rows, of)
             for event in _patiently(lambda: jobs.events(engine, job_id)):
                 if event["event"] in SAID and event["id"] > said:
                     said = event["id"]
                     display.say(output.printable(event["detail"] or event["event"]))
             now = _patiently(lambda: jobs.get(engine, job_id))["progress"]
-            display.show(*_training(row, now, len(rows), asked))
+            display.show(*_training(row, now, len(rows), of))
         else:
             rate.note(int(row["done"]))
             display.show(*_scoring(row, rate.per_s))
@@ -360,12 +287,44 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
     summary["epochs"] = len(rows)
     summary["best_epoch"] = best[-1]["epoch"] if best else None
     summary["val_auroc"] = best[-1]["val_auroc"] if best else None
+    summary["verdict"] = _verdict(rows, asked(engine, row["job_id"])) if rows else None
     summary["model_id"] = row["model_id"]
     registered = [m for m in models.listing(engine) if m["model_id"] == row["model_id"]]
     if registered:
         summary["model"] = registered[0]["name"]
         summary["champion"] = bool(registered[0]["champion"])
     return summary
+
+
+def asked(engine: sa.Engine, job_id: int) -> int:
+    """How many epochs a training job is to make."""
+    return int(jobs.get(engine, job_id)["spec"].get("epochs") or 1)
+
+
+def _verdict(rows: Sequence[sa.RowMapping], of: int) -> str:
+    """Whether a training job learned its films by heart, in a sentence."""
+    history = [
+        epochs.Epoch(
+            epoch=row["epoch"],
+            epochs=of,
+            train_loss=row["train_loss"],
+            train_accuracy=_number(row["train_accuracy"]),
+            train_auroc=_number(row["train_auroc"]),
+            val_loss=row["val_loss"],
+            val_accuracy=_number(row["val_accuracy"]),
+            val_auroc=_number(row["val_auroc"]),
+            lr=row["learning_rate"],
+            seconds=row["seconds"],
+            films_per_s=row["films_per_s"],
+            best=row["best"],
+        )
+        for row in rows
+    ]
+    return epochs.verdict(history)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def from_store(engine: sa.Engine, job_id: int) -> int:
@@ -431,6 +390,8 @@ def _close_training(summary: dict[str, Any]) -> None:
             f"  best epoch   {summary['best_epoch']} of {summary['epochs']}, "
             f"validation AUROC {summary['val_auroc']:.4f}"
         )
+    if summary["verdict"]:
+        click.echo(f"  verdict      {summary['verdict']}")
     if summary.get("model") is None:
         return
     number = summary["model_id"]

@@ -1,14 +1,12 @@
 """Calibration: what turns a network's logits into numbers that a person may act on.
 
-A temperature, so that 0.9 means nine in ten; an operating point, above which a film is called
-positive; and a distance from the training films, by which a film that is no chest X-ray can be
-told. NumPy only.
+A temperature, so that 0.9 means nine in ten, and an operating point, above which a film is called
+positive. Which films it should not judge at all is `trainer.ood`'s. NumPy only.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +21,6 @@ TEMPERATURES = (0.05, 20.0)
 
 #: How the operating point is chosen where nobody says otherwise.
 YOUDEN = "youden"
-
-#: Share of validation films that lie within `Distance.threshold`.
-TYPICAL = 0.995
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -123,52 +118,3 @@ def _cost(rule: str) -> float:
             "alarms, like cost=5"
         )
     return cost
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distance:
-    """How far features lie from the training films': `sqrt(mean(((f - mean) @ map) ** 2))`."""
-
-    #: `float32 [512]`
-    mean: NDArray[np.float32]
-    #: `float32 [512, k]`
-    map: NDArray[np.float32]
-    #: Beyond it a film is flagged.
-    threshold: float
-
-    def __call__(self, features: Floats) -> NDArray[np.float64]:
-        """Distances `[N]` of pooled features `[N, 512]`; 1 is typical of a film not trained on."""
-        return _length((features - self.mean) @ self.map)
-
-
-def distance(train: Floats, val: Floats) -> Distance:
-    """Mahalanobis distance (Lee et al. 2018) from `train`; its unit and limit come from `val`."""
-    mean = train.mean(axis=0)
-    centred = (train - mean).astype(np.float64)
-    spread, directions = np.linalg.eigh(_shrunk_covariance(centred))
-    # Every direction counts: those in which films hardly vary tell a strange image best.
-    whiten = directions / np.sqrt(np.maximum(spread, 1e-12))
-    held_out = _length((val - mean) @ whiten)
-    # A film that was not trained on lies further out than one that was; the former is the norm.
-    unit = max(float(np.median(held_out)), 1e-12)
-    return Distance(
-        mean=mean.astype(np.float32),
-        map=(whiten / unit).astype(np.float32),
-        threshold=float(np.quantile(held_out / unit, TYPICAL)),
-    )
-
-
-def _shrunk_covariance(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Covariance of `[N, D]` drawn towards a multiple of the identity (Ledoit and Wolf 2004)."""
-    n, d = centred.shape
-    covariance = centred.T @ centred / n
-    level = float(np.trace(covariance)) / d
-    away = float(np.square(covariance).sum()) / d - level**2
-    noise = float(np.square(np.square(centred).sum(axis=1)).sum()) / n / d
-    noise = (noise - float(np.square(covariance).sum()) / d) / n
-    share = min(max(noise / away, 0.0), 1.0) if away > 0 else 1.0
-    return np.asarray((1 - share) * covariance + share * level * np.eye(d))
-
-
-def _length(z: Floats) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(np.square(z.astype(np.float64)).mean(axis=1)))

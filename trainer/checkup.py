@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import dataset, gathering, glance, layout, manifest, metrics
+from trainer import dataset, division, gathering, glance, layout, manifest, metrics
 from trainer.dataset import Dataset
 from trainer.errors import DatasetError
 from trainer.gathering import Gathered
@@ -114,9 +114,10 @@ def check(
             findings=(Finding(level="bad", code="unusable", text=str(error)),),
         )  # fmt: skip
     for path in paths:
-        if path.suffix.lower() != manifest.SUFFIX:
+        if not manifest.is_one(path):
             for sentence in layout.disagreements(path, gathered.labels):
                 findings.append(Finding(level="bad", code="labels_txt", text=sentence))
+            findings += _manifest(path, gathered)
     seen, broken = glance.at(gathered.root, gathered.films, workers=workers, report=report)
     unreadable = [*gathered.unreadable, *broken]
     findings += _unreadable(unreadable)
@@ -139,6 +140,35 @@ def check(
         sizes=sizes,
         findings=tuple(sorted(findings, key=lambda f: ("bad", "doubt", "note").index(f.level))),
     )
+
+
+def _manifest(folder: Path, gathered: Gathered) -> Iterator[Finding]:
+    """A manifest in a folder that says other classes than the folder does."""
+    listing = folder / division.MANIFEST
+    if not listing.is_file():
+        return
+    try:
+        said = {
+            gathering.below(gathered.root, entry.file): entry.name
+            for entry in manifest.read(listing, known=gathered.labels).entries
+        }
+    except DatasetError as error:
+        yield Finding(level="note", code="manifest", text=str(error))
+        return
+    wrong = [
+        film
+        for film in gathered.films
+        if film.path in said and said[film.path] != gathered.labels[film.label]
+    ]
+    if wrong:
+        yield Finding(
+            level="doubt",
+            code="manifest",
+            text=f"{listing} gives {_films(len(wrong))} another class than the folders do: "
+            f"{wrong[0].path} is {said[wrong[0].path]} there{_more(len(wrong) - 1)}; `train` "
+            "takes what it is given, so remove the manifest or write a new one",
+            paths=tuple(sorted(film.path for film in wrong)),
+        )
 
 
 def _unreadable(files: Sequence[LeftOut]) -> Iterator[Finding]:
@@ -251,7 +281,18 @@ def _patients(films: Sequence[Film]) -> Iterator[Finding]:
 
 
 def _balance(gathered: Gathered) -> Iterator[Finding]:
-    """Classes with too few films or patients."""
+    """Classes with too few films or patients, and names that differ by a slip."""
+    alike = collections.defaultdict(list)
+    for name in gathered.labels:
+        alike["".join(name.casefold().split())].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield Finding(
+                level="doubt",
+                code="alike_classes",
+                text=f"the classes {listed(names)} differ only as they are written; if they are "
+                "one, put their films together",
+            )
     pool = [film for film in gathered.films if film.split != TEST]
     counts = collections.Counter(film.label for film in pool)
     most = max(counts.values(), default=0)

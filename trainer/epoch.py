@@ -72,6 +72,8 @@ class Epoch:
     seconds: float
     #: Training alone.
     films_per_s: float
+    #: Share of its time in which training waited for films, 0 to 1.
+    waiting: float = 0.0
     #: Whether no earlier epoch did better on validation.
     best: bool
 
@@ -112,7 +114,7 @@ def verdict(history: Sequence[Epoch]) -> str:
         return (
             f"overfitting after epoch {lowest.epoch}: the validation loss rose from "
             f"{lowest.val_loss:.4f} to {last.val_loss:.4f} while the training loss fell from "
-            f"{lowest.train_loss:.4f} to {last.train_loss:.4f}; {ended}; {kept}. More films, fewer "
-            "epochs or a lower learning rate may help"
+            f"{lowest.train_loss:.4f} to {last.train_loss:.4f}; {ended}; {kept}. More films, "
+            "fewer epochs or a lower learning rate may help"
         )
     return f"no sign of overfitting: {ended}; {kept}"

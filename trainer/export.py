@@ -22,17 +22,13 @@ import torchvision
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from trainer import calibration, dataset, film, loop, metrics, model
+from trainer import calibration, dataset, film, loop, metrics, model, ood
 from trainer import card as cards
 from trainer import graph as graph_file
-from trainer.calibration import Distance
 from trainer.card import Card
 from trainer.graph import Graph
 from trainer.loop import Trained
-
-#: Training films that the distance is measured from: enough for a covariance of 512 features, which
-#: is shrunk besides, and a fraction of an epoch's time.
-DISTANCE_FILMS = 1024
+from trainer.ood import Detector
 
 #: The operating point is chosen on validation films as so many other acquisitions would have made
 #: them. A network tells held-out patients of its own source apart so well that any threshold is as
@@ -46,6 +42,12 @@ _BLOCKS = tuple(
     for block in (0, 1)
 )
 
+#: Tensor of each of `model.Stages`, and how often it has been halved.
+_STAGES = model.Stages(
+    ("gray", 0), ("layer1.1.relu2", 2), ("layer2.1.relu2", 3), ("layer3.1.relu2", 4),
+    ("layer4.1.relu2", 5),
+)._asdict()  # fmt: skip
+
 
 def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card:
     """Calibrate on validation and write the model file; returns the card inside it.
@@ -56,20 +58,17 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
     val = data.of(dataset.VAL)
     labels = np.array([f.label for f in val])
     truth = labels == data.positive_index
+    val_rows = films.rows(val)
     train_rows = films.rows(data.of(dataset.TRAIN))
-    chosen = np.random.default_rng(trained.options.seed).permutation(len(train_rows))
-    sample = train_rows[np.sort(chosen[:DISTANCE_FILMS])]
     with loop.settings(trained.options.threads):
-        reading = loop.predict(trained.net, films, films.rows(val))
-        views = [loop.predict(trained.net, films, films.rows(val), view=i) for i in range(VIEWS)]
-        seen = loop.predict(trained.net, films, sample)
-    logits = reading.logits.numpy()
+        logits = loop.predict(trained.net, films, val_rows).logits.numpy()
+        views = [loop.predict(trained.net, films, val_rows, view=i) for i in range(VIEWS)]
+        detector = ood.fit(trained.net, films.planes, train_rows, val_rows, trained.options.seed)
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
     shifted = np.concatenate([view.logits.numpy() for view in views])
     shifted = calibration.softmax(shifted + bias, temperature)[:, data.positive_index]
     threshold = calibration.operating_point(shifted, np.tile(truth, VIEWS), rule)
-    distance = calibration.distance(seen.pooled.numpy(), reading.pooled.numpy())
     card = Card(
         labels=data.labels,
         positive=data.positive,
@@ -79,13 +78,13 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
         temperature=temperature,
         threshold=threshold,
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
-        ood_threshold=distance.threshold,
+        ood_threshold=detector.threshold,
         dataset_hash=data.hash,
         metrics=metrics.summary(score, truth, threshold),
         provenance={**_provenance(trained), "bias": bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    write(path, _calibrated(trained, card).state_dict(), card, distance)
+    write(path, _calibrated(trained, card).state_dict(), card, detector)
     return card
 
 
@@ -114,11 +113,11 @@ def write(
     path: Path,
     weights: Mapping[str, torch.Tensor],
     card: Card,
-    distance: Distance | None = None,
+    detector: Detector | None = None,
 ) -> None:
     """Write the fp32 file of torchvision-named ResNet18 weights, replacing `path` in one step.
 
-    Without `distance` the model has no `ood` output. Files of other precisions are made from this
+    Without `detector` the model has no `ood` output. Files of other precisions are made from this
     one by `trainer.quantise`; ValueError for a card that names one.
     """
     if card.precision != "fp32":
@@ -132,8 +131,8 @@ def write(
         _output(cards.CAM, "N", side, side),
     ]
     _head(graph, features, arrays, card)
-    if distance is not None:
-        _ood(graph, features, distance)
+    if detector is not None:
+        _ood(graph, detector, card.size)
         outputs.append(_output(cards.OOD, "N"))
     image = helper.make_tensor_value_info(
         cards.INPUT, TensorProto.UINT8, ["N", 1, card.size, card.size]
@@ -214,23 +213,63 @@ def _head(graph: Graph, features: str, weights: dict[str, NDArray[np.float32]], 
     graph.add("Softmax", [x], cards.SCORES, axis=1)
 
 
-def _ood(graph: Graph, features: str, distance: Distance) -> None:
-    """`ood` from the feature maps, as `Distance` defines it."""
-    x = graph.add("ReduceMean", [features], "pooled", axes=[2, 3], keepdims=0)
-    x = graph.add("Sub", [x, graph.constant("ood.mean", distance.mean)], "ood.centred")
-    x = graph.add("MatMul", [x, graph.constant("ood.map", distance.map)], "ood.whitened")
+def _ood(graph: Graph, detector: Detector, size: int) -> None:
+    """`ood` from the film and the layers' maps, as `Detector` defines it."""
+    features, mapped = [], []
+    for part in detector.parts:
+        name = f"ood.{part.stage}"
+        tensor, halvings = _STAGES[part.stage]
+        x = _cells(graph, tensor, name, _side(size, halvings), part.cells)
+        x = graph.add("Sub", [x, graph.constant(f"{name}.mean", part.mean)], f"{name}.centred")
+        x = graph.add("Mul", [x, graph.constant(f"{name}.gain", part.gain)], f"{name}.standardised")
+        features.append(x)
+        x = graph.add("MatMul", [x, graph.constant(f"{name}.map", part.map)], f"{name}.mapped")
+        mapped.append(x)
+    x = graph.add("Concat", mapped, "ood.mapped", axis=1)
     x = graph.add("Mul", [x, x], "ood.squared")
-    x = graph.add("ReduceMean", [x], "ood.averaged", axes=[1], keepdims=0)
-    graph.add("Sqrt", [x], cards.OOD)
+    axis = graph.constant("ood.axis", np.array([1], np.int64))
+    x = graph.add("ReduceSum", [x, axis], "ood.summed", keepdims=1)
+    distance = graph.add("Sqrt", [x], "ood.distance")
+    x = graph.add("Concat", features, "ood.features", axis=1)
+    low, high = (
+        graph.constant(f"ood.{name}", np.array(value, np.float32))
+        for name, value in (("low", -ood.CLIP), ("high", ood.CLIP))
+    )
+    x = graph.add("Clip", [x, low, high], "ood.clipped")
+    weights = np.concatenate([part.head for part in detector.parts])[:, None]
+    x = graph.add("MatMul", [x, graph.constant("ood.head", weights)], "ood.logit")
+    bias = graph.constant("ood.bias", np.array([detector.bias], np.float32))
+    head = graph.add("Add", [x, bias], "ood.biased")
+    x = graph.add("Concat", [distance, head], "ood.both", axis=1)
+    graph.add("ReduceMax", [x], cards.OOD, axes=[1], keepdims=0)
+
+
+def _cells(graph: Graph, x: str, name: str, side: int, cells: int) -> str:
+    """`[N, C × cells²]` means of maps `[N, C, side, side]` as adaptive average pooling takes them.
+
+    As products with a constant matrix, since engines pool by equal windows only; it stands on the
+    right, where every engine takes it.
+    """
+    if cells == 1:
+        return graph.add("ReduceMean", [x], f"{name}.pooled", axes=[2, 3], keepdims=0)
+    share = np.zeros((cells, side), np.float32)
+    for cell in range(cells):
+        first, last = cell * side // cells, -(-(cell + 1) * side // cells)
+        share[cell, first:last] = 1 / (last - first)
+    windows = graph.constant(f"{name}.windows", np.ascontiguousarray(share.T))
+    for way in ("columns", "rows"):
+        x = graph.add("MatMul", [x, windows], f"{name}.{way}")
+        x = graph.add("Transpose", [x], f"{name}.{way}.turned", perm=[0, 1, 3, 2])
+    return graph.add("Flatten", [x], f"{name}.flat", axis=1)
 
 
 def _output(name: str, *shape: str | int) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
-def _side(size: int) -> int:
-    """Height and width of the last feature maps: five halvings, each rounded up."""
-    for _ in range(5):
+def _side(size: int, halvings: int = 5) -> int:
+    """Height and width of maps after so many halvings, each rounded up; 5 lead to the last ones."""
+    for _ in range(halvings):
         size = (size + 1) // 2
     return size
 
@@ -243,6 +282,7 @@ def _provenance(trained: Trained) -> dict[str, Any]:
         "options": options,
         "init": dataclasses.asdict(trained.init),
         "best_epoch": dataclasses.asdict(trained.best),
+        "verdict": trained.verdict,
         "device": trained.device,
         "precision": trained.precision,
         "films": {split: trained.dataset.count(split) for split in (dataset.TRAIN, dataset.VAL)},

@@ -59,7 +59,7 @@ def gather(
     sources: list[Source] = []
     for path in paths:
         known = sources[0].labels if sources else ()
-        if path.suffix.lower() == manifest.SUFFIX:
+        if manifest.is_one(path):
             sources.append(manifest.read(path, known=known))
         else:
             sources.append(layout.read(path, known=known, check_labels=check_labels))
@@ -117,7 +117,8 @@ def _films(
     if wrong:
         raise DatasetError(
             f"{len(wrong)} of {len(source.entries)} films are not what {source.path} says they "
-            f"are: {wrong[0]}; bring those files back, or make a new manifest"
+            f"are: {wrong[0]}; bring those files back, or make a new manifest (its paths are "
+            "relative to the folder that it lies in)"
         )
 
 
@@ -133,6 +134,8 @@ def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
                 return entry, digest.hexdigest(), ""
         except OSError as error:
             return entry, "", error.strerror or str(error)
+        except ValueError:
+            return entry, "", "no file can have such a name"
 
     waiting = iter(entries)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:

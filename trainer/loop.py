@@ -47,17 +47,17 @@ COOL = 0.01
 class Options:
     """Everything that a run may be told."""
 
-    #: Passes over the training films. From ImageNet weights more than a few change little.
+    #: Passes over the training films, 1 or more. From ImageNet weights a few are enough.
     epochs: int = 5
     #: Films per step. At 32 a CPU is as fast as it gets, and a 4 GB board still holds it at 224
     #: pixels.
     batch_size: int = 32
-    #: AdamW's highest learning rate. From scratch 1e-3 is better.
+    #: AdamW's highest learning rate, above 0. From scratch 1e-3 is better.
     lr: float = 3e-4
-    #: AdamW's decay, of convolutions and the classifier only.
+    #: AdamW's decay, of convolutions and the classifier only; 0 or more.
     weight_decay: float = 0.05
-    #: Films near the border are labelled by opinion, and a network that is never quite sure
-    #: calibrates better.
+    #: Share of each label spread over all classes, 0 to 1. Films near the border are labelled by
+    #: opinion, and a network that is never quite sure calibrates better.
     label_smoothing: float = 0.05
     #: Share of itself that the moving average of the weights keeps at each step, 0 to below 1; the
     #: average is what is validated and kept. 0: the weights themselves.
@@ -65,7 +65,7 @@ class Options:
     #: How classes of unequal size are made to count the same: weights, sampling or none.
     balance: str = orders.WEIGHTS
     #: Epochs without a better validation after which the run ends early; 0: never.
-    patience: int = 3
+    patience: int = 5
     #: How far films are changed at random, 0 (not) to 1: see `trainer.augment`. From random weights
     #: on few films 0.5 learns sooner.
     augment: float = 1.0
@@ -73,9 +73,9 @@ class Options:
     size: int = 224
     #: `imagenet`, `scratch`, or a file of torchvision's ResNet18 weights.
     init: str = model.IMAGENET
-    #: Everything random follows from it.
+    #: Everything random follows from it, 0 to 2**32 - 1.
     seed: int = 0
-    #: For `dataset.read`: share of each class that is held out, by patient.
+    #: For `dataset.read`: share of each class that is held out, by patient; above 0, to 0.5.
     val_fraction: float = 0.12
     #: Threads that decode films, once per data set.
     workers: int = 2
@@ -102,11 +102,15 @@ class Trained:
     net: model.ResNet18
     #: The data set less the films that could not be decoded.
     dataset: dataset.Dataset
+    #: Their pixels.
     films: pixels.Pixels
+    #: As asked for.
     options: Options
+    #: Where the weights began.
     init: model.Init
     #: Oldest first.
     epochs: tuple[Epoch, ...]
+    #: The epoch whose weights these are.
     best: Epoch
     #: Whether the run learned its films by heart, in a sentence for a person.
     verdict: str
@@ -202,7 +206,9 @@ def train(
                         f"stopped in epoch {epoch} of {options.epochs}; {folder} can be continued"
                     )
                 picked = order[step * batch : (step + 1) * batch]
+                asked = time.monotonic()
                 x = torch.from_numpy(films.take(train_rows[picked])).to(device)
+                state.waited += time.monotonic() - asked
                 y = train_labels[picked].to(device)
                 x = augment.augment(
                     x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
@@ -264,6 +270,7 @@ def train(
                 lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
                 seconds=before_s + time.monotonic() - began,
                 films_per_s=steps * batch / trained_s,
+                waiting=state.waited / trained_s,
                 best=False,
             )
             chosen = epochs.best([*history, news])

@@ -23,6 +23,11 @@ COLUMNS = ("path", "label", "patient", "sha256", "split")
 SUFFIX = ".csv"
 
 
+def is_one(path: Path) -> bool:
+    """Whether a path that a person gave is that of a manifest, not of a folder."""
+    return path.suffix.lower() == SUFFIX and not path.is_dir()
+
+
 def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     """The films that a manifest names. Raises DatasetError; no film is opened.
 

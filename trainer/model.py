@@ -46,6 +46,18 @@ class Reading(NamedTuple):
     pooled: Tensor
 
 
+class Stages(NamedTuple):
+    """A value for each stage of the network, from the film to the last maps."""
+
+    #: The film's gray levels, 0 to 255.
+    gray: Any
+    #: What each layer makes of it.
+    layer1: Any
+    layer2: Any
+    layer3: Any
+    layer4: Any
+
+
 class ResNet18(nn.Module):
     """ResNet18 (He et al. 2015) for gray films."""
 
@@ -74,15 +86,23 @@ class ResNet18(nn.Module):
 
     def read(self, image: Tensor) -> Reading:
         """Logits with the maps and features that they come from; films as in `forward`."""
-        x = (image.float() - self.mean) / self.std  # [N, 3, S, S]: the gray plane three times
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # [N, 512, S/32, S/32]
+        x = self.stages(image).layer4  # [N, 512, S/32, S/32]
         x = x.float()  # the head is small: full precision costs nothing here
         with torch.autocast(x.device.type, enabled=False):
             cam = F.conv2d(x, self.fc.weight[:, :, None, None])  # [N, C, S/32, S/32]
             logits = cam.mean((2, 3)) + self.fc.bias
         return Reading(logits, cam, x.mean((2, 3)))
+
+    def stages(self, image: Tensor) -> Stages:
+        """The film `[N, 1, S, S]` and each layer's maps, `[N, 64, S/4, S/4]` to `[N, 512, …]`."""
+        gray = image.float()
+        x = (gray - self.mean) / self.std  # [N, 3, S, S]: the gray plane three times
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x1 = self.layer1(x)
+        x2 = self.layer2(x1)
+        x3 = self.layer3(x2)
+        return Stages(gray, x1, x2, x3, self.layer4(x3))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from trainer import dataset as datasets
@@ -28,6 +29,12 @@ from trainer.errors import FilmError, Stopped
 #: Films that wait decoded or undecoded at a time, per thread: enough to keep threads busy, few
 #: enough that a large original does not fill a small board's memory.
 IN_FLIGHT = 4
+
+#: Earlier datasets' files in which films are looked for: the newest so many.
+KEPT_FILES = 8
+
+#: Changes where the files mean something else.
+LAYOUT = "2"
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -66,47 +73,67 @@ def decode(
     """The train and val films as pixels, and the dataset without those that have none.
 
     Files are kept in `folder` under a name made of the films' contents, the rule and the size, so
-    that a folder may be shared by all runs. `workers` is a number of threads: Pillow decodes
-    without the interpreter's lock. Raises DatasetError where too many films are unreadable, and
-    Stopped.
+    that a folder may be shared by all runs; films that another dataset's files there have are
+    copied from them. `workers` is a number of threads: Pillow decodes without the interpreter's
+    lock. Raises DatasetError where too many films are unreadable, OSError where they find no room,
+    and Stopped.
     """
     films = [f for f in dataset.films if f.split != datasets.TEST]
     unique = {f.sha256: f for f in films}
     order = sorted(unique)
-    key = hashlib.sha256("\n".join((rule, str(size), *order)).encode()).hexdigest()[:32]
-    planes_path, broken_path = folder / f"{key}.npy", folder / f"{key}.json"
+    key = hashlib.sha256("\n".join((LAYOUT, rule, str(size), *order)).encode()).hexdigest()[:32]
+    planes_path, about_path = folder / f"{key}.npy", folder / f"{key}.json"
 
-    if not (planes_path.is_file() and broken_path.is_file()):
+    if not (planes_path.is_file() and about_path.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
+        kept = _kept(folder, rule, size)
+        jobs = [(dataset.root / unique[sha256].path, sha256) for sha256 in order
+                if sha256 not in kept]  # fmt: skip
+        outcomes = _decoded(jobs, size, rule, workers)
+        decoded = 0
+        broken: dict[str, tuple[str, str]] = {}
+        started = heard = time.monotonic()
         part = folder / f".{key}.{uuid.uuid4().hex}"
         try:
-            planes = open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(order), size, size))
-            broken: dict[str, tuple[str, str]] = {}
-            started = heard = time.monotonic()
-            jobs = [(dataset.root / unique[sha256].path, sha256) for sha256 in order]
-            for done, outcome in enumerate(_decoded(jobs, size, rule, workers), 1):
-                if isinstance(outcome, FilmError):
-                    broken[order[done - 1]] = (outcome.code, str(outcome))
-                else:
-                    planes[done - 1] = outcome
-                if stop():
-                    raise Stopped(f"stopped after decoding {done} of {len(order)} films")
-                now = time.monotonic()
-                if now - heard > REPORT_EVERY_S:
-                    heard = now
-                    report(
-                        f"decoding films: {done} of {len(order)}, {done / (now - started):.0f} per "
-                        "second"
-                    )
-            planes.flush()
-            # The list of broken films first: the planes are looked at only when both are there.
-            _write(broken_path, json.dumps(broken, sort_keys=True))
+            # Written front to back and not through a map, where a full disk is a deadly signal.
+            with part.open("wb") as file:
+                write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
+                                              "shape": (len(order), size, size)})  # fmt: skip
+                for done, sha256 in enumerate(order, 1):
+                    if sha256 in kept:
+                        earlier, place = kept[sha256]
+                        outcome: NDArray[np.uint8] | FilmError = earlier[place]
+                    else:
+                        outcome = next(outcomes)
+                        decoded += 1
+                    if isinstance(outcome, FilmError):
+                        broken[sha256] = (outcome.code, str(outcome))
+                        outcome = np.zeros((size, size), np.uint8)
+                    file.write(np.ascontiguousarray(outcome).data)
+                    if stop():
+                        raise Stopped(f"stopped after decoding {done} of {len(order)} films")
+                    now = time.monotonic()
+                    if now - heard > REPORT_EVERY_S:
+                        heard = now
+                        report(
+                            f"decoding films: {done} of {len(order)}, "
+                            f"{decoded / (now - started):.0f} per second"
+                        )
+                file.flush()
+                os.fsync(file.fileno())
+            # The list of films first: the planes are looked at only when both are there.
+            about = {"rule": rule, "size": size, "films": order, "broken": broken}
+            _write(about_path, json.dumps(about))
             part.replace(planes_path)
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # a full disk: say which
+            raise
         finally:
+            outcomes.close()
             part.unlink(missing_ok=True)
 
     planes = np.load(planes_path, mmap_mode="r")
-    broken = json.loads(broken_path.read_text())
+    broken = json.loads(about_path.read_text())["broken"]
     left_out = [
         LeftOut(path=f.path, code=broken[f.sha256][0], reason=broken[f.sha256][1])
         for f in films
@@ -116,9 +143,31 @@ def decode(
     return dataset.without(left_out), Pixels(planes=planes, row=row, size=size, rule=rule)
 
 
+def _kept(folder: Path, rule: str, size: int) -> dict[str, tuple[NDArray[np.uint8], int]]:
+    """Films that earlier datasets had decoded: content → planes (memory-mapped) and place there.
+
+    A film that was broken is tried again.
+    """
+    found: dict[str, tuple[NDArray[np.uint8], int]] = {}
+    newest = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in newest[:KEPT_FILES]:
+        try:
+            about = json.loads(path.read_text())
+            if (about["rule"], about["size"]) != (rule, size):
+                continue
+            planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
+        except (OSError, KeyError, TypeError, ValueError):
+            continue  # unfinished, damaged, or another program's: decoding is only slower
+        if planes.shape == (len(about["films"]), size, size):
+            for place, sha256 in enumerate(about["films"]):
+                if sha256 not in about["broken"]:
+                    found.setdefault(sha256, (planes, place))
+    return found
+
+
 def _decoded(
     jobs: Sequence[tuple[Path, str]], size: int, rule: str, workers: int
-) -> Iterator[NDArray[np.uint8] | FilmError]:
+) -> Generator[NDArray[np.uint8] | FilmError, None, None]:
     """What each job became, in order, a bounded number at a time."""
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
         waiting: list[Future[NDArray[np.uint8] | FilmError]] = []

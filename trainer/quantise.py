@@ -97,10 +97,16 @@ class Network:
         }
 
     @property
+    def trunk(self) -> list[str]:
+        """Nodes up to the last feature maps, in order; their outputs have the same names."""
+        last = next(i for i, node in enumerate(self.nodes) if node.name == LAST)
+        return [node.name for node in self.nodes[: last + 1]]
+
+    @property
     def convolutions(self) -> list[Any]:
         """Nodes of the trunk's convolutions, in order."""
-        last = next(i for i, node in enumerate(self.nodes) if node.name == LAST)
-        return [node for node in self.nodes[:last] if node.op_type == "Conv"]
+        trunk = self.nodes[: len(self.trunk)]
+        return [node for node in trunk if node.op_type == "Conv"]
 
     @property
     def activations(self) -> list[str]:
@@ -174,8 +180,20 @@ def fp16(network: Network, path: Path) -> Card:
     half = {name for node in network.convolutions for name in node.input[1:]}
     for name, value in network.constants.items():
         graph.constant(name, value.astype(np.float16) if name in half else value)
+    trunk = network.trunk
+    half_tensors = {name for name in trunk if name not in (GRAY, *_NORMALISATION, LAST)}
+    full: dict[str, str] = {}
     for original in network.nodes:
         node = _copy(original)
+        if node.name not in trunk:
+            # What looks into the trunk from outside, as `ood` does, computes in float.
+            for n, source in enumerate(node.input):
+                if source in half_tensors:
+                    if source not in full:
+                        full[source] = graph.add(
+                            "Cast", [source], f"{source}.full", to=TensorProto.FLOAT
+                        )
+                    node.input[n] = full[source]
         if node.name == FIRST:
             node.input[0] = graph.add("Cast", ["normalised"], "half", to=TensorProto.FLOAT16)
         if node.name == LAST:

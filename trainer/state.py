@@ -42,10 +42,13 @@ class State:
     outputs: Tensor
     #: Seconds that it has taken.
     seconds: float = 0.0
+    #: Of these, those in which training waited for films.
+    waited: float = 0.0
 
     def begin(self, outputs: Tensor) -> None:
         """The next epoch begins, with room for its logits."""
-        self.step, self.losses, self.seconds, self.outputs = 0, 0.0, 0.0, outputs
+        self.step, self.losses, self.outputs = 0, 0.0, outputs
+        self.seconds = self.waited = 0.0
 
     def values(self) -> dict[str, Any]:
         """Tensors and plain values for a checkpoint."""
@@ -58,6 +61,7 @@ class State:
             "losses": self.losses,
             "outputs": self.outputs,
             "seconds": self.seconds,
+            "waited": self.waited,
         }
 
     def load(self, values: dict[str, Any]) -> None:
@@ -69,6 +73,7 @@ class State:
             self.optimizer.load_state_dict(values["optimizer"])
             self.step, self.losses = int(values["step"]), float(values["losses"])
             self.outputs, self.seconds = values["outputs"], float(values["seconds"])
+            self.waited = float(values["waited"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"this is no whole checkpoint: {error}") from error
 

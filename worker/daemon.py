@@ -34,6 +34,10 @@ AGAIN_S = (1.0, 2.0, 5.0, 10.0)
 MUTE_S = 10.0
 
 
+#: While training waits for scoring, it is looked at again after this many seconds.
+GIVE_WAY_S = 0.5
+
+
 class Daemon:
     """What lives as long as the worker process. One thread works at a time.
 
@@ -107,13 +111,17 @@ class Daemon:
             raise
 
     def train(self) -> None:
-        """Train until nothing is due."""
+        """Train until nothing is due; more urgent scoring goes first."""
         with self._working:
-            self._until_done(
-                lambda: training.work(
-                    self._settings, self._database, self.worker_id, self._heartbeat, self._stop
-                )
-            )
+            self._until_done(self._train)
+
+    def _train(self) -> None:
+        while training.work(
+            self._settings, self._database, self.worker_id, self._heartbeat, self._stop
+        ):
+            if "score" in self._queues:
+                self._drain()
+            self._stop.wait(GIVE_WAY_S)
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Work; as often as the database is away for longer than any patience, begin anew."""

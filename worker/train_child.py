@@ -2,8 +2,8 @@
 
 Started as `python -m worker.train_child` by worker.training. One line of JSON on standard input
 says what to do; when standard input closes, it stops. Every report is one line of JSON on the
-inherited descriptor: `dataset`, `note`, `progress`, `epoch`, and finally `done`, `failed` or
-`stopped`.
+inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch`, and finally `done`, `failed`
+or `stopped`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,11 +30,16 @@ from worker.engine import open_engine
 from worker.errors import WorkerError
 from worker.process import die_with_parent
 
+if TYPE_CHECKING:
+    from trainer.scalars import Scalars
+
 #: Validation films on which the engine must say what PyTorch says.
 PARITY_FILMS = 64
 
 #: Largest difference in probability that rounding explains: fp32 against fp32.
 PARITY_DELTA = 1e-4
+
+OUT_OF_MEMORY = "out of memory; lower --batch-size or --size"
 
 
 def main() -> None:
@@ -56,24 +63,36 @@ def main() -> None:
         def report(event: str, **values: Any) -> None:
             stream.write(json.dumps({"event": event, **values}) + "\n")
 
+        def fail(reason: str) -> None:
+            best = Path(work["folder"]) / loop.BEST
+            kept = f"; the best epoch's weights are kept in {best}" if best.is_file() else ""
+            report("failed", reason=reason + kept)
+
         try:
             run(work, report, stop)
         except errors.Stopped:
             report("stopped")
         except (errors.TrainerError, WorkerError) as error:
-            report("failed", reason=str(error))
+            fail(str(error))
         except (MemoryError, torch.cuda.OutOfMemoryError):
-            report("failed", reason="out of memory; lower --batch-size or --size")
+            fail(OUT_OF_MEMORY)
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):  # PyTorch's words of the CPU
+                raise
+            fail(OUT_OF_MEMORY)
         except OSError as error:
-            # A full disk, most likely; the reports so far and the best checkpoint are kept.
-            report(
-                "failed", reason=f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-            )
+            # A full disk, most likely.
+            fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
 
 
 def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     """Train by `work`, export, check parity, and report where the model file is."""
     spec, folder = work["spec"], Path(work["folder"])
+    model_dir = Path(spec["model_dir"]) if spec.get("model_dir") else None
+    if model_dir is not None:
+        model_dir.mkdir(parents=True, exist_ok=True)
+    # Beside the attempts, of which a later one goes on with the curves.
+    scalars = _scalars((model_dir or folder.parent) / "tensorboard", report)
     fields = {f.name for f in dataclasses.fields(loop.Options)}
     options = loop.Options(
         **{k: v for k, v in spec.items() if k in fields},
@@ -91,12 +110,13 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     )
     report("dataset", **_described(data))
 
-    def hear(news: loop.Progress | loop.Epoch | str) -> None:
+    def hear(news: loop.Epoch | loop.Progress | loop.Saved | str) -> None:
         if isinstance(news, str):
             report("note", text=news)
-        else:
-            kind = "epoch" if isinstance(news, loop.Epoch) else "progress"
-            report(kind, **dataclasses.asdict(news))
+            return
+        if isinstance(news, loop.Epoch) and scalars is not None:
+            scalars.add(news)
+        report(type(news).__name__.lower(), **dataclasses.asdict(news))
 
     trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
     if trained.dataset.hash != data.hash:
@@ -109,13 +129,38 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     for note in derived.notes:
         report("note", text=note)
     fp32["options"]["films_per_s"] = round(derived.films_per_s, 1)
+    files = {"fp32": path, **derived.files}
+    if model_dir is not None:
+        _deliver([*files.values(), folder / loop.BEST], card.labels, model_dir)
+        report("note", text=f"the model's files are in {model_dir} too")
+    if scalars is not None:
+        scalars.close()
     report(
         "done",
-        files={"fp32": str(path), **{name: str(file) for name, file in derived.files.items()}},
+        files={name: str(file) for name, file in files.items()},
         card=json.loads(card.to_json()),
         engines=[fp32, *derived.engines],
         n_val=len(trained.dataset.of(dataset.VAL)),
     )
+
+
+def _scalars(folder: Path, report: Any) -> Scalars | None:
+    """Where TensorBoard's curves go; None where what writes them is not installed."""
+    try:
+        from trainer.scalars import Scalars
+    except ImportError:
+        report("note", text="no curves for TensorBoard: pip install tensorboardX")
+        return None
+    return Scalars(folder)
+
+
+def _deliver(files: Sequence[Path], labels: Sequence[str], model_dir: Path) -> None:
+    """Copy a model's files and its labels.txt where the user wants them, each in one step."""
+    with tempfile.TemporaryDirectory(dir=model_dir, prefix=".part-") as part:
+        names = [Path(shutil.copy(file, part)).name for file in files]
+        (Path(part) / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+        for name in (*names, "labels.txt"):
+            (Path(part) / name).replace(model_dir / name)
 
 
 def _described(data: dataset.Dataset) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import select
+import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
-from db import database, jobs, models, training
-from db.errors import Conflict, LeaseLost
+from db import database, jobs, models, training, workers
+from db.errors import Conflict, LeaseLost, NotFound
 from db.jobs import Claimed, Lease
 from worker import config
 from worker.config import Settings
@@ -32,11 +35,14 @@ log = logging.getLogger(__name__)
 #: How often the lease and the stop event are looked at between reports.
 TICK_S = 0.5
 
+#: How often more urgent scoring is looked for, in seconds.
+URGENT_S = 2.0
+
 #: A training process that was told to stop is killed after this many seconds.
 GRACE_S = 10.0
 
-#: Name of a finished epoch's state in an attempt's folder (trainer.loop.CHECKPOINT).
-CHECKPOINT = "checkpoint.pth"
+#: What the states of a run are named in an attempt's folder (of trainer.state).
+CHECKPOINTS = "checkpoint*.pth"
 
 
 def work(
@@ -45,14 +51,20 @@ def work(
     worker_id: str,
     heartbeat: Heartbeat,
     stop: threading.Event,
-) -> None:
-    """Claim and run training jobs until none is due or the worker is to stop."""
+) -> bool:
+    """Claim and run training jobs until none is due or the worker is to stop.
+
+    True where one waits for more urgent scoring on this machine, having given way to it or not been
+    begun: to be called again soon.
+    """
     while not stop.is_set():
+        if _scores_here(engine) and training.urgent(engine) is not None:
+            return True
         claimed = database.write(
             engine, lambda c: jobs.claim(c, "train", worker_id, settings.lease_s)
         )
         if claimed is None:
-            return
+            return False
         heartbeat.hold(claimed.lease)
         try:
             _Attempt(settings, engine, claimed, heartbeat, stop).run()
@@ -60,6 +72,12 @@ def work(
             log.info("training stopped: %s", error)
         finally:
             heartbeat.release(claimed.lease)
+    return False
+
+
+def _scores_here(engine: sa.Engine) -> bool:
+    """Whether a worker on this machine scores: another machine needs nothing of ours."""
+    return any(w["host"] == socket.gethostname() for w in workers.alive(engine, "score"))
 
 
 class _Attempt:
@@ -79,10 +97,15 @@ class _Attempt:
         self._lease: Lease = claimed.lease
         self._heartbeat = heartbeat
         self._stop = stop
-        self._job_folder = settings.home / "training" / f"job-{claimed.lease.job_id}"
+        self._job_folder = self._folder_of(claimed.lease.job_id)
         self._folder = self._job_folder / f"attempt-{claimed.lease.token}"
         self._dataset_id: int | None = None
         self._ended: dict[str, Any] | None = None
+        #: Nothing is to be written any more: cancelled, or another worker's by now.
+        self._lost = False
+        #: The scoring that this job gives way to, in words.
+        self._urgent: str | None = None
+        self._look_at = time.monotonic() + URGENT_S
 
     def run(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +117,7 @@ class _Attempt:
             process.wait()
             os.close(reports)
             self._close_input(process)
-        if self._heartbeat.lost(self._lease):
+        if self._lost or self._heartbeat.lost(self._lease):
             log.info("job %d was cancelled or taken over", self._lease.job_id)
         elif self._ended is None or self._ended["event"] == "stopped":
             self._hand_back(process.returncode)
@@ -103,6 +126,7 @@ class _Attempt:
         else:
             try:
                 self._write(self._register)
+                self._forget_checkpoints()
             except Conflict as error:
                 reason = str(error)  # another attempt would find the name taken again
                 self._write(lambda c: self._fail(c, reason))
@@ -139,25 +163,41 @@ class _Attempt:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
 
+    def _folder_of(self, job_id: int) -> Path:
+        return self._settings.home / "training" / f"job-{job_id}"
+
     def _earlier(self) -> Path | None:
-        """The newest attempt of this job that finished an epoch here."""
-        tokens = sorted(
-            (
-                int(f.parent.name.partition("-")[2])
-                for f in self._job_folder.glob(f"attempt-*/{CHECKPOINT}")
-            ),
-            reverse=True,
-        )
-        return self._job_folder / f"attempt-{tokens[0]}" if tokens else None
+        """The newest attempt that left a checkpoint here: of this job, or of one it continues."""
+        job_id: int | None = self._lease.job_id
+        while job_id is not None:
+            attempts = {f.parent for f in self._folder_of(job_id).glob(f"attempt-*/{CHECKPOINTS}")}
+            if attempts:
+                return max(attempts, key=_token)
+            try:
+                job_id = jobs.get(self._database, job_id)["parent_job_id"]
+            except NotFound:
+                return None
+        return None
+
+    def _forget_earlier(self) -> None:
+        """Remove what earlier attempts at this job left: this one has a checkpoint of its own."""
+        for folder in self._job_folder.glob("attempt-*"):
+            if _token(folder) < self._lease.token:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _forget_checkpoints(self) -> None:
+        """Remove what only a run that is to go on needs: three times the model's size."""
+        for path in self._folder.glob(CHECKPOINTS):
+            path.unlink(missing_ok=True)
 
     def _watch(self, process: subprocess.Popen[bytes], reports: int) -> None:
         """Turn reports into rows until the process ends, is cancelled, or must stop."""
         rest = b""
         kill_at: float | None = None
         while True:
-            if self._heartbeat.lost(self._lease):
-                return
-            if self._stop.is_set() and kill_at is None:
+            self._lost = self._lost or self._heartbeat.lost(self._lease)
+            if kill_at is None and (self._lost or self._stop.is_set() or self._gives_way()):
+                # It writes a checkpoint, from which this job or another goes on.
                 self._close_input(process)
                 kill_at = time.monotonic() + GRACE_S
             if kill_at is not None and time.monotonic() > kill_at:
@@ -171,14 +211,38 @@ class _Attempt:
                 return
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                self._hear(json.loads(line))
+                if self._lost:
+                    continue
+                try:
+                    self._hear(json.loads(line))
+                except LeaseLost:
+                    self._lost = True
+
+    def _gives_way(self) -> bool:
+        """Whether more urgent scoring waits on this machine, looked at now and then."""
+        if time.monotonic() < self._look_at:
+            return False
+        self._look_at = time.monotonic() + URGENT_S
+        try:
+            if _scores_here(self._database):
+                with database.reading(self._database) as connection:
+                    self._urgent = training.more_urgent(connection, self._claimed.priority)
+        except DBAPIError as error:
+            if not database.passing(error):
+                raise
+            # Away for a while: training goes on, and looks again.
+        return self._urgent is not None
 
     def _hear(self, news: dict[str, Any]) -> None:
         event = news.pop("event")
         if event == "epoch":
-            row = {k: v for k, v in news.items() if k != "epochs"}
-            row["learning_rate"] = row.pop("lr")
+            parts = {part: news[f"{part}_metrics"] for part in ("train", "val")}
+            figures = {f"{part}_{k}": v for part in parts for k, v in parts[part].items()}
+            row = {**figures, **news, "learning_rate": news["lr"]}
             self._write(lambda c: training.record_epoch(c, self._lease, row))
+        elif event == "saved":
+            self._write(lambda c: training.record_checkpoint(c, self._lease))
+            self._forget_earlier()
         elif event == "progress":
             self._write(lambda c: training.record_progress(c, self._lease, news))
         elif event == "dataset":
@@ -199,12 +263,17 @@ class _Attempt:
         database.write(self._database, work)
 
     def _hand_back(self, status: int | None) -> None:
+        event, good = "handed_back", True
         if self._stop.is_set():
-            reason, good = "the worker was stopped", True
+            reason = "the worker was stopped"
+        elif self._urgent is not None:
+            event, reason = "yielded", self._urgent
         else:
             reason, good = f"the training process ended by itself ({status})", False
             log.warning("job %d: %s", self._lease.job_id, reason)
-        self._write(lambda c: jobs.hand_back(c, self._lease, reason, in_good_order=good))
+        self._write(
+            lambda c: jobs.hand_back(c, self._lease, reason, in_good_order=good, event=event)
+        )
 
     def _ended_reason(self) -> str:
         assert self._ended is not None
@@ -248,3 +317,8 @@ class _Attempt:
         )
         training.complete(connection, self._lease, model_id)
         log.info("job %d made model %d", job_id, model_id)
+
+
+def _token(attempt: Path) -> int:
+    """The lease token that an attempt's folder is named for."""
+    return int(attempt.name.partition("-")[2])

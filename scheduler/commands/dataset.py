@@ -18,6 +18,11 @@ from trainer.labelled import TEST, TRAIN, VAL
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}
 
+LABELS = click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="CSV of corrected labels, as for `train`.",
+)
 PATIENT_PATTERN = click.option(
     "--patient-pattern",
     help="Regular expression whose first group is the patient in a file's name.",
@@ -41,11 +46,7 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="CSV of corrected labels, as for `train`.",
-)
+@LABELS
 @PATIENT_PATTERN
 @WORKERS
 @output.json_option
@@ -106,6 +107,7 @@ def check(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
     help="Another seed holds out other patients.",
 )  # fmt: skip
+@LABELS
 @PATIENT_PATTERN
 @WORKERS
 @output.json_option
@@ -119,6 +121,7 @@ def split(
     val: float,
     test: float,
     seed: int,
+    labels: Path | None,
     patient_pattern: str | None,
     workers: int,
     as_json: bool,
@@ -145,6 +148,7 @@ def split(
         test=test,
         seed=seed,
         patient_pattern=patient_pattern,
+        corrections=labels,
         workers=workers,
         report=_counter("looking at films"),
     )

@@ -24,6 +24,7 @@ FIRST_ARCHIVE_PATIENT = 100_000
 #: What a user would type for these films on a machine without a GPU: small, and from scratch.
 SPEC: dict[str, Any] = {
     "epochs": 10,
+    "patience": 0,
     "batch_size": 32,
     "lr": 1e-3,
     "size": 112,

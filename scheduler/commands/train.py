@@ -10,14 +10,18 @@ from typing import Any
 
 import click
 import sqlalchemy as sa
+from click.core import ParameterSource
 
 from db import jobs, models
 from db.errors import NotFound
 from scheduler import errors, session, submit
 
+#: Options that are about the submission, not about what is trained.
+_OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_json")
+
 
 @click.command("train")
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("data", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -26,12 +30,17 @@ from scheduler import errors, session, submit
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    default=5,
+    default=8,
     show_default=True,
     help="Passes over the training films.",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(2), default=32, show_default=True, help="Films per step."
+    "--batch-size",
+    "-b",
+    type=click.IntRange(2),
+    default=32,
+    show_default=True,
+    help="Films per step.",
 )
 @click.option(
     "--lr",
@@ -77,6 +86,7 @@ from scheduler import errors, session, submit
 )
 @click.option(
     "--weight-decay",
+    "--wd",
     type=click.FloatRange(0),
     default=0.05,
     show_default=True,
@@ -90,6 +100,32 @@ from scheduler import errors, session, submit
     help="Share of each label spread over all classes.",
 )
 @click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.998,
+    show_default=True,
+    help="What the moving average of the weights, which is kept, keeps of itself per step; 0: off.",
+)
+@click.option(
+    "--balance",
+    type=click.Choice(["weights", "sampling", "none"]),
+    default="weights",
+    show_default=True,
+    help="How a rare class counts as much: by weight, or by as many films in each batch.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="End after so many epochs without a better validation; 0: never.",
+)
+@click.option(
+    "--augment",
+    type=click.FloatRange(0, 1),
+    help="How far films are changed at random, 0 (not) to 1. Default: 1, or 0.5 from scratch.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
@@ -100,7 +136,8 @@ from scheduler import errors, session, submit
     "--operating-point",
     default="youden",
     show_default=True,
-    help="How the threshold is chosen on validation: youden or sensitivity=0.95.",
+    help="How the threshold is chosen on validation: youden, sensitivity=0.95, specificity=0.95, "
+    "or cost=5 where a missed disease costs as much as 5 false alarms.",
 )
 @click.option("--positive", help="Class that is the disease. Default: PNEUMONIA, or the last.")
 @click.option(
@@ -109,6 +146,17 @@ from scheduler import errors, session, submit
 )
 @click.option(
     "--name", callback=submit.short, help="Name of the model. Default: resnet18-job<number>."
+)
+@click.option(
+    "--model-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder where the model's files, labels.txt and TensorBoard's curves go too.",
+)
+@click.option(
+    "--resume",
+    type=click.IntRange(1),
+    metavar="JOB",
+    help="Continue this cancelled or failed training job, with its data and options.",
 )
 @click.option(
     "--evaluate",
@@ -121,9 +169,9 @@ from scheduler import errors, session, submit
 def command(
     ctx: click.Context,
     /,
-    evaluate: str | None,
     data: tuple[Path, ...],
-    labels: Path | None,
+    resume: int | None,
+    evaluate: str | None,
     wait: bool,
     local: bool,
     later: bool,
@@ -143,6 +191,7 @@ def command(
       pneumoq train /data/chest_xray --epochs 5 --wait
       pneumoq train /data/chest_xray /data/reviewed --labels corrections.csv
       pneumoq train films --init scratch --size 128
+      pneumoq train --resume 7
     """  # fmt: skip
     if evaluate is not None:
         if len(data) != 1:
@@ -150,27 +199,16 @@ def command(
         from scheduler.commands import evaluate as evaluating
 
         ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
-    _check_operating_point(spec["operating_point"])
-    _check_pattern(spec["patient_pattern"])
-    if spec["init"] not in ("imagenet", "scratch"):
-        weights = Path(spec["init"])
-        if not weights.is_file():
-            raise errors.Failure(
-                f"--init {spec['init']}: no such file; give imagenet, scratch, or a file of weights"
-            )
-        spec["init"] = submit.readable_path(weights)
+    settings, engine = session.settings(), session.database()
+    if resume is not None:
+        spec = _of_job(ctx, engine, resume)
+    elif not data:
+        raise click.UsageError("give DATA, a labelled folder or manifest, or --resume JOB")
+    else:
+        spec = _of_options(data, spec)
     if local and importlib.util.find_spec("torch") is None:
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
-    if spec["lr"] is None:
-        spec["lr"] = 1e-3 if spec["init"] == "scratch" else 3e-4
-    for source in data:
-        _check_source(source)
-    paths = [submit.readable_path(source) for source in data]
-    spec["data"] = paths[0] if len(paths) == 1 else paths
-    if labels is not None:
-        spec["corrections"] = submit.readable_path(labels)
-    settings, engine = session.settings(), session.database()
-    if spec["name"] is not None:
+    if spec.get("name") is not None:
         _check_name(engine, spec["name"])
 
     def make(connection: sa.Connection) -> int:
@@ -179,6 +217,7 @@ def command(
             kind="train",
             spec=spec,
             submitted_by=session.who(),
+            parent_job_id=resume,
             priority=priority,
             key=key or submit.once(),
         )
@@ -191,6 +230,56 @@ def command(
     )  # fmt: skip
 
 
+def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
+    """The job's spec by the command line; paths are those of this machine, made absolute."""
+    _check_operating_point(spec["operating_point"])
+    _check_pattern(spec["patient_pattern"])
+    if spec["init"] not in ("imagenet", "scratch"):
+        weights = Path(spec["init"])
+        if not weights.is_file():
+            raise errors.Failure(
+                f"--init {spec['init']}: no such file; give imagenet, scratch, or a file of weights"
+            )
+        spec["init"] = submit.readable_path(weights)
+    if spec["lr"] is None:
+        spec["lr"] = 1e-3 if spec["init"] == "scratch" else 3e-4
+    if spec["augment"] is None:
+        spec["augment"] = 0.5 if spec["init"] == "scratch" else 1.0
+    if spec["model_dir"] is not None:
+        spec["model_dir"] = submit.readable_path(spec["model_dir"])
+    for source in data:
+        _check_source(source)
+    paths = [submit.readable_path(source) for source in data]
+    spec["data"] = paths[0] if len(paths) == 1 else paths
+    if (labels := spec.pop("labels")) is not None:
+        spec["corrections"] = submit.readable_path(labels)
+    return spec
+
+
+def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any]:
+    """The spec of a job that is to be continued; Failure where it cannot be."""
+    given = [
+        name
+        for name in ctx.params
+        if name not in _OF_SUBMISSION
+        and ctx.params[name] != ()
+        and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume takes data and options from the job; leave out {', '.join(sorted(given))}"
+        )
+    row = jobs.get(engine, job_id)
+    if row["kind"] != "train":
+        raise errors.Failure(f"job {job_id} is no training job; `jobs retry` is for scoring")
+    if row["state"] not in ("cancelled", "failed"):
+        raise errors.Failure(
+            f"job {job_id} is {row['state'].replace('_', ' ')}; --resume continues a training job "
+            "that was cancelled or has failed"
+        )
+    return dict(row["spec"])
+
+
 def _check_source(source: Path) -> None:
     if source.is_file() and source.suffix.lower() != ".csv":
         raise click.BadParameter(
@@ -199,10 +288,12 @@ def _check_source(source: Path) -> None:
 
 
 def _check_operating_point(rule: str) -> None:
-    goal = re.fullmatch(r"(?:sensitivity|specificity)=(\d*\.?\d+|1\.)", rule)
-    if rule != "youden" and not (goal and 0 < float(goal[1]) <= 1):
+    share = re.fullmatch(r"(?:sensitivity|specificity)=(\d*\.?\d+|1\.)", rule)
+    cost = re.fullmatch(r"cost=(\d+\.?\d*|\.\d+)", rule)
+    good = (share and 0 < float(share[1]) <= 1) or (cost and float(cost[1]) > 0)
+    if rule != "youden" and not good:
         raise click.BadParameter(
-            "give youden, or one like sensitivity=0.95", param_hint="--operating-point"
+            "give youden, or one like sensitivity=0.95 or cost=5", param_hint="--operating-point"
         )
 
 

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from db import jobs, training
-from db.database import write
+from db.database import reading, write
 from db.errors import Conflict, LeaseLost
 from db.jobs import Lease
-from db.schema import datasets
+from db.schema import EPOCH_MEASURES, datasets
 from tests.db import given
 
 
@@ -109,3 +109,44 @@ def test_a_training_job_completes_with_the_model_it_made(database: sa.Engine) ->
         write(database, lambda c: training.complete(c, lease, 1))
     with pytest.raises(Conflict):
         write(database, lambda c: jobs.cancel(c, lease.job_id, "a person"))
+
+
+def test_an_epoch_keeps_every_figure_and_the_view_shows_it(database: sa.Engine) -> None:
+    lease = _held(database)
+    figures = {name: n / 64 for n, name in enumerate(EPOCH_MEASURES)}
+    row = _epoch(1, **figures, epochs=5, lr=0.001, val_metrics={"auroc": 0.9})
+    write(database, lambda c: training.record_epoch(c, lease, row))
+    write(database, lambda c: training.record_epoch(c, lease, _epoch(2)))
+    with reading(database) as connection:
+        found = connection.execute(sa.text("SELECT * FROM v_epochs ORDER BY epoch")).mappings()
+        first, second = found.all()
+    assert {name: first[name] for name in figures} == figures
+    assert second["val_auprc"] is None, "not every figure can be had"
+
+
+def test_a_job_that_gets_further_each_time_is_not_given_up(database: sa.Engine) -> None:
+    job_id = _held(database, lease_s=-1).job_id
+    for _ in range(2 * jobs.MAX_ATTEMPTS["train"]):
+        found = write(database, lambda c: jobs.claim(c, "train", "worker", 60))
+        assert found is not None
+        lease = found.lease
+        write(database, lambda c, lease=lease: training.record_checkpoint(c, lease))  # type: ignore[misc]
+        write(database, lambda c, lease=lease: jobs.renew(c, lease, -1))  # type: ignore[misc]
+    assert jobs.get(database, job_id)["attempts"] == 1
+    with pytest.raises(LeaseLost):
+        write(database, lambda c: training.record_checkpoint(c, Lease(
+            job_id=job_id, token=1, worker_id="late")))  # fmt: skip
+
+
+def test_training_waits_for_scoring_of_higher_priority_only(database: sa.Engine) -> None:
+    given.queued(database, "train", priority=1)
+    same = given.queued(database, priority=1)
+    assert training.urgent(database) is None
+    higher = given.queued(database, priority=2)
+    assert training.urgent(database) == (
+        f"scoring job {higher} goes first: its priority is 2, not 1"
+    )
+    write(database, lambda c: jobs.cancel(c, higher, "tester"))
+    assert training.urgent(database) is None
+    write(database, lambda c: jobs.cancel(c, same, "tester"))
+    assert training.urgent(database) is None

@@ -127,7 +127,9 @@ def a_claimed_training(engine: sa.Engine, epochs: int = 3) -> Lease:
     return database.write(engine, work)
 
 
-def do_epoch(engine: sa.Engine, lease: Lease, epoch: int, *, val_auroc: float, best: bool) -> None:
+def do_epoch(
+    engine: sa.Engine, lease: Lease, epoch: int, *, val_auroc: float, best: bool, **values: float
+) -> None:
     """Record one epoch."""
     row = {
         "epoch": epoch,
@@ -141,6 +143,7 @@ def do_epoch(engine: sa.Engine, lease: Lease, epoch: int, *, val_auroc: float, b
         "seconds": 12.0,
         "films_per_s": 345.0,
         "best": best,
+        **values,
     }
     database.write(engine, lambda c: training.record_epoch(c, lease, row))
 

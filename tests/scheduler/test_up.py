@@ -149,7 +149,7 @@ def test_ctrl_c_in_the_middle_of_training_ends_everything_and_the_job_goes_on_at
     terminal: Terminal, labelled: Path
 ) -> None:
     process = terminal.up()
-    small = ("--init", "scratch", "--size", "32", "--epochs", "8")
+    small = ("--init", "scratch", "--size", "32", "--epochs", "8", "--patience", "0")
     submitted = terminal.type("train", str(labelled), *small)
     assert submitted.returncode == 0, submitted.stderr
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_curve
 
 from trainer import calibration, metrics
@@ -100,27 +99,3 @@ def test_another_rule_is_refused(rule: str) -> None:
     score, truth = draw(3, n=20)
     with pytest.raises(ValueError, match="the operating point's rule is"):
         calibration.operating_point(score, truth, rule)
-
-
-def test_the_covariance_is_shrunk_as_scikit_learn_shrinks_it() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(50, 30)) @ rng.normal(size=(30, 30))
-    x -= x.mean(axis=0)
-    theirs, _ = ledoit_wolf(x, assume_centered=True)
-    assert np.allclose(calibration._shrunk_covariance(x), theirs)
-
-
-def test_features_like_the_training_films_are_near_and_others_far() -> None:
-    rng = np.random.default_rng(0)
-    mix = rng.normal(size=(40, 512)) / 6
-    train, val, new = (rng.normal(size=(n, 40)) @ mix for n in (600, 400, 2000))
-    far = calibration.distance(train, val)
-    assert np.median(far(new)) == pytest.approx(1, abs=0.05)
-    assert (far(new) > far.threshold).mean() < 0.03
-    elsewhere = new + rng.normal(size=512) * 2
-    assert (far(elsewhere) > far.threshold).mean() > 0.99
-
-
-def test_features_that_never_vary_are_no_error() -> None:
-    same = np.ones((10, 512), np.float32)
-    assert np.isfinite(calibration.distance(same, same)(same)).all()

@@ -142,6 +142,26 @@ def test_a_label_file_that_disagrees_is_not_usable(tmp_path: Path, place: str) -
         dataset.read(tmp_path)
 
 
+def test_a_manifest_beside_the_films_that_disagrees_is_a_doubt(tmp_path: Path) -> None:
+    fit(tmp_path)
+    dataset.read(tmp_path).write_csv(tmp_path / "manifest.csv")
+    assert checkup.check([tmp_path]).verdict == "ready"
+    moved = tmp_path / "NORMAL" / "patient0003_0.jpeg"
+    text_of = (tmp_path / "manifest.csv").read_text()
+    (tmp_path / "manifest.csv").write_text(
+        text_of.replace("NORMAL/patient0003_0.jpeg,NORMAL", "NORMAL/patient0003_0.jpeg,PNEUMONIA")
+    )
+    found = checkup.check([tmp_path])
+    assert codes(found, "doubt") == {"manifest"}
+    assert f"NORMAL/{moved.name} is PNEUMONIA there" in text(found, "manifest")
+
+
+def test_classes_that_differ_by_a_slip_are_a_doubt(tmp_path: Path) -> None:
+    fit(tmp_path)
+    samples.write(tmp_path, *(f"Normal/x{number}.png" for number in range(60)))
+    assert "NORMAL, Normal differ only" in text(checkup.check([tmp_path]), "alike_classes")
+
+
 def test_a_folder_that_is_laid_out_otherwise_is_not_usable(tmp_path: Path) -> None:
     found = checkup.check([tmp_path])
     assert (found.verdict, found.root, found.films) == ("not usable", None, {})

@@ -10,7 +10,7 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from trainer import calibration, card, export, film, loop, metrics, model
+from trainer import calibration, card, export, film, loop, metrics, model, ood
 from trainer.card import Card
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -70,25 +70,27 @@ def test_the_maps_mean_plus_the_bias_is_the_positive_logit(
     assert np.allclose(said[card.SCORES], scores, atol=1e-5)
 
 
-def test_the_distance_in_the_file_is_the_one_that_was_fitted(
-    trained: loop.Trained, exported: tuple[Path, Card]
+@pytest.mark.parametrize("run", [by_onnxruntime, by_openvino])
+def test_the_detector_in_the_file_is_the_one_that_was_fitted(
+    run: object, trained: loop.Trained, exported: tuple[Path, Card]
 ) -> None:
     path, about = exported
-    val = films(trained, 24)
-    train_rows = trained.films.rows(trained.dataset.of("train"))
-    val_rows = trained.films.rows(trained.dataset.of("val"))
-    pooled = [
-        loop.predict(trained.net, trained.films, rows).pooled.numpy()
-        for rows in (train_rows, val_rows)
-    ]
-    distance = calibration.distance(pooled[0], pooled[1])
-    said = by_onnxruntime(path, val[:, None])[card.OOD]
-    assert np.allclose(said, distance(pooled[1]), rtol=1e-3)
-    assert np.median(said) == pytest.approx(1, rel=1e-3)
-    assert about.ood_threshold == pytest.approx(distance.threshold, rel=1e-3)
+    pixels = trained.films
+    rows = {split: pixels.rows(trained.dataset.of(split)) for split in ("train", "val")}
+    with loop.settings(trained.options.threads):
+        detector = ood.fit(trained.net, pixels.planes, rows["train"], rows["val"])
+        strange = np.random.default_rng(0).integers(0, 256, (8, 48, 48), dtype=np.uint8)
+        mixed = np.concatenate([films(trained, 24), strange])
+        expected = detector(ood.observe(trained.net, mixed))
+    said = run(path, mixed[:, None])[card.OOD]  # type: ignore[operator]
+    assert np.allclose(said, expected, rtol=1e-3)
+    assert np.median(said[:24]) == pytest.approx(1, rel=1e-3)
+    assert about.ood_threshold == pytest.approx(detector.threshold, rel=1e-3)
+    assert (said[:24] <= about.ood_threshold).all()
+    assert (said[24:] > about.ood_threshold).all()
 
 
-def test_a_black_film_and_one_of_stripes_are_far_from_the_training_films(
+def test_a_black_film_and_one_of_stripes_are_flagged(
     exported: tuple[Path, Card],
 ) -> None:
     path, about = exported
@@ -131,7 +133,7 @@ def test_equal_weights_and_card_give_equal_bytes(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
 
 
-def test_a_model_without_a_distance_has_no_such_output(
+def test_a_model_without_a_detector_has_no_such_output(
     trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
 ) -> None:
     _, about = exported

@@ -90,6 +90,23 @@ def test_a_manifest_that_is_none_is_refused_by_line(
         dataset.read(write(tmp_path / "m.csv", *lines))
 
 
+def test_a_path_that_no_file_can_have_is_no_bug(tmp_path: Path) -> None:
+    samples.fill(tmp_path / "films", patients=3)
+    names = [p.relative_to(tmp_path) for p in tmp_path.glob("films/*/*.jpeg")]
+    lines = ["path,label", "odd\0.jpeg,NORMAL", *(f"{n},{n.parent.name}" for n in names)]
+    try:
+        data = dataset.read(write(tmp_path / "m.csv", *lines))
+    except DatasetError as error:
+        assert "is no CSV" in str(error)  # Python 3.10
+    else:
+        assert [file.reason[-28:] for file in data.left_out] == ["no file can have such a name"]
+
+
+def test_a_folder_may_be_named_like_a_manifest(tmp_path: Path) -> None:
+    samples.fill(tmp_path / "films.csv", patients=3)
+    assert len(dataset.read(tmp_path / "films.csv").films) == 12
+
+
 def test_semicolons_of_a_spreadsheet_and_lines_without_a_label_are_understood(
     tmp_path: Path,
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.disk import fill, small_disk
 from tests.trainer import samples
 from trainer import dataset, film, pixels
 from trainer.errors import DatasetError, Stopped
@@ -94,3 +95,45 @@ def test_test_films_are_not_decoded(root: Path, tmp_path: Path) -> None:
     data, films = pixels.decode(dataset.read(split), tmp_path / "cache", size=32)
     assert len(films.planes) == 32
     assert not data.left_out
+
+
+def test_a_changed_dataset_decodes_only_the_films_that_are_new(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    expected = films.take(films.rows(before.films))
+    gone = before.films[3]
+    (root / gone.path).unlink()
+    samples.write(root, "NORMAL/new_1.jpeg", "PNEUMONIA/new_2.jpeg")
+    asked = []
+    real = film.decode
+    monkeypatch.setattr(film, "decode", lambda *a: (asked.append(a), real(*a))[1])
+    after, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    assert len(asked) == 2
+    assert len(after.films) == len(before.films) + 1
+    planes = {f.sha256: p for f, p in zip(after.films, films.take(films.rows(after.films)),
+                                          strict=True)}  # fmt: skip
+    for one, plane in zip(before.films, expected, strict=True):
+        if one != gone:
+            assert np.array_equal(planes[one.sha256], plane)
+    pixels.decode(after, tmp_path / "cache", size=33)
+    assert len(asked) == 2 + len(after.films), "another size is other pixels"
+
+
+def test_a_damaged_cache_of_another_dataset_is_passed_over(root: Path, tmp_path: Path) -> None:
+    pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    samples.write(root, "NORMAL/new_1.jpeg")
+    data, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    plane = films.take(films.rows(data.films[:1]))[0, 0]
+    assert np.array_equal(plane, film.decode((root / data.films[0].path).read_bytes(), 32))
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(root: Path) -> None:
+    with small_disk(1) as disk:
+        fill(disk)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            pixels.decode(dataset.read(root), disk, size=32)
+        assert caught.value.filename is not None
+        assert str(disk) in str(caught.value.filename)

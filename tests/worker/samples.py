@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from db import database, jobs, models
-from trainer import calibration, export, film, model, phantom
+from trainer import export, film, model, ood, phantom
 from trainer.card import Card
 from worker import archive
 
@@ -50,8 +50,8 @@ def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> 
         net.fc.weight *= 2 / raw.std(0)[:, None]
         net.fc.bias.copy_(-(raw * (2 / raw.std(0))).mean(0))
     torch.set_num_threads(before)
-    features = reading.pooled.numpy()
-    distance = calibration.distance(features[::2], features[1::2])
+    rows = np.arange(len(seen))
+    detector = ood.fit(net, seen[:, 0].numpy(), rows[::2], rows[1::2], seed)
     made = Card(
         labels=labels,
         positive=labels[-1],
@@ -62,11 +62,11 @@ def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> 
             "temperature": 1.0,
             "threshold": 0.5,
             "threshold_rule": f"half, of random weights {seed}",
-            "ood_threshold": distance.threshold,
+            "ood_threshold": detector.threshold,
             **card,
         },
     )
-    export.write(path, net.state_dict(), made, distance)
+    export.write(path, net.state_dict(), made, detector)
     return made
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,13 +18,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import torch
 
 from db import database as connecting
 from db import jobs, models
 from db import training as rows
 from db.schema import datasets
+from tests.disk import fill, small_disk
 from tests.worker import samples
-from trainer import phantom
+from trainer import checkpoint, phantom
 from trainer.card import Card
 from worker import config, store, training
 from worker.config import Settings
@@ -31,6 +35,7 @@ from worker.heartbeat import Heartbeat
 
 SPEC = {
     "epochs": 1,
+    "patience": 0,
     "size": 32,
     "batch_size": 8,
     "lr": 1e-3,
@@ -40,6 +45,9 @@ SPEC = {
     "operating_point": "youden",
     "positive": "PNEUMONIA",
 }
+
+#: How often a training process is killed.
+KILLS = 5
 
 #: More epochs than any test waits for.
 ENDLESS = 10_000
@@ -83,14 +91,24 @@ class Trainer:
         self.heartbeat = Heartbeat(engine, "w", lease_s=settings.lease_s)
         self.heartbeat.start()
 
-    def submit(self, *data: Path, **spec: Any) -> int:
+    def submit(self, *data: Path, parent: int | None = None, **spec: Any) -> int:
         """Submit a training job; its number."""
         sources = [str(path) for path in data]
         chosen = {**SPEC, "data": sources[0] if len(sources) == 1 else sources, **spec}
         return connecting.write(
             self.engine,
-            lambda c: jobs.submit(c, kind="train", spec=chosen, submitted_by="tests"),
+            lambda c: jobs.submit(
+                c, kind="train", spec=chosen, submitted_by="tests", parent_job_id=parent
+            ),
         )
+
+    def folder(self, job_id: int) -> Path:
+        """Where a job's attempts are."""
+        return self.settings.home / "training" / f"job-{job_id}"
+
+    def notes(self, job_id: int) -> list[str]:
+        """What its training processes had to say."""
+        return [detail for event, detail in self.events(job_id) if event == "note"]
 
     def work(self) -> None:
         """Train what is due."""
@@ -155,7 +173,10 @@ def children(parent: int | None = None) -> list[int]:
 def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     trainer: Trainer, labelled: Path
 ) -> None:
-    job_id = trainer.submit(labelled, epochs=2, operating_point="sensitivity=0.9")
+    model_dir = trainer.settings.home / "models" / "new"
+    job_id = trainer.submit(
+        labelled, epochs=2, operating_point="sensitivity=0.9", model_dir=str(model_dir)
+    )
     trainer.work()
     job = trainer.job(job_id)
     assert job["state"] == "completed", job["reason"]
@@ -165,13 +186,15 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert first["train_loss"] > 0
     assert 0 <= first["val_auroc"] <= 1
     assert first["learning_rate"] > 0
-
+    assert first["val_auroc_low"] <= first["val_auroc"] <= first["val_auroc_high"]
+    counts = ("true_positive", "false_positive", "true_negative", "false_negative")
     with connecting.reading(trainer.engine) as connection:
         dataset = connection.execute(sa.select(datasets)).mappings().one()
     assert dataset["id"] == job["dataset_id"]
     assert dataset["root"] == str(labelled)
     assert dataset["n_patients"] == 12
     films = sum(1 for p in labelled.rglob("*") if p.is_file())
+    assert sum(first[f"val_{name}"] for name in counts) == dataset["n_val"]
     assert dataset["n_train"] + dataset["n_val"] == films == sum(dataset["classes"].values())
 
     model = models.resolve(trainer.engine, models.CHAMPION)
@@ -195,6 +218,14 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
         (verdict,) = [note for note in notes if note.startswith(precision)]
         assert ("passed: " in verdict) == (precision in passed)
         assert f"of {dataset['n_val']} decisions differ from fp32" in verdict
+    assert any("overfitting" in note for note in notes)
+    delivered = {path.name for path in model_dir.iterdir()}
+    assert {"model.onnx", "labels.txt", "best.pth", "tensorboard"} <= delivered
+    assert len(delivered) == 3 + len(hanging["files"])
+    assert (model_dir / "labels.txt").read_text() == "NORMAL\nPNEUMONIA\n"
+    curves = b"".join(path.read_bytes() for path in (model_dir / "tensorboard").iterdir())
+    for name in (b"Loss/train", b"Accuracy/train", b"Loss/val", b"Accuracy/val", b"AUROC/val"):
+        assert curves.count(name) == 2
     best = models.best_precision(trainer.engine, model["id"])
     assert best == next((p for p in ("int8", "bf16") if p in passed), "fp32")
 
@@ -285,6 +316,90 @@ def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
     assert continued and continued[0] in [
         f"continuing after epoch {n} of 6" for n in (done, done + 1)
     ]
+
+
+@pytest.mark.timeout(900)
+def test_a_job_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(
+    trainer: Trainer, labelled: Path
+) -> None:
+    quiet, disturbed = (trainer.submit(labelled, epochs=14, name=n) for n in ("quiet", "disturbed"))
+    with connecting.writing(trainer.engine) as connection:
+        connection.exec_driver_sql(f"UPDATE jobs SET priority = 1 WHERE id = {disturbed}")
+    chance = random.Random(time.time_ns())
+    for kill in range(1, KILLS + 1):
+        with trainer.working():
+            done = len(trainer.epochs(disturbed))
+            samples.wait(children, "the training process")
+            if kill > 1:  # one is killed wherever it is, the others when they have got further
+                samples.wait(lambda n=done: len(trainer.epochs(disturbed)) > n, "an epoch")
+            time.sleep(chance.uniform(0, 0.5))
+            os.kill(children()[0], signal.SIGKILL)
+            trainer.stop.set()
+        trainer.stop.clear()
+        trainer.no_wait(disturbed)
+    trainer.work()
+    assert trainer.job(disturbed)["state"] == trainer.job(quiet)["state"] == "completed"
+    assert len([n for n in trainer.notes(disturbed) if "continuing after" in n]) >= KILLS - 1
+    assert trainer.epochs(disturbed) == trainer.epochs(quiet)
+
+    (ours,), (theirs,) = (
+        trainer.folder(job).glob("attempt-*/best.pth") for job in (disturbed, quiet)
+    )
+    mine, other = checkpoint.load(ours), checkpoint.load(theirs)
+    assert mine["epoch"] == other["epoch"]
+    assert all(torch.equal(mine["net"][name], value) for name, value in other["net"].items())
+    for row, reference in zip(
+        *(rows.epoch_rows(trainer.engine, job) for job in (disturbed, quiet)), strict=True
+    ):
+        assert row["train_loss"] == reference["train_loss"]
+        assert row["val_loss"] == reference["val_loss"]
+
+
+def test_a_cancelled_job_is_continued_by_another_where_it_was(
+    trainer: Trainer, labelled: Path
+) -> None:
+    first = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working():
+        samples.wait(lambda: trainer.epochs(first), "the first epoch")
+        connecting.write(trainer.engine, lambda c: jobs.cancel(c, first, "tester"))
+    done = len(trainer.epochs(first))
+    left = {path: path.stat().st_mtime_ns for path in trainer.folder(first).rglob("*.pth")}
+
+    second = trainer.submit(labelled, parent=first, epochs=ENDLESS)
+    with trainer.working():
+        samples.wait(lambda: trainer.epochs(second), "another epoch")
+        connecting.write(trainer.engine, lambda c: jobs.cancel(c, second, "tester"))
+    (note,) = [n for n in trainer.notes(second) if n.startswith("continuing after epoch")]
+    assert int(note.split()[3]) >= done
+    assert trainer.epochs(second)[0] > done
+    assert left == {path: path.stat().st_mtime_ns for path in trainer.folder(first).rglob("*.pth")}
+
+
+def test_a_full_disk_ends_the_job_and_says_where_the_best_epoch_is(
+    trainer: Trainer, labelled: Path
+) -> None:
+    with small_disk(500) as disk:
+        trainer.settings = dataclasses.replace(trainer.settings, home=disk)
+        job_id = trainer.submit(labelled, epochs=ENDLESS)
+        with trainer.working():
+            samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+            fill(disk)
+        job = trainer.job(job_id)
+        (best,) = trainer.folder(job_id).glob("attempt-*/best.pth")
+        assert job["state"] == "failed"
+        assert "No space left on device; make room there" in job["reason"]
+        assert job["reason"].endswith(f"; the best epoch's weights are kept in {best}")
+        assert checkpoint.load(best)["epoch"] >= 1
+
+
+def test_a_loss_that_is_no_number_ends_the_job_with_advice(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, lr=1e30)
+    trainer.work()
+    job = trainer.job(job_id)
+    assert (job["state"], job["attempts"]) == ("failed", 1)
+    assert "lower the learning rate (it is 1e+30)" in job["reason"]
 
 
 def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, labelled: Path) -> None:

@@ -1,0 +1,53 @@
+"""A training job gives way to urgent scoring on the same machine, and goes on after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from db import database, jobs, training
+from tests.faults import harm
+from tests.site import Site
+from worker import bell
+
+SPEC = {
+    "epochs": 10_000, "patience": 0, "size": 32, "batch_size": 8, "lr": 1e-3, "init": "scratch",
+    "precision": "fp32", "val_fraction": 0.3, "operating_point": "youden",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("queues", [["score,train"], ["train", "score"]])
+def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
+    on_sqlite: Site, few: Path, queues: list[str]
+) -> None:
+    here = on_sqlite
+    trainer, *others = [here.worker(queue, lease_s=20.0) for queue in queues]
+    training_job = database.write(
+        here.engine,
+        lambda c: jobs.submit(
+            c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
+        ),
+    )
+    assert bell.ring(here.settings, "train")
+
+    def epochs() -> int:
+        return len(training.epoch_rows(here.engine, training_job))
+
+    here.wait(lambda: epochs() >= 1, "the first epoch")
+    for worker in others:
+        harm.freeze(worker)  # so that scoring is not done before anybody can give way
+    urgent = here.score(few, model_id=1, spec=harm.ANEW, priority=5)
+    here.wait(lambda: here.events(training_job, "yielded") >= 1, "training to give way")
+    for worker in others:
+        harm.thaw(worker)
+    harm.completed(here, urgent, harm.count(few))
+    (said,) = [e["detail"] for e in jobs.events(here.engine, training_job)
+               if e["event"] == "yielded"]  # fmt: skip
+    assert said == f"scoring job {urgent} goes first: its priority is 5, not 0"
+    before = epochs()
+    here.wait(lambda: epochs() > before, "training to go on")
+    assert jobs.get(here.engine, training_job)["attempts"] == 1, "giving way is no attempt"
+    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
+    here.wait(lambda: not harm.children(trainer.pid, "train_child"), "the training to end")
+    harm.calm(here)

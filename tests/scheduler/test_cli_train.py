@@ -1,0 +1,59 @@
+"""What `train` puts on the queue, and what `--resume` continues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import database, jobs
+from tests.scheduler import rows
+from tests.scheduler.console import run
+
+
+def test_options_of_the_reference_keep_their_short_names(engine: sa.Engine, tmp_path: Path) -> None:
+    words = ("-b", "16", "-j", "3", "--learning-rate", "1e-4", "--wd", "0.1", "--epochs", "7")
+    more = ("--model-dir", "models/new", "--seed", "5", "--balance", "sampling", "--ema", "0")
+    result = run("train", tmp_path, "--later", *words, *more, "--patience", "2")
+    assert result.exit_code == 0, result.stderr
+    spec = jobs.get(engine, 1)["spec"]
+    expected = {
+        "batch_size": 16, "workers": 3, "lr": 1e-4, "weight_decay": 0.1, "epochs": 7, "seed": 5,
+        "balance": "sampling", "ema": 0, "patience": 2, "data": str(tmp_path),
+        "model_dir": str(Path.cwd() / "models/new"),
+    }  # fmt: skip
+    assert {name: spec[name] for name in expected} == expected
+    assert not (Path.cwd() / "models/new").exists(), "it is the worker that makes it"
+
+
+@pytest.mark.parametrize("state", ["cancelled", "failed"])
+def test_a_job_that_ended_early_is_continued_by_a_new_one_with_its_options(
+    engine: sa.Engine, tmp_path: Path, state: str
+) -> None:
+    assert run("train", tmp_path, "--later", "--epochs", "9").exit_code == 0
+    database.write(engine, lambda c: jobs.finish(c, 1, state, "tester"))
+    result = run("train", "--resume", "1", "--later", "--priority", "4")
+    assert result.exit_code == 0, result.stderr
+    first, second = jobs.get(engine, 1), jobs.get(engine, 2)
+    assert second["spec"] == first["spec"]
+    assert (second["parent_job_id"], second["state"], second["priority"]) == (1, "queued", 4)
+
+
+def test_what_cannot_be_continued_is_refused_with_the_reason(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    assert run("train", tmp_path, "--later").exit_code == 0
+    scored = rows.a_scored_job(engine, rows.a_model(engine, tmp_path, "first"))
+    for words, says in (
+        (("--resume", "1"), "job 1 is queued; --resume continues a training job that was"),
+        (("--resume", str(scored)), f"job {scored} is no training job"),
+        (("--resume", "99"), "there is no job 99"),
+        (("--resume", "1", "--epochs", "9", "--wd", "0"), "leave out epochs, weight_decay"),
+        ((str(tmp_path), "--resume", "1"), "leave out data"),
+        ((), "give DATA, a labelled folder, or --resume JOB"),
+    ):
+        result = run("train", *words, "--later")
+        assert result.exit_code == 2, words
+        assert says in result.stderr
+    assert len(jobs.recent(engine)) == 2

@@ -1,0 +1,120 @@
+"""The curves of a training job: what is drawn, where, and what is left on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, training
+from scheduler import curves
+from tests.scheduler import rows
+from tests.scheduler.console import run, start
+
+
+def epoch(number: int, **values: Any) -> dict[str, Any]:
+    return {
+        "epoch": number, "train_loss": 0.8 / number, "val_loss": 0.2 + 0.4 / number,
+        "train_auroc": 0.9, "val_auroc": 0.9 + 0.01 * number, **values,
+    }  # fmt: skip
+
+
+def text(lines: list[list[curves.Piece]]) -> list[str]:
+    return ["".join(piece for piece, _ in line) for line in lines]
+
+
+def dots(line: str) -> int:
+    return sum((ord(c) - 0x2800).bit_count() for c in line if 0x2800 <= ord(c) < 0x2900)
+
+
+def test_both_plots_stand_side_by_side_in_the_width_that_there_is() -> None:
+    found = text(curves.draw([epoch(n) for n in range(1, 5)], 8, 80))
+    assert len(found) == curves.HEIGHT + 2
+    assert all(len(line) == len(found[1]) <= 80 for line in found[1:-1])
+    assert "loss, validation 0.3000" in found[0]
+    assert "AUROC, validation 0.9400" in found[0]
+    assert found[1].startswith(" 0.800 │") and " 0.940 │" in found[1]
+    assert found[-2].startswith(" 0.200 │") and " 0.900 │" in found[-2]
+    assert found[-1].endswith("epoch 4 of 8")
+
+
+def test_the_curves_grow_to_the_right_as_epochs_land() -> None:
+    history = [epoch(n) for n in range(1, 9)]
+
+    def reach(lines: list[str]) -> int:
+        plot = [line[curves.SCALE : curves.SCALE + 32] for line in lines[1:-1]]
+        return max(n for line in plot for n, c in enumerate(line) if dots(c))
+
+    reached = [reach(text(curves.draw(history[:n], 8, 80))) for n in range(2, 9)]
+    assert reached == sorted(reached)
+    assert reached[0] < 6 and reached[-1] == 30
+
+
+def test_validation_is_a_line_and_training_is_dotted_in_another_style() -> None:
+    lines = curves.draw([epoch(n) for n in range(1, 9)], 8, 80)
+    count = {curves.VALIDATION: 0, curves.TRAINING: 0}
+    for line in lines[1:-1]:
+        for piece, style in line:
+            if style in count:
+                count[style] += dots(piece)
+    assert count[curves.VALIDATION] > 2 * count[curves.TRAINING] > 0
+
+
+def test_what_cannot_be_drawn_is_left_out() -> None:
+    assert curves.draw([epoch(1)], 5, 80) == []
+    assert curves.draw([epoch(1), epoch(2)], 5, 30) == []
+    unknown = [epoch(n, val_auroc=None, train_auroc=float("nan")) for n in (1, 2)]
+    found = text(curves.draw(unknown, 2, 80))
+    assert "AUROC " in found[0] and "AUROC, validation" not in found[0]
+    flat = [epoch(n, val_auroc=1.0, train_auroc=1.0) for n in (1, 2)]
+    assert dots("".join(text(curves.draw(flat, 2, 80)))) > 0
+
+
+def test_a_terminal_shows_curves_while_the_job_trains_and_keeps_them(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    lease = rows.a_claimed_training(engine)
+    rows.do_epoch(engine, lease, 1, val_auroc=0.9, best=True)
+    ours, theirs = pty.openpty()
+    process = start("jobs", "watch", lease.job_id, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while b"best" not in shown:
+        shown += os.read(ours, 4096)
+    assert "validation 0." not in shown.decode(errors="replace")
+    rows.do_epoch(engine, lease, 2, val_auroc=0.97, best=True)
+    while b"AUROC, validation 0.9700" not in shown:
+        shown += os.read(ours, 4096)
+    model = rows.a_model(engine, tmp_path)
+    database.write(engine, lambda c: training.complete(c, lease, model))
+    out, _ = process.communicate(timeout=30)
+    left = b""
+    while True:
+        try:
+            left += os.read(ours, 4096)
+        except OSError:  # nobody holds the other end any more
+            break
+    os.close(ours)
+    assert process.returncode == 0
+    end = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", left.decode(errors="replace"))
+    assert end.rstrip().endswith("epoch 2 of 3")
+    assert "best epoch   2 of 2" in out
+
+
+def test_the_verdict_about_overfitting_is_said_at_the_end(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    job = rows.a_trained_job(engine, tmp_path)
+    assert "  verdict      no sign of overfitting" in run("jobs", "watch", job).stdout
+    lease = rows.a_claimed_training(engine, epochs=4)
+    for number, loss in enumerate((0.3, 0.2, 0.4, 0.5), start=1):
+        rows.do_epoch(engine, lease, number, val_auroc=0.9, best=number == 1, val_loss=loss)
+    model = rows.a_model(engine, tmp_path, "other")
+    database.write(engine, lambda c: training.complete(c, lease, model))
+    summary = json.loads(run("jobs", "watch", lease.job_id, "--json").stdout)
+    assert summary["verdict"].startswith("overfitting after epoch 2")
