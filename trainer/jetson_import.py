@@ -179,7 +179,9 @@ def _calibrated(
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:
         films, decoded = planes.decode(films, Path(cache), size=card.size, rule=card.film_rule)
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))
-        seen = loop.predict(net, decoded, decoded.rows(train[: export.DISTANCE_FILMS]))
+        # Evenly spread: the films are sorted by class.
+        some = train[:: max(1, len(train) // export.DISTANCE_FILMS)]
+        seen = loop.predict(net, decoded, decoded.rows(some))
         held_out = loop.predict(net, decoded, decoded.rows(val))
     labels = np.array([f.label for f in val])
     truth = labels == card.positive_index

@@ -115,3 +115,18 @@ def test_a_foreign_format_has_one_precision(
     )
     assert result.exit_code == 2
     assert "leave --precision out" in only_line(result.stderr)
+
+
+def test_an_imported_model_gets_the_faster_precisions_that_pass(
+    engine: sa.Engine, theirs: Path, tmp_path: Path
+) -> None:
+    films = tmp_path / "films"
+    labelled.fill(films, patients=6)
+    run("models", "import", theirs / "resnet18.onnx")
+    result = run("models", "quantise", 1, films)
+    assert result.exit_code == 0, result.stderr
+    for precision in ("fp16", "int8"):
+        assert f"\n{precision} passed" in result.stdout or f"\n{precision} failed its gate" in (
+            result.stdout
+        )
+    assert "fp16" in {file["precision"] for file in models.detail(engine, 1)["files"]}
