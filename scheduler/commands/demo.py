@@ -29,6 +29,7 @@ SPEC: dict[str, Any] = {
     "lr": 1e-3,
     "size": 112,
     "init": "scratch",
+    "augment": 0.5,
     "workers": 2,
     "seed": 0,
     "val_fraction": 0.2,
@@ -91,7 +92,10 @@ def command(ctx: click.Context, folder: Path) -> None:
         running = stacked.enter_context(stack.Stack(settings, engine, say=click.echo))
         who = session.who()
 
-        _step(f"pneumoq train {_quoted(films)} --init scratch --size {SPEC['size']} --wait")
+        _step(
+            f"pneumoq train {_quoted(films)} --init scratch --size {SPEC['size']} "
+            f"--epochs {SPEC['epochs']} --wait"
+        )
         spec = SPEC | {"data": str(films)}
         train_job = database.write(
             engine, lambda c: jobs.submit(c, kind="train", spec=spec, submitted_by=who)
