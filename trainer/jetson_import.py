@@ -32,12 +32,13 @@ from trainer import (
     loop,
     metrics,
     model,
+    ood,
 )
 from trainer import pixels as planes
-from trainer.calibration import Distance
 from trainer.card import Card
 from trainer.errors import CheckpointError, ImportRefused
 from trainer.foreign import SUPPORTED
+from trainer.ood import Detector
 from trainer.quantise import Network
 
 #: The threshold of imagenet.py: the likelier of two classes.
@@ -155,17 +156,17 @@ def write(
         provenance={"imported": imported.source, "notes": list(imported.notes)},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    net, distance = copy.deepcopy(imported.net), None
+    net, detector = copy.deepcopy(imported.net), None
     if data is not None:
         with loop.settings(threads):
-            card, distance = _calibrated(net, card, data, operating_point)
-    export.write(path, net.state_dict(), card, distance)
+            card, detector = _calibrated(net, card, data, operating_point)
+    export.write(path, net.state_dict(), card, detector)
     return card
 
 
 def _calibrated(
     net: model.ResNet18, card: Card, data: Path, operating_point: str
-) -> tuple[Card, Distance]:
+) -> tuple[Card, Detector]:
     """The card with temperature, threshold and metrics by half of a labelled folder.
 
     The bias of the calibration goes into the network's own.
@@ -179,30 +180,27 @@ def _calibrated(
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:
         films, decoded = planes.decode(films, Path(cache), size=card.size, rule=card.film_rule)
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))
-        # Evenly spread: the films are sorted by class.
-        some = train[:: max(1, len(train) // export.DISTANCE_FILMS)]
-        seen = loop.predict(net, decoded, decoded.rows(some))
-        held_out = loop.predict(net, decoded, decoded.rows(val))
+        rows, val_rows = decoded.rows(train), decoded.rows(val)
+        detector = ood.fit(net, decoded.planes, rows, val_rows)
+        logits = loop.predict(net, decoded, val_rows).logits.numpy()
     labels = np.array([f.label for f in val])
     truth = labels == card.positive_index
-    logits = held_out.logits.numpy()
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, card.positive_index]
     threshold = calibration.operating_point(score, truth, operating_point)
     with torch.no_grad():
         net.fc.bias.add_(torch.tensor(bias))
-    distance = calibration.distance(seen.pooled.numpy(), held_out.pooled.numpy())
     found = dataclasses.replace(
         card,
         temperature=temperature,
         threshold=threshold,
         threshold_rule=f"{operating_point} on {len(val)} films given when it was imported",
-        ood_threshold=distance.threshold,
+        ood_threshold=detector.threshold,
         dataset_hash=films.hash,
         metrics=metrics.summary(score, truth, threshold),
         provenance={**card.provenance, "bias": bias.tolist()},
     )
-    return found, distance
+    return found, detector
 
 
 def unit_norms(weights: Mapping[str, Any], labels: int) -> dict[str, torch.Tensor]:
