@@ -180,11 +180,11 @@ def _calibrated(
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:
         films, decoded = planes.decode(films, Path(cache), size=card.size, rule=card.film_rule)
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))
-        held_out = loop.predict(net, decoded, decoded.rows(val))
-        detector = ood.fit(net, decoded.planes, decoded.rows(train), decoded.rows(val))
+        rows, val_rows = decoded.rows(train), decoded.rows(val)
+        detector = ood.fit(net, decoded.planes, rows, val_rows)
+        logits = loop.predict(net, decoded, val_rows).logits.numpy()
     labels = np.array([f.label for f in val])
     truth = labels == card.positive_index
-    logits = held_out.logits.numpy()
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, card.positive_index]
     threshold = calibration.operating_point(score, truth, operating_point)
