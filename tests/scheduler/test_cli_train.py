@@ -51,7 +51,7 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(
         (("--resume", "99"), "there is no job 99"),
         (("--resume", "1", "--epochs", "9", "--wd", "0"), "leave out epochs, weight_decay"),
         ((str(tmp_path), "--resume", "1"), "leave out data"),
-        ((), "give DATA, a labelled folder, or --resume JOB"),
+        ((), "give DATA, a labelled folder or manifest, or --resume JOB"),
     ):
         result = run("train", *words, "--later")
         assert result.exit_code == 2, words

@@ -122,6 +122,26 @@ def test_the_card_says_how_the_model_was_made_and_how_good_it_is(
     assert set(read.provenance["versions"]) == {"torch", "torchvision", "numpy", "pillow", "onnx"}
 
 
+def test_the_threshold_is_chosen_on_films_as_other_acquisitions_would_have_made_them(
+    trained: loop.Trained, exported: tuple[Path, Card]
+) -> None:
+    _, about = exported
+    val = trained.dataset.of("val")
+    rows = trained.films.rows(val)
+    truth = np.array([f.label == about.positive_index for f in val])
+    views = [
+        loop.predict(trained.net, trained.films, rows, view=view).logits.numpy()
+        for view in (*range(export.VIEWS), 0)
+    ]
+    assert np.array_equal(views[0], views[-1])
+    assert not np.array_equal(views[0], views[1])
+    score = calibration.softmax(
+        np.concatenate(views[:-1]) + about.provenance["bias"], about.temperature
+    )[:, about.positive_index]
+    chosen = calibration.operating_point(score, np.tile(truth, export.VIEWS))
+    assert about.threshold == pytest.approx(chosen, abs=1e-6)
+
+
 def test_equal_weights_and_card_give_equal_bytes(
     trained: loop.Trained, exported: tuple[Path, Card], tmp_path: Path
 ) -> None:
