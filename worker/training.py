@@ -41,6 +41,10 @@ URGENT_S = 2.0
 #: A training process that was told to stop is killed after this many seconds.
 GRACE_S = 10.0
 
+#: One whose job was cancelled, after so many: where its last checkpoint takes longer to write, the
+#: one before it is what is continued from.
+CANCELLED_GRACE_S = 2.0
+
 #: What the states of a run are named in an attempt's folder (of trainer.state).
 CHECKPOINTS = "checkpoint*.pth"
 
@@ -199,7 +203,8 @@ class _Attempt:
             if kill_at is None and (self._lost or self._stop.is_set() or self._gives_way()):
                 # It writes a checkpoint, from which this job or another goes on.
                 self._close_input(process)
-                kill_at = time.monotonic() + GRACE_S
+                grace_s = CANCELLED_GRACE_S if self._lost else GRACE_S
+                kill_at = time.monotonic() + grace_s
             if kill_at is not None and time.monotonic() > kill_at:
                 return
             if not select.select([reports], [], [], TICK_S)[0]:
