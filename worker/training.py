@@ -39,7 +39,7 @@ TICK_S = 0.5
 URGENT_S = 2.0
 
 #: A training process that was told to stop is killed after this many seconds.
-GRACE_S = 10.0
+GRACE_S = 30.0
 
 #: One whose job was cancelled, after so many: where its last checkpoint takes longer to write, the
 #: one before it is what is continued from.
