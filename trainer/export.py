@@ -62,13 +62,19 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
     train_rows = films.rows(data.of(dataset.TRAIN))
     with loop.settings(trained.options.threads):
         logits = loop.predict(trained.net, films, val_rows).logits.numpy()
-        views = [loop.predict(trained.net, films, val_rows, view=i) for i in range(VIEWS)]
+        views = [
+            loop.predict(
+                trained.net, films, val_rows, view=view, strength=trained.options.augment
+            ).logits.numpy()
+            for view in range(VIEWS)
+        ]
         detector = ood.fit(trained.net, films.planes, train_rows, val_rows, trained.options.seed)
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
-    shifted = np.concatenate([view.logits.numpy() for view in views])
-    shifted = calibration.softmax(shifted + bias, temperature)[:, data.positive_index]
-    threshold = calibration.operating_point(shifted, np.tile(truth, VIEWS), rule)
+    shifted = calibration.softmax(np.concatenate(views) + bias, temperature)
+    threshold = calibration.operating_point(
+        shifted[:, data.positive_index], np.tile(truth, VIEWS), rule
+    )
     card = Card(
         labels=data.labels,
         positive=data.positive,

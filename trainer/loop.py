@@ -312,6 +312,7 @@ def predict(
     rows: NDArray[np.int64],
     *,
     view: int | None = None,
+    strength: float = 1.0,
     bf16: bool = False,
     batch: int = 64,
     stop: Callable[[], bool] = lambda: False,
@@ -319,7 +320,7 @@ def predict(
     """What the network says of these films, float32 on the CPU, without the maps.
 
     They are read as they are, or with `view` (0, 1, …) as another acquisition would have made them:
-    changed as in training, the same way each time.
+    changed as in training (see `augment` for `strength`), the same way each time.
     """
     device = next(net.parameters()).device
     net.eval()
@@ -329,7 +330,8 @@ def predict(
             raise Stopped("stopped during validation")
         x = torch.from_numpy(films.take(rows[start : start + batch])).to(device)
         if view is not None:
-            x = augment.augment(x, seed=view, epoch=0, step=start)  # training's epochs begin at 1
+            # Training's epochs begin at 1.
+            x = augment.augment(x, seed=view, epoch=0, step=start, strength=strength)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             reading = net.read(x)
         logits.append(reading.logits.float().cpu())

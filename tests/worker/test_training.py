@@ -437,6 +437,40 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     assert any("continuing after epoch" in detail for _, detail in trainer.events(job_id))
 
 
+@pytest.mark.parametrize(
+    "database_url",
+    ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
+    indirect=True,
+)
+def test_two_workers_that_hear_the_same_bell_train_a_job_once(
+    settings: Settings, trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled)
+    heart = Heartbeat(trainer.engine, "other", lease_s=settings.lease_s)
+    heart.start()
+    ready = threading.Barrier(2)
+
+    def hear(worker_id: str, heartbeat: Heartbeat) -> None:
+        ready.wait()
+        for _ in range(2):  # a message may come twice
+            training.work(settings, trainer.engine, worker_id, heartbeat, trainer.stop)
+
+    workers = [
+        threading.Thread(target=hear, args=args)
+        for args in (("w", trainer.heartbeat), ("other", heart))
+    ]
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join(samples.PATIENCE_S)
+    heart.end()
+    assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("completed", 1)
+    assert trainer.epochs(job_id) == [1]
+    assert [event for event, _ in trainer.events(job_id)].count("running") == 1
+    assert len(list(trainer.folder(job_id).glob("attempt-*"))) == 1
+    assert len(models.listing(trainer.engine)) == 1
+
+
 def test_a_job_that_another_worker_took_over_is_left_to_it(
     trainer: Trainer, labelled: Path
 ) -> None:
