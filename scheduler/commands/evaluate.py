@@ -191,7 +191,7 @@ def _print(report: Mapping[str, Any], scored: int) -> None:
             f"{positive} at or above {report['threshold']:.4f}; {100 * report['prevalence']:.1f} % "
             "of the films are; 95 % intervals in brackets\n"
         )
-        output.facts(readable(found))
+        output.facts(readable({k: v for k, v in found.items() if k != "films"}))
         click.echo()
         labels = list(report["confusion"])
         output.grid(

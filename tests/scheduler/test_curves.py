@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +94,20 @@ def test_a_terminal_shows_curves_while_the_job_trains_and_keeps_them(
         shown += os.read(ours, 4096)
     model = rows.a_model(engine, tmp_path)
     database.write(engine, lambda c: training.complete(c, lease, model))
-    out, _ = process.communicate(timeout=30)
-    left = b""
-    while True:
-        try:
-            left += os.read(ours, 4096)
-        except OSError:  # nobody holds the other end any more
-            break
+    drained: list[bytes] = []
+
+    def drain() -> None:
+        with contextlib.suppress(OSError):  # nobody holds the other end any more
+            while True:
+                drained.append(os.read(ours, 4096))
+
+    # A terminal that nobody reads fills up, and who writes to it waits.
+    reader = threading.Thread(target=drain)
+    reader.start()
+    out, _ = process.communicate(timeout=120)
+    reader.join()
     os.close(ours)
+    left = b"".join(drained)
     assert process.returncode == 0
     end = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", left.decode(errors="replace"))
     assert end.rstrip().endswith("epoch 2 of 3")
