@@ -69,6 +69,17 @@ class NewModel:
     #: Split name → metrics, with `n_films`.
     evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, card: Mapping[str, Any], **values: Any) -> NewModel:
+        """By what the model file's card says, as JSON; `values` are the other fields."""
+        told = (
+            "labels", "positive", "size", "film_rule", "temperature", "threshold",
+            "threshold_rule", "ood_threshold", "metrics",
+        )  # fmt: skip
+        return cls(
+            arch="resnet18", card=dict(card), **{name: card[name] for name in told}, **values
+        )
+
 
 def register(connection: sa.Connection, new: NewModel, who: str) -> int:
     """Insert a model with its files and labels; the first one ever becomes the champion.

@@ -295,20 +295,10 @@ class _Attempt:
         card, job_id = self._ended["card"], self._lease.job_id
         model_id = models.register(
             connection,
-            models.NewModel(
+            models.NewModel.of(
+                card,
                 name=self._claimed.spec.get("name") or f"resnet18-job{job_id}",
                 origin="trained",
-                arch="resnet18",
-                labels=card["labels"],
-                positive=card["positive"],
-                size=card["size"],
-                film_rule=card["film_rule"],
-                temperature=card["temperature"],
-                threshold=card["threshold"],
-                threshold_rule=card["threshold_rule"],
-                ood_threshold=card["ood_threshold"],
-                metrics=card["metrics"],
-                card=card,
                 files={name: Path(file) for name, file in self._ended["files"].items()},
                 dataset_id=self._dataset_id,
                 job_id=job_id,

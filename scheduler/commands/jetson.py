@@ -78,21 +78,8 @@ def command(
             )  # fmt: skip
         except ValueError as error:  # what calibration says of a rule that it does not know
             raise Failure(str(error)) from error
-        new = models.NewModel(
-            name=name,
-            origin="imported",
-            arch="resnet18",
-            labels=card.labels,
-            positive=card.positive,
-            size=card.size,
-            film_rule=card.film_rule,
-            temperature=card.temperature,
-            threshold=card.threshold,
-            threshold_rule=card.threshold_rule,
-            ood_threshold=card.ood_threshold,
-            metrics=card.metrics,
-            card=json.loads(card.to_json()),
-            files={"fp32": path},
+        new = models.NewModel.of(
+            json.loads(card.to_json()), name=name, origin="imported", files={"fp32": path}
         )
         who = session.who()
         model_id = database.write(engine, lambda c: models.register(c, new, who))

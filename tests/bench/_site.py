@@ -55,20 +55,10 @@ def installation(kind: str, **settings: object) -> Iterator[Site]:
 def register(engine: sa.Engine, files: Mapping[str, Path]) -> int:
     """Register a model's files by precision (`fp32` among them); its number."""
     card = cards.read(files["fp32"])
-    new = models.NewModel(
+    new = models.NewModel.of(
+        json.loads(card.to_json()),
         name=files["fp32"].stem,
         origin="trained",
-        arch="resnet18",
-        labels=card.labels,
-        positive=card.positive,
-        size=card.size,
-        film_rule=card.film_rule,
-        temperature=card.temperature,
-        threshold=card.threshold,
-        threshold_rule=card.threshold_rule,
-        ood_threshold=card.ood_threshold,
-        metrics=card.metrics,
-        card=json.loads(card.to_json()),
         files=dict(files),
     )
     return database.write(engine, lambda c: models.register(c, new, "bench"))

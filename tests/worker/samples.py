@@ -72,21 +72,8 @@ def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> 
 
 def register(engine: sa.Engine, file: Path, card: Card) -> int:
     """Register a model file; the model's number."""
-    new = models.NewModel(
-        name=file.stem,
-        origin="trained",
-        arch="resnet18",
-        labels=card.labels,
-        positive=card.positive,
-        size=card.size,
-        film_rule=card.film_rule,
-        temperature=card.temperature,
-        threshold=card.threshold,
-        threshold_rule=card.threshold_rule,
-        ood_threshold=card.ood_threshold,
-        metrics=card.metrics,
-        card=json.loads(card.to_json()),
-        files={card.precision: file},
+    new = models.NewModel.of(
+        json.loads(card.to_json()), name=file.stem, origin="trained", files={card.precision: file}
     )
     return database.write(engine, lambda c: models.register(c, new, "tests"))
 
