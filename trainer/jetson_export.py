@@ -8,7 +8,6 @@ has the film rule. Needs onnx, no torch.
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from trainer import whole
 from trainer.quantise import LAST, Network
 
 #: What TensorRT 8.2 on JetPack 4 parses, and every later one.
@@ -66,13 +66,13 @@ def write(network: Network, folder: Path) -> None:
         producer_name="pneumoq",
     )
     onnx.checker.check_model(proto, full_check=True)
-    _replace(folder / ONNX, proto.SerializeToString(deterministic=True))
+    whole.replace(folder / ONNX, proto.SerializeToString(deterministic=True))
     write_labels(network, folder)
 
 
 def write_labels(network: Network, folder: Path) -> None:
     """Write `labels.txt` into a folder that is there."""
-    _replace(folder / LABELS, "".join(f"{name}\n" for name in network.card.labels).encode())
+    whole.replace(folder / LABELS, "".join(f"{name}\n" for name in network.card.labels).encode())
 
 
 def weights(network: Network) -> dict[str, NDArray[np.float32]]:
@@ -84,12 +84,3 @@ def weights(network: Network) -> dict[str, NDArray[np.float32]]:
     found["fc.weight"] = network.constants["fc.weight"][:, :, 0, 0] / temperature
     found["fc.bias"] = network.constants["fc.bias"] / temperature
     return found
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from trainer import dataset as datasets
-from trainer import film
+from trainer import film, whole
 from trainer.dataset import Dataset, Film, LeftOut
 from trainer.errors import FilmError, Stopped
 
@@ -123,7 +123,7 @@ def decode(
                 os.fsync(file.fileno())
             # The list of films first: the planes are looked at only when both are there.
             about = {"rule": rule, "size": size, "films": order, "broken": broken}
-            _write(about_path, json.dumps(about))
+            whole.replace(about_path, json.dumps(about).encode())
             part.replace(planes_path)
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk: say which
@@ -194,12 +194,3 @@ def _one(path: Path, sha256: str, size: int, rule: str) -> NDArray[np.uint8] | F
         return film.decode(data, size, rule)
     except FilmError as error:
         return error
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
