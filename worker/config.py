@@ -23,6 +23,9 @@ _SOCKET_PATH_MAX = 107
 
 _SQLITE = "sqlite:///"
 
+#: What a setting may say, where it is one of a few words.
+CHOICES = {"engine": ("auto", "tensorrt", "onnx"), "decode": ("cpu", "gpu")}
+
 #: What kombu reaches a Redis or Valkey by.
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 
@@ -47,6 +50,12 @@ class Settings:
     decoders: int = _setting("Processes that decode films, per scoring worker")
     engine_threads: int = _setting("Threads that the CPU engine computes with")
     batch: int = _setting("Films per call of the CPU engine", 8)
+    engine: str = _setting(
+        "What films are scored with: tensorrt, onnx (the file as it is), or auto", "auto"
+    )
+    gpu_batch: int = _setting("Films per call of a GPU engine; halved where memory is short", 64)
+    gpu_workspace_mb: int = _setting("GPU memory that TensorRT may work in, in MiB", 1024)
+    decode: str = _setting("cpu, or gpu: one more decoder, which decodes JPEG on the GPU", "cpu")
     film_deadline_s: float = _setting("Seconds after which decoding one film is given up", 30.0)
     film_memory_mb: int = _setting("Memory that decoding one film may take, in MiB", 2048)
     train_threads: int = _setting("Threads that training computes with")
@@ -77,7 +86,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise ConfigError(f"{', '.join(unknown)}: no such setting; `pneumoq doctor` lists them all")
     values: dict[str, Any] = {}
     for variable, text in given.items():
-        values[fields[variable].name] = _parse(variable, str(fields[variable].type), text)
+        name = fields[variable].name
+        values[name] = _parse(variable, str(fields[variable].type), text)
+        if name in CHOICES and text not in CHOICES[name]:
+            raise ConfigError(f"{variable}={text!r}: give one of {', '.join(CHOICES[name])}")
     try:
         home = values.get("home", Path("~/.pneumoq")).expanduser().absolute()
     except RuntimeError as error:

@@ -3,6 +3,8 @@
 WorkerError
 ├── ConfigError           a setting is malformed: mend the environment variable
 ├── EngineError           the model cannot be run here: the message says what is missing
+│   ├── OutOfMemory       the device is too small for this batch: try a smaller one
+│   └── GpuLost           the device answers no more: end this process, another starts anew
 ├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to mend
 └── MemberError           one member of an archive cannot be read: record it, read the next
 """
@@ -20,6 +22,14 @@ class ConfigError(WorkerError, ValueError):
 
 class EngineError(WorkerError):
     """The model cannot be run here."""
+
+
+class OutOfMemory(EngineError):
+    """The device's memory does not suffice for a batch of this size."""
+
+
+class GpuLost(EngineError):
+    """The device answers no more, or its context is spoiled. Only a new process may get it back."""
 
 
 class ArchiveError(WorkerError, ValueError):

@@ -25,6 +25,10 @@ OTHER = {
     "PNEUMOQ_DECODERS": "7",
     "PNEUMOQ_ENGINE_THREADS": "5",
     "PNEUMOQ_BATCH": "16",
+    "PNEUMOQ_ENGINE": "tensorrt",
+    "PNEUMOQ_GPU_BATCH": "32",
+    "PNEUMOQ_GPU_WORKSPACE_MB": "256",
+    "PNEUMOQ_DECODE": "gpu",
     "PNEUMOQ_FILM_DEADLINE_S": "9.5",
     "PNEUMOQ_FILM_MEMORY_MB": "512",
     "PNEUMOQ_TRAIN_THREADS": "3",
@@ -57,6 +61,11 @@ def test_every_setting_has_its_variable() -> None:
     assert (other.lease_s, other.batch) == (12.5, 16)
     assert other.database_path is None
     assert not other.embedded_broker
+
+
+def test_a_setting_of_a_few_words_takes_no_other() -> None:
+    with pytest.raises(ConfigError, match="'cuda': give one of auto, tensorrt, onnx"):
+        config.load({"PNEUMOQ_ENGINE": "cuda"})
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,15 @@ class Engine(Protocol):
     backend_version: str
     device: str
     precision: str
+    #: How it was made: columns of the engines table that are worth keeping.
+    options: dict[str, Any]
 
-    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
-        """Start on `uint8 [batch, 1, S, S]`, which must stay as it is until the result is there."""
+    def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> Pending:
+        """Start on `uint8 [batch, 1, S, S]`, which must stay as it is until the result is there.
+
+        Only the first `films` rows (all unless told) are wanted. An engine may compute the others
+        too, and answer with more rows than asked for. Raises GpuLost.
+        """
         ...
 
     def close(self) -> None:

@@ -79,6 +79,7 @@ class CpuEngine:
         self.batch = batch
         self.depth = threads
         self.precision = precision
+        self.options = {"batch": batch, "threads": threads}
         self.backend_version = openvino.__version__.partition("-")[0]
         core = openvino.Core()
         self.device = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
@@ -114,8 +115,8 @@ class CpuEngine:
         self._requests = [compiled.create_infer_request() for _ in range(threads)]
         self._next = 0
 
-    def submit(self, pixels: NDArray[np.uint8]) -> _Pending:
-        """See Engine.submit."""
+    def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> _Pending:
+        """See Engine.submit. Always computes whole batches, for the same answer in any company."""
         request = self._requests[self._next]
         self._next = (self._next + 1) % self.depth
         request.set_input_tensor(self._openvino.Tensor(pixels, shared_memory=True))
