@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from db import database as connecting
 from db import migrate
 from tests.worker import samples
+from trainer import quantise
 from trainer.card import Card
+from worker.engine import observe
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,17 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
     """A model file of three classes at 64 pixels, and its card."""
     path = tmp_path_factory.mktemp("model") / "other.onnx"
     return path, samples.write_model(path, ("NORMAL", "VIRUS", "BACTERIA"), seed=2)
+
+
+@pytest.fixture(scope="session")
+def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`model_file` in each precision that has a file; nobody may change them."""
+    folder = tmp_path_factory.mktemp("precisions")
+    network = quantise.Network(model_file)
+    seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
+    quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
+    quantise.fp16(network, folder / "fp16.onnx")
+    return {"fp32": model_file, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}
 
 
 @pytest.fixture

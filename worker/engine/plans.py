@@ -104,6 +104,7 @@ def obtain(
     path = folder / f"{key}{SUFFIX}"
     try:
         secret = signed.secret(folder)
+        _lock(path).touch()
     except OSError as error:
         raise EngineError(
             f"engines cannot be kept in {folder}: {error.strerror or error}; give that folder to "
