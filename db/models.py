@@ -44,8 +44,9 @@ ENGINE_KEY = ("backend", "backend_version", "device", "precision")
 #: engines.backend of the two flavours of TensorRT.
 TENSORRT = ("tensorrt", "tensorrt_rtx")
 
-#: jobs.engine → precisions that are faster than fp32 there, the fastest first.
-FASTEST = {"onnx": ("int8", "bf16"), "tensorrt": ("int8", "fp16")}
+#: Kind of worker → precisions that are faster than fp32 there, the fastest first. A processor
+#: widens fp16 again, and TensorRT computes bf16's file in fp32.
+FASTEST = {"onnx": ("int8", "bf16"), "tensorrt": ("int8", "fp16"), "either": ("int8",)}
 
 #: Longer numbers do not fit into a 64-bit column.
 _MOST_DIGITS = 18
@@ -249,12 +250,21 @@ def engine_passed(
 
 
 def best_precision(engine: sa.Engine, model_id: int, on: str = "onnx") -> str:
-    """The fastest precision of a model that passed its parity gate, for workers of one kind.
+    """The fastest precision of a model that may be used, for workers of one kind.
 
-    `onnx`, which compute the file as it is: int8, else bf16, else fp32, as it did there. (A bf16
-    engine that passed did so on a processor that has bfloat16.) `tensorrt`: int8, else fp16, else
-    fp32. There, what passed anywhere counts until it has been tried on TensorRT, since a worker
-    tries its own engine before it serves; from then on the latest trial there does.
+    On `onnx`, workers that compute the file as it is: int8, else bf16, else fp32. (A bf16 engine
+    that passed did so on a processor that has bfloat16.) On `tensorrt`: int8, else fp16, else fp32.
+    On `either`: what is fast on both.
+    """
+    usable = usable_precisions(engine, model_id, on)
+    return next((precision for precision in FASTEST[on] if precision in usable), "fp32")
+
+
+def usable_precisions(engine: sa.Engine, model_id: int, on: str = "onnx") -> set[str]:
+    """The precisions of a model that passed their parity gate, for workers of one kind.
+
+    What passed elsewhere counts on TensorRT too, until it has been tried there: a worker tries its
+    own engine before it serves. From then on the latest trial there has the last word.
     """
     with database.reading(engine) as connection:
         tried = connection.execute(
@@ -263,12 +273,13 @@ def best_precision(engine: sa.Engine, model_id: int, on: str = "onnx") -> str:
             .where(model_files.c.model_id == model_id)
             .order_by(engines.c.created_at, engines.c.id)
         ).all()
-    passed = {row.precision for row in tried if row.passed and row.backend not in TENSORRT}
+    usable = {row.precision for row in tried if row.passed and row.backend not in TENSORRT}
+    there = {row.precision: row.passed for row in tried if row.backend in TENSORRT}
+    if on != "onnx":
+        usable -= {precision for precision, passed in there.items() if not passed}
     if on == "tensorrt":
-        for row in tried:
-            if row.backend in TENSORRT:
-                (passed.add if row.passed else passed.discard)(row.precision)
-    return next((precision for precision in FASTEST[on] if precision in passed), "fp32")
+        usable |= {precision for precision, passed in there.items() if passed}
+    return usable
 
 
 def _store(connection: sa.Connection, model_id: int, precision: str, path: Path) -> str:

@@ -241,14 +241,34 @@ def test_the_best_precision_is_the_fastest_that_passed(
 def test_on_tensorrt_the_best_precision_is_another(
     database: sa.Engine, tmp_path: Path, tried: list[dict[str, Any]], best: str
 ) -> None:
-    base = given.model(tmp_path, "full")
-    files = dict(base.files)
-    for precision in ("fp16", "int8"):
-        files[precision] = tmp_path / f"{precision}.onnx"
-        files[precision].write_text(precision)
-    model_id = _register(database, given.model(tmp_path, "full", files=files, engines=tried))
+    model_id = _with_all_files(database, tmp_path, tried)
 
     assert models.best_precision(database, model_id, "tensorrt") == best
+
+
+@pytest.mark.parametrize(
+    ("tried", "best"),
+    [
+        ([_tried("bf16"), _tried("fp16")], "fp32"),
+        ([_tried("bf16"), _tried("int8")], "int8"),
+        ([_tried("int8"), _tried("int8", backend="tensorrt", passed=False)], "fp32"),
+        ([_tried("int8", passed=False), _tried("int8", backend="tensorrt")], "fp32"),
+    ],
+)
+def test_where_either_may_score_the_best_precision_is_fast_and_passed_on_both(
+    database: sa.Engine, tmp_path: Path, tried: list[dict[str, Any]], best: str
+) -> None:
+    model_id = _with_all_files(database, tmp_path, tried)
+
+    assert models.best_precision(database, model_id, "either") == best
+
+
+def _with_all_files(database: sa.Engine, folder: Path, tried: list[dict[str, Any]]) -> int:
+    files = dict(given.model(folder, "full").files)
+    for precision in ("fp16", "int8"):
+        files[precision] = folder / f"{precision}.onnx"
+        files[precision].write_text(precision)
+    return _register(database, given.model(folder, "full", files=files, engines=tried))
 
 
 _ENGINE = ("tensorrt", "10.3.0", "NVIDIA Orin (8.7)", "fp16")

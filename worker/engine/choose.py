@@ -1,9 +1,9 @@
 """Which engine scores here, and why. Nothing heavy is imported to find that out.
 
-    tensorrt      TensorRT through PyCUDA: JetPack's or a server's (`tensorrt`), or that for RTX
-                  cards (`tensorrt_rtx`)
-    onnxruntime   ONNX Runtime with CUDA, the file as it is
-    openvino      the processor; also what every other engine is compared with
+tensorrt      TensorRT through PyCUDA: JetPack's or a server's (`tensorrt`), or that for RTX
+              cards (`tensorrt_rtx`)
+onnxruntime   ONNX Runtime with CUDA, the file as it is
+openvino      the processor; also what every other engine is compared with
 """
 
 from __future__ import annotations
