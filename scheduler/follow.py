@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db import database, jobs, models, training, workers
 from db.schema import FINAL_JOB_STATES
-from scheduler import errors, output
+from scheduler import engines, errors, output
 from scheduler.display import Bar, Display, Lines, Silent
 from trainer import epoch as epochs
 
@@ -177,7 +177,9 @@ def _watch(
     rate = Rate()
     shown: dict[int, Any] = {}
     said = 0
-    silence = Silence(answered_at=time.monotonic(), looked_at=time.monotonic())
+    silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
+    wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
+    waited: str | None = None
     while True:
         started = time.monotonic()
         row = _patiently(lambda: jobs.progress(engine, job_id))
@@ -204,6 +206,10 @@ def _watch(
                     f"no worker of the queue {kind!r} has answered for {NO_WORKER_S:.0f} s: "
                     "start one with `pneumoq up`; `pneumoq doctor` lists those there are"
                 )
+            waits = _patiently(lambda: engines.waits(engine, wanted))
+            if waits is not None and waits != waited:
+                display.say(f"job {job_id} {waits}")
+            waited = waits
         tick()
         time.sleep(max(POLL_S, POLL_SHARE * took_s))
 
