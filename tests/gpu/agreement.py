@@ -41,7 +41,7 @@ def delta(ours: Outputs, theirs: Outputs, name: str = cards.SCORES) -> float:
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
-def same_labels(ours: Outputs, theirs: Outputs, threshold: float = 0.5) -> float:
+def same_labels(ours: Outputs, theirs: Outputs, threshold: float) -> float:
     """Share of films on which both decide the same."""
     one, other = (answer.scores[:, 1] >= threshold for answer in (ours, theirs))
     return float((one == other).mean())
