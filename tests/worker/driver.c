@@ -74,6 +74,26 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return INVALID_VALUE;
 }
 
+static unsigned int flags[COUNT + 1];
+
+int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned int value) {
+    if (device < HANDLE || device >= HANDLE + COUNT) return INVALID_VALUE;
+    flags[device - HANDLE] = value;
+    return SUCCESS;
+}
+
+static int depth = 2;
+
+int cuCtxPopCurrent_v2(void **context) {
+    if (depth == 0) return INVALID_VALUE;
+    *context = (void *)(size_t)depth--;
+    return SUCCESS;
+}
+
+/* Not the driver's: what the test wants to know afterwards. */
+unsigned int flags_of(int index) { return flags[index]; }
+int contexts(void) { return depth; }
+
 int cuGetErrorString(int error, const char **text) {
     *text = error == 999 ? "unknown error" : NULL;
     return *text ? SUCCESS : INVALID_VALUE;

@@ -26,28 +26,45 @@ ASK = (
     " gpu.why_none()]))"
 )
 
+#: Sets up one GPU and leaves a context; prints what the library has seen of it.
+TOUCH = (
+    "import ctypes; from worker import gpu;"
+    "gpu.wait_asleep(gpu.find()[1]); gpu.leave_context();"
+    "seen = ctypes.CDLL(gpu.LIBRARY);"
+    "print(seen.flags_of(0), seen.flags_of(1), seen.contexts())"
+)
+
 Ask = Callable[..., tuple[list[dict[str, Any]], str]]
+
+
+def compile_to(folder: Path, *defined: str) -> None:
+    """Put the library where `run` finds it."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", *defined]
+    subprocess.run([*command, "-o", str(folder / gpu.LIBRARY), str(SOURCE)], check=True)
+
+
+def run(script: str, folder: Path) -> str:
+    """What a script prints with the library of this folder in the place of the driver."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, check=True, text=True
+    )
+    return ran.stdout
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
     """Asks with the compiled library, or with other content, in the place of the driver."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
 
     def asked(*defined: str, content: str | None = None) -> tuple[list[dict[str, Any]], str]:
-        library = tmp_path / gpu.LIBRARY
         if content is None:
-            command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", *defined]
-            subprocess.run([*command, "-o", str(library), str(SOURCE)], check=True)
+            compile_to(tmp_path, *defined)
         else:
-            library.write_text(content)
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
-        ran = subprocess.run(
-            [sys.executable, "-c", ASK], env=environment, capture_output=True, check=True
-        )
-        found, why = json.loads(ran.stdout)
+            (tmp_path / gpu.LIBRARY).write_text(content)
+        found, why = json.loads(run(ASK, tmp_path))
         return found, why
 
     return asked
@@ -106,6 +123,14 @@ def test_a_broken_library_is_no_gpu(ask: Ask) -> None:
     found, why = ask(content="this is no library")
     assert found == []
     assert why.startswith("the NVIDIA driver's libcuda.so.1 cannot be loaded: ")
+
+
+def test_waiting_threads_sleep_on_the_gpu_that_was_named_and_one_context_is_left(
+    tmp_path: Path,
+) -> None:
+    compile_to(tmp_path)
+    sleeping = 4  # CU_CTX_SCHED_BLOCKING_SYNC
+    assert run(TOUCH, tmp_path).split() == ["0", str(sleeping), "1"]
 
 
 def test_a_machine_without_a_driver_has_no_gpu_and_says_what_is_missing() -> None:
