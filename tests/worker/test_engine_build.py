@@ -20,25 +20,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worker import samples
+from tests.worker.rtx import SIZE, TARGET, options, write_tiny
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import Stopped
 from worker.engine import build as building
 from worker.engine import flavour as flavours
 from worker.engine import progress
-from worker.engine.build import OUT_OF_MEMORY, Options, build, target_for
+from worker.engine.build import OUT_OF_MEMORY, build, target_for
 from worker.engine.flavour import Flavour
 from worker.engine.progress import WHOLE, Progress
 from worker.errors import EngineError
-
-TARGET = "SM89"
-
-
-def options(precision: str = "fp32", **changed: Any) -> Options:
-    """For models of the tests' size."""
-    values = {"size": samples.SIZE, "max_batch": 8, "workspace_mb": 256} | changed
-    return Options(precision=precision, **values)
 
 
 def watched(flavour: Flavour) -> tuple[Flavour, list[Any]]:
@@ -119,7 +111,7 @@ def test_one_profile_takes_from_one_film_to_the_whole_batch_and_is_tuned_for_tha
     build(flavour, tiny_file, options(max_batch=batch), target=TARGET)
     _, config, profile = made
     assert config.num_optimization_profiles == 1
-    film = (1, samples.SIZE, samples.SIZE)
+    film = (1, SIZE, SIZE)
     assert [tuple(shape) for shape in profile.get_shape(cards.INPUT)] == [
         (1, *film), (batch, *film), (batch, *film),
     ]  # fmt: skip
@@ -199,10 +191,10 @@ def test_a_network_that_cannot_be_built_is_refused_with_the_parsers_words(
 def test_films_of_another_size_or_type_than_the_options_say_are_refused(
     rtx: Flavour, tmp_path: Path
 ) -> None:
-    larger = samples.write_tiny(tmp_path / "larger.onnx", size=96)
+    larger = write_tiny(tmp_path / "larger.onnx", size=96)
     message = refused(rtx, larger)
     assert "(-1, 1, 96, 96), not uint8 (-1, 1, 64, 64)" in message
-    floats = samples.write_tiny(tmp_path / "floats.onnx", kind=onnx.TensorProto.FLOAT)
+    floats = write_tiny(tmp_path / "floats.onnx", kind=onnx.TensorProto.FLOAT)
     assert "FLOAT" in refused(rtx, floats)
 
 
