@@ -7,7 +7,6 @@ that it is watched.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 
 from db import database, jobs, models, training, workers
 from db.schema import FINAL_JOB_STATES
+from scheduler import display as displays
 from scheduler import engines, errors, output
-from scheduler.display import Bar, Display, Lines, Silent
+from scheduler.display import Display
 from trainer import epoch as epochs
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def to_the_end(
     there is no such job.
     """
     kind = str(_patiently(lambda: jobs.get(engine, job_id))["kind"])
-    display = _display(as_json)
+    display = displays.opened(silent=as_json)
     try:
         row = _watch(engine, job_id, kind, display, tick)
     finally:
@@ -149,12 +149,6 @@ def to_the_end(
     else:
         close(summary)
     return STATUS[row["state"]]
-
-
-def _display(as_json: bool) -> Display:
-    if as_json:
-        return Silent()
-    return Bar() if sys.stderr.isatty() else Lines()
 
 
 def _patiently(read: Callable[[], T]) -> T:

@@ -18,6 +18,9 @@ LIBRARY = "libcuda.so.1"
 #: CUresult.
 _SUCCESS, _NO_DEVICE, _STUB = 0, 100, 34
 
+#: CUctx_flags: a thread that waits for the GPU sleeps, and leaves its core to others.
+_SLEEP = 4
+
 #: CUdevice_attribute.
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
 
@@ -79,6 +82,23 @@ def free_bytes(gpu: Gpu, told: int | None = None) -> int:
         if available is not None:
             return available
     return gpu.memory_bytes if told is None else told
+
+
+def wait_asleep(gpu: Gpu) -> None:
+    """Let threads that wait for this GPU sleep instead of trying again and again.
+
+    Of the context that CUDA's own libraries use; one that others have set up stays as it is.
+    """
+    library = ctypes.CDLL(LIBRARY)
+    device = ctypes.c_int()
+    if library.cuDeviceGet(ctypes.byref(device), ctypes.c_int(gpu.index)) == _SUCCESS:
+        library.cuDevicePrimaryCtxSetFlags_v2(device, ctypes.c_uint(_SLEEP))
+
+
+def leave_context() -> None:
+    """Take the current context, if there is one, off this thread's stack. It lives on."""
+    library = ctypes.CDLL(LIBRARY)
+    library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 def _memory_available() -> int | None:

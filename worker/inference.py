@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.errors import Stopped
 from worker.engine import Engine, Outputs, Pending, kinds_of
 from worker.errors import EngineError, GpuLost
 
@@ -151,6 +152,8 @@ class EngineThread:
             request.pending = engine.submit(request.pixels, request.films)
         except GpuLost:
             raise
+        except Stopped as error:  # a build takes minutes, and is not waited for
+            self._finish(request, error=EngineError(str(error)))
         except EngineError as error:
             if self._started and self._started[-1][1] is request:
                 self._started.pop()

@@ -22,12 +22,13 @@ import sqlalchemy as sa
 from db import jobs
 from db.jobs import Claimed
 from db.reuse import Known
+from trainer.errors import Stopped
 from worker import planning, serving, store
 from worker.batches import Batch, Batches
 from worker.board import Board
 from worker.claims import Claims
 from worker.config import Settings
-from worker.decoders import Decoded, Decoders, Film
+from worker.decoders import Decoded, Decoders, Film, OnGpu
 from worker.engine import Choice, Engine, choose, kinds
 from worker.errors import GpuLost
 from worker.heartbeat import Heartbeat
@@ -97,6 +98,7 @@ class Scorer:
             self._batches.memory_bytes,
             deadline_s=settings.film_deadline_s,
             limit_mb=settings.film_memory_mb,
+            gpu=OnGpu() if settings.decode == "gpu" else None,
         )
         self._waking = threading.Lock()
         self._closed = False
@@ -211,9 +213,12 @@ class Scorer:
 
         def report(what: str, done: int, total: int) -> None:
             nonlocal told_at
+            if self._stop.is_set():
+                raise Stopped("the worker was stopped")
             if time.monotonic() - told_at >= NEWS_S:
                 told_at = time.monotonic()
-                text = f"model {model.number} in {model.precision}: {what} {done} of {total}"
+                text = f"model {model.number} in {model.precision}: {what}"
+                text += f", {100 * done // total} % done" if total else ""
                 log.info("%s", text)
                 self._say(text)
 
@@ -361,7 +366,9 @@ class Scorer:
             if isinstance(request.error, GpuLost):
                 self._claims.lost_gpu(run.shard, str(request.error))
             else:
-                self._claims.give_back(run.shard, str(request.error), in_good_order=False)
+                self._claims.give_back(
+                    run.shard, str(request.error), in_good_order=self._stop.is_set()
+                )
         self._batches.release(batch)
 
     def _tell(self, job_id: int, model: Model) -> None:

@@ -18,17 +18,14 @@ from db import database as connecting
 from db import models
 from worker import store
 from worker.config import Settings
-from worker.engine import Choice, Engine, Report, gate, instead, open_engine, open_on
+from worker.engine import Choice, Engine, gate, instead, open_engine, open_on
 from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
+from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost
 from worker.precisions import identity
 
 log = logging.getLogger(__name__)
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ def serve(
     model_id: int,
     precision: str,
     choice: Choice,
-    report: Report = _silent,
+    report: Report = silent,
     *,
     worker_id: str | None = None,
 ) -> Engine:
@@ -65,7 +62,7 @@ def found(
     path: Path,
     precision: str,
     choice: Choice,
-    report: Report = _silent,
+    report: Report = silent,
     *,
     worker_id: str | None = None,
     opening: Callable[[Choice], Engine] | None = None,

@@ -132,6 +132,7 @@ def show(job: int, as_json: bool) -> None:
         output.emit({**shown, "sources": sources, "epochs": [], **more}, as_json=True)
         return
     spec = shown.pop("spec")
+    shown["waits"] = (shown["waits"] or "").removeprefix("waits ")
     if (shown["key"] or "").startswith(submit.ONCE):
         del shown["key"]  # nobody gave it
     if row["kind"] == "train":

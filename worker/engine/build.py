@@ -35,7 +35,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 #: How TensorRT says that the GPU's memory, or the share that it may work in, does not suffice. It
 #: has no exception and no code for it.
-_OUT_OF_MEMORY = re.compile(
+OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|insufficient (workspace|memory)|could not be allocated|bad_alloc|"
     r"memory allocation",
     re.IGNORECASE,
@@ -123,7 +123,7 @@ def build(
             raise Stopped(f"stopped while TensorRT built {onnx.name}")
         if made is None:
             cause = errors[-1] if errors else "it does not say why"
-            if any(_OUT_OF_MEMORY.search(error) for error in errors):
+            if any(OUT_OF_MEMORY.search(error) for error in errors):
                 raise _out_of_memory(flavour, onnx, options, cause)
             raise EngineError(f"{_name(flavour)} cannot build {onnx.name}: {cause}")
     report("built", WHOLE, WHOLE)

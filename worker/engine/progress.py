@@ -51,7 +51,7 @@ class Progress:
         """A phase of so many steps begins within another, or within none."""
         with self._lock:
             self._phases.pop(name, None)
-            if parent in self._phases and self._within(name, parent):
+            if parent == name or self._within(name, parent):
                 parent = None
             self._phases[name] = _Phase(parent, max(steps, 1))
             self._tell(name)
