@@ -15,21 +15,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 
 import sqlalchemy as sa
 
 from db import jobs
 from db.jobs import Claimed
 from db.reuse import Known
-from trainer.errors import Stopped
-from worker import planning, serving, store
+from worker import planning, serving
 from worker.batches import Batch, Batches
 from worker.board import Board
 from worker.claims import Claims
 from worker.config import Settings
 from worker.decoders import Decoded, Decoders, Film, OnGpu
-from worker.engine import Choice, Engine, choose, kinds
+from worker.engine import Choice, choose, kinds
 from worker.errors import GpuLost
 from worker.heartbeat import Heartbeat
 from worker.inference import EngineThread, Model, Request
@@ -49,9 +47,6 @@ RECLAIM_S = 1.0
 
 #: While another process has the GPU, it is asked for this often.
 GPU_S = 0.5
-
-#: What an engine says while it is being built is passed on this often.
-NEWS_S = 5.0
 
 #: Longest wait for an event; bounds how late a stop or a lost lease is noticed.
 TICK_S = 0.25
@@ -104,11 +99,10 @@ class Scorer:
         self._closed = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._decoders.selector.register(self._wake_fd, selectors.EVENT_READ)
-        self._engine = EngineThread(self._locate, self._load, self._wake)
-        self._worker_id = worker_id
+        self._loader = serving.Loader(settings, engine, worker_id, choice, stop, say)
+        self._engine = EngineThread(self._loader.locate, self._loader.load, self._wake)
         self._claims = Claims(settings, engine, worker_id, heartbeat, self._wake, kinds(choice))
-        #: Model's number and precision → what it is scored with, for the jobs' histories.
-        self._scored_with: dict[tuple[int, str], str] = {}
+        #: (job, with what it is scored) of jobs whose history says so.
         self._told: set[tuple[int, str]] = set()
         self._runs: list[ShardRun] = []
         self._computing: dict[Request, Batch] = {}
@@ -203,35 +197,6 @@ class Scorer:
         with self._waking:
             os.close(self._wake_fd)
             self._closed = True
-
-    def _locate(self, model: Model) -> Path:
-        number, precision, _ = model
-        return store.fetch(self._database, self._settings.home, number, precision)
-
-    def _load(self, path: Path, model: Model) -> Engine:
-        told_at = 0.0
-
-        def report(what: str, done: int, total: int) -> None:
-            nonlocal told_at
-            if self._stop.is_set():
-                raise Stopped("the worker was stopped")
-            if time.monotonic() - told_at >= NEWS_S:
-                told_at = time.monotonic()
-                text = f"model {model.number} in {model.precision}: {what}"
-                text += f", {100 * done // total} % done" if total else ""
-                log.info("%s", text)
-                self._say(text)
-
-        served = serving.found(
-            self._settings, self._database, path, model.precision,
-            self._choice.asking(model.asked), report, worker_id=self._worker_id,
-        )  # fmt: skip
-        self._scored_with[model.number, model.precision] = served.text
-        same = served.engine.backend == self._choice.backend
-        self._say(
-            f"model {model.number} in {model.precision}" + ("" if same else f": {served.text}")
-        )
-        return served.engine
 
     def _wants_more(self) -> bool:
         if any(run.shard.suspect for run in self._runs):
@@ -372,7 +337,7 @@ class Scorer:
         self._batches.release(batch)
 
     def _tell(self, job_id: int, model: Model) -> None:
-        text = self._scored_with[model.number, model.precision]
+        text = self._loader.said(model)
         if (job_id, text) not in self._told:
             self._told.add((job_id, text))
             self._claims.tell(job_id, text)

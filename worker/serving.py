@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from db import database as connecting
 from db import models
+from db.errors import Unavailable
+from trainer.errors import Stopped
 from worker import store
 from worker.config import Settings
 from worker.engine import Choice, Engine, gate, instead, open_engine, open_on
@@ -23,9 +28,13 @@ from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost
+from worker.inference import Model
 from worker.precisions import identity
 
 log = logging.getLogger(__name__)
+
+#: What is told of an engine while it is being built is passed on this often, in seconds.
+NEWS_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,35 +74,85 @@ def found(
     report: Report = silent,
     *,
     worker_id: str | None = None,
-    opening: Callable[[Choice], Engine] | None = None,
 ) -> Served:
-    """As `serve`, of a file that was fetched already: `worker.store` names files by their hash.
-
-    `opening` makes the engine of a choice; `open_on` unless told.
-    """
-
-    def open_it(tried: Choice) -> Engine:
-        return open_on(
-            tried, path, precision=precision, home=settings.home,
-            workspace_mb=settings.gpu_workspace_mb, report=report,
-        )  # fmt: skip
-
+    """As `serve`, of a file that was fetched already: `worker.store` names files by their hash."""
     trial = _Trial(settings, database, path, precision, worker_id)
     tried, batch = choice, choice.batch
     while True:
         try:
-            return trial.of(tried, (opening or open_it)(tried), batch)
+            engine = open_on(
+                tried, path, precision=precision, home=settings.home,
+                workspace_mb=settings.gpu_workspace_mb, report=report,
+            )  # fmt: skip
+            return trial.of(tried, engine, batch)
         except GpuLost:
             raise
         except EngineError as error:
             reason = f"{NAMES[tried.backend]}: {error}"
             following = instead(tried, settings, _shortened(reason))
             if following is None:
-                if tried.backend == "openvino" and tried is choice:
+                if choice.gpu is None:
                     raise
                 raise EngineError(reason) from error
             log.warning("%s does not serve %s; %s is tried: %s", tried, path.name, following, error)
             tried = following
+
+
+class Loader:
+    """Finds and opens what a scoring worker's engine thread computes with."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: sa.Engine,
+        worker_id: str,
+        choice: Choice,
+        stop: threading.Event,
+        say: Callable[[str], object],
+    ) -> None:
+        """`say` is told what is loaded, for the worker's row; `stop` ends a build."""
+        self._settings = settings
+        self._database = database
+        self._worker_id = worker_id
+        self._choice = choice
+        self._stop = stop
+        self._say = say
+        self._said: dict[tuple[int, str], str] = {}
+
+    def locate(self, model: Model) -> Path:
+        """The model's file; raises EngineError."""
+        return store.fetch(self._database, self._settings.home, model.number, model.precision)
+
+    def load(self, path: Path, model: Model) -> Engine:
+        """An engine that may serve what the model's job asks for.
+
+        Raises EngineError, GpuLost, and Stopped where a build was under way.
+        """
+        name = f"model {model.number} in {model.precision}"
+        told_at = 0.0
+
+        def report(phase: str, step: int, steps: int) -> None:
+            nonlocal told_at
+            if self._stop.is_set():
+                raise Stopped("the worker was stopped")
+            if time.monotonic() - told_at >= NEWS_S:
+                told_at = time.monotonic()
+                share = f", {100 * step // steps} % done" if steps else ""
+                log.info("%s: %s%s", name, phase, share)
+                self._say(f"{name}: {phase}{share}")
+
+        served = found(
+            self._settings, self._database, path, model.precision,
+            self._choice.asking(model.asked), report, worker_id=self._worker_id,
+        )  # fmt: skip
+        self._said[model.number, model.precision] = served.text
+        as_chosen = served.engine.backend == self._choice.backend
+        self._say(name if as_chosen else f"{name}: {served.text}")
+        return served.engine
+
+    def said(self, model: Model) -> str:
+        """What a model that was loaded is scored with, for the histories of its jobs."""
+        return self._said[model.number, model.precision]
 
 
 @dataclass(frozen=True)
@@ -125,10 +184,7 @@ class _Trial:
         """What the gate said of an engine, now or earlier; EngineError where it does not pass."""
         sha256 = self.path.stem
         key = identity(engine)
-        row = models.engine_passed(
-            self.database, sha256, key["backend"], key["backend_version"], key["device"],
-            key["precision"],
-        )  # fmt: skip
+        row = self._recorded(sha256, key)
         options = json.loads(json.dumps(engine.options))
         if row is not None and all(row["options"].get(name) == v for name, v in options.items()):
             return f"parity {row['parity_delta'] or 0.0:.2g} on {row['options'].get('films')} films"
@@ -144,11 +200,28 @@ class _Trial:
             "passed": verdict.passed,
             "worker_id": self.worker_id,
         }
-        connecting.write(self.database, lambda c: models.record_engine(c, sha256, kept))
+        self._record(sha256, kept)
         log.info("%s: %s", described(engine), verdict.text)
         if not verdict.passed:
             raise EngineError(f"does not agree with the processor: {verdict.text}")
         return verdict.text
+
+    def _recorded(self, sha256: str, key: dict[str, Any]) -> sa.RowMapping | None:
+        try:
+            return models.engine_passed(
+                self.database, sha256, key["backend"], key["backend_version"], key["device"],
+                key["precision"],
+            )  # fmt: skip
+        except sa.exc.DBAPIError as error:
+            log.warning("the gate is passed anew, as the database is away: %s", error.orig)
+            return None
+
+    def _record(self, sha256: str, kept: dict[str, Any]) -> None:
+        try:
+            connecting.write(self.database, lambda c: models.record_engine(c, sha256, kept))
+        except (Unavailable, sa.exc.DBAPIError) as error:
+            # No reason to stop: whoever opens it next compares again.
+            log.warning("what the gate said is not kept, as the database is away: %s", error)
 
     def _reference(self) -> Engine:
         # bf16 is held to what fp32 says of the same file.

@@ -17,6 +17,7 @@ from worker.engine.base import Engine, Outputs, Pending
 from worker.engine.choose import (
     FILE_OF,
     Choice,
+    Machine,
     choose,
     instead,
     kinds,
@@ -29,6 +30,7 @@ __all__ = [
     "FILE_OF",
     "Choice",
     "Engine",
+    "Machine",
     "Outputs",
     "Pending",
     "choose",
