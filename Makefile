@@ -5,6 +5,7 @@
 #   make test     every test (ARGS='-k film' picks some)
 #   make check    formatting, lint, types and layers
 #   make bench    the measurements in tests/bench: half an hour or more (ARGS=--quick: minutes)
+#   make test-gpu what needs an NVIDIA GPU: its tests, then its benchmark (ARGS=--quick for that one)
 #   make clean    remove what these targets made
 
 # The first Python that is new enough and can make a virtual environment. It is run, not only found:
@@ -20,13 +21,35 @@ BENCHES = $(filter-out tests/bench/_%,$(sort $(wildcard tests/bench/*.py)))
 # The caller's environment must not decide which packages are seen.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: demo test check bench clean
+# What a GPU machine needs besides. On a Jetson torch and TensorRT are NVIDIA's own, and are seen by
+# the environment; elsewhere GPU_EXTRAS=rtx takes TensorRT-RTX in TensorRT's place.
+ifneq ($(wildcard /etc/nv_tegra_release),)
+GPU_EXTRAS ?= jetson
+GPU_VENV := --system-site-packages
+else
+GPU_EXTRAS ?= train,tensorrt
+endif
+# Where no environment can be made (no network, say), the Python that is at hand runs the same.
+GPU_PYTHON = $(if $(wildcard .venv-gpu/complete),.venv-gpu/bin/python,PYTHONPATH="$(CURDIR):$(PYTHONPATH)" python3)
+
+.PHONY: demo test test-gpu measured-on-gpu check bench clean
 
 demo: .venv/complete
 	$(BIN)/pneumoq demo
 
 test: .venv/complete
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+test-gpu:
+	@why=$$($(or $(PYTHON),python3) -c 'from worker import gpu; print(gpu.why_none())') || exit 1; \
+	if test -n "$$why"; then echo "nothing to test: $$why"; exit 0; fi; \
+	$(MAKE) --no-print-directory .venv-gpu/complete \
+		|| echo "no environment could be made; the Python that is at hand is used"; \
+	$(MAKE) --no-print-directory measured-on-gpu
+
+measured-on-gpu:
+	$(GPU_PYTHON) -m pytest -m gpu tests
+	$(GPU_PYTHON) -m tests.bench.gpu $(ARGS)
 
 check: .venv/complete
 	$(BIN)/ruff format --check
@@ -41,7 +64,7 @@ bench: .venv/complete
 	done; exit $$missed
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-gpu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # The stamp is gone while the environment changes: after an interruption it is made anew, not trusted.
 .venv/complete: pyproject.toml constraints.txt
@@ -52,4 +75,14 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode \
 		-c constraints.txt -b constraints.txt -e '.[train,postgres,dev]'
+	touch $@
+
+# nvcc compiles PyCUDA; on a Jetson it is in no PATH.
+.venv-gpu/complete: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.10 with venv found" >&2; exit 1; }
+	if test -f $@; then rm $@; else $(PYTHON) -m venv --clear $(GPU_VENV) .venv-gpu; fi
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check uv
+	PATH="$$PATH:/usr/local/cuda/bin" .venv-gpu/bin/python -m uv pip install \
+		--python .venv-gpu/bin/python -c constraints.txt -b constraints.txt \
+		-e '.[$(GPU_EXTRAS),postgres,dev]'
 	touch $@

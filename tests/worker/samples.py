@@ -37,9 +37,11 @@ def pixels(encoded: Sequence[bytes], size: int = SIZE) -> NDArray[np.uint8]:
     return np.stack([film.decode(data, size)[None] for data in encoded])
 
 
-def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> Card:
+def write_model(
+    path: Path, labels: tuple[str, ...], seed: int, size: int = SIZE, **card: Any
+) -> Card:
     """Write a model of random weights whose scores cover 0 to 1; returns its card."""
-    seen = torch.from_numpy(pixels([data for _, data in films(12, seed)]))
+    seen = torch.from_numpy(pixels([data for _, data in films(12, seed)], size))
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # two that wait for each other are slower on a busy machine
     net, _ = model.build(len(labels), model.SCRATCH, seed)
@@ -57,7 +59,7 @@ def write_model(path: Path, labels: tuple[str, ...], seed: int, **card: Any) -> 
     made = Card(
         labels=labels,
         positive=labels[-1],
-        size=SIZE,
+        size=size,
         **{
             "film_rule": film.DEFAULT_RULE,
             "golden": tuple(film.golden()),
