@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from pathlib import Path
 
 from db import database, workers
 from worker import config

@@ -10,8 +10,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from db import models
 from db.errors import Unavailable
 from trainer.errors import Stopped
 from worker import store
+from worker.board import Board
 from worker.config import Settings
-from worker.engine import Choice, Engine, gate, instead, open_engine, open_on
+from worker.engine import Choice, Engine, choose, gate, instead, open_engine, open_on
 from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
 from worker.engine.progress import Report, silent
@@ -188,19 +190,8 @@ class _Trial:
         options = json.loads(json.dumps(engine.options))
         if row is not None and all(row["options"].get(name) == v for name, v in options.items()):
             return f"parity {row['parity_delta'] or 0.0:.2g} on {row['options'].get('films')} films"
-        reference = self._reference()
-        try:
-            verdict = gate.check(engine, reference, gate.golden(engine.card))
-        finally:
-            reference.close()
-        kept = {
-            **key,
-            "options": {**options, "films": verdict.films, "agreement": verdict.agreement},
-            "parity_delta": verdict.delta,
-            "passed": verdict.passed,
-            "worker_id": self.worker_id,
-        }
-        self._record(sha256, kept)
+        verdict, kept = proved(self.settings, self.path, engine)
+        self._record(sha256, {**kept, "worker_id": self.worker_id})
         log.info("%s: %s", described(engine), verdict.text)
         if not verdict.passed:
             raise EngineError(f"does not agree with the processor: {verdict.text}")
@@ -223,15 +214,74 @@ class _Trial:
             # No reason to stop: whoever opens it next compares again.
             log.warning("what the gate said is not kept, as the database is away: %s", error)
 
-    def _reference(self) -> Engine:
-        # bf16 is held to what fp32 says of the same file.
-        precision = "fp32" if self.precision == "bf16" else self.precision
-        return open_engine(
-            self.path,
-            batch=self.settings.batch,
-            threads=self.settings.engine_threads,
-            precision=precision,
+
+def proved(
+    settings: Settings, path: Path, engine: Engine, films: gate.Films | None = None
+) -> tuple[gate.Verdict, dict[str, Any]]:
+    """Compare an engine with the processor's of the same file: the verdict, and its row of engines.
+
+    On `films`, `uint8 [N, 1, S, S]`, or on those that are drawn.
+    """
+    # bf16 is held to what fp32 says of the same file.
+    precision = "fp32" if engine.precision == "bf16" else engine.precision
+    reference = open_engine(
+        path, batch=settings.batch, threads=settings.engine_threads, precision=precision
+    )
+    try:
+        verdict = gate.check(
+            engine, reference, gate.golden(engine.card) if films is None else films
         )
+    finally:
+        reference.close()
+    options = json.loads(json.dumps(engine.options))
+    return verdict, {
+        **identity(engine),
+        "options": {**options, "films": verdict.films, "agreement": verdict.agreement},
+        "parity_delta": verdict.delta,
+        "passed": verdict.passed,
+    }
+
+
+@contextmanager
+def opened(
+    settings: Settings,
+    database: sa.Engine,
+    model_id: int,
+    precision: str,
+    *,
+    threads: int | None = None,
+) -> Iterator[Engine]:
+    """An engine that may serve, for a command here and now, and the GPU's lease with it.
+
+    On the processor it has so many threads, which change no answer; those of the settings unless
+    told. Raises EngineError as `serve`.
+    """
+    choice = choose(settings)
+    if choice.gpu is None and threads is not None:
+        choice = replace(choice, threads=threads, lanes=threads)
+    board = None if choice.gpu is None else Board(choice.gpu.uuid, "a command")
+    try:
+        if board is not None and not board.take():
+            choice = _beside(choice, settings, board)
+        engine = serve(settings, database, model_id, precision, choice)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    finally:
+        if board is not None:
+            board.release()
+
+
+def _beside(choice: Choice, settings: Settings, board: Board) -> Choice:
+    """The processor, while another process has the GPU: it may have it for hours."""
+    reason = f"the GPU is in use by {board.holder()}"
+    other: Choice | None = choice
+    while other is not None and other.gpu is not None:
+        other = instead(other, settings, reason)
+    if other is None:
+        raise EngineError(f"{reason}; try again later, or ask for onnx or auto")
+    return other
 
 
 def described(engine: Engine) -> str:

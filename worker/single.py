@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,7 @@ from trainer import film
 from trainer.card import Card
 from trainer.errors import FilmError
 from worker import serving
-from worker.board import Board
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, instead
-from worker.errors import EngineError
 from worker.shard import label
 
 
@@ -49,7 +44,8 @@ def classify(
         data = path.read_bytes()
     except OSError as error:
         raise FilmError("unreadable", f"{path}: {error.strerror}") from error
-    with _engine(settings, database, model_id, precision) as engine:
+    # The number of threads changes no answer.
+    with serving.opened(settings, database, model_id, precision, threads=1) as engine:
         card = engine.card
         pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
         try:
@@ -68,38 +64,3 @@ def classify(
         cam=None if outputs.cam is None else outputs.cam[0],
         card=card,
     )
-
-
-@contextmanager
-def _engine(
-    settings: Settings, database: sa.Engine, model_id: int, precision: str
-) -> Iterator[Engine]:
-    """An engine that may serve, and the GPU's lease as long as it is open."""
-    choice = choose(settings)
-    if choice.gpu is None:
-        # The batch shape of scoring jobs, so that the answer is theirs to the last bit; the number
-        # of threads changes none.
-        choice = replace(choice, threads=1, lanes=1)
-    board = None if choice.gpu is None else Board(choice.gpu.uuid, "classify")
-    try:
-        if board is not None and not board.take():
-            choice = _beside(choice, settings, board)
-        engine = serving.serve(settings, database, model_id, precision, choice)
-        try:
-            yield engine
-        finally:
-            engine.close()
-    finally:
-        if board is not None:
-            board.release()
-
-
-def _beside(choice: Choice, settings: Settings, board: Board) -> Choice:
-    """The processor, while another process has the GPU: one film is not worth the wait."""
-    reason = f"the GPU is in use by {board.holder()}"
-    other: Choice | None = choice
-    while other is not None and other.gpu is not None:
-        other = instead(other, settings, reason)
-    if other is None:
-        raise EngineError(f"{reason}; try again later, or ask for onnx or auto")
-    return other
