@@ -30,6 +30,12 @@ CHOICES = {"engine": ("auto", "tensorrt", "onnx"), "decode": ("cpu", "gpu")}
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 
 
+#: A setting that may hold a secret may be a file instead, as containers are handed secrets:
+#: `PNEUMOQ_SITE_KEY_FILE` names a file that holds what `PNEUMOQ_SITE_KEY` would be.
+SECRETS = ("database_url", "broker_url", "reader_url", "site_key")
+_FILE = "_FILE"
+
+
 def _setting(meaning: str, default: Any = None) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
@@ -76,10 +82,19 @@ class Settings:
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment, defaults filled in.
 
-    Raises ConfigError for a malformed value or a `PNEUMOQ_` variable that does not exist.
+    Raises ConfigError for a malformed value, a `PNEUMOQ_` variable that does not exist, or the file
+    of a secret that cannot be read.
     """
     environ = os.environ if environ is None else environ
     given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != ""}
+    for name in SECRETS:
+        variable = PREFIX + name.upper()
+        file = given.pop(variable + _FILE, None)
+        if file is None:
+            continue
+        if variable in given:
+            raise ConfigError(f"{variable} and {variable}{_FILE} are both set: keep one of them")
+        given[variable] = _secret(variable + _FILE, Path(file))
     fields = {PREFIX + f.name.upper(): f for f in dataclasses.fields(Settings)}
     unknown = sorted(given.keys() - fields.keys())
     if unknown:
@@ -103,6 +118,22 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     for name in ("decoders", "engine_threads", "train_threads"):
         values.setdefault(name, cores)
     return Settings(**values)
+
+
+def _secret(variable: str, file: Path) -> str:
+    """What the file holds, without the white space around it."""
+    try:
+        text = file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{variable}: {file} cannot be read ({error.strerror}); it must be readable by user "
+            f"{os.getuid()}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{variable}: {file} holds no text") from error
+    if not text:
+        raise ConfigError(f"{variable}: {file} is empty")
+    return text
 
 
 def _parse(variable: str, kind: str, text: str) -> Any:
@@ -156,7 +187,7 @@ def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
 
 
 def describe(settings: Settings) -> list[dict[str, str]]:
-    """Every setting: variable, value, whether it was set, and its meaning."""
+    """Every setting: variable, value, whether it was set (`yes`, `file`), and its meaning."""
     rows = []
     for f in dataclasses.fields(Settings):
         value = getattr(settings, f.name)
@@ -164,11 +195,17 @@ def describe(settings: Settings) -> list[dict[str, str]]:
             {
                 "variable": PREFIX + f.name.upper(),
                 "value": _shown(f.name, value),
-                "set": "yes" if os.environ.get(PREFIX + f.name.upper()) else "",
+                "set": _how_set(PREFIX + f.name.upper()),
                 "meaning": f.metadata["meaning"],
             }
         )
     return rows
+
+
+def _how_set(variable: str) -> str:
+    if os.environ.get(variable):
+        return "yes"
+    return "file" if os.environ.get(variable + _FILE) else ""
 
 
 def _shown(name: str, value: Any) -> str:

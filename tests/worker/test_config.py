@@ -187,3 +187,73 @@ def test_a_broker_url_that_nobody_could_use_is_refused(url: str) -> None:
 def test_several_sentinels_are_one_broker() -> None:
     url = "sentinel://one.example:26379;sentinel://two.example:26379"
     assert config.load({"PNEUMOQ_BROKER_URL": url}).broker_url == url
+
+
+#: Settings that may be a file.
+SECRETS = [
+    "PNEUMOQ_DATABASE_URL",
+    "PNEUMOQ_BROKER_URL",
+    "PNEUMOQ_READER_URL",
+    "PNEUMOQ_SITE_KEY",
+]
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_secret_may_be_the_content_of_a_file(tmp_path: Path, variable: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"\n  {OTHER[variable]}\n")
+    assert config.load({f"{variable}_FILE": str(file)}) == config.load({variable: OTHER[variable]})
+
+
+def test_only_secrets_may_be_files() -> None:
+    with pytest.raises(ConfigError, match="PNEUMOQ_BATCH_FILE: no such setting"):
+        config.load({"PNEUMOQ_BATCH_FILE": "/run/secrets/batch"})
+
+
+def test_a_secret_and_its_file_together_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("of the file")
+    given = {"PNEUMOQ_SITE_KEY": "of the variable", "PNEUMOQ_SITE_KEY_FILE": str(file)}
+    with pytest.raises(ConfigError, match="PNEUMOQ_SITE_KEY_FILE are both set"):
+        config.load(given)
+    # An empty variable is as good as none, here too.
+    assert config.load(given | {"PNEUMOQ_SITE_KEY": ""}).site_key == "of the file"
+    assert config.load(given | {"PNEUMOQ_SITE_KEY_FILE": ""}).site_key == "of the variable"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read"), (b" \n", "empty"), (b"\xff\xfe", "no text")]
+)
+def test_the_file_of_a_secret_that_holds_none_is_named(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"PNEUMOQ_BROKER_URL_FILE: .*secret .*{reason}"):
+        config.load({"PNEUMOQ_BROKER_URL_FILE": str(file)})
+
+
+def test_a_child_process_is_handed_the_secret_and_not_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("a secret of this site\n")
+    monkeypatch.setenv("PNEUMOQ_SITE_KEY_FILE", str(file))
+    settings = config.load()
+    environment = config.child_environment(settings)
+    assert environment["PNEUMOQ_SITE_KEY"] == "a secret of this site"
+    assert "PNEUMOQ_SITE_KEY_FILE" not in environment
+    assert config.load(environment) == settings
+
+
+def test_a_secret_from_a_file_is_told_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in SECRETS:
+        file = tmp_path / variable
+        file.write_text(OTHER[variable])
+        monkeypatch.setenv(f"{variable}_FILE", str(file))
+    rows = {row["variable"]: row for row in config.describe(config.load())}
+    assert {rows[variable]["set"] for variable in SECRETS} == {"file"}
+    assert "secret" not in "".join(row["value"] for row in rows.values())
