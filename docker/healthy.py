@@ -9,13 +9,12 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from pathlib import Path
 
 from db import database, workers
 from worker import config
 
-#: beat keeps its schedule on disk, and writes it at least this often, in seconds; of a broker that
-#: is away it would not.
+#: beat keeps its schedule on disk, and writes it after this many seconds, at the next sweep; it would
+XX
 BEAT_WRITES_S = 180 + 60
 
 
