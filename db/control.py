@@ -11,7 +11,7 @@ from db.errors import Conflict
 from db.schema import FINAL_JOB_STATES, jobs, shards, sources
 
 #: Options of `retry` that are columns of jobs; all others go into the spec.
-_COLUMNS = frozenset({"model_id", "precision", "priority", "key"})
+_COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key"})
 
 
 def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
@@ -64,8 +64,8 @@ def retry(
     """A new job that does an ended one again: its number.
 
     With `failed_only` it does the items that are in error or have no outcome. `changes` replace
-    options: `model_id`, `precision`, `priority` and `key` of the job, anything else in its spec
-    (None: as if it had not been given).
+    options: `model_id`, `precision`, `engine`, `priority` and `key` of the job, anything else in
+    its spec (None: as if it had not been given).
     """
     row = job_rows.locked(connection, job_id)
     if row.state not in FINAL_JOB_STATES:
@@ -90,7 +90,12 @@ def retry(
         submitted_by=who,
         parent_job_id=job_id,
         **(
-            {"model_id": model_id, "precision": row.precision, "priority": row.priority}
+            {
+                "model_id": model_id,
+                "precision": row.precision,
+                "engine": row.engine,
+                "priority": row.priority,
+            }
             | {k: v for k, v in changes.items() if k in _COLUMNS}
         ),
     )

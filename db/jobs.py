@@ -5,7 +5,7 @@ Functions that write take a connection inside `database.write`; functions that r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class Claimed:
     kind: str
     spec: dict[str, Any]
     model_id: int | None
-    #: Scoring: fp32, bf16 or int8.
+    #: Scoring: fp32, bf16, fp16 or int8.
     precision: str | None
     #: The job that this one retries.
     parent_job_id: int | None
@@ -69,6 +69,7 @@ def submit(
     submitted_by: str,
     model_id: int | None = None,
     precision: str | None = None,
+    engine: str | None = None,
     parent_job_id: int | None = None,
     priority: int = 0,
     key: str | None = None,
@@ -76,7 +77,8 @@ def submit(
 ) -> int:
     """Insert a queued job and its sources; the same `key` again gives the same job's id.
 
-    Raises ValueError where the spec's `max_errors` is no error budget.
+    `engine` is `tensorrt` or `onnx` where only workers with that may score it. Raises ValueError
+    where the spec's `max_errors` is no error budget.
     """
     if spec.get("max_errors") is not None:
         budget.parse(spec["max_errors"])
@@ -92,6 +94,7 @@ def submit(
             submitted_by=submitted_by,
             model_id=model_id,
             precision=precision or ("fp32" if kind == "score" else None),
+            engine=engine,
             parent_job_id=parent_job_id,
             priority=priority,
             key=key,
@@ -416,8 +419,11 @@ def source_count(connection: sa.Connection, job_id: int) -> int:
     )
 
 
-def anything_due(engine: sa.Engine, queue: str) -> bool:
-    """Whether a worker of this queue would find something to claim now."""
+def anything_due(engine: sa.Engine, queue: str, *, kinds: Collection[str] | None = None) -> bool:
+    """Whether a worker of this queue would find something to claim now.
+
+    `kinds` are the words of `jobs.engine` that it serves; None asks for any worker.
+    """
     from db import leases
 
     with database.reading(engine) as connection:
@@ -426,7 +432,7 @@ def anything_due(engine: sa.Engine, queue: str) -> bool:
             return True
         if queue == "train":
             return False
-        return leases.first_due(connection, sa.select(shards.c.job_id)) is not None
+        return leases.first_due(connection, sa.select(shards.c.job_id), kinds=kinds) is not None
 
 
 def scoring(connection: sa.Connection, job_id: int, *, key_only: bool = False) -> bool:

@@ -5,7 +5,7 @@ A claim takes a fencing token. Whoever comes back late with an older token write
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,10 @@ class Shard:
     spec: dict[str, Any]
     #: Why the attempt before this one was given up, where its worker could say so.
     last_error: str | None = None
-    #: fp32, bf16 or int8.
+    #: fp32, bf16, fp16 or int8.
     precision: str = "fp32"
+    #: tensorrt or onnx, where the job asks for one.
+    engine: str | None = None
 
     @property
     def suspect(self) -> bool:
@@ -64,18 +66,20 @@ def first_due(
     *,
     alone: bool = True,
     claim: bool = False,
+    kinds: Collection[str] | None = None,
 ) -> sa.Row[Any] | None:
     """The row of a SELECT over shards for the best that this worker could claim now, or None.
 
-    The highest priority first, then the oldest job, then the first in it. With `claim` the shard's
-    row is locked, and those that others have locked are passed over.
+    The highest priority first, then the oldest job, then the first in it. `kinds` are the words of
+    `jobs.engine` that the worker serves, and jobs that ask for another are passed over; None serves
+    all. With `claim` the shard's row is locked, and those that others have locked are passed over.
     """
     # Job by job: each is one look into an index, while sorting all open shards of all jobs would
     # take longer the more there is to do.
     open_shard = sa.exists().where(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
     numbers = connection.execute(
         sa.select(jobs.c.id)
-        .where(jobs.c.state.in_(SCORING_JOB_STATES), open_shard)
+        .where(jobs.c.state.in_(SCORING_JOB_STATES), open_shard, _served(kinds))
         .order_by(jobs.c.priority.desc(), jobs.c.id)
     ).scalars()
     for job_id in numbers.all():
@@ -86,6 +90,13 @@ def first_due(
         if row is not None:
             return row
     return None
+
+
+def _served(kinds: Collection[str] | None) -> sa.ColumnElement[bool]:
+    """The condition under which a job may be scored by a worker that serves these engines."""
+    if kinds is None:
+        return sa.true()
+    return sa.or_(jobs.c.engine.is_(None), jobs.c.engine.in_(sorted(kinds)))
 
 
 def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa.Select[Any]:
@@ -126,9 +137,16 @@ def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa
 
 
 def claim(
-    connection: sa.Connection, worker_id: str, lease_s: float, *, alone: bool = True
+    connection: sa.Connection,
+    worker_id: str,
+    lease_s: float,
+    *,
+    alone: bool = True,
+    kinds: Collection[str] | None = None,
 ) -> Shard | None:
     """Claim the best shard that is due: highest priority, then oldest job, then first in it.
+
+    Of jobs that this worker's `kinds` of engine may score, as in `first_due`.
 
     One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
     gives it up with `results.give_up`.
@@ -136,10 +154,14 @@ def claim(
     while True:
         row = first_due(
             connection,
-            sa.select(shards, jobs.c.model_id, jobs.c.precision, jobs.c.priority, jobs.c.spec),
+            sa.select(
+                shards,
+                *(jobs.c[name] for name in ("model_id", "precision", "engine", "priority", "spec")),
+            ),
             worker_id,
             alone=alone,
             claim=True,
+            kinds=kinds,
         )
         if row is None:
             return None
@@ -176,6 +198,7 @@ def claim(
         listing=bytes(listing),
         model_id=row.model_id,
         precision=row.precision or "fp32",
+        engine=row.engine,
         priority=row.priority,
         spec=row.spec,
         last_error=row.last_error,
@@ -189,11 +212,13 @@ def claim_best(
     *,
     planning: bool,
     alone: bool = True,
+    kinds: Collection[str] | None = None,
 ) -> Shard | Claimed | None:
     """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
 
     Higher priority first, then the older job; a job is planned before its own shards are scored.
-    Not `alone` is a worker that has something in hand: it gets no suspect shard.
+    Not `alone` is a worker that has something in hand: it gets no suspect shard. Of shards it gets
+    those that its `kinds` of engine may score, as in `first_due`; any worker may plan.
     """
     job = None
     if planning:
@@ -201,7 +226,11 @@ def claim_best(
             job_rows.due("score", sa.select(jobs.c.id, jobs.c.priority)).limit(1)
         ).one_or_none()
     shard = first_due(
-        connection, sa.select(shards.c.job_id, jobs.c.priority), worker_id, alone=alone
+        connection,
+        sa.select(shards.c.job_id, jobs.c.priority),
+        worker_id,
+        alone=alone,
+        kinds=kinds,
     )
     if job is not None and (
         shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
@@ -210,7 +239,7 @@ def claim_best(
         # It may have been given up just now, or be in another's hands: the shards are still due.
         if claimed is not None:
             return claimed
-    return claim(connection, worker_id, lease_s, alone=alone)
+    return claim(connection, worker_id, lease_s, alone=alone, kinds=kinds)
 
 
 def held(shard: Shard) -> sa.ColumnElement[bool]:

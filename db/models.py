@@ -38,6 +38,16 @@ LONGEST_SPLIT = 64
 #: Fewer characters than this are not taken for the start of a SHA-256.
 LEAST_SHA256 = 8
 
+#: Columns of the engines table that, with the file, say which engine it is.
+ENGINE_KEY = ("backend", "backend_version", "device", "precision")
+
+#: engines.backend of the two flavours of TensorRT.
+TENSORRT = ("tensorrt", "tensorrt_rtx")
+
+#: Kind of worker → precisions that are faster than fp32 there, the fastest first. A processor
+#: widens fp16 again, and TensorRT computes bf16's file in fp32.
+FASTEST = {"onnx": ("int8", "bf16"), "tensorrt": ("int8", "fp16"), "either": ("int8",)}
+
 #: Longer numbers do not fit into a 64-bit column.
 _MOST_DIGITS = 18
 
@@ -194,10 +204,7 @@ def add_precisions(
         connection.execute(
             sa.delete(engines).where(
                 engines.c.sha256.in_(list(digests.values())),
-                *(
-                    engines.c[key] == engine[key]
-                    for key in ("backend", "backend_version", "device", "precision")
-                ),
+                *(engines.c[key] == engine[key] for key in ENGINE_KEY),
             )
         )
     _record_engines(connection, digests, tried)
@@ -205,24 +212,74 @@ def add_precisions(
         _log(connection, model_id, who, "quantised", f"{name} has files in {', '.join(files)} too")
 
 
-def best_precision(engine: sa.Engine, model_id: int, backend: str = "openvino") -> str:
-    """The fastest precision of a model that passed its parity gate on this backend.
+def record_engine(connection: sa.Connection, sha256: str, row: Mapping[str, Any]) -> None:
+    """Keep what became of an engine made from this file; one tried before is recorded anew.
 
-    int8, else bf16, else fp32. A bf16 engine that passed did so on a processor that has bfloat16.
+    `row` is columns of the engines table, `passed` among them. Two workers may do so at once.
+    """
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    values = {"parity_delta": None, "worker_id": None, **row, "sha256": sha256, "created_at": now()}
+    key = ("sha256", *ENGINE_KEY)
+    connection.execute(
+        insert(engines)
+        .values(**values)
+        .on_conflict_do_update(
+            index_elements=list(key),
+            set_={name: value for name, value in values.items() if name not in key},
+        )
+    )
+
+
+def engine_passed(
+    engine: sa.Engine, sha256: str, backend: str, version: str, device: str, precision: str
+) -> sa.RowMapping | None:
+    """The row of this very engine, where it passed its gate the last time that it was tried."""
+    select = sa.select(engines).where(
+        engines.c.sha256 == sha256,
+        engines.c.backend == backend,
+        engines.c.backend_version == version,
+        engines.c.device == device,
+        engines.c.precision == precision,
+        engines.c.passed,
+    )
+    with database.reading(engine) as connection:
+        return connection.execute(select).mappings().first()
+
+
+def best_precision(engine: sa.Engine, model_id: int, on: str = "onnx") -> str:
+    """The fastest precision of a model that may be used, for workers of one kind.
+
+    On `onnx`, workers that compute the file as it is: int8, else bf16, else fp32. (A bf16 engine
+    that passed did so on a processor that has bfloat16.) On `tensorrt`: int8, else fp16, else fp32.
+    On `either`: what is fast on both.
+    """
+    usable = usable_precisions(engine, model_id, on)
+    return next((precision for precision in FASTEST[on] if precision in usable), "fp32")
+
+
+def usable_precisions(engine: sa.Engine, model_id: int, on: str = "onnx") -> set[str]:
+    """The precisions of a model that passed their parity gate, for workers of one kind.
+
+    What passed elsewhere counts on TensorRT too, until it has been tried there: a worker tries its
+    own engine before it serves. From then on the latest trial there has the last word.
     """
     with database.reading(engine) as connection:
-        passed = set(
-            connection.execute(
-                sa.select(engines.c.precision)
-                .join(model_files, model_files.c.sha256 == engines.c.sha256)
-                .where(
-                    model_files.c.model_id == model_id,
-                    engines.c.backend == backend,
-                    engines.c.passed,
-                )
-            ).scalars()
-        )
-    return next((precision for precision in ("int8", "bf16") if precision in passed), "fp32")
+        tried = connection.execute(
+            sa.select(engines.c.precision, engines.c.backend, engines.c.passed)
+            .join(model_files, model_files.c.sha256 == engines.c.sha256)
+            .where(model_files.c.model_id == model_id)
+            .order_by(engines.c.created_at, engines.c.id)
+        ).all()
+    usable = {row.precision for row in tried if row.passed and row.backend not in TENSORRT}
+    there = {row.precision: row.passed for row in tried if row.backend in TENSORRT}
+    if on != "onnx":
+        usable -= {precision for precision, passed in there.items() if not passed}
+    if on == "tensorrt":
+        usable |= {precision for precision, passed in there.items() if passed}
+    return usable
 
 
 def _store(connection: sa.Connection, model_id: int, precision: str, path: Path) -> str:

@@ -167,7 +167,7 @@ engines = Table(
     metadata,
     _c("id", BigId, "Number.", primary_key=True),
     _c("sha256", sa.String(64), "Model file it was built from.", ForeignKey("model_files.sha256")),
-    _c("backend", sa.String(32), "openvino, tensorrt, ..."),
+    _c("backend", sa.String(32), "openvino, onnxruntime, tensorrt or tensorrt_rtx."),
     _c("backend_version", sa.String(64), "Version of that."),
     _c("device", sa.Text, "Processor or GPU it was built for."),
     _c("precision", sa.String(8), "Precision that it computes in."),
@@ -233,8 +233,10 @@ jobs = Table(
     _c("spec", Json, "What to do: the options as submitted, defaults filled in."),
     _c("model_id", BigId, "Scoring: the model, pinned when submitted. Training: the model made.",
        ForeignKey("models.id"), nullable=True),
-    _c("precision", sa.String(8), "Scoring: fp32, bf16 or int8, pinned when submitted.",
+    _c("precision", sa.String(8), "Scoring: fp32, bf16, fp16 or int8, pinned when submitted.",
        nullable=True),
+    _c("engine", sa.String(16),
+       "Scoring: tensorrt or onnx, where only workers with that may score it.", nullable=True),
     _c("dataset_id", BigId, "Training: what it read.", ForeignKey("datasets.id"), nullable=True),
     _c("parent_job_id", BigId, "The job that this one retries or resumes.",
        ForeignKey("jobs.id"), nullable=True),
@@ -515,17 +517,18 @@ job_events = Table(
 )
 
 workers = Table(
-    "workers",
-    metadata,
+    "workers", metadata,
     _c("id", sa.String(64), "One per process start.", primary_key=True),
     _c("host", sa.Text, "Machine."),
     _c("pid", sa.Integer, "Process id there."),
     _c("queues", sa.Text, "What it listens to, comma-separated: score, train."),
     _c("engine", sa.Text, "What it computes with.", nullable=True),
-    _c("versions", Json, "Software versions."),
+    _c("versions", Json, "Software versions; `engines`: the words of jobs.engine that it serves."),
+    _c("health", Json, "Temperature, power, throttling and memory of its machine, where it tells.",
+       nullable=True),
     _c("started_at", UtcDateTime, "Started."),
     _c("seen_at", UtcDateTime, "Latest heartbeat."),
     _c("stopped_at", UtcDateTime, "Stopped in good order.", nullable=True),
     Index(None, "seen_at"),
     comment="Worker processes, past and present.",
-)
+)  # fmt: skip

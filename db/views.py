@@ -106,7 +106,7 @@ V_JOB_PROGRESS = View(
         "priority": "Higher goes first.",
         "submitted_by": "User and host.",
         "model_id": "Scoring: the model used. Training: the model made.",
-        "precision": "Scoring: fp32, bf16 or int8.",
+        "precision": "Scoring: fp32, bf16, fp16 or int8.",
         "parent_job_id": "The job that this one retries.",
         "items": "Scoring: items listed. Training: epochs asked for is in the job's spec.",
         "done": "Items with an outcome.",
@@ -123,6 +123,7 @@ V_JOB_PROGRESS = View(
         "planned_at": "Listing complete.",
         "finished_at": "Reached a final state.",
         "purged_at": "Its outcomes were removed; only these sums are left.",
+        "engine": "Scoring: tensorrt or onnx, where only workers with that may score it.",
     },
     select="""
         SELECT j.id AS job_id, j.kind, j.state, j.priority, j.submitted_by, j.model_id,
@@ -139,7 +140,8 @@ V_JOB_PROGRESS = View(
                (SELECT COALESCE(SUM(n_errors), 0) FROM shards WHERE job_id = j.id) AS errors,
                j.planned_shards AS shards,
                (SELECT COUNT(finished_at) FROM shards WHERE job_id = j.id) AS shards_done,
-               j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at, j.purged_at
+               j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at, j.purged_at,
+               j.engine
         FROM jobs j
     """,
 )

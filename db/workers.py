@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -23,8 +24,13 @@ def hello(
     queues: str,
     engine: str | None,
     versions: Mapping[str, str],
+    health: Mapping[str, Any] | None = None,
 ) -> None:
-    """A worker process has started. Its answer may be lost, and this be repeated."""
+    """A worker process has started. Its answer may be lost, and this be repeated.
+
+    `versions` may have `engines` among them: the words of `jobs.engine` that it serves, as in
+    `auto,tensorrt`.
+    """
     connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
     connection.execute(
         sa.insert(workers).values(
@@ -36,13 +42,23 @@ def hello(
             versions=dict(versions),
             started_at=now(),
             seen_at=now(),
+            **_told(health),
         )
     )
 
 
-def seen(connection: sa.Connection, worker_id: str) -> None:
-    """A worker process is alive."""
-    connection.execute(sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now()))
+def seen(
+    connection: sa.Connection, worker_id: str, health: Mapping[str, Any] | None = None
+) -> None:
+    """A worker process is alive; `health` says how its machine is, None that it was not read."""
+    connection.execute(
+        sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now(), **_told(health))
+    )
+
+
+def _told(health: Mapping[str, Any] | None) -> dict[str, Any]:
+    # Left out where it was not read: None would be kept as the JSON `null`, which is not NULL.
+    return {} if health is None else {"health": dict(health)}
 
 
 def goodbye(connection: sa.Connection, worker_id: str) -> None:
@@ -60,3 +76,13 @@ def alive(engine: sa.Engine, queue: str | None = None) -> list[sa.RowMapping]:
     with database.reading(engine) as connection:
         rows = list(connection.execute(select.order_by(workers.c.started_at)).mappings())
     return [row for row in rows if queue is None or queue in row["queues"].split(",")]
+
+
+def kinds(row: Mapping[str, Any] | sa.RowMapping) -> frozenset[str]:
+    """The words of `jobs.engine` that a worker of this row serves; one that tells none: auto."""
+    return frozenset(str(row["versions"].get("engines", "auto")).split(","))
+
+
+def serving(engine: sa.Engine, asked: str | None) -> list[sa.RowMapping]:
+    """Workers that answered lately and may score a job with this `jobs.engine`."""
+    return [row for row in alive(engine, "score") if asked is None or asked in kinds(row)]

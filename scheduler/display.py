@@ -5,6 +5,7 @@ A terminal has a bar at its bottom, under the curves of a training job; a pipe o
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,6 +35,13 @@ class Display(Protocol):
 
     def close(self) -> None:
         """Leave the terminal as it was."""
+
+
+def opened(*, silent: bool = False) -> Display:
+    """A bar where standard error is a terminal, else lines; with `silent`, nothing."""
+    if silent:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()
 
 
 class Silent:

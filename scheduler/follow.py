@@ -7,7 +7,6 @@ that it is watched.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 
 from db import database, jobs, models, training, workers
 from db.schema import FINAL_JOB_STATES
-from scheduler import errors, output
-from scheduler.display import Bar, Display, Lines, Silent
+from scheduler import display as displays
+from scheduler import engines, errors, output
+from scheduler.display import Display
 from trainer import epoch as epochs
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def to_the_end(
     there is no such job.
     """
     kind = str(_patiently(lambda: jobs.get(engine, job_id))["kind"])
-    display = _display(as_json)
+    display = displays.opened(silent=as_json)
     try:
         row = _watch(engine, job_id, kind, display, tick)
     finally:
@@ -149,12 +149,6 @@ def to_the_end(
     else:
         close(summary)
     return STATUS[row["state"]]
-
-
-def _display(as_json: bool) -> Display:
-    if as_json:
-        return Silent()
-    return Bar() if sys.stderr.isatty() else Lines()
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -177,7 +171,9 @@ def _watch(
     rate = Rate()
     shown: dict[int, Any] = {}
     said = 0
-    silence = Silence(answered_at=time.monotonic(), looked_at=time.monotonic())
+    silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
+    wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
+    waited: str | None = None
     while True:
         started = time.monotonic()
         row = _patiently(lambda: jobs.progress(engine, job_id))
@@ -204,6 +200,10 @@ def _watch(
                     f"no worker of the queue {kind!r} has answered for {NO_WORKER_S:.0f} s: "
                     "start one with `pneumoq up`; `pneumoq doctor` lists those there are"
                 )
+            waits = _patiently(lambda: engines.waits(engine, wanted))
+            if waits is not None and waits != waited:
+                display.say(f"job {job_id} {waits}")
+            waited = waits
         tick()
         time.sleep(max(POLL_S, POLL_SHARE * took_s))
 

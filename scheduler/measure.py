@@ -24,9 +24,9 @@ from db import database, jobs, leases, listings, results
 from db.results import Cam, Prediction
 from scheduler.survey import Located
 from trainer.card import Card
-from worker import decoders
+from worker import decoder_process
 from worker.config import Settings
-from worker.decoders import Decoded, Decoders, Film
+from worker.decoders import Decoded, Decoders, Film, OnGpu
 from worker.engine import Engine, Pending, open_engine
 
 #: Films that go through before a measurement of decoding begins.
@@ -34,7 +34,7 @@ WARM_FILMS = 64
 #: Batches that are computed before a measurement of inference begins.
 WARM_BATCHES = 4
 #: Films whose pixels have room at once, per decoder process: more than it can have waiting.
-ROOM = 4 * decoders.MOST
+ROOM = 4 * decoder_process.MOST
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
 #: A map as a ResNet18 at 224 px leaves it, kept for every fourth film.
@@ -52,13 +52,15 @@ class Decoding:
         self._accept = tuple(accept)
         self._next = 0
         bytes_each = card.size * card.size
-        self._room = [n * bytes_each for n in range(ROOM * settings.decoders)]
+        decoders = settings.decoders + (settings.decode == "gpu")
+        self._room = [n * bytes_each for n in range(ROOM * decoders)]
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._decoders = Decoders(
             settings.decoders,
             len(self._room) * bytes_each,
             deadline_s=settings.film_deadline_s,
             limit_mb=settings.film_memory_mb,
+            gpu=OnGpu() if settings.decode == "gpu" else None,
         )
         self._decoders.selector.register(self._wake_fd, selectors.EVENT_READ)
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from db import budget as budgets
 from db import database, jobs, schema, workers
 from db.schema import FINAL_JOB_STATES
-from scheduler import errors, follow, output, stack
+from scheduler import engines, errors, follow, output, stack
 from worker.config import Settings
 
 Make = Callable[[sa.Connection], int]
@@ -40,16 +40,17 @@ def submit(
     later: bool,
     as_json: bool,
     note: str = "",
+    wanted: str | None = None,
 ) -> int:
     """Insert the job that `make` makes, ring, and follow it if asked; returns the exit status.
 
-    `note` is said of a new job.
+    `note` is said of a new job. `wanted` is its `jobs.engine`.
 
     With nobody to do it, nothing is inserted and Failure says what to start, unless `later`. A key
-    that a job has already stands for that job; Failure where that one has another spec, unless
-    None is given.
+    that a job has already stands for that job; Failure where that one has another spec or engine,
+    unless the spec is given as None.
     """
-    earlier = _earlier(engine, key, spec)
+    earlier = _earlier(engine, key, spec, wanted)
     if earlier is not None:
         if not as_json:
             click.echo(
@@ -58,7 +59,7 @@ def submit(
                 err=True,
             )
         later = later or earlier["state"] in FINAL_JOB_STATES
-    with _somebody(settings, engine, queue, local=local, later=later) as (reached, watch):
+    with _somebody(settings, engine, queue, wanted, local=local, later=later) as (reached, watch):
         job_id = database.write(engine, make)
         if note and not as_json and earlier is None:
             click.echo(note, err=True)
@@ -76,7 +77,7 @@ def submit(
 
 
 def _earlier(
-    engine: sa.Engine, key: str | None, spec: Mapping[str, Any] | None
+    engine: sa.Engine, key: str | None, spec: Mapping[str, Any] | None, wanted: str | None
 ) -> sa.RowMapping | None:
     """The job that has this key already."""
     if key is None:
@@ -84,7 +85,7 @@ def _earlier(
     with database.reading(engine) as connection:
         select = sa.select(schema.jobs).where(schema.jobs.c.key == key)
         row = connection.execute(select).mappings().first()
-    if row is not None and spec is not None and row["spec"] != spec:
+    if row is not None and spec is not None and (row["spec"], row["engine"]) != (spec, wanted):
         raise errors.Failure(
             f"the key {key!r} is that of job {row['id']}, which has other sources or options "
             f"(`pneumoq jobs show {row['id']}`); give another --key"
@@ -94,10 +95,18 @@ def _earlier(
 
 @contextlib.contextmanager
 def _somebody(
-    settings: Settings, engine: sa.Engine, queue: str, *, local: bool, later: bool
+    settings: Settings,
+    engine: sa.Engine,
+    queue: str,
+    wanted: str | None,
+    *,
+    local: bool,
+    later: bool,
 ) -> Iterator[tuple[Settings, Callable[[], None]]]:
     """The settings by which workers are reached, and what looks after those that are ours."""
     if local:
+        if wanted is not None:
+            engines.kind_here(settings)  # where that cannot be, it says why before anything is kept
         say = partial(click.echo, err=True)
         with stack.private(settings, engine, [queue], say=say) as own:
             yield own
@@ -107,6 +116,11 @@ def _somebody(
             f"no worker listens to the {queue} queue, so nothing was submitted. Start the workers "
             "with `pneumoq up` in another terminal, or add --local to run this one job by itself, "
             "or --later to leave it for when workers start."
+        )
+    if not later and (waits := engines.waits(engine, wanted)) is not None:
+        raise errors.Failure(
+            f"nothing was submitted, as the job {waits}. Start `pneumoq up --engine {wanted}` on "
+            "such a machine, leave --engine out, or give --later to leave it for when one starts."
         )
     yield settings, lambda: None
 

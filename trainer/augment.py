@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from trainer import device as devices
 
 #: Each kind of change happens to this share of films; the others keep something of their own.
 SHARE = 0.8
@@ -58,81 +62,165 @@ _GROUP = 4
 _KERNELS = ("bilinear", "area", "nearest")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is to be done to N films, decided; doing it needs no chance and asks the device nothing.
+
+    Tensors are on the device that `draw` was told.
+    """
+
+    #: `float32 [13 + 5 × BOXES, N]`, what each film is changed by: the two rows of its affine map,
+    #: how much softer and by which blur, exponents of shadows and lights, factor of the contrast,
+    #: added brightness, share of the noise; then each box's edges (pixels) and gray value.
+    numbers: Tensor
+    #: Side that each group of _GROUP films is shrunk to and the place in _KERNELS; None: it is not.
+    resized: tuple[tuple[int, int] | None, ...]
+    #: `float32 [N, 1, S, S]`, normal, of spread 1.
+    noise: Tensor
+
+
 def augment(image: Tensor, *, seed: int, epoch: int, step: int, strength: float = 1.0) -> Tensor:
     """A batch `uint8 [N, 1, S, S]` changed at random, as float from 0 to 255.
 
-    `strength` from 0 (not at all) to 1 scales how many films are changed and how far.
+    `strength` from 0 (not at all) to 1 scales how many films are changed and how far. Films on a
+    GPU are changed as on a processor, to rounding, but for the noise and the boxes: the noise is
+    the GPU's own, and the boxes are drawn after it.
     """
     n, _, side, _ = image.shape
+    changes = draw(
+        n, side, seed=seed, epoch=epoch, step=step, strength=strength, device=image.device
+    )
+    return apply(image, changes)
+
+
+def draw(
+    n: int, side: int, *, seed: int, epoch: int, step: int, strength: float, device: torch.device
+) -> Changes:
+    """What `augment` would do to `n` films of `side` pixels, for films that are on `device`."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{step}".encode()).digest()
-    draw = torch.Generator(image.device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    u = torch.rand((12, n), generator=draw, device=image.device) * 2 - 1  # each from -1 to 1
-    chance = torch.rand((4, n), generator=draw, device=image.device)
+    number = int.from_bytes(digest[:8], "big") >> 1
+    # Drawn by the processor, whatever the device: these are few numbers, and some of them (the
+    # sides that films are shrunk to) would have to come back from a GPU.
+    dice = torch.Generator().manual_seed(number)
+    u = torch.rand((12, n), generator=dice) * 2 - 1  # each from -1 to 1
+    chance = torch.rand((4, n), generator=dice)
     moved, toned, sharpened, noisy = ((chance < SHARE * strength) * strength).unbind()
+    resized = _resizes(n, side, dice, strength)
+    shadows, lights, contrast, brightness = (u[7:11] * toned).unbind()
+    noise = _noise((n, 1, side, side), dice, number, device)
+    numbers = torch.stack(
+        (
+            *_affine(u[:5] * moved),
+            sharpened * _between(*SHARPNESS, u[5]),
+            _between(*BLUR_PX, u[6]) * side / 224,
+            _power(GAMMA, shadows),
+            _power(GAMMA, lights),
+            _power(CONTRAST, contrast),
+            BRIGHTNESS * brightness,
+            noisy * _between(0, NOISE, u[11]),
+            *_boxes(n, side, dice, SHARE / 2 * strength),
+        )
+    )
+    return Changes(numbers=devices.send(numbers, device), resized=resized, noise=noise)
 
-    x = _moved(image.float(), u[:5] * moved)
-    x = _resampled(x, draw, strength)
-    sharpness = (sharpened * _between(*SHARPNESS, u[5])).view(n, 1, 1, 1)
-    x = x + sharpness * (_blurred(x, _between(*BLUR_PX, u[6]) * side / 224) - x)
 
-    shadows, lights, contrast, brightness = (u[7:11] * toned).view(4, n, 1, 1, 1).unbind()
+def apply(image: Tensor, changes: Changes) -> Tensor:
+    """A batch `uint8 [N, 1, S, S]` changed so, as float from 0 to 255."""
+    n = len(image)
+    columns = changes.numbers.view(len(changes.numbers), n, 1, 1, 1).unbind()
+    x = _moved(image.float(), changes.numbers[:6])
+    x = _resampled(x, changes.resized)
+    sharpness, shadows, lights, contrast, brightness, dose = columns[6], *columns[8:13]
+    x = x + sharpness * (_blurred(x, changes.numbers[7]) - x)
+
     x = (x / 255).clamp(0, 1)
-    x = (x.pow(_power(GAMMA, shadows)) + 1 - (1 - x).pow(_power(GAMMA, lights))) / 2
+    x = (x.pow(shadows) + 1 - (1 - x).pow(lights)) / 2
     middle = x.mean((1, 2, 3), keepdim=True)
-    x = (x - middle) * _power(CONTRAST, contrast) + middle + BRIGHTNESS * brightness
-    dose = (noisy * _between(0, NOISE, u[11])).view(n, 1, 1, 1)
-    x = x + dose * torch.randn(x.shape, generator=draw, device=image.device)
-    return _hidden(x.clamp(0, 1), draw, SHARE / 2 * strength) * 255
+    x = (x - middle) * contrast + middle + brightness
+    x = x + dose * changes.noise
+    return _hidden(x.clamp(0, 1), changes.numbers[13:]) * 255
 
 
-def _moved(x: Tensor, u: Tensor) -> Tensor:
-    """Turned, stretched and shifted; what comes into view is black, like a collimated border."""
+def _noise(
+    shape: tuple[int, ...], dice: torch.Generator, seed: int, device: torch.device
+) -> Tensor:
+    """Where the films are: on a GPU by its own generator, which is far faster than a copy."""
+    if device.type == "cpu":
+        return torch.randn(shape, generator=dice)
+    own = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, generator=own, device=device)
+
+
+def _affine(u: Tensor) -> tuple[Tensor, ...]:
+    """Turned, stretched and shifted: the two rows of each film's map."""
     turn, scale, aspect, dx, dy = u.unbind()
     angle = turn * math.radians(ROTATION_DEG)
     cos, sin = torch.cos(angle), torch.sin(angle)
     wide = _power(SCALE, scale) * _power(ASPECT, aspect / 2)
     high = _power(SCALE, scale) / _power(ASPECT, aspect / 2)
-    rows = (cos * wide, -sin * high, 2 * SHIFT * dx, sin * wide, cos * high, 2 * SHIFT * dy)
-    where = torch.stack(rows, dim=1).view(-1, 2, 3)
+    return cos * wide, -sin * high, 2 * SHIFT * dx, sin * wide, cos * high, 2 * SHIFT * dy
+
+
+def _moved(x: Tensor, affine: Tensor) -> Tensor:
+    """What comes into view is black, like a collimated border."""
+    where = affine.T.reshape(-1, 2, 3)
     grid = F.affine_grid(where, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
 
 
-def _resampled(x: Tensor, draw: torch.Generator, strength: float) -> Tensor:
-    """Shrunk and enlarged again, a few films at a time; a batch is in random order already."""
-    side = x.shape[-1]
+def _resizes(
+    n: int, side: int, dice: torch.Generator, strength: float
+) -> tuple[tuple[int, int] | None, ...]:
+    """How a few films at a time are shrunk; a batch is in random order already."""
     least = 1 - (1 - RESOLUTION) * strength
-    groups = x.chunk(-(-len(x) // _GROUP))
-    sides = torch.rand(len(groups), generator=draw, device=x.device)
-    kernels = torch.randint(len(_KERNELS), (len(groups),), generator=draw, device=x.device)
-    apart = torch.rand(len(groups), generator=draw, device=x.device) >= SHARE * strength
-    done = []
-    for group, share, kernel, left in zip(
-        groups, sides.tolist(), kernels.tolist(), apart.tolist(), strict=True
-    ):
+    groups = -(-n // _GROUP)
+    sides = torch.rand(groups, generator=dice)
+    kernels = torch.randint(len(_KERNELS), (groups,), generator=dice)
+    apart = torch.rand(groups, generator=dice) >= SHARE * strength
+    resizes: list[tuple[int, int] | None] = []
+    for share, kernel, left in zip(sides.tolist(), kernels.tolist(), apart.tolist(), strict=True):
         small = max(8, round(side * (least + (1 - least) * share)))
-        if left or small >= side:
+        resizes.append(None if left or small >= side else (small, kernel))
+    return tuple(resizes)
+
+
+def _resampled(x: Tensor, resized: Sequence[tuple[int, int] | None]) -> Tensor:
+    """Shrunk and enlarged again, group by group."""
+    side = x.shape[-1]
+    done = []
+    for group, resize in zip(x.chunk(len(resized)), resized, strict=True):
+        if resize is None:
             done.append(group)
             continue
+        small, kernel = resize
         smooth = {"align_corners": False, "antialias": True} if kernel == 0 else {}
         shrunk = F.interpolate(group, size=(small, small), mode=_KERNELS[kernel], **smooth)
         done.append(F.interpolate(shrunk, size=(side, side), mode="bilinear", align_corners=False))
     return torch.cat(done)
 
 
-def _hidden(x: Tensor, draw: torch.Generator, share: float) -> Tensor:
-    """Up to BOXES boxes of one gray value over each film, each with the chance `share`."""
-    n, _, side, _ = x.shape
-    u = torch.rand((BOXES, 6, n), generator=draw, device=x.device)
-    at = torch.arange(side, device=x.device, dtype=x.dtype) + 0.5
+def _boxes(n: int, side: int, dice: torch.Generator, share: float) -> list[Tensor]:
+    """Top, bottom, left, right and gray of BOXES boxes, each there with the chance `share`."""
+    found: list[Tensor] = []
+    u = torch.rand((BOXES, 6, n), generator=dice)
     for area, ratio, row, column, gray, chance in (box.unbind() for box in u):
         size = (BOX_AREA[0] + (BOX_AREA[1] - BOX_AREA[0]) * area).sqrt() * side
         ratio = _power(BOX_ASPECT, 2 * ratio - 1).sqrt()
         high, wide = size * ratio, size / ratio
         top, left = row * (side - high), column * (side - wide)
-        rows = (at >= top[:, None]) & (at < (top + high)[:, None])
-        columns = (at >= left[:, None]) & (at < (left + wide)[:, None])
-        hidden = rows[:, :, None] & columns[:, None, :] & (chance < share)[:, None, None]
+        bottom = torch.where(chance < share, top + high, top)  # a box of no height hides nothing
+        found += [top, bottom, left, left + wide, gray]
+    return found
+
+
+def _hidden(x: Tensor, boxes: Tensor) -> Tensor:
+    """Under boxes of one gray value each, as `_boxes` gives them."""
+    n, _, side, _ = x.shape
+    at = torch.arange(side, device=x.device, dtype=x.dtype) + 0.5
+    for top, bottom, left, right, gray in (box.unbind() for box in torch.split(boxes, 5)):
+        rows = (at >= top[:, None]) & (at < bottom[:, None])
+        columns = (at >= left[:, None]) & (at < right[:, None])
+        hidden = rows[:, :, None] & columns[:, None, :]
         x = torch.where(hidden[:, None], gray.view(n, 1, 1, 1), x)
     return x
 

@@ -21,6 +21,12 @@ class Average:
         self._source = net
         #: The network that is validated and kept.
         self.net = copy.deepcopy(net) if decay else net
+        # Both change in place, so that their tensors are found once; on a GPU each step is short.
+        ours, theirs = _state(self.net), _state(net)
+        floats = [name for name, value in theirs.items() if value.is_floating_point()]
+        others = [name for name in theirs if name not in floats]
+        self._floats = [ours[n] for n in floats], [theirs[n] for n in floats]
+        self._others = [ours[n] for n in others], [theirs[n] for n in others]
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -29,12 +35,9 @@ class Average:
         if self.net is self._source:
             return
         keep = min(self._decay, (1 + step) / (10 + step))
-        ours, theirs = _state(self.net), _state(self._source)
-        floats = [name for name, value in theirs.items() if value.is_floating_point()]
         # What batch norms have counted of the films (mean and variance) is averaged too.
-        torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - keep)
-        for name in theirs.keys() - set(floats):
-            ours[name].copy_(theirs[name])
+        torch._foreach_lerp_(*self._floats, 1 - keep)
+        torch._foreach_copy_(*self._others)
 
 
 def _state(net: nn.Module) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 
 from trainer import calibration, dataset, film, loop, metrics, model, ood
 from trainer import card as cards
+from trainer import device as devices
 from trainer import graph as graph_file
 from trainer.card import Card
 from trainer.graph import Graph
@@ -60,7 +61,7 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
     truth = labels == data.positive_index
     val_rows = films.rows(val)
     train_rows = films.rows(data.of(dataset.TRAIN))
-    with loop.settings(trained.options.threads):
+    with devices.settings(trained.options.threads):
         logits = loop.predict(trained.net, films, val_rows).logits.numpy()
         views = [
             loop.predict(
@@ -102,7 +103,7 @@ def reference_scores(
     net = _calibrated(trained, card)
     device = next(net.parameters()).device
     image = torch.from_numpy(np.ascontiguousarray(pixels[:, None])).to(device)
-    with loop.settings(trained.options.threads):
+    with devices.settings(trained.options.threads):
         scores = torch.softmax(net(image) / card.temperature, dim=1)
     return scores.cpu().numpy()
 

@@ -173,9 +173,7 @@ def _gray(
     data: bytes, draft: int | None, accept: Collection[str], tags: dict[str, str] | None
 ) -> Image.Image:
     """The film in gray; a JPEG reduced as long as both sides keep `draft` pixels, if given."""
-    # For the whole process: setting and restoring filters around each film is not safe in threads.
-    if _NOISE not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_NOISE[3].pattern)
+    hush()
     kind = content.kind(data)
     try:
         if kind == "JPEG":
@@ -192,6 +190,15 @@ def _gray(
     except Exception as error:
         # The decoders raise nearly anything for a damaged file: struct.error, KeyError, …
         raise _broken(kind, data, error) from error
+
+
+def hush() -> None:
+    """Have the readers warn of nothing any more, before one of them is asked.
+
+    For the whole process: setting and restoring filters around each film is not safe in threads.
+    """
+    if _NOISE not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_NOISE[3].pattern)
 
 
 def _jpeg(data: bytes, draft: int | None, accept: Collection[str]) -> Image.Image:
@@ -212,7 +219,7 @@ def _jpeg(data: bytes, draft: int | None, accept: Collection[str]) -> Image.Imag
     else:
         # Decoded as it is stored: the luma is that of a decode to `L`, bit by bit, and the chroma
         # shows whether this is a film at all.
-        image.draft("RGB" if _is_stored_as_rgb(image) else "YCbCr", target)
+        image.draft("RGB" if is_stored_as_rgb(image) else "YCbCr", target)
     # In one piece: of a stream Pillow copies what is left of each 64 KiB, a fiftieth of the time.
     image.decodermaxblock = len(data)
     image.load()
@@ -224,7 +231,7 @@ def _jpeg(data: bytes, draft: int | None, accept: Collection[str]) -> Image.Imag
     return _upright(luma, image)
 
 
-def _is_stored_as_rgb(image: Image.Image) -> bool:
+def is_stored_as_rgb(image: Image.Image) -> bool:
     """Whether a three-component JPEG holds R, G and B, by the test of libjpeg (jdapimin.c)."""
     if "jfif" in image.info:
         return False
@@ -278,13 +285,22 @@ def _photometric(image: Image.Image) -> object:
 
 def _upright(gray: Image.Image, image: Image.Image) -> Image.Image:
     """The film as its EXIF orientation says it was taken; as it is where the EXIF is damaged."""
-    if not any(key in image.info for key in _ORIENTED):
-        return gray
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except (TypeError, ValueError, SyntaxError, OSError, struct.error):
-        return gray
+    turn = _turn(image)
     return gray if turn is None else gray.transpose(turn)
+
+
+def is_upright(image: Image.Image) -> bool:
+    """Whether an opened picture is stored as it was taken."""
+    return _turn(image) is None
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    if not any(key in image.info for key in _ORIENTED):
+        return None
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (TypeError, ValueError, SyntaxError, OSError, struct.error):
+        return None
 
 
 def _pixels_message(mode: str) -> str:

@@ -34,6 +34,7 @@ from trainer import (
     model,
     ood,
 )
+from trainer import device as devices
 from trainer import pixels as planes
 from trainer.card import Card
 from trainer.errors import CheckpointError, ImportRefused
@@ -158,7 +159,7 @@ def write(
     )
     net, detector = copy.deepcopy(imported.net), None
     if data is not None:
-        with loop.settings(threads):
+        with devices.settings(threads):
             card, detector = _calibrated(net, card, data, operating_point)
     export.write(path, net.state_dict(), card, detector)
     return card

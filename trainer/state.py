@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ class State:
     net: model.ResNet18
     average: ema.Average
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     #: Finished epochs, oldest first.
     history: list[Epoch]
     #: Steps done of the epoch after these.
     step: int = 0
-    #: Sum of its steps' mean losses.
+    #: Sum of the mean losses of its steps, as far as they were read.
     losses: float = 0.0
-    #: Logits `float32 [films, C]` of its films, by the weights of their step; 0 where not yet.
+    #: Those not read yet, on the device.
+    unread: list[Tensor] = field(default_factory=list)
+    #: Logits `float32 [films, C]` of its films on the device, by the weights of their step; 0 where
+    #: not yet.
     outputs: Tensor
     #: Seconds that it has taken.
     seconds: float = 0.0
@@ -48,7 +53,29 @@ class State:
     def begin(self, outputs: Tensor) -> None:
         """The next epoch begins, with room for its logits."""
         self.step, self.losses, self.outputs = 0, 0.0, outputs
+        self.unread.clear()
         self.seconds = self.waited = 0.0
+
+    def note(self, loss: Tensor, logits: Tensor) -> None:
+        """A step is done; waits for nothing."""
+        n = len(logits)
+        self.outputs[self.step * n : (self.step + 1) * n] = logits
+        self.unread.append(loss.clone())
+        self.step += 1
+
+    def read(self) -> tuple[int, float] | None:
+        """Wait for the device and add up the losses; to be called before anything is kept.
+
+        Returns the first that is not finite, after its step, from 0 in this epoch; None without.
+        """
+        first = self.step - len(self.unread)
+        found = torch.stack(self.unread).tolist() if self.unread else []
+        self.unread.clear()
+        for step, loss in enumerate(found, first):
+            if not math.isfinite(loss):
+                return step, loss
+            self.losses += loss
+        return None
 
     def values(self) -> dict[str, Any]:
         """Tensors and plain values for a checkpoint."""
@@ -57,9 +84,10 @@ class State:
             "net": self.net.state_dict(),
             "average": self.average.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "step": self.step,
             "losses": self.losses,
-            "outputs": self.outputs,
+            "outputs": self.outputs.cpu(),
             "seconds": self.seconds,
             "waited": self.waited,
         }
@@ -70,9 +98,16 @@ class State:
             self.history = [Epoch(**epoch) for epoch in values["history"]]
             self.net.load_state_dict(values["net"])
             self.average.net.load_state_dict(values["average"])
+            for theirs, ours in zip(
+                values["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
+            ):
+                theirs["fused"] = ours["fused"]  # as this device has it, not the one it was on
             self.optimizer.load_state_dict(values["optimizer"])
+            if self.scaler.is_enabled() and values.get("scaler"):
+                self.scaler.load_state_dict(values["scaler"])
             self.step, self.losses = int(values["step"]), float(values["losses"])
-            self.outputs, self.seconds = values["outputs"], float(values["seconds"])
+            self.outputs = values["outputs"].to(self.net.mean.device)
+            self.seconds = float(values["seconds"])
             self.waited = float(values["waited"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"this is no whole checkpoint: {error}") from error

@@ -17,11 +17,13 @@ import json
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,14 +51,26 @@ REPLY_S = 0.02
 #: An answer is sent as soon as what is remarkable in it takes so many characters.
 REPLY_CHARACTERS = MESSAGE_BYTES // 4
 
+#: After so many seconds without a message nothing is expected soon.
+IDLE_S = 2.0
+
 #: Characters of a failure's message that are passed on.
 MESSAGE_LENGTH = 500
 
 #: Bytes of a film's content hash (BLAKE2b-128).
 CONTENT_BYTES = 16
 
+#: What a decoder says first.
+READY = b"ready"
+
 _HEADER = struct.Struct("<IId")
 _NO_CONTENT = bytes(CONTENT_BYTES)
+_TOO_LARGE = ("too_large", "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB", False)
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+#: Code, message, and whether the film is refused rather than broken.
+Failure = list[Any]
 
 
 @dataclass(kw_only=True)
@@ -69,7 +83,7 @@ class Reply:
     #: One content hash per film, all zero where its bytes could not be read.
     contents: bytes = b""
     #: Place in this reply → [code, message, refused].
-    failures: dict[int, list[Any]] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
     #: Place in this reply → identifying DICOM tags, as they stand in the film.
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
 
@@ -97,40 +111,112 @@ class Reply:
 
 def main() -> None:
     """Serve the parent until it closes the socket."""
-    parent_pid, socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb = map(
-        int, sys.argv[1:]
-    )
+    here = inherited()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Beside what it has mapped already, which depends on the machine.
+    limit = mapped_bytes() + (here.limit_mb << 20)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with here.parent:
+        here.parent.send(READY)
+        for work, reader in messages(here.parent):
+            answers = Answers(here.parent)
+            for place, *member in work["films"]:
+                here.mark.begin()
+                tags: dict[str, str] = {}
+                content, failure = _film(reader, member, work, here.pixels, place, tags)
+                answers.add(content, failure, tags)
+                answers.send_if_due()
+            answers.send()
+
+
+def _film(
+    reader: archive.Reader | ArchiveError,
+    member: list[Any],
+    work: dict[str, Any],
+    pixels: Pixels,
+    place: int,
+    tags: dict[str, str],
+) -> tuple[bytes, Failure | None]:
+    """The film's content hash, and what is wrong with it where something is."""
+    content, failure, data = read(reader, member, tags)
+    if data is not None and place >= 0:  # below 0 only its hash is wanted
+        failure = decode(data, work, pixels, place, tags)
+    return content, failure
+
+
+class Mark:
+    """Says in memory that outlives this process which film it is at, and since when."""
+
+    def __init__(self, fd: int, number: int) -> None:
+        self._numbers = memoryview(mmap.mmap(fd, 0)).cast("q")
+        self._at = number * MARK_NUMBERS
+        self._begun = 0
+
+    def begin(self) -> None:
+        """The next film is begun."""
+        self.again()
+        self._begun += 1
+        self._numbers[self._at] = self._begun
+
+    def again(self) -> None:
+        """Its time, or that of all films begun and not answered for, begins anew."""
+        self._numbers[self._at + 1] = time.monotonic_ns()
+
+
+@dataclass(kw_only=True)
+class Inherited:
+    """What a decoder process has from its parent."""
+
+    parent: socket.socket
+    #: The shared memory.
+    pixels: Pixels
+    mark: Mark
+    #: Memory that decoding one film may take, in MiB.
+    limit_mb: int
+    #: Arguments of one kind of decoder.
+    more: list[str]
+
+
+def inherited() -> Inherited:
+    """Take over what `arguments` named, and become a process that ends with its parent."""
+    numbers = map(int, sys.argv[1:8])
+    parent_pid, socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb = numbers
     die_with_parent(parent_pid)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # the parent's to handle, whoever else is sent it
-    pixels = np.frombuffer(mmap.mmap(memory_fd, memory_bytes), np.uint8)
-    marks = memoryview(mmap.mmap(marks_fd, 0)).cast("q")
-    mark = number * MARK_NUMBERS
-    _limit_memory(limit_mb << 20)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    begun = 0
-    with socket.socket(fileno=socket_fd) as parent:
-        parent.send(b"ready")
-        sources = _Sources()
-        while True:
-            message, fds, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 1)
-            if not message:
-                return
-            work = json.loads(message)
-            kind, uri, edition, base = work["source"]
-            with sources.open(kind, uri, edition, base, fds) as reader:
-                answers = _Answers(parent)
-                for place, *member in work["films"]:
-                    begun += 1
-                    marks[mark + 1] = time.monotonic_ns()
-                    marks[mark] = begun
-                    tags: dict[str, str] = {}
-                    content, failure = _decode(reader, member, work, pixels, place, tags)
-                    answers.add(content, failure, tags)
-                answers.send()
+    return Inherited(
+        parent=socket.socket(fileno=socket_fd),
+        pixels=np.frombuffer(mmap.mmap(memory_fd, memory_bytes), np.uint8),
+        mark=Mark(marks_fd, number),
+        limit_mb=limit_mb,
+        more=sys.argv[8:],
+    )
 
 
-class _Answers:
+def messages(
+    parent: socket.socket, idle: Callable[[], object] = lambda: None
+) -> Iterator[tuple[dict[str, Any], archive.Reader | ArchiveError]]:
+    """Each message, and the reader of its films' archive or why there is none.
+
+    `idle` is called once when there was none for IDLE_S.
+    """
+    sources = _Sources()
+    while True:
+        if not select.select([parent], [], [], IDLE_S)[0]:
+            idle()
+        message, fds, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 1)
+        if not message:
+            return
+        work = json.loads(message)
+        kind, uri, edition, base = work["source"]
+        with sources.open(kind, uri, edition, base, fds) as reader:
+            yield work, reader
+
+
+class Answers:
     """Gathers what becomes of quick films; what takes long is told at once."""
 
     def __init__(self, parent: socket.socket) -> None:
@@ -143,8 +229,8 @@ class _Answers:
         self._characters = 0
         self._began = time.monotonic()
 
-    def add(self, content: bytes, failure: list[Any] | None, tags: dict[str, str]) -> None:
-        """One more film is through."""
+    def add(self, content: bytes, failure: Failure | None, tags: dict[str, str]) -> None:
+        """One more film is through; where many are at once, `send_if_due` comes after the last."""
         place = len(self._contents)
         self._contents.append(content)
         if failure is not None:
@@ -153,8 +239,12 @@ class _Answers:
         if tags:
             self._reply.tags[place] = tags
             self._characters += sum(map(len, tags.values())) + 100
-        late = time.monotonic() - self._began > REPLY_S
-        if late or self._characters > REPLY_CHARACTERS:
+        if self._characters > REPLY_CHARACTERS:
+            self.send()
+
+    def send_if_due(self) -> None:
+        """Tell what was not told yet if it has waited long enough."""
+        if time.monotonic() - self._began > REPLY_S:
             self.send()
 
     def send(self) -> None:
@@ -167,14 +257,10 @@ class _Answers:
         self._begin()
 
 
-def _limit_memory(more: int) -> None:
-    """Let this process map `more` bytes beside what it has, which depends on the machine."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+def mapped_bytes() -> int:
+    """What this process has mapped."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + more
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return pages * resource.getpagesize()
 
 
 class _Sources:
@@ -208,43 +294,58 @@ class _Sources:
         yield self._reader
 
 
-def _decode(
-    reader: archive.Reader | ArchiveError,
-    member: list[Any],
-    work: dict[str, Any],
-    pixels: np.ndarray[Any, np.dtype[np.uint8]],
-    place: int,
-    tags: dict[str, str],
-) -> tuple[bytes, list[Any] | None]:
-    """The film's content hash, and what is wrong with it where something is."""
+def read(
+    reader: archive.Reader | ArchiveError, member: list[Any], tags: dict[str, str]
+) -> tuple[bytes, Failure | None, bytes | None]:
+    """The film's content hash, what is wrong with it where something is, or else its bytes."""
     if isinstance(reader, ArchiveError):
-        return _NO_CONTENT, [reader.code, str(reader)[:MESSAGE_LENGTH], False]
-    content = _NO_CONTENT
+        return _NO_CONTENT, _failure(reader), None
     try:
         data = reader.read(archive.Member(*member))
         content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
-        if data[128:132] == b"DICM":
-            # Whatever else it holds or hides, its name may be a patient's.
-            tags["format"] = "DICOM"
-        if place < 0:  # only that was wanted
-            return content, None
-        side = work["size"]
-        out = pixels[place : place + side * side]
-        film.decode(data, side, work["rule"], out, accept=work["accept"], tags=tags)
-    except (MemberError, FilmError) as error:
-        return content, [error.code, str(error)[:MESSAGE_LENGTH], isinstance(error, FilmRefused)]
+    except MemberError as error:
+        return _NO_CONTENT, _failure(error), None
     except MemoryError:
-        message = "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB"
-        return content, ["too_large", message, False]
-    return content, None
+        return _NO_CONTENT, [*_TOO_LARGE], None
+    if data[128:132] == b"DICM":
+        # Whatever else it holds or hides, its name may be a patient's.
+        tags["format"] = "DICOM"
+    return content, None, data
+
+
+def decode(
+    data: bytes, work: dict[str, Any], pixels: Pixels, place: int, tags: dict[str, str]
+) -> Failure | None:
+    """Put the film's pixels into their place, or say what is wrong with it."""
+    side = work["size"]
+    out = pixels[place : place + side * side]
+    try:
+        film.decode(data, side, work["rule"], out, accept=work["accept"], tags=tags)
+    except FilmError as error:
+        return _failure(error)
+    except MemoryError:
+        return [*_TOO_LARGE]
+    return None
+
+
+def _failure(error: ArchiveError | MemberError | FilmError) -> Failure:
+    return [error.code, str(error)[:MESSAGE_LENGTH], isinstance(error, FilmRefused)]
 
 
 def arguments(
-    socket_fd: int, memory_fd: int, memory_bytes: int, marks_fd: int, number: int, limit_mb: int
+    socket_fd: int,
+    memory_fd: int,
+    memory_bytes: int,
+    marks_fd: int,
+    number: int,
+    limit_mb: int,
+    *,
+    module: str = "worker.decoder",
+    more: Sequence[str] = (),
 ) -> list[str]:
     """The command line of a decoder process."""
     numbers = (os.getpid(), socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb)
-    return [sys.executable, "-m", "worker.decoder", *map(str, numbers)]
+    return [sys.executable, "-m", module, *map(str, numbers), *more]
 
 
 if __name__ == "__main__":

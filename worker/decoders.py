@@ -2,95 +2,60 @@
 
 Pixels arrive in one block of shared memory at places that the caller chose, so they are never
 copied. A decoder that dies or overruns the deadline is replaced; the film it was at gets a second
-chance in a new process, since a killed process may be innocent, and after that an error.
+chance in a new process, since a killed process may be innocent, and after that an error. A decoder
+on a GPU is one more beside those on the CPU and never does without them: it may refuse to serve.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import mmap
 import os
 import selectors
-import signal
 import socket
-import subprocess
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import archive, decoder
-from worker.archive import Kind, Member
-from worker.decoder import CONTENT_BYTES, MARK_NUMBERS, Reply
+from worker import decoder
+from worker.decoder import CONTENT_BYTES, Reply
+from worker.decoder_process import (
+    QUEUE,
+    DecoderProcess,
+    Film,
+    Marks,
+    OnGpu,
+    Pace,
+    Place,
+    name_bytes,
+)
+
+__all__ = ["Decoded", "Decoders", "Film", "OnGpu", "Place"]
 
 log = logging.getLogger(__name__)
-
-#: Films in one message to a decoder: as many as it is through with in CHUNK_S, which hides the
-#: round trip and still shares out the last films of a shard.
-FEWEST, MOST = 2, 256
-CHUNK_S = 0.03
 
 #: A message's names have at most so many characters: JSON writes some in twelve bytes.
 CHUNK_NAMES = decoder.MESSAGE_BYTES // 16
 
-#: Messages that may wait at one decoder.
-QUEUE = 2
-
 #: A film is blamed when this many decoders ended while at it.
 STRIKES = 2
-
-#: A decoder must report ready within this many seconds of its start.
-START_S = 60.0
 
 #: After this many failed starts in a row no further one is tried.
 STARTS = 10
 
+#: A GPU decoder that ended this many times, having answered for fewer than GPU_FILMS films since
+#: its start each time, is not started again: its start takes seconds.
+GPU_ENDS, GPU_FILMS = 3, 1000
+
 #: A decoder that closed its socket is on its way out: its exit status tells why, if it comes in
 #: this many seconds.
 EXIT_S = 1.0
-
-#: A killed process that is still there after this many seconds (it waits for a dead disk or file
-#: server, which not even SIGKILL ends) is left to itself.
-REAP_S = 5.0
-
-#: Characters of a member's name that go to a decoder, unless the name is the way to its bytes.
-NAME_LENGTH = 200
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a film's bytes are."""
-
-    kind: Kind
-    uri: str
-    #: Another one says that another archive may lie at the same path: it is opened anew.
-    edition: str
-    #: Compressed archives: an open window on the uncompressed stream, and where that begins.
-    window_fd: int | None = None
-    base: int = 0
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Film:
-    """One film to be decoded; `token` is the caller's own."""
-
-    token: Any
-    place: Place
-    member: Member
-    rule: str
-    size: int
-    #: Offset of its pixels in the shared memory, in bytes; below 0 where only its content hash is
-    #: wanted.
-    offset: int
-    #: Codes of refusals that are overridden.
-    accept: tuple[str, ...] = ()
-    strikes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,124 +71,57 @@ class Decoded:
     tags: dict[str, str] | None = None
 
 
-class _Decoder:
-    """One process and what it has been given."""
-
-    def __init__(
-        self, number: int, memory_fd: int, memory_bytes: int, marks: _Marks, limit_mb: int
-    ) -> None:
-        self.number = number
-        self._marks = marks
-        marks.clear(number)
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                decoder.arguments(
-                    theirs.fileno(), memory_fd, memory_bytes, marks.fd, number, limit_mb
-                ),
-                pass_fds=(theirs.fileno(), memory_fd, marks.fd),
-                stdin=subprocess.DEVNULL,
-                cwd="/",  # a folder named like one of our packages must not be found first
-            )
-        self.ready = False
-        self.given: deque[Film] = deque()
-        self.chunks: deque[int] = deque()  # films left of each message that was sent
-        self.heard = time.monotonic()
-        self.answered = 0
-
-    def at(self) -> tuple[int, float]:
-        """Place in `given` of the film it is at, and since when (time.monotonic) it is."""
-        begun, since = self._marks.read(self.number)
-        if begun > self.answered:
-            return min(begun - self.answered, len(self.given)) - 1, since
-        return 0, self.heard  # it is at none yet: it may be opening the archive of the first
-
-    @property
-    def free(self) -> bool:
-        return self.ready and len(self.chunks) < QUEUE
-
-    def give(self, films: list[Film]) -> None:
-        place = films[0].place
-        # Only files in folders are found by name; in archives names may be longer than a message.
-        length = None if place.kind in archive.BY_NAME else NAME_LENGTH
-        message = {
-            "source": [place.kind, place.uri, place.edition, place.base],
-            "rule": films[0].rule,
-            "size": films[0].size,
-            "accept": films[0].accept,
-            "films": [
-                [f.offset, m.name[:length], m.offset, m.stored, m.size, m.method, m.crc]
-                for f in films
-                for m in (f.member,)
-            ],
-        }
-        if not self.given:
-            self.heard = time.monotonic()
-        self.given.extend(films)
-        self.chunks.append(len(films))
-        fds = [] if place.window_fd is None else [place.window_fd]
-        socket.send_fds(self.socket, [json.dumps(message).encode()], fds)
-
-    def end(self, grace_s: float = 0.0) -> int:
-        """Kill the process unless it ends by itself in time; its exit status."""
-        self.socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(grace_s)
-        self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(REAP_S)
-        return -signal.SIGKILL
-
-
-class _Marks:
-    """What each decoder was at last, in memory that outlives it."""
-
-    def __init__(self, count: int) -> None:
-        self.fd = os.memfd_create("pneumoq-marks", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, count * MARK_NUMBERS * 8)
-        self._memory = mmap.mmap(self.fd, count * MARK_NUMBERS * 8)
-        self._numbers = memoryview(self._memory).cast("q")
-
-    def clear(self, number: int) -> None:
-        self._numbers[number * MARK_NUMBERS] = 0
-
-    def read(self, number: int) -> tuple[int, float]:
-        """Films begun since the process started, and when (time.monotonic) the latest was."""
-        # The decoder writes the time first: read last, it is that of this film or of a later one.
-        begun = self._numbers[number * MARK_NUMBERS]
-        return begun, self._numbers[number * MARK_NUMBERS + 1] / 1e9
-
-    def close(self) -> None:
-        self._numbers.release()
-        self._memory.close()
-        os.close(self.fd)
-
-
 class Decoders:
     """A pool of decoder processes over one block of shared memory.
 
     Not thread safe: one thread gives and collects.
     """
 
-    def __init__(self, count: int, memory_bytes: int, *, deadline_s: float, limit_mb: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        memory_bytes: int,
+        *,
+        deadline_s: float,
+        limit_mb: int,
+        gpu: OnGpu | None = None,
+    ) -> None:
         self._deadline_s = deadline_s
         self._limit_mb = limit_mb
+        self._gpu = gpu
+        self._gpu_ends = 0
+        #: What became of the decoder on the GPU: `off`, `starting`, `serving: …` or `off: why`.
+        self.gpu_state = "off"
         # Pages that are never touched cost nothing, and the block dies with its last process.
         self._memory_fd = os.memfd_create("pneumoq-pixels", os.MFD_CLOEXEC)
         os.ftruncate(self._memory_fd, memory_bytes)
         self._memory = mmap.mmap(self._memory_fd, memory_bytes)
         #: The shared memory, `uint8 [memory_bytes]`.
         self.pixels: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8)
-        self._marks = _Marks(count)
+        self._marks = Marks(count + 1)
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
-        #: Seconds that a film took lately.
-        self._film_s = CHUNK_S / FEWEST
+        self._cpu_pace, self._gpu_pace = Pace(), Pace()
         self._queue: deque[Film] = deque()
         self._decoders = [self._start(number) for number in range(count)]
+        self._gpu_number = count
+        if gpu is not None:
+            self._start_on_gpu(gpu)
 
-    def _start(self, number: int) -> _Decoder:
-        new = _Decoder(number, self._memory_fd, len(self._memory), self._marks, self._limit_mb)
+    def _start_on_gpu(self, gpu: OnGpu) -> None:
+        self.gpu_state = "starting"
+        self._decoders.append(self._start(self._gpu_number, gpu))
+
+    def _start(self, number: int, gpu: OnGpu | None = None) -> DecoderProcess:
+        new = DecoderProcess(
+            number,
+            self._memory_fd,
+            len(self._memory),
+            self._marks,
+            self._limit_mb,
+            self._cpu_pace if gpu is None else self._gpu_pace,
+            gpu,
+        )
         self._selector.register(new.socket, selectors.EVENT_READ, new)
         return new
 
@@ -234,14 +132,15 @@ class Decoders:
 
     def wants(self, more: int) -> bool:
         """Whether `more` films would still leave the decoders wanting."""
-        return len(self._queue) + more < self._chunk_length() * QUEUE * len(self._decoders)
+        return len(self._queue) + more < QUEUE * sum(d.pace.chunk for d in self._counted())
 
     def films_in(self, seconds: float) -> int:
         """How many films like the latest all decoders together are through with in so long."""
-        return int(seconds / self._film_s * len(self._decoders))
+        return int(sum(seconds / d.pace.film_s for d in self._counted()))
 
-    def _chunk_length(self) -> int:
-        return max(FEWEST, min(MOST, int(CHUNK_S / self._film_s)))
+    def _counted(self) -> list[DecoderProcess]:
+        """All that work, or will at once; one on a GPU may never."""
+        return [d for d in self._decoders if d.ready or not d.on_gpu]
 
     def give(self, films: Iterable[Film]) -> None:
         """Queue films to be decoded, in this order."""
@@ -257,11 +156,13 @@ class Decoders:
     def _deal(self) -> None:
         # Round by round, so that every decoder has work before one has it twice.
         while self._queue:
-            idle = [d for d in self._decoders if d.free]
+            # What may end its decoder goes to one on the CPU, which is quickly there again.
+            suspect = self._queue[0].suspect
+            idle = [d for d in self._decoders if d.free and not (suspect and d.on_gpu)]
             if not idle:
                 return
             chosen = min(idle, key=lambda d: len(d.chunks))
-            chunk = self._chunk()
+            chunk = self._chunk(chosen.pace.chunk)
             try:
                 chosen.give(chunk)
             except OSError:
@@ -270,12 +171,12 @@ class Decoders:
                 chosen.process.kill()
                 chosen.ready = False
 
-    def _chunk(self) -> list[Film]:
+    def _chunk(self, most: int) -> list[Film]:
         first = self._queue.popleft()
         chunk = [first]
-        # A film under suspicion travels alone.
-        most = 1 if first.strikes else self._chunk_length()
-        names = _name_bytes(first)
+        if first.suspect:
+            most = 1
+        names = name_bytes(first)
         while (
             self._queue
             and len(chunk) < most
@@ -283,8 +184,8 @@ class Decoders:
             and self._queue[0].rule == first.rule
             and self._queue[0].size == first.size
             and self._queue[0].accept == first.accept
-            and not self._queue[0].strikes
-            and (names := names + _name_bytes(self._queue[0])) < CHUNK_NAMES
+            and not self._queue[0].suspect
+            and (names := names + name_bytes(self._queue[0])) < CHUNK_NAMES
         ):
             chunk.append(self._queue.popleft())
         return chunk
@@ -297,7 +198,7 @@ class Decoders:
         yield from self._overdue()
         self._deal()
 
-    def _receive(self, source: _Decoder) -> Iterator[Decoded]:
+    def _receive(self, source: DecoderProcess) -> Iterator[Decoded]:
         while True:
             try:
                 message = source.socket.recv(decoder.MESSAGE_BYTES, socket.MSG_DONTWAIT)
@@ -310,18 +211,24 @@ class Decoders:
                 return
             source.heard = time.monotonic()
             if not source.ready:
+                if not message.startswith(decoder.READY):
+                    self._end_on_gpu(source, message.decode(errors="replace"))
+                    return
                 source.ready = True
-                self._failed_starts = 0
+                if source.on_gpu:
+                    self.gpu_state = f"serving: {message[len(decoder.READY) :].decode().strip()}"
+                    log.info("films are decoded on the GPU too: %s", self.gpu_state)
+                else:
+                    self._failed_starts = 0
                 continue
             yield from self._answered(source, Reply.unpack(message))
 
-    def _answered(self, source: _Decoder, reply: Reply) -> Iterator[Decoded]:
+    def _answered(self, source: DecoderProcess, reply: Reply) -> Iterator[Decoded]:
         source.answered += reply.films
         source.chunks[0] -= reply.films
         if not source.chunks[0]:
             source.chunks.popleft()
-        # A little of each new answer, so that one slow film does not decide.
-        self._film_s += 0.2 * (reply.seconds / reply.films - self._film_s)
+        source.pace.heard(reply)
         for n in range(reply.films):
             content = reply.contents[n * CONTENT_BYTES : (n + 1) * CONTENT_BYTES]
             failure = reply.failures.get(n)
@@ -335,7 +242,7 @@ class Decoders:
     def _overdue(self) -> Iterator[Decoded]:
         now = time.monotonic()
         for source in list(self._decoders):
-            limit_s = self._deadline_s if source.ready else START_S
+            limit_s = self._deadline_s if source.ready else source.start_s
             since = source.at()[1] if source.given else source.heard
             if (source.given or not source.ready) and now - since > limit_s:
                 yield from self._replace(
@@ -345,7 +252,10 @@ class Decoders:
                     "(PNEUMOQ_FILM_DEADLINE_S)",
                 )
 
-    def _replace(self, source: _Decoder, code: str, message: str) -> Iterator[Decoded]:
+    def _replace(self, source: DecoderProcess, code: str, message: str) -> Iterator[Decoded]:
+        if source.on_gpu:
+            self._end_on_gpu(source, "" if code == "decoder_died" else "it took too long")
+            return
         self._selector.unregister(source.socket)
         died = code == "decoder_died"
         status = source.end(EXIT_S if died else 0.0)
@@ -370,6 +280,31 @@ class Decoders:
                 yield Decoded(film=suspect, failure=(code, message, False))
         self._queue.extendleft(reversed(waiting))
 
+    def _end_on_gpu(self, source: DecoderProcess, why: str = "") -> None:
+        """It refused, died or took too long: what it had is decoded by others, at no film's cost.
+
+        It was at several films at once, and none of them is blamed before a decoder on the CPU,
+        which they are given to one by one, has ended at it too.
+        """
+        self._selector.unregister(source.socket)
+        begun = source.begun
+        status = source.end(0.0 if why else EXIT_S)
+        if not why:
+            why = f"signal {-status}" if status < 0 else f"exit status {status}"
+            why = f"it ended ({why}) {'at work' if source.ready else 'in starting'}"
+        # Where it was at none, it may have been opening the archive of the first.
+        for film in islice(source.given, max(1, begun)):
+            film.alone = True
+        self._queue.extendleft(reversed(source.given))
+        self._decoders.remove(source)
+        self._gpu_ends = 1 if source.answered >= GPU_FILMS else self._gpu_ends + 1
+        if self._gpu is not None and source.ready and self._gpu_ends < GPU_ENDS:
+            log.warning("the decoder on the GPU is replaced: %s", why)
+            self._start_on_gpu(self._gpu)
+        else:
+            self.gpu_state = f"off: {why}"
+            log.warning("films are decoded on the CPU alone, and not on the GPU: %s", why)
+
     def close(self) -> None:
         """End the processes and let go of the memory."""
         for source in self._decoders:
@@ -378,8 +313,3 @@ class Decoders:
         self._decoders = []
         self._marks.close()
         os.close(self._memory_fd)
-
-
-def _name_bytes(film: Film) -> int:
-    length = len(film.member.name)
-    return length if film.place.kind in archive.BY_NAME else min(length, NAME_LENGTH)

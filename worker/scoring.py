@@ -25,7 +25,7 @@ from worker import planning, store
 from worker.batches import Batch, Batches
 from worker.claims import Claims
 from worker.config import Settings
-from worker.decoders import Decoded, Decoders, Film
+from worker.decoders import Decoded, Decoders, Film, OnGpu
 from worker.engine import Engine, open_engine
 from worker.heartbeat import Heartbeat
 from worker.inference import EngineThread, Model, Request
@@ -78,6 +78,7 @@ class Scorer:
             self._batches.memory_bytes,
             deadline_s=settings.film_deadline_s,
             limit_mb=settings.film_memory_mb,
+            gpu=OnGpu() if settings.decode == "gpu" else None,
         )
         self._waking = threading.Lock()
         self._closed = False

@@ -24,7 +24,7 @@ FILMS = 1000
 )
 @click.option(
     "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+    help=precision.HELP,
 )  # fmt: skip
 @click.option(
     "--films", type=click.IntRange(8, 10**6), default=FILMS, show_default=True,

@@ -21,7 +21,7 @@ from scheduler import errors, output, precision, session
 )
 @click.option(
     "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+    help=precision.HELP,
 )  # fmt: skip
 @output.json_option
 def command(image: Path, out: Path | None, model: str, asked: str, as_json: bool) -> None:

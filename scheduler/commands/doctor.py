@@ -5,14 +5,9 @@ Each check is a function that returns what it found; nothing heavy is imported a
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import re
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import database, migrate, workers
 from db.errors import DatabaseError
-from scheduler import errors, output, session
-from worker import config, privacy
+from scheduler import errors, gpu, machine, output, session
+from scheduler.finding import Finding, ok, problem, warning
+from worker import config, health, privacy
 from worker.config import Settings
 from worker.errors import ConfigError
 
-#: Less free disk than this is a problem, and a warning, in GiB.
-DISK_PROBLEM_GIB, DISK_WARNING_GIB = 1, 10
-#: The oldest SQLite whose SQL the schema keeps to; JetPack 6 has it.
-SQLITE_OLDEST = (3, 37, 0)
 #: A broker that does not answer within this many seconds is taken to be gone.
 BROKER_TIMEOUT_S = 3.0
 
-#: What each extra brings, by distribution.
-EXTRAS = {
-    "train": (("torch", "torchvision"), "this machine cannot train"),
-    "postgres": (("psycopg",), "this machine cannot use PostgreSQL"),
-}
 #: File systems on which SQLite's locks and shared memory cannot be trusted.
 NETWORK_FILE_SYSTEMS = (
     "nfs",
@@ -51,48 +38,6 @@ NETWORK_FILE_SYSTEMS = (
     "ceph",
     "lustre",
 )
-#: What decodes DICOM, by distribution, and which transfer syntaxes.
-DICOM = {
-    "pydicom": "uncompressed",
-    "pylibjpeg-rle": "RLE",
-    "pylibjpeg-libjpeg": "JPEG, JPEG lossless, JPEG-LS",
-    "pylibjpeg-openjpeg": "JPEG 2000",
-}
-#: Instructions that make a precision faster than fp32; one of them is enough.
-FAST = {
-    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
-}
-#: Instructions that the CPU engine computes int8 and bf16 with.
-CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
-                "asimddp", "i8mm", "bf16")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check found."""
-
-    name: str
-    #: `ok`, `warning` (it works, with a limit) or `problem` (it does not work).
-    status: str
-    found: str
-    #: What to do; empty where nothing need be done.
-    advice: str = ""
-
-
-def ok(name: str, found: str, advice: str = "") -> Finding:
-    """It is as it should be."""
-    return Finding(name=name, status="ok", found=found, advice=advice)
-
-
-def warning(name: str, found: str, advice: str) -> Finding:
-    """It works, with a limit."""
-    return Finding(name=name, status="warning", found=found, advice=advice)
-
-
-def problem(name: str, found: str, advice: str) -> Finding:
-    """It does not work."""
-    return Finding(name=name, status="problem", found=found, advice=advice)
 
 
 @click.command("doctor")
@@ -142,128 +87,16 @@ def _print(described: list[dict[str, str]], findings: list[Finding]) -> None:
 def examine(settings: Settings) -> Iterator[Finding]:
     """All checks, in the order in which one would want to mend them."""
     yield ok("settings", "every variable is known and well formed")
-    yield python()
-    yield from libraries()
-    yield from extras(settings)
-    yield dicom()
-    yield from cpu()
-    yield from gpu()
-    yield disk(settings)
+    yield machine.python()
+    yield from machine.libraries()
+    yield from machine.extras(settings)
+    yield machine.dicom()
+    yield from machine.cpu()
+    yield from gpu.examine(settings)
+    yield machine.disk(settings)
     yield site_key(settings)
     yield from database_and_workers(settings)
     yield broker(settings)
-
-
-def python() -> Finding:
-    """The interpreter and the operating system."""
-    return ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-
-
-def libraries() -> Iterator[Finding]:
-    """What PneumoQ requires, and whether it is installed; versions come from metadata only."""
-    try:
-        own = importlib.metadata.distribution("pneumoq")
-    except importlib.metadata.PackageNotFoundError:
-        yield problem("pneumoq", "not installed", "pip install pneumoq")
-        return
-    yield ok("pneumoq", own.version)
-    found, absent = [], []
-    for requirement in own.requires or []:
-        if "extra ==" in requirement:
-            continue
-        name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]
-        version = _version(name)
-        if version is None:
-            absent.append(name)
-        else:
-            found.append(f"{name} {version}")
-    yield ok("libraries", ", ".join(found))
-    if absent:
-        yield problem("libraries", f"{', '.join(absent)} missing", "pip install pneumoq again")
-    if sqlite3.sqlite_version_info < SQLITE_OLDEST:
-        oldest = ".".join(map(str, SQLITE_OLDEST))
-        yield problem(
-            "sqlite", sqlite3.sqlite_version, f"PneumoQ needs {oldest}; use a newer Python build"
-        )
-    else:
-        yield ok("sqlite", sqlite3.sqlite_version)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def extras(settings: Settings) -> Iterator[Finding]:
-    """Optional parts: what is installed, and what this machine cannot do without the rest."""
-    for extra, (distributions, without) in EXTRAS.items():
-        versions = {name: _version(name) for name in distributions}
-        found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        absent = [name for name, version in versions.items() if version is None]
-        name = f"extra {extra}"
-        if not absent:
-            yield ok(name, found)
-            continue
-        advice = f"{without}; if it should: pip install 'pneumoq[{extra}]'"
-        if extra == "postgres" and settings.database_url.startswith("postgres"):
-            yield problem(name, "not installed", f"pip install 'pneumoq[{extra}]'")
-        elif found:
-            yield warning(name, f"{found}, but not {', '.join(absent)}", advice)
-        else:
-            yield ok(name, "not installed", advice)
-
-
-def dicom() -> Finding:
-    """Whether every transfer syntax that chest films come in can be decoded."""
-    versions = {name: _version(name) for name in DICOM}
-    absent = [DICOM[name] for name, version in versions.items() if version is None]
-    if absent:
-        return problem(
-            "dicom",
-            f"no decoder of {', '.join(absent)}",
-            "install PneumoQ anew: pip install pneumoq",
-        )
-    return ok("dicom", f"read with pydicom {versions['pydicom']}: {', '.join(DICOM.values())}")
-
-
-def cpu() -> Iterator[Finding]:
-    """The processor, and the precisions that it has instructions for."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        yield ok("cpu", platform.processor() or platform.machine())
-        return
-    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    flags = set(listed[1].split()) if listed else set()
-    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    features = [feature for feature in CPU_FEATURES if feature in flags]
-    using = f", with {', '.join(features)}" if features else ""
-    yield ok("cpu", f"{model[1] if model else platform.machine()}{using}")
-    fast = [precision for precision, needs in FAST.items() if flags.intersection(needs)]
-    slow = [precision for precision in FAST if precision not in fast]
-    yield ok(
-        "precisions",
-        f"fast here: {', '.join(['fp32', *fast])}",
-        f"{' and '.join(slow)} would gain little on this processor" if slow else "",
-    )
-
-
-def gpu() -> Iterator[Finding]:
-    """NVIDIA GPUs, as the kernel lists them."""
-    names = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        model = re.search(r"^Model:\s*(.*)$", file.read_text(errors="replace"), re.MULTILINE)
-        names.append(model[1] if model else "NVIDIA GPU")
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        name = board.read_text(errors="replace").strip("\0\n")
-        names += [name] if "Jetson" in name or "NVIDIA" in name else []
-    if not names:
-        yield ok("gpu", "none", "films are scored by the CPU")
-    else:
-        yield ok("gpu", ", ".join(names), "training uses it; films are scored by the CPU so far")
 
 
 def site_key(settings: Settings) -> Finding:
@@ -284,24 +117,6 @@ def site_key(settings: Settings) -> Finding:
     return ok("site key", str(path), "keep a copy: without it hashes match no earlier ones")
 
 
-def disk(settings: Settings) -> Finding:
-    """Free space where PneumoQ keeps its files."""
-    folder = _nearest(settings.home)
-    free_gib = shutil.disk_usage(folder).free / 2**30
-    found = f"{free_gib:,.1f} GiB free in {folder}"
-    advice = f"free some, or move {config.PREFIX}HOME"
-    if free_gib < DISK_PROBLEM_GIB:
-        return problem("disk", found, advice)
-    if free_gib < DISK_WARNING_GIB:
-        return warning("disk", found, advice)
-    return ok("disk", found)
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
-
-
 def database_and_workers(settings: Settings) -> Iterator[Finding]:
     """Whether the database answers, its schema's revision, and the workers that it knows of."""
     try:
@@ -311,7 +126,7 @@ def database_and_workers(settings: Settings) -> Iterator[Finding]:
         return
     file = settings.database_path
     if file is not None:
-        kind = _file_system(_nearest(file.parent))
+        kind = _file_system(machine.nearest(file.parent))
         if kind in NETWORK_FILE_SYSTEMS:
             yield problem(
                 "database", f"{file} is on a network file system ({kind})",
@@ -377,12 +192,19 @@ def _live(alive: list[sa.RowMapping] | None) -> Iterator[Finding]:
     if not alive:
         yield warning("workers", "none", "jobs wait until one runs: start `pneumoq up`")
     for worker in alive or []:
+        name = f"worker {worker['queues']}"
         computes = f" with {worker['engine']}" if worker["engine"] else ""
-        yield ok(
-            f"worker {worker['queues']}",
+        found = (
             f"process {worker['pid']} on {worker['host']}{computes}, "
-            f"since {output.when(worker['started_at'])}",
+            f"since {output.when(worker['started_at'])}"
         )
+        told = worker["health"] or {}
+        if told:
+            found = f"{found}; {health.text(told)}"
+        if "throttled" in told:
+            yield warning(name, found, "its GPU is slowed down: see to its cooling and power")
+        else:
+            yield ok(name, found)
 
 
 def broker(settings: Settings) -> Finding:

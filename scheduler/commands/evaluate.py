@@ -35,7 +35,7 @@ COLUMNS = ("path", "truth", "called", "probability", "unusual", "code", "reason"
 )  # fmt: skip
 @click.option(
     "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+    help=precision.HELP,
 )  # fmt: skip
 @click.option(
     "--csv", "table", type=click.Path(path_type=Path, dir_okay=False),

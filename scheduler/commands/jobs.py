@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db import database, jobs, training
 from db.schema import JOB_STATES, evaluations
-from scheduler import follow, output, session, submit
+from scheduler import engines, follow, output, session, submit
 from scheduler.commands import steer
 
 JOB = session.JOB
@@ -121,15 +121,18 @@ def show(job: int, as_json: bool) -> None:
     shown: dict[str, Any] = dict(jobs.progress(engine, job))
     shown |= {name: row[name] for name in ("key", "spec", "passed_over", "dataset_id")}
     shown |= {name: row[name] for name in ("attempts", "worker_id", "lease_until")}
+    ended = row["finished_at"] is not None
+    shown["waits"] = None if ended else engines.waits(engine, row["engine"])
     sources = jobs.source_rows(engine, job)
     if row["kind"] == "train":
         more: dict[str, Any] = {"epochs": training.epoch_rows(engine, job)}
     else:
-        more = _of_scoring(engine, job, ended=row["finished_at"] is not None)
+        more = _of_scoring(engine, job, ended=ended)
     if as_json:
         output.emit({**shown, "sources": sources, "epochs": [], **more}, as_json=True)
         return
     spec = shown.pop("spec")
+    shown["waits"] = (shown["waits"] or "").removeprefix("waits ")
     if (shown["key"] or "").startswith(submit.ONCE):
         del shown["key"]  # nobody gave it
     if row["kind"] == "train":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ EVALUATION_COLUMNS = (
     "created_at",
 )  # fmt: skip
 
-#: What an engine's gate found. The fp32 engine is compared with PyTorch, the others with fp32.
+#: What an engine's gate found. The processor's fp32 engine is compared with PyTorch, its others
+#: with fp32, and those of a GPU with the processor's of the same precision.
 GATE_COLUMNS = (
-    "precision", "passed", "films", "agreement", "delta_p99", "parity_delta", "films_per_s",
-    "backend", "backend_version", "device",
+    "precision", "engine", "device", "passed", "films", "agreement", "delta_p99", "parity_delta",
+    "films_per_s", "tried",
 )  # fmt: skip
 
 
@@ -107,7 +108,8 @@ def show(model: str, as_json: bool) -> None:
         return
     facts: dict[str, Any] = {k: v for k, v in row.items() if k not in ("metrics", "card")}
     facts["champion"] = champion
-    facts["computed_in"] = models.best_precision(engine, row["id"])
+    best, there = (models.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
+    facts["computed_in"] = best if best == there else f"{best}; with TensorRT {there}"
     facts["labels"] = ", ".join(label["name"] for label in detail["labels"])
     output.facts(facts)
     if row["metrics"]:
@@ -127,12 +129,19 @@ def show(model: str, as_json: bool) -> None:
             output.table(detail[key], columns)
         if key == "files" and detail["engines"]:
             _heading("Engines")
-            output.table([_gate(engine) for engine in detail["engines"]], GATE_COLUMNS)
+            output.table(gates(detail["engines"]), GATE_COLUMNS)
 
 
-def _gate(engine: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row of the engines table with its options as columns."""
-    return {**dict.fromkeys(GATE_COLUMNS), **engine["options"], **engine}
+def gates(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
+    """Rows of the engines table with GATE_COLUMNS, by precision and device."""
+    from worker.engine.choose import NAMES
+
+    def told(row: Mapping[Any, Any]) -> dict[str, Any]:
+        name = NAMES.get(row["backend"], row["backend"])
+        at = {"engine": f"{name} {row['backend_version']}", "tried": output.when(row["created_at"])}
+        return {**dict.fromkeys(GATE_COLUMNS), **row["options"], **row, **at}
+
+    return sorted(map(told, rows), key=lambda row: (row["precision"], row["device"], row["engine"]))
 
 
 def _evaluation(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -275,7 +284,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
             lambda c: models.add_precisions(c, row["id"], files, tried, session.who()),
         )
     if as_json:
-        output.emit([_gate(e) for e in tried], as_json=True)
+        output.emit([{**e["options"], **e} for e in tried], as_json=True)
         return
     for note in derived.notes:
         click.echo(note)

@@ -9,7 +9,7 @@ import click
 import sqlalchemy as sa
 
 from db import jobs, models
-from scheduler import precision, session, sources, submit
+from scheduler import engines, precision, session, sources, submit
 from trainer import film
 
 
@@ -27,8 +27,12 @@ from trainer import film
 )
 @click.option(
     "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help="What to compute in; auto is the fastest that passed the model's parity gate.",
+    help=precision.HELP,
 )  # fmt: skip
+@engines.option(
+    "Let only workers score that have TensorRT, or only those that compute the ONNX file as it is. "
+    "Default: any worker (auto)."
+)
 @click.option(
     "--keep-cam",
     type=click.Choice(["all", "flagged", "none"]),
@@ -65,6 +69,7 @@ def command(
     lists: tuple[Path, ...],
     model: str,
     asked: str,
+    asked_engine: str | None,
     keep_cam: str,
     accepted: tuple[str, ...],
     hash_names: bool,
@@ -89,12 +94,16 @@ def command(
       pneumoq score archive.zip --wait
       pneumoq score /data/2025 "/data/2026/**/*.dcm" --priority 5 --max-errors 5%
       pneumoq score --list films.csv --accept lateral --key monday
+      pneumoq score archive.zip --engine tensorrt --precision fp16
       pneumoq score archive.tar.zst --dry-run
     """
     settings, engine = session.settings(), session.database()
     rows = sources.rows(sources_, lists)
     chosen = models.resolve(engine, model)
-    pinned = precision.pin(engine, chosen["id"], asked)
+    wanted = engines.stored(asked_engine)
+    settings = engines.settings_of(settings, asked_engine)
+    on = engines.kind_here(settings) if local else engines.kind_of_fleet(engine, wanted)
+    pinned = precision.pin(engine, chosen["id"], asked, on)
     spec: dict[str, Any] = {
         "sources": [row["uri"] for row in rows],
         "model": model,
@@ -119,6 +128,7 @@ def command(
             submitted_by=session.who(),
             model_id=chosen["id"],
             precision=pinned,
+            engine=wanted,
             priority=priority,
             key=key or submit.once(),
             source_rows=rows,
@@ -128,7 +138,7 @@ def command(
     ctx.exit(
         submit.submit(
             settings, engine, "score", make,
-            spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            wanted=wanted, spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
             note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {how}.",
         )
     )  # fmt: skip

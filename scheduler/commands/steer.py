@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from click.core import ParameterSource
 
 from db import control, database, jobs
-from scheduler import errors, output, session, submit
+from scheduler import engines, errors, output, session, submit
 
 JOB = session.JOB
 
@@ -101,6 +101,7 @@ def _change(
     "--max-errors", callback=submit.budget, metavar="5%|N",
     help="Another error budget than that job had.",
 )  # fmt: skip
+@engines.option("Score with another engine than that job asked for; auto is any.")
 @submit.options
 @click.pass_context
 def retry(
@@ -108,6 +109,7 @@ def retry(
     job: int,
     failed_only: bool,
     max_errors: str | None,
+    asked_engine: str | None,
     wait: bool,
     local: bool,
     later: bool,
@@ -127,8 +129,13 @@ def retry(
       pneumoq jobs retry 5 --max-errors 20%
     """
     settings, engine, who = session.settings(), session.database(), session.who()
-    kind = jobs.get(engine, job)["kind"]
-    changes: dict[str, Any] = {"key": key or submit.once()}
+    earlier = jobs.get(engine, job)
+    kind, wanted = earlier["kind"], earlier["engine"]
+    if asked_engine is not None:
+        if kind != "score":
+            raise errors.Failure(f"job {job} is no scoring job: leave --engine out")
+        wanted = engines.stored(asked_engine)
+    changes: dict[str, Any] = {"key": key or submit.once(), "engine": wanted}
     if max_errors is not None or failed_only:
         # What failed once often fails again: a budget for all items would end this job at once.
         changes["max_errors"] = max_errors
@@ -140,8 +147,8 @@ def retry(
 
     ctx.exit(
         submit.submit(
-            settings, engine, kind, make,
-            spec=None, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            engines.settings_of(settings, wanted), engine, kind, make,
+            wanted=wanted, spec=None, key=key, wait=wait, local=local, later=later, as_json=as_json,
         )
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from scheduler import session
+from scheduler import engines, session
 
 
 @click.command("up")
@@ -21,20 +21,22 @@ from scheduler import session
     help="Scoring workers; each has decoder processes of its own.",
 )
 @click.option("--no-train", is_flag=True, help="Start no training worker.")
+@engines.here
 @click.option("--no-beat", is_flag=True, help="Start no beat; the workers sweep by themselves.")
-def command(scoring_workers: int, no_train: bool, no_beat: bool) -> None:
+def command(scoring_workers: int, no_train: bool, asked_engine: str | None, no_beat: bool) -> None:
     """Start broker, workers and beat on this machine; Ctrl-C ends them.
 
     The broker is an embedded Valkey unless PNEUMOQ_BROKER_URL names one. Logs are in
     PNEUMOQ_HOME/logs.
 
     \b
-    Example:
+    Examples:
       pneumoq up --scoring-workers 2
+      pneumoq up --engine tensorrt
     """
     from scheduler import stack
 
-    settings = session.settings()
+    settings = engines.settings_of(session.settings(), asked_engine)
     ended = threading.Event()
 
     def end(_: int, __: FrameType | None) -> None:
@@ -44,6 +46,10 @@ def command(scoring_workers: int, no_train: bool, no_beat: bool) -> None:
     if "train" in queues and importlib.util.find_spec("torch") is None:
         click.echo("No training worker: it needs PyTorch (pip install 'pneumoq[train]').", err=True)
         queues.remove("train")
+    if "score" in queues:
+        from worker import engine as scoring
+
+        click.echo(f"Films are scored with {scoring.choose(settings)}")
     with stack.sole(settings):
         engine = session.database()
         click.echo(f"Starting workers ({', '.join(queues)}) in {settings.home} …")

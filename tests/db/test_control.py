@@ -124,19 +124,28 @@ def test_a_paused_job_can_be_cancelled(database: sa.Engine) -> None:
 
 def test_a_retry_is_a_new_job_with_the_same_work(database: sa.Engine) -> None:
     job_id = given.running(database, priority=3, spec={"keep_cam": "all", "max_errors": "1"},
-                           precision="int8")  # fmt: skip
+                           precision="int8", engine="tensorrt")  # fmt: skip
     write(database, lambda c: jobs.cancel(c, job_id, "kim@ward"))
 
     new = jobs.get(database, _retry(database, job_id, max_errors=None, priority=5))
 
     assert (new["state"], new["parent_job_id"], new["priority"]) == ("queued", job_id, 5)
     assert (new["model_id"], new["precision"], new["spec"]) == (1, "int8", {"keep_cam": "all"})
+    assert new["engine"] == "tensorrt"
     first, second = (
         {k: v for k, v in dict(row).items() if k != "job_id"}
         for n in (job_id, new["id"])
         for row in jobs.source_rows(database, n)
     )
     assert first == second
+
+
+def test_a_retry_may_ask_for_another_engine_or_for_any(database: sa.Engine) -> None:
+    job_id = given.running(database, engine="tensorrt")
+    write(database, lambda c: jobs.cancel(c, job_id, "kim@ward"))
+
+    assert jobs.get(database, _retry(database, job_id, engine="onnx"))["engine"] == "onnx"
+    assert jobs.get(database, _retry(database, job_id, engine=None))["engine"] is None
 
 
 def test_only_what_failed_is_to_be_retried(database: sa.Engine) -> None:

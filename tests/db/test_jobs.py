@@ -316,6 +316,16 @@ def test_what_is_due_is_known_per_queue(database: sa.Engine) -> None:
     assert due() == (False, False)
 
 
+def test_work_for_another_engine_is_not_due_for_a_worker(database: sa.Engine) -> None:
+    given.running(database, engine="tensorrt")
+
+    assert jobs.anything_due(database, "score")
+    assert jobs.anything_due(database, "score", kinds={"auto", "tensorrt"})
+    assert not jobs.anything_due(database, "score", kinds={"auto", "onnx"})
+    given.queued(database, engine="tensorrt")  # to be planned, which any worker can
+    assert jobs.anything_due(database, "score", kinds={"auto", "onnx"})
+
+
 def test_progress_is_the_sum_of_the_shards(database: sa.Engine) -> None:
     job_id = given.running(database, shards=3, items=4)
     given.commit(database, given.claimed(database), errors=1)

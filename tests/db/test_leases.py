@@ -349,3 +349,64 @@ def test_a_job_that_cannot_be_planned_any_more_does_not_hide_the_shards_that_are
     assert isinstance(found, leases.Shard)
     assert found.job_id == due
     assert jobs.get(database, doomed)["state"] == "failed"
+
+
+def test_a_worker_gets_no_shard_of_a_job_that_asks_for_another_engine(database: sa.Engine) -> None:
+    tensorrt = given.running(database, priority=2, engine="tensorrt")
+    onnx = given.running(database, priority=1, engine="onnx")
+    either = given.running(database)
+
+    def claim(*kinds: str) -> leases.Shard | None:
+        return write(database, lambda c: leases.claim(c, "w", given.LEASE_S, kinds=kinds))
+
+    found = claim("auto", "onnx")
+    assert found is not None
+    assert (found.job_id, found.engine) == (onnx, "onnx")
+    found = claim("auto", "onnx")
+    assert found is not None
+    assert (found.job_id, found.engine) == (either, None)
+    assert claim("auto", "onnx") is None
+    assert claim() is None
+    found = claim("auto", "tensorrt")
+    assert found is not None
+    assert (found.job_id, found.engine) == (tensorrt, "tensorrt")
+
+
+def test_without_kinds_a_worker_gets_shards_of_every_job(database: sa.Engine) -> None:
+    job_id = given.running(database, engine="tensorrt")
+
+    assert given.claimed(database).job_id == job_id
+
+
+def test_any_worker_plans_a_job_whose_engine_it_lacks(database: sa.Engine) -> None:
+    job_id = given.queued(database, engine="tensorrt")
+
+    def next_of(*kinds: str, planning: bool = True) -> leases.Shard | jobs.Claimed | None:
+        return write(
+            database,
+            lambda c: leases.claim_best(c, "w", given.LEASE_S, planning=planning, kinds=kinds),
+        )
+
+    found = next_of("auto", "onnx")
+    assert isinstance(found, jobs.Claimed)
+    assert found.lease.job_id == job_id
+    write(database, lambda c: listings.add(c, found.lease, given.new_shards(1)))
+    assert next_of("auto", "onnx") is None
+    assert isinstance(next_of("auto", "tensorrt", planning=False), leases.Shard)
+
+
+def test_an_urgent_job_of_another_engine_does_not_hide_what_a_worker_can_score(
+    database: sa.Engine,
+) -> None:
+    given.running(database, priority=9, engine="tensorrt")
+    to_plan = given.queued(database, priority=1)
+    mine = given.running(database, priority=5)
+
+    found = write(
+        database,
+        lambda c: leases.claim_best(c, "w", given.LEASE_S, planning=True, kinds={"auto", "onnx"}),
+    )
+
+    assert isinstance(found, leases.Shard)
+    assert found.job_id == mine
+    assert jobs.get(database, to_plan)["state"] == "queued"

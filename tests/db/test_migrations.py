@@ -18,10 +18,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import listings, migrate, models, query, results, views
+from db import jobs, leases, listings, migrate, models, query, results, views, workers
 from db.database import connect, reading, write
 from db.errors import NotMigrated, QueryRefused
-from db.schema import metadata
+from db.schema import PARTITIONED, metadata
 from tests import servers
 from tests.db import given, portability
 
@@ -134,8 +134,8 @@ def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -
             "SELECT shard_no, listing FROM shard_listings ORDER BY shard_no"
         ).all()
         assert [(n, bytes(b)) for n, b in packed] == [(0, b"1" * 9000), (1, b"\0\xff")]
-        jobs = connection.exec_driver_sql("SELECT id, precision FROM jobs ORDER BY id").all()
-        assert [tuple(row) for row in jobs] == [(1, "fp32"), (2, None)]
+        pinned = connection.exec_driver_sql("SELECT id, precision FROM jobs ORDER BY id").all()
+        assert [tuple(row) for row in pinned] == [(1, "fp32"), (2, None)]
         assert listings.seek_index(connection, 1, 0) == b"I"
         assert connection.exec_driver_sql("SELECT split FROM evaluations").scalars().all() == [
             "validation"
@@ -161,6 +161,91 @@ def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -
     migrate.upgrade(empty)
     with reading(empty) as connection:
         assert [s.listing for s in listings.after(connection, 1)] == [b"1" * 9000, b"\0\xff"]
+
+
+#: What the third version kept of a job whose shards are being scored.
+THIRD = (
+    *(
+        statement
+        for statement in FIRST
+        if not statement.startswith(("INSERT INTO s", "INSERT INTO e"))
+    ),
+    "UPDATE jobs SET precision = 'int8' WHERE id = 1",
+    "INSERT INTO sources (job_id, source_no, uri, kind, fingerprint) "
+    "VALUES (1, 0, '/a.zip', 'zip', '1')",
+    "INSERT INTO shards (job_id, shard_no, source_no, first_item, n_items, state, n_predictions, "
+    "finished_at) VALUES (1, 0, 0, 0, 2, 'done', 2, CURRENT_TIMESTAMP)",
+    "INSERT INTO shards (job_id, shard_no, source_no, first_item, n_items, state, lease_token, "
+    "lease_until, worker_id, attempts) VALUES (1, 1, 0, 2, 2, 'leased', 3, {later}, 'w', 1)",
+    "INSERT INTO shard_listings (job_id, shard_no, listing) VALUES (1, 1, {listing})",
+    "INSERT INTO workers (id, host, pid, queues, engine, versions, started_at, seen_at) "
+    "VALUES ('w', 'ward', 7, 'score', 'CPU', '{}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+)
+
+
+def test_a_job_that_runs_is_scored_on_after_the_upgrade_to_engines(empty: sa.Engine) -> None:
+    migrate.upgrade(empty, "0003")
+    postgresql = empty.dialect.name == "postgresql"
+
+    def fill(connection: sa.Connection) -> None:
+        if postgresql:
+            for table in metadata.tables.values():
+                if table.name in PARTITIONED:
+                    connection.exec_driver_sql(
+                        f"CREATE TABLE {table.name}_p0 PARTITION OF {table.name} "
+                        "FOR VALUES FROM (0) TO (1000)"
+                    )
+        later = "CURRENT_TIMESTAMP + interval '1 hour'" if postgresql else "'2999-01-01 00:00:00'"
+        listing = "'\\x0102'" if postgresql else "x'0102'"
+        for statement in THIRD:
+            connection.exec_driver_sql(
+                statement.replace("{later}", later).replace("{listing}", listing)
+            )
+        if postgresql:
+            connection.exec_driver_sql("SELECT setval(pg_get_serial_sequence('jobs', 'id'), 2)")
+
+    def kept() -> list[tuple[Any, ...]]:
+        with reading(empty) as connection:
+            return [
+                tuple(row)
+                for query in (
+                    "SELECT id, kind, state, precision, planned_items, created_at FROM jobs "
+                    "ORDER BY id",
+                    "SELECT shard_no, state, lease_token, lease_until, worker_id, attempts "
+                    "FROM shards ORDER BY shard_no",
+                    "SELECT item_no, probability FROM predictions ORDER BY item_no",
+                    "SELECT id, engine, seen_at FROM workers",
+                )
+                for row in connection.exec_driver_sql(query)
+            ]
+
+    write(empty, fill)
+    before = kept()
+
+    migrate.upgrade(empty)
+
+    assert kept() == before
+    assert jobs.get(empty, 1)["engine"] is None
+    assert jobs.progress(empty, 1)["engine"] is None
+    # Who held the shard before the upgrade commits it after.
+    shard = leases.Shard(
+        job_id=1, shard_no=1, token=3, worker_id="w", attempt=1, source_no=0, first_item=2,
+        n_items=2, listing=b"\1\2", model_id=1, priority=0, spec={}, precision="int8",
+    )  # fmt: skip
+    assert write(empty, lambda c: leases.renew(c, [shard], given.LEASE_S)) == []
+    given.commit(empty, shard)
+    assert jobs.progress(empty, 1)["done"] == 4
+
+    # Down again, with a job that asks for an engine: the job stays, and what it asked for goes.
+    asked = given.queued(empty, engine="tensorrt")
+    write(empty, lambda c: workers.seen(c, "w", {"gpu_c": 48.5}))
+    migrate.downgrade(empty, "0003")
+    with reading(empty) as connection:
+        ids = connection.exec_driver_sql("SELECT id FROM jobs ORDER BY id").scalars().all()
+        assert ids == [1, 2, asked]
+    migrate.upgrade(empty)
+    assert jobs.get(empty, asked)["engine"] is None
+    assert jobs.get(empty, asked)["state"] == "queued"
 
 
 def test_the_migrations_make_the_schema_that_the_code_describes(empty: sa.Engine) -> None:

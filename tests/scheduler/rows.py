@@ -158,11 +158,21 @@ def a_trained_job(engine: sa.Engine, folder: Path, name: str = "trained") -> int
     return lease.job_id
 
 
-def a_worker(engine: sa.Engine, queues: str) -> None:
+def a_worker(
+    engine: sa.Engine,
+    queues: str,
+    name: str = WORKER,
+    *,
+    host: str = "gpu1",
+    computes: str = "openvino",
+    engines: str = "auto,onnx",
+    health: dict[str, Any] | None = None,
+) -> None:
     """A worker process that has just said hello."""
     database.write(
         engine,
         lambda c: workers.hello(
-            c, WORKER, host="gpu1", pid=4321, queues=queues, engine="openvino", versions={}
+            c, name, host=host, pid=4321, queues=queues, engine=computes,
+            versions={"engines": engines}, health=health,
         ),
-    )
+    )  # fmt: skip

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from db import database, workers
 from scheduler import session
 from tests import servers
 from tests.scheduler import rows
@@ -131,8 +132,25 @@ def test_a_postgresql_without_a_schema_is_a_problem(
     assert checks()["database"]["found"].startswith("PostgreSQL ")
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_nothing_heavy_is_imported_and_no_engine() -> None:
     from tests.scheduler.test_cli_core import HEAVY, imported
 
     assert os.environ["PNEUMOQ_HOME"]
-    assert not imported("doctor") & (HEAVY | {"tensorrt", "pycuda"})
+    # What decides about the engine knows models' cards, which have pixels in them.
+    heavy = HEAVY - {"numpy", "PIL"}
+    assert not imported("doctor") & (heavy | {"tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime"})
+
+
+def test_the_health_of_a_workers_machine_is_told() -> None:
+    engine = session.database()
+    rows.a_worker(engine, "score", health={"temperature_c": 54.5, "power_w": 11.25})
+    found = checks()["worker score"]
+    assert (found["status"], found["found"].partition("; ")[2]) == ("ok", "54 °C, 11.2 W")
+
+    hot = {"temperature_c": 97.0, "throttled": "thermal", "throttled_by": "gpu-throttle-alert"}
+    database.write(engine, lambda c: workers.seen(c, rows.WORKER, hot))
+    engine.dispose()
+    found = checks()["worker score"]
+    assert found["status"] == "warning"
+    assert found["found"].endswith("; 97 °C, throttled: thermal (gpu-throttle-alert)")
+    assert "cooling" in found["advice"]

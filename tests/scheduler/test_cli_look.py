@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, migrate, schema, views
+from db import database, jobs, migrate, models, schema, views
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
@@ -195,6 +195,31 @@ def test_a_model_is_shown_by_number_name_or_alias(engine: sa.Engine, tmp_path: P
     assert "NORMAL, PNEUMONIA" in text
     assert ["champion", "yes"] in lines(text)
     assert shown[0]["files"][0]["sha256"] in text
+
+
+def test_the_engines_of_a_model_are_told_by_precision_and_device(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    file = tmp_path / "fast.onnx"
+    file.write_text("fp16")
+    gate = {"precision": "fp16", "options": {"films": 96, "agreement": 1.0, "films_per_s": 812.5}}
+    tried = [
+        {**gate, "backend": "tensorrt", "backend_version": "10.3.0", "device": "Orin (8.7)",
+         "parity_delta": 0.0007, "passed": True},
+        {**gate, "backend": "openvino", "backend_version": "2026.4", "device": "AMD EPYC",
+         "parity_delta": 0.0001, "passed": True},
+    ]  # fmt: skip
+    model = rows.a_model(engine, tmp_path)
+    database.write(
+        engine, lambda c: models.add_precisions(c, model, {"fp16": file}, tried, "tester@here")
+    )
+    text = run("models", "show", model).stdout
+    assert ["computed_in", "fp32;", "with", "TensorRT", "fp16"] in lines(text)
+    header, processor, gpu = lines(text[text.index("Engines") :])[1:4]
+    assert header[:4] == ["precision", "engine", "device", "passed"]
+    assert processor[:6] == ["fp16", "OpenVINO", "2026.4", "AMD", "EPYC", "yes"]
+    assert gpu[:9] == ["fp16", "TensorRT", "10.3.0", "Orin", "(8.7)", "yes", "96", "1", "0.0007"]
+    assert gpu[9] == "812.5"
 
 
 def test_a_promoted_model_is_the_champion(engine: sa.Engine, tmp_path: Path) -> None:

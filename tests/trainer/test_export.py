@@ -10,7 +10,7 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from trainer import calibration, card, export, film, loop, metrics, model, ood
+from trainer import calibration, card, device, export, film, loop, metrics, model, ood
 from trainer.card import Card
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -77,7 +77,7 @@ def test_the_detector_in_the_file_is_the_one_that_was_fitted(
     path, about = exported
     pixels = trained.films
     rows = {split: pixels.rows(trained.dataset.of(split)) for split in ("train", "val")}
-    with loop.settings(trained.options.threads):
+    with device.settings(trained.options.threads):
         detector = ood.fit(trained.net, pixels.planes, rows["train"], rows["val"])
         strange = np.random.default_rng(0).integers(0, 256, (8, 48, 48), dtype=np.uint8)
         mixed = np.concatenate([films(trained, 24), strange])

@@ -215,7 +215,7 @@ def test_mixed_precision_trains_on_a_processor_without_it_too(
     done = loop.train(dataclasses.replace(OPTIONS, precision="bf16", epochs=1), data, tmp_path)
     assert done.precision == "bf16"
     assert done.net.conv1.weight.dtype == torch.float32
-    with pytest.raises(ValueError, match="give auto, fp32 or bf16"):
+    with pytest.raises(ValueError, match="give auto, fp32, bf16 or fp16"):
         loop.train(dataclasses.replace(OPTIONS, precision="int4"), data, tmp_path / "other")
 
 

@@ -11,7 +11,11 @@ import sqlalchemy as sa
 from db import database as connecting
 from db import migrate
 from tests.worker import samples
+from trainer import quantise
 from trainer.card import Card
+from worker.engine import flavour as flavours
+from worker.engine import observe
+from worker.engine.flavour import Flavour
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +42,30 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
     """A model file of three classes at 64 pixels, and its card."""
     path = tmp_path_factory.mktemp("model") / "other.onnx"
     return path, samples.write_model(path, ("NORMAL", "VIRUS", "BACTERIA"), seed=2)
+
+
+@pytest.fixture(scope="session")
+def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`model_file` in each precision that has a file; nobody may change them."""
+    folder = tmp_path_factory.mktemp("precisions")
+    network = quantise.Network(model_file)
+    seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
+    quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
+    quantise.fp16(network, folder / "fp16.onnx")
+    return {"fp32": model_file, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that takes films and gives scores, as a model does, and is built in no time."""
+    return samples.write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Flavour:
+    """TensorRT-RTX, which builds plans without any GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+    return flavours.load(prefer="tensorrt_rtx")
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from tests.worker import samples
 from trainer import card as cards
-from trainer import quantise
 from trainer.card import Card
-from worker.engine import FILE_OF, Engine, Outputs, Pending, observe, open_engine
+from worker.engine import FILE_OF, Engine, Outputs, Pending, open_engine
 from worker.engine.cpu import has_bf16, runtime
 from worker.errors import EngineError
 
@@ -49,17 +48,6 @@ def opened(files: dict[str, Path]) -> Iterator[Open]:
 def films() -> NDArray[np.uint8]:
     """`uint8 [12, 1, S, S]`, another film each."""
     return samples.pixels([data for _, data in samples.films(8, seed=7)][:12])
-
-
-@pytest.fixture(scope="session")
-def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`model_file` in each precision that has a file."""
-    folder = tmp_path_factory.mktemp("precisions")
-    network = quantise.Network(model_file)
-    seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
-    quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
-    quantise.fp16(network, folder / "fp16.onnx")
-    return {"fp32": model_file, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}
 
 
 def outputs(engine: Engine, films: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

@@ -1,22 +1,183 @@
-"""Which engine runs a model here, and in which precision."""
+"""Which engine scores here, and why. Nothing heavy is imported to find that out.
+
+tensorrt      TensorRT through PyCUDA: JetPack's or a server's (`tensorrt`), or that for RTX
+              cards (`tensorrt_rtx`)
+onnxruntime   ONNX Runtime with CUDA, the file as it is
+openvino      the processor; also what every other engine is compared with
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from trainer import card as cards
 from trainer import film
+from trainer.card import Card
 from trainer.errors import CardError, FilmError
+from worker import gpu as gpus
 from worker.engine.base import Engine
 from worker.errors import EngineError
+from worker.gpu import Gpu
 
 #: What an engine may be asked to compute in → precision of the file that it is made from.
 #: bf16 needs no file: the fp32 weights are rounded when the engine is opened.
 FILE_OF = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}
 
+#: Batches in a GPU's hands at once: one on its way there, one computed, one on its way back.
+LANES = 3
+
+#: What a job or a worker may ask for.
+AUTO, TENSORRT, ONNX = "auto", "tensorrt", "onnx"
+
+#: Backend → its name for a person.
+NAMES = {
+    "tensorrt": "TensorRT",
+    "tensorrt_rtx": "TensorRT-RTX",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+
+#: Told of slow steps: what is done, how far, of how much.
+Report = Callable[[str, int, int], None]
+
+
+class Wanted(Protocol):
+    """The settings that decide; `worker.config.Settings` has them."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def engine_threads(self) -> int: ...
+    @property
+    def gpu_batch(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is scored with here. `str` says it to a person, with the reason where there is one."""
+
+    #: auto, tensorrt or onnx.
+    asked: str
+    #: tensorrt, tensorrt_rtx, onnxruntime or openvino.
+    backend: str
+    version: str
+    #: None where the processor computes.
+    gpu: Gpu | None
+    #: Why nothing better was chosen, a clause; empty where there is nothing better.
+    reason: str
+    #: Films in every batch.
+    batch: int
+    #: Of the processor's engine.
+    threads: int
+    #: Batches that are computed at once.
+    lanes: int
+
+    def __str__(self) -> str:
+        name = NAMES[self.backend]
+        if self.gpu is None:
+            threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+            what = f"CPU ({name}, {threads})"
+        else:
+            what = f"{name} {self.version} on {self.gpu.device}"
+        return f"{what}: {self.reason}" if self.reason else what
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether another engine may take this one's place where it does not do."""
+        return self.asked != TENSORRT
+
+    def asking(self, engine: str | None) -> Choice:
+        """The same for a job that asks for an engine itself."""
+        return self if engine in (None, AUTO) else replace(self, asked=str(engine))
+
+
+def choose(settings: Wanted) -> Choice:
+    """The engine for this machine and these settings.
+
+    TensorRT where there is a GPU, TensorRT and PyCUDA; else ONNX Runtime where it has CUDA; else
+    the processor. Raises EngineError where `tensorrt` is asked for and something of it is missing.
+    """
+    asked = settings.engine
+    found = gpus.find()
+    gpu = found[0] if found else None
+    missing = None if asked == ONNX else _missing(gpu)
+    if asked == TENSORRT and missing is not None:
+        raise EngineError(
+            f"TensorRT was asked for (PNEUMOQ_ENGINE), but cannot be used: {missing}. Mend that, "
+            "or ask for auto"
+        )
+    if gpu is not None and asked != ONNX and missing is None:
+        from worker.engine import flavour
+
+        name, version = flavour.available() or ("", "")
+        if name:
+            return _on_gpu(settings, name, version, gpu, "")
+    reason = "onnx was asked for" if asked == ONNX else str(missing)
+    return _without_tensorrt(settings, gpu, reason)
+
+
+def instead(choice: Choice, settings: Wanted, reason: str) -> Choice | None:
+    """What is tried after an engine that does not do; None where there is nothing left."""
+    if not choice.may_fall_back or choice.backend == "openvino":
+        return None
+    if choice.backend == "onnxruntime":
+        return _on_processor(settings, choice.asked, reason)
+    return _without_tensorrt(settings, choice.gpu, reason, choice.asked)
+
+
+def kinds(choice: Choice) -> set[str]:
+    """What a job may ask for that this worker can serve."""
+    return kinds_of(choice.backend)
+
+
+def kinds_of(backend: str) -> set[str]:
+    """What a job may have asked for that gets an engine of this backend."""
+    return {AUTO, TENSORRT if backend.startswith("tensorrt") else ONNX}
+
+
+def open_on(
+    choice: Choice,
+    path: Path,
+    *,
+    precision: str,
+    home: Path,
+    workspace_mb: int,
+    report: Report = lambda what, done, total: None,
+) -> Engine:
+    """Make a model file ready to compute with what was chosen.
+
+    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told. Raises
+    EngineError as `open_engine`, and GpuLost.
+    """
+    if choice.gpu is None:
+        return open_engine(path, batch=choice.batch, threads=choice.threads, precision=precision)
+    card = _card(path, precision)
+    if precision == "bf16":
+        raise EngineError("bf16 is computed on processors; a GPU has fp16 for it")
+    if choice.backend == "onnxruntime":
+        from worker.engine.onnx import OnnxEngine
+
+        return OnnxEngine(
+            path, card, gpu=choice.gpu, batch=choice.batch, precision=precision,
+            threads=choice.threads, lanes=choice.lanes,
+        )  # fmt: skip
+    from worker.engine.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(
+        path, card, gpu=choice.gpu, home=home, batch=choice.batch, precision=precision,
+        workspace_mb=workspace_mb, lanes=choice.lanes, report=report,
+    )  # fmt: skip
+
 
 def open_engine(path: Path, *, batch: int, threads: int, precision: str = "fp32") -> Engine:
-    """Make a model file ready to compute on this machine's best device.
+    """Make a model file ready to compute on the processor.
 
     `precision` is what it computes in, and `path` the file that `FILE_OF` says. Raises EngineError
     where it cannot: a file that is not ours or of another precision, a film rule that this build
@@ -24,6 +185,12 @@ def open_engine(path: Path, *, batch: int, threads: int, precision: str = "fp32"
     """
     from worker.engine.cpu import CpuEngine
 
+    card = _card(path, precision)
+    return CpuEngine(path, card, batch=batch, threads=threads, precision=precision)
+
+
+def _card(path: Path, precision: str) -> Card:
+    """The card of a file that this precision can be computed from; raises EngineError."""
     if precision not in FILE_OF:
         raise EngineError(f"precision {precision!r} is unknown; give one of {', '.join(FILE_OF)}")
     try:
@@ -41,9 +208,60 @@ def open_engine(path: Path, *, batch: int, threads: int, precision: str = "fp32"
         film.check_golden(list(card.golden), card.film_rule)
     except (CardError, FilmError) as error:
         raise EngineError(str(error)) from error
-    return CpuEngine(path, card, batch=batch, threads=threads, precision=precision)
+    return card
 
 
-def describe(threads: int) -> str:
-    """In a few words, what `open_engine` will compute with."""
-    return f"CPU (OpenVINO, {threads} threads)"
+def _missing(gpu: Gpu | None) -> str | None:
+    """What TensorRT lacks here, as a clause that says what to do; None where it lacks nothing."""
+    if gpu is None:
+        return gpus.why_none()
+    from worker.engine import flavour
+
+    if flavour.available() is None:
+        return (
+            "TensorRT is not installed: on a Jetson it comes with JetPack (apt install "
+            "python3-libnvinfer, a virtual environment with --system-site-packages), elsewhere pip "
+            "install tensorrt"
+        )
+    if importlib.util.find_spec("pycuda") is None:
+        return "PyCUDA is not installed: pip install pycuda"
+    return None
+
+
+def _without_tensorrt(
+    settings: Wanted, gpu: Gpu | None, reason: str, asked: str | None = None
+) -> Choice:
+    version = _version("onnxruntime-gpu")
+    if gpu is None:
+        why = gpus.why_none()
+        # Not said twice where it is the reason that TensorRT is not there.
+        reason = reason if why in reason else f"{reason}; {why}"
+    elif version is None:
+        reason = f"{reason}; no ONNX Runtime for GPUs either: pip install onnxruntime-gpu"
+    else:
+        return replace(
+            _on_gpu(settings, "onnxruntime", version, gpu, reason), asked=asked or settings.engine
+        )
+    return _on_processor(settings, asked or settings.engine, reason)
+
+
+def _on_gpu(settings: Wanted, backend: str, version: str, gpu: Gpu, reason: str) -> Choice:
+    return Choice(
+        asked=settings.engine, backend=backend, version=version, gpu=gpu, reason=reason,
+        batch=settings.gpu_batch, threads=settings.engine_threads, lanes=LANES,
+    )  # fmt: skip
+
+
+def _on_processor(settings: Wanted, asked: str, reason: str) -> Choice:
+    threads = settings.engine_threads
+    return Choice(
+        asked=asked, backend="openvino", version=_version("openvino") or "", gpu=None,
+        reason=reason, batch=settings.batch, threads=threads, lanes=threads,
+    )  # fmt: skip
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution).partition("-")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None

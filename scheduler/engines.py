@@ -1,0 +1,85 @@
+"""Which engine films are scored with: the option, who serves what was asked, and that nobody does.
+
+A job's engine is a word for workers (`jobs.engine`); a command that computes here and now turns the
+same word into a choice of this machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+import sqlalchemy as sa
+
+from db import workers
+from worker import config
+from worker.config import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CHOICES = config.CHOICES["engine"]
+
+#: jobs.engine → a worker that serves it, in words.
+WANTED = {"tensorrt": "a worker with TensorRT", "onnx": "a worker that scores without TensorRT"}
+
+
+def option(meaning: str) -> Callable[[F], F]:
+    """The option `--engine`, given to the command as `asked_engine`; None where it is left out."""
+    return click.option("--engine", "asked_engine", type=click.Choice(CHOICES), help=meaning)
+
+
+#: For commands that compute on this machine.
+here = option(
+    "What to compute with: TensorRT on a GPU, the ONNX file as it is, or the best there is (auto). "
+    "Default: PNEUMOQ_ENGINE."
+)
+
+
+def settings_of(settings: Settings, asked: str | None) -> Settings:
+    """The settings with this engine in them, where one was asked for."""
+    return settings if asked is None else replace(settings, engine=asked)
+
+
+def stored(asked: str | None) -> str | None:
+    """The word as it is kept in jobs.engine."""
+    return None if asked == "auto" else asked
+
+
+def kind(served: Collection[str]) -> str:
+    """Of one worker that serves these words, the kind that a precision is chosen for."""
+    return "tensorrt" if "tensorrt" in served else "onnx"
+
+
+def kind_here(settings: Settings) -> str:
+    """The kind of worker that this machine would have. Raises EngineError as `choose`."""
+    from worker import engine
+
+    return kind(engine.kinds(engine.choose(settings)))
+
+
+def kind_of_fleet(database: sa.Engine, asked: str | None) -> str:
+    """The kind of worker that a job's precision is chosen for: `onnx`, `tensorrt` or `either`.
+
+    That asked for; else what the scoring workers are that answered lately.
+    """
+    if asked is not None:
+        return asked
+    kinds = {kind(workers.kinds(row)) for row in workers.alive(database, "score")}
+    if not kinds:
+        return "onnx"
+    return kinds.pop() if len(kinds) == 1 else "either"
+
+
+def waits(database: sa.Engine, asked: str | None) -> str | None:
+    """What a job that asks for this engine waits for, as a sentence; None where it is served."""
+    if asked is None or workers.serving(database, asked):
+        return None
+    return f"waits for {WANTED[asked]}; alive are: {_named(workers.alive(database, 'score'))}"
+
+
+def _named(rows: Sequence[sa.RowMapping]) -> str:
+    """Workers by what they compute with and where."""
+    told = dict.fromkeys(f"{row['engine'] or 'unknown'} on {row['host']}" for row in rows)
+    return ", ".join(told) or "none"
