@@ -1,11 +1,13 @@
 """Fixtures that every package's tests share: a clean environment, empty databases, a broker.
 
 A server that is not installed skips its tests on a developer's machine and fails them in CI, where
-nothing may go untested unnoticed.
+nothing may go untested unnoticed. A GPU cannot be installed: what needs one is skipped wherever
+there is none.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import NoReturn
 import pytest
 
 from tests import servers
+from worker import gpu
 
 # A run that was started in the background ignores Ctrl-C, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -25,6 +28,17 @@ def _absent(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@functools.cache
+def _no_gpu() -> str:
+    return gpu.why_none()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `gpu` runs where there is one; asked once, and only where it matters."""
+    if item.get_closest_marker("gpu") and _no_gpu():
+        pytest.skip(_no_gpu())
 
 
 @pytest.fixture(autouse=True)

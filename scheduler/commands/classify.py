@@ -38,11 +38,10 @@ def command(image: Path, out: Path | None, model: str, asked: str, as_json: bool
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
     settings, engine = session.settings(), session.database()
     chosen = models.resolve(engine, model)
-    from worker import single, store
+    from worker import single
 
     pinned = precision.pin(engine, chosen["id"], asked)
-    path = store.fetch(engine, settings.home, chosen["id"], pinned)
-    answer = single.classify(image, path, batch=settings.batch, precision=pinned)
+    answer = single.classify(image, settings, engine, chosen["id"], pinned)
     if out is not None:
         from scheduler import picture
 

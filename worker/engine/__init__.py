@@ -17,7 +17,6 @@ from worker.engine.base import Engine, Outputs, Pending
 from worker.engine.choose import (
     FILE_OF,
     Choice,
-    Report,
     choose,
     instead,
     kinds,
@@ -32,7 +31,6 @@ __all__ = [
     "Engine",
     "Outputs",
     "Pending",
-    "Report",
     "choose",
     "instead",
     "kinds",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +20,7 @@ from trainer.card import Card
 from trainer.errors import CardError, FilmError
 from worker import gpu as gpus
 from worker.engine.base import Engine
+from worker.engine.progress import Report, silent
 from worker.errors import EngineError
 from worker.gpu import Gpu
 
@@ -41,9 +41,6 @@ NAMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-
-#: Told of slow steps: what is done, how far, of how much.
-Report = Callable[[str, int, int], None]
 
 
 class Wanted(Protocol):
@@ -149,12 +146,12 @@ def open_on(
     precision: str,
     home: Path,
     workspace_mb: int,
-    report: Report = lambda what, done, total: None,
+    report: Report = silent,
 ) -> Engine:
     """Make a model file ready to compute with what was chosen.
 
-    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told. Raises
-    EngineError as `open_engine`, and GpuLost.
+    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told; what that
+    raises ends the build. Raises EngineError as `open_engine`, and GpuLost.
     """
     if choice.gpu is None:
         return open_engine(path, batch=choice.batch, threads=choice.threads, precision=precision)
