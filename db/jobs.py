@@ -122,6 +122,18 @@ def log(
     )
 
 
+def log_once(connection: sa.Connection, job_id: int, who: str, event: str, detail: str) -> None:
+    """Append to the job's history what is not there yet in these words from the same one."""
+    there = sa.exists().where(
+        job_events.c.job_id == job_id,
+        job_events.c.who == who,
+        job_events.c.event == event,
+        job_events.c.detail == detail,
+    )
+    if not connection.execute(sa.select(there)).scalar_one():
+        log(connection, job_id, who, event, detail)
+
+
 def claim(connection: sa.Connection, kind: str, worker_id: str, lease_s: float) -> Claimed | None:
     """Claim the best job that is due: of kind `train`, or of kind `score` to be planned.
 

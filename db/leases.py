@@ -79,7 +79,7 @@ def first_due(
     open_shard = sa.exists().where(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
     numbers = connection.execute(
         sa.select(jobs.c.id)
-        .where(jobs.c.state.in_(SCORING_JOB_STATES), open_shard, _served(kinds))
+        .where(jobs.c.state.in_(SCORING_JOB_STATES), open_shard, served(kinds))
         .order_by(jobs.c.priority.desc(), jobs.c.id)
     ).scalars()
     for job_id in numbers.all():
@@ -92,7 +92,7 @@ def first_due(
     return None
 
 
-def _served(kinds: Collection[str] | None) -> sa.ColumnElement[bool]:
+def served(kinds: Collection[str] | None) -> sa.ColumnElement[bool]:
     """The condition under which a job may be scored by a worker that serves these engines."""
     if kinds is None:
         return sa.true()
@@ -265,10 +265,14 @@ def renew(connection: sa.Connection, held_shards: Sequence[Shard], lease_s: floa
     return lost
 
 
-def hand_back(connection: sa.Connection, shard: Shard, reason: str, *, in_good_order: bool) -> None:
+def hand_back(
+    connection: sa.Connection, shard: Shard, reason: str | None, *, in_good_order: bool
+) -> None:
     """Make a shard claimable again: at once when the worker is shutting down, else after a wait.
 
-    In good order the attempt does not count. A lease that is lost already is left alone.
+    In good order the attempt does not count. Without a reason it counts as if the worker had ended
+    without a word: one item may be to blame, and is cornered. A lease that is lost already is left
+    alone.
     """
     delay_s = 0.0 if in_good_order else BACKOFF_S[min(shard.attempt, len(BACKOFF_S)) - 1]
     connection.execute(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs
+from db import database, jobs, leases
 from db.jobs import Lease
 from db.schema import SCORING_JOB_STATES, datasets, epochs
 from db.schema import jobs as jobs_table
@@ -85,23 +85,30 @@ def record_checkpoint(connection: sa.Connection, lease: Lease) -> None:
     )
 
 
-def urgent(engine: sa.Engine) -> str | None:
-    """Why the next training job that is due should wait, or None."""
+def urgent(engine: sa.Engine, kinds: Collection[str] | None = None) -> str | None:
+    """Why the next training job that is due should wait, or None; `kinds` as of `more_urgent`."""
     with database.reading(engine) as connection:
         next_one = connection.execute(
             jobs.due("train", sa.select(jobs_table.c.priority)).limit(1)
         ).one_or_none()
-        return None if next_one is None else more_urgent(connection, next_one.priority)
+        return None if next_one is None else more_urgent(connection, next_one.priority, kinds)
 
 
-def more_urgent(connection: sa.Connection, priority: int) -> str | None:
-    """The scoring job to which training of this priority gives way, in words, or None."""
+def more_urgent(
+    connection: sa.Connection, priority: int, kinds: Collection[str] | None = None
+) -> str | None:
+    """The scoring job to which training of this priority gives way, in words, or None.
+
+    `kinds` are the engines that would score it, as of `leases.first_due`: for a job that asks for
+    another, nobody needs to wait here.
+    """
     found = connection.execute(
         sa.select(jobs_table.c.id, jobs_table.c.priority)
         .where(
             jobs_table.c.kind == "score",
             jobs_table.c.state.in_(("queued", *SCORING_JOB_STATES)),
             jobs_table.c.priority > priority,
+            leases.served(kinds),
         )
         .order_by(jobs_table.c.priority.desc(), jobs_table.c.id)
         .limit(1)

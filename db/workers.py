@@ -48,11 +48,20 @@ def hello(
 
 
 def seen(
-    connection: sa.Connection, worker_id: str, health: Mapping[str, Any] | None = None
+    connection: sa.Connection,
+    worker_id: str,
+    health: Mapping[str, Any] | None = None,
+    engine: str | None = None,
 ) -> None:
-    """A worker process is alive; `health` says how its machine is, None that it was not read."""
+    """A worker process is alive; `health` says how its machine is, None that it was not read.
+
+    `engine` is what it computes with now, where that has changed.
+    """
+    computes = {} if engine is None else {"engine": engine}
     connection.execute(
-        sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now(), **_told(health))
+        sa.update(workers)
+        .where(workers.c.id == worker_id)
+        .values(seen_at=now(), **computes, **_told(health))
     )
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from pathlib import Path
 
 from db import database, workers
 from worker import config
 
-#: beat keeps its schedule on disk, and writes it at least this often, in seconds; of a broker that
-#: is away it would not.
-BEAT_WRITES_S = 180 + 60
+#: beat writes its schedule to disk at the first sweep after this many seconds (Celery's
+#: `Scheduler.sync_every`). While the broker is away it does not.
+BEAT_SYNC_S = 180.0
 
 
 def main(arguments: list[str]) -> str | None:
@@ -25,7 +24,9 @@ def main(arguments: list[str]) -> str | None:
     if arguments == ["beat"]:
         written = [p.stat().st_mtime for p in settings.home.glob("beat-schedule*")]
         age_s = time.time() - max(written, default=0.0)
-        return None if age_s < BEAT_WRITES_S else "beat has not kept its schedule for some minutes"
+        if age_s < BEAT_SYNC_S + 2 * settings.sweep_s + 60:
+            return None
+        return "beat has not kept its schedule for some minutes"
     host = socket.gethostname()
     engine = database.connect(settings.database_url)
     if any(worker["host"] == host for worker in workers.alive(engine)):

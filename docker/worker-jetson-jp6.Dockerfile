@@ -20,12 +20,13 @@ RUN set -eux; \
 ENV PATH=/opt/pneumoq/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /src
 # From what seldom changes to what often does: each step is done anew only from its change on.
-COPY constraints.txt docker/pycuda.txt ./
+COPY constraints.txt ./
+# hadolint ignore=DL3013
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eux; \
     echo 'CUDA_ENABLE_CURAND = False' > /etc/aksetup-defaults.py; \
     pip install -c constraints.txt setuptools numpy; \
-    pip install -c constraints.txt --no-build-isolation -r pycuda.txt
+    pip install -c constraints.txt --no-build-isolation pycuda
 # No torch unless its index is named: the usual one's needs another CUDA than JetPack 6 has. What
 # torch needs besides CUDA comes from the usual index.
 ARG TORCH_INDEX=

@@ -19,13 +19,14 @@ RUN set -eux; \
 ENV PATH=/opt/pneumoq/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /src
 # From what seldom changes to what often does: each step is done anew only from its change on.
-COPY constraints.txt docker/pycuda.txt ./
+COPY constraints.txt ./
 # Of CURAND nothing is used, and the final image need not have it.
+# hadolint ignore=DL3013
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eux; \
     echo 'CUDA_ENABLE_CURAND = False' > /etc/aksetup-defaults.py; \
     pip install -c constraints.txt setuptools numpy; \
-    pip install -c constraints.txt --no-build-isolation -r pycuda.txt
+    pip install -c constraints.txt --no-build-isolation pycuda
 # The wheels of full TensorRT come from NVIDIA's own index, whose address the package knows; name
 # another here. TENSORRT=tensorrt-rtx==1.7.1.116 is the flavour for RTX cards, from the usual index.
 ARG TENSORRT=tensorrt-cu13==10.16.1.11

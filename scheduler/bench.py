@@ -9,10 +9,11 @@ know (caches, two threads of one core): the limit is the larger of the two figur
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,12 @@ import sqlalchemy as sa
 
 from db import workers
 from scheduler import errors, measure, scratch, survey
-from worker import archive, store
+from worker import archive, serving
 from worker.config import Settings
+from worker.engine import Engine, choose
 
 #: Films of the job that lets the worker compile its engine and start its decoders.
 WARM_FILMS = 64
-
-#: Backends that compute on the processor that also decodes.
-ON_CPU = ("openvino",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +36,9 @@ class Figures:
 
     films: int
     precision: str
-    #: What computed, in words.
+    #: What computed, in words, and how many films at once.
     engine: str
+    batch: int
     #: Whether decoding and inference share the processor.
     shared: bool
     decode: list[float] = field(default_factory=list)
@@ -128,8 +128,7 @@ def run(
         with scratch.running(own, empty, model_id, precision, accept, say) as jobs:
             say("starting a worker, and compiling the model")
             jobs.run(warm)
-            path = store.fetch(empty, own.home, model_id, precision)
-            inference = measure.Inference(own, path, precision)
+            inference = measure.Inference(_serving(own, empty, model_id, precision))
             decoding = measure.Decoding(
                 own, inference.engine.card, list(survey.all_located(row)), accept
             )
@@ -139,6 +138,17 @@ def run(
             finally:
                 decoding.close()
                 inference.close()
+
+
+@contextlib.contextmanager
+def _serving(
+    settings: Settings, engine: sa.Engine, model_id: int, precision: str
+) -> Iterator[Engine]:
+    """An engine as a worker has it; the GPU's lease is left to the worker that is measured too."""
+    with contextlib.closing(
+        serving.serve(settings, engine, model_id, precision, choose(settings))
+    ) as served:
+        yield served
 
 
 def _in_turns(
@@ -162,7 +172,8 @@ def _in_turns(
         films=count,
         precision=computes.precision,
         engine=f"{computes.backend} {computes.backend_version} on {computes.device}",
-        shared=computes.backend in ON_CPU,
+        batch=computes.batch,
+        shared=computes.backend in measure.ON_CPU,
     )
     for repeat in range(1, repeats + 1):
         say(f"measuring {count:,} films, repetition {repeat} of {repeats}")

@@ -80,6 +80,8 @@ def waits(database: sa.Engine, asked: str | None) -> str | None:
 
 
 def _named(rows: Sequence[sa.RowMapping]) -> str:
-    """Workers by what they compute with and where."""
-    told = dict.fromkeys(f"{row['engine'] or 'unknown'} on {row['host']}" for row in rows)
+    """Workers by what they compute with, without the reasons, and where."""
+    told = dict.fromkeys(
+        f"{(row['engine'] or 'unknown').partition(': ')[0]} on {row['host']}" for row in rows
+    )
     return ", ".join(told) or "none"

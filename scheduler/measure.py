@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
@@ -27,7 +28,7 @@ from trainer.card import Card
 from worker import decoder_process
 from worker.config import Settings
 from worker.decoders import Decoded, Decoders, Film, OnGpu
-from worker.engine import Engine, Pending, open_engine
+from worker.engine import Engine, Pending
 
 #: Films that go through before a measurement of decoding begins.
 WARM_FILMS = 64
@@ -37,6 +38,8 @@ WARM_BATCHES = 4
 ROOM = 4 * decoder_process.MOST
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
+#: Backends that compute on the processor that also decodes.
+ON_CPU = ("openvino",)
 #: A map as a ResNet18 at 224 px leaves it, kept for every fourth film.
 CAM = Cam(height=7, width=7, low=-4.0, high=9.0, data=bytes(range(49)))
 
@@ -120,47 +123,66 @@ class Decoding:
         os.close(self._wake_fd)
 
 
-class Inference:
-    """An engine that is kept busy with batches; what the pixels are makes no difference to it."""
+def compute(
+    engine: Engine,
+    batches: int,
+    *,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+) -> float:
+    """Compute so many batches, in the thread that the engine belongs to; the seconds it took.
 
-    def __init__(self, settings: Settings, model: Path, precision: str) -> None:
-        self.engine: Engine = open_engine(
-            model, batch=settings.batch, threads=settings.engine_threads, precision=precision
-        )
-        card, chance = self.engine.card, np.random.default_rng(0)
-        shape = (self.engine.batch, 1, card.size, card.size)
-        # One block for each batch that may be pending, and one that is being handed over.
-        self._blocks = [
-            chance.integers(0, 256, shape, np.uint8) for _ in range(self.engine.depth + 1)
-        ]
-
-    def run(
-        self,
-        batches: int,
-        *,
-        before: Callable[[], None] = lambda: None,
-        after: Callable[[], None] = lambda: None,
-    ) -> float:
-        """Compute so many batches; the seconds it took.
-
-        `before` is called ahead of each batch, `after` when its answer is there.
-        """
-        pending: deque[Pending] = deque()
-        started = time.perf_counter()
-        for number in range(batches):
-            if len(pending) == self.engine.depth:
-                pending.popleft().result()
-                after()
-            before()
-            pending.append(self.engine.submit(self._blocks[number % len(self._blocks)]))
-        while pending:
+    What the pixels are makes no difference. `before` is called ahead of each batch, `after` when
+    its answer is there.
+    """
+    card, chance = engine.card, np.random.default_rng(0)
+    shape = (engine.batch, 1, card.size, card.size)
+    # One block for each batch that may be pending, and one that is being handed over.
+    blocks = [chance.integers(0, 256, shape, np.uint8) for _ in range(engine.depth + 1)]
+    pending: deque[Pending] = deque()
+    started = time.perf_counter()
+    for number in range(batches):
+        if len(pending) == engine.depth:
             pending.popleft().result()
             after()
-        return time.perf_counter() - started
+        before()
+        pending.append(engine.submit(blocks[number % len(blocks)]))
+    while pending:
+        pending.popleft().result()
+        after()
+    return time.perf_counter() - started
+
+
+def rate(engine: Engine, seconds: float) -> float:
+    """Films per second that the engine computes, measured for about so many seconds."""
+    compute(engine, engine.depth)
+    batches = max(engine.depth, round(engine.depth * seconds / compute(engine, engine.depth)))
+    return batches * engine.batch / compute(engine, batches)
+
+
+class Inference:
+    """An engine in a thread of its own, as a worker has it, that is kept busy with batches."""
+
+    def __init__(self, opened: AbstractContextManager[Engine]) -> None:
+        """`opened` is entered and left in that thread."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._opened = opened
+        self.engine: Engine = self._thread.submit(opened.__enter__).result()
+
+    def start(
+        self, batches: int, before: Callable[[], None], after: Callable[[], None]
+    ) -> Future[float]:
+        """Begin to compute so many batches; see `compute`."""
+        return self._thread.submit(compute, self.engine, batches, before=before, after=after)
+
+    def run(self, batches: int) -> float:
+        """Compute so many batches; the seconds it took."""
+        return self.start(batches, lambda: None, lambda: None).result()
 
     def close(self) -> None:
         """Let go of the engine."""
-        self.engine.close()
+        self._thread.submit(self._opened.__exit__, None, None, None).result()
+        self._thread.shutdown()
 
 
 class _Over(Exception):
@@ -177,7 +199,6 @@ def both(decoding: Decoding, inference: Inference, films: int) -> float:
     batches = -(-films // batch)
     decoded = threading.Semaphore(0)
     room = threading.Semaphore((inference.engine.depth + 3) * batch)
-    ended: list[BaseException] = []
     over = threading.Event()
 
     def before() -> None:
@@ -190,19 +211,15 @@ def both(decoding: Decoding, inference: Inference, films: int) -> float:
         room.release(batch)
         decoding.wake()
 
-    def compute() -> None:
-        try:
-            inference.run(batches, before=before, after=after)
-        except _Over:
-            return
-        except BaseException as error:  # noqa: BLE001  # raised below, in the thread that called
-            ended.append(error)
+    def ended(future: Future[float]) -> None:
+        if future.exception() is not None:
+            # Decoding waits for room that nobody would make.
             room.release(batches * batch)
             decoding.wake()
 
-    thread = threading.Thread(target=compute, name="inference")
     started = time.perf_counter()
-    thread.start()
+    inferred = inference.start(batches, before, after)
+    inferred.add_done_callback(ended)
     try:
         decoding.run(
             batches * batch,
@@ -213,11 +230,9 @@ def both(decoding: Decoding, inference: Inference, films: int) -> float:
         # Inference waits for films that will not come.
         over.set()
         decoded.release(batch)
+        wait([inferred])
         raise
-    finally:
-        thread.join()
-    if ended:
-        raise ended[0]
+    inferred.result()
     return time.perf_counter() - started
 
 

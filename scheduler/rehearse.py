@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from db import database, reuse, workers
 from scheduler import measure, output, survey
 from scheduler.survey import Survey
-from worker import store
+from worker import serving
 from worker.config import Settings
 from worker.decoders import Decoded
+from worker.engine import Engine
 
 #: Items that are decoded, shared among the sources; each source gives at least this many.
 SAMPLE, LEAST = 48, 4
@@ -47,32 +48,32 @@ def rehearse(
     spec: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     *,
+    wanted: str | None = None,
     as_json: bool,
 ) -> None:
     """Print what a job with this model, spec and sources (columns of `sources`) would come to.
 
-    Raises ArchiveError where a source cannot be listed, EngineError where the model does not run.
+    `wanted` is its `jobs.engine`. Raises ArchiveError where a source cannot be listed, EngineError
+    where the model does not run.
     """
     each = max(LEAST, SAMPLE // len(rows))
     surveys = [survey.look(row, each) for row in rows]
     copies = [_copy_of(engine, row, model["id"], precision, spec) for row in rows]
     report = _count(surveys, copies)
-    with tempfile.TemporaryDirectory(prefix="pneumoq-") as folder:
-        path = store.fetch(engine, settings.home, model["id"], precision)
-        inference = measure.Inference(settings, path, precision)
-        try:
-            report |= _try_out(
-                settings, engine, inference, surveys, copies, model["id"], precision, spec,
-                Path(folder),
-            )  # fmt: skip
-        finally:
-            inference.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="pneumoq-") as folder,
+        serving.opened(settings, engine, model["id"], precision) as network,
+    ):
+        report |= _try_out(
+            settings, engine, network, surveys, copies, model["id"], precision,
+            spec, Path(folder),
+        )  # fmt: skip
     report |= _disk(settings, engine, surveys, report)
     report |= {
         "model_id": model["id"],
         "model": model["name"],
         "precision": precision,
-        "workers_alive": len(workers.alive(engine, "score")),
+        "workers_alive": len(workers.serving(engine, wanted)),
     }
     if as_json:
         output.emit(report, as_json=True)
@@ -121,7 +122,7 @@ def _count(surveys: Sequence[Survey], copies: Sequence[int | None]) -> dict[str,
 def _try_out(
     settings: Settings,
     engine: sa.Engine,
-    inference: measure.Inference,
+    network: Engine,
     surveys: Sequence[Survey],
     copies: Sequence[int | None],
     model_id: int,
@@ -130,7 +131,7 @@ def _try_out(
     folder: Path,
 ) -> dict[str, Any]:
     """Decode the samples, look their contents up, time the engine; scale to all items."""
-    computed_per_s = _speed(inference)
+    computed_per_s = measure.rate(network, TIMED_S)
     refused_items = broken_items = fresh_items = decode_s = 0.0
     sampled = known = 0
     refusals: Counter[str] = Counter()
@@ -140,9 +141,7 @@ def _try_out(
         if not films:
             continue
         came: list[Decoded] = []
-        decoding = measure.Decoding(
-            settings, inference.engine.card, films, spec.get("accept") or ()
-        )
+        decoding = measure.Decoding(settings, network.card, films, spec.get("accept") or ())
         try:
             decoding.run(len(films), done=came.append)  # decoders start, and files are cached
             film_s = decoding.run(len(films)) / len(films)
@@ -166,6 +165,9 @@ def _try_out(
         decode_s += fresh * film_s
     items = sum(found.items for found in surveys)
     refused, in_error = round(refused_items), round(broken_items)
+    compute_s = fresh_items / computed_per_s
+    # Where both stages share the processor, a film takes its time of each.
+    shared = network.backend in measure.ON_CPU
     return {
         "sampled": sampled,
         "sample_refusals": dict(refusals.most_common()),
@@ -177,18 +179,8 @@ def _try_out(
         "expected_from_store": round(items - fresh_items),
         "decoded_per_s": fresh_items / decode_s if decode_s else None,
         "computed_per_s": computed_per_s,
-        # Both stages share the processor: a film takes its time of each.
-        "expected_seconds": decode_s + fresh_items / computed_per_s,
+        "expected_seconds": decode_s + compute_s if shared else max(decode_s, compute_s),
     }
-
-
-def _speed(inference: measure.Inference) -> float:
-    """Films per second that the engine computes."""
-    rounds = inference.engine.depth
-    inference.run(rounds)
-    once_s = inference.run(rounds)
-    batches = max(rounds, round(rounds * TIMED_S / once_s))
-    return batches * inference.engine.batch / inference.run(batches)
 
 
 def _known(engine: sa.Engine, contents: list[bytes], model_id: int, precision: str) -> int:
@@ -248,7 +240,7 @@ def _print(report: Mapping[str, Any]) -> None:
             "disk": f"about {_bytes(report['database_bytes_needed'])} in the database"
             + ("" if free is None else f", {_bytes(free)} free"),
             "model": f"{report['model_id']} ({report['model']}) in {report['precision']}",
-            "workers": f"{report['workers_alive']} answering",
+            "workers": f"{report['workers_alive']} that could score it",
         }
     )
     if not report["items"]:

@@ -46,6 +46,9 @@ def site(
     home = Path(tempfile.mkdtemp(prefix="bench-", dir=beside))
     try:
         with _database(settings, engine, home) as url:
+            # What TensorRT built of the model before need not be built again.
+            if (kept := settings.home / "engines").is_dir():
+                (home / "engines").symlink_to(kept)
             own = replace(settings, home=home, database_url=url, reader_url=None)
             empty = database.connect(url)
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -42,12 +42,15 @@ class Claims:
         worker_id: str,
         heartbeat: Heartbeat,
         wake: Callable[[], None],
+        kinds: Collection[str] | None = None,
     ) -> None:
+        """`kinds` are the engines that a job may ask for here, as of `leases.first_due`."""
         self._settings = settings
         self._database = engine
         self._worker_id = worker_id
         self._heartbeat = heartbeat
         self._wake = wake
+        self._kinds = kinds
         self._privacy = privacy.load(settings)
         self._opener = Opener(engine, self._privacy)
         self._claiming = ThreadPoolExecutor(1, thread_name_prefix="claiming")
@@ -78,7 +81,7 @@ class Claims:
 
         def look_up() -> Mapping[bytes, Known]:
             with database.reading(self._database) as connection:
-                return reuse.known(connection, list(run.contents.values()), *run.model)
+                return reuse.known(connection, list(run.contents.values()), *run.model[:2])
 
         return self._submit(self._committing, look_up)
 
@@ -92,6 +95,21 @@ class Claims:
             self._committing, lambda: self._give_back(shard, reason, in_good_order=in_good_order)
         )
 
+    def lost_gpu(self, shard: Shard, reason: str) -> Future[None]:
+        """Let another worker have a shard that was being computed when the GPU was lost.
+
+        It may be to blame: the attempt counts, as if the worker had been killed.
+        """
+        return self._submit(self._committing, lambda: self._lost_gpu(shard, reason))
+
+    def tell(self, job_id: int, text: str) -> Future[None]:
+        """Have the job's history say what it is scored with here, once."""
+
+        def log_it(connection: sa.Connection) -> None:
+            jobs.log_once(connection, job_id, self._worker_id, "engine", text)
+
+        return self._submit(self._committing, lambda: database.write(self._database, log_it))
+
     def _submit(self, where: ThreadPoolExecutor, work: Callable[[], Any]) -> Future[Any]:
         future = where.submit(work)
         future.add_done_callback(lambda _: self._wake())
@@ -103,7 +121,12 @@ class Claims:
         claimed = database.write(
             self._database,
             lambda c: leases.claim_best(
-                c, self._worker_id, self._settings.lease_s, planning=planning, alone=alone
+                c,
+                self._worker_id,
+                self._settings.lease_s,
+                planning=planning,
+                alone=alone,
+                kinds=self._kinds,
             ),
         )
         if claimed is None:
@@ -132,7 +155,7 @@ class Claims:
             return None
         if not shard.spec.get("force"):
             with database.reading(self._database) as connection:
-                if reuse.any_known(connection, *run.model):
+                if reuse.any_known(connection, *run.model[:2]):
                     run.unread, run.waiting = run.waiting, run.unread
         return run
 
@@ -226,4 +249,15 @@ class Claims:
             self._database,
             lambda c: leases.hand_back(c, shard, reason, in_good_order=in_good_order),
         )
+        self._heartbeat.release(shard)
+
+    def _lost_gpu(self, shard: Shard, reason: str) -> None:
+        detail = f"shard {shard.shard_no}, attempt {shard.attempt}: {reason}"
+        log.warning("job %d: the GPU was lost at %s", shard.job_id, detail)
+
+        def hand_back(connection: sa.Connection) -> None:
+            leases.hand_back(connection, shard, None, in_good_order=False)
+            jobs.log(connection, shard.job_id, self._worker_id, "gpu_lost", detail)
+
+        database.write(self._database, hand_back)
         self._heartbeat.release(shard)

@@ -18,9 +18,11 @@ from sqlalchemy.exc import DBAPIError
 
 from db import database, migrate, workers
 from db.errors import Unavailable
-from worker import bell, engine, sweep, training
+from worker import bell, gpu, health, sweep, training
+from worker.board import Board
 from worker.config import Settings
-from worker.errors import ConfigError
+from worker.engine import Choice, choose, kinds
+from worker.errors import ConfigError, GpuLost
 from worker.heartbeat import Heartbeat
 from worker.scoring import Scorer
 
@@ -34,6 +36,9 @@ AGAIN_S = (1.0, 2.0, 5.0, 10.0)
 MUTE_S = 10.0
 
 
+#: With nothing to do for so long, a scorer gives back its GPU.
+REST_S = 5.0
+
 #: While training waits for scoring, it is looked at again after this many seconds.
 GIVE_WAY_S = 0.5
 
@@ -45,13 +50,24 @@ class Daemon:
     a sweep finds work while this worker is idle: a worker that hears no bells is only slower.
     """
 
-    def __init__(self, settings: Settings, queues: list[str]) -> None:
+    def __init__(
+        self, settings: Settings, queues: list[str], end: Callable[[], object] = lambda: None
+    ) -> None:
+        """`end` is called when this process has to be ended and another started in its place."""
         if "train" in queues and importlib.util.find_spec("torch") is None:
             raise ConfigError(
                 "training needs PyTorch: pip install 'pneumoq[train]', or listen to score only"
             )
         self._settings = settings
         self._queues = queues
+        self._end = end
+        #: Whether it ends because it can do no more.
+        self.failed = False
+        #: What it scores with.
+        self._choice: Choice | None = choose(settings) if "score" in queues else None
+        found = gpu.find()
+        # Whether training uses the GPU that is there, PyTorch decides in its own process.
+        self._training_board = Board(found[0].uuid, "training") if found else None
         self._database = database.connect(settings.database_url, database.PATIENCE_S)
         migrate.check(self._database)
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -62,8 +78,10 @@ class Daemon:
             self._database,
             self.worker_id,
             lease_s=settings.lease_s,
+            health=health.read,
         )
         self._mute_until = 0.0
+        self._worked_at = 0.0
         self._found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         # As long-lived as this process: the decoders end with the thread that started them.
         self._idle = threading.Thread(target=self._work_when_found, name="idle", daemon=True)
@@ -76,16 +94,21 @@ class Daemon:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 queues=",".join(sorted(queues)),
-                engine=engine.describe(settings.engine_threads) if "score" in queues else None,
+                engine=None if self._choice is None else str(self._choice),
                 versions={
                     "python": platform.python_version(),
                     "pneumoq": importlib.metadata.version("pneumoq"),
+                    **self._served(),
                 },
+                health=health.read() or None,
             ),
         )
         self._heartbeat.start()
         self._idle.start()
         self._sweeper.start()
+
+    def _served(self) -> dict[str, str]:
+        return {} if self._choice is None else {"engines": ",".join(sorted(kinds(self._choice)))}
 
     def score(self) -> None:
         """Score until nothing is due."""
@@ -94,6 +117,8 @@ class Daemon:
 
     def _drain(self) -> None:
         if self._scorer is None:
+            assert self._choice is not None
+            on = self._choice.gpu
             self._scorer = Scorer(
                 self._settings,
                 self._database,
@@ -101,14 +126,34 @@ class Daemon:
                 self._heartbeat,
                 self._stop,
                 self._ring_score,
+                choice=self._choice,
+                board=None if on is None else Board(on.uuid, "scoring"),
+                say=self._say,
             )
+        scorer = self._scorer
         try:
-            self._scorer.drain()
+            scorer.drain()
+            self._worked_at = time.monotonic()
+        except GpuLost as error:
+            self._scorer = None
+            scorer.close()
+            self._fail(f"the GPU is lost: {error}")
         except BaseException:
             # Its state is unknown: its leases run out, and work begins anew.
-            scorer, self._scorer = self._scorer, None
+            self._scorer = None
             scorer.abandon()
             raise
+
+    def _say(self, text: str) -> None:
+        """Have the worker's row say what goes on beside what it computes with."""
+        self._heartbeat.tell("; ".join(filter(None, (str(self._choice or ""), text))))
+
+    def _fail(self, reason: str) -> None:
+        """Begin to end, since only another process can go on."""
+        log.error("this worker ends, for another to take its place: %s", reason)
+        self.failed = True
+        self._stop.set()
+        self._end()
 
     def train(self) -> None:
         """Train until nothing is due; more urgent scoring goes first."""
@@ -116,12 +161,19 @@ class Daemon:
             self._until_done(self._train)
 
     def _train(self) -> None:
-        while training.work(
-            self._settings, self._database, self.worker_id, self._heartbeat, self._stop
-        ):
+        while self._train_due():
             if "score" in self._queues:
                 self._drain()
             self._stop.wait(GIVE_WAY_S)
+
+    def _train_due(self) -> bool:
+        if self._scorer is not None:
+            # The GPU that it may hold while idle is this process's own to wait for.
+            self._scorer.rest()
+        return training.work(
+            self._settings, self._database, self.worker_id, self._heartbeat, self._stop,
+            board=self._training_board, say=self._say,
+        )  # fmt: skip
 
     def _until_done(self, work: Callable[[], None]) -> None:
         """Work; as often as the database is away for longer than any patience, begin anew."""
@@ -151,7 +203,14 @@ class Daemon:
             self._found.put(name)
 
     def _work_when_found(self) -> None:
-        for name in iter(self._found.get, None):
+        while True:
+            try:
+                name = self._found.get(timeout=REST_S)
+            except queue.Empty:
+                self._rest()
+                continue
+            if name is None:
+                return
             try:
                 if name == "score":
                     self.score()
@@ -160,6 +219,17 @@ class Daemon:
             except Exception:
                 # As of a task that a bell began: told in the log, and the next one comes.
                 log.exception("work on %s that a sweep found ended with an error", name)
+
+    def _rest(self) -> None:
+        """Give back the GPU of a scorer that is idle."""
+        if time.monotonic() - self._worked_at < REST_S:
+            return
+        if self._working.acquire(blocking=False):
+            try:
+                if self._scorer is not None:
+                    self._scorer.rest()
+            finally:
+                self._working.release()
 
     def sweep(self) -> None:
         """Ring for what is due and close what is done."""

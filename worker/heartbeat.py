@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -19,6 +22,9 @@ RENEWALS_PER_LEASE = 5
 
 #: Never renew less often: it is also how soon a cancelled job is noticed.
 LONGEST_BEAT_S = 2.0
+
+#: How often it is looked at how the machine is, in seconds.
+HEALTH_S = 10.0
 
 Held = Shard | Lease
 _Key = tuple[int, int | None, int]
@@ -37,11 +43,17 @@ class Heartbeat:
         worker_id: str,
         *,
         lease_s: float,
+        health: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
+        """`health` tells how the machine is; it must be quick."""
         self._engine = engine
         self._worker_id = worker_id
         self._lease_s = lease_s
         self._beat_s = min(lease_s / RENEWALS_PER_LEASE, LONGEST_BEAT_S)
+        self._health = health
+        self._health_at = time.monotonic()
+        #: What the worker computes with, where its row does not say so yet.
+        self._engine_text: str | None = None
         self._lock = threading.Lock()
         self._held: dict[_Key, Held] = {}
         self._lost: set[_Key] = set()
@@ -68,6 +80,11 @@ class Heartbeat:
         with self._lock:
             return _key(held) in self._lost
 
+    def tell(self, engine: str) -> None:
+        """Have the worker's row say what it computes with, from the next beat on."""
+        with self._lock:
+            self._engine_text = engine
+
     def end(self) -> None:
         """Beat no more."""
         self._ended.set()
@@ -88,13 +105,21 @@ class Heartbeat:
         """Renew everything once."""
         with self._lock:
             held = [h for k, h in self._held.items() if k not in self._lost]
+            text = self._engine_text
+        health = None
+        if self._health is not None and time.monotonic() >= self._health_at:
+            self._health_at = time.monotonic() + HEALTH_S
+            health = self._health() or None
 
         def renew(connection: sa.Connection) -> list[Held]:
-            workers.seen(connection, self._worker_id)
+            workers.seen(connection, self._worker_id, health, text)
             shards = [h for h in held if isinstance(h, Shard)]
             return list(leases.renew(connection, shards, self._lease_s))
 
         gone = database.write(self._engine, renew, patience_s=self._lease_s)
+        with self._lock:
+            if self._engine_text == text:
+                self._engine_text = None
         for lease in (h for h in held if isinstance(h, Lease)):
             try:
                 database.write(

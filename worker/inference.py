@@ -9,26 +9,44 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engine import Engine, Outputs, Pending
-from worker.errors import EngineError
+from trainer.errors import Stopped
+from worker.engine import Engine, Outputs, Pending, kinds_of
+from worker.errors import EngineError, GpuLost
 
 log = logging.getLogger(__name__)
 
-#: A model's number and the precision that it computes in.
-Model = tuple[int, str]
+#: While somebody waits for engines to be closed, the thread is looked after this often.
+REST_TICK_S = 0.5
+
+
+class Model(NamedTuple):
+    """What a film is scored by."""
+
+    number: int
+    #: The precision that it computes in.
+    precision: str
+    #: The engine that its job asks for: auto, tensorrt or onnx.
+    asked: str = "auto"
 
 
 @dataclass(kw_only=True, eq=False)
 class Request:
-    """One batch for the engine; `answer` or `error` is set when it is done."""
+    """One batch for the engine; `answer` or `error` is set when it is done.
+
+    The error is GpuLost where the batch was being computed when the GPU was lost: it may be to
+    blame.
+    """
 
     model: Model
     #: `uint8 [batch, 1, S, S]`, left alone until the request is done.
     pixels: NDArray[np.uint8]
+    #: How many of them are wanted, from the first on; all unless told.
+    films: int | None = None
     answer: Outputs | None = None
     error: EngineError | None = None
     pending: Pending | None = field(default=None, repr=False)
@@ -44,15 +62,18 @@ class EngineThread:
     def __init__(
         self,
         locate: Callable[[Model], Path],
-        load: Callable[[Path, str], Engine],
+        load: Callable[[Path, Model], Engine],
         wake: Callable[[], None],
     ) -> None:
         self._locate = locate
         self._load = load
         self._wake = wake
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | threading.Event | None] = queue.SimpleQueue()
         self.done: deque[Request] = deque()
-        self._engines: dict[Model, Engine] = {}
+        #: By number and precision.
+        self._engines: dict[tuple[int, str], Engine] = {}
+        #: What the engine computes now, with the engine.
+        self._started: deque[tuple[Engine, Request]] = deque()
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -62,9 +83,25 @@ class EngineThread:
         self._requests.put(request)
 
     def check(self) -> None:
-        """Raise what ended the thread, if it has ended: no request will be answered."""
+        """Raise what ended the thread, if it has ended: no request will be answered.
+
+        GpuLost says that batches in `done` may be to blame. Those that are not there were not
+        being computed.
+        """
+        if isinstance(self._broken, GpuLost):
+            raise GpuLost(str(self._broken)) from self._broken
         if self._broken is not None:
             raise RuntimeError(f"the engine ended: {self._broken}") from self._broken
+
+    def rest(self) -> None:
+        """Close the engines that hold a GPU's memory, and wait until they are closed.
+
+        The next request opens one anew.
+        """
+        rested = threading.Event()
+        self._requests.put(rested)
+        while self._thread.is_alive() and not rested.wait(REST_TICK_S):
+            pass
 
     def close(self) -> None:
         """Finish what is queued and release the device."""
@@ -74,19 +111,19 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._serve()
+        except GpuLost as error:
+            log.error("the GPU is lost: %s", error)
+            while self._started:
+                self._finish(self._started.popleft()[1], error=error)
+            self._broken = error
+            self._wake()
         except Exception as error:
             log.exception("the engine thread ended")
             self._broken = error
             self._wake()
 
     def _serve(self) -> None:
-        started: deque[tuple[Engine, Request]] = deque()
-
-        def finish_oldest() -> None:
-            _, oldest = started.popleft()
-            assert oldest.pending is not None
-            self._finish(oldest, answer=oldest.pending.result())
-
+        started = self._started
         closing = False
         while not closing or started:
             while not closing and (not started or len(started) < started[0][0].depth):
@@ -96,19 +133,45 @@ class EngineThread:
                     break
                 if request is None:
                     closing = True
-                    break
-                while started and request.model not in self._engines:
-                    finish_oldest()  # the engine that computes them is about to go
-                try:
-                    engine = self._engine(request.model)
-                    request.pending = engine.submit(request.pixels)
-                    started.append((engine, request))
-                except EngineError as error:
-                    self._finish(request, error=error)
+                elif isinstance(request, threading.Event):
+                    self._close_engines(only_gpu=True)
+                    request.set()
+                else:
+                    self._begin(request)
+                    continue
+                break
             if started:
-                finish_oldest()
-        for engine in self._engines.values():
-            engine.close()
+                self._finish_oldest()
+        self._close_engines()
+
+    def _begin(self, request: Request) -> None:
+        try:
+            engine = self._engine(request.model)
+            # Before it is begun, so that it is among those that lost the GPU if they do.
+            self._started.append((engine, request))
+            request.pending = engine.submit(request.pixels, request.films)
+        except GpuLost:
+            raise
+        except Stopped as error:  # a build takes minutes, and is not waited for
+            self._finish(request, error=EngineError(str(error)))
+        except EngineError as error:
+            if self._started and self._started[-1][1] is request:
+                self._started.pop()
+            self._finish(request, error=error)
+
+    def _finish_oldest(self) -> None:
+        _, oldest = self._started[0]
+        assert oldest.pending is not None
+        try:
+            answer = oldest.pending.result()
+        except GpuLost:
+            raise
+        except EngineError as error:
+            self._started.popleft()
+            self._finish(oldest, error=error)
+        else:
+            self._started.popleft()
+            self._finish(oldest, answer=answer)
 
     def _finish(
         self, request: Request, answer: Outputs | None = None, error: EngineError | None = None
@@ -117,17 +180,26 @@ class EngineThread:
         self.done.append(request)
         self._wake()
 
+    def _close_engines(self, *, only_gpu: bool = False) -> None:
+        while self._started:
+            self._finish_oldest()  # the engine that computes them is about to go
+        for key, engine in list(self._engines.items()):
+            if not (only_gpu and engine.backend == "openvino"):
+                del self._engines[key]
+                engine.close()
+
     def _engine(self, model: Model) -> Engine:
-        if model not in self._engines:
+        key = (model.number, model.precision)
+        engine = self._engines.get(key)
+        if engine is None or model.asked not in kinds_of(engine.backend):
             path = self._locate(model)
             # One at a time: on a small board a second model's memory is not there to be had.
-            for old in self._engines.values():
-                old.close()
-            self._engines.clear()
-            engine = self._load(path, model[1])
+            self._close_engines()
+            engine = self._load(path, model)
             log.info(
                 "model %d runs on %s %s (%s, %s)",
-                model[0], engine.backend, engine.backend_version, engine.precision, engine.device,
+                model.number, engine.backend, engine.backend_version, engine.precision,
+                engine.device,
             )  # fmt: skip
-            self._engines[model] = engine
-        return self._engines[model]
+            self._engines[key] = engine
+        return engine

@@ -15,18 +15,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 
 import sqlalchemy as sa
 
+from db import jobs
 from db.jobs import Claimed
 from db.reuse import Known
-from worker import planning, store
+from worker import planning, serving
 from worker.batches import Batch, Batches
+from worker.board import Board
 from worker.claims import Claims
 from worker.config import Settings
 from worker.decoders import Decoded, Decoders, Film, OnGpu
-from worker.engine import Engine, open_engine
+from worker.engine import Choice, choose, kinds
+from worker.errors import GpuLost
 from worker.heartbeat import Heartbeat
 from worker.inference import EngineThread, Model, Request
 from worker.shard import ShardRun
@@ -42,6 +44,9 @@ CLAIM_AHEAD_S = 0.15
 
 #: While work is in hand but none was due, look again this often.
 RECLAIM_S = 1.0
+
+#: While another process has the GPU, it is asked for this often.
+GPU_S = 0.5
 
 #: Longest wait for an event; bounds how late a stop or a lost lease is noticed.
 TICK_S = 0.25
@@ -65,14 +70,24 @@ class Scorer:
         heartbeat: Heartbeat,
         stop: threading.Event,
         ring: Callable[[int], object],
+        *,
+        choice: Choice | None = None,
+        board: Board | None = None,
+        say: Callable[[str], object] = lambda text: None,
     ) -> None:
+        """`choice` is what to score with, and `board` the GPU's lease where it needs one.
+
+        `say` is told what goes on, for the worker's row.
+        """
         self._settings = settings
         self._database = engine
         self._heartbeat = heartbeat
         self._stop = stop
         self._ring = ring
-        threads = settings.engine_threads
-        self._batches = Batches(threads + AHEAD, settings.batch)
+        self._choice = choice = choose(settings) if choice is None else choice
+        self._board = board
+        self._say = say
+        self._batches = Batches(choice.lanes + AHEAD, choice.batch)
         self._decoders = Decoders(
             settings.decoders,
             self._batches.memory_bytes,
@@ -84,8 +99,11 @@ class Scorer:
         self._closed = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._decoders.selector.register(self._wake_fd, selectors.EVENT_READ)
-        self._engine = EngineThread(self._locate, self._load, self._wake)
-        self._claims = Claims(settings, engine, worker_id, heartbeat, self._wake)
+        self._loader = serving.Loader(settings, engine, worker_id, choice, stop, say)
+        self._engine = EngineThread(self._loader.locate, self._loader.load, self._wake)
+        self._claims = Claims(settings, engine, worker_id, heartbeat, self._wake, kinds(choice))
+        #: (job, with what it is scored) of jobs whose history says so.
+        self._told: set[tuple[int, str]] = set()
         self._runs: list[ShardRun] = []
         self._computing: dict[Request, Batch] = {}
         self._claim: Future[tuple[bool, ShardRun | Claimed | None]] | None = None
@@ -95,7 +113,50 @@ class Scorer:
         self._planner: planning.Planner | None = None
 
     def drain(self) -> None:
-        """Work until nothing is due or the worker is to stop."""
+        """Work until nothing is due or the worker is to stop.
+
+        Raises GpuLost, having handed back what was in hand: only another process may go on.
+        """
+        if not self._has_gpu():
+            return
+        try:
+            self._work()
+        except GpuLost as error:
+            self._stop.set()  # this process ends: a planner must not go on either
+            while self._engine.done:  # those that may be to blame
+                self._computed(self._engine.done.popleft())
+            self._hand_back(f"the GPU was lost: {error}")
+            raise
+
+    def rest(self) -> None:
+        """With nothing to do: let others have the GPU and its memory. `drain` takes it again."""
+        if self._board is not None and self._board.held:
+            self._engine.rest()
+            self._board.release()
+            self._say("")
+
+    def _has_gpu(self) -> bool:
+        """Wait for the GPU as long as there is something to score; whether it is had."""
+        board, waits = self._board, False
+        if board is None:
+            return True
+        while not self._stop.is_set():
+            if not jobs.anything_due(self._database, "score", kinds=kinds(self._choice)):
+                break
+            if board.take():
+                return True
+            if not waits:
+                waits = True
+                text = f"scoring waits for the GPU, which {board.holder()} has"
+                log.info("%s", text)
+                self._say(text)
+            self._stop.wait(GPU_S)
+        board.leave()
+        if waits:
+            self._say("")
+        return board.held
+
+    def _work(self) -> None:
         self._dry_until = 0.0
         was_idle = False
         while not self._stop.is_set():
@@ -130,19 +191,12 @@ class Scorer:
         """End the decoders and the engine, and the claims as `Claims.close`."""
         self._claims.close(abandon=abandon)
         self._engine.close()
+        if self._board is not None:
+            self._board.release()
         self._decoders.close()
         with self._waking:
             os.close(self._wake_fd)
             self._closed = True
-
-    def _locate(self, model: Model) -> Path:
-        return store.fetch(self._database, self._settings.home, *model)
-
-    def _load(self, path: Path, precision: str) -> Engine:
-        settings = self._settings
-        return open_engine(
-            path, batch=settings.batch, threads=settings.engine_threads, precision=precision
-        )
 
     def _wants_more(self) -> bool:
         if any(run.shard.suspect for run in self._runs):
@@ -208,9 +262,9 @@ class Scorer:
             self._decoded(decoded)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
-        self._engine.check()
         while self._engine.done:
             self._computed(self._engine.done.popleft())
+        self._engine.check()
         for run in [r for r in self._runs if not r.abandoned and self._heartbeat.lost(r.shard)]:
             log.info("job %d: shard %d is no longer ours", run.shard.job_id, run.shard.shard_no)
             run.abandoned = True
@@ -251,7 +305,7 @@ class Scorer:
             self._batches.release(batch)
             return
         pixels = self._batches.pixels(self._decoders.pixels, batch)
-        request = Request(model=batch.model, pixels=pixels)
+        request = Request(model=batch.model, pixels=pixels, films=len(batch.films))
         self._computing[request] = batch
         self._engine.submit(request)
 
@@ -269,12 +323,24 @@ class Scorer:
             if run.abandoned:
                 continue
             if request.answer is not None:
+                self._tell(run.shard.job_id, run.model)
                 run.scored(indexes, rows, request.answer)
+                continue
+            run.abandoned = True
+            self._drop_waiting(run)
+            if isinstance(request.error, GpuLost):
+                self._claims.lost_gpu(run.shard, str(request.error))
             else:
-                run.abandoned = True
-                self._drop_waiting(run)
-                self._claims.give_back(run.shard, str(request.error), in_good_order=False)
+                self._claims.give_back(
+                    run.shard, str(request.error), in_good_order=self._stop.is_set()
+                )
         self._batches.release(batch)
+
+    def _tell(self, job_id: int, model: Model) -> None:
+        text = self._loader.said(model)
+        if (job_id, text) not in self._told:
+            self._told.add((job_id, text))
+            self._claims.tell(job_id, text)
 
     def _drop_waiting(self, run: ShardRun) -> None:
         """Of an abandoned shard, hand no more films to the decoders."""
@@ -294,7 +360,7 @@ class Scorer:
 
     # Stopping
 
-    def _hand_back(self) -> None:
+    def _hand_back(self, reason: str = "the worker was stopped") -> None:
         """Give up everything that is in hand, so that another worker can go on at once."""
         if self._claim is not None:
             self._take_claim()
@@ -302,7 +368,7 @@ class Scorer:
             self._planner.join()
         for run in self._runs:
             if not run.abandoned:
-                self._claims.give_back(run.shard, "the worker was stopped", in_good_order=True)
+                self._claims.give_back(run.shard, reason, in_good_order=True)
             run.close()
         self._runs.clear()
         while self._commits:

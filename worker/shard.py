@@ -59,8 +59,8 @@ class ShardRun:
     abandoned: bool = False
 
     def __post_init__(self) -> None:
-        spec = self.shard.spec
-        self.model: Model = (self.shard.model_id, self.shard.precision)
+        shard, spec = self.shard, self.shard.spec
+        self.model = Model(shard.model_id, shard.precision, shard.engine or "auto")
         self.accept: tuple[str, ...] = tuple(spec.get("accept") or ())
         self._hash_names = bool(spec.get("hash_names"))
         self._keep_cam = spec.get("keep_cam", "flagged")

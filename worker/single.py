@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from trainer import film
 from trainer.card import Card
 from trainer.errors import FilmError
-from worker.engine import open_engine
+from worker import serving
+from worker.config import Settings
 from worker.shard import label
 
 
@@ -31,25 +33,26 @@ class Answer:
     card: Card
 
 
-def classify(path: Path, model: Path, *, batch: int, precision: str = "fp32") -> Answer:
-    """Score one image file in a precision, with the model file that it is computed from.
+def classify(
+    path: Path, settings: Settings, database: sa.Engine, model_id: int, precision: str = "fp32"
+) -> Answer:
+    """Score one image file with a model in a precision, on what `settings` choose.
 
-    Raises FilmError where it is no film, EngineError for the model.
+    Raises FilmError where it is no film, EngineError for the model or the engine.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FilmError("unreadable", f"{path}: {error.strerror}") from error
-    # One thread and the batch shape of scoring jobs, so that the answer is theirs to the last bit.
-    engine = open_engine(model, batch=batch, threads=1, precision=precision)
-    card = engine.card
-    pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
-    try:
-        film.decode(data, card.size, card.film_rule, out=pixels[0, 0])
-    except FilmError as error:
-        raise FilmError(error.code, f"{path}: {error}") from error
-    outputs = engine.submit(pixels).result()
-    engine.close()
+    # The number of threads changes no answer.
+    with serving.opened(settings, database, model_id, precision, threads=1) as engine:
+        card = engine.card
+        pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
+        try:
+            film.decode(data, card.size, card.film_rule, out=pixels[0, 0])
+        except FilmError as error:
+            raise FilmError(error.code, f"{path}: {error}") from error
+        outputs = engine.submit(pixels, 1).result()
     scores = outputs.scores[0]
     ood = None if outputs.ood is None else float(outputs.ood[0])
     return Answer(

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from celery import signals
+from celery.worker import state
 
 from worker import config
 from worker.app import QUEUES, app
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 
 #: Bulk work goes behind what a person waits for on the same machine.
 NICENESS = 10
+
+#: Exit status of a worker that cannot go on.
+FAILED = 1
 
 _daemon: Daemon | None = None
 
@@ -27,7 +31,7 @@ def start(sender: Any = None, **_: Any) -> None:
     os.nice(NICENESS)  # the decoders and the trainer inherit it
     heard = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
     try:
-        _daemon = Daemon(config.load(), heard)
+        _daemon = Daemon(config.load(), heard, _end)
     except Exception as error:
         # Celery drops what a signal's receiver raises, and would go on to hear bells for nothing.
         raise SystemExit(f"this worker cannot start: {error}") from error
@@ -43,8 +47,18 @@ def stop(**_: Any) -> None:
 @signals.worker_shutdown.connect
 def close(**_: Any) -> None:
     """When the last task has returned."""
-    if _daemon is not None:
-        _daemon.close()
+    if _daemon is None:
+        return
+    _daemon.close()
+    if _daemon.failed:
+        logging.shutdown()
+        # What a lost GPU's libraries would still do on the way out may never end.
+        os._exit(FAILED)
+
+
+def _end() -> None:
+    """Have this process end itself, with a status that makes its supervisor start another."""
+    state.should_stop = FAILED
 
 
 def _running() -> Daemon:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from db import database, jobs, models, training, workers
 from db.errors import Conflict, LeaseLost, NotFound
 from db.jobs import Claimed, Lease
 from worker import config
+from worker.board import Board
 from worker.config import Settings
 from worker.heartbeat import Heartbeat
 
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: How often the lease and the stop event are looked at between reports.
 TICK_S = 0.5
+
+#: While another process has the GPU, it is asked for this often, in seconds.
+GPU_S = 0.5
 
 #: How often more urgent scoring is looked for, in seconds.
 URGENT_S = 2.0
@@ -55,33 +60,66 @@ def work(
     worker_id: str,
     heartbeat: Heartbeat,
     stop: threading.Event,
+    *,
+    board: Board | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> bool:
     """Claim and run training jobs until none is due or the worker is to stop.
 
-    True where one waits for more urgent scoring on this machine, having given way to it or not been
-    begun: to be called again soon.
+    Where there is a GPU, its lease is had before a job is claimed, and let go of after each; `say`
+    is told of a wait for it, for the worker's row. True where one waits for more urgent scoring on
+    this machine, having given way to it or not been begun: to be called again soon.
     """
-    while not stop.is_set():
-        if _scores_here(engine) and training.urgent(engine) is not None:
-            return True
-        claimed = database.write(
-            engine, lambda c: jobs.claim(c, "train", worker_id, settings.lease_s)
-        )
-        if claimed is None:
-            return False
-        heartbeat.hold(claimed.lease)
-        try:
-            _Attempt(settings, engine, claimed, heartbeat, stop).run()
-        except LeaseLost as error:
-            log.info("training stopped: %s", error)
-        finally:
-            heartbeat.release(claimed.lease)
-    return False
+    waits = False
+    try:
+        while not stop.is_set():
+            here = _scored_here(engine)
+            if here and training.urgent(engine, here) is not None:
+                return True
+            if board is not None and not board.take():
+                # Nothing is claimed yet, and whoever has the GPU needs nothing of ours: it is let
+                # go of in the end.
+                if not jobs.anything_due(engine, "train"):
+                    return False
+                if not waits:
+                    waits = True
+                    text = f"training waits for the GPU, which {board.holder()} has"
+                    log.info("%s", text)
+                    say(text)
+                stop.wait(GPU_S)
+                continue
+            if waits:
+                waits = False
+                say("")
+            claimed = database.write(
+                engine, lambda c: jobs.claim(c, "train", worker_id, settings.lease_s)
+            )
+            if claimed is None:
+                return False
+            heartbeat.hold(claimed.lease)
+            try:
+                _Attempt(settings, engine, claimed, heartbeat, stop, board).run()
+            except LeaseLost as error:
+                log.info("training stopped: %s", error)
+            finally:
+                heartbeat.release(claimed.lease)
+                if board is not None:
+                    board.release()
+        return False
+    finally:
+        if board is not None:
+            board.release()
+        if waits:
+            say("")
 
 
-def _scores_here(engine: sa.Engine) -> bool:
-    """Whether a worker on this machine scores: another machine needs nothing of ours."""
-    return any(w["host"] == socket.gethostname() for w in workers.alive(engine, "score"))
+def _scored_here(engine: sa.Engine) -> set[str]:
+    """The engines that workers on this machine score with, as jobs ask for them.
+
+    Empty where nobody scores here: another machine needs nothing of ours.
+    """
+    here = [w for w in workers.alive(engine, "score") if w["host"] == socket.gethostname()]
+    return {kind for worker in here for kind in workers.kinds(worker)}
 
 
 class _Attempt:
@@ -94,6 +132,7 @@ class _Attempt:
         claimed: Claimed,
         heartbeat: Heartbeat,
         stop: threading.Event,
+        board: Board | None = None,
     ) -> None:
         self._settings = settings
         self._database = engine
@@ -101,6 +140,7 @@ class _Attempt:
         self._lease: Lease = claimed.lease
         self._heartbeat = heartbeat
         self._stop = stop
+        self._board = board
         self._job_folder = self._folder_of(claimed.lease.job_id)
         self._folder = self._job_folder / f"attempt-{claimed.lease.token}"
         self._dataset_id: int | None = None
@@ -137,10 +177,12 @@ class _Attempt:
 
     def _start(self) -> tuple[subprocess.Popen[bytes], int]:
         reports, theirs = os.pipe()
+        # The GPU's lease lives until its memory is free, also where this process is killed.
+        lease = None if self._board is None else self._board.descriptor
         process = subprocess.Popen(
             [sys.executable, "-m", "worker.train_child", str(os.getpid()), str(theirs)],
             stdin=subprocess.PIPE,
-            pass_fds=(theirs,),
+            pass_fds=(theirs,) if lease is None else (theirs, lease),
             env=config.child_environment(self._settings),
             cwd="/",  # a folder named like one of our packages must not be found first
         )
@@ -229,9 +271,10 @@ class _Attempt:
             return False
         self._look_at = time.monotonic() + URGENT_S
         try:
-            if _scores_here(self._database):
+            here = _scored_here(self._database)
+            if here:
                 with database.reading(self._database) as connection:
-                    self._urgent = training.more_urgent(connection, self._claimed.priority)
+                    self._urgent = training.more_urgent(connection, self._claimed.priority, here)
         except DBAPIError as error:
             if not database.passing(error):
                 raise

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from db import models
-from scheduler import output, precision, session, sources
+from scheduler import engines, output, precision, session, sources
 
 #: Films that a repetition measures with, unless told.
 FILMS = 1000
@@ -34,14 +34,24 @@ FILMS = 1000
     "--repeats", type=click.IntRange(1, 99), default=3, show_default=True,
     help="How often everything is measured, in turns; medians are printed.",
 )  # fmt: skip
+@engines.here
 @output.json_option
-def command(source: Path, model: str, asked: str, films: int, repeats: int, as_json: bool) -> None:
+def command(
+    source: Path,
+    model: str,
+    asked: str,
+    films: int,
+    repeats: int,
+    asked_engine: str | None,
+    as_json: bool,
+) -> None:
     """Measure this machine with your own films: each stage alone, and a whole job.
 
     Decoding, inference and writing run alone with all cores, decoding and inference at once, and
     then a real job with broker and worker in a database of its own. What is printed last is how
     much of the machine's limit the job reaches. With decoding at D films/s and inference at I, each
-    on all cores, that limit is D·I / (D + I), or what both at once came to if that is more. Nothing
+    on all cores, that limit is D·I / (D + I), with a GPU the lesser of the two, or what both at
+    once came to if that is more. Nothing
     else should run meanwhile: stop `pneumoq up`.
 
     \b
@@ -50,10 +60,11 @@ def command(source: Path, model: str, asked: str, films: int, repeats: int, as_j
     """
     from scheduler import bench
 
-    settings, engine = session.settings(), session.database()
+    settings = engines.settings_of(session.settings(), asked_engine)
+    engine = session.database()
     (row,) = sources.rows([source], [])
     chosen = models.resolve(engine, model)
-    pinned = precision.pin(engine, chosen["id"], asked)
+    pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
 
     def say(text: str) -> None:
         click.echo(f"{text} …", err=True)
@@ -69,7 +80,7 @@ def command(source: Path, model: str, asked: str, films: int, repeats: int, as_j
         "engine": figures.engine,
         "decoders": settings.decoders,
         "engine_threads": settings.engine_threads,
-        "batch": settings.batch,
+        "batch": figures.batch,
         "films": figures.films,
         "repeats": repeats,
     }

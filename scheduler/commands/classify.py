@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from db import models
-from scheduler import errors, output, precision, session
+from scheduler import engines, errors, output, precision, session
 
 
 @click.command("classify")
@@ -23,8 +23,16 @@ from scheduler import errors, output, precision, session
     "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
     help=precision.HELP,
 )  # fmt: skip
+@engines.here
 @output.json_option
-def command(image: Path, out: Path | None, model: str, asked: str, as_json: bool) -> None:
+def command(
+    image: Path,
+    out: Path | None,
+    model: str,
+    asked: str,
+    asked_engine: str | None,
+    as_json: bool,
+) -> None:
     """Score one film now and print the answer; nothing is stored.
 
     The answer is that of a scoring job with this model and precision, to the last bit. With OUT,
@@ -36,13 +44,13 @@ def command(image: Path, out: Path | None, model: str, asked: str, as_json: bool
     """
     if out is not None and out.exists() and out.samefile(image):
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
-    settings, engine = session.settings(), session.database()
+    settings = engines.settings_of(session.settings(), asked_engine)
+    engine = session.database()
     chosen = models.resolve(engine, model)
-    from worker import single, store
+    from worker import single
 
-    pinned = precision.pin(engine, chosen["id"], asked)
-    path = store.fetch(engine, settings.home, chosen["id"], pinned)
-    answer = single.classify(image, path, batch=settings.batch, precision=pinned)
+    pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
+    answer = single.classify(image, settings, engine, chosen["id"], pinned)
     if out is not None:
         from scheduler import picture
 

@@ -155,11 +155,11 @@ def _draw(films: Path, archive: Path) -> None:
 
 def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
     from db import database, jobs
-    from scheduler import precision, survey
+    from scheduler import engines, precision, survey
 
     rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}
-    pinned = precision.pin(engine, model_id, "auto")
+    pinned = precision.pin(engine, model_id, "auto", engines.kind_of_fleet(engine, None))
     return database.write(
         engine,
         lambda c: jobs.submit(

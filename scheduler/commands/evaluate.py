@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from db import database, models
-from scheduler import errors, output, precision, session
+from scheduler import engines, errors, output, precision, session
 
 if TYPE_CHECKING:
     from worker.evaluation import Scored
@@ -37,6 +38,7 @@ COLUMNS = ("path", "truth", "called", "probability", "unusual", "code", "reason"
     "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
     help=precision.HELP,
 )  # fmt: skip
+@engines.here
 @click.option(
     "--csv", "table", type=click.Path(path_type=Path, dir_okay=False),
     help="Write one line per film to this file.",
@@ -45,7 +47,7 @@ COLUMNS = ("path", "truth", "called", "probability", "unusual", "code", "reason"
 @click.pass_context
 def command(
     ctx: click.Context, model: str, data: Path, split: str | None, asked: str,
-    table: Path | None, as_json: bool,
+    asked_engine: str | None, table: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a model on labelled films, at its own threshold.
 
@@ -57,7 +59,17 @@ def command(
     Example:
       pneumoq models evaluate champion /data/chest_xray --csv films.csv
     """
-    ctx.exit(run(model, data, split=split, asked=asked, table=table, as_json=as_json))
+    ctx.exit(
+        run(
+            model,
+            data,
+            split=split,
+            asked=asked,
+            asked_engine=asked_engine,
+            table=table,
+            as_json=as_json,
+        )
+    )
 
 
 def run(
@@ -66,26 +78,26 @@ def run(
     *,
     split: str | None = None,
     asked: str = "auto",
+    asked_engine: str | None = None,
     table: Path | None = None,
     as_json: bool = False,
 ) -> int:
     """Measure, keep and print; returns the exit status."""
-    settings, engine = session.settings(), session.database()
+    settings = engines.settings_of(session.settings(), asked_engine)
+    engine = session.database()
     row = models.resolve(engine, model)
     import numpy as np
 
     from trainer import metrics
-    from worker import evaluation, store
-    from worker.engine import open_engine
+    from trainer.card import Card
+    from worker import evaluation, serving
 
-    pinned = precision.pin(engine, row["id"], asked)
-    path = store.fetch(engine, settings.home, row["id"], pinned)
-    threads = settings.engine_threads
-    network = open_engine(path, batch=settings.batch, threads=threads, precision=pinned)
-    card = network.card
+    pinned = precision.pin(engine, row["id"], asked, engines.kind_here(settings))
+    card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, split)
+    threads = settings.engine_threads
     with ExitStack() as stack:
-        stack.callback(network.close)
+        network = stack.enter_context(serving.opened(settings, engine, row["id"], pinned))
         films: Iterable[Scored] = evaluation.score(network, entries, threads=threads)
         if table is not None:
             films = stack.enter_context(_Table(table)).written(films)

@@ -12,7 +12,7 @@ import click
 
 from db import database, models
 from scheduler import output, session, submit
-from scheduler.commands import evaluate, jetson
+from scheduler.commands import build, evaluate, jetson
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
@@ -44,12 +44,14 @@ def command() -> None:
       pneumoq models ls
       pneumoq models promote 3 --reason "better on the portable films"
       pneumoq models quantise 3 /data/films
+      pneumoq models build champion
       pneumoq models evaluate champion /data/chest_xray
       pneumoq models import resnet18.onnx --labels labels.txt
       pneumoq models export champion model.onnx --precision int8
     """
 
 
+command.add_command(build.command)
 command.add_command(evaluate.command)
 command.add_command(jetson.command)
 

@@ -117,7 +117,9 @@ def command(
     if dry_run:
         from scheduler import rehearse
 
-        rehearse.rehearse(settings, engine, chosen, pinned, spec, rows, as_json=as_json)
+        rehearse.rehearse(
+            settings, engine, chosen, pinned, spec, rows, wanted=wanted, as_json=as_json
+        )
         return
 
     def make(connection: sa.Connection) -> int:

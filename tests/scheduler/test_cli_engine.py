@@ -18,7 +18,11 @@ from worker.gpu import find, why_none
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")
 
 GPU_WORKER = {"computes": "TensorRT 10.3.0 on Orin (8.7)", "engines": "auto,tensorrt"}
-CPU_WORKER = {"computes": "CPU (OpenVINO, 2 threads)", "engines": "auto,onnx", "host": "desk"}
+CPU_WORKER = {
+    "computes": "CPU (OpenVINO, 2 threads): no NVIDIA driver",
+    "engines": "auto,onnx",
+    "host": "desk",
+}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
@@ -17,6 +18,7 @@ from scheduler.bench import Figures
 from tests.scheduler.console import only_line, run, start
 from tests.worker import samples
 from worker import store
+from worker.engine import open_engine
 
 
 @pytest.fixture(scope="session")
@@ -145,9 +147,11 @@ def test_decoding_and_inference_at_once_do_all_films_and_not_more(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
     settings = session.settings()
-    inference = measure.Inference(settings, store.fetch(engine, settings.home, model), "fp32")
+    path = store.fetch(engine, settings.home, model)
+    network = open_engine(path, batch=settings.batch, threads=settings.engine_threads)
+    inference = measure.Inference(contextlib.closing(network))
     row = survey.row_of(str(films))
-    decoding = measure.Decoding(settings, inference.engine.card, list(survey.all_located(row)))
+    decoding = measure.Decoding(settings, network.card, list(survey.all_located(row)))
     assert decoding.count == 17
     came: list[object] = []
     assert decoding.run(40, done=came.append) > 0
@@ -160,8 +164,8 @@ def test_decoding_and_inference_at_once_do_all_films_and_not_more(
 def test_the_limit_is_that_of_shared_cores_or_of_the_slower_stage() -> None:
     def figures(*, shared: bool) -> Figures:
         return Figures(
-            films=1, precision="fp32", engine="", shared=shared, decode=[300.0], inference=[150.0],
-            both=[90.0], write=[1.0], together=[50.0],
+            films=1, precision="fp32", engine="", batch=8, shared=shared, decode=[300.0],
+            inference=[150.0], both=[90.0], write=[1.0], together=[50.0],
         )  # fmt: skip
 
     assert figures(shared=True).limit == [pytest.approx(100)]

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from db import database as connecting
 from db import migrate
 from tests.worker import samples
+from tests.worker.rtx import write_tiny
 from trainer import quantise
 from trainer.card import Card
 from worker.engine import flavour as flavours
@@ -58,7 +59,7 @@ def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that takes films and gives scores, as a model does, and is built in no time."""
-    return samples.write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,9 @@ import numpy as np
 import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from db import database, jobs, models
-from trainer import card as cards
-from trainer import export, film, graph, model, ood, phantom
+from trainer import export, film, model, ood, phantom
 from trainer.card import Card
 from worker import archive
 
@@ -72,25 +70,6 @@ def write_model(
     )
     export.write(path, net.state_dict(), made, detector)
     return made
-
-
-def write_tiny(path: Path, size: int = SIZE, kind: int = TensorProto.UINT8) -> Path:
-    """Write a network with a model's input and output, and next to nothing between them."""
-    nodes = [
-        helper.make_node("Cast", [cards.INPUT], ["gray"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["gray"], ["means"], axes=[3], keepdims=0),
-        helper.make_node("Flatten", ["means"], ["flat"], axis=1),
-        helper.make_node("Softmax", ["flat"], [cards.SCORES], axis=1),
-    ]
-    image = helper.make_tensor_value_info(cards.INPUT, kind, ["N", 1, size, size])
-    scores = helper.make_tensor_value_info(cards.SCORES, TensorProto.FLOAT, ["N", size])
-    proto = helper.make_model(
-        helper.make_graph(nodes, "tiny", [image], [scores]),
-        opset_imports=[helper.make_opsetid("", graph.OPSET)],
-        ir_version=graph.IR_VERSION,
-    )
-    path.write_bytes(proto.SerializeToString())
-    return path
 
 
 def register(engine: sa.Engine, file: Path, card: Card) -> int:

@@ -1,44 +1,29 @@
-"""Builds through TensorRT-RTX, which needs no GPU for it; which TensorRT is here; and progress."""
+"""Builds through TensorRT-RTX, which needs no GPU for it."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.worker import samples
+from tests.worker.rtx import SIZE, TARGET, options, write_tiny
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import Stopped
 from worker.engine import build as building
-from worker.engine import flavour as flavours
 from worker.engine import progress
-from worker.engine.build import OUT_OF_MEMORY, Options, build, target_for
+from worker.engine.build import OUT_OF_MEMORY, build, target_for
 from worker.engine.flavour import Flavour
-from worker.engine.progress import WHOLE, Progress
+from worker.engine.progress import WHOLE
 from worker.errors import EngineError
-
-TARGET = "SM89"
-
-
-def options(precision: str = "fp32", **changed: Any) -> Options:
-    """For models of the tests' size."""
-    values = {"size": samples.SIZE, "max_batch": 8, "workspace_mb": 256} | changed
-    return Options(precision=precision, **values)
 
 
 def watched(flavour: Flavour) -> tuple[Flavour, list[Any]]:
@@ -97,6 +82,23 @@ def test_every_precision_of_a_whole_model_is_built(
     assert built.seconds > 0
 
 
+@pytest.mark.parametrize("precision", building.PRECISIONS)
+def test_files_hold_only_what_the_parser_of_tensorrt_10_takes(
+    files: dict[str, Path], precision: str
+) -> None:
+    # docs/operators.md of onnx-tensorrt: these operators of these types, and uint8 as the type of
+    # a network's input or output only, so that nothing but a Cast may take it.
+    graph = onnx.load(str(files[precision])).graph
+    assert {node.op_type for node in graph.node} <= {
+        "Add", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Flatten", "Gather",
+        "MatMul", "MaxPool", "Mul", "QuantizeLinear", "ReduceMax", "ReduceMean", "ReduceSum",
+        "Relu", "Softmax", "Sqrt", "Sub", "Transpose",
+    }  # fmt: skip
+    takers = {node.op_type for node in graph.node if cards.INPUT in node.input}
+    assert takers == {"Cast"}
+    assert onnx.TensorProto.UINT8 not in {constant.data_type for constant in graph.initializer}
+
+
 def test_lower_precisions_give_smaller_plans(rtx: Flavour, files: dict[str, Path]) -> None:
     fp32, fp16, int8 = (
         len(build(rtx, files[name], options(name), target=TARGET).plan)
@@ -119,7 +121,7 @@ def test_one_profile_takes_from_one_film_to_the_whole_batch_and_is_tuned_for_tha
     build(flavour, tiny_file, options(max_batch=batch), target=TARGET)
     _, config, profile = made
     assert config.num_optimization_profiles == 1
-    film = (1, samples.SIZE, samples.SIZE)
+    film = (1, SIZE, SIZE)
     assert [tuple(shape) for shape in profile.get_shape(cards.INPUT)] == [
         (1, *film), (batch, *film), (batch, *film),
     ]  # fmt: skip
@@ -199,10 +201,10 @@ def test_a_network_that_cannot_be_built_is_refused_with_the_parsers_words(
 def test_films_of_another_size_or_type_than_the_options_say_are_refused(
     rtx: Flavour, tmp_path: Path
 ) -> None:
-    larger = samples.write_tiny(tmp_path / "larger.onnx", size=96)
+    larger = write_tiny(tmp_path / "larger.onnx", size=96)
     message = refused(rtx, larger)
     assert "(-1, 1, 96, 96), not uint8 (-1, 1, 64, 64)" in message
-    floats = samples.write_tiny(tmp_path / "floats.onnx", kind=onnx.TensorProto.FLOAT)
+    floats = write_tiny(tmp_path / "floats.onnx", kind=onnx.TensorProto.FLOAT)
     assert "FLOAT" in refused(rtx, floats)
 
 
@@ -337,175 +339,3 @@ def test_a_build_in_another_thread_leaves_the_others_running(
     assert done
     assert beats > 10
     assert longest < 1.0
-
-
-def test_what_tensorrt_says_is_logged_and_its_errors_are_heard(
-    rtx: Flavour, caplog: pytest.LogCaptureFixture
-) -> None:
-    messages, trt = rtx.messages, rtx.module
-    assert rtx.messages is messages  # TensorRT keeps the first that it is given
-    with caplog.at_level(logging.DEBUG, "worker.engine.flavour"), messages.heard() as errors:
-        with messages.heard() as inner:
-            messages.log(trt.ILogger.ERROR, "first\n  line")
-        messages.log(trt.ILogger.INTERNAL_ERROR, "second")
-        messages.log(trt.ILogger.WARNING, "third")
-        messages.log(trt.ILogger.INFO, "fourth")
-        messages.log(trt.ILogger.VERBOSE, "fifth")
-    messages.log(trt.ILogger.ERROR, "sixth")
-    assert list(errors) == ["first line", "second"]
-    assert list(inner) == ["first line"]
-    levels = [(r.levelname, r.getMessage()) for r in caplog.records][:4]
-    assert levels == [
-        ("WARNING", "TensorRT: first line"),
-        ("WARNING", "TensorRT: second"),
-        ("INFO", "TensorRT: third"),
-        ("DEBUG", "TensorRT: fourth"),
-    ]
-
-
-def test_which_tensorrt_is_here_is_told_without_importing_it() -> None:
-    script = (
-        "import sys; from worker.engine import flavour, build, plans;"
-        "print(*(flavour.available() or ()));"
-        "assert not {'tensorrt', 'tensorrt_rtx', 'pycuda', 'onnx', 'torch'} & set(sys.modules)"
-    )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    found = flavours.available()
-    assert ran.stdout.split() == list(found or ())
-    if found is not None:
-        flavour = flavours.load()
-        assert found == (flavour.name, flavour.version)
-
-
-def package(folder: Path, text: str) -> None:
-    """A package named tensorrt, as a system's package manager leaves it: without metadata."""
-    (folder / "tensorrt").mkdir()
-    (folder / "tensorrt" / "__init__.py").write_text(text)
-
-
-def nothing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Make packages impossible to import."""
-    for name in names:
-        monkeypatch.setitem(sys.modules, name, None)
-
-
-@pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder from which is imported first."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    return tmp_path
-
-
-def test_jetpacks_own_tensorrt_is_found_and_comes_first(path: Path) -> None:
-    package(path, '__version__ = "10.3.0"\n')
-    assert flavours.available() == ("tensorrt", "10.3.0")
-    assert "tensorrt" not in sys.modules
-    flavour = flavours.load()
-    del sys.modules["tensorrt"]
-    assert (flavour.name, flavour.version) == ("tensorrt", "10.3.0")
-
-
-def test_the_preferred_flavour_comes_first_and_the_other_serves_where_it_is_missing(
-    path: Path, rtx: Flavour, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package(path, '__version__ = "10.3.0"\n')
-    assert flavours.load("tensorrt_rtx").name == "tensorrt_rtx"
-    nothing(monkeypatch, "tensorrt_rtx")
-    assert flavours.load("tensorrt_rtx").name == "tensorrt"
-    del sys.modules["tensorrt"]
-
-
-def test_a_tensorrt_that_is_too_old_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package(path, '__version__ = "8.5.2.2"\n')
-    nothing(monkeypatch, "tensorrt_rtx")
-    assert flavours.available() is None
-    with pytest.raises(EngineError, match=r"tensorrt: 8\.5\.2\.2 is older than 10\.3"):
-        flavours.load()
-    del sys.modules["tensorrt"]
-
-
-def test_a_tensorrt_whose_libraries_are_missing_is_none(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package(path, "raise ImportError('libnvinfer.so.10: cannot open shared object file')")
-    nothing(monkeypatch, "tensorrt_rtx")
-    with pytest.raises(EngineError) as refusal:
-        flavours.load()
-    assert str(refusal.value) == (
-        "TensorRT cannot be loaded (tensorrt: libnvinfer.so.10: cannot open shared object file; "
-        "tensorrt_rtx: import of tensorrt_rtx halted; None in sys.modules); on a Jetson make the "
-        "virtual environment with --system-site-packages, which shows it JetPack's; elsewhere: "
-        "pip install tensorrt, or tensorrt-rtx for an RTX card"
-    )
-
-
-def test_no_tensorrt_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing(monkeypatch, *flavours.NAMES)
-    assert flavours.available() is None
-    with pytest.raises(EngineError, match="pip install tensorrt"):
-        flavours.load()
-
-
-def reported(act: Callable[[Progress], None], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is said of phases, however quickly they follow each other."""
-    said: list[Any] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(progress, "PACE_S", 0.0)
-        act(Progress(lambda *now: said.append(now), lambda: False))
-    return said
-
-
-def test_a_phase_within_another_is_a_part_of_one_of_its_steps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def act(at: Progress) -> None:
-        at.start("all", None, 2)
-        at.start("half", "all", 4)
-        at.step("half", 0)
-        at.step("half", 2)
-        at.finish("half")
-        at.step("all", 0)
-        at.finish("all")
-        at.start("more", None, 10)
-
-    assert reported(act, monkeypatch) == [
-        ("all 0/2", 0, 1000),
-        ("half 0/4", 0, 1000),
-        ("half 1/4", 125, 1000),
-        ("half 3/4", 375, 1000),
-        ("all 1/2", 500, 1000),
-        ("more 0/10", 500, 1000),
-    ]
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["start", "step", "finish"]),
-            st.sampled_from("abc"),
-            st.sampled_from(["a", "b", "c", None]),
-            st.integers(-1, 5),
-        ),
-        max_size=40,
-    )
-)
-def test_no_order_of_phases_confuses_progress(
-    events: list[tuple[str, str, str | None, int]],
-) -> None:
-    said: list[int] = []
-    at = Progress(lambda _, step, steps: said.append(step), lambda: False)
-    at_once = pytest.MonkeyPatch()
-    at_once.setattr(progress, "PACE_S", 0.0)
-    try:
-        for what, name, parent, number in events:
-            if what == "start":
-                at.start(name, parent, number)
-            elif what == "step":
-                assert at.step(name, number)
-            else:
-                at.finish(name)
-    finally:
-        at_once.undo()
-    assert said == sorted(said)
-    assert all(0 <= step < WHOLE for step in said)

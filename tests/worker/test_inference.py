@@ -32,9 +32,9 @@ class Asked:
                 raise EngineError(f"model {model[0]} is not here")
             return files[model[0]]
 
-        def load(path: Path, precision: str) -> Engine:
+        def load(path: Path, model: Model) -> Engine:
             self.loaded.append(path)
-            return open_engine(path, batch=BATCH, threads=2, precision=precision)
+            return open_engine(path, batch=BATCH, threads=2, precision=model.precision)
 
         self.thread = EngineThread(locate, load, self.woken.release)
 
@@ -43,7 +43,7 @@ class Asked:
         rng = np.random.default_rng(len(model_ids))
         requests = [
             Request(
-                model=(model_id, "fp32"),
+                model=Model(model_id, "fp32"),
                 pixels=rng.integers(0, 256, (BATCH, 1, samples.SIZE, samples.SIZE), np.uint8),
             )
             for model_id in model_ids
@@ -98,7 +98,7 @@ def test_models_change_while_batches_are_pending(
     for model_id, path in ((1, model_file), (2, other_model[0])):
         with reference(path) as engine:
             for request in requests:
-                if request.model == (model_id, "fp32"):
+                if request.model.number == model_id:
                     assert request.answer is not None
                     expected = engine.submit(request.pixels).result()
                     assert request.answer.scores.tobytes() == expected.scores.tobytes()
@@ -136,7 +136,8 @@ def test_an_engine_thread_that_ends_says_so_instead_of_keeping_its_askers_waitin
     # A batch of another size than the engine's is a mistake of ours, no trouble with the model.
     asked.thread.submit(
         Request(
-            model=(1, "fp32"), pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8)
+            model=Model(1, "fp32"),
+            pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8),
         )
     )
     assert asked.woken.acquire(timeout=samples.PATIENCE_S)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +20,7 @@ from trainer.card import Card
 from trainer.errors import CardError, FilmError
 from worker import gpu as gpus
 from worker.engine.base import Engine
+from worker.engine.progress import Report, silent
 from worker.errors import EngineError
 from worker.gpu import Gpu
 
@@ -41,9 +41,6 @@ NAMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-
-#: Told of slow steps: what is done, how far, of how much.
-Report = Callable[[str, int, int], None]
 
 
 class Wanted(Protocol):
@@ -85,51 +82,93 @@ class Choice:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             what = f"CPU ({name}, {threads})"
         else:
-            what = f"{name} {self.version} on {self.gpu.device}"
+            # Some builds of TensorRT do not tell their version before they are imported.
+            what = f"{' '.join(filter(None, (name, self.version)))} on {self.gpu.device}"
         return f"{what}: {self.reason}" if self.reason else what
-
-    @property
-    def may_fall_back(self) -> bool:
-        """Whether another engine may take this one's place where it does not do."""
-        return self.asked != TENSORRT
 
     def asking(self, engine: str | None) -> Choice:
         """The same for a job that asks for an engine itself."""
         return self if engine in (None, AUTO) else replace(self, asked=str(engine))
 
 
-def choose(settings: Wanted) -> Choice:
-    """The engine for this machine and these settings.
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What there is to score with."""
+
+    #: The first one, which is the one that is used.
+    gpu: Gpu | None
+    #: Why there is none, a clause.
+    why_no_gpu: str = ""
+    #: tensorrt or tensorrt_rtx, and its version.
+    tensorrt: tuple[str, str] | None = None
+    pycuda: bool = False
+    #: Version of an ONNX Runtime that has CUDA.
+    onnxruntime: str | None = None
+    openvino: str = ""
+
+    @classmethod
+    def look(cls) -> Machine:
+        """This machine."""
+        # The driver is asked before anything of TensorRT's: without one it ends the process.
+        found = gpus.find()
+        if not found:
+            return cls(gpu=None, why_no_gpu=gpus.why_none(), openvino=_version("openvino") or "")
+        from worker.engine import flavour
+
+        return cls(
+            gpu=found[0],
+            tensorrt=flavour.available(),
+            pycuda=importlib.util.find_spec("pycuda") is not None,
+            onnxruntime=_version("onnxruntime-gpu"),
+            openvino=_version("openvino") or "",
+        )
+
+    @property
+    def missing(self) -> str | None:
+        """What TensorRT lacks here, a clause that says what to do; None where it lacks nothing."""
+        if self.gpu is None:
+            return self.why_no_gpu
+        if self.tensorrt is None:
+            return (
+                "TensorRT is not installed: on a Jetson it is JetPack's own (apt install "
+                "python3-libnvinfer, and a virtual environment made with --system-site-packages), "
+                "elsewhere pip install tensorrt"
+            )
+        return None if self.pycuda else "PyCUDA is not installed: pip install pycuda"
+
+
+def choose(settings: Wanted, machine: Machine | None = None) -> Choice:
+    """The engine for these settings on a machine, this one unless told.
 
     TensorRT where there is a GPU, TensorRT and PyCUDA; else ONNX Runtime where it has CUDA; else
     the processor. Raises EngineError where `tensorrt` is asked for and something of it is missing.
     """
+    machine = machine or Machine.look()
     asked = settings.engine
-    found = gpus.find()
-    gpu = found[0] if found else None
-    missing = None if asked == ONNX else _missing(gpu)
-    if asked == TENSORRT and missing is not None:
+    if asked == ONNX:
+        return _without_tensorrt(settings, machine, asked, "onnx was asked for")
+    missing = machine.missing
+    if missing is None:
+        assert machine.gpu is not None and machine.tensorrt is not None
+        return _on_gpu(settings, *machine.tensorrt, machine.gpu, asked, "")
+    if asked == TENSORRT:
         raise EngineError(
-            f"TensorRT was asked for (PNEUMOQ_ENGINE), but cannot be used: {missing}. Mend that, "
-            "or ask for auto"
+            f"TensorRT was asked for, and this machine cannot use it: {missing}. Mend that, or ask "
+            "for auto (PNEUMOQ_ENGINE)"
         )
-    if gpu is not None and asked != ONNX and missing is None:
-        from worker.engine import flavour
-
-        name, version = flavour.available() or ("", "")
-        if name:
-            return _on_gpu(settings, name, version, gpu, "")
-    reason = "onnx was asked for" if asked == ONNX else str(missing)
-    return _without_tensorrt(settings, gpu, reason)
+    return _without_tensorrt(settings, machine, asked, missing)
 
 
-def instead(choice: Choice, settings: Wanted, reason: str) -> Choice | None:
+def instead(
+    choice: Choice, settings: Wanted, reason: str, machine: Machine | None = None
+) -> Choice | None:
     """What is tried after an engine that does not do; None where there is nothing left."""
-    if not choice.may_fall_back or choice.backend == "openvino":
+    if choice.asked == TENSORRT or choice.backend == "openvino":
         return None
+    machine = machine or Machine.look()
     if choice.backend == "onnxruntime":
-        return _on_processor(settings, choice.asked, reason)
-    return _without_tensorrt(settings, choice.gpu, reason, choice.asked)
+        return _on_processor(settings, machine, choice.asked, reason)
+    return _without_tensorrt(settings, machine, choice.asked, reason)
 
 
 def kinds(choice: Choice) -> set[str]:
@@ -149,12 +188,12 @@ def open_on(
     precision: str,
     home: Path,
     workspace_mb: int,
-    report: Report = lambda what, done, total: None,
+    report: Report = silent,
 ) -> Engine:
     """Make a model file ready to compute with what was chosen.
 
-    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told. Raises
-    EngineError as `open_engine`, and GpuLost.
+    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told; what that
+    raises ends the build. Raises EngineError as `open_engine`, and GpuLost.
     """
     if choice.gpu is None:
         return open_engine(path, batch=choice.batch, threads=choice.threads, precision=precision)
@@ -211,52 +250,31 @@ def _card(path: Path, precision: str) -> Card:
     return card
 
 
-def _missing(gpu: Gpu | None) -> str | None:
-    """What TensorRT lacks here, as a clause that says what to do; None where it lacks nothing."""
-    if gpu is None:
-        return gpus.why_none()
-    from worker.engine import flavour
-
-    if flavour.available() is None:
-        return (
-            "TensorRT is not installed: on a Jetson it comes with JetPack (apt install "
-            "python3-libnvinfer, a virtual environment with --system-site-packages), elsewhere pip "
-            "install tensorrt"
-        )
-    if importlib.util.find_spec("pycuda") is None:
-        return "PyCUDA is not installed: pip install pycuda"
-    return None
+def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: str) -> Choice:
+    if machine.gpu is not None and machine.onnxruntime is not None:
+        version = machine.onnxruntime
+        return _on_gpu(settings, "onnxruntime", version, machine.gpu, asked, reason)
+    if machine.gpu is not None:
+        reason += "; no ONNX Runtime for GPUs either: pip install onnxruntime-gpu"
+    elif machine.why_no_gpu not in reason:
+        reason += f"; {machine.why_no_gpu}"
+    return _on_processor(settings, machine, asked, reason)
 
 
-def _without_tensorrt(
-    settings: Wanted, gpu: Gpu | None, reason: str, asked: str | None = None
+def _on_gpu(
+    settings: Wanted, backend: str, version: str, gpu: Gpu, asked: str, reason: str
 ) -> Choice:
-    version = _version("onnxruntime-gpu")
-    if gpu is None:
-        why = gpus.why_none()
-        # Not said twice where it is the reason that TensorRT is not there.
-        reason = reason if why in reason else f"{reason}; {why}"
-    elif version is None:
-        reason = f"{reason}; no ONNX Runtime for GPUs either: pip install onnxruntime-gpu"
-    else:
-        return replace(
-            _on_gpu(settings, "onnxruntime", version, gpu, reason), asked=asked or settings.engine
-        )
-    return _on_processor(settings, asked or settings.engine, reason)
-
-
-def _on_gpu(settings: Wanted, backend: str, version: str, gpu: Gpu, reason: str) -> Choice:
     return Choice(
-        asked=settings.engine, backend=backend, version=version, gpu=gpu, reason=reason,
+        asked=asked, backend=backend, version=version, gpu=gpu, reason=reason,
         batch=settings.gpu_batch, threads=settings.engine_threads, lanes=LANES,
     )  # fmt: skip
 
 
-def _on_processor(settings: Wanted, asked: str, reason: str) -> Choice:
+def _on_processor(settings: Wanted, machine: Machine, asked: str, reason: str) -> Choice:
     threads = settings.engine_threads
     return Choice(
-        asked=asked, backend="openvino", version=_version("openvino") or "", gpu=None,
-        reason=reason, batch=settings.batch, threads=threads, lanes=threads,
+        asked=asked, backend="openvino", version=machine.openvino, gpu=None, reason=reason,
+        batch=settings.batch, threads=threads, lanes=threads,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import re
+import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,12 +136,13 @@ def _messages(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._listeners: list[deque[str]] = []
+            self._listeners: tuple[deque[str], ...] = ()
+            self._lock = threading.Lock()
 
         def log(self, severity: Any, text: str) -> None:
             """Called by TensorRT, from any thread; nothing that is raised here would arrive."""
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                for listener in tuple(self._listeners):
+                for listener in self._listeners:
                     listener.append(_one_line(text))
                 _log.warning("TensorRT: %s", _one_line(text))
             elif severity == trt.ILogger.WARNING:
@@ -150,13 +152,14 @@ def _messages(trt: Any) -> Any:
 
         @contextlib.contextmanager
         def heard(self) -> Iterator[deque[str]]:
-            """The last errors since the block began, the newest last, each in one line."""
+            """The last errors of any thread since the block began, each in one line."""
             errors: deque[str] = deque(maxlen=KEPT)
-            self._listeners.append(errors)
+            with self._lock:
+                self._listeners += (errors,)
             try:
                 yield errors
             finally:
-                # By identity: equal lists of errors are another's.
-                self._listeners[:] = [one for one in self._listeners if one is not errors]
+                with self._lock:  # by identity: equal errors may be another's
+                    self._listeners = tuple(one for one in self._listeners if one is not errors)
 
     return Messages()
