@@ -183,7 +183,7 @@ def test_tensorrt_that_was_asked_for_is_had_or_nothing(
     with pytest.raises(EngineError, match="TensorRT: does not agree with the processor"):
         serving.serve(settings, database, model_id, "fp32", asked)
     opening.error = EngineError("no plan")
-    with pytest.raises(EngineError, match="^TensorRT: no plan$"):
+    with pytest.raises(EngineError, match=r"^TensorRT: no plan$"):
         serving.serve(settings, database, model_id, "fp32", asked)
     assert opening.tried == ["tensorrt"] * 2
 
