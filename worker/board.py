@@ -12,11 +12,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-#: Where lock files belong on Linux; the temporary folder takes its place where it is not there.
+#: Where lock files belong on Linux; /tmp takes its place where it is not there.
 LOCKS = Path("/run/lock")
 
 #: Characters of a holder's words that are kept.
@@ -127,4 +126,4 @@ def _opened(path: Path) -> int:
 def _place() -> Path:
     if LOCKS.is_dir() and os.access(LOCKS, os.W_OK | os.X_OK):
         return LOCKS
-    return Path(tempfile.gettempdir())
+    return Path("/tmp")  # not of this user alone, as TMPDIR may be

@@ -80,7 +80,7 @@ def register(engine: sa.Engine, file: Path, card: Card) -> int:
     return database.write(engine, lambda c: models.register(c, new, "tests"))
 
 
-def submit_score(engine: sa.Engine, model_id: int, *uris: Path, **job: Any) -> int:
+def submit_score(engine: sa.Engine, model_id: int, /, *uris: Path, **job: Any) -> int:
     """Submit a scoring job over archives, with further columns of its row; its number."""
     rows = []
     for uri in uris:

@@ -1,4 +1,4 @@
-"""Batches cut for a GPU and computed by the processor: the same bits, no more than is wanted."""
+"""Batches cut for a GPU, computed by the processor: the same bits, and no more than is wanted."""
 
 from __future__ import annotations
 
