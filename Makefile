@@ -6,6 +6,7 @@
 #   make check    formatting, lint, types and layers
 #   make bench    the measurements in tests/bench: half an hour or more (ARGS=--quick: minutes)
 #   make test-gpu what needs an NVIDIA GPU: its tests, then its benchmark (ARGS=--quick for that one)
+#   make image    the control image, built without a daemon, runs the demo (root, buildah, debootstrap)
 #   make clean    remove what these targets made
 
 # The first Python that is new enough and can make a virtual environment. It is run, not only found:
@@ -62,6 +63,10 @@ bench: .venv/complete
 		module=$$(echo $${file%.py} | tr / .); \
 		echo "== $$module"; $(BIN)/python -m $$module $(ARGS) || missed=1; \
 	done; exit $$missed
+
+.PHONY: image
+image:
+	docker/try-control.sh $(ARGS)
 
 clean:
 	rm -rf .venv .venv-gpu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
