@@ -85,7 +85,7 @@ def test_scoring_has_the_gpu_when_the_worker_that_trained_on_it_is_killed(
     here.wait(lambda: "waits for the GPU" in computes(here, "score"), "scoring to wait")
     assert stop(trainer, signal.SIGKILL) == -signal.SIGKILL
     harm.completed(here, job_id, harm.count(few))
-    assert "waits" not in computes(here, "score")
+    here.wait(lambda: "waits" not in computes(here, "score"), "its row to say so")
 
 
 def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few: Path) -> None:
@@ -104,7 +104,7 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
     assert here.state(job_id) == "queued"
     harm.completed(here, scoring, 30 * harm.count(few))
     here.wait(lambda: epochs(here, job_id), "training to begin")
-    assert "waits" not in computes(here, "train")
+    here.wait(lambda: "waits" not in computes(here, "train"), "its row to say so")
     database.write(here.engine, lambda c: jobs.cancel(c, job_id, "tests"))
 
 
