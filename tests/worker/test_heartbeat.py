@@ -164,3 +164,46 @@ def test_a_database_that_does_not_answer_does_not_stop_the_heart(
         connection.exec_driver_sql("ALTER TABLE hidden RENAME TO workers")
     samples.wait(lambda: workers.alive(database), "the next beat")
     heartbeat.end()
+
+
+def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
+    database: sa.Engine,
+) -> None:
+    read: list[int] = []
+
+    def health() -> dict[str, int]:
+        read.append(1)
+        return {"temperature_c": 60 + len(read)}
+
+    connecting.write(
+        database,
+        lambda c: workers.hello(
+            c, "w", host="h", pid=1, queues="score", engine="TensorRT", versions={}
+        ),
+    )
+    heart = Heartbeat(database, "w", lease_s=60.0, health=health)
+
+    def row() -> sa.RowMapping:
+        (found,) = workers.alive(database)
+        return found
+
+    heart.beat()
+    assert (row()["health"], row()["engine"]) == ({"temperature_c": 61}, "TensorRT")
+    heart.tell("TensorRT; model 1 in fp16")
+    heart.beat()
+    assert row()["engine"] == "TensorRT; model 1 in fp16"
+    # Every few seconds, not with every beat.
+    assert (len(read), row()["health"]) == (1, {"temperature_c": 61})
+    heart._health_at = 0.0
+    heart.beat()
+    assert (len(read), row()["health"]) == (2, {"temperature_c": 62})
+
+
+def test_a_machine_that_tells_nothing_leaves_its_row_alone(database: sa.Engine) -> None:
+    connecting.write(
+        database,
+        lambda c: workers.hello(c, "w", host="h", pid=1, queues="score", engine=None, versions={}),
+    )
+    Heartbeat(database, "w", lease_s=60.0, health=dict).beat()
+    (found,) = workers.alive(database)
+    assert found["health"] is None

@@ -8,6 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+
+from db import database, jobs, migrate, schema, workers
+from tests.worker import samples
+from trainer import card as cards
+from worker import config, gpu
+from worker.config import Settings
 
 
 def loaded(*arguments: str) -> set[str]:
@@ -55,3 +62,90 @@ def test_an_engine_sends_nothing_to_openvinos_makers(model_file: Path, tmp_path:
     environment = {**os.environ, "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
     assert list(tmp_path.iterdir()) == []  # its consent file would be here
+
+
+#: What only a GPU needs.
+FOR_A_GPU = ("tensorrt", "tensorrt_rtx", "tensorrt_bindings", "pycuda", "onnxruntime")
+
+
+@pytest.fixture
+def without_gpu(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A migrated database with a model, and settings for it, on a machine without a GPU."""
+    if gpu.find():
+        pytest.skip("this machine has an NVIDIA GPU")
+    settings = config.load({"PNEUMOQ_HOME": str(tmp_path / "home")})
+    for variable, value in config.environment(settings).items():
+        monkeypatch.setenv(variable, value)
+    settings.home.mkdir()
+    engine = database.connect(settings.database_url)
+    migrate.upgrade(engine)
+    samples.register(engine, model_file, cards.read(model_file))
+    engine.dispose()
+    return settings
+
+
+def heavy(code: str) -> list[str]:
+    """Those of FOR_A_GPU that a fresh interpreter has loaded after this code has run in it."""
+    script = (
+        f"{code}\nimport sys\nprint('loaded', *(m for m in {FOR_A_GPU!r} if m in sys.modules))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("loaded")]
+    return line.split()[1:]
+
+
+def test_what_a_gpu_needs_is_there_to_be_loaded() -> None:
+    assert heavy("import tensorrt_rtx, onnxruntime") == ["tensorrt_rtx", "onnxruntime"]
+
+
+@pytest.mark.parametrize("command", ["score", "classify", "doctor"])
+def test_without_a_gpu_no_command_loads_what_only_a_gpu_needs(
+    without_gpu: Settings, tmp_path: Path, command: str
+) -> None:
+    name, data = samples.films(1)[0]
+    (tmp_path / name).write_bytes(data)
+    arguments = [command] + ([] if command == "doctor" else [str(tmp_path / name)])
+    if command == "score":
+        arguments.append("--dry-run")
+    run = (
+        "from click.testing import CliRunner\n"
+        "from scheduler.cli import main\n"
+        f"ran = CliRunner().invoke(main, {arguments!r})\n"
+        f"assert ran.exit_code == 0 or {command!r} == 'doctor', ran.output\n"
+        "assert ran.output\n"
+    )
+    assert heavy(run) == []
+
+
+def test_without_a_gpu_a_worker_starts_and_scores_without_what_only_a_gpu_needs(
+    without_gpu: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name, data in samples.films(3):
+        (folder / name).write_bytes(data)
+    engine = database.connect(without_gpu.database_url)
+    job_id = samples.submit_score(engine, 1, folder)
+    run = (
+        "from worker import config\n"
+        "from worker.daemon import Daemon\n"
+        "made = Daemon(config.load(), ['score'])\n"
+        "made.score()\n"
+        "made.close()\n"
+    )
+    assert heavy(run) == []
+    assert jobs.get(engine, job_id)["state"] == "completed"
+    (row,) = connected(engine)
+    assert row["engine"].startswith("CPU (OpenVINO, ")
+    assert row["engine"].endswith(f"{gpu.why_none()}; model 1 in fp32")
+    assert workers.kinds(row) == {"auto", "onnx"}
+    engine.dispose()
+
+
+def connected(engine: sa.Engine) -> list[sa.RowMapping]:
+    """The rows of all workers, also of those that ended."""
+    with database.reading(engine) as connection:
+        return list(connection.execute(sa.select(schema.workers)).mappings())
