@@ -1,0 +1,85 @@
+"""What a worker process of a test runs at its start: a GPU that is not there, or one that is lost.
+
+`sitecustomize` of a folder on PYTHONPATH is run by every Python; only workers heed it. The engine
+is real in either case.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+#: ONNX Runtime on the processor computes where an engine on the GPU would.
+_GPU = """
+import sys
+if "celery" in sys.orig_argv:
+    from pathlib import Path
+    from worker import board, gpu, serving
+    from worker.engine import Machine
+    made_up = gpu.Gpu(
+        index=0, name="Made up", uuid="GPU-0", compute_capability=(8, 7), memory_bytes=1 << 30,
+        integrated=False, driver="13.0",
+    )
+    gpu.find = lambda: (made_up,)
+    Machine.look = classmethod(lambda cls: cls(gpu=made_up, onnxruntime="1", openvino="1"))
+    board.LOCKS = Path(__file__).parent
+    real = serving.open_on
+
+    def open_on(choice, path, *, precision, **others):
+        from trainer import card
+        from worker.engine.onnx import OnnxEngine
+        if choice.gpu is None:
+            return real(choice, path, precision=precision, **others)
+        return OnnxEngine(
+            path, card.read(path), gpu=None, batch=choice.batch, precision=precision
+        )
+
+    serving.open_on = open_on
+"""
+
+#: The GPU is lost at every batch as long as the file `lost` is there.
+_LOST = """
+import sys
+if "celery" in sys.orig_argv:
+    from pathlib import Path
+    from worker import serving
+    from worker.errors import GpuLost
+    real = serving.open_on
+    lost = Path(__file__).with_name("lost")
+
+    class Losing:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+        def submit(self, pixels, films=None):
+            if lost.exists():
+                raise GpuLost("CUDA says 719")
+            return self._inner.submit(pixels, films)
+
+    serving.open_on = lambda *a, **k: Losing(real(*a, **k))
+"""
+
+
+def _install(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(text)
+    root = Path(__file__).parents[2]
+    path = [str(folder), str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+
+def have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are started from now on have a GPU, whose locks are in `folder`."""
+    _install(folder, _GPU, monkeypatch)
+
+
+def lose(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Workers that are started from now on lose theirs, until this file is removed."""
+    _install(folder, _LOST, monkeypatch)
+    (folder / "lost").touch()
+    return folder / "lost"
