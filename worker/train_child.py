@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from trainer import dataset, errors, export, loop, parity, quantise
+from trainer import device as devices
 from worker import precisions
 from worker.engine import open_engine
 from worker.errors import WorkerError
@@ -40,6 +41,12 @@ PARITY_FILMS = 64
 PARITY_DELTA = 1e-4
 
 OUT_OF_MEMORY = "out of memory; lower --batch-size or --size"
+
+#: The same of a GPU, which others use too: by its name and what is free there now, in MiB.
+GPU_OUT_OF_MEMORY = (
+    "out of memory on {name}, where {free_mb} MiB are free now; lower --batch-size or --size, or "
+    "end what else uses its memory"
+)
 
 
 def main() -> None:
@@ -74,15 +81,23 @@ def main() -> None:
             report("stopped")
         except (errors.TrainerError, WorkerError) as error:
             fail(str(error))
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            fail(OUT_OF_MEMORY)
-        except RuntimeError as error:
-            if "allocate memory" not in str(error):  # PyTorch's words of the CPU
+        except (MemoryError, RuntimeError) as error:
+            if not devices.out_of_memory(error):
                 raise
-            fail(OUT_OF_MEMORY)
+            fail(_short_of_memory())
         except OSError as error:
             # A full disk, most likely.
             fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+
+
+def _short_of_memory() -> str:
+    """What to say when memory did not suffice."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no hint
+        return OUT_OF_MEMORY
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.empty_cache()  # ours would count as used
+    free_mb = devices.free_bytes(device) >> 20
+    return GPU_OUT_OF_MEMORY.format(name=devices.name(device), free_mb=free_mb)
 
 
 def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
@@ -119,6 +134,9 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report(type(news).__name__.lower(), **dataclasses.asdict(news))
 
     trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
+    # Films and moments are gone; on a board whose GPU has the processor's memory the engines of the
+    # gates need what they took. Without a GPU it does nothing.
+    torch.cuda.empty_cache()
     if trained.dataset.hash != data.hash:
         report("dataset", **_described(trained.dataset))
     path = folder / "model.onnx"

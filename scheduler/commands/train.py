@@ -127,10 +127,10 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic of training; auto is bf16 where it is fast.",
+    help="Arithmetic of training; auto is bf16 where it is fast, fp16 on a GPU with only that.",
 )
 @click.option(
     "--operating-point",
