@@ -6,7 +6,7 @@ DCT scales are (its jidctred.c: "the four averages of two adjacent outputs"). Wh
 gray JPEG, and whatever could be refused, is left to `trainer.film`, so that every error is its.
 
 On the device "cpu" the same lines run with torchvision's own libjpeg. There the pixels of 94
-ordinary films differ by 0.09 gray levels on average and by 4 at most, since a square at the edge of
+ordinary films differ by 0.07 gray levels on average and by 4 at most, since a square at the edge of
 a marker is cut to 0…255 before its mean is taken, not after.
 """
 
@@ -127,7 +127,9 @@ def _gray_stretch_1(gray: torch.Tensor, size: int) -> torch.Tensor:
         # The last squares of JPEG reach beyond the picture; encoders repeat its last pixels there.
         beyond = (0, -width % scale, 0, -height % scale)
         padded = F.pad(gray[None, None], beyond, mode="replicate")
-        gray = _rounded(F.avg_pool2d(padded, scale)[0, 0])
+        # libjpeg rounds these means once. They are of levels that were rounded before, so that many
+        # end in a half: to round all of those upwards would brighten every film.
+        gray = F.avg_pool2d(padded, scale)[0, 0].round()
     return _resized(gray, size, size)
 
 

@@ -45,6 +45,10 @@ def test_a_decoder_process_loads_no_database_no_queue_and_no_engine() -> None:
     }
 
 
+def test_the_gpus_decoder_loads_torch_only_when_it_is_to_serve() -> None:
+    assert not loaded("-c", "import worker.gpu_decoder") & {"torch", "torchvision", "sqlalchemy"}
+
+
 def test_the_score_command_loads_no_torch(tmp_path: Path) -> None:
     packages = loaded("-m", "scheduler", "score", str(tmp_path))
     assert {"scheduler", "worker", "db"} <= packages
