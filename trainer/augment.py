@@ -217,7 +217,7 @@ def _hidden(x: Tensor, boxes: Tensor) -> Tensor:
     """Under boxes of one gray value each, as `_boxes` gives them."""
     n, _, side, _ = x.shape
     at = torch.arange(side, device=x.device, dtype=x.dtype) + 0.5
-    for top, bottom, left, right, gray in (box.unbind() for box in torch.split(boxes, 5)):
+    for top, bottom, left, right, gray in boxes.view(-1, 5, n).unbind():
         rows = (at >= top[:, None]) & (at < bottom[:, None])
         columns = (at >= left[:, None]) & (at < right[:, None])
         hidden = rows[:, :, None] & columns[:, None, :]

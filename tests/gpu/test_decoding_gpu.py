@@ -1,4 +1,4 @@
-"""Decoding on a GPU: nvJPEG's pixels are within the bounds, and its decoder serves beside others."""
+"""Decoding on a GPU: nvJPEG's pixels are within bounds, and its decoder serves beside others."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_what_this_machine_lacks_is_named_before_anything_is_begun(
     }[command]
     result = run(*words)
     assert result.exit_code == 2
-    assert f"cannot be used: {why_none()}" in result.stderr.splitlines()[-1]
+    assert f"this machine cannot use it: {why_none()}" in result.stderr.splitlines()[-1]
     assert len(jobs.recent(engine)) == (command == "retry")
 
 

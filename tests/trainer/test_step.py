@@ -16,7 +16,7 @@ LABELS = torch.tensor([0, 1, 0, 1])
 def make(
     precision: str = "fp32", *, fused: bool | None = None, scale: float = 64.0
 ) -> tuple[Step, State]:
-    """A step and its state; `scale` is that of fp16, low enough for a network that knows nothing."""
+    """A step and its state; `scale` is fp16's, low enough for a network that knows nothing."""
     net = model.build(2, model.SCRATCH, 0)[0].train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=fused)
     learn = Step(
