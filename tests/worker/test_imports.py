@@ -116,8 +116,8 @@ def test_without_a_gpu_no_command_loads_what_only_a_gpu_needs(
         arguments.append("--dry-run")
     run = (
         "from click.testing import CliRunner\n"
-        "from scheduler.cli import main\n"
-        f"ran = CliRunner().invoke(main, {arguments!r})\n"
+        "from scheduler.cli import cli\n"
+        f"ran = CliRunner().invoke(cli, {arguments!r})\n"
         f"assert ran.exit_code == 0 or {command!r} == 'doctor', ran.output\n"
         "assert ran.output\n"
     )
