@@ -112,6 +112,12 @@ def locked(here: Site, *tables: str) -> Iterator[None]:
         return
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain) as holder:
-        holder.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+        # One after the other, in an order in which somebody else may not have taken them.
+        while True:
+            try:
+                holder.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+                break
+            except psycopg.errors.DeadlockDetected:
+                holder.rollback()
         yield
         holder.rollback()

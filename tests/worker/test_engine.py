@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tests.worker import samples
 from trainer import card as cards
 from trainer.card import Card
 from worker.engine import FILE_OF, Engine, Outputs, Pending, open_engine
-from worker.engine.cpu import has_bf16, runtime
+from worker.engine.cpu import core, has_bf16
 from worker.errors import EngineError
 
 BATCH = 4
@@ -33,7 +35,7 @@ def opened(files: dict[str, Path]) -> Iterator[Open]:
     def open_one(
         path: Path | None = None, threads: int = 1, batch: int = BATCH, precision: str = "fp32"
     ) -> Engine:
-        if precision == "bf16" and not has_bf16(runtime().Core()):
+        if precision == "bf16" and not has_bf16(core()):
             pytest.skip("this processor has no bfloat16 instructions")
         path = path or files[FILE_OF[precision]]
         made.append(open_engine(path, batch=batch, threads=threads, precision=precision))
@@ -157,8 +159,7 @@ def test_every_precision_says_nearly_what_fp32_says(
 def test_the_convolutions_of_an_int8_engine_are_computed_in_int8(
     files: dict[str, Path], films: NDArray[np.uint8]
 ) -> None:
-    core = runtime().Core()
-    compiled = core.compile_model(files["int8"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(files["int8"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = {
         node.get_friendly_name(): node.get_rt_info()["runtimePrecision"].astype(str)
         for node in compiled.get_runtime_model().get_ops()
@@ -167,6 +168,21 @@ def test_the_convolutions_of_an_int8_engine_are_computed_in_int8(
     # The stem's second digit is one more; the head's is the only one in float.
     assert len(found) == 22
     assert [name for name, kind in found.items() if kind not in ("i8", "u8")] == ["maps"]
+
+
+def test_ctrl_c_is_heard_after_engines_came_and_went(model_file: Path) -> None:
+    script = (
+        "import gc, os, signal; from pathlib import Path; from worker.engine import open_engine\n"
+        "for _ in range(3):\n"
+        f"    a, b = (open_engine(Path({str(model_file)!r}), batch=1, threads=1) for _ in 'ab')\n"
+        "    a.close(); del a; gc.collect(); b.close(); del b; gc.collect()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout) == (0, "heard\n"), ran.stderr
 
 
 def test_a_file_of_another_precision_is_refused(files: dict[str, Path]) -> None:
@@ -189,7 +205,7 @@ def test_an_unknown_precision_is_refused(model_file: Path) -> None:
 
 
 def test_bf16_is_refused_where_the_processor_lacks_it(model_file: Path) -> None:
-    if has_bf16(runtime().Core()):
+    if has_bf16(core()):
         open_engine(model_file, batch=BATCH, threads=1, precision="bf16").close()
     else:
         with pytest.raises(EngineError, match="has no bfloat16 instructions"):

@@ -162,8 +162,7 @@ def test_a_file_that_is_no_network_is_refused(
     path = tmp_path / "broken.onnx"
     path.write_bytes(data)
     message = refused(rtx, path)
-    expected = "not a whole model" if damage == "empty" else "Failed to parse the ONNX model"
-    assert expected in message
+    assert ("ir_version" if damage == "empty" else "malformed, truncated") in message
 
 
 def test_a_file_that_is_not_there_is_refused(rtx: Flavour, tmp_path: Path) -> None:
@@ -172,8 +171,8 @@ def test_a_file_that_is_not_there_is_refused(rtx: Flavour, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("damage", "said"), [
-    ("an operation", "Nonsense maxpool"),
-    ("a constant", "Conv conv1"),
+    ("an operation", "Nonsense"),
+    ("a constant", "conv1.weight"),
     ("the input", "not a whole model"),
     ("an output", "not a whole model"),
 ])  # fmt: skip

@@ -110,6 +110,7 @@ def build(
     with flavour.messages.heard() as errors, _interrupt_kept() as interrupted:
         progress = Progress(report, lambda: interrupted() or stop())
         try:
+            _sound(data)
             made = _compile(flavour, data, options, timing, target, progress, errors)
         except _Refused as refusal:
             # With TensorRT's last words where it has none of its own.
@@ -138,6 +139,19 @@ def target_for(flavour: Flavour, compute_capability: tuple[int, int]) -> str | N
     if hasattr(trt, "ComputeCapability") and hasattr(trt.ComputeCapability, name):
         return name
     return None
+
+
+def _sound(data: bytes) -> None:
+    """Raise _Refused unless this is an ONNX file that is sound in itself.
+
+    TensorRT's parser takes some that are not, and what happens then is not always an error.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(data)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise _Refused(" ".join(str(error).split())) from error
 
 
 class _Refused(Exception):

@@ -16,6 +16,7 @@ batches run side by side, one per thread.
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,17 @@ def runtime() -> Any:
     return openvino
 
 
+@functools.cache
+def core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    Each Core gives the thread that makes it a stack for signals, and takes it away when it goes.
+    Of two that overlap, the last one to go puts back the stack of the first, which is gone by
+    then, and the next signal ends the process. This one never goes.
+    """
+    return runtime().Core()
+
+
 def has_bf16(core: Any) -> bool:
     """Whether the processor multiplies bfloat16 itself, so that it is faster than fp32.
 
@@ -81,17 +93,17 @@ class CpuEngine:
         self.precision = precision
         self.options = {"batch": batch, "threads": threads}
         self.backend_version = openvino.__version__.partition("-")[0]
-        core = openvino.Core()
-        self.device = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
-        if precision == "bf16" and not has_bf16(core):
+        processor = core()
+        self.device = processor.get_property("CPU", "FULL_DEVICE_NAME").strip()
+        if precision == "bf16" and not has_bf16(processor):
             raise EngineError(
                 f"{self.device} has no bfloat16 instructions (AVX-512 BF16, AMX or ARM BF16), so "
                 "bf16 cannot be computed here; submit with --precision fp32 or int8"
             )
         try:
-            model = core.read_model(path)
+            model = processor.read_model(path)
             model.reshape({cards.INPUT: [batch, card.channels, card.size, card.size]})
-            compiled = core.compile_model(
+            compiled = processor.compile_model(
                 model,
                 "CPU",
                 {

@@ -29,9 +29,8 @@ def sample(
 
     Raises EngineError where OpenVINO refuses the network, and Stopped when `stop` says so.
     """
-    openvino = cpu.runtime()
     names = network.activations
-    core = openvino.Core()
+    core = cpu.core()
     try:
         compiled = core.compile_model(
             core.read_model(network.observable()),
