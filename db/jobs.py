@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from db import budget, database, partitions
+from db import budget, database, notices, partitions, runs
 from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
 from db.types import UtcDateTime, now
@@ -74,6 +75,8 @@ def submit(
     priority: int = 0,
     key: str | None = None,
     source_rows: list[dict[str, Any]] | None = None,
+    schedule_id: int | None = None,
+    scheduled_for: datetime | None = None,
 ) -> int:
     """Insert a queued job and its sources; the same `key` again gives the same job's id.
 
@@ -98,6 +101,8 @@ def submit(
             parent_job_id=parent_job_id,
             priority=priority,
             key=key,
+            schedule_id=schedule_id,
+            scheduled_for=scheduled_for,
             created_at=now(),
         )
         .returning(jobs.c.id),
@@ -311,6 +316,9 @@ def finish(
     if changed.rowcount != 1:
         raise Conflict(f"job {job_id} has already ended; final states are final")
     log(connection, job_id, who, state, reason)
+    runs.job_ended(connection, job_id, state, who, reason)
+    if state == "failed":
+        notices.add(connection, "failed", job_id=job_id)
 
 
 def cancel(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:

@@ -37,6 +37,14 @@ SCORING_JOB_STATES = ("planning", "running")
 JOB_STATES = ("queued", "planning", "running", "paused", *FINAL_JOB_STATES)
 SHARD_STATES = ("ready", "leased", "done", "dead")
 FINAL_SHARD_STATES = ("done", "dead")
+RUN_STATES = ("due", "running", "proving", "done")
+#: What became of a run of a schedule.
+OUTCOMES = (
+    "promoted", "kept", "skipped", "failed", "missed", "cancelled", "completed",
+    "completed_with_errors",
+)  # fmt: skip
+#: What hooks are told of.
+NOTICES = ("failed", "skipped", "missed", "kept", "promoted", "drift", "test")
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
 #: that an old job's rows can be dropped without a scan.
@@ -121,6 +129,9 @@ models = Table(
     _c("ood_threshold", sa.Float, "ood above this is unusual.", nullable=True),
     _c("metrics", Json, "Validation metrics by name."),
     _c("card", Json, "The metadata inside the model file, whole."),
+    _c("reference", Json,
+       "What drift is measured against (`of`, `n`, `histogram`, `unusual`), and what every engine "
+       "must say of drawn films (`golden`).", nullable=True),
     _c("dataset_id", BigId, "Trained on.", ForeignKey("datasets.id"), nullable=True),
     _c("job_id", sa.BigInteger, "Trained by (jobs.id).", nullable=True),
     _c("parent_id", BigId, "Weights it started from, where those were a model here.",
@@ -191,6 +202,23 @@ aliases = Table(
     comment="Names that stand for a model. Jobs resolve theirs once, when they are submitted.",
 )
 
+promotions = Table(
+    "promotions",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("alias", sa.String(64), "Name that was moved."),
+    _c("model_id", BigId, "Model it stands for since.", ForeignKey("models.id")),
+    _c("previous_id", BigId, "Model it stood for before.", ForeignKey("models.id"), nullable=True),
+    _c("how", sa.String(16), "first, promote or rollback."),
+    _c("run_id", BigId, "Run of a schedule that decided it.", ForeignKey("runs.id"), nullable=True),
+    _c("at", UtcDateTime, "When."),
+    _c("who", sa.Text, "User or worker."),
+    _c("reason", sa.Text, "Why."),
+    Index(None, "alias", "id"),
+    CheckConstraint(_in("how", ("first", "promote", "rollback")), name="how"),
+    comment="Every move of an alias: what `models rollback` goes back by. Rows are only added.",
+)
+
 model_events = Table(
     "model_events",
     metadata,
@@ -207,15 +235,23 @@ schedules = Table(
     "schedules",
     metadata,
     _c("id", BigId, "Number.", primary_key=True),
-    _c("name", sa.String(64), "Name."),
+    _c("name", sa.String(64), "Name; of a removed one with its number, so that it is free."),
     _c("cron", sa.String(128), "Five cron fields."),
     _c("tz", sa.String(64), "IANA time zone that the fields are read in."),
     _c("kind", sa.String(8), "Kind of job it makes."),
-    _c("spec", Json, "What the job is to do, as jobs.spec."),
+    _c("spec", Json, "`job`: as jobs.spec; `night` or `watch`: how it is judged, or found."),
     _c("paused", sa.Boolean, "Whether it makes no jobs for now."),
     _c("catch_up_s", sa.Integer, "A missed run is made up for within this many seconds."),
     _c("created_at", UtcDateTime, "Added."),
     _c("created_by", sa.Text, "Who added it."),
+    _c("considered_until", UtcDateTime, "Times up to then were dealt with.", nullable=True),
+    _c(
+        "evaluation_id",
+        sa.BigInteger,
+        "Frozen films that its models are compared on (datasets.id).",
+        nullable=True,
+    ),
+    _c("removed_at", UtcDateTime, "Removed; its runs stay.", nullable=True),
     UniqueConstraint("name"),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="Jobs to be made by the clock.",
@@ -274,6 +310,124 @@ jobs = Table(
     comment="A training or scoring job. This row is the truth; the queue only rings a bell.",
 )  # fmt: skip
 
+runs = Table(
+    "runs", metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("schedule_id", BigId, "Schedule.", ForeignKey("schedules.id")),
+    _c("scheduled_for", UtcDateTime, "The time of the schedule that it is for."),
+    _c("cause", sa.String(16), "clock, catch_up (the machine was off at the time) or hand."),
+    _c("state", sa.String(16),
+       "due (a watched folder is looked through), running (its job is open), proving (workers "
+       "compare the new model), done."),
+    _c("outcome", sa.String(24),
+       "Of training: promoted, kept (the champion stays), skipped or failed. Of scoring: what "
+       "became of its job, or skipped. Of both: missed, cancelled.", nullable=True),
+    _c("reason", sa.Text, "Why, in a sentence.", nullable=True),
+    _c("job_id", BigId, "Its job.", ForeignKey("jobs.id"), nullable=True),
+    _c("champion_id", BigId, "The champion when it began, which the new model is compared with.",
+       ForeignKey("models.id"), nullable=True),
+    _c("candidate_id", BigId, "The new model.", ForeignKey("models.id"), nullable=True),
+    _c("evaluation_id", BigId, "Frozen films that both were measured on.",
+       ForeignKey("datasets.id"), nullable=True),
+    _c("snapshot", Json,
+       "The films as they were: `hash`, `films`, `classes`, `added`, `removed`, `relabelled`, "
+       "`unreadable`.", nullable=True),
+    _c("verdict", Json, "Both models' figures, differences with intervals, and slices.",
+       nullable=True),
+    _c("not_before", UtcDateTime, "A watched folder is looked at again then.", nullable=True),
+    _c("worker_id", sa.String(64), "Who looks through the watched folder.", nullable=True),
+    _c("created_at", UtcDateTime, "Made."),
+    _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
+    UniqueConstraint("schedule_id", "scheduled_for"),
+    CheckConstraint(_in("cause", ("clock", "catch_up", "hand")), name="cause"),
+    CheckConstraint(_in("state", RUN_STATES), name="state"),
+    CheckConstraint(_in("outcome", OUTCOMES), name="outcome"),
+    CheckConstraint("(state = 'done') = (finished_at IS NOT NULL)", name="finished"),
+    CheckConstraint("(state = 'done') = (outcome IS NOT NULL)", name="decided"),
+    Index("ix_runs_open", "state", "id",
+          postgresql_where=sa.text("finished_at IS NULL"),
+          sqlite_where=sa.text("finished_at IS NULL")),
+    Index(None, "job_id"),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="What a schedule did at one of its times: once each, however many clocks tick.",
+)  # fmt: skip
+
+proofs = Table(
+    "proofs",
+    metadata,
+    _c("run_id", BigId, "Run.", ForeignKey("runs.id"), primary_key=True),
+    _c("kind", sa.String(200), "What computes: engine, version and device.", primary_key=True),
+    _c("worker_id", sa.String(64), "Who is at it, or was.", nullable=True),
+    _c("attempts", sa.Integer, "Times it was begun.", server_default="0"),
+    _c("passed", sa.Boolean, "Whether the engine says what training says.", nullable=True),
+    _c("detail", sa.Text, "What was found, in a sentence.", nullable=True),
+    _c("began_at", UtcDateTime, "Last begun.", nullable=True),
+    _c("finished_at", UtcDateTime, "Decided.", nullable=True),
+    comment="A new model tried on every kind of worker that is there, before it is promoted.",
+)
+
+watched = Table(
+    "watched",
+    metadata,
+    _c("schedule_id", BigId, "Schedule.", ForeignKey("schedules.id"), primary_key=True),
+    _c("path_hash", sa.LargeBinary(16), "BLAKE2b-128 of the path.", primary_key=True),
+    _c("path", sa.Text, "Absolute path."),
+    _c("size", sa.BigInteger, "Bytes, when it was last looked at."),
+    _c("mtime_ns", sa.BigInteger, "Modified, in nanoseconds since 1970, as the file says."),
+    _c("since", UtcDateTime, "Of this size and time since then."),
+    _c("content", sa.String(64), "SHA-256, once it had stopped growing.", nullable=True),
+    _c("state", sa.String(16), "seen, taken (its job is open), done or given_up."),
+    _c("job_id", BigId, "The job that took it last.", ForeignKey("jobs.id"), nullable=True),
+    _c("attempts", sa.Integer, "Jobs that took it.", server_default="0"),
+    CheckConstraint(_in("state", ("seen", "taken", "done", "given_up")), name="state"),
+    Index(None, "schedule_id", "content"),
+    comment="Files of watched folders: one is taken once it stopped growing, and not twice.",
+)
+
+drift = Table(
+    "drift", metadata,
+    _c("job_id", BigId, "Scoring job.", ForeignKey("jobs.id"), primary_key=True,
+       autoincrement=False),
+    _c("model_id", BigId, "Its model.", ForeignKey("models.id")),
+    _c("reference", sa.Text, "What it is compared with: validation, or `job 7`."),
+    _c("n", sa.Integer, "Predictions of the job."),
+    _c("reference_n", sa.Integer, "Films of the reference."),
+    _c("psi", sa.Double, "Population stability index over twentieths of probability."),
+    _c("psi_limit", sa.Double, "What chance alone exceeds once in 1000 at these numbers."),
+    _c("ks", sa.Double, "Kolmogorov-Smirnov distance, 0 to 1, over the same twentieths."),
+    _c("ks_p", sa.Double, "Its p-value, 0 to 1."),
+    _c("unusual", sa.Integer, "Predictions that are unlike the training films."),
+    _c("reference_unusual", sa.Integer, "Films of the reference that are.", nullable=True),
+    _c("unusual_p", sa.Double, "p-value of the two rates being equal.", nullable=True),
+    _c("warned", sa.Boolean, "Whether it is beyond what chance and habit explain."),
+    _c("detail", sa.Text, "In a sentence."),
+    _c("measured_at", UtcDateTime, "When the job ended."),
+    comment="A scoring job's scores against its model's reference.",
+)  # fmt: skip
+
+notices = Table(
+    "notices", metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("at", UtcDateTime, "When it happened."),
+    _c("event", sa.String(16), "failed, skipped, missed, kept, promoted, drift or test."),
+    _c("payload", Json, "What is sent: numbers and names of ours, no path and no film."),
+    _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), nullable=True),
+    _c("run_id", BigId, "Run.", ForeignKey("runs.id"), nullable=True),
+    _c("model_id", BigId, "Model.", ForeignKey("models.id"), nullable=True),
+    _c("state", sa.String(16), "waiting, delivered, given_up, or unheard (no hook was set)."),
+    _c("attempts", sa.Integer, "Times it was sent.", server_default="0"),
+    _c("not_before", UtcDateTime, "To be sent again then.", nullable=True),
+    _c("worker_id", sa.String(64), "Who sends it, or did.", nullable=True),
+    _c("sent_at", UtcDateTime, "Last sent.", nullable=True),
+    _c("last_error", sa.Text, "Why it did not arrive.", nullable=True),
+    CheckConstraint(_in("event", NOTICES), name="event"),
+    CheckConstraint(_in("state", ("waiting", "delivered", "given_up", "unheard")), name="state"),
+    Index("ix_notices_waiting", "id",
+          postgresql_where=sa.text("state = 'waiting'"),
+          sqlite_where=sa.text("state = 'waiting'")),
+    comment="What hooks are told, written with the outcome and sent afterwards.",
+)  # fmt: skip
+
 sources = Table(
     "sources", metadata,
     _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), primary_key=True),
@@ -287,6 +441,8 @@ sources = Table(
     _c("streams", sa.Boolean, "Whether it can be read from its start only.",
        server_default=sa.false()),
     _c("seek_index", sa.LargeBinary, "Compressed tar: where decompression can start.",
+       nullable=True),
+    _c("paths", sa.LargeBinary, "Of a list that no file holds: its paths, one a line, zlib.",
        nullable=True),
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),

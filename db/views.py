@@ -275,9 +275,68 @@ V_EVALUATIONS = View(
     """,
 )
 
+V_RUNS = View(
+    name="v_runs",
+    comment="What a schedule did at one of its times.",
+    columns={
+        "run_id": "Number.",
+        "schedule": "Schedule.",
+        "kind": "score or train.",
+        "scheduled_for": "The time of the schedule that it is for.",
+        "cause": "clock, catch_up (the machine was off at the time) or hand.",
+        "state": "due, running, proving or done.",
+        "outcome": "promoted, kept, skipped, failed, missed, cancelled, or what became of the job.",
+        "reason": "Why, in a sentence.",
+        "job_id": "Its job.",
+        "champion_id": "The champion when it began.",
+        "candidate_id": "The new model.",
+        "snapshot": "JSON: hash, films, classes, added, removed, relabelled, unreadable.",
+        "verdict": "JSON: both models' figures and their differences with intervals.",
+        "created_at": "Made.",
+        "finished_at": "Its outcome was settled.",
+    },
+    select="""
+        SELECT r.id AS run_id, s.name AS schedule, s.kind, r.scheduled_for, r.cause, r.state,
+               r.outcome, r.reason, r.job_id, r.champion_id, r.candidate_id, r.snapshot, r.verdict,
+               r.created_at, r.finished_at
+        FROM runs r
+        JOIN schedules s ON s.id = r.schedule_id
+    """,
+)
+
+V_DRIFT = View(
+    name="v_drift",
+    comment="A scoring job's scores against its model's reference.",
+    columns={
+        "job_id": "Scoring job.",
+        "model_id": "Its model.",
+        "model": "That model's name.",
+        "reference": "What it is compared with: validation, or `job 7`.",
+        "n": "Predictions of the job.",
+        "reference_n": "Films of the reference.",
+        "psi": "Population stability index over twentieths of probability.",
+        "psi_limit": "What chance alone exceeds once in 1000 at these numbers.",
+        "ks": "Kolmogorov-Smirnov distance over the same twentieths.",
+        "ks_p": "Its p-value.",
+        "unusual": "Predictions that are unlike the training films.",
+        "reference_unusual": "Films of the reference that are.",
+        "unusual_p": "p-value of the two rates being equal.",
+        "warned": "1 where it is beyond what chance and habit explain.",
+        "detail": "In a sentence.",
+        "measured_at": "When the job ended.",
+    },
+    select="""
+        SELECT d.job_id, d.model_id, m.name AS model, d.reference, d.n, d.reference_n, d.psi,
+               d.psi_limit, d.ks, d.ks_p, d.unusual, d.reference_unusual, d.unusual_p,
+               CASE WHEN d.warned THEN 1 ELSE 0 END AS warned, d.detail, d.measured_at
+        FROM drift d
+        JOIN models m ON m.id = d.model_id
+    """,
+)
+
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS, V_EVALUATIONS,
+    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.

@@ -1,0 +1,152 @@
+"""Runs: what a schedule did at each of its times, and what became of it.
+
+A run is made once per schedule and time, in the transaction that makes its job; the job's end, or
+the verdict on the model that it made, settles it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, notices
+from db.errors import NotFound
+from db.schema import runs, schedules
+from db.types import now
+
+#: Outcomes that hooks are told of here; a failed job tells of itself.
+_TOLD = ("promoted", "kept", "skipped", "missed")
+
+
+def begin(
+    connection: sa.Connection,
+    schedule_id: int,
+    scheduled_for: datetime,
+    cause: str,
+    state: str,
+    **columns: Any,
+) -> int | None:
+    """Insert an open run (`due` or `running`); None where this schedule has one for this time."""
+    run_id, inserted = database.find_or_insert(
+        connection,
+        sa.select(runs.c.id).where(
+            runs.c.schedule_id == schedule_id, runs.c.scheduled_for == scheduled_for
+        ),
+        sa.insert(runs)
+        .values(
+            schedule_id=schedule_id,
+            scheduled_for=scheduled_for,
+            cause=cause,
+            state=state,
+            created_at=now(),
+            **columns,
+        )
+        .returning(runs.c.id),
+    )
+    return run_id if inserted else None
+
+
+def note(connection: sa.Connection, run_id: int, **columns: Any) -> bool:
+    """Write columns of a run that is still open; False where it is not."""
+    changed = connection.execute(
+        sa.update(runs).where(runs.c.id == run_id, runs.c.finished_at.is_(None)).values(**columns)
+    )
+    return changed.rowcount == 1
+
+
+def finish(
+    connection: sa.Connection,
+    run_id: int,
+    outcome: str,
+    reason: str | None,
+    *,
+    told: str = "",
+    **columns: Any,
+) -> bool:
+    """Settle a run, once; False where it is settled already.
+
+    `reason` is for who looks at the run; `told` is what hooks are told, which may name nothing from
+    outside: no path and no film. `columns` are written along.
+    """
+    changed = note(
+        connection, run_id, state="done", outcome=outcome, reason=reason, finished_at=now(),
+        **columns,
+    )  # fmt: skip
+    if changed and outcome in _TOLD:
+        model_id = connection.execute(
+            sa.select(runs.c.candidate_id).where(runs.c.id == run_id)
+        ).scalar()
+        notices.add(connection, outcome, run_id=run_id, model_id=model_id, text=told)
+    return changed
+
+
+def job_ended(
+    connection: sa.Connection, job_id: int, state: str, who: str, reason: str | None
+) -> None:
+    """A job reached a final state: the run that made it, if any, is settled by it.
+
+    A training job that completed has made a model, or skipped: its run is settled by that.
+    """
+    run = connection.execute(
+        sa.select(runs.c.id, schedules.c.kind)
+        .join(schedules, schedules.c.id == runs.c.schedule_id)
+        .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
+    ).one_or_none()
+    if run is None or (run.kind == "train" and state == "completed"):
+        return
+    finish(connection, run.id, state, reason)
+
+
+def of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
+    """The run that made a job, with its schedule's `name`, `kind`, `spec` and `evaluation_id`.
+
+    The schedule's frozen films are `schedule_evaluation_id`.
+    """
+    return connection.execute(
+        sa.select(
+            runs,
+            schedules.c.name,
+            schedules.c.kind,
+            schedules.c.spec,
+            schedules.c.evaluation_id.label("schedule_evaluation_id"),
+        )
+        .join(schedules, schedules.c.id == runs.c.schedule_id)
+        .where(runs.c.job_id == job_id)
+    ).one_or_none()
+
+
+def get(engine: sa.Engine, run_id: int) -> sa.RowMapping:
+    """One run's row; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        row = connection.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no run {run_id}; `pneumoq schedule runs` lists them")
+    return row
+
+
+def of_schedule(engine: sa.Engine, schedule_id: int, limit: int = 20) -> list[sa.RowMapping]:
+    """A schedule's newest runs first."""
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(runs)
+                .where(runs.c.schedule_id == schedule_id)
+                .order_by(runs.c.scheduled_for.desc(), runs.c.id.desc())
+                .limit(limit)
+            ).mappings()
+        )
+
+
+def in_state(engine: sa.Engine, state: str) -> list[sa.RowMapping]:
+    """Open runs in a state, oldest first, with their schedule's `name`, `kind` and `spec`."""
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(runs, schedules.c.name, schedules.c.kind, schedules.c.spec)
+                .join(schedules, schedules.c.id == runs.c.schedule_id)
+                .where(runs.c.state == state)
+                .order_by(runs.c.id)
+            ).mappings()
+        )
