@@ -20,6 +20,7 @@ from db import database, migrate, workers
 from db.errors import Unavailable
 from worker import bell, gpu, health, sweep, training
 from worker.board import Board
+from worker.chores import Chores
 from worker.config import Settings
 from worker.engine import Choice, choose, kinds
 from worker.errors import ConfigError, GpuLost
@@ -86,6 +87,7 @@ class Daemon:
         # As long-lived as this process: the decoders end with the thread that started them.
         self._idle = threading.Thread(target=self._work_when_found, name="idle", daemon=True)
         self._sweeper = sweep.Sweeper(settings, self._database, self.worker_id, self._take_up)
+        self._chores = Chores(settings, self._database, self.worker_id)
         database.write(
             self._database,
             lambda c: workers.hello(
@@ -106,6 +108,7 @@ class Daemon:
         self._heartbeat.start()
         self._idle.start()
         self._sweeper.start()
+        self._chores.start()
 
     def _served(self) -> dict[str, str]:
         return {} if self._choice is None else {"engines": ",".join(sorted(kinds(self._choice)))}
@@ -232,7 +235,8 @@ class Daemon:
                 self._working.release()
 
     def sweep(self) -> None:
-        """Ring for what is due and close what is done."""
+        """Beat's tick: do the chores, ring for what is due and close what is done."""
+        self._chores.now()
         sweep.run(self._settings, self._database, self.worker_id)
 
     def stop(self) -> None:
@@ -246,6 +250,7 @@ class Daemon:
             if self._scorer is not None:
                 self._scorer.close()
         self._sweeper.end()
+        self._chores.end()
         self._found.put(None)
         self._heartbeat.end()
         database.write(self._database, lambda c: workers.goodbye(c, self.worker_id), patience_s=5)
