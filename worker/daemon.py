@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError
 
-from db import database, migrate, workers
+from db import database, migrate, notices, workers
 from db.errors import Unavailable
-from worker import bell, gpu, health, sweep, training
+from worker import bell, gpu, health, hooks, sweep, training
 from worker.board import Board
 from worker.chores import Chores
 from worker.config import Settings
@@ -101,6 +101,7 @@ class Daemon:
                     "python": platform.python_version(),
                     "pneumoq": importlib.metadata.version("pneumoq"),
                     **self._served(),
+                    **({notices.SENDS: "yes"} if hooks.of(settings) else {}),
                 },
                 health=health.read() or None,
             ),
