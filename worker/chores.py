@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from db.errors import Unavailable
-from worker import hooks
+from worker import hooks, retention
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,11 @@ class Chore(NamedTuple):
     every_s: float | None = None
 
 
-CHORES: tuple[Chore, ...] = (Chore("hooks", hooks.deliver),)
+CHORES: tuple[Chore, ...] = (
+    Chore("hooks", hooks.deliver),
+    Chore("retention", retention.of_schedules),
+    Chore("tidying", retention.hourly, 3600.0),
+)
 
 
 class Chores:

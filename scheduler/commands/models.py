@@ -12,7 +12,7 @@ import click
 
 from db import database, models
 from scheduler import output, session, submit
-from scheduler.commands import build, evaluate, jetson
+from scheduler.commands import build, evaluate, jetson, prune
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
@@ -47,6 +47,7 @@ def command() -> None:
       pneumoq models build champion
       pneumoq models evaluate champion /data/chest_xray
       pneumoq models import resnet18.onnx --labels labels.txt
+      pneumoq models prune --dry-run
       pneumoq models export champion model.onnx --precision int8
     """
 
@@ -54,6 +55,7 @@ def command() -> None:
 command.add_command(build.command)
 command.add_command(evaluate.command)
 command.add_command(jetson.command)
+command.add_command(prune.command)
 
 
 @command.command("ls")
