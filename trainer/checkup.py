@@ -78,6 +78,8 @@ class Checkup:
     #: By class.
     sizes: dict[str, Sizes]
     findings: tuple[Finding, ...]
+    #: Files that cannot be read or decoded, sorted; below the root.
+    unreadable: tuple[str, ...] = ()
 
     @property
     def worst(self) -> Level:
@@ -139,6 +141,7 @@ def check(
         patients=len({film.patient for film in gathered.films}),
         sizes=sizes,
         findings=tuple(sorted(findings, key=lambda f: ("bad", "doubt", "note").index(f.level))),
+        unreadable=tuple(sorted(file.path for file in unreadable)),
     )
 
 
