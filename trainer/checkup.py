@@ -100,14 +100,16 @@ def check(
     corrections: Path | None = None,
     workers: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
+    gathered: Gathered | None = None,
 ) -> Checkup:
     """Look at what `train` would read; what is wrong becomes findings, not errors.
 
     `workers` is a number of threads; `report` is told how many films were decoded, of how many.
+    `gathered` is what these paths hold, where it was read already.
     """
     findings: list[Finding] = []
     try:
-        gathered = gathering.gather(
+        gathered = gathered or gathering.gather(
             paths, patient_pattern=patient_pattern, corrections=corrections, check_labels=False
         )
     except DatasetError as error:

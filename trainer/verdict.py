@@ -80,6 +80,8 @@ class Verdict:
     accepted: bool
     #: For a person, with the figures.
     text: str
+    #: The same without the slices' names, which come from outside.
+    told: str
     #: JSON-able: `films`, `positives`, `patients`, a difference per figure, `slices`.
     figures: dict[str, Any]
 
@@ -107,17 +109,15 @@ def compare(
     }  # fmt: skip
     on = f"on {len(truth)} frozen films of {len(set(patients))} patients"
     if min(positives, negatives) < LEAST:
-        return Verdict(
-            accepted=False,
-            figures=figures,
-            text=f"only {positives} positive and {negatives} negative films are left to judge by, "
-            f"where at least {LEAST} of each are needed",
+        few = (
+            f"only {positives} positive and {negatives} negative frozen films are left to judge "
+            f"by, where at least {LEAST} of each are needed"
         )
+        return Verdict(accepted=False, figures=figures, text=few, told=few)
     for side, name in ((candidate, "the new model"), (champion, "the champion")):
         if not np.isfinite(side.score).all():
-            return Verdict(
-                accepted=False, figures=figures, text=f"{name} gives probabilities that are none"
-            )
+            wrong = f"{name} gives probabilities that are no numbers"
+            return Verdict(accepted=False, figures=figures, text=wrong, told=wrong)
     found = differences(truth, patients, candidate, champion, seed=seed)
     figures |= {name: _plain(one) for name, one in found.items()}
     worse = [
@@ -125,6 +125,7 @@ def compare(
         for name, one in found.items()
         if not one.low > -getattr(margins, name)
     ]
+    told = list(worse)
     figures["slices"] = {}
     for part, chosen in (slices or {}).items():
         there = truth[chosen]
@@ -140,20 +141,24 @@ def compare(
             seed=seed,
         )
         figures["slices"][part] |= {name: _plain(one) for name, one in within.items()}
-        worse += [
-            f"in {part} ({int(chosen.sum())} films) {_clause(name, one, margins.slice)}"
-            for name, one in within.items()
-            if one.value < -margins.slice and one.high < 0
-        ]
+        for name, one in within.items():
+            if one.value < -margins.slice and one.high < 0:
+                clause = f"({int(chosen.sum())} films) {_clause(name, one, margins.slice)}"
+                worse.append(f"in {part} {clause}")
+                told.append(f"in a part of them {clause}")
     if worse:
-        return Verdict(accepted=False, figures=figures, text=f"{on} {'; '.join(worse)}")
-    told = ", ".join(
+        return Verdict(
+            accepted=False,
+            figures=figures,
+            text=f"{on} {'; '.join(worse)}",
+            told=f"{on} {'; '.join(told)}",
+        )
+    both = ", ".join(
         f"{NAMES[name]} {one.candidate:.4f} against the champion's {one.champion:.4f}"
         for name, one in found.items()
     )
-    return Verdict(
-        accepted=True, figures=figures, text=f"{on} {told}: not worse within the margins"
-    )
+    good = f"{on} {both}: not worse, within the margins"
+    return Verdict(accepted=True, figures=figures, text=good, told=good)
 
 
 def differences(
