@@ -206,7 +206,9 @@ class Night:
                 "read; --evaluate-on takes others)"
             )
             text, told = text + aside, told + aside
-        kept = {**found.figures, "accepted": found.accepted, "missing": len(missing)}
+        kept = {
+            **found.figures, "accepted": found.accepted, "missing": len(missing), "told": told,
+        }  # fmt: skip
         return answer | {
             "verdict": kept, "accepted": found.accepted, "reason": text, "told": told,
         }  # fmt: skip
