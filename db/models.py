@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db import database
+from db import database, notices
 from db.errors import Conflict, NotFound
 from db.schema import (
     aliases,
@@ -23,6 +23,7 @@ from db.schema import (
     model_files,
     model_labels,
     models,
+    promotions,
 )
 from db.types import now
 
@@ -141,7 +142,7 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
     if connection.execute(sa.select(aliases).where(aliases.c.name == CHAMPION)).first() is None:
         # Two first models at the same moment: the second keeps its registration, not the title.
         with suppress(IntegrityError), connection.begin_nested():
-            move_alias(connection, CHAMPION, model_id, who, "the first model there is")
+            move_alias(connection, CHAMPION, model_id, who, "the first model there is", how="first")
     return model_id
 
 
@@ -321,15 +322,25 @@ def _log(connection: sa.Connection, model_id: int, who: str, event: str, detail:
 
 
 def move_alias(
-    connection: sa.Connection, alias: str, model_id: int, who: str, reason: str
+    connection: sa.Connection,
+    alias: str,
+    model_id: int,
+    who: str,
+    reason: str,
+    *,
+    how: str = "promote",
+    run_id: int | None = None,
 ) -> int | None:
     """Let an alias stand for a model, in one transaction with its history.
 
-    Returns the model it stood for before. Jobs that are already submitted keep theirs.
+    Returns the model it stood for before. Jobs that are already submitted keep theirs. `how` is
+    first, promote or rollback, and `run_id` the run that decided it. Raises Conflict for a model
+    that is retired.
     """
-    before = connection.execute(
-        sa.select(aliases.c.model_id).where(aliases.c.name == alias).with_for_update()
-    ).scalar()
+    before = alias_of(connection, alias, lock=True)
+    state = connection.execute(sa.select(models.c.state).where(models.c.id == model_id)).scalar()
+    if state == "retired":
+        raise Conflict(f"model {model_id} is retired: its files may be gone; promote another")
     if before is None:
         connection.execute(
             sa.insert(aliases).values(
@@ -345,7 +356,54 @@ def move_alias(
         if before != model_id:
             _log(connection, before, who, "replaced", f"as {alias} by model {model_id}: {reason}")
     _log(connection, model_id, who, "promoted", f"to {alias}: {reason}")
-    return None if before is None else int(before)
+    if before != model_id:
+        connection.execute(
+            sa.insert(promotions).values(
+                alias=alias, model_id=model_id, previous_id=before, how=how, run_id=run_id,
+                at=now(), who=who, reason=reason,
+            )
+        )  # fmt: skip
+        if alias == CHAMPION and before is not None and run_id is None:
+            # A run tells of its own promotion; a person's reason may hold anything.
+            notices.add(
+                connection, "promoted", model_id=model_id, text=f"{how}: in place of model {before}"
+            )
+    return before
+
+
+def rollback(connection: sa.Connection, alias: str, who: str, reason: str) -> tuple[int, int]:
+    """Let an alias stand again for the model before: that which this one took the place of.
+
+    Returns both, now and before. Done twice it goes back two. Raises Conflict where there is no
+    model before, or it is retired.
+    """
+    current = alias_of(connection, alias, lock=True)
+    if current is None:
+        raise Conflict(f"no model is {alias}; `pneumoq models ls` lists them")
+    target = connection.execute(
+        sa.select(promotions.c.previous_id)
+        .where(
+            promotions.c.alias == alias,
+            promotions.c.model_id == current,
+            promotions.c.how != "rollback",
+        )
+        .order_by(promotions.c.id.desc())
+        .limit(1)
+    ).scalar()
+    if target is None:
+        raise Conflict(
+            f"model {current} is the first {alias} there was; `pneumoq models promote` takes any "
+            "other model"
+        )
+    move_alias(connection, alias, int(target), who, reason, how="rollback")
+    return int(target), current
+
+
+def alias_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> int | None:
+    """The model that an alias stands for now; with `lock` it stays so until commit."""
+    select = sa.select(aliases.c.model_id).where(aliases.c.name == alias)
+    found = connection.execute(select.with_for_update() if lock else select).scalar()
+    return None if found is None else int(found)
 
 
 def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
@@ -455,12 +513,20 @@ def read_chunks(engine: sa.Engine, sha256: str) -> Iterator[bytes]:
 
 
 def listing(engine: sa.Engine) -> list[sa.RowMapping]:
-    """All models, newest first, as rows of v_models with their validation metrics."""
+    """All models, newest first, as rows of v_models with their validation metrics and lineage.
+
+    `films` is how many a model was trained on; `made_by` is the job, or the schedule's run.
+    """
     with database.reading(engine) as connection:
         return list(
             connection.execute(
                 sa.text(
-                    "SELECT v.*, m.metrics FROM v_models v JOIN models m ON m.id = v.model_id "
+                    "SELECT v.*, m.metrics, d.n_train AS films, CASE "
+                    "WHEN r.run_id IS NOT NULL THEN r.schedule || ', run ' || r.run_id "
+                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id END AS made_by "
+                    "FROM v_models v JOIN models m ON m.id = v.model_id "
+                    "LEFT JOIN datasets d ON d.id = v.dataset_id "
+                    "LEFT JOIN v_runs r ON r.candidate_id = v.model_id "
                     "ORDER BY v.model_id DESC"
                 ).columns(metrics=models.c.metrics.type, created_at=models.c.created_at.type)
             ).mappings()

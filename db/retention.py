@@ -93,7 +93,10 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
 
     for row in connection.execute(sa.select(aliases.c.name, aliases.c.model_id)):
         say(row.model_id, f"it is {row.name}")
-        say(_before(connection, row.name), f"it was {row.name} before, to roll back to")
+        say(
+            _before(connection, row.name, row.model_id),
+            f"it was {row.name} before, to roll back to",
+        )
     for row in connection.execute(
         sa.select(table.c.id, table.c.parent_id)
         .join(aliases, aliases.c.model_id == table.c.id)
@@ -131,22 +134,18 @@ def _model_of(spec: Mapping[str, Any]) -> str | None:
     return None if reference is None else str(reference)
 
 
-def _before(connection: sa.Connection, alias: str) -> int | None:
-    """The model that a rollback of an alias goes back to: each rollback has undone one move."""
-    stack: list[int] = []
-    for row in connection.execute(
-        sa.select(promotions.c.model_id, promotions.c.previous_id, promotions.c.how)
-        .where(promotions.c.alias == alias)
-        .order_by(promotions.c.id)
-    ):
-        if row.how == "rollback" and row.model_id in stack:
-            del stack[len(stack) - stack[::-1].index(row.model_id) :]
-            continue
-        if not stack and row.previous_id is not None:
-            stack.append(row.previous_id)
-        if not stack or stack[-1] != row.model_id:
-            stack.append(row.model_id)
-    return stack[-2] if len(stack) > 1 else None
+def _before(connection: sa.Connection, alias: str, model_id: int) -> int | None:
+    """The model that `models.rollback` goes back to."""
+    return connection.execute(
+        sa.select(promotions.c.previous_id)
+        .where(
+            promotions.c.alias == alias,
+            promotions.c.model_id == model_id,
+            promotions.c.how != "rollback",
+        )
+        .order_by(promotions.c.id.desc())
+        .limit(1)
+    ).scalar()
 
 
 def retire(
@@ -265,20 +264,24 @@ def _free(connection: sa.Connection, model: Bytes, who: str) -> bool:
     return True
 
 
-def unused_files(engine: sa.Engine) -> set[str]:
-    """SHA-256 of the files of retired models that no open job uses."""
+def unused_files(engine: sa.Engine, retiring: Sequence[int] = ()) -> set[str]:
+    """SHA-256 of the files of retired (or `retiring`) models that no open job uses."""
     open_job = sa.exists().where(jobs.c.model_id == table.c.id, jobs.c.finished_at.is_(None))
     with database.reading(engine) as connection:
         return set(
             connection.execute(
                 sa.select(model_files.c.sha256)
                 .join(table, table.c.id == model_files.c.model_id)
-                .where(table.c.state == "retired", ~open_job)
+                .where(_retired(retiring), ~open_job)
             ).scalars()
         )
 
 
-def settled_training(engine: sa.Engine) -> dict[int, str]:
+def _retired(retiring: Sequence[int]) -> sa.ColumnElement[bool]:
+    return sa.or_(table.c.state == "retired", table.c.id.in_(retiring))
+
+
+def settled_training(engine: sa.Engine, retiring: Sequence[int] = ()) -> dict[int, str]:
     """Training jobs whose files on the machine that trained are of no more use, and why."""
     long_ago = now(-UNFINISHED_DAYS * 86_400.0)
     with database.reading(engine) as connection:
@@ -289,7 +292,7 @@ def settled_training(engine: sa.Engine) -> dict[int, str]:
                 jobs.c.kind == "train",
                 jobs.c.finished_at.is_not(None),
                 sa.or_(
-                    table.c.state == "retired",
+                    _retired(retiring),
                     sa.and_(table.c.id.is_(None), jobs.c.finished_at < long_ago),
                 ),
             )

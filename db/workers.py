@@ -77,14 +77,28 @@ def goodbye(connection: sa.Connection, worker_id: str) -> None:
     )
 
 
-def alive(engine: sa.Engine, queue: str | None = None) -> list[sa.RowMapping]:
-    """Workers that answered lately: those that listen to `queue`, or all."""
-    select = sa.select(workers).where(
-        workers.c.stopped_at.is_(None), workers.c.seen_at > now(-GONE_AFTER_S)
-    )
+def alive(
+    engine: sa.Engine,
+    queue: str | None = None,
+    within_s: float = GONE_AFTER_S,
+    *,
+    stopped: bool = False,
+) -> list[sa.RowMapping]:
+    """Workers that answered within so many seconds: those that listen to `queue`, or all.
+
+    With `stopped` also those that have ended in good order since.
+    """
+    select = sa.select(workers).where(workers.c.seen_at > now(-within_s))
+    if not stopped:
+        select = select.where(workers.c.stopped_at.is_(None))
     with database.reading(engine) as connection:
         rows = list(connection.execute(select.order_by(workers.c.started_at)).mappings())
     return [row for row in rows if queue is None or queue in row["queues"].split(",")]
+
+
+def alive_ids(engine: sa.Engine, within_s: float = GONE_AFTER_S) -> frozenset[str]:
+    """The numbers of workers that answered within so many seconds."""
+    return frozenset(str(row["id"]) for row in alive(engine, within_s=within_s))
 
 
 def kinds(row: Mapping[str, Any] | sa.RowMapping) -> frozenset[str]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import augment, dataset, ema, metrics, model, pixels
+from trainer import augment, dataset, ema, metrics, model, pixels, warm
 from trainer import device as devices
 from trainer import epoch as epochs
 from trainer import feed as feeds
@@ -110,14 +110,13 @@ def train(
 
     device = devices.pick() if device is None else device
     precision = devices.precision(options.precision, device)
-    net, init = model.build(len(data.labels), options.init, options.seed)
-    net.to(device).to(memory_format=torch.channels_last)
+    train_films, val_films = data.of(dataset.TRAIN), data.of(dataset.VAL)
+    train_rows, val_rows = films.rows(train_films), films.rows(val_films)
+    net, init = _network(options, data, films, train_rows, device, report)
     # On a GPU one kernel changes all weights, and skips fp16's infinite gradients by itself.
     fused = True if device.type == "cuda" else None
     optimizer = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr, fused=fused)
     average = ema.Average(net, options.ema)
-    train_films, val_films = data.of(dataset.TRAIN), data.of(dataset.VAL)
-    train_rows, val_rows = films.rows(train_films), films.rows(val_films)
     train_labels = torch.tensor([f.label for f in train_films])
     val_labels = torch.tensor([f.label for f in val_films])
     batch = min(options.batch_size, len(train_rows))
@@ -302,6 +301,29 @@ def predict(
         logits.append(reading.logits.float())
         pooled.append(reading.pooled.float())
     return model.Reading(torch.cat(logits).cpu(), torch.empty(0), torch.cat(pooled).cpu())
+
+
+def _network(
+    options: Options,
+    data: dataset.Dataset,
+    films: pixels.Pixels,
+    train_rows: NDArray[np.int64],
+    device: torch.device,
+    report: Report,
+) -> tuple[model.ResNet18, model.Init]:
+    """The network on its device, with its initial weights."""
+    warmed = Path(options.init).suffix == warm.SUFFIX
+    if warmed:
+        net, init, said = warm.build(data.labels, Path(options.init), options.seed)
+        report(said)
+    else:
+        net, init = model.build(len(data.labels), options.init, options.seed)
+    net.to(device).to(memory_format=torch.channels_last)
+    if warmed:
+        # Also where the run goes on from a checkpoint: what that holds takes its place.
+        with devices.settings(options.threads):
+            warm.settle(net, films, train_rows, strength=options.augment, seed=options.seed)
+    return net, init
 
 
 def _read(state: State, learn: Step, options: Options) -> None:

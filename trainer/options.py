@@ -37,7 +37,8 @@ class Options:
     augment: float = 1.0
     #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
     size: int = 224
-    #: `imagenet`, `scratch`, or a file of torchvision's ResNet18 weights.
+    #: `imagenet`, `scratch`, a file of torchvision's ResNet18 weights, or a model file (.onnx) from
+    #: whose weights training goes on.
     init: str = model.IMAGENET
     #: Everything random follows from it, 0 to 2**32 - 1.
     seed: int = 0

@@ -14,13 +14,14 @@ import time
 import uuid
 from collections.abc import Callable
 
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, migrate, notices, workers
+from db import database, migrate, notices, proofs, workers
 from db.errors import Unavailable
-from worker import bell, gpu, health, hooks, sweep, training
+from worker import bell, gpu, health, hooks, proof, sweep, training
 from worker.board import Board
-from worker.chores import Chores
+from worker.chores import CHORES, Chore, Chores
 from worker.config import Settings
 from worker.engine import Choice, choose, kinds
 from worker.errors import ConfigError, GpuLost
@@ -87,7 +88,9 @@ class Daemon:
         # As long-lived as this process: the decoders end with the thread that started them.
         self._idle = threading.Thread(target=self._work_when_found, name="idle", daemon=True)
         self._sweeper = sweep.Sweeper(settings, self._database, self.worker_id, self._take_up)
-        self._chores = Chores(settings, self._database, self.worker_id)
+        self._proof_due = threading.Event()
+        mine = (Chore("proofs", self._look_for_proofs),) if self._choice else ()
+        self._chores = Chores(settings, self._database, self.worker_id, CHORES + mine)
         database.write(
             self._database,
             lambda c: workers.hello(
@@ -112,7 +115,9 @@ class Daemon:
         self._chores.start()
 
     def _served(self) -> dict[str, str]:
-        return {} if self._choice is None else {"engines": ",".join(sorted(kinds(self._choice)))}
+        if self._choice is None:
+            return {}
+        return {"engines": ",".join(sorted(kinds(self._choice))), "proves": self._choice.kind}
 
     def score(self) -> None:
         """Score until nothing is due."""
@@ -120,6 +125,15 @@ class Daemon:
             self._until_done(self._drain)
 
     def _drain(self) -> None:
+        """Score what is due; a new model that is to be proved goes first, and between shards."""
+        while not self._stop.is_set():
+            if self._proof_due.is_set():
+                self._prove()
+            self._drain_shards()
+            if not self._proof_due.is_set():
+                return
+
+    def _drain_shards(self) -> None:
         if self._scorer is None:
             assert self._choice is not None
             on = self._choice.gpu
@@ -136,7 +150,7 @@ class Daemon:
             )
         scorer = self._scorer
         try:
-            scorer.drain()
+            scorer.drain(self._proof_due.is_set)
             self._worked_at = time.monotonic()
         except GpuLost as error:
             self._scorer = None
@@ -147,6 +161,56 @@ class Daemon:
             self._scorer = None
             scorer.abandon()
             raise
+
+    def _look_for_proofs(self, settings: Settings, engine: sa.Engine, who: str) -> None:
+        """A chore: see whether there is a new model to be proved by workers of this kind."""
+        assert self._choice is not None
+        if proofs.due(engine, self._choice.kind, settings.lease_s):
+            self._proof_due.set()
+            self._take_up("score")
+
+    def _prove(self) -> None:
+        """Prove the new models that are due to workers of this kind."""
+        choice = self._choice
+        assert choice is not None
+        self._proof_due.clear()
+        if self._scorer is not None:
+            self._scorer.rest()
+        while not self._stop.is_set():
+            # What this process began before, and did not end, is its own to begin anew.
+            there = workers.alive_ids(self._database, self._settings.lease_s) - {self.worker_id}
+            due = database.write(
+                self._database,
+                lambda c, t=there: proofs.claim(c, choice.kind, self.worker_id, t),  # type: ignore[misc]
+            )
+            if due is None:
+                break
+            try:
+                passed, detail = proof.prove(
+                    self._settings, self._database, self.worker_id, choice, due.model_id,
+                    self._stop, self._say,
+                )  # fmt: skip
+            except proof.Stopped:
+                database.write(
+                    self._database,
+                    lambda c, d=due: proofs.hand_back(c, d, self.worker_id),  # type: ignore[misc]
+                )
+                break
+            except GpuLost as error:
+                self._fail(f"the GPU is lost: {error}")
+                break
+            except (Unavailable, DBAPIError):
+                raise
+            except Exception as error:
+                # Whatever it was: a worker on which this happens must not serve the model.
+                log.exception("model %d could not be tried", due.model_id)
+                passed, detail = False, f"it could not be tried: {type(error).__name__}: {error}"
+            log.info("model %d %s: %s", due.model_id, "proved" if passed else "NOT proved", detail)
+            database.write(
+                self._database,
+                lambda c, d=due, p=passed, t=detail: proofs.decide(c, d, self.worker_id, p, t),  # type: ignore[misc]
+            )
+        self._say("")
 
     def _say(self, text: str) -> None:
         """Have the worker's row say what goes on beside what it computes with."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,15 +64,22 @@ def hourly(settings: Settings, engine: sa.Engine, who: str) -> None:
         log.info("%d files and folders of no more use removed, %.1f MB", len(freed), size)
 
 
-def tidy(settings: Settings, engine: sa.Engine, *, dry_run: bool = False) -> list[Freed]:
+def tidy(
+    settings: Settings,
+    engine: sa.Engine,
+    *,
+    dry_run: bool = False,
+    retiring: Sequence[int] = (),
+) -> list[Freed]:
     """Remove what is of no more use in this machine's home; what was, or would be.
 
-    What cannot be removed is told in the log and stays.
+    What cannot be removed is told in the log and stays. `retiring` are models that count as
+    retired already.
     """
     freed = []
     for entry in [
-        *_training(settings.home / "training", engine),
-        *_models(settings.home, engine),
+        *_training(settings.home / "training", engine, retiring),
+        *_models(settings.home, engine, retiring),
         *_caches(settings.home / "cache", engine),
     ]:
         if dry_run or _remove(entry):
@@ -80,8 +87,8 @@ def tidy(settings: Settings, engine: sa.Engine, *, dry_run: bool = False) -> lis
     return freed
 
 
-def _training(folder: Path, engine: sa.Engine) -> Iterator[Freed]:
-    settled = retention.settled_training(engine) if folder.is_dir() else {}
+def _training(folder: Path, engine: sa.Engine, retiring: Sequence[int]) -> Iterator[Freed]:
+    settled = retention.settled_training(engine, retiring) if folder.is_dir() else {}
     for path in sorted(folder.glob("job-*")):
         number = path.name.removeprefix("job-")
         if number.isdecimal() and int(number) in settled:
@@ -89,8 +96,8 @@ def _training(folder: Path, engine: sa.Engine) -> Iterator[Freed]:
             yield Freed(path=path, size_bytes=_size(path), why=why)
 
 
-def _models(home: Path, engine: sa.Engine) -> Iterator[Freed]:
-    unused = retention.unused_files(engine)
+def _models(home: Path, engine: sa.Engine, retiring: Sequence[int]) -> Iterator[Freed]:
+    unused = retention.unused_files(engine, retiring)
     for path in sorted((home / "models").glob("*.onnx")):
         if path.stem in unused:
             yield Freed(path=path, size_bytes=_size(path), why="of a retired model")

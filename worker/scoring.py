@@ -112,15 +112,16 @@ class Scorer:
         self._dry_until = 0.0
         self._planner: planning.Planner | None = None
 
-    def drain(self) -> None:
+    def drain(self, pause: Callable[[], bool] = lambda: False) -> None:
         """Work until nothing is due or the worker is to stop.
 
-        Raises GpuLost, having handed back what was in hand: only another process may go on.
+        While `pause` says so nothing more is claimed: it ends with what is in hand. Raises
+        GpuLost, having handed back what was in hand: only another process may go on.
         """
         if not self._has_gpu():
             return
         try:
-            self._work()
+            self._work(pause)
         except GpuLost as error:
             self._stop.set()  # this process ends: a planner must not go on either
             while self._engine.done:  # those that may be to blame
@@ -156,11 +157,20 @@ class Scorer:
             self._say("")
         return board.held
 
-    def _work(self) -> None:
+    def _work(self, pause: Callable[[], bool]) -> None:
         self._dry_until = 0.0
         was_idle = False
         while not self._stop.is_set():
             idle = not (self._runs or self._commits or self._planning())
+            if pause():
+                if idle and self._claim is None:
+                    return
+                if self._claim is not None and self._claim.done():
+                    self._take_claim()
+                    continue
+                self._feed()
+                self._step()
+                continue
             due = idle or time.monotonic() >= self._dry_until
             if due and self._claim is None and self._wants_more():
                 was_idle = idle

@@ -16,7 +16,8 @@ from scheduler.commands import build, evaluate, jetson, prune
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
-    "model", "name", "champion", "state", "origin", "val_auroc", "threshold", "size", "created",
+    "model", "name", "champion", "state", "origin", "parent", "films", "val_auroc", "threshold",
+    "size", "made_by", "created",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def command() -> None:
     Examples:
       pneumoq models ls
       pneumoq models promote 3 --reason "better on the portable films"
+      pneumoq models rollback
       pneumoq models quantise 3 /data/films
       pneumoq models build champion
       pneumoq models evaluate champion /data/chest_xray
@@ -61,7 +63,10 @@ command.add_command(prune.command)
 @command.command("ls")
 @output.json_option
 def ls(as_json: bool) -> None:
-    """List models, newest first.
+    """List models, newest first, each with what it came from.
+
+    `parent` is the model whose weights it started from, `films` how many it was trained on, and
+    `made_by` the job, or the schedule and its run.
 
     \b
     Example:
@@ -79,9 +84,12 @@ def ls(as_json: bool) -> None:
                 "champion": "champion" if row["champion"] else "",
                 "state": row["state"],
                 "origin": row["origin"],
+                "parent": row["parent_id"],
+                "films": row["films"],
                 "val_auroc": row["metrics"].get("auroc"),
                 "threshold": row["threshold"],
                 "size": row["size"],
+                "made_by": row["made_by"],
                 "created": output.when(row["created_at"]),
             }
             for row in rows
@@ -172,8 +180,6 @@ def promote(model: str, reason: str | None, as_json: bool) -> None:
     """
     engine = session.database()
     row = models.resolve(engine, model)
-    if row["state"] == "retired":
-        raise Failure(f"model {row['id']} is retired: its files may be gone; promote another")
     who = session.who()
     why = reason or f"promoted by {who}"
     before = database.write(
@@ -186,6 +192,32 @@ def promote(model: str, reason: str | None, as_json: bool) -> None:
     else:
         instead = f" instead of model {before}" if before not in (None, row["id"]) else ""
         click.echo(f"model {row['id']} ({row['name']}) is now the champion{instead}")
+
+
+@command.command("rollback")
+@click.option("--reason", help="Why; kept in the models' history.")
+@output.json_option
+def rollback(reason: str | None, as_json: bool) -> None:
+    """Make the champion before this one the champion again; given twice it goes back two.
+
+    Jobs that are submitted already keep theirs. Nothing is computed: the same file as before gives
+    the same probabilities as before.
+
+    \b
+    Example:
+      pneumoq models rollback --reason "too many false alarms since Monday"
+    """
+    engine, who = session.database(), session.who()
+    why = reason or f"rolled back by {who}"
+    now, before = database.write(
+        engine, lambda connection: models.rollback(connection, models.CHAMPION, who, why)
+    )
+    row = models.get(engine, now)
+    if as_json:
+        changed = {"model_id": now, "name": row["name"], "champion": True}
+        output.emit({**changed, "champion_before": before}, as_json=True)
+    else:
+        click.echo(f"model {now} ({row['name']}) is the champion again, instead of model {before}")
 
 
 @command.command("export")

@@ -52,7 +52,8 @@ def command(keep: int, dry_run: bool, as_json: bool) -> None:
             held = [e for e in retention.bytes_of_retired(connection) if e.held_by is not None]
     from worker import retention as tidying
 
-    files = tidying.tidy(settings, engine, dry_run=dry_run)
+    retiring = [model.id for model in judged if not model.stays]
+    files = tidying.tidy(settings, engine, dry_run=dry_run, retiring=retiring)
     rows = [
         *map(_model, judged),
         *(_bytes(entry) for entry in [*freed, *held]),

@@ -8,8 +8,11 @@ openvino      the processor; also what every other engine is compared with
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import importlib.util
+import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +44,13 @@ NAMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
+
+
+#: Characters of `Choice.kind`: what the proofs table has room for.
+LONGEST_KIND = 200
+
+#: Where Linux says what the processor is, and the word before it; ARM has no such line.
+_PROCESSORS, _MODEL = Path("/proc/cpuinfo"), "model name"
 
 
 class Wanted(Protocol):
@@ -85,6 +95,13 @@ class Choice:
             # Some builds of TensorRT do not tell their version before they are imported.
             what = f"{' '.join(filter(None, (name, self.version)))} on {self.gpu.device}"
         return f"{what}: {self.reason}" if self.reason else what
+
+    @property
+    def kind(self) -> str:
+        """What computes, the same in every process of such machines: engine, version, device."""
+        device = processor() if self.gpu is None else self.gpu.device
+        words = (NAMES[self.backend], self.version, "on", device)
+        return " ".join(filter(None, words))[:LONGEST_KIND]
 
     def asking(self, engine: str | None) -> Choice:
         """The same for a job that asks for an engine itself."""
@@ -135,6 +152,17 @@ class Machine:
                 "elsewhere pip install tensorrt"
             )
         return None if self.pycuda else "PyCUDA is not installed: pip install pycuda"
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, or its architecture where it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in _PROCESSORS.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == _MODEL and value.strip():
+                return value.strip()
+    return platform.machine()
 
 
 def choose(settings: Wanted, machine: Machine | None = None) -> Choice:

@@ -1,0 +1,129 @@
+"""Proof: a new model is tried on this machine before it may become the champion anywhere.
+
+The films are drawn, the same ones on every machine; what training's own PyTorch says of them came
+with the model. So a processor that computes otherwise, a broken driver or a library with a fault
+shows before a patient's film is scored by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from db import models
+from worker import serving
+from worker.board import Board
+from worker.config import Settings
+from worker.engine import Choice, gate
+from worker.engine.base import Engine
+from worker.errors import EngineError, WorkerError
+
+#: Of a faster precision, 99 % of probabilities must be this near to training's: far enough that
+#: rounding passes, and near enough that saturated integers do not.
+COARSE = 0.1
+
+#: While another process has the GPU, it is asked for this often, in seconds.
+GPU_S = 0.5
+
+
+class Stopped(WorkerError):
+    """The worker is to stop; nothing was found out."""
+
+
+def prove(
+    settings: Settings,
+    database: sa.Engine,
+    worker_id: str,
+    choice: Choice,
+    model_id: int,
+    stop: threading.Event,
+    say: Callable[[str], object] = lambda text: None,
+) -> tuple[bool, str]:
+    """Whether this machine computes a model as training did, and a sentence about it.
+
+    fp32 must agree with training's PyTorch to rounding; then the precision that would serve here is
+    made ready as it would be for a job: on a GPU its engine is built and passes its own gate. To be
+    called in the thread that may own a GPU's context. Raises Stopped, and GpuLost.
+    """
+    row = models.get(database, model_id)
+    golden = (row["reference"] or {}).get("golden")
+    on = "tensorrt" if choice.backend.startswith("tensorrt") else "onnx"
+    best = models.best_precision(database, model_id, on)
+    found = []
+    try:
+        with _gpu(choice, stop):
+            for precision in dict.fromkeys(("fp32", best)):
+                if stop.is_set():
+                    raise Stopped("the worker was stopped")
+                say(f"proving model {model_id} in {precision}")
+                engine = serving.serve(
+                    settings, database, model_id, precision, choice, _heeding(stop),
+                    worker_id=worker_id,
+                )  # fmt: skip
+                try:
+                    found.append(_tried(engine, choice, golden))
+                finally:
+                    engine.close()
+    except EngineError as error:
+        return False, str(error)
+    return True, "; ".join(found)
+
+
+def _tried(engine: Engine, choice: Choice, golden: dict[str, Any] | None) -> str:
+    """What an engine says against what training said; EngineError where it is too far off."""
+    if engine.backend != choice.backend:
+        raise EngineError(
+            f"{engine.precision} does not run on {choice.kind}; {serving.described(engine)} took "
+            "its place"
+        )
+    if golden is None:
+        return f"{engine.precision} runs"
+    expected = np.asarray(golden["scores"], np.float64)
+    said = gate.answers(engine, gate.golden(engine.card)).scores.astype(np.float64)
+    if said.shape != expected.shape:
+        raise EngineError(f"{engine.precision} gives {said.shape}, and training {expected.shape}")
+    off = np.nan_to_num(np.abs(said - expected), nan=1.0).max(1)
+    largest, most = float(off.max()), float(np.percentile(off, 99))
+    limit = gate.LIMITS["fp32"].probability
+    if engine.precision == "fp32" and largest > limit:
+        raise EngineError(
+            f"fp32 differs from training by up to {largest:.2g} in probability on {len(off)} drawn "
+            f"films, where {limit:g} is rounding"
+        )
+    if most > COARSE:
+        raise EngineError(
+            f"{engine.precision} differs from training by {most:.2g} in probability on "
+            f"{len(off)} drawn films, where {COARSE:g} may be"
+        )
+    return f"{engine.precision} within {largest:.2g} of training on {len(off)} drawn films"
+
+
+@contextlib.contextmanager
+def _gpu(choice: Choice, stop: threading.Event) -> Iterator[None]:
+    """The GPU's lease, where one is used."""
+    if choice.gpu is None:
+        yield
+        return
+    board = Board(choice.gpu.uuid, "proving a model")
+    try:
+        while not board.take():
+            if stop.wait(GPU_S):
+                raise Stopped("the worker was stopped")
+        yield
+    finally:
+        board.release()
+
+
+def _heeding(stop: threading.Event) -> Callable[[str, int, int], None]:
+    """A report of a build that ends it when the worker is to stop."""
+
+    def report(phase: str, step: int, steps: int) -> None:
+        if stop.is_set():
+            raise Stopped("the worker was stopped")
+
+    return report
