@@ -313,13 +313,12 @@ def _ended(state: str) -> str:
 
 def _ancestors(connection: sa.Connection) -> set[int]:
     """Training jobs from whose checkpoints an open one may go on."""
-    parents = dict(
-        connection.execute(
-            sa.select(jobs.c.id, jobs.c.parent_job_id).where(
-                jobs.c.kind == "train", jobs.c.parent_job_id.is_not(None)
-            )
-        ).tuples()
+    rows = connection.execute(
+        sa.select(jobs.c.id, jobs.c.parent_job_id).where(
+            jobs.c.kind == "train", jobs.c.parent_job_id.is_not(None)
+        )
     )
+    parents = {row.id: row.parent_job_id for row in rows}
     found: set[int] = set()
     for job_id in connection.execute(
         sa.select(jobs.c.id).where(jobs.c.kind == "train", jobs.c.finished_at.is_(None))
