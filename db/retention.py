@@ -67,17 +67,17 @@ def judge(connection: sa.Connection, keep: int, schedule_id: int | None = None) 
         )
     rows = connection.execute(select.order_by(table.c.id.desc())).all()
     used = in_use(connection) if len(rows) > keep else {}
+    of = "" if schedule_id is None else " of its schedule"
+    newest = f"one of the {keep} newest{of}" if keep > 1 else f"the newest{of}"
     judged = []
     for place, row in enumerate(rows):
-        newest = f"one of the {keep} newest" if keep > 1 else "the newest"
-        why = newest if place < keep else used.get(row.id)
-        of = "" if schedule_id is None else " of its schedule"
+        stays = newest if place < keep else used.get(row.id)
         judged.append(
             Judged(
                 id=row.id,
                 name=row.name,
-                stays=why is not None,
-                why=why or f"{place} models{of} are newer, {keep} are kept, and nothing uses it",
+                stays=stays is not None,
+                why=stays or f"it is not {newest}, and nothing uses it",
             )
         )
     return judged
@@ -151,18 +151,20 @@ def _before(connection: sa.Connection, alias: str, model_id: int) -> int | None:
 def retire(
     connection: sa.Connection, keep: int, who: str, schedule_id: int | None = None
 ) -> list[Judged]:
-    """Retire the models that need not stay; those that were. To be called in `database.write`."""
+    """Retire the models that need not stay; how each was judged. For `database.write`."""
     # Nobody moves an alias meanwhile: what it is moved to must not be retired just then.
     connection.execute(sa.select(aliases.c.name).order_by(aliases.c.name).with_for_update())
-    gone = [judged for judged in judge(connection, keep, schedule_id) if not judged.stays]
-    for judged in gone:
+    found = judge(connection, keep, schedule_id)
+    for judged in found:
+        if judged.stays:
+            continue
         connection.execute(sa.update(table).where(table.c.id == judged.id).values(state="retired"))
         connection.execute(
             sa.insert(model_events).values(
                 model_id=judged.id, at=now(), who=who, event="retired", detail=judged.why
             )
         )
-    return gone
+    return found
 
 
 def surplus(engine: sa.Engine) -> list[tuple[int, int]]:

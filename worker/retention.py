@@ -42,13 +42,14 @@ def of_schedules(settings: Settings, engine: sa.Engine, who: str) -> int:
     """A chore: of each training schedule the models beyond those it keeps are retired; how many."""
     retired = 0
     for schedule_id, keep in retention.surplus(engine):
-        gone = database.write(
+        found = database.write(
             engine,
             lambda c, s=schedule_id, k=keep: retention.retire(c, k, who, s),  # type: ignore[misc]
         )
-        for judged in gone:
-            log.info("model %d is retired: %s", judged.id, judged.why)
-        retired += len(gone)
+        for judged in found:
+            if not judged.stays:
+                log.info("model %d is retired: %s", judged.id, judged.why)
+                retired += 1
     if retired:
         retention.free(engine, who)
     return retired

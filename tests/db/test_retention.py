@@ -41,8 +41,8 @@ def promote(database: sa.Engine, model_id: int) -> None:
 
 def retire(database: sa.Engine, keep: int, schedule_id: int | None = None) -> list[int]:
     """Retire; the numbers of those that were."""
-    gone = write(database, lambda c: retention.retire(c, keep, "tests", schedule_id))
-    return sorted(judged.id for judged in gone)
+    found = write(database, lambda c: retention.retire(c, keep, "tests", schedule_id))
+    return sorted(judged.id for judged in found if not judged.stays)
 
 
 def why(database: sa.Engine, keep: int, model_id: int) -> str:
@@ -73,7 +73,7 @@ def test_the_newest_stay_and_the_others_are_retired_with_a_reason(
     assert models.get(database, made[0])["state"] == "retired"
     event = given.one(database, model_events, model_events.c.event == "retired",
                       model_events.c.model_id == made[0])  # fmt: skip
-    assert event.detail == "3 models are newer, 2 are kept, and nothing uses it"
+    assert event.detail == "it is not one of the 2 newest, and nothing uses it"
     assert why(database, 1, made[-1]) == "the newest"
     assert why(database, 1, 1) == "it is champion"
     assert retire(database, 2) == []
