@@ -97,6 +97,7 @@ def test_the_example_of_settings_is_all_comments_and_real_settings(tmp_path: Pat
     assert len(values) > 3
     for name in [name for name in values if name.endswith("_FILE")]:
         file = tmp_path / name
-        file.write_text("redis://broker.example/0")
+        web = name == "PNEUMOQ_HOOK_URL_FILE"
+        file.write_text("https://chat.example/hook" if web else "redis://broker.example/0")
         values[name] = str(file)
     config.load(values)
