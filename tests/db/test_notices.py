@@ -74,6 +74,29 @@ def test_a_failed_job_is_told_with_its_run_and_without_its_reason(database: sa.E
     assert runs.get(database, run_id)["reason"] == f"{PLANTED} cannot be read"
 
 
+def test_of_a_run_s_reason_only_what_is_meant_to_be_told_is_told(database: sa.Engine) -> None:
+    def work(connection: sa.Connection) -> None:
+        schedule_id = connection.execute(
+            sa.insert(schedules)
+            .values(
+                name="nightly", cron="0 2 * * *", tz="UTC", kind="train", spec={}, paused=False,
+                catch_up_s=0, created_at=now(), created_by="tests",
+            )
+            .returning(schedules.c.id)
+        ).scalar_one()  # fmt: skip
+        when = datetime(2026, 11, 1, 1, tzinfo=timezone.utc)
+        run_id = runs.begin(connection, schedule_id, when, "clock", "running")
+        assert run_id is not None
+        reason = f"kept: {PLANTED} and 40 other films cannot be read"
+        assert runs.finish(connection, run_id, "kept", reason, told="41 films cannot be read")
+
+    write(database, work)
+    notice = claim(database)
+    assert notice is not None
+    assert (notice.sent["event"], notice.sent["text"]) == ("kept", "41 films cannot be read")
+    assert "MEIER" not in str(notice.sent)
+
+
 def test_what_is_rolled_back_is_not_told(database: sa.Engine) -> None:
     with pytest.raises(ZeroDivisionError), writing(database) as connection:
         notices.add(connection, "failed")

@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from db import database as connecting
-from db import jobs, migrate, notices
+from db import jobs, migrate, notices, workers
 from db.database import write
 from db.schema import notices as table
 from db.types import now
@@ -247,6 +247,14 @@ def test_a_command_that_does_not_end_is_killed_with_what_it_started(
     samples.wait(lambda: not _lives(pid), "the command's child to end")
 
 
+def test_what_a_command_leaves_behind_it_goes_on(tmp_path: Path) -> None:
+    """As mailers do, which send after they have ended."""
+    sent = tmp_path / "sent"
+    command = f"sh -c '(sleep 0.3; touch {sent}) > /dev/null 2>&1 &'"
+    assert hooks.run(command, {"event": "test"}) is None
+    samples.wait(sent.exists, "what was left behind")
+
+
 def _lives(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -302,6 +310,7 @@ def test_a_worker_tells_of_a_job_that_failed_and_not_of_whom(
             ),
         )  # fmt: skip
         process = here.worker()
+        assert [worker["versions"]["hooks"] for worker in workers.alive(here.engine)] == ["yes"]
         assert here.ended(job_id) == "failed"
         here.wait(lambda: here.rows("SELECT 1 FROM notices WHERE state = 'delivered'"), "hooks")
         reason = str(jobs.get(here.engine, job_id)["reason"])
