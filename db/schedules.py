@@ -104,6 +104,7 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
             runs_table.c.scheduled_for.label("run_for"),
             runs_table.c.job_id,
         )
+        .select_from(schedules)
         .outerjoin(runs_table, runs_table.c.id == last)
         .where(schedules.c.removed_at.is_(None))
         .order_by(schedules.c.name)
@@ -219,9 +220,9 @@ def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times
     if going is not None:
         skipped = runs.begin(connection, schedule_id, last, "clock", "running")
         if skipped is not None:
-            at = f"{going['scheduled_for']:%Y-%m-%d %H:%M} UTC"
+            which = f"{going['scheduled_for']:%Y-%m-%d %H:%M} UTC"
             what = f"job {going['job_id']}" if going["job_id"] else "its folder"
-            reason = f"the run of {at} was still going on ({what})"
+            reason = f"the run of {which} was still going on ({what})"
             runs.finish(connection, skipped, "skipped", reason, told=reason)
         return None
     return make_run(connection, row, last, "catch_up" if late > LATE else "clock")
