@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from db.errors import Unavailable
-from worker import settle, timetable
+from worker import settle, timetable, watch
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,11 @@ class Chore(NamedTuple):
     every_s: float | None = None
 
 
-CHORES: tuple[Chore, ...] = (Chore("timetable", timetable.run), Chore("settle", settle.run))
+CHORES: tuple[Chore, ...] = (
+    Chore("timetable", timetable.run),
+    Chore("watch", watch.run),
+    Chore("settle", settle.run),
+)
 
 
 class Chores:
