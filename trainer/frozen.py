@@ -23,8 +23,9 @@ from trainer.labelled import TEST, Film, listed
 #: Fewer films of a class than this are no set to judge by; another way of choosing is taken.
 LEAST = 20
 
-#: Share of each class that is set apart where nothing else settles it.
-FRACTION = 0.15
+#: Share of each class that is set apart where nothing else settles it; more where that makes fewer
+#: than ENOUGH films of a class, up to the share MOST.
+FRACTION, ENOUGH, MOST = 0.15, 40, 0.4
 
 _COLUMNS = ("path", "sha256", "label", "patient", "slice")
 
@@ -84,8 +85,11 @@ def choose(
     preferred = [film for film in films if film.patient in chosen]
     if _fewest(preferred, gathered.labels) >= LEAST and len(preferred) < len(films) / 2:
         return _judged(gathered, preferred)
-    # Of no seed that training has: those who are frozen say nothing of who will be validated on.
-    chosen = patients.held_out(films, gathered.labels, fraction, -1 - seed)
+    # In a small folder a larger share: with too few films nothing could ever be decided.
+    smallest = max(1, _fewest(films, gathered.labels))
+    share = max(fraction, min(MOST, ENOUGH / smallest))
+    # Another seed than the validation's: the same patients would be held out of what is left.
+    chosen = patients.held_out(films, gathered.labels, share, seed + 1)
     return _judged(gathered, [film for film in films if film.patient in chosen])
 
 
