@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from trainer.checkup import Checkup
 from trainer.dataset import Dataset
+from trainer.gathering import Gathered
 
 #: Fewer unreadable films than this are no reason, in however small a folder.
 UNREADABLE_MIN = 3
@@ -41,9 +42,15 @@ class Unfit:
     told: str
 
 
-def change(before: Mapping[str, str], data: Dataset) -> Change:
-    """What changed since `before`, content → class, as the films were then."""
-    after = {film.sha256: data.labels[film.label] for film in data.films}
+def change(before: Mapping[str, str], data: Dataset | Gathered) -> Change:
+    """What changed since `before`, content → class, as the films were then.
+
+    Content that lies in two classes now is none that can be used, and counts as removed.
+    """
+    said = collections.defaultdict(set)
+    for film in data.films:
+        said[film.sha256].add(data.labels[film.label])
+    after = {content: names.pop() for content, names in said.items() if len(names) == 1}
     kept = before.keys() & after.keys()
     return Change(
         added=len(after.keys() - before.keys()),
@@ -55,7 +62,7 @@ def change(before: Mapping[str, str], data: Dataset) -> Change:
 
 
 def unfit(
-    data: Dataset,
+    data: Dataset | Gathered,
     checkup: Checkup | None,
     change: Change | None,
     *,
@@ -81,10 +88,11 @@ def unfit(
     return tuple(found)
 
 
-def _unreadable(data: Dataset, checkup: Checkup | None, most: float) -> Iterator[Unfit]:
-    broken = {file.path for file in data.left_out if file.code != "two_labels"}
+def _unreadable(data: Dataset | Gathered, checkup: Checkup | None, most: float) -> Iterator[Unfit]:
+    left_out = data.left_out if isinstance(data, Dataset) else data.unreadable
+    broken = {file.path for file in left_out if file.code != "two_labels"}
     broken |= set(checkup.unreadable if checkup else ())
-    n = len(broken | {film.path for film in data.films} | {file.path for file in data.left_out})
+    n = len(broken | {film.path for film in data.films} | {file.path for file in left_out})
     if len(broken) >= UNREADABLE_MIN and _above(len(broken), most, n):
         said = f"{len(broken):,} of {n:,} films cannot be read, where {most:.0%} may"
         text = f"{said}; the first is {min(broken)}. Bring them back, or remove them"
