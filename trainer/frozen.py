@@ -75,7 +75,8 @@ def choose(
 
     Those of `test` where it has `LEAST` of each class; else those of the patients whose films are
     in `prefer` (contents that the champion was validated on, and so has not learned); else some
-    patients, about `fraction` of each class. Raises DatasetError where patients are too few.
+    patients, about `fraction` of each class, or more where that is too few. Raises DatasetError
+    where patients are too few.
     """
     films = patients.joined(_certain(gathered.films))
     test = [film for film in films if film.split == TEST]
@@ -209,8 +210,8 @@ def _films(n: int) -> str:
 
 
 def _fewest(films: Sequence[Film], labels: Sequence[str]) -> int:
-    """Films of the class that has the fewest."""
-    counts = collections.Counter(film.label for film in films)
+    """Films of the class that has the fewest, copies not counted."""
+    counts = collections.Counter({film.sha256: film.label for film in films}.values())
     return min(counts[label] for label in range(len(labels)))
 
 
