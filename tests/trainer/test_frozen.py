@@ -188,12 +188,13 @@ def test_a_patient_stays_apart_when_the_film_that_told_who_they_are_is_gone(
     """A copy made one patient of two names; the names alone keep both apart later."""
     fill(tmp_path, below="train")
     fill(tmp_path, patients=15, first=500, below="test")
-    frozen_film = sorted((tmp_path / "test" / "NORMAL").iterdir())[0]
     chosen = frozen.choose(gather(tmp_path))
-    name = next(f.patient for f in chosen if f.file == frozen_film)
-    frozen_film.unlink()
+    name = chosen[0].patient
+    for film in chosen:
+        if film.patient == name:
+            film.file.unlink()
     # A film that is not frozen joins the name with one that sorts before it.
-    further = tmp_path / "train" / "NORMAL" / f"{name}_7.png"
+    further = tmp_path / "train" / chosen[0].name / f"{name}_7.png"
     further.write_text("a further film")
     shutil.copy(further, further.with_name("patient0000_7.png"))
     apart, _ = frozen.set_apart(gather(tmp_path), chosen)

@@ -99,7 +99,7 @@ def test_a_class_that_is_gone_altogether_is_a_reason() -> None:
     ]
 
 
-@pytest.mark.parametrize(("n", "share"), [(30, 0.1), (35, 0.2), (15, 0.2), (10, 0.3), (10, 0.7)])
+@pytest.mark.parametrize(("n", "share"), [(30, 0.1), (35, 0.2), (15, 0.2), (100, 0.29), (10, 0.7)])
 def test_exactly_the_share_that_may_is_no_reason(n: int, share: float) -> None:
     lost = round(n * share)
     nothing = Dataset(root=Path("x"), labels=("A", "B"), positive="B", films=())

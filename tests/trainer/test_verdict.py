@@ -107,6 +107,7 @@ def test_no_draw_is_without_a_class() -> None:
 
 def test_delong_s_interval_is_that_of_the_textbook_and_the_bootstrap_s_is_near() -> None:
     truth, patients, one, other = films(400)
+    one = np.round(one, 1)  # many ties
     low, high = verdict.delong(truth, one, other)
 
     # By definition: each positive against each negative.
@@ -243,15 +244,22 @@ def test_a_slice_in_which_the_new_model_fails_speaks_against_it_and_is_not_named
 
 
 def test_a_slice_that_is_worse_within_its_margin_or_by_chance_is_no_reason() -> None:
-    truth, patients, score, _ = films(2000)
-    part = np.arange(2000) < 400
-    within = np.where(part & truth & (np.arange(2000) % 20 == 0), 0.0, score)
-    few = np.arange(2000) < 60
-    by_chance = np.where(few & truth & (np.arange(2000) % 29 == 0), 0.0, score)
-    for new, inside in ((within, part), (by_chance, few)):
-        found = judge(truth, patients, new, score, slices={"one": inside})
-        figures = found.figures["slices"]["one"]
-        assert figures["judged"] and figures["auroc"]["difference"] < 0
+    truth = np.arange(2000) % 2 == 0
+    patients = [str(k) for k in range(2000)]
+    score = np.where(truth, 0.9, 0.1)
+    # Of 1,000 positives: 40 missed of 900 beyond doubt, or 6 against 3 of 50, which may be chance.
+    large, small = np.arange(2000) < 1800, np.arange(2000) >= 1900
+    worse, chance, old = score.copy(), score.copy(), score.copy()
+    worse[0:80:2] = 0.2
+    chance[1900:1912:2], old[1920:1926:2] = 0.2, 0.2
+    for new, champion, inside, missed in (
+        (worse, score, large, 40 / 900),
+        (chance, old, small, 3 / 50),
+    ):
+        found = judge(truth, patients, new, champion, slices={"one": inside})
+        figures = found.figures["slices"]["one"]["sensitivity"]
+        assert figures["difference"] == pytest.approx(-missed)
+        assert (figures["high"] < 0) == (inside is large)
         assert " in one " not in found.text
 
 
