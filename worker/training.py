@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from sqlalchemy.exc import DBAPIError
 from db import database, jobs, models, training, workers
 from db.errors import Conflict, LeaseLost, NotFound
 from db.jobs import Claimed, Lease
-from worker import config
+from worker import config, store
 from worker.board import Board
 from worker.config import Settings
+from worker.errors import EngineError
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,17 @@ def _scored_here(engine: sa.Engine) -> set[str]:
     return {kind for worker in here for kind in workers.kinds(worker)}
 
 
+def begins_from(spec: Mapping[str, Any]) -> int | None:
+    """The model whose weights a training job begins from; None for another start.
+
+    The number is in the job's spec, so that each attempt begins from the same, whatever is
+    promoted meanwhile.
+    """
+    start = spec.get("warm_start")
+    # True is what is asked of a schedule; a job that still has it found no model to begin from.
+    return None if isinstance(start, bool) or start is None else int(start)
+
+
 class _Attempt:
     """One attempt at one training job."""
 
@@ -153,7 +165,15 @@ class _Attempt:
 
     def run(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        process, reports = self._start()
+        try:
+            spec = self._spec()
+        except EngineError as error:
+            if isinstance(error.__cause__, DBAPIError):
+                raise error.__cause__ from error
+            reason = str(error)  # another attempt would not find it either
+            self._write(lambda c: self._fail(c, reason))
+            return
+        process, reports = self._start(spec)
         try:
             self._watch(process, reports)
         finally:
@@ -175,7 +195,17 @@ class _Attempt:
                 reason = str(error)  # another attempt would find the name taken again
                 self._write(lambda c: self._fail(c, reason))
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
+    def _spec(self) -> dict[str, Any]:
+        """What the job asks for, initial weights being a file that is here.
+
+        Raises EngineError where the model to begin from cannot be had.
+        """
+        spec, start = self._claimed.spec, begins_from(self._claimed.spec)
+        if start is None:
+            return spec
+        return {**spec, "init": str(store.fetch(self._database, self._settings.home, start))}
+
+    def _start(self, spec: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:
         reports, theirs = os.pipe()
         # The GPU's lease lives until its memory is free, also where this process is killed.
         lease = None if self._board is None else self._board.descriptor
@@ -188,7 +218,7 @@ class _Attempt:
         )
         os.close(theirs)
         order = {
-            "spec": self._claimed.spec,
+            "spec": spec,
             "folder": str(self._folder),
             "cache": str(self._settings.home / "cache"),
             "resume_from": str(self._earlier() or ""),
@@ -345,6 +375,7 @@ class _Attempt:
                 files={name: Path(file) for name, file in self._ended["files"].items()},
                 dataset_id=self._dataset_id,
                 job_id=job_id,
+                parent_id=begins_from(self._claimed.spec),
                 engines=[
                     {**engine, "worker_id": self._lease.worker_id}
                     for engine in self._ended["engines"]
