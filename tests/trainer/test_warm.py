@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import nn
 from tests.trainer import samples
 from trainer import augment, checkpoint, dataset, export, loop, model, warm
 from trainer import card as cards
+from trainer import device as devices
 from trainer.errors import Stopped, WeightsError
 
 #: Few steps of a careful learning rate: weights that are lost are not learned again so soon.
@@ -36,6 +37,13 @@ class Champion(NamedTuple):
     def rows(self) -> NDArray[np.int64]:
         """Its training films."""
         return self.trained.films.rows(self.trained.dataset.of(dataset.TRAIN))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks are small here: a second thread would only wait for the first."""
+    with devices.settings(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +229,7 @@ def test_a_warm_run_that_was_stopped_ends_with_the_weights_of_an_undisturbed_one
     options = dataclasses.replace(ONE_EPOCH, init=str(champion.path))
     whole, parts, films = tmp_path / "whole", tmp_path / "parts", tmp_path / "films"
     loop.train(options, data, whole, cache=films)
-    for steps in (0, 4, 3):
+    for steps in (0, 5):
         # The first questions are those of the nine batches that are measured.
         asked = [True] + [False] * (9 + steps)
         with pytest.raises(Stopped):
@@ -232,7 +240,7 @@ def test_a_warm_run_that_was_stopped_ends_with_the_weights_of_an_undisturbed_one
     options = dataclasses.replace(options, init=str(moved))
     heard: list[object] = []
     loop.train(options, data, parts, heard.append, cache=films)
-    assert "continuing after epoch 0 of 1, at step 8 of the next" in heard
+    assert "continuing after epoch 0 of 1, at step 6 of the next" in heard
     ours, theirs = (checkpoint.load(folder / loop.CHECKPOINT) for folder in (parts, whole))
     for part in ("net", "average"):
         assert all(torch.equal(ours[part][name], value) for name, value in theirs[part].items())
