@@ -249,8 +249,8 @@ def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
                 f"--init {spec['init']}: no such file; give imagenet, scratch, or a file of weights"
             )
         spec["init"] = submit.readable_path(weights)
-    if not spec["warm_start"]:
-        del spec["warm_start"]
+    if not spec.get("warm_start"):
+        spec.pop("warm_start", None)
     scratch = spec["init"] == "scratch" and "warm_start" not in spec
     if spec["lr"] is None:
         spec["lr"] = 1e-3 if scratch else 3e-4
