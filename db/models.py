@@ -348,6 +348,11 @@ def move_alias(
     return None if before is None else int(before)
 
 
+def alias_of(connection: sa.Connection, alias: str) -> int | None:
+    """The model that an alias stands for now."""
+    return connection.execute(sa.select(aliases.c.model_id).where(aliases.c.name == alias)).scalar()
+
+
 def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
     """The model that an alias, a number, a name or the start of a file's SHA-256 stands for."""
     with database.reading(engine) as connection:

@@ -78,6 +78,8 @@ class Checkup:
     #: By class.
     sizes: dict[str, Sizes]
     findings: tuple[Finding, ...]
+    #: Files that cannot be read or decoded, sorted; below the root.
+    unreadable: tuple[str, ...] = ()
 
     @property
     def worst(self) -> Level:
@@ -98,14 +100,16 @@ def check(
     corrections: Path | None = None,
     workers: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
+    gathered: Gathered | None = None,
 ) -> Checkup:
     """Look at what `train` would read; what is wrong becomes findings, not errors.
 
     `workers` is a number of threads; `report` is told how many films were decoded, of how many.
+    `gathered` is what these paths hold, where it was read already.
     """
     findings: list[Finding] = []
     try:
-        gathered = gathering.gather(
+        gathered = gathered or gathering.gather(
             paths, patient_pattern=patient_pattern, corrections=corrections, check_labels=False
         )
     except DatasetError as error:
@@ -139,6 +143,7 @@ def check(
         patients=len({film.patient for film in gathered.films}),
         sizes=sizes,
         findings=tuple(sorted(findings, key=lambda f: ("bad", "doubt", "note").index(f.level))),
+        unreadable=tuple(sorted(file.path for file in unreadable)),
     )
 
 

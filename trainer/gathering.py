@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -41,6 +41,9 @@ class Gathered:
     settled: bool
     #: Sentences that a person should read.
     notes: tuple[str, ...]
+    #: Path → the part of the films that it is of: as its manifest says, or, of several sources, the
+    #: source's name.
+    slices: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather(
@@ -87,6 +90,12 @@ def gather(
         added=added,
         settled=first.settled,
         notes=tuple(notes),
+        slices={
+            below(root, entry.file): name
+            for source in sources
+            for entry in source.entries
+            if (name := entry.slice or (source.path.stem if others else ""))
+        },
     )
 
 

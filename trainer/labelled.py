@@ -56,6 +56,8 @@ class Entry:
     patient: str = ""
     #: The content, where the source says so, hexadecimal: it must be so still.
     sha256: str = ""
+    #: The part of the films that it is of, where the source says so.
+    slice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

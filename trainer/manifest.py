@@ -2,7 +2,8 @@
 
 `path,label,patient,sha256,split`, one line per film, as `Dataset.write_csv` writes it. A path is
 relative to the folder that the manifest lies in, or absolute. Only path and label are needed; a
-line without a label is passed over. A file of corrections has the same form: a path or a sha256,
+line without a label is passed over. A column `slice` names parts of the films that models are
+compared on one by one. A file of corrections has the same form: a path or a sha256,
 and the label that the film should have.
 """
 
@@ -54,6 +55,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
                 stem=below_class(given.with_suffix(""), (row["label"],)),
                 patient=row.get("patient", ""),
                 sha256=row.get("sha256", "").lower(),
+                slice=row.get("slice", ""),
             )
         )
     labels = tuple(sorted({entry.name for entry in entries}))

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer import dataset, errors, export, loop, parity, quantise
+from trainer import dataset, errors, export, gathering, loop, parity, quantise
 from trainer import device as devices
-from worker import precisions
+from worker import night_child, precisions
 from worker.engine import open_engine
 from worker.errors import WorkerError
 from worker.process import die_with_parent
@@ -79,6 +79,8 @@ def main() -> None:
             run(work, report, stop)
         except errors.Stopped:
             report("stopped")
+        except night_child.Resting as resting:
+            report(resting.event, reason=resting.reason, told=resting.told)
         except (errors.TrainerError, WorkerError) as error:
             fail(str(error))
         except (MemoryError, RuntimeError) as error:
@@ -114,14 +116,13 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         threads=work["threads"],
         resume_from=Path(work["resume_from"]) if work["resume_from"] else None,
     )
-    sources = [spec["data"]] if isinstance(spec["data"], str) else spec["data"]
-    data = dataset.read(
-        [Path(source) for source in sources],
+    night = night_child.Night(Path(work["night"])) if work.get("night") else None
+    found = _gathered(spec, options, night, report)
+    data = dataset.settle(
+        found.gathered,
         val_fraction=options.val_fraction,
         seed=options.seed,
         positive=spec.get("positive"),
-        patient_pattern=spec.get("patient_pattern"),
-        corrections=Path(spec["corrections"]) if spec.get("corrections") else None,
     )
     report("dataset", **_described(data))
 
@@ -147,6 +148,13 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     for note in derived.notes:
         report("note", text=note)
     fp32["options"]["films_per_s"] = round(derived.films_per_s, 1)
+    judged = None
+    if night is not None:
+        report("note", text="comparing the model with the champion on the frozen films")
+        judged = night.judge(
+            found, path, positive=card.positive, batch=work["engine_batch"],
+            threads=work["threads"],
+        )  # fmt: skip
     files = {"fp32": path, **derived.files}
     if model_dir is not None:
         _deliver([*files.values(), folder / loop.BEST], card.labels, model_dir)
@@ -158,7 +166,29 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         files={name: str(file) for name, file in files.items()},
         card=json.loads(card.to_json()),
         engines=[fp32, *derived.engines],
+        judged=judged,
         n_val=len(trained.dataset.of(dataset.VAL)),
+    )
+
+
+def _gathered(
+    spec: dict[str, Any], options: loop.Options, night: night_child.Night | None, report: Any
+) -> night_child.Films:
+    """The labelled films, and those of them that a schedule's models are compared on."""
+    sources = [spec["data"]] if isinstance(spec["data"], str) else spec["data"]
+    paths = [Path(source) for source in sources]
+    corrections = Path(spec["corrections"]) if spec.get("corrections") else None
+    pattern = spec.get("patient_pattern")
+    if night is None:
+        gathered = gathering.gather(paths, patient_pattern=pattern, corrections=corrections)
+        return night_child.Films(gathered=gathered, frozen=())
+    return night.look(
+        paths,
+        patient_pattern=pattern,
+        corrections=corrections,
+        workers=options.workers,
+        seed=options.seed,
+        report=report,
     )
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from db import database, jobs, models, training, workers
 from db.errors import Conflict, LeaseLost, NotFound
 from db.jobs import Claimed, Lease
-from worker import config, store
+from worker import config, night, store
 from worker.board import Board
 from worker.config import Settings
 from worker.errors import EngineError
@@ -155,6 +155,8 @@ class _Attempt:
         self._board = board
         self._job_folder = self._folder_of(claimed.lease.job_id)
         self._folder = self._job_folder / f"attempt-{claimed.lease.token}"
+        #: The run that this job is for, where a schedule made it.
+        self._night = night.of(settings, engine, claimed.lease)
         self._dataset_id: int | None = None
         self._ended: dict[str, Any] | None = None
         #: Nothing is to be written any more: cancelled, or another worker's by now.
@@ -166,14 +168,14 @@ class _Attempt:
     def run(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            spec = self._spec()
+            order = self._order()
         except EngineError as error:
             if isinstance(error.__cause__, DBAPIError):
-                raise error.__cause__ from error
-            reason = str(error)  # another attempt would not find it either
+                raise error.__cause__ from error  # the database is away: not the model's fault
+            reason = f"the training cannot begin: {error}"
             self._write(lambda c: self._fail(c, reason))
             return
-        process, reports = self._start(spec)
+        process, reports = self._start(order)
         try:
             self._watch(process, reports)
         finally:
@@ -187,6 +189,9 @@ class _Attempt:
             self._hand_back(process.returncode)
         elif self._ended["event"] == "failed":
             self._write(lambda c: self._fail(c, self._ended_reason()))
+        elif self._night is not None and self._ended["event"] in night.BEFORE_TRAINING:
+            told, ended = self._night, self._ended
+            self._write(lambda c: told.rest(c, ended))
         else:
             try:
                 self._write(self._register)
@@ -195,17 +200,23 @@ class _Attempt:
                 reason = str(error)  # another attempt would find the name taken again
                 self._write(lambda c: self._fail(c, reason))
 
-    def _spec(self) -> dict[str, Any]:
-        """What the job asks for, initial weights being a file that is here.
+    def _order(self) -> dict[str, Any]:
+        """What the training process is to do; raises EngineError where a model cannot be had."""
+        spec, start = dict(self._claimed.spec), begins_from(self._claimed.spec)
+        if start is not None:
+            spec["init"] = str(store.fetch(self._database, self._settings.home, start))
+        prepared = None if self._night is None else self._night.prepare(self._folder)
+        return {
+            "spec": spec,
+            "night": str(prepared or ""),
+            "folder": str(self._folder),
+            "cache": str(self._settings.home / "cache"),
+            "resume_from": str(self._earlier() or ""),
+            "threads": self._settings.train_threads,
+            "engine_batch": self._settings.batch,
+        }
 
-        Raises EngineError where the model to begin from cannot be had.
-        """
-        spec, start = self._claimed.spec, begins_from(self._claimed.spec)
-        if start is None:
-            return spec
-        return {**spec, "init": str(store.fetch(self._database, self._settings.home, start))}
-
-    def _start(self, spec: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:
+    def _start(self, order: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:
         reports, theirs = os.pipe()
         # The GPU's lease lives until its memory is free, also where this process is killed.
         lease = None if self._board is None else self._board.descriptor
@@ -217,14 +228,6 @@ class _Attempt:
             cwd="/",  # a folder named like one of our packages must not be found first
         )
         os.close(theirs)
-        order = {
-            "spec": spec,
-            "folder": str(self._folder),
-            "cache": str(self._settings.home / "cache"),
-            "resume_from": str(self._earlier() or ""),
-            "threads": self._settings.train_threads,
-            "engine_batch": self._settings.batch,
-        }
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -334,7 +337,7 @@ class _Attempt:
                     c, self._lease.job_id, self._lease.worker_id, "note", news["text"]
                 )
             )
-        else:
+        elif self._night is None or not self._night.hear(event, news):
             self._ended = {"event": event, **news}
 
     def _write(self, work: Any) -> None:
@@ -384,6 +387,8 @@ class _Attempt:
             ),
             self._lease.worker_id,
         )
+        if self._night is not None:
+            self._night.judged(connection, model_id, self._ended)
         training.complete(connection, self._lease, model_id)
         log.info("job %d made model %d", job_id, model_id)
 

@@ -349,7 +349,7 @@ def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_
     trainer.work()
     job = trainer.job(job_id)
     assert (job["state"], job["attempts"], job["model_id"]) == ("failed", 1, None)
-    assert job["reason"].startswith("model 9 cannot be fetched: model 9 has no fp32 file")
+    assert job["reason"].startswith("the training cannot begin: model 9 cannot be fetched: ")
 
 
 @pytest.mark.timeout(900)

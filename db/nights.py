@@ -1,0 +1,135 @@
+"""Nights: what a scheduled training job knows of those before it, and what it leaves for the next.
+
+A film is known by its content throughout: files may be moved and renamed between two nights.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from db import database, jobs
+from db.jobs import Lease
+from db.schema import datasets, runs, schedules
+from db.schema import jobs as jobs_table
+from db.schema import models as models_table
+from db.types import now
+
+
+class Kept(NamedTuple):
+    """A film in the manifest of a dataset."""
+
+    sha256: str
+    label: str
+    patient: str
+    split: str
+
+
+def last_decided(engine: sa.Engine, schedule_id: int) -> sa.RowMapping | None:
+    """The newest run of a schedule that came to promote or keep, with what it had looked at."""
+    select = (
+        sa.select(runs)
+        .where(
+            runs.c.schedule_id == schedule_id,
+            runs.c.outcome.in_(("promoted", "kept")),
+            runs.c.snapshot.is_not(None),
+        )
+        .order_by(runs.c.id.desc())
+        .limit(1)
+    )
+    with database.reading(engine) as connection:
+        return connection.execute(select).mappings().first()
+
+
+def last_trained(engine: sa.Engine, schedule_id: int) -> int | None:
+    """The dataset of the newest run of a schedule that made a model: what changes are told from."""
+    select = (
+        sa.select(jobs_table.c.dataset_id)
+        .join(runs, runs.c.job_id == jobs_table.c.id)
+        .where(
+            runs.c.schedule_id == schedule_id,
+            runs.c.candidate_id.is_not(None),
+            jobs_table.c.dataset_id.is_not(None),
+        )
+        .order_by(runs.c.id.desc())
+        .limit(1)
+    )
+    with database.reading(engine) as connection:
+        return connection.execute(select).scalar()
+
+
+def dataset_of_model(engine: sa.Engine, model_id: int) -> int | None:
+    """The dataset that a model was trained on here; None where it was not."""
+    select = sa.select(models_table.c.dataset_id).where(models_table.c.id == model_id)
+    with database.reading(engine) as connection:
+        return connection.execute(select).scalar()
+
+
+def films(engine: sa.Engine, dataset_id: int) -> list[Kept]:
+    """The films of a dataset, by its manifest."""
+    rows = csv.DictReader(io.StringIO(manifest(engine, dataset_id), newline=""))
+    return [Kept(row["sha256"], row["label"], row["patient"], row["split"]) for row in rows]
+
+
+def manifest(engine: sa.Engine, dataset_id: int) -> str:
+    """A dataset's manifest, a CSV."""
+    select = sa.select(datasets.c.manifest).where(datasets.c.id == dataset_id)
+    with database.reading(engine) as connection:
+        data = connection.execute(select).scalar_one()
+    return zlib.decompress(bytes(data)).decode("utf-8", "surrogateescape")
+
+
+def freeze(
+    connection: sa.Connection,
+    lease: Lease,
+    run_id: int,
+    *,
+    digest: str,
+    root: str,
+    films: int,
+    patients: int,
+    classes: Mapping[str, int],
+    manifest_csv: str,
+) -> int:
+    """Keep the films that a schedule's models are compared on, once and for all. Fenced.
+
+    Of two that choose at the same moment the first one's choice stays, which is the same.
+    """
+    jobs.fence(connection, lease)
+    dataset_id, _ = database.find_or_insert(
+        connection,
+        sa.select(datasets.c.id).where(datasets.c.hash == digest),
+        sa.insert(datasets)
+        .values(
+            hash=digest,
+            root=root,
+            n_train=0,
+            n_val=films,
+            n_patients=patients,
+            classes=dict(classes),
+            notes=["Frozen: models are compared on these films, and not trained on them."],
+            manifest=zlib.compress(manifest_csv.encode("utf-8", "surrogateescape")),
+            created_at=now(),
+        )
+        .returning(datasets.c.id),
+    )
+    schedule_id = sa.select(runs.c.schedule_id).where(runs.c.id == run_id).scalar_subquery()
+    connection.execute(
+        sa.update(schedules)
+        .where(schedules.c.id == schedule_id, schedules.c.evaluation_id.is_(None))
+        .values(evaluation_id=dataset_id)
+    )
+    return dataset_id
+
+
+def looked(connection: sa.Connection, lease: Lease, run_id: int, **columns: Any) -> None:
+    """Write columns of the run that a training job is for. Fenced by the job's lease."""
+    jobs.fence(connection, lease)
+    connection.execute(
+        sa.update(runs).where(runs.c.id == run_id, runs.c.finished_at.is_(None)).values(**columns)
+    )

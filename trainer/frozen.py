@@ -1,0 +1,197 @@
+"""Frozen films: the evaluation set that a schedule's models are compared on, night after night.
+
+Chosen once and kept by content, and never trained on: neither the films nor others of the same
+patients. A film may be moved; one that was changed or removed is missing, and is told.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import hashlib
+import io
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer import gathering, patients
+from trainer.errors import DatasetError
+from trainer.gathering import Gathered
+from trainer.labelled import TEST, Film
+
+#: Fewer films of a class than this are no set to judge by; another way of choosing is taken.
+LEAST = 20
+
+#: Share of each class that is set apart where nothing else settles it; more where that makes fewer
+#: than ENOUGH films of a class, up to the share MOST.
+FRACTION, ENOUGH, MOST = 0.15, 40, 0.4
+
+_COLUMNS = ("path", "sha256", "label", "patient", "slice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A film that models are judged by."""
+
+    #: Absolute.
+    file: Path
+    #: Hexadecimal.
+    sha256: str
+    #: Class.
+    name: str
+    patient: str
+    #: The part of the films that it belongs to, where there are such.
+    slice: str = ""
+
+
+def of_source(path: Path, *, patient_pattern: str | None = None) -> tuple[Judged, ...]:
+    """The films of a labelled folder or manifest: those of its test split, or all without one.
+
+    A manifest may have a column `slice`. Raises DatasetError.
+    """
+    gathered = gathering.gather([path], patient_pattern=patient_pattern)
+    test = [film for film in gathered.films if film.split == TEST]
+    return _judged(gathered, test or gathered.films)
+
+
+def choose(
+    gathered: Gathered,
+    *,
+    prefer: Collection[str] = (),
+    fraction: float = FRACTION,
+    seed: int = 0,
+) -> tuple[Judged, ...]:
+    """The films to be frozen, of those that are there now; always the same of the same films.
+
+    Those of `test` where it has `LEAST` of each class; else those of the patients whose films are
+    in `prefer` (contents that the champion was validated on, and so has not learned); else some
+    patients, about `fraction` of each class. Raises DatasetError where patients are too few.
+    """
+    test = [film for film in gathered.films if film.split == TEST]
+    if _fewest(test, gathered.labels) >= LEAST:
+        return _judged(gathered, test)
+    films = patients.joined(gathered.films)
+    chosen = {film.patient for film in films if film.sha256 in prefer}
+    preferred = [film for film in films if film.patient in chosen]
+    if _fewest(preferred, gathered.labels) >= LEAST and len(preferred) < len(films) / 2:
+        return _judged(gathered, preferred)
+    # In a small folder a larger share: with too few films nothing could ever be decided.
+    smallest = max(1, _fewest(films, gathered.labels))
+    share = max(fraction, min(MOST, ENOUGH / smallest))
+    # Another seed than the validation's: the same patients would be held out of what is left.
+    chosen = patients.held_out(films, gathered.labels, share, seed + 1)
+    return _judged(gathered, [film for film in films if film.patient in chosen])
+
+
+def set_apart(gathered: Gathered, films: Sequence[Judged]) -> Gathered:
+    """The same films, of which none is trained on that is frozen or of a frozen film's patient.
+
+    A frozen set from another folder is recognised by content, and by the names of patients.
+    """
+    contents = {film.sha256 for film in films}
+    theirs = {film.patient for film in films}
+    joined = patients.joined(gathered.films)
+    theirs |= {film.patient for film in joined if film.sha256 in contents}
+    apart = [film.sha256 in contents or film.patient in theirs for film in joined]
+    moved = tuple(
+        dataclasses.replace(film, split=TEST) if is_apart else film
+        for film, is_apart in zip(gathered.films, apart, strict=True)
+    )
+    n = sum(apart)
+    others = sum(
+        is_apart and film.sha256 not in contents
+        for film, is_apart in zip(joined, apart, strict=True)
+    )
+    note = f"{n} films are set apart to compare models on and are not trained on"
+    note += f", {others} of them further films of the same patients." if others else "."
+    return dataclasses.replace(gathered, films=moved, notes=(*gathered.notes, note))
+
+
+def present(
+    films: Sequence[Judged], gathered: Gathered
+) -> tuple[tuple[Judged, ...], tuple[Judged, ...]]:
+    """Those that are still what they were, where they are now, and those that are missing.
+
+    They are looked for by content among the films gathered now, and then where they were.
+    """
+    here = {film.sha256: gathered.root / film.path for film in gathered.films}
+    found: list[Judged] = []
+    missing: list[Judged] = []
+    for film in films:
+        file = here.get(film.sha256) or (film.file if _is(film.file, film.sha256) else None)
+        if file is None:
+            missing.append(film)
+        else:
+            found.append(dataclasses.replace(film, file=file))
+    return tuple(found), tuple(missing)
+
+
+def digest(films: Iterable[Judged]) -> str:
+    """SHA-256 that is equal exactly where contents, classes, patients and slices are."""
+    lines = sorted(f"{f.sha256}\t{f.name}\t{f.patient}\t{f.slice}\n" for f in films)
+    text = "frozen\n" + "".join(lines)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def to_csv(films: Iterable[Judged]) -> str:
+    """One line per film, with a header."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(_COLUMNS)
+    for film in films:
+        rows.writerow((str(film.file), film.sha256, film.name, film.patient, film.slice))
+    return text.getvalue()
+
+
+def from_csv(text: str) -> tuple[Judged, ...]:
+    """What `to_csv` wrote."""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return tuple(
+        Judged(
+            file=Path(row["path"]), sha256=row["sha256"], name=row["label"],
+            patient=row["patient"], slice=row["slice"],
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def _judged(gathered: Gathered, films: Iterable[Film]) -> tuple[Judged, ...]:
+    """Films with what is kept of them; of films whose content lies in two classes, none."""
+    classes = collections.defaultdict(set)
+    for film in gathered.films:
+        classes[film.sha256].add(film.label)
+    found: dict[str, Judged] = {}
+    for film in films:
+        if len(classes[film.sha256]) == 1:
+            found.setdefault(
+                film.sha256,
+                Judged(
+                    file=gathered.root / film.path,
+                    sha256=film.sha256,
+                    name=gathered.labels[film.label],
+                    patient=film.patient,
+                    slice=gathered.slices.get(film.path, ""),
+                ),
+            )
+    if not found:
+        raise DatasetError(f"{gathered.root} has no films to compare models on; add some")
+    return tuple(found.values())
+
+
+def _fewest(films: Sequence[Film], labels: Sequence[str]) -> int:
+    """Films of the class that has the fewest."""
+    counts = collections.Counter(film.label for film in films)
+    return min(counts[label] for label in range(len(labels)))
+
+
+def _is(file: Path, sha256: str) -> bool:
+    """Whether a file has this content."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return False
+    return digest.hexdigest() == sha256

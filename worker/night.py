@@ -1,0 +1,146 @@
+"""Nights: a training job that a schedule made does more than train, and this is the rest.
+
+What the training process needs to know of the champion and of earlier nights is written into a file
+for it; what it finds (worker.night_child) becomes rows here: the snapshot, the frozen films, the
+verdict. Every step is one transaction that begins with the job's fence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import jobs, models, nights, runs
+from db.database import reading, write
+from db.jobs import Lease
+from trainer.labelled import TRAIN, VAL
+from worker import store
+from worker.config import Settings
+
+#: What the training process reads.
+FILE = "night.json"
+
+#: How the films that models are compared on are named among evaluations.
+SPLIT = "frozen films"
+
+#: What the training process finds out before it trains, and what the run's outcome then is.
+BEFORE_TRAINING = {"skipped": "skipped", "unfit": "kept"}
+
+
+class Night:
+    """The run that a training job is for."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine, lease: Lease, run: Any) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._lease = lease
+        self._run = run
+        self._rules: Mapping[str, Any] = run.spec.get("night", {})
+
+    def prepare(self, folder: Path) -> Path:
+        """Write what the training process needs to know; raises EngineError."""
+        run = self._run
+        champion = None
+        if run.champion_id is not None:
+            row = models.get(self._engine, run.champion_id)
+            trained = nights.dataset_of_model(self._engine, run.champion_id)
+            known = [] if trained is None else nights.films(self._engine, trained)
+            champion = {
+                "positive": row["positive"],
+                "file": str(store.fetch(self._engine, self._settings.home, row["id"])),
+                "trained_on": [f.sha256 for f in known if f.split == TRAIN],
+                "trained_patients": sorted({f.patient for f in known if f.split == TRAIN}),
+                "validated_on": [f.sha256 for f in known if f.split == VAL],
+            }
+        frozen = run.schedule_evaluation_id
+        last = nights.last_decided(self._engine, run.schedule_id)
+        before = nights.last_trained(self._engine, run.schedule_id)
+        films = None if before is None else nights.films(self._engine, before)
+        told = {
+            "champion": champion,
+            "frozen": None if frozen is None else nights.manifest(self._engine, frozen),
+            "last": None
+            if last is None or run.cause == "hand"  # who asks for a run by hand wants one
+            else {
+                "hash": last["snapshot"]["hash"],
+                "outcome": last["outcome"],
+                "scheduled_for": last["scheduled_for"].isoformat(timespec="minutes"),
+            },
+            "before": None if films is None else {f.sha256: f.label for f in films},
+            "rules": dict(self._rules),
+        }
+        path = folder / FILE
+        path.write_text(json.dumps(told), encoding="utf-8", errors="surrogateescape")
+        return path
+
+    def hear(self, event: str, news: dict[str, Any]) -> bool:
+        """Turn a report of the training process into rows; False where it is none of these."""
+        lease, run_id = self._lease, self._run.id
+        if event == "frozen":
+            write(self._engine, lambda c: nights.freeze(c, lease, run_id, **news))
+        elif event == "snapshot":
+            write(self._engine, lambda c: nights.looked(c, lease, run_id, snapshot=news))
+        else:
+            return False
+        return True
+
+    def rest(self, connection: sa.Connection, ended: Mapping[str, Any]) -> None:
+        """Nothing is trained tonight: settle the run and complete the job."""
+        jobs.fence(connection, self._lease)
+        outcome, reason = BEFORE_TRAINING[ended["event"]], str(ended["reason"])
+        runs.finish(connection, self._run.id, outcome, reason, told=str(ended["told"]))
+        jobs.finish(
+            connection, self._lease.job_id, "completed", self._lease.worker_id,
+            f"{outcome}: {reason}",
+        )  # fmt: skip
+
+    def judged(self, connection: sa.Connection, model_id: int, ended: Mapping[str, Any]) -> None:
+        """A model was made and registered: keep what it and the champion did on the frozen films.
+
+        The run is settled where the champion stays, and where there was none; otherwise it waits
+        for workers to prove the model.
+        """
+        found, run = ended["judged"], self._run
+        frozen = connection.execute(
+            sa.text("SELECT evaluation_id FROM schedules WHERE id = :id"), {"id": run.schedule_id}
+        ).scalar()
+        for number, figures in (
+            (model_id, found["candidate"]),
+            (run.champion_id, found["champion"]),
+        ):
+            if number is not None and figures is not None:
+                models.record_evaluation(
+                    connection, number, SPLIT, figures,
+                    dataset_id=frozen, job_id=self._lease.job_id,
+                )  # fmt: skip
+        columns = {
+            "candidate_id": model_id, "evaluation_id": frozen, "verdict": found["verdict"],
+        }  # fmt: skip
+        reason, told = str(found["reason"]), str(found["told"])
+        if run.champion_id is None:
+            first = models.alias_of(connection, models.CHAMPION) == model_id
+            outcome = "promoted" if first else "kept"
+            reason = (
+                "it is the first model there is"
+                if first
+                else "another model became champion meanwhile, which this one was not compared with"
+            )
+            runs.finish(connection, run.id, outcome, reason, told=reason, **columns)
+        elif not found["accepted"]:
+            runs.finish(connection, run.id, "kept", reason, told=told, **columns)
+        elif not self._rules.get("promote", True):
+            aside = "not promoted, as this schedule is to promote nothing by itself: "
+            runs.finish(connection, run.id, "kept", aside + reason, told=aside + told, **columns)
+        else:
+            runs.note(connection, run.id, state="proving", reason=reason, **columns)
+
+
+def of(settings: Settings, engine: sa.Engine, lease: Lease) -> Night | None:
+    """The night that a training job is for; None for one that no schedule made."""
+    with reading(engine) as connection:
+        run = runs.of_job(connection, lease.job_id)
+    return None if run is None else Night(settings, engine, lease, run)
