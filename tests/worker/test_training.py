@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import random
 import signal
@@ -316,6 +317,39 @@ def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
     assert continued and continued[0] in [
         f"continuing after epoch {n} of 6" for n in (done, done + 1)
     ]
+
+
+def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kill(
+    trainer: Trainer, labelled: Path, model_id: int, model_file: Path
+) -> None:
+    job_id = trainer.submit(labelled, warm_start=model_id)
+    with trainer.working():
+        samples.wait(
+            lambda: any("going on from" in note for note in trainer.notes(job_id)), "the weights"
+        )
+        os.kill(children()[0], signal.SIGKILL)
+    assert trainer.job(job_id)["state"] == "queued"
+    trainer.no_wait(job_id)
+    trainer.work()
+    job = trainer.job(job_id)
+    assert job["state"] == "completed", job["reason"]
+    model = models.get(trainer.engine, job["model_id"])
+    assert model["parent_id"] == model_id
+    digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    start = {"name": f"model {digest[:12]}", "sha256": digest}
+    assert model["card"]["provenance"]["init"] == start
+    assert models.resolve(trainer.engine, digest[:12])["id"] == model_id
+    assert trainer.notes(job_id).count(f"going on from the weights of {start['name']}") == 2
+
+
+def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_so(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, warm_start=9)
+    trainer.work()
+    job = trainer.job(job_id)
+    assert (job["state"], job["attempts"], job["model_id"]) == ("failed", 1, None)
+    assert job["reason"].startswith("the training cannot begin: model 9 cannot be fetched: ")
 
 
 @pytest.mark.timeout(900)
