@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from db import database as connecting
-from db import drift, jobs, leases, listings, models, results
+from db import drift, jobs, leases, listings, results
 from db.schema import models as models_table
 from db.schema import rollups
 from tests import servers
@@ -22,10 +24,10 @@ from worker import reference
 from worker.engine import gate, open_engine
 
 
-def measured(model_file: Path, patients: int, seed: int) -> dict[str, object]:
-    """The reference of a model over made-up films, as its training would have measured it."""
+def measured(model_file: Path, films: list[tuple[str, bytes]]) -> dict[str, object]:
+    """The reference of a model over films, as its training would have measured it."""
     engine = open_engine(model_file, batch=8, threads=1)
-    said = gate.answers(engine, samples.pixels([data for _, data in samples.films(patients, seed)]))
+    said = gate.answers(engine, samples.pixels([data for _, data in films]))
     engine.close()
     assert said.ood is not None
     return {
@@ -45,7 +47,7 @@ def packed(path: Path, films: list[tuple[str, bytes]]) -> Path:
 
 
 @pytest.fixture
-def here(valkey: servers.Valkey, sqlite_url: str, tmp_path: Path) -> Site:
+def here(valkey: servers.Valkey, sqlite_url: str, tmp_path: Path) -> Iterator[Site]:
     """A site on SQLite."""
     with site(sqlite_url, valkey, tmp_path / "site") as made:
         yield made
@@ -55,14 +57,13 @@ def test_a_worker_warns_of_films_unlike_the_reference_and_of_no_others(
     here: Site, model_file: Path, card: Card, tmp_path: Path
 ) -> None:
     model_id = samples.register(here.engine, model_file, card)
+    films = samples.films(44, seed=8)
+    known, new = films[: len(films) // 2], films[len(films) // 2 :]
     with connecting.writing(here.engine) as connection:
-        connection.execute(
-            sa.update(models_table).values(reference=measured(model_file, patients=40, seed=8))
-        )
+        connection.execute(sa.update(models_table).values(reference=measured(model_file, known)))
     here.worker()
-    alike = packed(tmp_path / "alike.zip", samples.films(30, seed=9))
-    turned = tmp_path / "sideways.zip"
-    packed(turned, [(name, sideways(data)) for name, data in samples.films(30, seed=9)])
+    alike = packed(tmp_path / "alike.zip", new)
+    turned = packed(tmp_path / "turned.zip", [(name, sideways(data)) for name, data in new])
 
     same, other = (here.score(source, model_id=model_id) for source in (alike, turned))
     assert (here.ended(same), here.ended(other)) == ("completed", "completed")
@@ -70,7 +71,7 @@ def test_a_worker_warns_of_films_unlike_the_reference_and_of_no_others(
     quiet, loud = (drift.of_job(here.engine, job_id) for job_id in (same, other))
     assert quiet is not None
     assert loud is not None
-    assert (quiet["n"], loud["n"]) == (len(samples.films(30, seed=9)),) * 2
+    assert (quiet["n"], loud["n"]) == (len(new),) * 2
     assert not quiet["warned"], quiet["detail"]
     assert loud["warned"], loud["detail"]
     assert loud["unusual"] > quiet["unusual"]
@@ -80,15 +81,11 @@ def test_a_worker_warns_of_films_unlike_the_reference_and_of_no_others(
     assert f"warning: these {loud['n']} films" in shown.stdout
     told = here.rows("SELECT payload FROM notices WHERE event = 'drift'")
     assert len(told) == 1
-    assert "sideways" not in told[0].payload
+    assert "turned" not in told[0].payload
 
 
 def sideways(data: bytes) -> bytes:
     """The film lying on its side, as a picture of the same kind."""
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as film:
         film.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG")
@@ -123,16 +120,3 @@ def test_the_reference_counts_scores_as_a_jobs_shards_do(
         rows = connection.execute(sa.select(rollups.c.bucket, rollups.c.n)).all()
     assert {row.bucket: row.n for row in rows} == dict(enumerate(reference.counted(scores)))
     assert reference.BUCKETS == drift.BUCKETS
-
-
-def test_what_is_measured_of_a_model_survives_registration(
-    database: sa.Engine, model_file: Path, card: Card
-) -> None:
-    said = {"of": "validation", "n": 2, "histogram": [1] * 2 + [0] * 18, "unusual": 0,
-            "golden": {"scores": [[0.25, 0.75]]}}  # fmt: skip
-    new = models.NewModel.of(
-        dataclasses.asdict(card), name="m", origin="trained", files={"fp32": model_file},
-        reference=said,
-    )  # fmt: skip
-    model_id = connecting.write(database, lambda c: models.register(c, new, "tests"))
-    assert models.get(database, model_id)["reference"] == said
