@@ -384,6 +384,7 @@ class _Attempt:
                     for engine in self._ended["engines"]
                 ],
                 evaluations={"validation": {**card["metrics"], "n_films": self._ended["n_val"]}},
+                reference=self._ended["reference"],
             ),
             self._lease.worker_id,
         )

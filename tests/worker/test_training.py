@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
@@ -31,7 +32,7 @@ from trainer import checkpoint, phantom
 from trainer.card import Card
 from worker import config, store, training
 from worker.config import Settings
-from worker.engine import open_engine
+from worker.engine import gate, open_engine
 from worker.heartbeat import Heartbeat
 
 SPEC = {
@@ -211,9 +212,9 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     passed = {row["precision"] for row in others if row["passed"]}
     assert {f["precision"] for f in hanging["files"]} == {"fp32", *(passed & {"fp16", "int8"})}
     for row in others:
-        gate = row["options"]
-        assert gate["films"] == dataset["n_val"]
-        assert row["passed"] == (gate["agreement"] >= 0.995 and gate["delta_p99"] <= 0.02)
+        found = row["options"]
+        assert found["films"] == dataset["n_val"]
+        assert row["passed"] == (found["agreement"] >= 0.995 and found["delta_p99"] <= 0.02)
     notes = [detail for event, detail in trainer.events(job_id) if event == "note"]
     for precision in ("fp16", "int8"):
         (verdict,) = [note for note in notes if note.startswith(precision)]
@@ -243,6 +244,18 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
         assert model[name] == getattr(card, name)
     opened.close()
     assert not children()
+
+    reference = model["reference"]
+    assert (reference["of"], reference["n"]) == ("validation", dataset["n_val"])
+    assert len(reference["histogram"]) == 20
+    assert sum(reference["histogram"]) == dataset["n_val"]
+    assert 0 <= reference["unusual"] <= dataset["n_val"] * 0.2
+    opened = open_engine(path, batch=16, threads=1)
+    said = gate.answers(opened, gate.golden(card)).scores
+    opened.close()
+    golden = np.array(reference["golden"]["scores"])
+    assert golden.shape == (gate.DRAWN, 2)
+    assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
 
 
 def test_a_folder_that_cannot_be_trained_on_fails_the_job_at_once_and_says_why(
