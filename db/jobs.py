@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import budget, database, drift, notices, partitions, runs
+from db import budget, database, drift, models, notices, partitions, runs
 from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
 from db.types import UtcDateTime, now
@@ -81,7 +81,7 @@ def submit(
     """Insert a queued job and its sources; the same `key` again gives the same job's id.
 
     `engine` is `tensorrt` or `onnx` where only workers with that may score it. Raises ValueError
-    where the spec's `max_errors` is no error budget.
+    where the spec's `max_errors` is no error budget, and Conflict where the model's files are gone.
     """
     if spec.get("max_errors") is not None:
         budget.parse(spec["max_errors"])
@@ -109,6 +109,10 @@ def submit(
     )
     if not inserted:
         return job_id
+    # Looked at after the row is there: who removes a model's files waits for it, or is seen here.
+    gone = None if model_id is None else models.pruned(connection, model_id)
+    if gone is not None:
+        raise Conflict(gone)
     if source_rows:
         rows = [{"job_id": job_id, "source_no": n, **row} for n, row in enumerate(source_rows)]
         connection.execute(sa.insert(sources), rows)

@@ -412,23 +412,7 @@ def alias_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> in
 def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
     """The model that an alias, a number, a name or the start of a file's SHA-256 stands for."""
     with database.reading(engine) as connection:
-        found = connection.execute(
-            sa.select(models)
-            .join(aliases, aliases.c.model_id == models.c.id)
-            .where(aliases.c.name == reference)
-        ).mappings().all()  # fmt: skip
-        if not found and reference.isdecimal() and len(reference) <= _MOST_DIGITS:
-            found = connection.execute(
-                sa.select(models).where(models.c.id == int(reference))
-            ).mappings().all()  # fmt: skip
-        if not found:
-            by_file = sa.select(model_files.c.model_id).where(
-                model_files.c.sha256.startswith(reference.lower(), autoescape=True)
-            )
-            same = models.c.name == reference
-            if len(reference) >= LEAST_SHA256:
-                same = sa.or_(same, models.c.id.in_(by_file))
-            found = connection.execute(sa.select(models).where(same)).mappings().all()
+        found = named(connection, reference)
     if not found:
         hint = (
             "train one with `pneumoq train FOLDER`"
@@ -439,6 +423,49 @@ def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
     if len(found) > 1:
         raise NotFound(f"{reference!r} stands for several models; give the number")
     return found[0]
+
+
+def named(connection: sa.Connection, reference: str) -> Sequence[sa.RowMapping]:
+    """The models that a reference may stand for: as `resolve`, which wants exactly one."""
+    found = connection.execute(
+        sa.select(models)
+        .join(aliases, aliases.c.model_id == models.c.id)
+        .where(aliases.c.name == reference)
+    ).mappings().all()  # fmt: skip
+    if not found and reference.isdecimal() and len(reference) <= _MOST_DIGITS:
+        found = connection.execute(
+            sa.select(models).where(models.c.id == int(reference))
+        ).mappings().all()  # fmt: skip
+    if not found:
+        by_file = sa.select(model_files.c.model_id).where(
+            model_files.c.sha256.startswith(reference.lower(), autoescape=True)
+        )
+        same = models.c.name == reference
+        if len(reference) >= LEAST_SHA256:
+            same = sa.or_(same, models.c.id.in_(by_file))
+        found = connection.execute(sa.select(models).where(same)).mappings().all()
+    return found
+
+
+def pruned(connection: sa.Connection, model_id: int) -> str | None:
+    """What to say to who wants to use a model whose bytes were removed; None where they are there.
+
+    The model is retired then; its row stays.
+    """
+    kept = sa.exists().where(
+        model_files.c.model_id == models.c.id, model_chunks.c.sha256 == model_files.c.sha256
+    )
+    row = connection.execute(
+        sa.select(models.c.name, kept.label("kept")).where(
+            models.c.id == model_id, models.c.state == "retired"
+        )
+    ).one_or_none()
+    if row is None or row.kept:
+        return None
+    return (
+        f"model {model_id} ({row.name}) is retired, and its files were removed by "
+        "`pneumoq models prune`; `pneumoq models ls` shows those that can be used"
+    )
 
 
 def get(engine: sa.Engine, model_id: int) -> sa.RowMapping:

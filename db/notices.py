@@ -6,12 +6,48 @@ a film's name, or anything from outside: a webhook may be read by anyone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.schema import jobs, models, notices, runs, schedules
+from db import database
+from db.errors import NotFound
+from db.schema import jobs, models, notices, runs, schedules, workers
 from db.types import now
+
+#: Seconds before attempt 2, 3, … at sending a notice; after the last of them it is given up.
+BACKOFF_S = (10.0, 60.0, 600.0, 3600.0, 21_600.0)
+
+#: Whoever sends a notice has it for so long, in seconds: longer than all hooks may take together.
+HELD_S = 60.0
+
+#: A machine whose latest worker could send, and was seen within so many seconds, will send again.
+SENDS_AGAIN_S = 86_400.0
+
+#: In workers.versions: that a worker has hooks, and sends notices.
+SENDS = "hooks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """A notice that this process has just claimed, to be sent."""
+
+    id: int
+    at: datetime
+    payload: dict[str, Any]
+    #: 1 for the first attempt; a result is only written by the latest.
+    attempt: int
+    #: Why the latest attempt failed, a line for each hook that did not take it.
+    last_error: str | None
+    who: str
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        """What is sent: the same `id` again is the same notice."""
+        return {"id": self.id, "at": self.at.isoformat(timespec="seconds"), **self.payload}
 
 
 def add(
@@ -23,11 +59,12 @@ def add(
     model_id: int | None = None,
     text: str = "",
     **facts: Any,
-) -> None:
+) -> int:
     """Write down that something happened, to be told to the hooks.
 
     `event` is one of `schema.NOTICES`; `text` a sentence and `facts` figures that may be read by
-    anyone. A run's job and schedule, a job's run, and names are looked up here.
+    anyone. A run's job and schedule, a job's run, and names are looked up here; without a text, a
+    sentence is made of them. Returns the notice's number.
     """
     if run_id is None and job_id is not None:
         run_id = connection.execute(sa.select(runs.c.id).where(runs.c.job_id == job_id)).scalar()
@@ -53,14 +90,153 @@ def add(
         payload["model_name"] = connection.execute(
             sa.select(models.c.name).where(models.c.id == model_id)
         ).scalar_one()
+    payload["text"] = text or _plainly(payload)
+    return int(
+        connection.execute(
+            sa.insert(notices)
+            .values(
+                at=now(),
+                event=event,
+                payload=payload,
+                job_id=job_id,
+                run_id=run_id,
+                model_id=model_id,
+                state="waiting",
+            )
+            .returning(notices.c.id)
+        ).scalar_one()
+    )
+
+
+def _plainly(payload: dict[str, Any]) -> str:
+    """A sentence for a person who reads nothing else of it."""
+    job, schedule = payload.get("job"), payload.get("schedule")
+    if schedule is not None:
+        what = f"schedule {schedule}, {payload['scheduled_for']}: {payload['event']}"
+        return f"{what}; `pneumoq schedule show {schedule}` says why"
+    if job is not None:
+        return f"job {job} ({payload['kind']}): {payload['event']}; `pneumoq jobs show {job}`"
+    return str(payload["event"])
+
+
+def claim(connection: sa.Connection, who: str, notice_id: int | None = None) -> Notice | None:
+    """Claim the notice that has waited longest of those that are due, or this one if it waits.
+
+    One whose sender did not come back is due again after HELD_S; one that was tried as often as
+    BACKOFF_S allows is given up here.
+    """
+    waiting = sa.select(notices).where(notices.c.state == "waiting")
+    if notice_id is None:
+        waiting = waiting.where(
+            sa.or_(notices.c.not_before.is_(None), notices.c.not_before <= now())
+        )
+    else:
+        waiting = waiting.where(notices.c.id == notice_id)
+    while True:
+        row = connection.execute(
+            waiting.order_by(notices.c.id).limit(1).with_for_update(skip_locked=True)
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.attempts <= len(BACKOFF_S):
+            break
+        connection.execute(
+            sa.update(notices)
+            .where(notices.c.id == row.id)
+            .values(
+                state="given_up",
+                last_error=row.last_error or "its worker ended each time before it was sent",
+            )
+        )
     connection.execute(
-        sa.insert(notices).values(
-            at=now(),
-            event=event,
-            payload=payload,
-            job_id=job_id,
-            run_id=run_id,
-            model_id=model_id,
-            state="waiting",
+        sa.update(notices)
+        .where(notices.c.id == row.id)
+        .values(worker_id=who, attempts=row.attempts + 1, not_before=now(HELD_S))
+    )
+    return Notice(
+        id=row.id,
+        at=row.at,
+        payload=row.payload,
+        attempt=row.attempts + 1,
+        last_error=row.last_error,
+        who=who,
+    )
+
+
+def settle(connection: sa.Connection, notice: Notice, errors: Sequence[str]) -> str:
+    """Write down how sending went: delivered, or a line for each hook that did not take it.
+
+    Returns the notice's state. Where another has claimed it meanwhile, nothing is written.
+    """
+    row = connection.execute(
+        sa.select(notices.c.state, notices.c.attempts, notices.c.worker_id)
+        .where(notices.c.id == notice.id)
+        .with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no notice {notice.id}; `pneumoq notices ls` lists them")
+    if (row.state, row.attempts, row.worker_id) != ("waiting", notice.attempt, notice.who):
+        return str(row.state)
+    state, not_before = "delivered", None
+    if errors:
+        state = "waiting" if notice.attempt <= len(BACKOFF_S) else "given_up"
+        not_before = now(BACKOFF_S[notice.attempt - 1]) if state == "waiting" else None
+    connection.execute(
+        sa.update(notices)
+        .where(notices.c.id == notice.id)
+        .values(
+            state=state,
+            not_before=not_before,
+            sent_at=now(),
+            last_error="\n".join(errors) or None,
         )
     )
+    return state
+
+
+def unheard(connection: sa.Connection) -> int:
+    """Settle notices that wait while no hook is set anywhere; returns how many.
+
+    A machine whose latest worker has hooks sends them, if only once it is on again.
+    """
+    latest = connection.execute(
+        sa.select(workers.c.host, workers.c.versions)
+        .where(workers.c.seen_at > now(-SENDS_AGAIN_S))
+        .order_by(workers.c.started_at)
+    ).all()
+    if any(SENDS in versions for versions in {row.host: row.versions for row in latest}.values()):
+        return 0
+    return connection.execute(
+        sa.update(notices)
+        .where(notices.c.state == "waiting")
+        .values(state="unheard", not_before=None)
+    ).rowcount
+
+
+def waiting(engine: sa.Engine) -> bool:
+    """Whether any notice is still to be sent, now or later."""
+    there = sa.exists().where(notices.c.state == "waiting")
+    with database.reading(engine) as connection:
+        return bool(connection.execute(sa.select(there)).scalar_one())
+
+
+def get(engine: sa.Engine, notice_id: int) -> sa.RowMapping:
+    """One notice's row; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        row = (
+            connection.execute(sa.select(notices).where(notices.c.id == notice_id))
+            .mappings()
+            .first()
+        )
+    if row is None:
+        raise NotFound(f"there is no notice {notice_id}; `pneumoq notices ls` lists them")
+    return row
+
+
+def recent(engine: sa.Engine, limit: int = 20, state: str | None = None) -> list[sa.RowMapping]:
+    """The newest notices first: all, or those in a state."""
+    select = sa.select(notices).order_by(notices.c.id.desc()).limit(limit)
+    if state is not None:
+        select = select.where(notices.c.state == state)
+    with database.reading(engine) as connection:
+        return list(connection.execute(select).mappings())

@@ -37,6 +37,7 @@ COMMANDS = {
     "Maintain": {
         "bench": ("scheduler.commands.bench", "Measure how much of this machine scoring uses."),
         "doctor": ("scheduler.commands.doctor", "Check this machine and print every setting."),
+        "notices": ("scheduler.commands.notices", "See what hooks were told, and try them."),
         "db": ("scheduler.commands.db", "Bring the schema up to date, or explain it."),
     },
 }

@@ -143,6 +143,30 @@ def decode(
     return dataset.without(left_out), Pixels(planes=planes, row=row, size=size, rule=rule)
 
 
+def superfluous(folder: Path, older_than_s: float) -> list[Path]:
+    """Files in `folder` that no run will read: of datasets beyond the newest, and of killed ones.
+
+    All are older than `older_than_s` seconds. Not for while a run reads or writes there.
+    """
+    abouts = sorted(folder.glob("*.json"), key=_age_s)
+    whole_ones = [about for about in abouts if about.with_suffix(".npy").is_file()]
+    kept = {about.stem for about in whole_ones[:KEPT_FILES]}
+    files = [*folder.glob("*.json"), *folder.glob("*.npy"), *folder.glob(".*")]
+    return sorted(
+        file
+        for file in files
+        if (file.name.startswith(".") or file.stem not in kept) and _age_s(file) > older_than_s
+    )
+
+
+def _age_s(file: Path) -> float:
+    """Seconds since a file was written; of one that is gone meanwhile, none."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _kept(folder: Path, rule: str, size: int) -> dict[str, tuple[NDArray[np.uint8], int]]:
     """Films that earlier datasets had decoded: content → planes (memory-mapped) and place there.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from db.errors import Unavailable
-from worker import settle, timetable, watch
+from worker import hooks, retention, settle, timetable, watch
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ CHORES: tuple[Chore, ...] = (
     Chore("timetable", timetable.run),
     Chore("watch", watch.run),
     Chore("settle", settle.run),
+    Chore("hooks", hooks.deliver),
+    Chore("retention", retention.of_schedules),
+    Chore("tidying", retention.hourly, 3600.0),
 )
 
 

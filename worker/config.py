@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,8 +33,15 @@ _BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 
 #: A setting that may hold a secret may be a file instead, as containers are handed secrets:
 #: `PNEUMOQ_SITE_KEY_FILE` names a file that holds what `PNEUMOQ_SITE_KEY` would be.
-SECRETS = ("database_url", "broker_url", "reader_url", "site_key")
+SECRETS = ("database_url", "broker_url", "reader_url", "site_key", "hook_url")
 _FILE = "_FILE"
+
+#: What a hook's command is told, as variables: `event` is `PNEUMOQ_EVENT`. No settings, but they
+#: may be there: such a command may call `pneumoq`.
+TOLD = (
+    "event", "text", "id", "at", "schedule", "scheduled_for", "kind", "run", "job", "model",
+    "model_name",
+)  # fmt: skip
 
 
 def _setting(meaning: str, default: Any = None) -> Any:
@@ -65,6 +73,12 @@ class Settings:
     film_deadline_s: float = _setting("Seconds after which decoding one film is given up", 30.0)
     film_memory_mb: int = _setting("Memory that decoding one film may take, in MiB", 2048)
     train_threads: int = _setting("Threads that training computes with")
+    hook_url: str | None = _setting(
+        "Where failed, skipped and missed runs, verdicts on models and drift are POSTed to, as JSON"
+    )
+    hook_command: str | None = _setting(
+        "Command line that is run for each of these, with the JSON on its standard input"
+    )
     log_level: str = _setting("Log level of the workers", "INFO")
 
     @property
@@ -86,7 +100,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     of a secret that cannot be read.
     """
     environ = os.environ if environ is None else environ
-    given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != ""}
+    told = {PREFIX + name.upper() for name in TOLD}
+    given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != "" and k not in told}
     for name in SECRETS:
         variable = PREFIX + name.upper()
         file = given.pop(variable + _FILE, None)
@@ -112,6 +127,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     values["home"] = home
     values["database_url"] = _absolute(values.get("database_url", f"{_SQLITE}{home}/pneumoq.db"))
     _check_broker(values.setdefault("broker_url", embedded_broker_url(home)))
+    _check_hooks(values.get("hook_url"), values.get("hook_command"))
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -174,6 +190,25 @@ def _check_broker(url: str) -> None:
             )
 
 
+def _check_hooks(url: str | None, command: str | None) -> None:
+    # Never with the URL itself: what follows the host is often all the password that it has.
+    if url is not None:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not url.isascii() or not url.isprintable() or " " in url:
+            raise ConfigError(f"{PREFIX}HOOK_URL is no URL of the form https://host/path")
+    if command is not None:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise ConfigError(f"{PREFIX}HOOK_COMMAND is no command line: {error}") from error
+        if not words:
+            raise ConfigError(f"{PREFIX}HOOK_COMMAND names no program")
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The variables that give a child process the same settings."""
     values = dataclasses.asdict(settings)
@@ -184,6 +219,20 @@ def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
     """This process's environment with these settings in it, for starting a child."""
     rest = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     return rest | environment(settings) | extra
+
+
+#: Characters of such a variable: the system refuses one of 128 KiB.
+_TOLD_CHARACTERS = 10_000
+
+
+def hook_environment(told: Mapping[str, Any]) -> dict[str, str]:
+    """This process's environment for a hook's command: no secrets, and what it is told as TOLD."""
+    secret = {PREFIX + name.upper() for name in SECRETS}
+    return {k: v for k, v in os.environ.items() if k not in secret} | {
+        PREFIX + name.upper(): str(told[name]).replace("\0", "")[:_TOLD_CHARACTERS]
+        for name in TOLD
+        if told.get(name) is not None
+    }
 
 
 def describe(settings: Settings) -> list[dict[str, str]]:
@@ -211,7 +260,15 @@ def _how_set(variable: str) -> str:
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return ""
+    if name == "hook_url":
+        return without_path(str(value))
     return "***" if name == "site_key" else _without_password(str(value))
+
+
+def without_path(url: str) -> str:
+    """`https://host:port/***`: of a hook's URL the rest may be a secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***"
 
 
 def _without_password(text: str) -> str:

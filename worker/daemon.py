@@ -17,9 +17,9 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, migrate, proofs, workers
+from db import database, migrate, notices, proofs, workers
 from db.errors import Unavailable
-from worker import bell, gpu, health, proof, sweep, training
+from worker import bell, gpu, health, hooks, proof, sweep, training
 from worker.board import Board
 from worker.chores import CHORES, Chore, Chores
 from worker.config import Settings
@@ -104,6 +104,7 @@ class Daemon:
                     "python": platform.python_version(),
                     "pneumoq": importlib.metadata.version("pneumoq"),
                     **self._served(),
+                    **({notices.SENDS: "yes"} if hooks.of(settings) else {}),
                 },
                 health=health.read() or None,
             ),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from db import database as connecting
 from db import models
 from db.errors import NotFound
 from worker.engine import FILE_OF
@@ -48,6 +49,10 @@ def _bring(database: sa.Engine, model_id: int, sha256: str, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             if digest.hexdigest() != sha256:
+                with connecting.reading(database) as connection:
+                    gone = models.pruned(connection, model_id)
+                if gone is not None:
+                    raise EngineError(gone)
                 raise EngineError(
                     f"model {model_id} is damaged in the database: its bytes have another SHA-256"
                 )

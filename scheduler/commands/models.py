@@ -12,7 +12,7 @@ import click
 
 from db import database, drift, models
 from scheduler import output, session, submit
-from scheduler.commands import build, evaluate, jetson, references
+from scheduler.commands import build, evaluate, jetson, prune, references
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
@@ -50,6 +50,7 @@ def command() -> None:
       pneumoq models evaluate champion /data/chest_xray
       pneumoq models reference champion --job 7
       pneumoq models import resnet18.onnx --labels labels.txt
+      pneumoq models prune --dry-run
       pneumoq models export champion model.onnx --precision int8
     """
 
@@ -57,6 +58,7 @@ def command() -> None:
 command.add_command(build.command)
 command.add_command(evaluate.command)
 command.add_command(jetson.command)
+command.add_command(prune.command)
 command.add_command(references.command)
 
 

@@ -32,6 +32,8 @@ OTHER = {
     "PNEUMOQ_FILM_DEADLINE_S": "9.5",
     "PNEUMOQ_FILM_MEMORY_MB": "512",
     "PNEUMOQ_TRAIN_THREADS": "3",
+    "PNEUMOQ_HOOK_URL": "https://user:secret@chat.example:8443/hooks/secret?key=secret",
+    "PNEUMOQ_HOOK_COMMAND": "/usr/local/bin/tell 'the ward'",
     "PNEUMOQ_LOG_LEVEL": "DEBUG",
 }
 
@@ -55,6 +57,8 @@ def test_every_setting_has_its_variable() -> None:
         assert type(getattr(default, name)) is type(getattr(other, name)) or name in (
             "reader_url",
             "site_key",
+            "hook_url",
+            "hook_command",
         )
         assert getattr(default, name) != getattr(other, name)
     assert other.home == Path("/srv/films of the ward")
@@ -195,6 +199,7 @@ SECRETS = [
     "PNEUMOQ_BROKER_URL",
     "PNEUMOQ_READER_URL",
     "PNEUMOQ_SITE_KEY",
+    "PNEUMOQ_HOOK_URL",
 ]
 
 
@@ -257,3 +262,28 @@ def test_a_secret_from_a_file_is_told_and_not_shown(
     rows = {row["variable"]: row for row in config.describe(config.load())}
     assert {rows[variable]["set"] for variable in SECRETS} == {"file"}
     assert "secret" not in "".join(row["value"] for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    "url", ["chat.example/hook", "file:///etc/passwd", "https://", "http://host:x/", "http://a b/"]
+)
+def test_a_hook_that_is_no_web_address_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="PNEUMOQ_HOOK_URL is no URL of the form") as refused:
+        config.load({"PNEUMOQ_HOOK_URL": url})
+    assert str(refused.value).count(url) == (url == "https://")
+
+
+@pytest.mark.parametrize("command", ["tell 'the ward", "   "])
+def test_a_hook_that_is_no_command_line_is_refused(command: str) -> None:
+    with pytest.raises(ConfigError, match="PNEUMOQ_HOOK_COMMAND"):
+        config.load({"PNEUMOQ_HOOK_COMMAND": command})
+
+
+def test_of_a_hook_only_the_host_is_shown() -> None:
+    rows = {row["variable"]: row for row in config.describe(config.load(OTHER))}
+    assert rows["PNEUMOQ_HOOK_URL"]["value"] == "https://chat.example:8443/***"
+
+
+def test_what_a_hook_is_told_is_no_setting() -> None:
+    assert config.load({"PNEUMOQ_EVENT": "failed", "PNEUMOQ_JOB": "3"}) == config.load({})
+    assert not set(config.TOLD) & set(config.Settings.__dataclass_fields__)
