@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import budget, database, models, notices, partitions, runs
+from db import budget, database, drift, models, notices, partitions, runs
 from db.errors import Conflict, LeaseLost, NotFound
 from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
 from db.types import UtcDateTime, now
@@ -281,7 +281,8 @@ def planned(connection: sa.Connection, lease: Lease, passed_over: dict[str, int]
 def close_if_done(connection: sa.Connection, job_id: int, who: str) -> bool:
     """Finish a scoring job that is over its error budget, or that has nothing left to do.
 
-    Nothing is left when its listing is complete and its shards are all final. The job's row is
+    Nothing is left when its listing is complete and its shards are all final; then its scores are
+    held against its model's reference too, which may warn and changes nothing. The job's row is
     locked first, so that of two last shards one sees the other. To be called in a transaction of
     its own, after the last shard's: two that both hold the row for `commit` and then want it here
     would wait for each other.
@@ -305,6 +306,9 @@ def close_if_done(connection: sa.Connection, job_id: int, who: str) -> bool:
     )
     errors = connection.execute(sa.select(broken)).scalar_one()
     finish(connection, job_id, "completed_with_errors" if errors else "completed", who)
+    warning = drift.record(connection, job_id)
+    if warning is not None:
+        log(connection, job_id, who, "drift", warning)
     return True
 
 

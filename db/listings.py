@@ -5,6 +5,7 @@ A listing is packed and unpacked by the worker; here it is bytes.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -190,3 +191,15 @@ def items_to_retry(connection: sa.Connection, job_id: int, shard_no: int) -> lis
         .order_by(item_errors.c.item_no)
     )
     return list(found.scalars())
+
+
+def pack_paths(paths: Sequence[str]) -> bytes:
+    """What sources.paths keeps of a list that no file holds. No path has a line break."""
+    return zlib.compress("\n".join(paths).encode("utf-8", "surrogateescape"))
+
+
+def unpack_paths(packed: bytes | None) -> list[str] | None:
+    """What `pack_paths` packed; None of NULL."""
+    if packed is None:
+        return None
+    return zlib.decompress(bytes(packed)).decode("utf-8", "surrogateescape").split("\n")

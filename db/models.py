@@ -79,6 +79,8 @@ class NewModel:
     engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     #: Split name → metrics, with `n_films`.
     evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    #: What drift is measured against, and what engines must say of drawn films.
+    reference: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any], **values: Any) -> NewModel:
@@ -117,6 +119,7 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
                 ood_threshold=new.ood_threshold,
                 metrics=dict(new.metrics),
                 card=dict(new.card),
+                reference=sa.null() if new.reference is None else dict(new.reference),
                 dataset_id=new.dataset_id,
                 job_id=new.job_id,
                 parent_id=new.parent_id,

@@ -94,6 +94,10 @@ def job_ended(
         .join(schedules, schedules.c.id == runs.c.schedule_id)
         .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
     ).one_or_none()
+    if run is not None and run.kind == "score":
+        from db import watched  # which submits jobs, whose ends are told here
+
+        watched.job_ended(connection, job_id, state)
     if run is None or (run.kind == "train" and state == "completed"):
         return
     finish(connection, run.id, state, reason)

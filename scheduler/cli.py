@@ -31,6 +31,7 @@ COMMANDS = {
         "export": ("scheduler.commands.export", "Write a job's predictions to a file."),
         "labels": ("scheduler.commands.labels", "Bring in true labels; see how a job did by them."),
         "models": ("scheduler.commands.models", "List models; choose the champion."),
+        "schedule": ("scheduler.commands.schedule", "Retrain every night; score what arrives."),
         "query": ("scheduler.commands.query", "Ask the database a question in SQL."),
     },
     "Maintain": {

@@ -6,7 +6,7 @@ same word into a choice of this machine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,6 +16,12 @@ import sqlalchemy as sa
 from db import workers
 from worker import config
 from worker.config import Settings
+from worker.fleet import kind, kind_of_fleet
+
+__all__ = [
+    "CHOICES", "WANTED", "here", "kind", "kind_here", "kind_of_fleet", "option", "settings_of",
+    "stored", "waits",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,29 +53,11 @@ def stored(asked: str | None) -> str | None:
     return None if asked == "auto" else asked
 
 
-def kind(served: Collection[str]) -> str:
-    """Of one worker that serves these words, the kind that a precision is chosen for."""
-    return "tensorrt" if "tensorrt" in served else "onnx"
-
-
 def kind_here(settings: Settings) -> str:
     """The kind of worker that this machine would have. Raises EngineError as `choose`."""
     from worker import engine
 
     return kind(engine.kinds(engine.choose(settings)))
-
-
-def kind_of_fleet(database: sa.Engine, asked: str | None) -> str:
-    """The kind of worker that a job's precision is chosen for: `onnx`, `tensorrt` or `either`.
-
-    That asked for; else what the scoring workers are that answered lately.
-    """
-    if asked is not None:
-        return asked
-    kinds = {kind(workers.kinds(row)) for row in workers.alive(database, "score")}
-    if not kinds:
-        return "onnx"
-    return kinds.pop() if len(kinds) == 1 else "either"
 
 
 def waits(database: sa.Engine, asked: str | None) -> str | None:

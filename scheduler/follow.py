@@ -18,7 +18,7 @@ import click
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, jobs, models, training, workers
+from db import database, drift, jobs, models, training, workers
 from db.schema import FINAL_JOB_STATES
 from scheduler import display as displays
 from scheduler import engines, errors, output
@@ -281,6 +281,7 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         summary["from_store"] = from_store(engine, row["job_id"])
         summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
         summary["model_id"] = row["model_id"]
+        summary["drift"] = drift.of_job(engine, row["job_id"])
         return summary
     rows = training.epoch_rows(engine, row["job_id"])
     best = [r for r in rows if r["best"]]
@@ -376,6 +377,8 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         lines["from store"] = f"{summary['from_store']:,}  (scored before; --force scores anew)"
     for name, text in lines.items():
         click.echo(f"  {name:<11}  {text}")
+    if summary["drift"] and summary["drift"]["warned"]:
+        click.echo(f"Drift: {summary['drift']['detail']}.")
     click.echo("Research software, not a medical device.")
     if summary["predictions"]:
         click.echo(

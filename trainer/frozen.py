@@ -18,7 +18,7 @@ from pathlib import Path
 from trainer import gathering, patients
 from trainer.errors import DatasetError
 from trainer.gathering import Gathered
-from trainer.labelled import TEST, Film
+from trainer.labelled import TEST, Film, listed
 
 #: Fewer films of a class than this are no set to judge by; another way of choosing is taken.
 LEAST = 20
@@ -45,14 +45,23 @@ class Judged:
     slice: str = ""
 
 
-def of_source(path: Path, *, patient_pattern: str | None = None) -> tuple[Judged, ...]:
+def of_source(
+    path: Path, patient_pattern: str | None = None, labels: Sequence[str] | None = None
+) -> tuple[Judged, ...]:
     """The films of a labelled folder or manifest: those of its test split, or all without one.
 
-    A manifest may have a column `slice`. Raises DatasetError.
+    A manifest may have a column `slice`. `labels` are the classes that there may be. Raises
+    DatasetError.
     """
     gathered = gathering.gather([path], patient_pattern=patient_pattern)
-    test = [film for film in gathered.films if film.split == TEST]
-    return _judged(gathered, test or gathered.films)
+    if labels is not None and (unknown := set(gathered.labels) - set(labels)):
+        raise DatasetError(
+            f"{path} has the classes {listed(unknown)}, which the models do not know; they know "
+            f"{listed(labels)}"
+        )
+    films = patients.joined(gathered.films)
+    test = [film for film in films if film.split == TEST]
+    return _judged(gathered, test or films)
 
 
 def choose(
@@ -66,12 +75,13 @@ def choose(
 
     Those of `test` where it has `LEAST` of each class; else those of the patients whose films are
     in `prefer` (contents that the champion was validated on, and so has not learned); else some
-    patients, about `fraction` of each class. Raises DatasetError where patients are too few.
+    patients, about `fraction` of each class, or more where that is too few. Raises DatasetError
+    where patients are too few.
     """
-    test = [film for film in gathered.films if film.split == TEST]
+    films = patients.joined(_certain(gathered.films))
+    test = [film for film in films if film.split == TEST]
     if _fewest(test, gathered.labels) >= LEAST:
         return _judged(gathered, test)
-    films = patients.joined(gathered.films)
     chosen = {film.patient for film in films if film.sha256 in prefer}
     preferred = [film for film in films if film.patient in chosen]
     if _fewest(preferred, gathered.labels) >= LEAST and len(preferred) < len(films) / 2:
@@ -84,28 +94,38 @@ def choose(
     return _judged(gathered, [film for film in films if film.patient in chosen])
 
 
-def set_apart(gathered: Gathered, films: Sequence[Judged]) -> Gathered:
+def set_apart(gathered: Gathered, films: Sequence[Judged]) -> tuple[Gathered, tuple[str, ...]]:
     """The same films, of which none is trained on that is frozen or of a frozen film's patient.
 
-    A frozen set from another folder is recognised by content, and by the names of patients.
+    With sentences about how many; the gathered films have them among their notes. A frozen set
+    from another folder is recognised by content, and by the names of patients.
     """
     contents = {film.sha256 for film in films}
-    theirs = {film.patient for film in films}
+    named = {film.patient for film in films}
     joined = patients.joined(gathered.films)
-    theirs |= {film.patient for film in joined if film.sha256 in contents}
-    apart = [film.sha256 in contents or film.patient in theirs for film in joined]
+    # By the names that films had before they were joined, too: a frozen film that is gone tonight
+    # joins nothing, and its patient's other films are still known by the old name.
+    theirs = {
+        one.patient
+        for film, one in zip(gathered.films, joined, strict=True)
+        if film.sha256 in contents or film.patient in named or one.patient in named
+    }
+    apart = [film.patient in theirs for film in joined]
     moved = tuple(
         dataclasses.replace(film, split=TEST) if is_apart else film
         for film, is_apart in zip(gathered.films, apart, strict=True)
     )
-    n = sum(apart)
-    others = sum(
-        is_apart and film.sha256 not in contents
-        for film, is_apart in zip(joined, apart, strict=True)
-    )
-    note = f"{n} films are set apart to compare models on and are not trained on"
-    note += f", {others} of them further films of the same patients." if others else "."
-    return dataclasses.replace(gathered, films=moved, notes=(*gathered.notes, note))
+    n = sum(film.sha256 in contents for film in joined)
+    others = sum(apart) - n
+    notes = []
+    if n:
+        notes.append(f"{_films(n)} set apart to compare models on and not trained on.")
+    if others:
+        notes.append(
+            f"{_films(others)} not trained on either, being of the same patients as those that "
+            "models are compared on."
+        )
+    return dataclasses.replace(gathered, films=moved, notes=(*gathered.notes, *notes)), tuple(notes)
 
 
 def present(
@@ -156,14 +176,20 @@ def from_csv(text: str) -> tuple[Judged, ...]:
     )  # fmt: skip
 
 
-def _judged(gathered: Gathered, films: Iterable[Film]) -> tuple[Judged, ...]:
-    """Films with what is kept of them; of films whose content lies in two classes, none."""
+def _certain(films: Sequence[Film]) -> list[Film]:
+    """Films less those whose content lies in two classes."""
     classes = collections.defaultdict(set)
-    for film in gathered.films:
+    for film in films:
         classes[film.sha256].add(film.label)
+    return [film for film in films if len(classes[film.sha256]) == 1]
+
+
+def _judged(gathered: Gathered, films: Iterable[Film]) -> tuple[Judged, ...]:
+    """Films with what is kept of them, each content once and none that lies in two classes."""
+    certain = {film.sha256 for film in _certain(gathered.films)}
     found: dict[str, Judged] = {}
     for film in films:
-        if len(classes[film.sha256]) == 1:
+        if film.sha256 in certain:
             found.setdefault(
                 film.sha256,
                 Judged(
@@ -179,9 +205,13 @@ def _judged(gathered: Gathered, films: Iterable[Film]) -> tuple[Judged, ...]:
     return tuple(found.values())
 
 
+def _films(n: int) -> str:
+    return "1 film is" if n == 1 else f"{n:,} films are"
+
+
 def _fewest(films: Sequence[Film], labels: Sequence[str]) -> int:
-    """Films of the class that has the fewest."""
-    counts = collections.Counter(film.label for film in films)
+    """Films of the class that has the fewest, copies not counted."""
+    counts = collections.Counter({film.sha256: film.label for film in films}.values())
     return min(counts[label] for label in range(len(labels)))
 
 

@@ -92,9 +92,9 @@ def gather(
         notes=tuple(notes),
         slices={
             below(root, entry.file): name
-            for source in sources
+            for source, its in zip(sources, _names(sources, root), strict=True)
             for entry in source.entries
-            if (name := entry.slice or (source.path.stem if others else ""))
+            if (name := entry.slice or its)
         },
     )
 
@@ -206,6 +206,20 @@ def _corrected(
         for film in films
     ]
     return changed, [f"{corrections.name} gives {n} films another label."]
+
+
+def _names(sources: Sequence[Source], root: Path) -> list[str]:
+    """What each of several sources is called; where two are called the same, its path below root.
+
+    A single source needs no name.
+    """
+    if len(sources) == 1:
+        return [""]
+    names = [s.path.stem if manifest.is_one(s.path) else s.path.absolute().name for s in sources]
+    return [
+        name if names.count(name) == 1 else below(root, source.path)
+        for name, source in zip(names, sources, strict=True)
+    ]
 
 
 def below(root: Path, file: Path) -> str:

@@ -112,7 +112,7 @@ def train(
     precision = devices.precision(options.precision, device)
     train_films, val_films = data.of(dataset.TRAIN), data.of(dataset.VAL)
     train_rows, val_rows = films.rows(train_films), films.rows(val_films)
-    net, init = _network(options, data, films, train_rows, device, report)
+    net, init = _network(options, data, films, train_rows, device, report, stop)
     # On a GPU one kernel changes all weights, and skips fp16's infinite gradients by itself.
     fused = True if device.type == "cuda" else None
     optimizer = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr, fused=fused)
@@ -310,19 +310,23 @@ def _network(
     train_rows: NDArray[np.int64],
     device: torch.device,
     report: Report,
+    stop: Callable[[], bool],
 ) -> tuple[model.ResNet18, model.Init]:
     """The network on its device, with its initial weights."""
-    warmed = Path(options.init).suffix == warm.SUFFIX
-    if warmed:
-        net, init, said = warm.build(data.labels, Path(options.init), options.seed)
-        report(said)
-    else:
+    start = Path(options.init)
+    if start.suffix != warm.SUFFIX:
         net, init = model.build(len(data.labels), options.init, options.seed)
+        net.to(device).to(memory_format=torch.channels_last)
+        return net, init
+    net, init, said = warm.build(data.labels, start, options.seed)
+    report(said)
     net.to(device).to(memory_format=torch.channels_last)
-    if warmed:
-        # Also where the run goes on from a checkpoint: what that holds takes its place.
-        with devices.settings(options.threads):
-            warm.settle(net, films, train_rows, strength=options.augment, seed=options.seed)
+    # Also where the run goes on from a checkpoint: what that holds takes its place.
+    with devices.settings(options.threads):
+        warm.settle(
+            net, films, train_rows,
+            strength=options.augment, seed=options.seed, batch=options.batch_size, stop=stop,
+        )  # fmt: skip
     return net, init
 
 

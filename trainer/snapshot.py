@@ -8,11 +8,12 @@ champion where it is, and says why.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trainer.checkup import Checkup
 from trainer.dataset import Dataset
+from trainer.gathering import Gathered
 
 #: Fewer unreadable films than this are no reason, in however small a folder.
 UNREADABLE_MIN = 3
@@ -41,25 +42,15 @@ class Unfit:
     told: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much may change in one night; shares of 0 to 1."""
+def change(before: Mapping[str, str], data: Dataset | Gathered) -> Change:
+    """What changed since `before`, content → class, as the films were then.
 
-    #: Of a class's films, how many may be gone.
-    shrink: float = 0.2
-    #: Of the films that were there, how many may have another class.
-    relabelled: float = 0.2
-    #: Of all films, how many may be unreadable.
-    unreadable: float = 0.02
-
-
-def classes(data: Dataset) -> dict[str, str]:
-    """Content → class, of all films that are not contradictory."""
-    return {film.sha256: data.labels[film.label] for film in data.films}
-
-
-def change(before: Mapping[str, str], after: Mapping[str, str]) -> Change:
-    """What changed between two snapshots, each content → class."""
+    Content that lies in two classes now is none that can be used, and counts as removed.
+    """
+    said = collections.defaultdict(set)
+    for film in data.films:
+        said[film.sha256].add(data.labels[film.label])
+    after = {content: names.pop() for content, names in said.items() if len(names) == 1}
     kept = before.keys() & after.keys()
     return Change(
         added=len(after.keys() - before.keys()),
@@ -71,44 +62,64 @@ def change(before: Mapping[str, str], after: Mapping[str, str]) -> Change:
 
 
 def unfit(
-    checkup: Checkup, films: int, changed: Change | None, limits: Limits
+    data: Dataset | Gathered,
+    checkup: Checkup | None,
+    change: Change | None,
+    *,
+    max_shrink: float,
+    max_relabelled: float,
+    max_unreadable: float = 0.02,
 ) -> tuple[Unfit, ...]:
-    """Every reason not to train on `films` films; none where they are fit.
+    """Every reason not to train on these films; none where they are fit.
 
-    `checkup` is that of the same folders, and `changed` what is new, if there was a last time.
+    `checkup` is that of the same folders, and `change` what is new, if there was a last time. At
+    most the share `max_shrink` of a class's films may be gone, `max_relabelled` of those that were
+    there have another class, and `max_unreadable` of all, or `UNREADABLE_MIN` - 1, be unreadable.
     """
     found = [
         Unfit(text=finding.text, told=f"the films did not pass the check ({finding.code})")
-        for finding in checkup.findings
+        for finding in (checkup.findings if checkup else ())
         if finding.level == "bad"
     ]
-    broken = len(checkup.unreadable)
-    if broken >= UNREADABLE_MIN and broken > limits.unreadable * films:
-        said = f"{broken} of {films} films cannot be read, where {limits.unreadable:.0%} may"
-        found.append(Unfit(text=f"{said}; the first is {checkup.unreadable[0]}", told=said))
-    if changed is None:
-        return tuple(found)
-    for name, n in sorted(changed.before.items()):
-        left = changed.after.get(name, 0)
-        if left < (1 - limits.shrink) * n:
-            rest = f"{left} films where there were {n}; {limits.shrink:.0%} may be gone"
-            found.append(
-                Unfit(
-                    text=f"class {name} has {rest}. If they were removed on purpose, let "
-                    "--max-shrink be larger",
-                    told=f"a class has {rest}",
-                )
-            )
-    there = sum(changed.before.values()) - changed.removed
-    if changed.relabelled > limits.relabelled * there:
-        said = (
-            f"{changed.relabelled} of {there} films that were there have another class now, where "
-            f"{limits.relabelled:.0%} may"
-        )
-        found.append(
-            Unfit(
-                text=f"{said}. If they were corrected on purpose, let --max-relabelled be larger",
-                told=said,
-            )
-        )
+    found += _unreadable(data, checkup, max_unreadable)
+    if change is not None:
+        found += _shrunk(change, max_shrink)
+        found += _relabelled(change, max_relabelled)
     return tuple(found)
+
+
+def _unreadable(data: Dataset | Gathered, checkup: Checkup | None, most: float) -> Iterator[Unfit]:
+    left_out = data.left_out if isinstance(data, Dataset) else data.unreadable
+    broken = {file.path for file in left_out if file.code != "two_labels"}
+    broken |= set(checkup.unreadable if checkup else ())
+    n = len(broken | {film.path for film in data.films} | {file.path for file in left_out})
+    if len(broken) >= UNREADABLE_MIN and _above(len(broken), most, n):
+        said = f"{len(broken):,} of {n:,} films cannot be read, where {most:.0%} may"
+        text = f"{said}; the first is {min(broken)}. Bring them back, or remove them"
+        yield Unfit(text=text, told=said)
+
+
+def _shrunk(change: Change, most: float) -> Iterator[Unfit]:
+    for name, n in sorted(change.before.items()):
+        left = change.after.get(name, 0)
+        if _above(n - left, most, n):
+            said = f"has {left:,} films where there were {n:,}: {(n - left) / n:.0%} are gone, "
+            said += f"where {most:.0%} may be"
+            yield Unfit(
+                text=f"{name} {said}. If they were removed on purpose, let --max-shrink be larger",
+                told=f"a class {said}",
+            )
+
+
+def _relabelled(change: Change, most: float) -> Iterator[Unfit]:
+    there = sum(change.before.values()) - change.removed
+    if _above(change.relabelled, most, there):
+        said = f"{change.relabelled:,} of {there:,} films that were there have another class now, "
+        said += f"where {most:.0%} may"
+        text = f"{said}. If they were corrected on purpose, let --max-relabelled be larger"
+        yield Unfit(text=text, told=said)
+
+
+def _above(n: int, share: float, of: int) -> bool:
+    """Whether n is more than a share of so many; exactly the share is not, however it rounds."""
+    return n > share * of + 1e-9

@@ -8,7 +8,8 @@ same. NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainer import metrics
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
 
 #: Draws of the bootstrap (Efron and Tibshirani 1993 ask for 1,000 or more for percentiles).
 DRAWS = 2_000
@@ -26,24 +28,20 @@ DRAWS = 2_000
 #: Of the distribution of differences, what is cut off: a one-sided 95 % bound.
 TAIL = 0.05
 
+#: The same in standard errors of the normal distribution.
+Z = 1.6448536269514722
+
 #: Fewer films of a class than this say nothing about a model.
 LEAST = 20
 
-#: Draws that are computed at once: bounds memory at this × films × 8 bytes.
-_AT_ONCE = 100
+#: Nor do they where they are of fewer patients than this: resampling so few shows no spread.
+LEAST_PATIENTS = 5
+
+#: Draws that are computed at once: bounds memory at this × films × 8 bytes, a few times.
+_AT_ONCE = 50
 
 #: What is compared: name → in words.
 NAMES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """What one model says of the films."""
-
-    #: P(positive), `float64 [N]`, 0 to 1.
-    score: Floats
-    #: Its operating point.
-    threshold: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,16 @@ class Margins:
     specificity: float = 0.05
     #: On AUROC, sensitivity and specificity within a slice.
     slice: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one model says of the films."""
+
+    #: P(positive), `float64 [N]`, 0 to 1.
+    score: Floats
+    #: Its operating point.
+    threshold: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +88,10 @@ class Verdict:
     accepted: bool
     #: For a person, with the figures.
     text: str
-    #: The same without the slices' names, which come from outside.
+    #: The same without a name of the user's: slices are often called as their folders are.
     told: str
-    #: JSON-able: `films`, `positives`, `patients`, a difference per figure, `slices`.
+    #: JSON-able: `films`, `positives`, `patients`, `margins`, a difference per figure, `delong`
+    #: (bounds of the AUROC's difference as if each film were a patient's only one), `slices`.
     figures: dict[str, Any]
 
 
@@ -99,66 +108,65 @@ def compare(
     """Judge a candidate beside the champion on the films that both scored.
 
     `truth` is true where a film is positive, `patients` whose each film is, and `slices` name parts
-    of the films. A slice is looked at where it has `LEAST` films of each class, and speaks against
-    the candidate where that is worse there by more than its margin, and beyond chance.
+    of the films, each `bool [N]`. A slice is looked at where it has `LEAST` films of each class,
+    and speaks against the candidate where that is worse there by more than its margin, and beyond
+    chance.
     """
+    owners = np.asarray(patients, dtype=np.str_)
     positives = int(truth.sum())
-    negatives = len(truth) - positives
     figures: dict[str, Any] = {
-        "films": len(truth), "positives": positives, "patients": len(set(patients)),
-    }  # fmt: skip
-    on = f"on {len(truth)} frozen films of {len(set(patients))} patients"
-    if min(positives, negatives) < LEAST:
-        few = (
-            f"only {positives} positive and {negatives} negative frozen films are left to judge "
-            f"by, where at least {LEAST} of each are needed"
-        )
-        return Verdict(accepted=False, figures=figures, text=few, told=few)
-    for side, name in ((candidate, "the new model"), (champion, "the champion")):
-        if not np.isfinite(side.score).all():
-            wrong = f"{name} gives probabilities that are no numbers"
-            return Verdict(accepted=False, figures=figures, text=wrong, told=wrong)
+        "films": len(truth),
+        "positives": positives,
+        "patients": len(np.unique(owners)),
+        "margins": {name: getattr(margins, name) for name in (*NAMES, "slice")},
+    }
+
+    def verdict(accepted: bool, text: str, told: str = "") -> Verdict:
+        return Verdict(accepted=accepted, text=text, told=told or text, figures=figures)
+
+    if lack := _lack(truth, owners):
+        return verdict(False, f"{lack}: more frozen films are needed to compare the new model by")
+    for side, name in ((candidate, "new model"), (champion, "champion")):
+        if n := int(np.sum(~np.isfinite(side.score))):
+            return verdict(False, f"the {name} gives no number for {n:,} of {len(truth):,} films")
+        if not math.isfinite(side.threshold):
+            return verdict(False, f"the {name} has no operating point")
+    on = f"on {len(truth):,} frozen films of {figures['patients']:,} patients"
     found = differences(truth, patients, candidate, champion, seed=seed)
+    low, high = delong(truth, candidate.score, champion.score)
     figures |= {name: _plain(one) for name, one in found.items()}
-    worse = [
-        _clause(name, one, getattr(margins, name))
+    figures |= {"delong": {"low": low, "high": high}, "slices": {}}
+    against = [
+        (clause := _clause(name, one, getattr(margins, name)), clause)
         for name, one in found.items()
         if not one.low > -getattr(margins, name)
     ]
-    told = list(worse)
-    figures["slices"] = {}
-    for part, chosen in (slices or {}).items():
-        there = truth[chosen]
-        enough = min(int(there.sum()), int((~there).sum())) >= LEAST
-        figures["slices"][part] = {"films": int(chosen.sum()), "judged": enough}
-        if not enough:
+    for part, inside in (slices or {}).items():
+        judged = not _lack(truth[inside], owners[inside])
+        figures["slices"][part] = {"films": int(inside.sum()), "judged": judged}
+        if not judged:
             continue
         within = differences(
-            there,
-            [patient for patient, inside in zip(patients, chosen, strict=True) if inside],
-            Side(score=candidate.score[chosen], threshold=candidate.threshold),
-            Side(score=champion.score[chosen], threshold=champion.threshold),
+            truth[inside],
+            owners[inside].tolist(),
+            Side(score=candidate.score[inside], threshold=candidate.threshold),
+            Side(score=champion.score[inside], threshold=champion.threshold),
             seed=seed,
         )
         figures["slices"][part] |= {name: _plain(one) for name, one in within.items()}
         for name, one in within.items():
             if one.value < -margins.slice and one.high < 0:
-                clause = f"({int(chosen.sum())} films) {_clause(name, one, margins.slice)}"
-                worse.append(f"in {part} {clause}")
-                told.append(f"in a part of them {clause}")
-    if worse:
-        return Verdict(
-            accepted=False,
-            figures=figures,
-            text=f"{on} {'; '.join(worse)}",
-            told=f"{on} {'; '.join(told)}",
-        )
-    both = ", ".join(
-        f"{NAMES[name]} {one.candidate:.4f} against the champion's {one.champion:.4f}"
+                clause = f"({int(inside.sum()):,} films) {_clause(name, one, margins.slice)}"
+                against.append((f"in {part} {clause}", f"in a part of the films {clause}"))
+    if against:
+        text, told = ("; ".join(clauses) for clauses in zip(*against, strict=True))
+        return verdict(False, f"{on} {text}", f"{on} {told}")
+    better = ", ".join(
+        f"{NAMES[name]} is {_number(one.candidate)}, the champion's {_number(one.champion)} "
+        f"(95 % at worst {_number(one.low, sign=True)})"
         for name, one in found.items()
     )
-    good = f"{on} {both}: not worse, within the margins"
-    return Verdict(accepted=True, figures=figures, text=good, told=good)
+    return verdict(True, f"{on} the new model's {better}: not worse than it may be")
 
 
 def differences(
@@ -166,90 +174,155 @@ def differences(
 ) -> dict[str, Difference]:
     """AUROC, sensitivity and specificity of both, and their paired differences with bounds.
 
-    The bounds are percentiles of a bootstrap over patients, drawn apart among those who have a
-    positive film and the others, so that no draw is without a class. AUROC's ties count half.
+    The bounds are percentiles of a bootstrap over patients; AUROC's ties count half. Both classes
+    must be there. Where no film tells the two models apart they are 0: then the bootstrap sees no
+    spread, however few the films are.
     """
-    number = np.unique(np.asarray(patients), return_inverse=True)[1].reshape(-1)
+    number = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1].reshape(-1)
     weights = _draws(truth, number, seed)
-    low, high = 100 * TAIL, 100 * (1 - TAIL)
+    sides = (candidate, champion)
     found = {}
     for name in NAMES:
-        values, drawn = [], []
-        for side in (candidate, champion):
-            if name == "auroc":
-                values.append(metrics.auroc(side.score, truth))
-                drawn.append(_aurocs(side.score, truth, weights, number))
-            else:
-                right = (side.score >= side.threshold) == truth
-                of = truth if name == "sensitivity" else ~truth
-                values.append(float(right[of].mean()))
-                drawn.append(_shares(right[of], weights, number[of]))
-        apart = drawn[0] - drawn[1]
+        if name == "auroc":
+            values = [metrics.auroc(side.score, truth) for side in sides]
+            drawn = [_aurocs(side.score, truth, weights, number) for side in sides]
+        else:
+            of = truth if name == "sensitivity" else ~truth
+            right = [((side.score >= side.threshold) == truth)[of] for side in sides]
+            values = [float(one.mean()) for one in right]
+            drawn = [_shares(one, weights, number[of]) for one in right]
+        low, high = np.quantile(drawn[0] - drawn[1], (TAIL, 1 - TAIL))
         found[name] = Difference(
-            candidate=values[0],
-            champion=values[1],
-            low=float(np.percentile(apart, low)),
-            high=float(np.percentile(apart, high)),
+            candidate=values[0], champion=values[1], low=float(low), high=float(high)
         )
     return found
 
 
-def _draws(truth: Flags, number: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """How often each patient is drawn, `int [DRAWS, patients]`."""
+def delong(truth: Flags, candidate: Floats, champion: Floats) -> tuple[float, float]:
+    """One-sided 95 % bounds of the difference of two AUROCs, by DeLong, DeLong and Clarke-Pearson.
+
+    Computed from mid-ranks, as Sun and Xu 2014 do. It takes each film for a patient of its own, so
+    it is a second opinion only. Two films of each class are needed.
+    """
+    placed = [_placements(score, truth) for score in (candidate, champion)]
+    sick, well = (placed[0][n] - placed[1][n] for n in (0, 1))
+    middle = float(sick.mean())
+    error = math.sqrt(float(sick.var(ddof=1)) / len(sick) + float(well.var(ddof=1)) / len(well))
+    return middle - Z * error, middle + Z * error
+
+
+def _placements(score: Floats, truth: Flags) -> tuple[Floats, Floats]:
+    """Of each positive the share of negatives below it, of each negative that of positives above.
+
+    Both have the AUROC as their mean.
+    """
+    sick, well = np.sort(score[truth]), np.sort(score[~truth])
+
+    def below(values: Floats, among: Floats) -> Floats:
+        left = np.searchsorted(among, values, "left")
+        ends: Floats = (left + np.searchsorted(among, values, "right")) / 2
+        return ends / len(among)
+
+    return below(score[truth], well), 1 - below(score[~truth], sick)
+
+
+def _lack(truth: Flags, patients: NDArray[np.str_]) -> str:
+    """What is too little to judge by; empty where it is enough."""
+    for name, which in (("positive", truth), ("negative", ~truth)):
+        n, theirs = int(which.sum()), len(np.unique(patients[which]))
+        if n < LEAST:
+            films = "film is" if n == 1 else "films are"
+            return f"{n} {name} frozen {films} left, where {LEAST} are the least"
+        if theirs < LEAST_PATIENTS:
+            of = "1 patient" if theirs == 1 else f"{theirs} patients"
+            return (
+                f"the {n:,} {name} frozen films are of {of}, where {LEAST_PATIENTS} are the least"
+            )
+    return ""
+
+
+def _draws(truth: Flags, number: Numbers, seed: int) -> Floats:
+    """How often each patient is drawn, `float [DRAWS, patients]`.
+
+    Drawn apart among those with positive films, with negative ones and with both, so that no draw
+    is without a class.
+    """
     rng = np.random.default_rng(seed)
     total = int(number.max()) + 1
-    sick = np.zeros(total, np.bool_)
+    sick, well = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
     sick[number[truth]] = True
-    weights = np.zeros((DRAWS, total), np.int64)
-    for group in (np.flatnonzero(sick), np.flatnonzero(~sick)):
-        if len(group):
-            weights[:, group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)),
-                                                size=DRAWS)  # fmt: skip
+    well[number[~truth]] = True
+    weights = np.zeros((DRAWS, total))
+    for stratum in (sick & ~well, well & ~sick, sick & well):
+        if n := int(stratum.sum()):
+            weights[:, stratum] = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
     return weights
 
 
-def _shares(right: Flags, weights: NDArray[np.int64], number: NDArray[np.int64]) -> Floats:
+def _shares(right: Flags, weights: Floats, number: Numbers) -> Floats:
     """In each draw, the share of these films that are right, `float [DRAWS]`."""
     # Summed up by patient first: the draws are of patients.
     total = weights.shape[1]
     good = np.bincount(number, weights=right, minlength=total)
-    films = np.bincount(number, minlength=total)
-    shares: Floats = (weights @ good) / np.maximum(weights @ films, 1)
+    films = np.bincount(number, minlength=total).astype(np.float64)
+    shares: Floats = (weights @ good) / (weights @ films)
     return shares
 
 
-def _aurocs(
-    score: Floats, truth: Flags, weights: NDArray[np.int64], number: NDArray[np.int64]
-) -> Floats:
+def _aurocs(score: Floats, truth: Flags, weights: Floats, number: Numbers) -> Floats:
     """The AUROC of each draw, `float [DRAWS]`: films count as often as their patient was drawn."""
-    distinct, place = np.unique(score, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    ends = np.searchsorted(place[order], np.arange(len(distinct)), side="left")
-    sick, owner = truth[order], number[order]
+    order = np.argsort(score, kind="stable")
+    sick = truth[order]
+    # Negatives below each positive are read off a running sum over the negatives in order: those
+    # that are strictly below, and those that are not above. Their middle counts ties half.
+    positives, negatives = score[order][sick], score[order][~sick]
+    strictly = np.searchsorted(negatives, positives, "left")
+    weakly = np.searchsorted(negatives, positives, "right")
+    owner = number[order]
     found = np.empty(len(weights))
-    for start in range(0, len(weights), _AT_ONCE):
-        drawn = weights[start : start + _AT_ONCE, :][:, owner].astype(np.float64)
-        positive = np.add.reduceat(np.where(sick, drawn, 0.0), ends, axis=1)
-        negative = np.add.reduceat(np.where(sick, 0.0, drawn), ends, axis=1)
-        below = np.cumsum(negative, axis=1) - negative / 2
-        pairs = positive.sum(1) * negative.sum(1)
-        found[start : start + _AT_ONCE] = (positive * below).sum(1) / np.maximum(pairs, 1.0)
+    for part in _parts(len(weights)):
+        well = weights[part][:, owner[~sick]]  # shape (draws, negatives)
+        ill = weights[part][:, owner[sick]]  # shape (draws, positives)
+        running = np.zeros((len(well), well.shape[1] + 1))
+        np.cumsum(well, axis=1, out=running[:, 1:])
+        below = (running[:, strictly] + running[:, weakly]) / 2
+        pairs = ill.sum(axis=1) * running[:, -1]
+        found[part] = np.einsum("dp,dp->d", ill, below) / pairs
     return found
+
+
+def _parts(n: int) -> Iterator[slice]:
+    for start in range(0, n, _AT_ONCE):
+        yield slice(start, start + _AT_ONCE)
 
 
 def _clause(name: str, one: Difference, margin: float) -> str:
     """Why a difference speaks against the candidate."""
-    change = f"lower by {-one.value:.4f}" if one.value < 0 else f"higher by {one.value:.4f}"
+    if one.value < 0:
+        change = f"lower by {_number(-one.value)}"
+    elif one.value > 0:
+        change = f"higher by {_number(one.value)}, which may be chance"
+    else:
+        change = "the same, which may be chance"
     return (
-        f"the new model's {NAMES[name]} is {one.candidate:.4f}, the champion's "
-        f"{one.champion:.4f}: {change} (95 % sure of no worse than {one.low:+.4f}), where "
-        f"{-margin:+.4g} may be"
+        f"the new model's {NAMES[name]} is {_number(one.candidate)}, the champion's "
+        f"{_number(one.champion)}: {change} (95 % at worst {_number(one.low, sign=True)}), where "
+        f"{_number(-margin, sign=True)} may be"
     )
+
+
+def _number(value: float, *, sign: bool = False) -> str:
+    """Three digits, or as many as it takes for a person to see that it is not 0."""
+    digits = 3 if value == 0 or abs(value) >= 0.0005 else 6
+    return f"{value:{'+' if sign and round(value, digits) else ''}.{digits}f}"
 
 
 def _plain(one: Difference) -> dict[str, float]:
     """JSON-able."""
     return {
-        "candidate": one.candidate, "champion": one.champion, "difference": one.value,
-        "low": one.low, "high": one.high,
-    }  # fmt: skip
+        "candidate": one.candidate,
+        "champion": one.champion,
+        "difference": one.value,
+        "low": one.low,
+        "high": one.high,
+    }

@@ -10,9 +10,8 @@ and spread take their place, nearly so.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer import augment, model
-from trainer.errors import CardError, QuantiseError, WeightsError
+from trainer.errors import CardError, QuantiseError, Stopped, WeightsError
 from trainer.feed import Feed
 from trainer.model import Init, ResNet18
 from trainer.pixels import Pixels
@@ -29,53 +28,57 @@ from trainer.quantise import Network
 #: A path of initial weights that ends so is that of a model file.
 SUFFIX = ".onnx"
 
-#: Films on which means and spreads are measured: each is of many thousand values even so.
+#: Films that means and spreads are measured on: even the last layer has thousands of values then.
 FILMS = 512
 
-#: The film's numbers by which `augment` changes it, apart from those of validation's views.
-_VIEW = 1_000_003
+#: They are changed as in training, but as no step of an epoch changes its own: epochs begin at 1,
+#: and validation's views count from step 0 of this one.
+_EPOCH, _STEP = 0, 1_000_000
 
 
 def build(labels: Sequence[str], path: Path, seed: int = 0) -> tuple[ResNet18, Init, str]:
-    """A network whose weights are those of a model file, its norms still doing nothing.
+    """A network with the weights of a model file, which says what the file says in evaluation mode.
 
-    The head follows by class name; that of other classes is drawn from `seed`. Also returns a
-    sentence for a person. Raises WeightsError where the file is not one of ours.
+    Its norms do nothing yet: `settle` makes them fit for training. The last layer follows by the
+    classes' names; for other classes it is drawn from `seed`. Also returns a sentence for a person.
+    Raises WeightsError where the file is not of a network of ours.
     """
     net, _ = model.build(len(labels), model.SCRATCH, seed)
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         network = Network(path)
-    except (OSError, CardError, QuantiseError) as error:
-        raise WeightsError(f"{path} cannot be started from: {error}") from error
-    constants, card = network.constants, network.card
-    weights: dict[str, Tensor] = {}
-    for name, value in net.state_dict().items():
-        stem, _, kind = name.rpartition(".")
-        source = _convolution(stem)
-        if source is None:  # a convolution
-            found = constants.get(name)
-            if not stem.startswith("fc"):
-                weights[name] = _like(found, value, name, path)
+    except (OSError, CardError) as error:
+        raise WeightsError(f"training cannot begin from {path}: {error}") from error
+    except QuantiseError as error:
+        raise WeightsError(
+            f"training cannot begin from {path}: it is not an fp32 file of a ResNet18 that PneumoQ "
+            "trained or imported"
+        ) from error
+    # The start of the hash stands for the model wherever one is named.
+    init = Init(name=f"model {digest[:12]}", sha256=digest)
+    said = f"going on from the weights of {init.name}"
+    theirs = network.card.labels
+    same = sorted(theirs) == sorted(labels)
+    if not same:
+        said += f", whose classes are {', '.join(theirs)}: the last layer is new"
+
+    weights = {}
+    for name, own in net.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        convolution = _before(layer)
+        if layer == "fc":
+            if same:
+                found = _found(network.constants, name, own, path)
+                own = found[[theirs.index(label) for label in labels]]
+        elif convolution is None:
+            own = _found(network.constants, name, own, path)
         elif kind == "bias":
-            weights[name] = _like(constants.get(f"{source}.bias"), value, name, path)
+            own = _found(network.constants, f"{convolution}.bias", own, path)
         elif kind == "running_var":
-            weights[name] = torch.full_like(value, 1 - model.NORM_EPS)
-        elif kind in ("weight", "running_mean"):
-            weights[name] = torch.full_like(value, float(kind == "weight"))
-    same = sorted(card.labels) == sorted(labels)
-    said = f"going on from the weights of {path.name}"
-    if same:
-        order = [card.labels.index(name) for name in labels]
-        for name in ("fc.weight", "fc.bias"):
-            value = np.asarray(constants[name]).reshape(
-                len(order), *net.state_dict()[name].shape[1:]
-            )
-            weights[name] = torch.tensor(value[order])
-    else:
-        said += f", whose classes are {', '.join(card.labels)}: the last layer is new"
-    net.load_state_dict(weights, strict=False)
-    return net, Init(name=f"model {digest[:12]}", sha256=digest), said
+            own = torch.full_like(own, 1 - model.NORM_EPS)
+        weights[name] = own
+    net.load_state_dict(weights)
+    return net, init, said
 
 
 @torch.no_grad()
@@ -87,53 +90,77 @@ def settle(
     strength: float,
     seed: int,
     batch: int = 32,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Give each norm of `build`'s network what its convolution has on these films, changed as in
-    training (`strength`)."""
+    """Give each norm of `build`'s network what its convolution has on some of these films.
+
+    They are changed as in training (`strength`), `batch` at a time. Raises Stopped.
+    """
     chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), FILMS)).astype(np.int64)]
-    device = next(net.parameters()).device
-    norms = [one for one in net.modules() if isinstance(one, nn.BatchNorm2d)]
-    sums: dict[nn.Module, list[Any]] = {norm: [0, 0.0, 0.0] for norm in norms}
-
-    def add(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].double()
-        total = sums[norm]
-        total[0] += x.numel() // x.shape[1]
-        total[1] += x.sum((0, 2, 3))
-        total[2] += x.square().sum((0, 2, 3))
-
-    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
-    was_training = net.training
+    norms = {norm: _Seen() for norm in net.modules() if isinstance(norm, nn.BatchNorm2d)}
+    hooks = [norm.register_forward_pre_hook(seen) for norm, seen in norms.items()]
     net.eval()
-    batches = Feed(films, device).batches(chosen, batch)
-    for step in range(-(-len(chosen) // batch)):
-        net(
-            augment.augment(next(batches), seed=seed, epoch=0, step=_VIEW + step, strength=strength)
-        )
+    batches = Feed(films, next(net.parameters()).device).batches(chosen, batch)
+    for step, x in enumerate(batches):
+        if stop():
+            raise Stopped("stopped before the first epoch")
+        net(augment.augment(x, seed=seed, epoch=_EPOCH, step=_STEP + step, strength=strength))
     for hook in hooks:
         hook.remove()
-    net.train(was_training)
-    for norm in norms:
-        n, first, second = sums[norm]
-        mean = first / n
-        variance = (second / n - mean.square()).clamp(min=0.0)
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        norm.weight.copy_((variance + norm.eps).sqrt())
-        norm.bias.add_(mean)
+    for norm, seen in norms.items():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(seen.mean)
+        norm.running_var.copy_(seen.variance)
+        norm.weight.copy_((seen.variance + norm.eps).sqrt())
+        norm.bias.add_(seen.mean)
 
 
-def _convolution(stem: str) -> str | None:
-    """The convolution before a norm of this name; None for what is no norm."""
-    head, _, last = stem.rpartition(".")
-    before = f"{head}." if head else ""
+class _Seen:
+    """Mean and variance of each channel of the maps that reach a norm, float64 `[C]`."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._sum: Tensor
+        self._squares: Tensor
+
+    def __call__(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Look at a batch `[N, C, h, w]` on its way into the norm."""
+        (x,) = inputs
+        total = x.sum((0, 2, 3), dtype=torch.float64)
+        squares = x.square().sum((0, 2, 3), dtype=torch.float64)
+        self._sum, self._squares = (
+            (self._sum + total, self._squares + squares) if self._n else (total, squares)
+        )
+        self._n += x.numel() // x.shape[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """Of all values of a channel."""
+        return self._sum / self._n
+
+    @property
+    def variance(self) -> Tensor:
+        """Of all values of a channel."""
+        return (self._squares / self._n - self.mean.square()).clamp(min=0)
+
+
+def _before(layer: str) -> str | None:
+    """The convolution that a norm follows, by their names; None for a layer that is no norm."""
+    head, _, last = layer.rpartition(".")
     if last.startswith("bn"):
-        return f"{before}conv{last.removeprefix('bn')}"
+        return f"{head}.conv{last.removeprefix('bn')}".removeprefix(".")
     return f"{head}.0" if head.endswith("downsample") and last == "1" else None
 
 
-def _like(found: Any, value: Tensor, name: str, path: Path) -> Tensor:
-    if found is None or np.asarray(found).shape != tuple(value.shape):
-        raise WeightsError(f"{path} has no {name} of our ResNet18; it cannot be started from")
-    return torch.tensor(np.asarray(found))
+def _found(
+    constants: Mapping[str, NDArray[np.float32]], name: str, own: Tensor, path: Path
+) -> Tensor:
+    """The file's constant in the shape of our own weights."""
+    value = constants.get(name)
+    # The last layer is a convolution in the file.
+    if value is None or value.shape not in (own.shape, (*own.shape, 1, 1)):
+        raise WeightsError(
+            f"training cannot begin from {path}: it lacks {name}, or has it in another shape"
+        )
+    return torch.tensor(value.reshape(own.shape))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from db.errors import Unavailable
-from worker import hooks, retention, settle
+from worker import hooks, retention, settle, timetable, watch
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class Chore(NamedTuple):
 
 
 CHORES: tuple[Chore, ...] = (
+    Chore("timetable", timetable.run),
+    Chore("watch", watch.run),
     Chore("settle", settle.run),
     Chore("hooks", hooks.deliver),
     Chore("retention", retention.of_schedules),

@@ -5,6 +5,7 @@ WorkerError
 ├── EngineError           the model cannot be run here: the message says what is missing
 │   ├── OutOfMemory       the device is too small for this batch: try a smaller one
 │   └── GpuLost           the device answers no more: end this process, another starts anew
+├── PrecisionRefused      the model may not be computed in the precision asked for
 ├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to mend
 └── MemberError           one member of an archive cannot be read: record it, read the next
 """
@@ -30,6 +31,10 @@ class OutOfMemory(EngineError):
 
 class GpuLost(EngineError):
     """The device answers no more, or its context is spoiled. Only a new process may get it back."""
+
+
+class PrecisionRefused(WorkerError):
+    """The model may not be computed in the precision asked for."""
 
 
 class ArchiveError(WorkerError, ValueError):

@@ -26,6 +26,10 @@ from trainer.labelled import TEST, Entry
 from worker import evaluation
 from worker.engine import open_engine
 
+#: How much of a class may be gone, and how much of the films be of another class, where the
+#: schedule does not say.
+MAX_SHRINK = MAX_RELABELLED = 0.2
+
 #: Of the frozen films, how many must still be there.
 PRESENT = 0.95
 
@@ -79,15 +83,15 @@ class Night:
             reason = "the champion tells another disease than these films are labelled with"
             raise Resting("unfit", reason, reason)
         judged = self._frozen(gathered, patient_pattern, seed, report)
-        apart = frozen.set_apart(gathered, judged)
-        classes = {film.sha256: gathered.labels[film.label] for film in gathered.films}
+        apart, _ = frozen.set_apart(gathered, judged)
         before = self._told["before"]
-        changed = None if before is None else snapshot.change(before, classes)
+        changed = None if before is None else snapshot.change(before, gathered)
+        counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
             "hash": _digest(apart, judged),
             "films": len(apart.films),
             "frozen": len(judged),
-            "classes": dict(collections.Counter(classes.values())),
+            "classes": dict(counts),
             "added": None if changed is None else changed.added,
             "removed": None if changed is None else changed.removed,
             "relabelled": None if changed is None else changed.relabelled,
@@ -107,14 +111,11 @@ class Night:
             gathered=gathered,
         )  # fmt: skip
         report("snapshot", **found | {"unreadable": len(checked.unreadable)})
-        limits = snapshot.Limits(
-            **{
-                name: self._rules[rule]
-                for name, rule in (("shrink", "max_shrink"), ("relabelled", "max_relabelled"))
-                if rule in self._rules
-            }
-        )
-        unfit = snapshot.unfit(checked, len(gathered.films), changed, limits)
+        unfit = snapshot.unfit(
+            gathered, checked, changed,
+            max_shrink=self._rules.get("max_shrink", MAX_SHRINK),
+            max_relabelled=self._rules.get("max_relabelled", MAX_RELABELLED),
+        )  # fmt: skip
         if unfit:
             raise Resting(
                 "unfit",

@@ -113,7 +113,8 @@ class Planner:
         for row in jobs.source_rows(self._database, job_id):
             if wanted is None and self._copied(row):
                 continue
-            with archive.open_source(row["uri"], row["kind"]) as source:
+            names = listings.unpack_paths(row["paths"])
+            with archive.open_source(row["uri"], row["kind"], names) as source:
                 self._check_unchanged(source, row)
                 self._list(source, row["source_no"], wanted)
                 passed_over.update(source.passed_over)

@@ -26,7 +26,7 @@ import torch
 
 from trainer import dataset, errors, export, gathering, loop, parity, quantise
 from trainer import device as devices
-from worker import night_child, precisions
+from worker import night_child, precisions, reference
 from worker.engine import open_engine
 from worker.errors import WorkerError
 from worker.process import die_with_parent
@@ -142,7 +142,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("dataset", **_described(trained.dataset))
     path = folder / "model.onnx"
     card = export.export(trained, path, spec["operating_point"])
-    fp32 = _parity(trained, card, path, work)
+    fp32, measured = _parity(trained, card, path, work, stop)
     report("note", text="making and measuring the faster precisions")
     derived = _derive(trained, path, work, stop)
     for note in derived.notes:
@@ -168,6 +168,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         engines=[fp32, *derived.engines],
         judged=judged,
         n_val=len(trained.dataset.of(dataset.VAL)),
+        reference=measured,
     )
 
 
@@ -231,10 +232,13 @@ def _described(data: dataset.Dataset) -> dict[str, Any]:
     }
 
 
-def _parity(trained: loop.Trained, card: Any, path: Path, work: dict[str, Any]) -> dict[str, Any]:
+def _parity(
+    trained: loop.Trained, card: Any, path: Path, work: dict[str, Any], stop: threading.Event
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score validation films with the engine that will serve the file, and with PyTorch.
 
-    Raises ParityError where they differ by more than rounding; the model is then not registered.
+    Returns the engine's row and the model's reference. Raises ParityError where the two differ by
+    more than rounding; the model is then not registered.
     """
     val = trained.films.rows(trained.dataset.of(dataset.VAL))
     films = trained.films.take(val[precisions.spread(len(val), PARITY_FILMS)])
@@ -248,13 +252,15 @@ def _parity(trained: loop.Trained, card: Any, path: Path, work: dict[str, Any]) 
             f"{engine.backend} and PyTorch differ by {delta:.2g} in probability on "
             f"{len(films)} films, where {PARITY_DELTA:g} is rounding; the model was not registered"
         )
+    measured = reference.measure(trained, engine, stop.is_set)
     engine.close()
-    return {
+    row = {
         **precisions.identity(engine),
         "options": {"batch": batch, "threads": work["threads"], "films": len(films)},
         "parity_delta": delta,
         "passed": True,
     }
+    return row, measured
 
 
 def _derive(

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,17 @@ def _scored_here(engine: sa.Engine) -> set[str]:
     return {kind for worker in here for kind in workers.kinds(worker)}
 
 
+def begins_from(spec: Mapping[str, Any]) -> int | None:
+    """The model whose weights a training job begins from; None for another start.
+
+    The number is in the job's spec, so that each attempt begins from the same, whatever is
+    promoted meanwhile.
+    """
+    start = spec.get("warm_start")
+    # True is what is asked of a schedule; a job that still has it found no model to begin from.
+    return None if isinstance(start, bool) or start is None else int(start)
+
+
 class _Attempt:
     """One attempt at one training job."""
 
@@ -159,6 +170,8 @@ class _Attempt:
         try:
             order = self._order()
         except EngineError as error:
+            if isinstance(error.__cause__, DBAPIError):
+                raise error.__cause__ from error  # the database is away: not the model's fault
             reason = f"the training cannot begin: {error}"
             self._write(lambda c: self._fail(c, reason))
             return
@@ -189,9 +202,9 @@ class _Attempt:
 
     def _order(self) -> dict[str, Any]:
         """What the training process is to do; raises EngineError where a model cannot be had."""
-        spec = dict(self._claimed.spec)
-        if warm := spec.get("warm_start"):
-            spec["init"] = str(store.fetch(self._database, self._settings.home, int(warm)))
+        spec, start = dict(self._claimed.spec), begins_from(self._claimed.spec)
+        if start is not None:
+            spec["init"] = str(store.fetch(self._database, self._settings.home, start))
         prepared = None if self._night is None else self._night.prepare(self._folder)
         return {
             "spec": spec,
@@ -365,12 +378,13 @@ class _Attempt:
                 files={name: Path(file) for name, file in self._ended["files"].items()},
                 dataset_id=self._dataset_id,
                 job_id=job_id,
-                parent_id=self._claimed.spec.get("warm_start") or None,
+                parent_id=begins_from(self._claimed.spec),
                 engines=[
                     {**engine, "worker_id": self._lease.worker_id}
                     for engine in self._ended["engines"]
                 ],
                 evaluations={"validation": {**card["metrics"], "n_films": self._ended["n_val"]}},
+                reference=self._ended["reference"],
             ),
             self._lease.worker_id,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, jobs, training
+from db import database, drift, jobs, training
 from db.schema import JOB_STATES, evaluations
 from scheduler import engines, follow, output, session, submit
 from scheduler.commands import steer
@@ -143,6 +143,7 @@ def show(job: int, as_json: bool) -> None:
         shown["from_store"] = more["from_store"]
         for name in ("refused", "errors"):
             shown[name] = _counts(more[f"{name}_by_code"])
+        shown["drift"] = _drift(more["drift"])
         if spec.get("max_errors") is not None:
             shown["error_budget"] = f"{spec['max_errors']} ({_share(row, more)} so far)"
     times = [name for name in shown if name.endswith("_at") or name == "lease_until"]
@@ -183,10 +184,18 @@ def _of_scoring(engine: sa.Engine, job: int, *, ended: bool) -> dict[str, Any]:
             .mappings()
             .first()
         )
+    found["drift"] = drift.of_job(engine, job)
     # All predictions are looked at for it: of a million, for longer than somebody should wait who
     # looks again and again.
     found["from_store"] = follow.from_store(engine, job) if ended else None
     return found
+
+
+def _drift(measured: Mapping[str, Any] | None) -> str | None:
+    """What was measured, in a sentence that says first whether it is a warning."""
+    if measured is None:
+        return None
+    return f"{'warning: ' if measured['warned'] else 'none seen: '}{measured['detail']}"
 
 
 def _by_code(connection: sa.Connection, view: str, job: int) -> list[sa.RowMapping]:

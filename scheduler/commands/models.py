@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from db import database, models
+from db import database, drift, models
 from scheduler import output, session, submit
-from scheduler.commands import build, evaluate, jetson, prune
+from scheduler.commands import build, evaluate, jetson, prune, references
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
@@ -48,6 +48,7 @@ def command() -> None:
       pneumoq models quantise 3 /data/films
       pneumoq models build champion
       pneumoq models evaluate champion /data/chest_xray
+      pneumoq models reference champion --job 7
       pneumoq models import resnet18.onnx --labels labels.txt
       pneumoq models prune --dry-run
       pneumoq models export champion model.onnx --precision int8
@@ -58,6 +59,7 @@ command.add_command(build.command)
 command.add_command(evaluate.command)
 command.add_command(jetson.command)
 command.add_command(prune.command)
+command.add_command(references.command)
 
 
 @command.command("ls")
@@ -118,7 +120,9 @@ def show(model: str, as_json: bool) -> None:
     if as_json:
         output.emit({**row, "champion": champion, **detail}, as_json=True)
         return
-    facts: dict[str, Any] = {k: v for k, v in row.items() if k not in ("metrics", "card")}
+    apart = ("metrics", "card", "reference")
+    facts: dict[str, Any] = {k: v for k, v in row.items() if k not in apart}
+    facts["reference"] = references.described(drift.measured_by(row["reference"]))
     facts["champion"] = champion
     best, there = (models.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
     facts["computed_in"] = best if best == there else f"{best}; with TensorRT {there}"

@@ -60,7 +60,12 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     "--init",
     default="imagenet",
     show_default=True,
-    help="Initial weights: imagenet, scratch, or a file of ResNet18 weights.",
+    help="Initial weights: imagenet, scratch, a file of ResNet18 weights, or a model file (.onnx).",
+)
+@click.option(
+    "--warm-start",
+    is_flag=True,
+    help="Begin from the weights of the champion of this moment, not from --init.",
 )
 @click.option(
     "--workers",
@@ -191,6 +196,7 @@ def command(
       pneumoq train /data/chest_xray --epochs 5 --wait
       pneumoq train /data/chest_xray /data/reviewed --labels corrections.csv
       pneumoq train films --init scratch --size 128
+      pneumoq train /data/chest_xray /data/new --warm-start --epochs 3
       pneumoq train --resume 7
     """  # fmt: skip
     if evaluate is not None:
@@ -206,6 +212,8 @@ def command(
         raise click.UsageError("give DATA, a labelled folder or manifest, or --resume JOB")
     else:
         spec = _of_options(data, spec)
+        if spec.get("warm_start"):
+            _pin(ctx, engine, spec)
     if local and importlib.util.find_spec("torch") is None:
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
     if spec.get("name") is not None:
@@ -241,10 +249,13 @@ def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
                 f"--init {spec['init']}: no such file; give imagenet, scratch, or a file of weights"
             )
         spec["init"] = submit.readable_path(weights)
+    if not spec.get("warm_start"):
+        spec.pop("warm_start", None)
+    scratch = spec["init"] == "scratch" and "warm_start" not in spec
     if spec["lr"] is None:
-        spec["lr"] = 1e-3 if spec["init"] == "scratch" else 3e-4
+        spec["lr"] = 1e-3 if scratch else 3e-4
     if spec["augment"] is None:
-        spec["augment"] = 0.5 if spec["init"] == "scratch" else 1.0
+        spec["augment"] = 0.5 if scratch else 1.0
     if spec["model_dir"] is not None:
         spec["model_dir"] = submit.readable_path(spec["model_dir"])
     for source in data:
@@ -254,6 +265,13 @@ def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
     if (labels := spec.pop("labels")) is not None:
         spec["corrections"] = submit.readable_path(labels)
     return spec
+
+
+def _pin(ctx: click.Context, engine: sa.Engine, spec: dict[str, Any]) -> None:
+    """Settle which model a warm start begins from, whatever is promoted until the job runs."""
+    if ctx.get_parameter_source("init") == ParameterSource.COMMANDLINE:
+        raise click.UsageError("--warm-start begins from the champion; leave out --init")
+    spec["warm_start"] = models.resolve(engine, models.CHAMPION)["id"]
 
 
 def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any]:

@@ -57,3 +57,23 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(
         assert result.exit_code == 2, words
         assert says in result.stderr
     assert len(jobs.recent(engine)) == 2
+
+
+def test_a_warm_start_begins_from_the_champion_of_the_moment_it_is_submitted(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    refused = run("train", tmp_path, "--warm-start", "--later")
+    assert refused.exit_code == 2
+    assert "there is no model 'champion'; train one with" in refused.stderr
+    first, second = (rows.a_model(engine, tmp_path, name) for name in ("first", "second"))
+    assert run("train", tmp_path, "--warm-start", "--later").exit_code == 0
+    assert run("models", "promote", str(second)).exit_code == 0
+    assert run("train", tmp_path, "--warm-start", "--lr", "1e-5", "--later").exit_code == 0
+    assert run("train", tmp_path, "--later").exit_code == 0
+    specs = [jobs.get(engine, number)["spec"] for number in (1, 2, 3)]
+    assert [spec.get("warm_start") for spec in specs] == [first, second, None]
+    assert [spec["lr"] for spec in specs] == [3e-4, 1e-5, 3e-4]
+    assert "warm_start" not in specs[2]
+    refused = run("train", tmp_path, "--warm-start", "--init", "scratch", "--later")
+    assert refused.exit_code == 2
+    assert "--warm-start begins from the champion; leave out --init" in refused.stderr

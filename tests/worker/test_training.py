@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
@@ -30,7 +32,7 @@ from trainer import checkpoint, phantom
 from trainer.card import Card
 from worker import config, store, training
 from worker.config import Settings
-from worker.engine import open_engine
+from worker.engine import gate, open_engine
 from worker.heartbeat import Heartbeat
 
 SPEC = {
@@ -210,9 +212,9 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     passed = {row["precision"] for row in others if row["passed"]}
     assert {f["precision"] for f in hanging["files"]} == {"fp32", *(passed & {"fp16", "int8"})}
     for row in others:
-        gate = row["options"]
-        assert gate["films"] == dataset["n_val"]
-        assert row["passed"] == (gate["agreement"] >= 0.995 and gate["delta_p99"] <= 0.02)
+        found = row["options"]
+        assert found["films"] == dataset["n_val"]
+        assert row["passed"] == (found["agreement"] >= 0.995 and found["delta_p99"] <= 0.02)
     notes = [detail for event, detail in trainer.events(job_id) if event == "note"]
     for precision in ("fp16", "int8"):
         (verdict,) = [note for note in notes if note.startswith(precision)]
@@ -242,6 +244,18 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
         assert model[name] == getattr(card, name)
     opened.close()
     assert not children()
+
+    reference = model["reference"]
+    assert (reference["of"], reference["n"]) == ("validation", dataset["n_val"])
+    assert len(reference["histogram"]) == 20
+    assert sum(reference["histogram"]) == dataset["n_val"]
+    assert 0 <= reference["unusual"] <= dataset["n_val"] * 0.2
+    opened = open_engine(path, batch=16, threads=1)
+    said = gate.answers(opened, gate.golden(card)).scores
+    opened.close()
+    golden = np.array(reference["golden"]["scores"])
+    assert golden.shape == (gate.DRAWN, 2)
+    assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
 
 
 def test_a_folder_that_cannot_be_trained_on_fails_the_job_at_once_and_says_why(
@@ -316,6 +330,39 @@ def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
     assert continued and continued[0] in [
         f"continuing after epoch {n} of 6" for n in (done, done + 1)
     ]
+
+
+def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kill(
+    trainer: Trainer, labelled: Path, model_id: int, model_file: Path
+) -> None:
+    job_id = trainer.submit(labelled, warm_start=model_id)
+    with trainer.working():
+        samples.wait(
+            lambda: any("going on from" in note for note in trainer.notes(job_id)), "the weights"
+        )
+        os.kill(children()[0], signal.SIGKILL)
+    assert trainer.job(job_id)["state"] == "queued"
+    trainer.no_wait(job_id)
+    trainer.work()
+    job = trainer.job(job_id)
+    assert job["state"] == "completed", job["reason"]
+    model = models.get(trainer.engine, job["model_id"])
+    assert model["parent_id"] == model_id
+    digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    start = {"name": f"model {digest[:12]}", "sha256": digest}
+    assert model["card"]["provenance"]["init"] == start
+    assert models.resolve(trainer.engine, digest[:12])["id"] == model_id
+    assert trainer.notes(job_id).count(f"going on from the weights of {start['name']}") == 2
+
+
+def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_so(
+    trainer: Trainer, labelled: Path
+) -> None:
+    job_id = trainer.submit(labelled, warm_start=9)
+    trainer.work()
+    job = trainer.job(job_id)
+    assert (job["state"], job["attempts"], job["model_id"]) == ("failed", 1, None)
+    assert job["reason"].startswith("the training cannot begin: model 9 cannot be fetched: ")
 
 
 @pytest.mark.timeout(900)

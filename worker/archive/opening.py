@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from worker.archive.filelist import ListSource
+from worker.archive.filelist import ListSource, NamedSource
 from worker.archive.folder import FileSource, FolderReader, FolderSource
 from worker.archive.glob import GlobSource, base_of
 from worker.archive.gz import GzipStream, TarGzSource
@@ -31,12 +32,16 @@ _SOURCES: dict[Kind, type[Source]] = {
 _STREAMS: dict[Kind, type[Stream]] = {"tar.gz": GzipStream, "tar.zst": ZstdStream}
 
 
-def open_source(uri: str, kind: Kind | None = None) -> Source:
+def open_source(uri: str, kind: Kind | None = None, names: Sequence[str] | None = None) -> Source:
     """The archive at a path, ready to be listed; raises ArchiveError.
+
+    With `names`, the files of a folder that are named so, and no others.
 
     Its kind is told from its content, save that only the caller knows whether a text file is a
     `list` of files, and a path a `glob` pattern. Another kind, where one is given, is demanded.
     """
+    if names is not None:
+        return NamedSource(uri, names)
     told: Kind = kind if kind == "list" or kind == "glob" else _kind(uri)
     if kind not in (None, told):
         raise ArchiveError(
@@ -55,6 +60,8 @@ def open_reader(kind: Kind, uri: str) -> Reader:
             return FolderReader(uri)
         case "glob":
             return FolderReader(base_of(uri))
+        case "list" if Path(uri).is_dir():  # its files were named
+            return FolderReader(uri)
         case "file" | "list":
             return FolderReader(str(Path(uri).absolute().parent))
         case "zip":

@@ -1,0 +1,280 @@
+"""Schedules: jobs that the clock makes, and each of their times dealt with once.
+
+Whoever ticks works under the schedule's row lock, and a run is unique per schedule and time: of any
+number of clocks, one makes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, jobs, models, runs
+from db.errors import Conflict, NotFound
+from db.schema import job_events, schedules, workers
+from db.schema import runs as runs_table
+from db.types import now
+
+#: Characters of a name; a removed one has its number after them.
+LONGEST_NAME = 48
+
+#: A run this much later than its time is one that was made up for.
+LATE = timedelta(minutes=2)
+
+#: A clock that is further behind than this is not to be believed.
+BEHIND = timedelta(seconds=60)
+
+#: cron, zone, after, until → the times after the one and up to the other, as instants.
+Times = Callable[[str, str, datetime, datetime], Sequence[datetime]]
+
+
+def name_fault(name: str) -> str | None:
+    """What is wrong with a name; None for a good one."""
+    if re.fullmatch(rf"[\w.-]{{1,{LONGEST_NAME}}}", name):
+        return None
+    return f"give 1 to {LONGEST_NAME} letters, digits, dots, hyphens or underscores"
+
+
+def add(
+    connection: sa.Connection,
+    *,
+    name: str,
+    cron: str,
+    tz: str,
+    kind: str,
+    spec: dict[str, Any],
+    catch_up_s: int,
+    created_by: str,
+) -> int:
+    """Insert a schedule, whose times begin now; Conflict where its name is taken."""
+    schedule_id, inserted = database.find_or_insert(
+        connection,
+        sa.select(schedules.c.id).where(schedules.c.name == name),
+        sa.insert(schedules)
+        .values(
+            name=name,
+            cron=cron,
+            tz=tz,
+            kind=kind,
+            spec=spec,
+            paused=False,
+            catch_up_s=catch_up_s,
+            created_at=now(),
+            created_by=created_by,
+            considered_until=now(),
+        )
+        .returning(schedules.c.id),
+    )
+    if not inserted:
+        raise Conflict(
+            f"there is a schedule {name!r} already; `pneumoq schedule rm {name}` removes it"
+        )
+    return schedule_id
+
+
+def get(engine: sa.Engine, name: str) -> sa.RowMapping:
+    """A schedule by its name; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        row = connection.execute(_named(name)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no schedule {name!r}; `pneumoq schedule ls` lists them")
+    return row
+
+
+def listing(engine: sa.Engine) -> list[sa.RowMapping]:
+    """All schedules by name, with their last run: `run_id`, `run_state`, `outcome`, `run_for`."""
+    one = runs_table.alias()
+    last = (
+        sa.select(sa.func.max(one.c.id))
+        .where(one.c.schedule_id == schedules.c.id)
+        .correlate(schedules)
+        .scalar_subquery()
+    )
+    select = (
+        sa.select(
+            schedules,
+            runs_table.c.id.label("run_id"),
+            runs_table.c.state.label("run_state"),
+            runs_table.c.outcome,
+            runs_table.c.reason,
+            runs_table.c.scheduled_for.label("run_for"),
+            runs_table.c.job_id,
+        )
+        .select_from(schedules)
+        .outerjoin(runs_table, runs_table.c.id == last)
+        .where(schedules.c.removed_at.is_(None))
+        .order_by(schedules.c.name)
+    )
+    with database.reading(engine) as connection:
+        return list(connection.execute(select).mappings())
+
+
+def set_paused(connection: sa.Connection, name: str, paused: bool) -> None:
+    """Hold a schedule, or let it go on: times that passed meanwhile are not made up for."""
+    row = _locked(connection, name)
+    if row.paused == paused:
+        raise Conflict(f"schedule {name!r} is {'paused' if paused else 'not paused'} already")
+    connection.execute(
+        sa.update(schedules)
+        .where(schedules.c.id == row.id)
+        .values(paused=paused, considered_until=now())
+    )
+
+
+def remove(connection: sa.Connection, name: str) -> None:
+    """Remove a schedule: it makes no more runs. Those that it made, and their jobs, stay."""
+    row = _locked(connection, name)
+    connection.execute(
+        sa.update(schedules)
+        .where(schedules.c.id == row.id)
+        .values(removed_at=now(), name=f"{name}#{row.id}", paused=True)
+    )
+
+
+def run_now(connection: sa.Connection, name: str) -> int:
+    """Make a run by hand, for this moment; Conflict where one of this schedule is open."""
+    row = _locked(connection, name)
+    going = _open_run(connection, row.id)
+    if going is not None:
+        raise Conflict(
+            f"the run of {going['scheduled_for']:%Y-%m-%d %H:%M} UTC is still going on"
+            + (f" (job {going['job_id']})" if going["job_id"] else "")
+        )
+    at = connection.execute(sa.select(now())).scalar_one()
+    run_id = make_run(connection, row, at, "hand")
+    assert run_id is not None, "no other run can be for this very moment under the row's lock"
+    return run_id
+
+
+def make_run(
+    connection: sa.Connection, schedule: Any, scheduled_for: datetime, cause: str
+) -> int | None:
+    """Make a schedule's run for a time, and of training its job; None where there is one already.
+
+    The champion is pinned here: it is what the new model is compared with, and where the job says
+    `warm_start`, what it starts from.
+    """
+    if schedule.kind == "score":
+        return runs.begin(connection, schedule.id, scheduled_for, cause, "due")
+    champion = models.alias_of(connection, models.CHAMPION)
+    run_id = runs.begin(
+        connection, schedule.id, scheduled_for, cause, "running", champion_id=champion
+    )
+    if run_id is None:
+        return None
+    spec = dict(schedule.spec["job"])
+    if spec.get("warm_start"):
+        spec["warm_start"] = champion
+    job_id = jobs.submit(
+        connection,
+        kind="train",
+        spec=spec,
+        submitted_by=f"schedule {schedule.name}",
+        priority=int(schedule.spec.get("priority", 0)),
+        schedule_id=schedule.id,
+        scheduled_for=scheduled_for,
+    )
+    runs.note(connection, run_id, job_id=job_id)
+    return run_id
+
+
+def active(engine: sa.Engine) -> list[int]:
+    """The schedules that make runs."""
+    select = sa.select(schedules.c.id).where(
+        schedules.c.removed_at.is_(None), sa.not_(schedules.c.paused)
+    )
+    with database.reading(engine) as connection:
+        return list(connection.execute(select.order_by(schedules.c.id)).scalars())
+
+
+def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times) -> int | None:
+    """Deal with a schedule's times up to `at`; the run that was made, if any.
+
+    Of several times the last one counts, unless it is longer ago than may be made up for. Those
+    that come to nothing are one row, which says how many they were.
+    """
+    row = connection.execute(
+        sa.select(schedules).where(schedules.c.id == schedule_id).with_for_update()
+    ).one()
+    if row.removed_at is not None or row.paused:
+        return None
+    found = times(row.cron, row.tz, row.considered_until, at)
+    if not found:
+        return None
+    connection.execute(
+        sa.update(schedules).where(schedules.c.id == schedule_id).values(considered_until=found[-1])
+    )
+    *missed, last = found
+    late = at - last
+    if late > timedelta(seconds=row.catch_up_s):
+        missed.append(last)
+    if missed:
+        _missed(connection, schedule_id, missed)
+    if late > timedelta(seconds=row.catch_up_s):
+        return None
+    going = _open_run(connection, schedule_id)
+    if going is not None:
+        skipped = runs.begin(connection, schedule_id, last, "clock", "running")
+        if skipped is not None:
+            which = f"{going['scheduled_for']:%Y-%m-%d %H:%M} UTC"
+            what = f"job {going['job_id']}" if going["job_id"] else "its folder"
+            reason = f"the run of {which} was still going on ({what})"
+            runs.finish(connection, skipped, "skipped", reason, told=reason)
+        return None
+    return make_run(connection, row, last, "catch_up" if late > LATE else "clock")
+
+
+def clock_behind(engine: sa.Engine, at: datetime) -> timedelta | None:
+    """How far a clock is behind what was written last; None where it may be believed."""
+    with database.reading(engine) as connection:
+        newest = [
+            connection.execute(sa.select(sa.func.max(column))).scalar()
+            for column in (job_events.c.at, workers.c.seen_at)
+        ]
+    behind = max((moment - at for moment in newest if moment is not None), default=timedelta())
+    return behind if behind > BEHIND else None
+
+
+def database_clock(engine: sa.Engine) -> datetime:
+    """What time it is in the database."""
+    with database.reading(engine) as connection:
+        return connection.execute(sa.select(now())).scalar_one()
+
+
+def _named(name: str) -> sa.Select[Any]:
+    return sa.select(schedules).where(schedules.c.name == name, schedules.c.removed_at.is_(None))
+
+
+def _locked(connection: sa.Connection, name: str) -> sa.Row[Any]:
+    row = connection.execute(_named(name).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no schedule {name!r}; `pneumoq schedule ls` lists them")
+    return row
+
+
+def _open_run(connection: sa.Connection, schedule_id: int) -> sa.RowMapping | None:
+    """The run of a schedule that is not settled: its job is open, or its model is being proved."""
+    return connection.execute(
+        sa.select(runs_table.c.id, runs_table.c.scheduled_for, runs_table.c.job_id)
+        .where(runs_table.c.schedule_id == schedule_id, runs_table.c.finished_at.is_(None))
+        .order_by(runs_table.c.id)
+        .limit(1)
+    ).mappings().one_or_none()  # fmt: skip
+
+
+def _missed(connection: sa.Connection, schedule_id: int, times: Sequence[datetime]) -> None:
+    """One row for all times that came to nothing."""
+    run_id = runs.begin(connection, schedule_id, times[-1], "clock", "running")
+    if run_id is None:
+        return
+    first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (times[0], times[-1]))
+    reason = (
+        f"no worker ran at {last} UTC, and later than may be made up for"
+        if len(times) == 1
+        else f"no worker ran at {len(times)} times, from {first} to {last} UTC"
+    )
+    runs.finish(connection, run_id, "missed", reason, told=reason)

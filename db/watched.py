@@ -1,0 +1,203 @@
+"""Watched files: what a schedule saw in its folders, what it took, and what it will not take again.
+
+A file is known by its path for whether it still grows, and by its content for whether it was taken
+before. Of a run only the worker that has it writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from db import database, jobs, runs
+from db.errors import LeaseLost
+from db.schema import runs as runs_table
+from db.schema import watched
+from db.types import now
+
+#: A file whose jobs failed so many times is given up.
+MAX_ATTEMPTS = 3
+
+#: Rows in one statement.
+_BATCH = 1000
+
+
+class Seen(NamedTuple):
+    """A file as it was found."""
+
+    path: str
+    size: int
+    #: Nanoseconds since 1970, as the file says.
+    mtime_ns: int
+
+
+class Waiting(NamedTuple):
+    """A file that was not scored yet."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    #: It has been so since then.
+    since: datetime
+    #: SHA-256, once it was read.
+    content: str | None
+    #: Jobs that took it and failed.
+    attempts: int
+
+
+def key(path: str) -> bytes:
+    """By what a path is found, however long it is."""
+    return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def claim(connection: sa.Connection, run_id: int, worker_id: str, there: Collection[str]) -> bool:
+    """Take a run whose folders are to be looked through, unless one of `there` has it."""
+    taken = connection.execute(
+        sa.update(runs_table)
+        .where(
+            runs_table.c.id == run_id,
+            runs_table.c.state == "due",
+            sa.or_(runs_table.c.worker_id.is_(None), runs_table.c.worker_id.not_in(there)),
+            sa.or_(runs_table.c.not_before.is_(None), runs_table.c.not_before <= now()),
+        )
+        .values(worker_id=worker_id)
+    )
+    return taken.rowcount == 1
+
+
+def fence(connection: sa.Connection, run_id: int, worker_id: str) -> None:
+    """Lock a run that this worker has, or raise LeaseLost."""
+    held = connection.execute(
+        sa.update(runs_table)
+        .where(
+            runs_table.c.id == run_id,
+            runs_table.c.state == "due",
+            runs_table.c.worker_id == worker_id,
+        )
+        .values(worker_id=worker_id)
+    )
+    if held.rowcount != 1:
+        raise LeaseLost(f"run {run_id} is another worker's by now")
+
+
+def again(connection: sa.Connection, run_id: int, worker_id: str, after_s: float) -> None:
+    """Let the folders be looked through once more after so many seconds, by any worker."""
+    fence(connection, run_id, worker_id)
+    runs.note(connection, run_id, worker_id=None, not_before=now(after_s))
+
+
+def observe(
+    connection: sa.Connection, run_id: int, worker_id: str, schedule_id: int, found: Sequence[Seen]
+) -> None:
+    """Keep what was found: a file that is new, or of another size or time, begins to wait."""
+    fence(connection, run_id, worker_id)
+    known = {
+        bytes(row.path_hash): (row.size, row.mtime_ns)
+        for row in connection.execute(
+            sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
+                watched.c.schedule_id == schedule_id
+            )
+        )
+    }
+    new = [seen for seen in found if key(seen.path) not in known]
+    for start in range(0, len(new), _BATCH):
+        connection.execute(
+            sa.insert(watched).values(schedule_id=schedule_id, since=now(), state="seen"),
+            [
+                {"path_hash": key(s.path), "path": s.path, "size": s.size, "mtime_ns": s.mtime_ns}
+                for s in new[start : start + _BATCH]
+            ],
+        )
+    for seen in found:
+        if known.get(key(seen.path), seen[1:]) != (seen.size, seen.mtime_ns):
+            connection.execute(
+                sa.update(watched)
+                .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(seen.path))
+                .values(
+                    size=seen.size, mtime_ns=seen.mtime_ns, since=now(), content=None,
+                    state="seen", attempts=0,
+                )
+            )  # fmt: skip
+
+
+def waiting(engine: sa.Engine, schedule_id: int) -> list[Waiting]:
+    """The files that were seen and not taken, by path."""
+    columns = (watched.c[name] for name in Waiting._fields)
+    select = (
+        sa.select(*columns)
+        .where(watched.c.schedule_id == schedule_id, watched.c.state == "seen")
+        .order_by(watched.c.path)
+    )
+    with database.reading(engine) as connection:
+        return [Waiting(*row) for row in connection.execute(select)]
+
+
+def known_contents(engine: sa.Engine, schedule_id: int) -> frozenset[str]:
+    """The contents that were taken before."""
+    select = sa.select(watched.c.content).where(
+        watched.c.schedule_id == schedule_id,
+        watched.c.state.in_(("taken", "done")),
+        watched.c.content.is_not(None),
+    )
+    with database.reading(engine) as connection:
+        return frozenset(connection.execute(select).scalars())
+
+
+def read(
+    connection: sa.Connection,
+    run_id: int,
+    worker_id: str,
+    schedule_id: int,
+    path: str,
+    content: str,
+    *,
+    taken_before: bool,
+) -> None:
+    """Keep a file's content; where that was taken before under another name, it is done."""
+    fence(connection, run_id, worker_id)
+    connection.execute(
+        sa.update(watched)
+        .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(path))
+        .values(content=content, state="done" if taken_before else "seen")
+    )
+
+
+def take(
+    connection: sa.Connection,
+    run_id: int,
+    worker_id: str,
+    schedule_id: int,
+    paths: Sequence[str],
+    **job: Any,
+) -> int:
+    """Submit the run's job over these files, which are taken by it; `job` as of `jobs.submit`."""
+    fence(connection, run_id, worker_id)
+    job_id = jobs.submit(connection, kind="score", schedule_id=schedule_id, **job)
+    for start in range(0, len(paths), _BATCH):
+        connection.execute(
+            sa.update(watched)
+            .where(
+                watched.c.schedule_id == schedule_id,
+                watched.c.path_hash.in_([key(path) for path in paths[start : start + _BATCH]]),
+            )
+            .values(state="taken", job_id=job_id, attempts=watched.c.attempts + 1)
+        )
+    runs.note(connection, run_id, state="running", job_id=job_id, not_before=None)
+    return job_id
+
+
+def job_ended(connection: sa.Connection, job_id: int, state: str) -> None:
+    """What a job took is done, or waits again where the job did not complete."""
+    ours = sa.and_(watched.c.job_id == job_id, watched.c.state == "taken")
+    if state in ("completed", "completed_with_errors"):
+        connection.execute(sa.update(watched).where(ours).values(state="done"))
+        return
+    connection.execute(
+        sa.update(watched)
+        .where(ours)
+        .values(state=sa.case((watched.c.attempts >= MAX_ATTEMPTS, "given_up"), else_="seen"))
+    )

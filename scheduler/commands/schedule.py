@@ -1,0 +1,494 @@
+"""`pneumoq schedule`: jobs that the clock makes, such as a retraining every night."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+import sqlalchemy as sa
+from click.core import ParameterSource
+
+from db import database, runs, schedules
+from scheduler import follow, output, session, submit
+from worker import timetable
+from worker.errors import ConfigError
+
+#: What a schedule may make, and the command whose options it takes.
+KINDS = ("train", "score")
+
+#: Options of `train` and `score` that say nothing where the clock submits.
+NOT_HERE = {
+    "train": ("resume", "evaluate", "wait", "local", "later", "key", "as_json", "name"),
+    "score": ("lists", "dry_run", "wait", "local", "later", "key", "as_json"),
+}
+
+#: Options that are about judging a new model, and the ones about a watched folder.
+OF_NIGHT = (
+    "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "max_shrink",
+    "max_relabelled", "keep", "promote",
+)  # fmt: skip
+OF_WATCH = ("settle",)
+
+COLUMNS = ("name", "kind", "cron", "zone", "next", "last_run", "outcome", "state")
+RUN_COLUMNS = (
+    "run", "schedule", "scheduled_for", "cause", "outcome", "job", "champion", "candidate",
+    "reason",
+)  # fmt: skip
+
+#: Letter → seconds, of a span such as 6h.
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+_SHARE = click.FloatRange(0, 1)
+
+
+def span(_: click.Context, __: click.Parameter, value: str) -> int:
+    """A span of time such as 90s, 30m, 6h or 2d, in seconds."""
+    found = re.fullmatch(r"(\d{1,6})([smhd]?)", value.strip())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no span of time; give one like 90s, 30m, 6h or 2d")
+    return int(found[1]) * _UNITS[found[2] or "s"]
+
+
+@click.group("schedule")
+def command() -> None:
+    """Let the clock make jobs: retrain every night, score what arrives in a folder.
+
+    Workers make the jobs (`pneumoq up`, or workers on several machines); each time of a schedule is
+    dealt with once, however many there are.
+
+    \b
+    Examples:
+      pneumoq schedule add nightly --cron "0 2 * * *" --tz Europe/Paris train /data/chest_xray
+      pneumoq schedule add inbox --cron "*/10 * * * *" score /data/inbox
+      pneumoq schedule ls
+      pneumoq schedule show nightly
+    """
+
+
+class Adding(click.Command):
+    """Takes its own options up to the word `train` or `score`, and leaves the rest alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        takes_value = {
+            name
+            for param in self.params
+            if isinstance(param, click.Option) and not param.is_flag
+            for name in param.opts
+        }
+        for number in range(1, len(args)):
+            if args[number] in KINDS and args[number - 1] not in takes_value:
+                ctx.meta["what"] = args[number:]
+                return super().parse_args(ctx, args[:number])
+        ctx.meta["what"] = []
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "train DATA... | score FOLDER..."]
+
+
+@command.command("add", cls=Adding)
+@click.argument("name")
+@click.option("--cron", required=True, help="Five fields: minute hour day month weekday.")
+@click.option(
+    "--tz", help="Time zone that they are read in, as Europe/Paris. Default: this machine's."
+)
+@click.option(
+    "--catch-up", default="6h", show_default=True, callback=span, metavar="SPAN",
+    help="A time that passed while no worker ran is made up for within so long, once.",
+)  # fmt: skip
+@click.option(
+    "--evaluate-on", type=click.Path(path_type=Path, exists=True), metavar="DATA",
+    help="train: labelled films that models are compared on; never trained on. Default: test/ of "
+    "DATA, else some of its patients, chosen on the first night.",
+)  # fmt: skip
+@click.option(
+    "--margin-auroc", type=_SHARE, default=0.01, show_default=True,
+    help="train: a new model may be worse by this on AUROC.",
+)  # fmt: skip
+@click.option(
+    "--margin-sensitivity", type=_SHARE, default=0.02, show_default=True,
+    help="train: … on sensitivity at the operating point.",
+)  # fmt: skip
+@click.option(
+    "--margin-specificity", type=_SHARE, default=0.05, show_default=True,
+    help="train: … on specificity at the operating point.",
+)  # fmt: skip
+@click.option(
+    "--max-shrink", type=_SHARE, default=0.2, show_default=True,
+    help="train: no training where a class lost more than this share of its films.",
+)  # fmt: skip
+@click.option(
+    "--max-relabelled", type=_SHARE, default=0.2, show_default=True,
+    help="train: no training where more than this share of the films changed class.",
+)  # fmt: skip
+@click.option(
+    "--keep", type=click.IntRange(2), default=10, show_default=True,
+    help="train: of the models that it makes, the newest so many are kept; others are pruned.",
+)  # fmt: skip
+@click.option(
+    "--promote/--no-promote", default=True,
+    help="train: whether a model that is not worse becomes the champion. Default: it does.",
+)  # fmt: skip
+@click.option(
+    "--settle", default="60s", show_default=True, callback=span, metavar="SPAN",
+    help="score: a file is taken once it has not changed for so long.",
+)  # fmt: skip
+@output.json_option
+@click.pass_context
+def add(
+    ctx: click.Context, /, name: str, cron: str, tz: str | None, catch_up: int, as_json: bool,
+    **rules: Any,
+) -> None:  # fmt: skip
+    """Add a schedule NAME that trains, or that scores what is new in folders.
+
+    After the word train or score come the arguments and options of that command; see `pneumoq train
+    --help` and `pneumoq score --help`.
+
+    `train` makes a model at each time. Nothing is trained where no film changed since; films that
+    do not pass `dataset check` are not trained on. The new model and the champion are compared on
+    the same films, and only one that is not worse, and that every kind of worker computes alike,
+    becomes the champion. Otherwise the champion stays, and `schedule show` says why.
+
+    `score` takes the files and archives that are new in FOLDER and have stopped growing, each once,
+    whatever it is called.
+
+    \b
+    Examples:
+      pneumoq schedule add nightly --cron "0 2 * * *" --tz Europe/Paris train /data/chest_xray
+      pneumoq schedule add nightly --cron "0 2 * * 1-5" --evaluate-on /data/judge \\
+          train /data/chest_xray --warm-start --epochs 3
+      pneumoq schedule add inbox --cron "*/10 * * * *" --settle 5m score /data/inbox
+    """
+    what = ctx.meta["what"]
+    if not what:
+        raise click.UsageError("say what it is to do: … train DATA, or … score FOLDER")
+    if (fault := schedules.name_fault(name)) is not None:
+        raise click.BadParameter(fault, param_hint="NAME")
+    kind = what[0]
+    _check_rules(ctx, kind)
+    engine = session.database()
+    at = schedules.database_clock(engine)
+    try:
+        zone = tz or local_zone()
+        first = timetable.check(cron, zone, at)
+    except ConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--cron or --tz") from error
+    spec = _train(ctx, engine, what[1:]) if kind == "train" else _score(ctx, engine, what[1:])
+    if kind == "train":
+        evaluate_on = rules["evaluate_on"]
+        rules["evaluate_on"] = None if evaluate_on is None else submit.readable_path(evaluate_on)
+        spec["night"] = {rule: rules[rule] for rule in OF_NIGHT}
+    else:
+        spec["watch"] = {"settle_s": rules["settle"]}
+    database.write(
+        engine,
+        lambda c: schedules.add(
+            c, name=name, cron=cron, tz=zone, kind=kind, spec=spec, catch_up_s=catch_up,
+            created_by=session.who(),
+        ),
+    )  # fmt: skip
+    row = schedules.get(engine, name)
+    if as_json:
+        output.emit({**row, "next": first}, as_json=True)
+        return
+    click.echo(f"{name} runs for the first time at {_both(first, zone)}.")
+    from db import workers
+
+    if not workers.alive(engine, kind):
+        click.echo(
+            f"No worker listens to the {kind} queue: schedules run while `pneumoq up` does.",
+            err=True,
+        )
+
+
+def _check_rules(ctx: click.Context, kind: str) -> None:
+    """Refuse rules that are for the other kind."""
+    for rule in OF_WATCH if kind == "train" else OF_NIGHT:
+        if ctx.get_parameter_source(rule) == ParameterSource.COMMANDLINE:
+            other = "score" if kind == "train" else "train"
+            raise click.UsageError(f"--{rule.replace('_', '-')} is for {other}, not for {kind}")
+
+
+def _parsed(kind: str, ctx: click.Context, args: list[str]) -> click.Context:
+    """The context of the real command, given these arguments."""
+    from importlib import import_module
+
+    real = import_module(f"scheduler.commands.{kind}").command
+    parsed: click.Context = real.make_context(kind, list(args), parent=ctx.parent)
+    for name in NOT_HERE[kind]:
+        if parsed.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            option = next(p for p in real.params if p.name == name)
+            raise click.UsageError(f"{option.opts[0]} says nothing where the clock submits")
+    return parsed
+
+
+def _train(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
+    from scheduler.commands import train
+
+    params = dict(_parsed("train", ctx, args).params)
+    data, priority = params.pop("data"), params.pop("priority")
+    if not data:
+        raise click.UsageError("train needs DATA: labelled folders or manifests")
+    for name in NOT_HERE["train"]:
+        params.pop(name)
+    warm = params.pop("warm_start", False)
+    job = train._of_options(data, {**params, "name": None})
+    if warm:
+        job["warm_start"] = True
+    return {"job": job, "priority": priority}
+
+
+def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
+    from db import models
+    from scheduler import engines
+
+    params = _parsed("score", ctx, args).params
+    folders = params["sources_"]
+    if not folders:
+        raise click.UsageError("score needs FOLDERs to watch")
+    for folder in folders:
+        if not folder.is_dir():
+            raise click.BadParameter(f"{folder} is no folder", param_hint="FOLDER")
+    if params["model"] != models.CHAMPION:  # which there may come to be before the first run
+        models.resolve(engine, params["model"])
+    job: dict[str, Any] = {
+        "sources": [submit.readable_path(folder) for folder in folders],
+        "model": params["model"],
+        "keep_cam": params["keep_cam"],
+        "accept": sorted(set(params["accepted"])),
+        "hash_names": params["hash_names"],
+        "force": params["force"],
+    }
+    if params["max_errors"] is not None:
+        job["max_errors"] = params["max_errors"]
+    return {
+        "job": job,
+        "precision": params["asked"],
+        "engine": engines.stored(params["asked_engine"]),
+        "priority": params["priority"],
+    }
+
+
+@command.command("ls")
+@output.json_option
+def ls(as_json: bool) -> None:
+    """List schedules: when each runs next, and what came of the last time.
+
+    \b
+    Example:
+      pneumoq schedule ls
+    """
+    engine = session.database()
+    at = schedules.database_clock(engine)
+    rows = [{**row, "next": _next(row, at)} for row in schedules.listing(engine)]
+    behind = schedules.clock_behind(engine, at)
+    if behind is not None:
+        click.echo(f"No schedule runs: {timetable.behind_text(at, behind)}.", err=True)
+    if as_json:
+        output.emit(rows, as_json=True)
+        return
+    output.emit(
+        [
+            {
+                "name": row["name"],
+                "kind": row["kind"],
+                "cron": row["cron"],
+                "zone": row["tz"],
+                "next": "" if row["next"] is None else _there(row["next"], row["tz"]),
+                "last_run": output.when(row["run_for"]),
+                "outcome": row["outcome"] or row["run_state"],
+                "state": "paused" if row["paused"] else "on",
+            }
+            for row in rows
+        ],
+        as_json=False,
+        columns=COLUMNS,
+        nothing="no schedules yet; `pneumoq schedule add --help` shows how",
+    )
+
+
+@command.command("show")
+@click.argument("name")
+@output.json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what a schedule does, and its last runs with the reason for each outcome.
+
+    \b
+    Example:
+      pneumoq schedule show nightly
+    """
+    engine = session.database()
+    row = schedules.get(engine, name)
+    last = runs.of_schedule(engine, row["id"], 10)
+    following = _next(row, schedules.database_clock(engine))
+    if as_json:
+        output.emit({**row, "next": following, "runs": last}, as_json=True)
+        return
+    output.facts(
+        {
+            "name": name,
+            "kind": row["kind"],
+            "cron": f"{row['cron']} in {row['tz']}",
+            "next": "paused" if following is None else _both(following, row["tz"]),
+            "catch_up": output.seconds(row["catch_up_s"]),
+            "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
+            "added": f"{output.when(row['created_at'])} by {row['created_by']}",
+            **row["spec"].get("night", {}),
+            **row["spec"].get("watch", {}),
+        }
+    )
+    click.echo(f"\n{click.style('Job', bold=True)}")
+    output.facts(row["spec"]["job"])
+    for one in last:
+        click.echo(
+            f"\n{click.style(output.when(one['scheduled_for']), bold=True)}  "
+            f"{one['outcome'] or one['state']}"
+            + (f"  job {one['job_id']}" if one["job_id"] else "")
+            + (f"  model {one['candidate_id']}" if one["candidate_id"] else "")
+        )
+        if one["reason"]:
+            click.echo(f"  {output.printable(one['reason'])}")
+
+
+@command.command("runs")
+@click.argument("name", required=False)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most.")
+@output.json_option
+def runs_(name: str | None, limit: int, as_json: bool) -> None:
+    """List runs of one schedule, or of all, newest first; `v_runs` has them in SQL.
+
+    \b
+    Example:
+      pneumoq schedule runs nightly
+    """
+    engine = session.database()
+    which = schedules.listing(engine) if name is None else [schedules.get(engine, name)]
+    found = [
+        {**run, "schedule": row["name"]}
+        for row in which
+        for run in runs.of_schedule(engine, row["id"], limit)
+    ]
+    found = sorted(found, key=lambda run: (run["scheduled_for"], run["id"]), reverse=True)[:limit]
+    if as_json:
+        output.emit(found, as_json=True)
+        return
+    output.emit(
+        [
+            {
+                "run": run["id"],
+                "schedule": run["schedule"],
+                "scheduled_for": output.when(run["scheduled_for"]),
+                "cause": run["cause"],
+                "outcome": run["outcome"] or run["state"],
+                "job": run["job_id"],
+                "champion": run["champion_id"],
+                "candidate": run["candidate_id"],
+                "reason": run["reason"],
+            }
+            for run in found
+        ],
+        as_json=False,
+        columns=RUN_COLUMNS,
+        nothing="no runs yet",
+    )
+
+
+@command.command("run")
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Follow its job to the end.")
+@output.json_option
+@click.pass_context
+def run(ctx: click.Context, name: str, wait: bool, as_json: bool) -> None:
+    """Run a schedule now, beside its times; it trains also where nothing changed.
+
+    \b
+    Example:
+      pneumoq schedule run nightly --wait
+    """
+    settings, engine = session.settings(), session.database()
+    row = schedules.get(engine, name)
+    run_id = database.write(engine, lambda c: schedules.run_now(c, name))
+    submit.ring(settings, row["kind"])
+    made = runs.get(engine, run_id)
+    if wait and made["job_id"] is not None:
+        ctx.exit(follow.follow(engine, made["job_id"], as_json=as_json, goes_on=True))
+    if as_json:
+        output.emit(dict(made), as_json=True)
+    elif made["job_id"] is not None:
+        click.echo(f"Job {made['job_id']} is on the queue: pneumoq jobs watch {made['job_id']}")
+    else:
+        click.echo(f"A worker looks through the folder: pneumoq schedule show {name}")
+
+
+@command.command("pause")
+@click.argument("name")
+def pause(name: str) -> None:
+    """Hold a schedule: its times pass without a run, and are not made up for.
+
+    \b
+    Example:
+      pneumoq schedule pause nightly
+    """
+    database.write(session.database(), lambda c: schedules.set_paused(c, name, True))
+    click.echo(f"{name} is paused; `pneumoq schedule resume {name}` lets it go on")
+
+
+@command.command("resume")
+@click.argument("name")
+def resume(name: str) -> None:
+    """Let a paused schedule go on.
+
+    \b
+    Example:
+      pneumoq schedule resume nightly
+    """
+    engine = session.database()
+    database.write(engine, lambda c: schedules.set_paused(c, name, False))
+    row = schedules.get(engine, name)
+    first = _next(row, schedules.database_clock(engine))
+    click.echo(f"{name} runs next at {'' if first is None else _both(first, row['tz'])}")
+
+
+@command.command("rm")
+@click.argument("name")
+def rm(name: str) -> None:
+    """Remove a schedule. Its runs, jobs and models stay; a job that runs goes on.
+
+    \b
+    Example:
+      pneumoq schedule rm nightly
+    """
+    database.write(session.database(), lambda c: schedules.remove(c, name))
+    click.echo(f"{name} is removed; what it made stays")
+
+
+def local_zone() -> str:
+    """This machine's time zone by its IANA name; UTC where it does not tell."""
+    link = Path("/etc/localtime")
+    with contextlib.suppress(OSError, ConfigError):
+        name = str(link.resolve()).partition("zoneinfo/")[2]
+        if name:
+            timetable.zone(name)
+            return name
+    return "UTC"
+
+
+def _next(row: Mapping[str, Any] | sa.RowMapping, at: datetime) -> datetime | None:
+    """When a schedule runs next; None where it is paused."""
+    return None if row["paused"] else timetable.following(row["cron"], row["tz"], at)
+
+
+def _there(moment: datetime, tz: str) -> str:
+    """A time as the clocks of a zone show it."""
+    return f"{moment.astimezone(timetable.zone(tz)):%Y-%m-%d %H:%M}"
+
+
+def _both(moment: datetime, tz: str) -> str:
+    """A time in a zone and in UTC."""
+    utc = f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return utc if tz == "UTC" else f"{_there(moment, tz)} in {tz} ({utc})"

@@ -1,0 +1,81 @@
+"""A new model's reference: what its scores look like on films like those it learned from.
+
+A scoring job's histogram is held against the validation films' (db.drift), and every engine's fp32
+against what PyTorch says of the drawn films. Part of the training process; knows no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer import dataset, export
+from trainer.card import Card
+from trainer.errors import Stopped
+from worker.engine import Engine, gate
+
+if TYPE_CHECKING:
+    from trainer.loop import Trained
+
+#: Buckets of probability, as a scoring job's: 0 is [0, 0.05), 19 is [0.95, 1].
+BUCKETS = 20
+
+#: Films that are held in memory at once.
+CHUNK = 256
+
+#: Drawn films that PyTorch looks at at once, on boards with little memory too.
+LOOK = 32
+
+#: Decimals of the scores that are kept: a hundredth of what fp32 engines may differ by.
+DECIMALS = 6
+
+
+def measure(
+    trained: Trained, engine: Engine, stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """`models.reference` of a network, by the processor's engine of its exported fp32 file.
+
+    `of`, `n`, `histogram` (validation films per bucket of P(positive)), `unusual` (how many of them
+    are unlike the training films; None where the model cannot tell), and `golden`: PyTorch's
+    `scores [N][C]` of `gate.golden`. Raises Stopped.
+    """
+    card = engine.card
+    rows = trained.films.rows(trained.dataset.of(dataset.VAL))
+    histogram = np.zeros(BUCKETS, np.int64)
+    # A model without a detector has neither the output nor the threshold.
+    limit, unusual = card.ood_threshold, 0
+    for start in range(0, len(rows), CHUNK):
+        if stop():
+            raise Stopped("stopped while the reference was measured")
+        said = gate.answers(engine, trained.films.take(rows[start : start + CHUNK]))
+        histogram += counted(said.scores[:, card.positive_index])
+        if limit is not None and said.ood is not None:
+            unusual += int((said.ood.astype(np.float64) > limit).sum())
+    return {
+        "of": "validation",
+        "n": len(rows),
+        "histogram": histogram.tolist(),
+        "unusual": None if limit is None else unusual,
+        "golden": {"scores": _golden(trained, card)},
+    }
+
+
+def counted(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """How many of these probabilities lie in each bucket, as a scoring job's are counted."""
+    # In Python's precision, in which a shard's are: 0.05 of float32 is in the second bucket there.
+    buckets = (probabilities.astype(np.float64) * BUCKETS).astype(np.int64)
+    return np.bincount(np.minimum(buckets, BUCKETS - 1), minlength=BUCKETS)
+
+
+def _golden(trained: Trained, card: Card) -> list[list[float]]:
+    films = gate.golden(card)[:, 0]
+    scores = np.concatenate(
+        [
+            export.reference_scores(trained, card, films[start : start + LOOK])
+            for start in range(0, len(films), LOOK)
+        ]
+    )
+    return [[round(float(score), DECIMALS) for score in row] for row in scores]

@@ -1,0 +1,147 @@
+"""The timetable: at each tick, schedules whose time has come get their run.
+
+Cron fields are read in the schedule's time zone, with Debian's rules for daylight saving: a time
+in the hour that is skipped runs once, at its end; one in the hour that comes twice runs once; what
+runs every so many minutes or every hour follows the real time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from cronsim import CronSim, CronSimError
+
+from db import database, schedules
+from worker import bell
+from worker.config import Settings
+from worker.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+#: More times than this since the last tick are not listed one by one: the newest so many are.
+MOST_TIMES = 10_000
+
+#: In so many years every time that there is comes once.
+HORIZON = timedelta(days=366 * 8 + 3)
+
+_FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
+
+#: Databases whose clock was said to be wrong, so that it is said once.
+_told: set[str] = set()
+
+
+def run(settings: Settings, engine: sa.Engine, who: str) -> None:
+    """A chore: make the runs whose time has come, and ring for their jobs."""
+    if tick(engine):
+        bell.ring(settings, "train")
+
+
+def tick(
+    engine: sa.Engine, clock: Callable[[sa.Engine], datetime] = schedules.database_clock
+) -> list[int]:
+    """Make the runs that are due by this clock; their numbers.
+
+    Nothing is made by a clock that is behind what was written last, as a board's without a battery
+    is after a power cut.
+    """
+    ids = schedules.active(engine)
+    if not ids:
+        return []
+    at = clock(engine)
+    behind = schedules.clock_behind(engine, at)
+    if behind is not None:
+        if engine.url.render_as_string() not in _told:
+            _told.add(engine.url.render_as_string())
+            log.error("no schedule runs: %s", behind_text(at, behind))
+        return []
+    _told.discard(engine.url.render_as_string())
+    made = [
+        database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
+        for number in ids
+    ]
+    return [run_id for run_id in made if run_id is not None]
+
+
+def behind_text(at: datetime, behind: timedelta) -> str:
+    """What to say of a clock that cannot be believed."""
+    return (
+        f"the clock says {at:%Y-%m-%d %H:%M} UTC, {behind} earlier than what was written last; set "
+        "it (timedatectl), and they go on"
+    )
+
+
+def check(cron: str, tz: str, after: datetime) -> datetime:
+    """The first time after an instant; ConfigError where the fields or the zone mean nothing."""
+    fields = cron.split()
+    if len(fields) != len(_FIELDS):
+        raise ConfigError(
+            f"cron has five fields ({', '.join(_FIELDS)}), like '0 2 * * *'; {cron!r} has "
+            f"{len(fields)}"
+        )
+    zone(tz)
+    try:
+        CronSim(cron, after)
+    except CronSimError as error:
+        for number, name in enumerate(_FIELDS):
+            alone = ["*"] * len(_FIELDS)
+            alone[number] = fields[number]
+            try:
+                CronSim(" ".join(alone), after)
+            except CronSimError:
+                raise ConfigError(
+                    f"{fields[number]!r} is no {name} for cron (in {cron!r})"
+                ) from error
+        raise ConfigError(f"{cron!r} is never") from error
+    first = following(cron, tz, after)
+    if first is None:
+        raise ConfigError(f"{cron!r} is never")
+    return first
+
+
+def zone(tz: str) -> ZoneInfo:
+    """A time zone by its IANA name; ConfigError names some that are spelt alike."""
+    try:
+        return ZoneInfo(tz)
+    except (KeyError, ValueError, OSError) as error:
+        from difflib import get_close_matches
+        from zoneinfo import available_timezones
+
+        close = get_close_matches(tz, sorted(available_timezones()), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "give one like Europe/Paris"
+        raise ConfigError(f"there is no time zone {tz!r}; {hint}") from error
+
+
+def following(cron: str, tz: str, after: datetime) -> datetime | None:
+    """The first time after an instant, in UTC; None where there is none."""
+    end = after + HORIZON
+    for moment in _times(cron, tz, after):
+        return moment if moment <= end else None
+    return None
+
+
+def times(cron: str, tz: str, after: datetime, until: datetime) -> list[datetime]:
+    """The times after one instant and up to another, in UTC; of very many, the newest."""
+    found: list[datetime] = []
+    for moment in _times(cron, tz, after):
+        if moment > until:
+            break
+        found.append(moment)
+        if len(found) > 2 * MOST_TIMES:
+            del found[:MOST_TIMES]
+    return found[-MOST_TIMES:]
+
+
+def _times(cron: str, tz: str, after: datetime) -> Iterator[datetime]:
+    """All times after an instant, rising, in UTC."""
+    # A little earlier: in an hour that comes twice a fixed time is told on the wall's clock, and
+    # what it tells first may be past already, or be told again.
+    last = after.astimezone(timezone.utc)
+    for moment in CronSim(cron, last.astimezone(zone(tz)) - timedelta(hours=3)):
+        instant = moment.astimezone(timezone.utc)
+        if instant > last:
+            last = instant
+            yield instant

@@ -1,0 +1,238 @@
+"""Watched folders: a schedule scores what is new in them, each file once.
+
+A file is taken when neither its size nor its time has changed for a while: until then whoever
+copies it may not be done. It is remembered by content, so that a file that is renamed, or comes
+again, is not scored twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import database, listings, models, notices, runs, schedules, watched, workers
+from db.errors import LeaseLost, NotFound
+from db.watched import Seen, Waiting
+from worker import archive, bell, fleet
+from worker.archive.names import passed_over_as
+from worker.config import Settings
+from worker.errors import ArchiveError, PrecisionRefused
+
+log = logging.getLogger(__name__)
+
+#: Names of files that somebody is still writing, or that are none of a person's.
+UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
+
+#: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
+SETTLE_S = 60
+
+
+class Unreadable(Exception):
+    """A folder cannot be looked through; the message is for a person."""
+
+
+def run(settings: Settings, engine: sa.Engine, who: str) -> None:
+    """A chore: look through the folders of runs that are due."""
+    for due in runs.in_state(engine, "due"):
+        # What this process began before, and did not end, is its own to begin anew.
+        there = workers.alive_ids(engine, settings.lease_s) - {who}
+        mine = database.write(
+            engine,
+            lambda c, d=due, t=there: watched.claim(c, d["id"], who, t),  # type: ignore[misc]
+        )
+        if not mine:
+            continue
+        try:
+            _look(settings, engine, who, due)
+        except LeaseLost as error:
+            log.info("%s", error)
+        except (Unreadable, NotFound, PrecisionRefused) as error:
+            reason = str(error)
+            log.warning("schedule %s: %s", due["name"], reason)
+            database.write(engine, lambda c, d=due, r=reason: _fail(c, d, who, r))  # type: ignore[misc]
+
+
+def _fail(connection: sa.Connection, due: sa.RowMapping, who: str, reason: str) -> None:
+    watched.fence(connection, due["id"], who)
+    if runs.finish(connection, due["id"], "failed", reason):
+        notices.add(connection, "failed", run_id=due["id"])
+
+
+def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
+    """Take what is new and has settled; raises Unreadable, NotFound and LeaseLost."""
+    run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
+    folders = [Path(folder) for folder in spec["job"]["sources"]]
+    settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
+    found = [seen for folder in folders for seen in files(folder)]
+    there = {seen.path for seen in found}
+    database.write(engine, lambda c: watched.observe(c, run_id, who, schedule_id, found))
+    at = schedules.database_clock(engine)
+    settled = timedelta(seconds=settle_s)
+    new = [file for file in watched.waiting(engine, schedule_id) if file.path in there]
+    growing = [file for file in new if at - file.since < settled]
+    if growing and at - due["created_at"] < settled:
+        # One more look: what is still growing then is the next run's.
+        database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
+        return
+    unchanged = [file for file in new if at - file.since >= settled]
+    ready = _chosen(_read(engine, who, run_id, schedule_id, unchanged))
+    if not ready:
+        reason = f"no new file in {', '.join(map(str, folders))}"
+        if growing:
+            reason += f"; {len(growing)} are still growing"
+        told = f"no new file; {len(growing)} still growing" if growing else "no new file"
+        database.write(engine, lambda c: _rest(c, run_id, who, reason, told))
+        return
+    rows, paths = _sources(folders, ready)
+    model = models.resolve(engine, spec["job"]["model"])
+    on = fleet.kind_of_fleet(engine, spec["engine"])
+    pinned = fleet.pin(engine, model["id"], spec["precision"], on)
+    job_id = database.write(
+        engine,
+        lambda c: watched.take(
+            c, run_id, who, schedule_id, paths,
+            spec={**spec["job"], "sources": [row["uri"] for row in rows]},
+            submitted_by=f"schedule {due['name']}",
+            model_id=model["id"],
+            precision=pinned,
+            engine=spec["engine"],
+            priority=int(spec.get("priority", 0)),
+            scheduled_for=due["scheduled_for"],
+            source_rows=rows,
+        ),
+    )  # fmt: skip
+    log.info("schedule %s: job %d takes %d files", due["name"], job_id, len(paths))
+    bell.ring(settings, "score")
+
+
+def _rest(connection: sa.Connection, run_id: int, who: str, reason: str, told: str) -> None:
+    watched.fence(connection, run_id, who)
+    runs.finish(connection, run_id, "skipped", reason, told=told)
+
+
+def files(folder: Path) -> Iterator[Seen]:
+    """The files below a folder that may be films or archives; raises Unreadable."""
+
+    def cannot(error: OSError) -> None:
+        raise Unreadable(
+            f"{error.filename or folder} cannot be looked through ({error.strerror}); mount it, or "
+            "let the workers' user read it"
+        )
+
+    for path, folders, names in os.walk(folder, onerror=cannot):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            place = f"{path}/{name}"
+            if _passed_over(name) or passed_over_as(os.path.relpath(place, folder)):
+                continue
+            try:
+                status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
+            except OSError:
+                continue  # gone already
+            if stat.S_ISREG(status.st_mode) and status.st_size:
+                yield Seen(place, status.st_size, status.st_mtime_ns)
+
+
+def _passed_over(name: str) -> bool:
+    """Whether a name is that of a hidden or unfinished file, or one that no list can hold."""
+    if name.startswith(".") or name.lower().endswith(UNFINISHED) or "\n" in name:
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _read(
+    engine: sa.Engine, who: str, run_id: int, schedule_id: int, unchanged: list[Waiting]
+) -> list[Waiting]:
+    """Of files that have settled, those whose content was not taken before, each content once."""
+    known = set(watched.known_contents(engine, schedule_id))
+    fresh: list[Waiting] = []
+    for file in unchanged:
+        content = file.content or _content(file)
+        if content is None:
+            continue  # it changed after all: the next run's
+        again = content in known
+        known.add(content)
+        if again or file.content is None:
+            database.write(
+                engine,
+                lambda c, f=file, d=content, a=again: watched.read(  # type: ignore[misc]
+                    c, run_id, who, schedule_id, f.path, d, taken_before=a
+                ),
+            )
+        if not again:
+            fresh.append(file)
+    return fresh
+
+
+def _content(file: Waiting) -> str | None:
+    """A file's SHA-256; None where it is not what was looked at."""
+    digest = hashlib.sha256()
+    try:
+        with open(file.path, "rb") as opened:  # noqa: PTH123
+            while block := opened.read(1 << 20):
+                digest.update(block)
+            status = os.fstat(opened.fileno())
+    except OSError:
+        return None
+    same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
+    return digest.hexdigest() if same else None
+
+
+def _chosen(ready: list[Waiting]) -> list[Waiting]:
+    """What one job takes: all that is new; else one file whose job failed before, by itself.
+
+    So one bad archive costs the good ones a night, and not their turn.
+    """
+    new = [file for file in ready if not file.attempts]
+    return new or ready[:1]
+
+
+def _sources(folders: list[Path], ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Columns of `sources` for these files, and their paths: an archive is a source of its own, and
+    all films of a folder are one."""
+    rows: list[dict[str, Any]] = []
+    loose: dict[Path, list[str]] = {folder: [] for folder in folders}
+    for file in ready:
+        path = Path(file.path)
+        try:
+            with archive.open_source(file.path) as source:
+                if source.kind != "file":
+                    rows.append(
+                        {
+                            "uri": source.uri,
+                            "kind": source.kind,
+                            "fingerprint": source.fingerprint(),
+                            "content_id": source.content_id(),
+                            "paths": None,
+                        }
+                    )
+                    continue
+        except ArchiveError:
+            pass  # read as an item by itself, it gets an error of its own
+        folder = next(f for f in folders if path.is_relative_to(f))
+        loose[folder].append(str(path.relative_to(folder)))
+    for folder, names in loose.items():
+        if names:
+            with archive.open_source(str(folder), "list", names) as source:
+                rows.append(
+                    {
+                        "uri": str(folder),
+                        "kind": "list",
+                        "fingerprint": source.fingerprint(),
+                        "content_id": None,
+                        "paths": listings.pack_paths(names),
+                    }
+                )
+    return rows, [file.path for file in ready]
