@@ -1,0 +1,236 @@
+"""Nights with real training: what becomes champion, what does not, and what a person is told.
+
+One schedule lives through several nights, in the order of the tests; each looks at one of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, migrate, models, runs, schedules
+from db import nights as kept
+from db.schema import evaluations, notices
+from db.schema import schedules as schedules_table
+from tests.worker import spots
+from trainer import frozen
+from worker import config, settle, training
+from worker.heartbeat import Heartbeat
+
+JOB = {
+    "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
+    "precision": "fp32", "val_fraction": 0.2, "operating_point": "youden", "ema": 0.9,
+    "augment": 0.25, "positive": "PNEUMONIA", "workers": 2, "seed": 0,
+}  # fmt: skip
+#: With few films what is demanded must be little.
+RULES = {"margin_auroc": 0.03, "margin_sensitivity": 0.1, "margin_specificity": 0.1}
+
+
+class Nights:
+    """A database, a training worker, and a clock that is turned by hand."""
+
+    def __init__(self, home: Path) -> None:
+        url = f"sqlite:///{home}/pneumoq.db"
+        self.settings = config.load({"PNEUMOQ_HOME": str(home), "PNEUMOQ_DATABASE_URL": url})
+        self.engine = connecting.connect(url)
+        migrate.upgrade(self.engine)
+        self.heartbeat = Heartbeat(self.engine, "w", lease_s=60.0)
+        self.heartbeat.start()
+        self.at = schedules.database_clock(self.engine)
+
+    def add(self, name: str, data: Path, **rules: Any) -> None:
+        """Add a schedule that trains on a folder."""
+        spec = {"job": {**JOB, "data": str(data)}, "night": {**RULES, **rules}}
+        connecting.write(
+            self.engine,
+            lambda c: schedules.add(
+                c, name=name, cron="0 2 * * *", tz="UTC", kind="train", spec=spec,
+                catch_up_s=3600, created_by="tests",
+            ),
+        )  # fmt: skip
+
+    def pass_over(self, name: str) -> sa.RowMapping:
+        """Let a night come: its run is made, its job worked on, and what it made settled."""
+        self.at += timedelta(days=1)
+        run_id = connecting.write(self.engine, lambda c: self._run(c, name))
+        assert run_id is not None
+        training.work(self.settings, self.engine, "w", self.heartbeat, threading.Event())
+        settle.run(self.settings, self.engine, "w")
+        run = runs.get(self.engine, run_id)
+        job = jobs.get(self.engine, run["job_id"])
+        assert job["state"] == "completed", job["reason"]
+        assert run["state"] == "done"
+        return run
+
+    def _run(self, connection: sa.Connection, name: str) -> int | None:
+        row = connection.execute(
+            sa.select(schedules_table).where(schedules_table.c.name == name)
+        ).one()
+        return schedules.make_run(connection, row, self.at, "clock")
+
+    def champion(self) -> int:
+        """The model in use."""
+        return int(models.resolve(self.engine, models.CHAMPION)["id"])
+
+    def count(self) -> int:
+        """Models that there are."""
+        return len(models.listing(self.engine))
+
+    def told(self, run: sa.RowMapping) -> list[dict[str, Any]]:
+        """What hooks are told of a run."""
+        with connecting.reading(self.engine) as connection:
+            found = connection.execute(
+                sa.select(notices.c.payload).where(notices.c.run_id == run["id"])
+            )
+            return list(found.scalars())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The films that the hospital adds to, and takes from."""
+    return spots.write(tmp_path_factory.mktemp("films") / "chest", 60, 1)
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Nights]:
+    """A site with one schedule, which has had no night yet."""
+    made = Nights(tmp_path_factory.mktemp("home"))
+    made.add("nightly", folder)
+    yield made
+    made.heartbeat.end()
+    made.engine.dispose()
+
+
+def add_films(folder: Path, more: Path) -> None:
+    """Put films of other patients among those that are there."""
+    for film in more.rglob("*.png"):
+        shutil.copy(film, folder / film.parent.name / film.name)
+
+
+def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_trained_on(
+    nights: Nights,
+) -> None:
+    run = nights.pass_over("nightly")
+    assert (run["outcome"], run["reason"]) == ("promoted", "it is the first model there is")
+    assert run["candidate_id"] == nights.champion() == 1
+    row = schedules.get(nights.engine, "nightly")
+    assert run["evaluation_id"] == row["evaluation_id"]
+    judged = frozen.from_csv(kept.manifest(nights.engine, row["evaluation_id"]))
+    trained = kept.dataset_of_model(nights.engine, 1)
+    assert trained is not None
+    learned = [film for film in kept.films(nights.engine, trained) if film.split != "test"]
+    assert len(judged) == run["snapshot"]["frozen"] >= 40
+    assert not {f.sha256 for f in judged} & {f.sha256 for f in learned}
+    assert not {f.patient for f in judged} & {f.patient for f in learned}
+    assert run["snapshot"]["films"] == 120 == len(judged) + len(learned)
+
+
+def test_a_night_on_which_nothing_changed_trains_nothing_and_says_so(nights: Nights) -> None:
+    run = nights.pass_over("nightly")
+    assert run["outcome"] == "skipped"
+    assert run["reason"].startswith("nothing changed in the 120 films since the run of ")
+    assert run["candidate_id"] is None
+    assert nights.count() == 1
+    (told,) = nights.told(run)
+    assert (told["event"], told["text"]) == ("skipped", run["reason"])
+
+
+@pytest.mark.timeout(600)
+def test_films_that_help_make_a_model_that_is_promoted(
+    nights: Nights, folder: Path, tmp_path: Path
+) -> None:
+    add_films(folder, spots.write(tmp_path / "more", 60, 2))
+    run = nights.pass_over("nightly")
+    assert run["outcome"] == "promoted", run["reason"]
+    assert (run["champion_id"], run["candidate_id"], nights.champion()) == (1, 2, 2)
+    assert (run["snapshot"]["added"], run["snapshot"]["removed"]) == (120, 0)
+    figures = run["verdict"]
+    assert figures["auroc"]["candidate"] > figures["auroc"]["champion"] + 0.1
+    assert f"the new model's AUROC is {figures['auroc']['candidate']:.3f}" in run["reason"]
+    # Nobody scores here.
+    assert run["reason"].endswith("no scoring worker was there to prove it on")
+    with connecting.reading(nights.engine) as connection:
+        both = connection.execute(
+            sa.select(evaluations.c.model_id, evaluations.c.n_films).where(
+                evaluations.c.job_id == run["job_id"], evaluations.c.split == "frozen films"
+            )
+        ).all()
+    assert [tuple(row) for row in both] == [(2, figures["films"]), (1, figures["films"])]
+    (told,) = nights.told(run)
+    assert (told["event"], told["model"]) == ("promoted", 2)
+    assert str(folder) not in str(told)
+
+
+def test_a_class_that_shrank_is_not_trained_on(
+    nights: Nights, folder: Path, tmp_path: Path
+) -> None:
+    sick = sorted((folder / "PNEUMONIA").iterdir())
+    away = tmp_path / "away"
+    away.mkdir()
+    for film in sick[::2]:
+        shutil.move(film, away / film.name)
+    run = nights.pass_over("nightly")
+    for film in away.iterdir():
+        shutil.move(film, folder / "PNEUMONIA" / film.name)
+    assert run["outcome"] == "kept"
+    assert "PNEUMONIA has 60 films where there were 120: 50% are gone" in run["reason"]
+    assert "--max-shrink" in run["reason"]
+    (told,) = nights.told(run)
+    assert "PNEUMONIA" not in told["text"]
+    assert "a class has 60 films where there were 120" in told["text"]
+    assert (nights.champion(), nights.count()) == (2, 2)
+
+
+def test_films_that_were_corrupted_are_not_trained_on(nights: Nights, folder: Path) -> None:
+    broken = sorted(folder.rglob("*.png"))[::8]
+    whole = {film: film.read_bytes() for film in broken}
+    for film, data in whole.items():
+        film.write_bytes(data[: len(data) // 3])
+    run = nights.pass_over("nightly")
+    for film, data in whole.items():
+        film.write_bytes(data)
+    assert run["outcome"] == "kept"
+    assert "30 of 240 films cannot be read" in run["reason"]
+    assert (nights.champion(), nights.count()) == (2, 2)
+
+
+def test_labels_that_were_exchanged_are_not_trained_on(nights: Nights, folder: Path) -> None:
+    turned = sorted(film for film in folder.rglob("*.png") if int(film.stem[-1]) == 0)
+    places = {film: folder / _other(film.parent.name) / f"x{film.name}" for film in turned}
+    for film, place in places.items():
+        shutil.move(film, place)
+    run = nights.pass_over("nightly")
+    for film, place in places.items():
+        shutil.move(place, film)
+    assert run["outcome"] == "kept"
+    assert "120 of 240 films that were there have another class now" in run["reason"]
+    assert (nights.champion(), nights.count()) == (2, 2)
+
+
+def _other(name: str) -> str:
+    return "NORMAL" if name == "PNEUMONIA" else "PNEUMONIA"
+
+
+@pytest.mark.timeout(600)
+def test_a_model_of_films_with_shuffled_labels_is_not_promoted(
+    nights: Nights, tmp_path: Path
+) -> None:
+    # Another schedule, which has seen nothing before that it could compare these with.
+    judge = spots.write(tmp_path / "judge", 60, 3)
+    nights.add("shuffled", spots.write(tmp_path / "shuffled", 50, 4, wrong=0.5),
+               evaluate_on=str(judge))  # fmt: skip
+    run = nights.pass_over("shuffled")
+    assert run["outcome"] == "kept"
+    assert (run["champion_id"], run["candidate_id"], nights.champion()) == (2, 3, 2)
+    assert run["verdict"]["auroc"]["champion"] > 0.9
+    assert run["verdict"]["auroc"]["candidate"] < 0.8
+    assert run["reason"].startswith("on 120 frozen films of 60 patients the new model's AUROC is ")
+    assert "lower by" in run["reason"]
