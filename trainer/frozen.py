@@ -24,8 +24,9 @@ from trainer.labelled import TEST, Film, listed
 LEAST = 20
 
 #: Share of each class that is set apart where nothing else settles it; more where that makes fewer
-#: than ENOUGH films of a class, up to the share MOST.
-FRACTION, ENOUGH, MOST = 0.15, 40, 0.4
+#: than ENOUGH films of a class, up to the share MOST. With 100 films of a class, models that decide
+#: alike on all but one or two can be told not to be worse by 0.02.
+FRACTION, ENOUGH, MOST = 0.15, 100, 0.4
 
 _COLUMNS = ("path", "sha256", "label", "patient", "slice")
 
@@ -67,30 +68,34 @@ def of_source(
 def choose(
     gathered: Gathered,
     *,
-    prefer: Collection[str] = (),
+    learned: Collection[str] = (),
     fraction: float = FRACTION,
     seed: int = 0,
 ) -> tuple[Judged, ...]:
     """The films to be frozen, of those that are there now; always the same of the same films.
 
-    Those of `test` where it has `LEAST` of each class; else those of the patients whose films are
-    in `prefer` (contents that the champion was validated on, and so has not learned); else some
-    patients, about `fraction` of each class, or more where that is too few. Raises DatasetError
+    Those of `test` where it has `LEAST` of each class; else of the patients of whom no film is in
+    `learned` (contents that the champion was trained on), where those have `LEAST`; else of all.
+    Of these, about `fraction` of each class, or more where that is too few. Raises DatasetError
     where patients are too few.
     """
     films = patients.joined(_certain(gathered.films))
     test = [film for film in films if film.split == TEST]
     if _fewest(test, gathered.labels) >= LEAST:
         return _judged(gathered, test)
-    chosen = {film.patient for film in films if film.sha256 in prefer}
-    preferred = [film for film in films if film.patient in chosen]
-    if _fewest(preferred, gathered.labels) >= LEAST and len(preferred) < len(films) / 2:
-        return _judged(gathered, preferred)
     # In a small folder a larger share: with too few films nothing could ever be decided.
     smallest = max(1, _fewest(films, gathered.labels))
     share = max(fraction, min(MOST, ENOUGH / smallest))
-    # Another seed than the validation's: the same patients would be held out of what is left.
-    chosen = patients.held_out(films, gathered.labels, share, seed + 1)
+    known = {film.patient for film in films if film.sha256 in learned}
+    unknown = [film for film in films if film.patient not in known]
+    if known and (fewest := _fewest(unknown, gathered.labels)) >= LEAST:
+        # As many films as of all patients, if there are so many. Training does without them: it
+        # has those that the champion was trained on.
+        share = min(1.0, share * smallest / fewest)
+        chosen = patients.first(unknown, gathered.labels, share, seed + 1)
+    else:
+        # Another seed than the validation's: the same patients would be held out of what is left.
+        chosen = patients.held_out(films, gathered.labels, share, seed + 1)
     return _judged(gathered, [film for film in films if film.patient in chosen])
 
 

@@ -89,7 +89,7 @@ def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, see
     held_out: set[str] = set()
     for label in range(len(labels)):
         mine = [p for p, found in films_of.items() if label in found]
-        mine.sort(key=lambda p: hashlib.sha256(f"{seed}\0{p}".encode("utf-8", "replace")).digest())
+        mine.sort(key=lambda p: _place(seed, p))
         wanted = fraction * sum(films_of[p].count(label) for p in mine)
         have = sum(films_of[p].count(label) for p in mine if p in held_out)
         for patient in mine:
@@ -106,3 +106,23 @@ def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, see
                 "each of those that are left; add patients"
             )
     return held_out
+
+
+def first(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, seed: int) -> set[str]:
+    """Patients who have of each class about `fraction` of the films in `pool`; 1 takes all."""
+    taken: set[str] = set()
+    counts = collections.Counter(film.label for film in pool)
+    films_of = collections.defaultdict(list)
+    for film in pool:
+        films_of[film.patient].append(film.label)
+    have: collections.Counter[int] = collections.Counter()
+    for patient in sorted(films_of, key=lambda name: _place(seed, name)):
+        if any(have[label] < fraction * counts[label] for label in films_of[patient]):
+            taken.add(patient)
+            have.update(films_of[patient])
+    return taken
+
+
+def _place(seed: int, patient: str) -> bytes:
+    """Where a patient comes in the order of this seed; it does not depend on who else is there."""
+    return hashlib.sha256(f"{seed}\0{patient}".encode("utf-8", "replace")).digest()

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from db import jobs, models, nights, runs
 from db.database import reading, write
 from db.jobs import Lease
-from trainer.labelled import TRAIN, VAL
+from trainer.labelled import TRAIN
 from worker import store
 from worker.config import Settings
 
@@ -54,7 +54,6 @@ class Night:
                 "file": str(store.fetch(self._engine, self._settings.home, row["id"])),
                 "trained_on": [f.sha256 for f in known if f.split == TRAIN],
                 "trained_patients": sorted({f.patient for f in known if f.split == TRAIN}),
-                "validated_on": [f.sha256 for f in known if f.split == VAL],
             }
         frozen = run.schedule_evaluation_id
         last = nights.last_decided(self._engine, run.schedule_id)

@@ -134,8 +134,8 @@ class Night:
         if given:
             judged = frozen.of_source(Path(given), patient_pattern=patient_pattern)
         else:
-            prefer = frozenset(champion["validated_on"] if champion else ())
-            judged = frozen.choose(gathered, prefer=prefer, seed=seed)
+            learned = frozenset(champion["trained_on"] if champion else ())
+            judged = frozen.choose(gathered, learned=learned, seed=seed)
         report(
             "frozen",
             digest=frozen.digest(judged),

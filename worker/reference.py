@@ -34,13 +34,18 @@ DECIMALS = 6
 
 
 def measure(
-    trained: Trained, engine: Engine, stop: Callable[[], bool] = lambda: False
+    trained: Trained,
+    engine: Engine,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    golden: bool = True,
 ) -> dict[str, Any]:
     """`models.reference` of a network, by the processor's engine of its exported fp32 file.
 
     `of`, `n`, `histogram` (validation films per bucket of P(positive)), `unusual` (how many of them
-    are unlike the training films; None where the model cannot tell), and `golden`: PyTorch's
-    `scores [N][C]` of `gate.golden`. Raises Stopped.
+    are unlike the training films; None where the model cannot tell), and where it is asked for
+    `golden`: PyTorch's `scores [N][C]` of `gate.golden`, by which workers prove a model before it
+    is promoted by itself. Raises Stopped.
     """
     card = engine.card
     rows = trained.films.rows(trained.dataset.of(dataset.VAL))
@@ -54,13 +59,13 @@ def measure(
         histogram += counted(said.scores[:, card.positive_index])
         if limit is not None and said.ood is not None:
             unusual += int((said.ood.astype(np.float64) > limit).sum())
-    return {
+    found = {
         "of": "validation",
         "n": len(rows),
         "histogram": histogram.tolist(),
         "unusual": None if limit is None else unusual,
-        "golden": {"scores": _golden(trained, card)},
     }
+    return found | {"golden": {"scores": _golden(trained, card)}} if golden else found
 
 
 def counted(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:

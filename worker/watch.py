@@ -78,7 +78,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     settled = timedelta(seconds=settle_s)
     new = [file for file in watched.waiting(engine, schedule_id) if file.path in there]
     growing = [file for file in new if at - file.since < settled]
-    if growing and at - due["created_at"] < settled:
+    if growing and due["not_before"] is None:
         # One more look: what is still growing then is the next run's.
         database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
         return

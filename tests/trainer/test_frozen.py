@@ -39,8 +39,8 @@ def per_class(films: tuple[Judged, ...]) -> dict[str, int]:
 
 def test_some_patients_of_each_class_are_chosen_with_all_their_films(tmp_path: Path) -> None:
     chosen = frozen.choose(gather(fill(tmp_path, patients=200)))
-    assert per_class(chosen) == {"NORMAL": 60, "PNEUMONIA": 60}
-    assert len({film.patient for film in chosen}) == 60
+    assert per_class(chosen) == {"NORMAL": 100, "PNEUMONIA": 100}
+    assert len({film.patient for film in chosen}) == 100
     assert all(film.file.is_file() and film.file.is_absolute() for film in chosen)
 
 
@@ -52,8 +52,8 @@ def test_the_same_films_are_chosen_each_time_and_others_with_another_seed(tmp_pa
 
 def test_of_a_small_folder_a_larger_share_is_chosen_and_never_most_of_it(tmp_path: Path) -> None:
     assert per_class(frozen.choose(gather(fill(tmp_path / "a", patients=60)))) == {
-        "NORMAL": 40,
-        "PNEUMONIA": 40,
+        "NORMAL": 48,
+        "PNEUMONIA": 48,
     }
     small = frozen.choose(gather(fill(tmp_path / "b", patients=10)))
     assert per_class(small) == {"NORMAL": 8, "PNEUMONIA": 8}
@@ -79,14 +79,20 @@ def test_copies_do_not_make_a_test_split_large(tmp_path: Path) -> None:
     assert {film.file.parent.parent.name for film in frozen.choose(gather(tmp_path))} >= {"train"}
 
 
-def test_films_that_the_champion_was_validated_on_are_preferred(tmp_path: Path) -> None:
+def test_films_that_the_champion_has_not_learned_are_what_is_chosen(tmp_path: Path) -> None:
     found = gather(fill(tmp_path, patients=100))
     data = dataset.settle(found, val_fraction=0.12, seed=0)
+    learned = {film.sha256 for film in data.of(TRAIN)}
     validated = {film.sha256 for film in data.of(VAL)}
-    assert {film.sha256 for film in frozen.choose(found, prefer=validated)} == validated
-    few = set(sorted(validated)[:6])
-    chosen = frozen.choose(found, prefer=few)
-    assert chosen == frozen.choose(found)
+    assert {film.sha256 for film in frozen.choose(found, learned=learned)} == validated
+    # Of many films that it has not learned, no more than of any others.
+    some = set(sorted(learned)[:10])
+    chosen = frozen.choose(found, learned=some)
+    assert not {film.sha256 for film in chosen} & some
+    assert len(frozen.choose(found)) * 0.9 < len(chosen) < len(frozen.choose(found)) * 1.1
+    # Of too few, none: others are as good.
+    all_but_a_few = {film.sha256 for film in found.films} - set(sorted(validated)[:6])
+    assert frozen.choose(found, learned=all_but_a_few) == frozen.choose(found)
 
 
 def test_content_in_two_classes_and_content_twice_is_not_frozen_twice(tmp_path: Path) -> None:

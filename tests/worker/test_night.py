@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -22,7 +23,8 @@ from db.schema import evaluations, notices
 from db.schema import schedules as schedules_table
 from tests.worker import spots
 from trainer import frozen
-from worker import config, settle, training
+from worker import config, settle, store, training
+from worker.engine import gate, open_engine
 from worker.heartbeat import Heartbeat
 
 JOB = {
@@ -131,6 +133,13 @@ def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_tra
     assert not {f.sha256 for f in judged} & {f.sha256 for f in learned}
     assert not {f.patient for f in judged} & {f.patient for f in learned}
     assert run["snapshot"]["films"] == 120 == len(judged) + len(learned)
+    # What workers prove a model by: PyTorch's own words about drawn films.
+    engine = open_engine(store.fetch(nights.engine, nights.settings.home, 1), batch=8, threads=1)
+    said = gate.answers(engine, gate.golden(engine.card)).scores
+    engine.close()
+    golden = np.array(models.get(nights.engine, 1)["reference"]["golden"]["scores"])
+    assert golden.shape == said.shape == (gate.DRAWN, 2)
+    assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
 
 
 def test_a_night_on_which_nothing_changed_trains_nothing_and_says_so(nights: Nights) -> None:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
@@ -32,7 +31,7 @@ from trainer import checkpoint, phantom
 from trainer.card import Card
 from worker import config, store, training
 from worker.config import Settings
-from worker.engine import gate, open_engine
+from worker.engine import open_engine
 from worker.heartbeat import Heartbeat
 
 SPEC = {
@@ -250,12 +249,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert len(reference["histogram"]) == 20
     assert sum(reference["histogram"]) == dataset["n_val"]
     assert 0 <= reference["unusual"] <= dataset["n_val"] * 0.2
-    opened = open_engine(path, batch=16, threads=1)
-    said = gate.answers(opened, gate.golden(card)).scores
-    opened.close()
-    golden = np.array(reference["golden"]["scores"])
-    assert golden.shape == (gate.DRAWN, 2)
-    assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
+    assert "golden" not in reference, "nobody proves a model that a person chooses"
 
 
 def test_a_folder_that_cannot_be_trained_on_fails_the_job_at_once_and_says_why(
