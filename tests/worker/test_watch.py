@@ -1,0 +1,265 @@
+"""Watched folders: what is new is scored once, and what still grows is left alone."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db import database as connecting
+from db import jobs, runs, schedules, workers
+from db.database import reading, write
+from db.schema import notices, sources, watched
+from db.schema import schedules as schedules_table
+from tests import servers
+from tests.site import site
+from tests.worker import samples
+from trainer.card import Card
+from worker import config, watch
+from worker.config import Settings
+
+SETTLE_S = 30
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite: nothing here has to do with the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return config.load(
+        {"PNEUMOQ_HOME": str(tmp_path / "home"), "PNEUMOQ_DATABASE_URL": database_url}
+    )
+
+
+class Inbox:
+    """A folder, its schedule, and a clock that is turned by moving what was seen into the past."""
+
+    def __init__(self, settings: Settings, engine: sa.Engine, folder: Path) -> None:
+        self.settings, self.engine, self.folder = settings, engine, folder
+        folder.mkdir()
+        self._minute = 0
+        spec = {
+            "job": {
+                "sources": [str(folder)], "model": "champion", "keep_cam": "none", "accept": [],
+                "hash_names": False, "force": False,
+            },
+            "precision": "auto", "engine": None, "priority": 3, "watch": {"settle_s": SETTLE_S},
+        }  # fmt: skip
+        write(
+            engine,
+            lambda c: schedules.add(
+                c, name="inbox", cron="* * * * *", tz="UTC", kind="score", spec=spec,
+                catch_up_s=60, created_by="tests",
+            ),
+        )  # fmt: skip
+
+    def put(self, name: str, data: bytes) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def due(self) -> int:
+        """A run of the schedule, to be looked at."""
+        self._minute += 1
+
+        def make(connection: sa.Connection) -> int | None:
+            row = connection.execute(sa.select(schedules_table)).one()
+            at = row.created_at + timedelta(minutes=self._minute)
+            return schedules.make_run(connection, row, at, "clock")
+
+        run_id = write(self.engine, make)
+        assert run_id is not None
+        return run_id
+
+    def later(self) -> None:
+        """Let the time pass in which a file has to stay as it is."""
+        with connecting.writing(self.engine) as connection:
+            connection.execute(
+                sa.update(watched).values(since=sa.literal(self.now() - timedelta(hours=1)))
+            )
+            connection.exec_driver_sql("UPDATE runs SET not_before = created_at")
+
+    def now(self) -> Any:
+        return schedules.database_clock(self.engine)
+
+    def look(self, who: str = "w") -> None:
+        watch.run(self.settings, self.engine, who)
+
+    def night(self) -> sa.RowMapping:
+        """A run, looked at as often as it takes."""
+        run_id = self.due()
+        self.look()
+        self.later()
+        self.look()
+        return runs.get(self.engine, run_id)
+
+    def close(self, run: sa.RowMapping, state: str) -> None:
+        write(self.engine, lambda c: jobs.finish(c, run["job_id"], state, "w"))
+
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Name → state and attempts of what was seen."""
+        with reading(self.engine) as connection:
+            found = connection.execute(sa.select(watched.c.path, watched.c.state,
+                                                 watched.c.attempts))  # fmt: skip
+            return {Path(row.path).name: (row.state, row.attempts) for row in found}
+
+
+@pytest.fixture
+def inbox(
+    settings: Settings, database: sa.Engine, model_id: int, tmp_path: Path
+) -> Iterator[Inbox]:
+    write(
+        database,
+        lambda c: workers.hello(
+            c, "w", host="h", pid=1, queues="score", engine="x", versions={"engines": "auto,onnx"}
+        ),
+    )
+    yield Inbox(settings, database, tmp_path / "inbox")
+
+
+def films(n: int, seed: int = 0) -> list[bytes]:
+    return [data for _, data in samples.films(n, seed=seed)][:n]
+
+
+def test_a_file_that_grows_is_left_alone_and_taken_once_it_has_stopped(inbox: Inbox) -> None:
+    one, two = films(2)
+    inbox.put("done.jpg", one)
+    path = inbox.put("growing.jpg", two[:100])
+    run_id = inbox.due()
+    inbox.look()
+    assert runs.get(inbox.engine, run_id)["state"] == "due", "nothing has settled yet"
+    inbox.look()
+    assert runs.get(inbox.engine, run_id)["state"] == "due", "it is too early for a second look"
+    inbox.later()
+    path.write_bytes(two)
+    inbox.look()
+    run = runs.get(inbox.engine, run_id)
+    assert run["state"] == "running"
+    assert inbox.files() == {"done.jpg": ("taken", 1), "growing.jpg": ("seen", 0)}
+    job = jobs.get(inbox.engine, run["job_id"])
+    assert (job["kind"], job["priority"], job["model_id"]) == ("score", 3, 1)
+    assert (job["schedule_id"], job["scheduled_for"]) == (1, run["scheduled_for"])
+    inbox.close(run, "completed")
+    assert runs.get(inbox.engine, run_id)["outcome"] == "completed"
+
+    second = inbox.night()
+    assert inbox.files() == {"done.jpg": ("done", 1), "growing.jpg": ("taken", 1)}
+    inbox.close(second, "completed_with_errors")
+    third = inbox.night()
+    assert third["outcome"] == "skipped"
+    assert third["reason"] == f"no new file in {inbox.folder}"
+
+
+def test_the_same_content_is_not_scored_twice_whatever_it_is_called(inbox: Inbox) -> None:
+    (one,) = films(1)
+    inbox.put("a.jpg", one)
+    inbox.put("copy of a.jpg", one)
+    run = inbox.night()
+    assert sorted(state for state, _ in inbox.files().values()) == ["done", "taken"]
+    inbox.close(run, "completed")
+    (inbox.folder / "a.jpg").rename(inbox.folder / "renamed.jpg")
+    inbox.put("sub/again.jpg", one)
+    assert inbox.night()["outcome"] == "skipped"
+    # Other content under an old name is new.
+    inbox.put("renamed.jpg", films(1, seed=9)[0])
+    assert inbox.night()["state"] == "running"
+
+
+def test_what_is_hidden_unfinished_or_clutter_is_passed_over(inbox: Inbox) -> None:
+    (one,) = films(1)
+    for name in (".hidden.jpg", "a.jpg.part", "b.tmp", "c.crdownload", "Thumbs.db", "d.jpg~",
+                 ".sync/e.jpg", "__MACOSX/f.jpg"):  # fmt: skip
+        inbox.put(name, one)
+    inbox.put("empty.jpg", b"")
+    assert inbox.night()["outcome"] == "skipped"
+    assert inbox.files() == {}
+
+
+def test_archives_are_sources_of_their_own_and_loose_films_are_one(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    loose, packed = films(3), films(4, seed=5)
+    for number, data in enumerate(loose):
+        inbox.put(f"ward/{number}.jpg", data)
+    with zipfile.ZipFile(inbox.folder / "more.zip", "w") as archive:
+        for number, data in enumerate(packed):
+            archive.writestr(f"{number}.jpg", data)
+    run = inbox.night()
+    with reading(inbox.engine) as connection:
+        rows = connection.execute(
+            sa.select(sources.c.kind, sources.c.uri).where(sources.c.job_id == run["job_id"])
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        ("zip", str(inbox.folder / "more.zip")), ("list", str(inbox.folder)),
+    ]  # fmt: skip
+
+
+def test_what_failed_comes_again_by_itself_and_at_most_three_times(inbox: Inbox) -> None:
+    for number, data in enumerate(films(2)):
+        inbox.put(f"{number}.jpg", data)
+    inbox.close(inbox.night(), "failed")
+    assert inbox.files() == {"0.jpg": ("seen", 1), "1.jpg": ("seen", 1)}
+    inbox.close(inbox.night(), "completed")
+    assert inbox.files() == {"0.jpg": ("done", 2), "1.jpg": ("seen", 1)}
+    for _ in range(2):
+        inbox.close(inbox.night(), "failed")
+    assert inbox.files()["1.jpg"] == ("given_up", 3)
+    assert inbox.night()["outcome"] == "skipped"
+
+
+def test_a_looker_that_lives_is_left_to_it_and_one_that_vanished_is_replaced(inbox: Inbox) -> None:
+    inbox.put("a.jpg", films(1)[0])
+    run_id = inbox.due()
+    with connecting.writing(inbox.engine) as connection:
+        connection.exec_driver_sql("UPDATE runs SET worker_id = 'w'")
+    inbox.look("other")
+    assert runs.get(inbox.engine, run_id)["worker_id"] == "w"
+    assert inbox.files() == {}
+    write(inbox.engine, lambda c: workers.goodbye(c, "w"))
+    inbox.look("other")
+    assert inbox.files() == {"a.jpg": ("seen", 0)}
+
+
+def test_a_folder_that_is_not_there_fails_the_run_and_hooks_hear_no_path(inbox: Inbox) -> None:
+    inbox.folder.rename(inbox.folder.with_name("elsewhere"))
+    run_id = inbox.due()
+    inbox.look()
+    run = runs.get(inbox.engine, run_id)
+    assert run["outcome"] == "failed"
+    assert str(inbox.folder) in run["reason"]
+    assert "mount it" in run["reason"]
+    with reading(inbox.engine) as connection:
+        (payload,) = connection.execute(sa.select(notices.c.payload)).scalars()
+    assert payload["event"] == "failed"
+    assert "inbox/" not in str(payload) and str(inbox.folder) not in str(payload)
+
+
+def test_what_arrives_in_a_folder_is_scored_by_a_worker_once(
+    database_url: str, valkey: servers.Valkey, tmp_path: Path, model_file: Path, card: Card
+) -> None:
+    with site(database_url, valkey, tmp_path / "site") as here:
+        samples.register(here.engine, model_file, card)
+        folder = Inbox(here.settings, here.engine, tmp_path / "inbox")
+        for number, data in enumerate(films(2)):
+            folder.put(f"{number}.jpg", data)
+        with zipfile.ZipFile(folder.folder / "more.zip", "w") as archive:
+            for number, data in enumerate(films(3, seed=5)):
+                archive.writestr(f"z{number}.jpg", data)
+        folder.look()
+        run_id = folder.due()
+        folder.look()
+        folder.later()
+        here.worker()
+        here.wait(lambda: runs.get(here.engine, run_id)["finished_at"], "the run to be settled")
+        assert runs.get(here.engine, run_id)["outcome"] == "completed"
+        names = [row.name for row in here.rows("SELECT name FROM v_predictions ORDER BY name")]
+        assert names == ["0.jpg", "1.jpg", "z0.jpg", "z1.jpg", "z2.jpg"]
