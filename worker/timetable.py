@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from heapq import heappop, heappush
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 #: More times than this since the last tick are not listed one by one: the newest so many are.
 MOST_TIMES = 10_000
-
-#: In so many years every time that there is comes once.
-HORIZON = timedelta(days=366 * 8 + 3)
 
 _FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 
@@ -116,11 +114,8 @@ def zone(tz: str) -> ZoneInfo:
 
 
 def following(cron: str, tz: str, after: datetime) -> datetime | None:
-    """The first time after an instant, in UTC; None where there is none."""
-    end = after + HORIZON
-    for moment in _times(cron, tz, after):
-        return moment if moment <= end else None
-    return None
+    """The first time after an instant, in UTC; None where there is none within fifty years."""
+    return next(_times(cron, tz, after), None)
 
 
 def times(cron: str, tz: str, after: datetime, until: datetime) -> list[datetime]:
@@ -136,12 +131,44 @@ def times(cron: str, tz: str, after: datetime, until: datetime) -> list[datetime
 
 
 def _times(cron: str, tz: str, after: datetime) -> Iterator[datetime]:
-    """All times after an instant, rising, in UTC."""
-    # A little earlier: in an hour that comes twice a fixed time is told on the wall's clock, and
-    # what it tells first may be past already, or be told again.
-    last = after.astimezone(timezone.utc)
-    for moment in CronSim(cron, last.astimezone(zone(tz)) - timedelta(hours=3)):
-        instant = moment.astimezone(timezone.utc)
-        if instant > last:
-            last = instant
-            yield instant
+    """All times after an instant, rising, in UTC.
+
+    The fields are matched on the wall's clock, which knows no zone; what instants a wall's time
+    stands for is told here.
+    """
+    place, last = zone(tz), after.astimezone(timezone.utc)
+    follows = any(field.startswith("*") for field in cron.split()[:2])
+    # Earlier by more than any clock is put back, for what it shows may come once more.
+    start = last.astimezone(place).replace(tzinfo=None) - timedelta(hours=3)
+    again: list[datetime] = []
+    for wall in CronSim(cron, start):
+        first, second = _instants(wall, place)
+        if first is None:
+            if follows:
+                continue
+            first = second = _end_of_gap(wall, place)
+        while again and again[0] < first:
+            if (instant := heappop(again)) > last:
+                last = instant
+                yield last
+        if first > last:
+            last = first
+            yield last
+        if follows and second > first:
+            heappush(again, second)
+
+
+def _instants(wall: datetime, place: ZoneInfo) -> tuple[datetime | None, datetime]:
+    """When a clock shows this first, and last; there is no first where it is skipped."""
+    first, second = (
+        wall.replace(tzinfo=place, fold=fold).astimezone(timezone.utc) for fold in (0, 1)
+    )
+    shown = first.astimezone(place).replace(tzinfo=None, fold=0)
+    return (first if shown == wall else None), second
+
+
+def _end_of_gap(wall: datetime, place: ZoneInfo) -> datetime:
+    """When the clock goes on after skipping this."""
+    while (instant := _instants(wall, place)[0]) is None:
+        wall += timedelta(minutes=1)
+    return instant
