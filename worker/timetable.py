@@ -28,8 +28,8 @@ MOST_TIMES = 10_000
 
 _FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 
-#: Databases whose clock was said to be wrong, so that it is said once.
-_told: set[str] = set()
+#: What was said of a database, so that it is said once.
+_told: set[tuple[str, str]] = set()
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -52,16 +52,25 @@ def tick(
     at = clock(engine)
     behind = schedules.clock_behind(engine, at)
     if behind is not None:
-        if engine.url.render_as_string() not in _told:
-            _told.add(engine.url.render_as_string())
-            log.error("no schedule runs: %s", behind_text(at, behind))
+        _say_once(engine, "clock", f"no schedule runs: {behind_text(at, behind)}")
         return []
-    _told.discard(engine.url.render_as_string())
-    made = [
-        database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
-        for number in ids
-    ]
+    _told.discard((engine.url.render_as_string(), "clock"))
+    made: list[int | None] = []
+    for number in ids:
+        try:
+            made.append(
+                database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
+            )
+        except ConfigError as error:  # of a zone that only the machine knows where it was added
+            _say_once(engine, str(number), f"schedule {number} does not run here: {error}")
     return [run_id for run_id in made if run_id is not None]
+
+
+def _say_once(engine: sa.Engine, what: str, text: str) -> None:
+    key = engine.url.render_as_string(), what
+    if key not in _told:
+        _told.add(key)
+        log.error("%s", text)
 
 
 def behind_text(at: datetime, behind: timedelta) -> str:

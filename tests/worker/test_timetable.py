@@ -1,8 +1,7 @@
-"""The timetable: what instants cron fields mean in a time zone, and ticks that make runs of them."""
+"""The timetable: what instants cron fields mean in a time zone, and ticks that make runs."""
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,10 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import runs, schedules, workers
+from db import database as connecting
+from db import migrate, runs, schedules, workers
 from db.database import write
+from db.schema import schedules as table
 from worker import timetable
 from worker.errors import ConfigError
 
@@ -195,3 +196,97 @@ def test_an_unknown_zone_is_refused_with_those_that_are_near(tz: str, said: str)
     with pytest.raises(ConfigError) as caught:
         timetable.check("0 2 * * *", tz, at("2027-01-01"))
     assert said in str(caught.value)
+
+
+def a_schedule(database: sa.Engine, name: str = "nightly", **values: object) -> int:
+    """A schedule whose times are at two every night, and begin long before any test's."""
+    fields = {
+        "cron": "0 2 * * *", "tz": "UTC", "kind": "train", "spec": {"job": {"data": "/films"}},
+        "catch_up_s": 3600, "created_by": "tests",
+    } | values  # fmt: skip
+    number = write(database, lambda c: schedules.add(c, name=name, **fields))  # type: ignore[arg-type]
+    considered = {"considered_until": TONIGHT - HOUR}
+    write(
+        database,
+        lambda c: c.execute(sa.update(table).where(table.c.id == number).values(considered)),
+    )
+    return number
+
+
+def tick(database: sa.Engine, moment: datetime) -> list[int]:
+    return timetable.tick(database, lambda _: moment)
+
+
+#: A time of `a_schedule`, later than anything that is written meanwhile.
+TONIGHT = at(f"{datetime.now(UTC).year + 1}-03-10 02:00")
+
+
+@pytest.fixture
+def here(sqlite_url: str) -> Iterator[sa.Engine]:
+    """A migrated database without a row, on SQLite only."""
+    engine = connecting.connect(sqlite_url)
+    migrate.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def test_two_tickers_at_the_same_moment_make_one_run(database: sa.Engine) -> None:
+    numbers = [a_schedule(database, name) for name in ("a", "b", "c")]
+    together = Barrier(2)
+
+    def one_of_two(_: int) -> list[int]:
+        together.wait()
+        return tick(database, TONIGHT)
+
+    for _ in range(5):
+        with ThreadPoolExecutor(2) as pool:
+            made = list(pool.map(one_of_two, range(2)))
+    for number in numbers:
+        (run,) = runs.of_schedule(database, number)
+        assert (run["scheduled_for"], run["cause"], run["state"]) == (TONIGHT, "clock", "running")
+    assert made == [[], []], "what was made once is not made again"
+
+
+def test_a_clock_that_is_behind_makes_nothing_and_says_so_once(
+    here: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = a_schedule(here)
+    write(
+        here,
+        lambda c: workers.hello(c, "w", host="h", pid=1, queues="train", engine=None, versions={}),
+    )
+    seen = workers.alive(here)[0]["seen_at"]
+    write(here, lambda c: c.execute(sa.update(table).values(considered_until=seen - 3 * DAY)))
+    for seconds in (3 * 3600, 62, 3 * 3600):
+        assert tick(here, seen - timedelta(seconds=seconds)) == []
+    assert runs.of_schedule(here, number) == []
+    (said,) = caplog.messages
+    assert said.startswith("no schedule runs: the clock says ")
+    assert "3:00:00 earlier than what was written last; set it (timedatectl)" in said
+
+    tick(here, seen - timedelta(seconds=59))
+    (run,) = runs.of_schedule(here, number)
+    assert run["outcome"] == "missed", "a little behind is believed"
+    tick(here, seen - HOUR)
+    assert len(caplog.messages) == 2, "the next time it is wrong, it is said again"
+
+
+def test_a_zone_that_this_machine_does_not_know_stops_no_other_schedule(
+    here: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange, known = a_schedule(here, "strange", tz="Mars/Olympus"), a_schedule(here, "known")
+    (made,) = [*tick(here, TONIGHT), *tick(here, TONIGHT)]
+    assert runs.get(here, made)["schedule_id"] == known
+    (said,) = caplog.messages
+    assert said.startswith(f"schedule {strange} does not run here: there is no time zone 'Mars")
+
+
+def test_by_default_the_time_is_the_database_s(database: sa.Engine) -> None:
+    number = a_schedule(database, cron="* * * * *", catch_up_s=0)
+    before = schedules.database_clock(database)
+    write(database, lambda c: c.execute(sa.update(table).values(considered_until=before - MINUTE)))
+    (made,) = timetable.tick(database)
+    run = runs.get(database, made)
+    assert run["schedule_id"] == number
+    assert abs(run["scheduled_for"] - before) <= MINUTE
+    assert (run["scheduled_for"].second, run["cause"]) == (0, "clock")
