@@ -34,7 +34,7 @@ OF_NIGHT = (
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
-COLUMNS = ("name", "kind", "cron", "zone", "next", "last_run", "outcome", "state")
+COLUMNS = ("name", "kind", "cron", "zone", "next", "next_utc", "last_run", "outcome", "state")
 RUN_COLUMNS = (
     "run", "schedule", "scheduled_for", "cause", "outcome", "job", "champion", "candidate",
     "reason",
@@ -328,6 +328,7 @@ def ls(as_json: bool) -> None:
                 "cron": row["cron"],
                 "zone": row["tz"],
                 "next": "" if row["next"] is None else _there(row["next"], row["tz"]),
+                "next_utc": output.when(row["next"]),
                 "last_run": output.when(row["run_for"]),
                 "outcome": row["outcome"] or row["run_state"],
                 "state": "paused" if row["paused"] else "on",
@@ -534,4 +535,5 @@ def _there(moment: datetime, tz: str) -> str:
 def _both(moment: datetime, tz: str) -> str:
     """A time in a zone and in UTC."""
     utc = f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    return utc if tz == "UTC" else f"{_there(moment, tz)} in {tz} ({utc})"
+    there = _there(moment, tz)
+    return utc if utc == f"{there} UTC" else f"{there} in {tz} ({utc})"
