@@ -50,8 +50,8 @@ def at(text: str) -> datetime:
 
 
 def around(day: str) -> tuple[datetime, datetime]:
-    """Four days of which the third is this one, wherever one is."""
-    return at(day) - 2 * DAY, at(day) + 2 * DAY
+    """From the day before to the end of the day after, wherever one is."""
+    return at(day) - DAY, at(day) + 2 * DAY
 
 
 def on_the_wall(cron: str, after: datetime, until: datetime) -> list[datetime]:
@@ -112,11 +112,11 @@ def test_half_past_two_in_paris_around_both_changes() -> None:
     assert night("2027-10-31") == [at("2027-10-31 02:30+02:00")]  # and comes again an hour later
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(CHANGES),
     st.sampled_from(FIXED + FOLLOWING),
-    st.lists(st.integers(0, 4 * 24 * 3600), max_size=12),
+    st.lists(st.integers(0, 3 * 24 * 3600), max_size=12),
 )
 def test_many_ticks_find_the_same_times_as_one_look(
     change: tuple[str, str], cron: str, ticks: list[int]
