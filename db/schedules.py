@@ -22,7 +22,10 @@ from db.types import now
 #: Characters of a name; a removed one has its number after them.
 LONGEST_NAME = 48
 
-#: A run this much later than its time is one that was made up for.
+#: Characters of cron fields.
+LONGEST_CRON = 128
+
+#: A run that is later than its time by more than this was made up for.
 LATE = timedelta(minutes=2)
 
 #: A clock that is further behind than this is not to be believed.
@@ -210,11 +213,12 @@ def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times
     )
     *missed, last = found
     late = at - last
-    if late > timedelta(seconds=row.catch_up_s):
+    too_late = late > max(timedelta(seconds=row.catch_up_s), LATE)
+    if too_late:
         missed.append(last)
     if missed:
-        _missed(connection, schedule_id, missed)
-    if late > timedelta(seconds=row.catch_up_s):
+        _missed(connection, schedule_id, missed, too_late)
+    if too_late:
         return None
     going = _open_run(connection, schedule_id)
     if going is not None:
@@ -266,15 +270,17 @@ def _open_run(connection: sa.Connection, schedule_id: int) -> sa.RowMapping | No
     ).mappings().one_or_none()  # fmt: skip
 
 
-def _missed(connection: sa.Connection, schedule_id: int, times: Sequence[datetime]) -> None:
-    """One row for all times that came to nothing."""
+def _missed(
+    connection: sa.Connection, schedule_id: int, times: Sequence[datetime], too_late: bool
+) -> None:
+    """One row for all times that came to nothing: none was made up for, or only a later one."""
     run_id = runs.begin(connection, schedule_id, times[-1], "clock", "running")
     if run_id is None:
         return
     first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (times[0], times[-1]))
     reason = (
-        f"no worker ran at {last} UTC, and later than may be made up for"
+        f"no worker ran at {last} UTC"
         if len(times) == 1
         else f"no worker ran at {len(times)} times, from {first} to {last} UTC"
-    )
+    ) + (", nor in time to make up for it" if too_late else ", nor until the next time")
     runs.finish(connection, run_id, "missed", reason, told=reason)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from heapq import heappop, heappush
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -25,13 +26,10 @@ log = logging.getLogger(__name__)
 #: More times than this since the last tick are not listed one by one: the newest so many are.
 MOST_TIMES = 10_000
 
-#: In so many years every time that there is comes once.
-HORIZON = timedelta(days=366 * 8 + 3)
-
 _FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 
-#: Databases whose clock was said to be wrong, so that it is said once.
-_told: set[str] = set()
+#: What was said of a database, so that it is said once.
+_told: set[tuple[str, str]] = set()
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -54,16 +52,25 @@ def tick(
     at = clock(engine)
     behind = schedules.clock_behind(engine, at)
     if behind is not None:
-        if engine.url.render_as_string() not in _told:
-            _told.add(engine.url.render_as_string())
-            log.error("no schedule runs: %s", behind_text(at, behind))
+        _say_once(engine, "clock", f"no schedule runs: {behind_text(at, behind)}")
         return []
-    _told.discard(engine.url.render_as_string())
-    made = [
-        database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
-        for number in ids
-    ]
+    _told.discard((engine.url.render_as_string(), "clock"))
+    made: list[int | None] = []
+    for number in ids:
+        try:
+            made.append(
+                database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
+            )
+        except ConfigError as error:  # of a zone that only the machine knows where it was added
+            _say_once(engine, str(number), f"schedule {number} does not run here: {error}")
     return [run_id for run_id in made if run_id is not None]
+
+
+def _say_once(engine: sa.Engine, what: str, text: str) -> None:
+    key = engine.url.render_as_string(), what
+    if key not in _told:
+        _told.add(key)
+        log.error("%s", text)
 
 
 def behind_text(at: datetime, behind: timedelta) -> str:
@@ -116,11 +123,8 @@ def zone(tz: str) -> ZoneInfo:
 
 
 def following(cron: str, tz: str, after: datetime) -> datetime | None:
-    """The first time after an instant, in UTC; None where there is none."""
-    end = after + HORIZON
-    for moment in _times(cron, tz, after):
-        return moment if moment <= end else None
-    return None
+    """The first time after an instant, in UTC; None where there is none within fifty years."""
+    return next(_times(cron, tz, after), None)
 
 
 def times(cron: str, tz: str, after: datetime, until: datetime) -> list[datetime]:
@@ -136,12 +140,44 @@ def times(cron: str, tz: str, after: datetime, until: datetime) -> list[datetime
 
 
 def _times(cron: str, tz: str, after: datetime) -> Iterator[datetime]:
-    """All times after an instant, rising, in UTC."""
-    # A little earlier: in an hour that comes twice a fixed time is told on the wall's clock, and
-    # what it tells first may be past already, or be told again.
-    last = after.astimezone(timezone.utc)
-    for moment in CronSim(cron, last.astimezone(zone(tz)) - timedelta(hours=3)):
-        instant = moment.astimezone(timezone.utc)
-        if instant > last:
-            last = instant
-            yield instant
+    """All times after an instant, rising, in UTC.
+
+    The fields are matched on the wall's clock, which knows no zone; what instants a wall's time
+    stands for is told here.
+    """
+    place, last = zone(tz), after.astimezone(timezone.utc)
+    follows = any(field.startswith("*") for field in cron.split()[:2])
+    # Earlier by more than any clock is put back, for what it shows may come once more.
+    start = last.astimezone(place).replace(tzinfo=None) - timedelta(hours=3)
+    again: list[datetime] = []
+    for wall in CronSim(cron, start):
+        first, second = _instants(wall, place)
+        if first is None:
+            if follows:
+                continue
+            first = second = _end_of_gap(wall, place)
+        while again and again[0] < first:
+            if (instant := heappop(again)) > last:
+                last = instant
+                yield last
+        if first > last:
+            last = first
+            yield last
+        if follows and second > first:
+            heappush(again, second)
+
+
+def _instants(wall: datetime, place: ZoneInfo) -> tuple[datetime | None, datetime]:
+    """When a clock shows this first, and last; there is no first where it is skipped."""
+    first, second = (
+        wall.replace(tzinfo=place, fold=fold).astimezone(timezone.utc) for fold in (0, 1)
+    )
+    shown = first.astimezone(place).replace(tzinfo=None, fold=0)
+    return (first if shown == wall else None), second
+
+
+def _end_of_gap(wall: datetime, place: ZoneInfo) -> datetime:
+    """When the clock goes on after skipping this."""
+    while (instant := _instants(wall, place)[0]) is None:
+        wall += timedelta(minutes=1)
+    return instant

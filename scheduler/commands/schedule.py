@@ -34,7 +34,7 @@ OF_NIGHT = (
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
-COLUMNS = ("name", "kind", "cron", "zone", "next", "last_run", "outcome", "state")
+COLUMNS = ("name", "kind", "cron", "zone", "next", "next_utc", "last_run", "outcome", "state")
 RUN_COLUMNS = (
     "run", "schedule", "scheduled_for", "cause", "outcome", "job", "champion", "candidate",
     "reason",
@@ -42,6 +42,8 @@ RUN_COLUMNS = (
 
 #: Letter → seconds, of a span such as 6h.
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+LONGEST_SPAN_S = 366 * 86400
 
 _SHARE = click.FloatRange(0, 1)
 
@@ -51,7 +53,10 @@ def span(_: click.Context, __: click.Parameter, value: str) -> int:
     found = re.fullmatch(r"(\d{1,6})([smhd]?)", value.strip())
     if found is None:
         raise click.BadParameter(f"{value!r} is no span of time; give one like 90s, 30m, 6h or 2d")
-    return int(found[1]) * _UNITS[found[2] or "s"]
+    seconds = int(found[1]) * _UNITS[found[2] or "s"]
+    if seconds > LONGEST_SPAN_S:
+        raise click.BadParameter(f"{value} is longer than a year")
+    return seconds
 
 
 @click.group("schedule")
@@ -80,10 +85,17 @@ class Adding(click.Command):
             if isinstance(param, click.Option) and not param.is_flag
             for name in param.opts
         }
-        for number in range(1, len(args)):
-            if args[number] in KINDS and args[number - 1] not in takes_value:
+        named = is_value = False
+        for number, word in enumerate(args):
+            if is_value or (word.startswith("-") and word != "-"):
+                is_value = not is_value and word in takes_value
+            elif not named:
+                named = True
+            elif word in KINDS:
                 ctx.meta["what"] = args[number:]
                 return super().parse_args(ctx, args[:number])
+            else:
+                raise click.UsageError(f"after NAME comes train or score, not {word!r}", ctx)
         ctx.meta["what"] = []
         return super().parse_args(ctx, args)
 
@@ -91,7 +103,9 @@ class Adding(click.Command):
         return [*super().collect_usage_pieces(ctx), "train DATA... | score FOLDER..."]
 
 
-@command.command("add", cls=Adding)
+@command.command(
+    "add", cls=Adding, short_help="Add a schedule that trains, or scores what arrives."
+)
 @click.argument("name")
 @click.option("--cron", required=True, help="Five fields: minute hour day month weekday.")
 @click.option(
@@ -169,8 +183,12 @@ def add(
         raise click.UsageError("say what it is to do: … train DATA, or … score FOLDER")
     if (fault := schedules.name_fault(name)) is not None:
         raise click.BadParameter(fault, param_hint="NAME")
-    kind = what[0]
+    kind, cron = what[0], " ".join(cron.split())
     _check_rules(ctx, kind)
+    if len(cron) > schedules.LONGEST_CRON:
+        raise click.BadParameter(
+            f"give at most {schedules.LONGEST_CRON} characters", param_hint="--cron"
+        )
     engine = session.database()
     at = schedules.database_clock(engine)
     try:
@@ -178,10 +196,13 @@ def add(
         first = timetable.check(cron, zone, at)
     except ConfigError as error:
         raise click.BadParameter(str(error), param_hint="--cron or --tz") from error
-    spec = _train(ctx, engine, what[1:]) if kind == "train" else _score(ctx, engine, what[1:])
+    spec = _train(ctx, what[1:]) if kind == "train" else _score(ctx, engine, what[1:])
     if kind == "train":
-        evaluate_on = rules["evaluate_on"]
-        rules["evaluate_on"] = None if evaluate_on is None else submit.readable_path(evaluate_on)
+        from scheduler.commands import train
+
+        if (judge := rules["evaluate_on"]) is not None:
+            train.check_source(judge, "--evaluate-on")
+            rules["evaluate_on"] = submit.readable_path(judge)
         spec["night"] = {rule: rules[rule] for rule in OF_NIGHT}
     else:
         spec["watch"] = {"settle_s": rules["settle"]}
@@ -219,28 +240,35 @@ def _parsed(kind: str, ctx: click.Context, args: list[str]) -> click.Context:
     from importlib import import_module
 
     real = import_module(f"scheduler.commands.{kind}").command
-    parsed: click.Context = real.make_context(kind, list(args), parent=ctx.parent)
+    own = {name for param in ctx.command.params for name in param.opts if name[0] == "-"}
+    try:
+        parsed: click.Context = real.make_context(kind, list(args), parent=ctx.find_root())
+    except click.NoSuchOption as error:
+        if error.option_name in own:
+            raise click.UsageError(f"{error.option_name} goes before the word {kind}") from error
+        raise
     for name in NOT_HERE[kind]:
         if parsed.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            option = next(p for p in real.params if p.name == name)
-            raise click.UsageError(f"{option.opts[0]} says nothing where the clock submits")
+            option = next(p for p in real.params if p.name == name).opts[0]
+            if option in own:
+                raise click.UsageError(f"{option} goes before the word {kind}")
+            raise click.UsageError(f"{option} says nothing where the clock submits")
     return parsed
 
 
-def _train(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
+def _train(ctx: click.Context, args: list[str]) -> dict[str, Any]:
     from scheduler.commands import train
 
-    params = dict(_parsed("train", ctx, args).params)
+    parsed = _parsed("train", ctx, args)
+    params = dict(parsed.params)
     data, priority = params.pop("data"), params.pop("priority")
     if not data:
         raise click.UsageError("train needs DATA: labelled folders or manifests")
+    if params["warm_start"]:
+        train.check_init(parsed)
     for name in NOT_HERE["train"]:
         params.pop(name)
-    warm = params.pop("warm_start", False)
-    job = train._of_options(data, {**params, "name": None})
-    if warm:
-        job["warm_start"] = True
-    return {"job": job, "priority": priority}
+    return {"job": train.of_options(data, {**params, "name": None}), "priority": priority}
 
 
 def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
@@ -274,7 +302,7 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
     }
 
 
-@command.command("ls")
+@command.command("ls", short_help="List schedules, with the next and the last run of each.")
 @output.json_option
 def ls(as_json: bool) -> None:
     """List schedules: when each runs next, and what came of the last time.
@@ -300,6 +328,7 @@ def ls(as_json: bool) -> None:
                 "cron": row["cron"],
                 "zone": row["tz"],
                 "next": "" if row["next"] is None else _there(row["next"], row["tz"]),
+                "next_utc": output.when(row["next"]),
                 "last_run": output.when(row["run_for"]),
                 "outcome": row["outcome"] or row["run_state"],
                 "state": "paused" if row["paused"] else "on",
@@ -312,7 +341,7 @@ def ls(as_json: bool) -> None:
     )
 
 
-@command.command("show")
+@command.command("show", short_help="Show a schedule and its last runs, with reasons.")
 @click.argument("name")
 @output.json_option
 def show(name: str, as_json: bool) -> None:
@@ -355,7 +384,7 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"  {output.printable(one['reason'])}")
 
 
-@command.command("runs")
+@command.command("runs", short_help="List runs of one schedule, or of all.")
 @click.argument("name", required=False)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most.")
 @output.json_option
@@ -398,7 +427,7 @@ def runs_(name: str | None, limit: int, as_json: bool) -> None:
     )
 
 
-@command.command("run")
+@command.command("run", short_help="Run a schedule now, beside its times.")
 @click.argument("name")
 @click.option("--wait", is_flag=True, help="Follow its job to the end.")
 @output.json_option
@@ -425,22 +454,28 @@ def run(ctx: click.Context, name: str, wait: bool, as_json: bool) -> None:
         click.echo(f"A worker looks through the folder: pneumoq schedule show {name}")
 
 
-@command.command("pause")
+@command.command("pause", short_help="Hold a schedule: its times pass without a run.")
 @click.argument("name")
-def pause(name: str) -> None:
+@output.json_option
+def pause(name: str, as_json: bool) -> None:
     """Hold a schedule: its times pass without a run, and are not made up for.
 
     \b
     Example:
       pneumoq schedule pause nightly
     """
-    database.write(session.database(), lambda c: schedules.set_paused(c, name, True))
+    engine = session.database()
+    database.write(engine, lambda c: schedules.set_paused(c, name, True))
+    if as_json:
+        output.emit({**schedules.get(engine, name), "next": None}, as_json=True)
+        return
     click.echo(f"{name} is paused; `pneumoq schedule resume {name}` lets it go on")
 
 
 @command.command("resume")
 @click.argument("name")
-def resume(name: str) -> None:
+@output.json_option
+def resume(name: str, as_json: bool) -> None:
     """Let a paused schedule go on.
 
     \b
@@ -451,19 +486,28 @@ def resume(name: str) -> None:
     database.write(engine, lambda c: schedules.set_paused(c, name, False))
     row = schedules.get(engine, name)
     first = _next(row, schedules.database_clock(engine))
+    if as_json:
+        output.emit({**row, "next": first}, as_json=True)
+        return
     click.echo(f"{name} runs next at {'' if first is None else _both(first, row['tz'])}")
 
 
-@command.command("rm")
+@command.command("rm", short_help="Remove a schedule; what it made stays.")
 @click.argument("name")
-def rm(name: str) -> None:
+@output.json_option
+def rm(name: str, as_json: bool) -> None:
     """Remove a schedule. Its runs, jobs and models stay; a job that runs goes on.
 
     \b
     Example:
       pneumoq schedule rm nightly
     """
-    database.write(session.database(), lambda c: schedules.remove(c, name))
+    engine = session.database()
+    row = schedules.get(engine, name)
+    database.write(engine, lambda c: schedules.remove(c, name))
+    if as_json:
+        output.emit({"id": row["id"], "name": name, "removed": True}, as_json=True)
+        return
     click.echo(f"{name} is removed; what it made stays")
 
 
@@ -491,4 +535,5 @@ def _there(moment: datetime, tz: str) -> str:
 def _both(moment: datetime, tz: str) -> str:
     """A time in a zone and in UTC."""
     utc = f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    return utc if tz == "UTC" else f"{_there(moment, tz)} in {tz} ({utc})"
+    there = _there(moment, tz)
+    return utc if utc == f"{there} UTC" else f"{there} in {tz} ({utc})"

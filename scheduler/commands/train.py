@@ -211,7 +211,7 @@ def command(
     elif not data:
         raise click.UsageError("give DATA, a labelled folder or manifest, or --resume JOB")
     else:
-        spec = _of_options(data, spec)
+        spec = of_options(data, spec)
         if spec.get("warm_start"):
             _pin(ctx, engine, spec)
     if local and importlib.util.find_spec("torch") is None:
@@ -238,7 +238,7 @@ def command(
     )  # fmt: skip
 
 
-def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
+def of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
     """The job's spec by the command line; paths are those of this machine, made absolute."""
     _check_operating_point(spec["operating_point"])
     _check_pattern(spec["patient_pattern"])
@@ -259,7 +259,7 @@ def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
     if spec["model_dir"] is not None:
         spec["model_dir"] = submit.readable_path(spec["model_dir"])
     for source in data:
-        _check_source(source)
+        check_source(source)
     paths = [submit.readable_path(source) for source in data]
     spec["data"] = paths[0] if len(paths) == 1 else paths
     if (labels := spec.pop("labels")) is not None:
@@ -269,9 +269,14 @@ def _of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
 
 def _pin(ctx: click.Context, engine: sa.Engine, spec: dict[str, Any]) -> None:
     """Settle which model a warm start begins from, whatever is promoted until the job runs."""
+    check_init(ctx)
+    spec["warm_start"] = models.resolve(engine, models.CHAMPION)["id"]
+
+
+def check_init(ctx: click.Context) -> None:
+    """Refuse initial weights beside a warm start."""
     if ctx.get_parameter_source("init") == ParameterSource.COMMANDLINE:
         raise click.UsageError("--warm-start begins from the champion; leave out --init")
-    spec["warm_start"] = models.resolve(engine, models.CHAMPION)["id"]
 
 
 def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any]:
@@ -298,10 +303,11 @@ def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any
     return dict(row["spec"])
 
 
-def _check_source(source: Path) -> None:
+def check_source(source: Path, hint: str = "DATA") -> None:
+    """Refuse a file that is no manifest."""
     if source.is_file() and source.suffix.lower() != ".csv":
         raise click.BadParameter(
-            f"{source} is neither a folder nor a manifest (.csv)", param_hint="DATA"
+            f"{source} is neither a folder nor a manifest (.csv)", param_hint=hint
         )
 
 
