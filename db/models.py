@@ -383,23 +383,35 @@ def rollback(connection: sa.Connection, alias: str, who: str, reason: str) -> tu
     current = alias_of(connection, alias, lock=True)
     if current is None:
         raise Conflict(f"no model is {alias}; `pneumoq models ls` lists them")
-    target = connection.execute(
-        sa.select(promotions.c.previous_id)
-        .where(
-            promotions.c.alias == alias,
-            promotions.c.model_id == current,
-            promotions.c.how != "rollback",
-        )
-        .order_by(promotions.c.id.desc())
-        .limit(1)
-    ).scalar()
+    target = before(connection, alias)
     if target is None:
         raise Conflict(
             f"model {current} is the first {alias} there was; `pneumoq models promote` takes any "
             "other model"
         )
-    move_alias(connection, alias, int(target), who, reason, how="rollback")
-    return int(target), current
+    move_alias(connection, alias, target, who, reason, how="rollback")
+    return target, current
+
+
+def before(connection: sa.Connection, alias: str) -> int | None:
+    """The model that `rollback` goes back to; None where there is none.
+
+    A rollback undoes the promotion before it, so a model that an alias stood for twice is come by
+    twice.
+    """
+    line: list[int] = []
+    for row in connection.execute(
+        sa.select(promotions.c.how, promotions.c.model_id, promotions.c.previous_id)
+        .where(promotions.c.alias == alias)
+        .order_by(promotions.c.id)
+    ):
+        if not line and row.previous_id is not None:
+            line.append(int(row.previous_id))  # moves of before were not kept of every alias
+        if row.how == "rollback":
+            line.pop()
+        else:
+            line.append(int(row.model_id))
+    return line[-2] if len(line) > 1 else None
 
 
 def alias_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> int | None:

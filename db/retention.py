@@ -19,7 +19,6 @@ from db.schema import (
     model_chunks,
     model_events,
     model_files,
-    promotions,
     runs,
     schedules,
     shards,
@@ -94,7 +93,7 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
     for row in connection.execute(sa.select(aliases.c.name, aliases.c.model_id)):
         say(row.model_id, f"it is {row.name}")
         say(
-            _before(connection, row.name, row.model_id),
+            models.before(connection, row.name),
             f"it was {row.name} before, to roll back to",
         )
     for row in connection.execute(
@@ -132,20 +131,6 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
 def _model_of(spec: Mapping[str, Any]) -> str | None:
     reference = (spec.get("job") or {}).get("model")
     return None if reference is None else str(reference)
-
-
-def _before(connection: sa.Connection, alias: str, model_id: int) -> int | None:
-    """The model that `models.rollback` goes back to."""
-    return connection.execute(
-        sa.select(promotions.c.previous_id)
-        .where(
-            promotions.c.alias == alias,
-            promotions.c.model_id == model_id,
-            promotions.c.how != "rollback",
-        )
-        .order_by(promotions.c.id.desc())
-        .limit(1)
-    ).scalar()
 
 
 def retire(

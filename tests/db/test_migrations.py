@@ -248,6 +248,38 @@ def test_a_job_that_runs_is_scored_on_after_the_upgrade_to_engines(empty: sa.Eng
     assert jobs.get(empty, asked)["state"] == "queued"
 
 
+#: What the fourth version kept of three models, of which one was promoted again in vain.
+FOURTH = (
+    *(FIRST[0].replace("VALUES (1, 'm'", f"VALUES ({number}, 'm{number}'") for number in (1, 2, 3)),
+    "INSERT INTO aliases (name, model_id, moved_at, moved_by, reason) "
+    "VALUES ('champion', 2, CURRENT_TIMESTAMP, 'kim@ward', 'better')",
+    "INSERT INTO model_events (model_id, at, who, event, detail) VALUES "
+    "(1, CURRENT_TIMESTAMP, 'kim@ward', 'promoted', 'to champion: the first model there is'), "
+    "(3, CURRENT_TIMESTAMP, 'kim@ward', 'promoted', 'to champion-of-wards: for a trial'), "
+    "(1, CURRENT_TIMESTAMP, 'kim@ward', 'replaced', 'as champion by model 2: better'), "
+    "(2, CURRENT_TIMESTAMP, 'kim@ward', 'promoted', 'to champion: better'), "
+    "(2, CURRENT_TIMESTAMP, 'kim@ward', 'promoted', 'to champion: better still')",
+)
+
+
+def test_champions_of_before_are_gone_back_to_after_the_upgrade(empty: sa.Engine) -> None:
+    migrate.upgrade(empty, "0004")
+    write(empty, lambda c: [c.exec_driver_sql(statement) for statement in FOURTH])
+
+    migrate.upgrade(empty)
+
+    with reading(empty) as connection:
+        moves = connection.exec_driver_sql(
+            "SELECT alias, how, model_id, previous_id, who, reason FROM promotions ORDER BY id"
+        ).all()
+    assert [tuple(move) for move in moves] == [
+        ("champion", "first", 1, None, "kim@ward", "to champion: the first model there is"),
+        ("champion", "promote", 2, 1, "kim@ward", "to champion: better"),
+    ]
+    back = write(empty, lambda c: models.rollback(c, models.CHAMPION, "kim@ward", "worse"))
+    assert back == (1, 2)
+
+
 def test_the_migrations_make_the_schema_that_the_code_describes(empty: sa.Engine) -> None:
     migrate.upgrade(empty)
 

@@ -388,3 +388,24 @@ def test_a_model_that_fails_to_register_leaves_no_bytes(
 
     assert given.count(database, model_chunks) == before
     assert given.count(database, models_table) == 1
+
+
+def test_a_rollback_goes_back_through_a_model_that_was_champion_twice(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    second, third = (
+        write(database, lambda c, n=name: models.register(c, given.model(tmp_path, n), "tests"))
+        for name in ("second", "third")
+    )
+    for model_id in (second, third, second):
+        write(
+            database,
+            lambda c, m=model_id: models.move_alias(c, models.CHAMPION, m, "tests", "better"),
+        )
+
+    def back() -> int:
+        return write(database, lambda c: models.rollback(c, models.CHAMPION, "tests", "worse"))[0]
+
+    assert [back(), back(), back()] == [third, second, 1]
+    with pytest.raises(Conflict, match="model 1 is the first champion there was"):
+        back()

@@ -29,15 +29,19 @@ COMMENTS = {
 }
 
 #: What is known of moves made before they were kept. A replacement is logged just before its
-#: promotion, so the champion before is that of the promotion before.
+#: promotion, so the champion before is that of the promotion before. The champion promoted again
+#: was logged too, and is no move.
 HISTORY = """
 INSERT INTO promotions (alias, model_id, previous_id, how, at, who, reason)
-SELECT 'champion', model_id,
-       LAG(model_id) OVER (ORDER BY id),
-       CASE WHEN LAG(model_id) OVER (ORDER BY id) IS NULL THEN 'first' ELSE 'promote' END,
+SELECT 'champion', model_id, previous_id,
+       CASE WHEN previous_id IS NULL THEN 'first' ELSE 'promote' END,
        at, who, detail
-FROM model_events
-WHERE event = 'promoted' AND detail LIKE 'to champion\\:%'
+FROM (
+    SELECT id, model_id, at, who, detail, LAG(model_id) OVER (ORDER BY id) AS previous_id
+    FROM model_events
+    WHERE event = 'promoted' AND detail LIKE 'to champion\\:%'
+) AS promoted
+WHERE previous_id IS NULL OR previous_id <> model_id
 ORDER BY id
 """
 
