@@ -117,7 +117,7 @@ def _open(kind: str) -> sa.Select[tuple[int, int, str, int]]:
     return (
         sa.select(runs.c.id, runs.c.candidate_id, proofs.c.worker_id, proofs.c.attempts)
         .outerjoin(proofs, sa.and_(proofs.c.run_id == runs.c.id, proofs.c.kind == kind))
-        .where(runs.c.state == "proving", proofs.c.passed.is_(None))
+        .where(runs.c.state == "proving", runs.c.finished_at.is_(None), proofs.c.passed.is_(None))
         .order_by(runs.c.id)
     )
 
