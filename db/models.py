@@ -530,7 +530,8 @@ def read_chunks(engine: sa.Engine, sha256: str) -> Iterator[bytes]:
 def listing(engine: sa.Engine) -> list[sa.RowMapping]:
     """All models, newest first, as rows of v_models with their validation metrics and lineage.
 
-    `films` is how many a model was trained on; `made_by` is the job, or the schedule's run.
+    `films` is how many a model was trained on; `made_by` is the job, or the schedule's run; and
+    `champion_since` is NULL where it is not the champion.
     """
     with database.reading(engine) as connection:
         return list(
@@ -538,12 +539,20 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
                 sa.text(
                     "SELECT v.*, m.metrics, d.n_train AS films, CASE "
                     "WHEN r.run_id IS NOT NULL THEN r.schedule || ', run ' || r.run_id "
-                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id END AS made_by "
+                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id END AS made_by, "
+                    # An alias that was given to the same model again has not moved.
+                    "CASE v.champion WHEN 1 THEN (SELECT MAX(p.at) FROM promotions p "
+                    "WHERE p.alias = :champion AND p.model_id = v.model_id) END AS champion_since "
                     "FROM v_models v JOIN models m ON m.id = v.model_id "
                     "LEFT JOIN datasets d ON d.id = v.dataset_id "
                     "LEFT JOIN v_runs r ON r.candidate_id = v.model_id "
                     "ORDER BY v.model_id DESC"
-                ).columns(metrics=models.c.metrics.type, created_at=models.c.created_at.type)
+                ).columns(
+                    metrics=models.c.metrics.type,
+                    created_at=models.c.created_at.type,
+                    champion_since=promotions.c.at.type,
+                ),
+                {"champion": CHAMPION},
             ).mappings()
         )
 

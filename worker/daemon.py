@@ -165,15 +165,23 @@ class Daemon:
     def _look_for_proofs(self, settings: Settings, engine: sa.Engine, who: str) -> None:
         """A chore: see whether there is a new model to be proved by workers of this kind."""
         assert self._choice is not None
-        if proofs.due(engine, self._choice.kind, settings.lease_s):
+        if self._proof_due.is_set() or proofs.due(engine, self._choice.kind, settings.lease_s):
             self._proof_due.set()
             self._take_up("score")
 
     def _prove(self) -> None:
         """Prove the new models that are due to workers of this kind."""
+        self._proof_due.clear()
+        try:
+            self._prove_all()
+        except BaseException:
+            # What is in hand is this worker's still, and others leave it alone while it lives.
+            self._proof_due.set()
+            raise
+
+    def _prove_all(self) -> None:
         choice = self._choice
         assert choice is not None
-        self._proof_due.clear()
         if self._scorer is not None:
             self._scorer.rest()
         while not self._stop.is_set():

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from db import database as connecting
 from db import models
+from trainer import errors
 from worker import serving
 from worker.board import ASK_S, Board
 from worker.config import Settings
@@ -45,7 +47,8 @@ def prove(
 
     fp32 must agree with training's PyTorch to rounding; then the precision that would serve here is
     made ready as it would be for a job: on a GPU its engine is built and passes its own gate. To be
-    called in the thread that may own a GPU's context. Raises Stopped, and GpuLost.
+    called in the thread that may own a GPU's context. Raises Stopped and GpuLost, and DBAPIError
+    where the database went away, which says nothing of the model.
     """
     row = models.get(database, model_id)
     golden = (row["reference"] or {}).get("golden")
@@ -66,7 +69,12 @@ def prove(
                     found.append(_tried(engine, choice, golden))
                 finally:
                     engine.close()
+    except errors.Stopped as error:  # a build that was interrupted
+        raise Stopped(str(error)) from error
     except EngineError as error:
+        away = error.__cause__
+        if isinstance(away, sa.exc.DBAPIError) and connecting.passing(away):
+            raise away from None
         return False, str(error)
     return True, "; ".join(found)
 

@@ -112,8 +112,9 @@ class Scorer:
     def drain(self, pause: Callable[[], bool] = lambda: False) -> None:
         """Work until nothing is due or the worker is to stop.
 
-        While `pause` says so nothing more is claimed: it ends with what is in hand. Raises
-        GpuLost, having handed back what was in hand: only another process may go on.
+        While `pause` says so nothing more is claimed: it ends with the shards in hand; a plan is
+        made meanwhile, and may take hours. Raises GpuLost, having handed back what was in hand:
+        only another process may go on.
         """
         if not self._has_gpu():
             return
@@ -160,7 +161,7 @@ class Scorer:
         while not self._stop.is_set():
             idle = not (self._runs or self._commits or self._planning())
             if pause():
-                if idle and self._claim is None:
+                if not (self._runs or self._commits or self._claim):
                     return
                 if self._claim is not None and self._claim.done():
                     self._take_claim()
@@ -196,6 +197,8 @@ class Scorer:
 
     def close(self, *, abandon: bool = False) -> None:
         """End the decoders and the engine, and the claims as `Claims.close`."""
+        if self._planner is not None and self._stop.is_set() and not abandon:
+            self._planner.join()  # one that outlived a pause hands its job back
         self._claims.close(abandon=abandon)
         self._engine.close()
         if self._board is not None:

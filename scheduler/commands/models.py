@@ -16,8 +16,8 @@ from scheduler.commands import build, evaluate, jetson, prune, references
 from scheduler.errors import Failure
 
 LIST_COLUMNS = (
-    "model", "name", "champion", "state", "origin", "parent", "films", "val_auroc", "threshold",
-    "size", "made_by", "created",
+    "model", "name", "champion", "since", "state", "origin", "parent", "films", "val_auroc",
+    "threshold", "size", "made_by", "created",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def ls(as_json: bool) -> None:
     """List models, newest first, each with what it came from.
 
     `parent` is the model whose weights it started from, `films` how many it was trained on, and
-    `made_by` the job, or the schedule and its run.
+    `made_by` the job, or the schedule and its run. `since` is when the champion became it.
 
     \b
     Example:
@@ -84,6 +84,7 @@ def ls(as_json: bool) -> None:
                 "model": row["model_id"],
                 "name": row["name"],
                 "champion": "champion" if row["champion"] else "",
+                "since": output.when(row["champion_since"]),
                 "state": row["state"],
                 "origin": row["origin"],
                 "parent": row["parent_id"],

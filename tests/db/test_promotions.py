@@ -105,6 +105,27 @@ def test_the_same_model_promoted_again_is_no_move(database: sa.Engine) -> None:
     assert moves(database) == [("first", 1, None)]
 
 
+def test_models_are_listed_with_since_when_the_champion_is_it(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    (second,) = register(database, tmp_path, "second")
+
+    def since() -> dict[int, object]:
+        return {row["model_id"]: row["champion_since"] for row in models.listing(database)}
+
+    promote(database, second)
+    with reading(database) as connection:
+        at = connection.execute(sa.select(sa.func.max(promotions.c.at))).scalar_one()
+    assert since() == {1: None, second: at}
+    promote(database, second)
+    assert since() == {1: None, second: at}, "it has not moved"
+    roll_back(database)
+    back = since()
+    assert back[second] is None
+    assert isinstance(back[1], type(at))
+    assert back[1] >= at
+
+
 def test_jobs_that_are_submitted_or_run_keep_the_model_that_they_have(
     database: sa.Engine, tmp_path: Path
 ) -> None:

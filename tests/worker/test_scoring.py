@@ -111,6 +111,46 @@ def test_jobs_of_two_models_in_hand_at_once_each_have_their_own_answers(
         assert scoring.probabilities(job_id) == answers[n % 2]
 
 
+def test_a_scorer_that_is_to_pause_ends_with_the_shards_in_hand_and_goes_on_later(
+    scoring: Scoring, folder: Path, model_id: int
+) -> None:
+    job_id = samples.submit_score(scoring.engine, model_id, *[folder] * 12)
+
+    def states() -> list[str]:
+        return [str(row["state"]) for row in scoring.shards(job_id)]
+
+    scoring.scorer.drain(lambda: "done" in states())
+    assert set(states()) == {"done", "ready"}, "none is held"
+    scoring.scorer.drain(lambda: True)
+    assert "ready" in states(), "nothing more is claimed"
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    assert set(states()) == {"done"}
+    assert jobs.get(scoring.engine, job_id)["state"] == "completed"
+    with connecting.reading(scoring.engine) as connection:
+        scored = connection.exec_driver_sql("SELECT COUNT(*) FROM predictions").scalar()
+    assert scored == 12 * len(list(folder.iterdir()))
+
+
+def test_a_plan_that_takes_long_does_not_delay_a_pause_and_is_made_meanwhile(
+    scoring: Scoring, model_id: int, tmp_path: Path
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(2_000):
+        (many / f"{number}.png").touch()
+    job_id = samples.submit_score(scoring.engine, model_id, many)
+
+    def state() -> str:
+        return str(jobs.get(scoring.engine, job_id)["state"])
+
+    scoring.scorer.drain(lambda: state() != "queued")
+    assert state() == "planning"
+    samples.wait(lambda: state() == "running", "the job to be planned")
+    assert {row["state"] for row in scoring.shards(job_id)} == {"ready"}
+    scoring.scorer.close()
+
+
 def test_a_shard_that_cannot_be_opened_is_let_go_of(
     scoring: Scoring, folder: Path, model_id: int
 ) -> None:
