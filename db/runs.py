@@ -62,19 +62,19 @@ def finish(
     outcome: str,
     reason: str | None,
     *,
-    told: str = "",
+    told: str | None = "",
     **columns: Any,
 ) -> bool:
     """Settle a run, once; False where it is settled already.
 
     `reason` is for who looks at the run; `told` is what hooks are told, which may name nothing from
-    outside: no path and no film. `columns` are written along.
+    outside: no path and no film; None leaves them in peace. `columns` are written along.
     """
     changed = note(
         connection, run_id, state="done", outcome=outcome, reason=reason, finished_at=now(),
         **columns,
     )  # fmt: skip
-    if changed and outcome in _TOLD:
+    if changed and outcome in _TOLD and told is not None:
         model_id = connection.execute(
             sa.select(runs.c.candidate_id).where(runs.c.id == run_id)
         ).scalar()

@@ -18,6 +18,9 @@ from pathlib import Path
 #: Where lock files belong on Linux; /tmp takes its place where it is not there.
 LOCKS = Path("/run/lock")
 
+#: While another process has the GPU, it is asked for this often, in seconds.
+ASK_S = 0.5
+
 #: Characters of a holder's words that are kept.
 _LENGTH = 200
 

@@ -30,7 +30,6 @@ CHOICES = {"engine": ("auto", "tensorrt", "onnx"), "decode": ("cpu", "gpu")}
 #: What kombu reaches a Redis or Valkey by.
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 
-
 #: A setting that may hold a secret may be a file instead, as containers are handed secrets:
 #: `PNEUMOQ_SITE_KEY_FILE` names a file that holds what `PNEUMOQ_SITE_KEY` would be.
 SECRETS = ("database_url", "broker_url", "reader_url", "site_key", "hook_url")

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from db import models
 from worker import serving
-from worker.board import Board
+from worker.board import ASK_S, Board
 from worker.config import Settings
 from worker.engine import Choice, gate
 from worker.engine.base import Engine
@@ -26,9 +26,6 @@ from worker.errors import EngineError, WorkerError
 #: Of a faster precision, 99 % of probabilities must be this near to training's: far enough that
 #: rounding passes, and near enough that saturated integers do not.
 COARSE = 0.1
-
-#: While another process has the GPU, it is asked for this often, in seconds.
-GPU_S = 0.5
 
 
 class Stopped(WorkerError):
@@ -112,7 +109,7 @@ def _gpu(choice: Choice, stop: threading.Event) -> Iterator[None]:
     board = Board(choice.gpu.uuid, "proving a model")
     try:
         while not board.take():
-            if stop.wait(GPU_S):
+            if stop.wait(ASK_S):
                 raise Stopped("the worker was stopped")
         yield
     finally:

@@ -23,7 +23,7 @@ from db.jobs import Claimed
 from db.reuse import Known
 from worker import planning, serving
 from worker.batches import Batch, Batches
-from worker.board import Board
+from worker.board import ASK_S, Board
 from worker.claims import Claims
 from worker.config import Settings
 from worker.decoders import Decoded, Decoders, Film, OnGpu
@@ -44,9 +44,6 @@ CLAIM_AHEAD_S = 0.15
 
 #: While work is in hand but none was due, look again this often.
 RECLAIM_S = 1.0
-
-#: While another process has the GPU, it is asked for this often.
-GPU_S = 0.5
 
 #: Longest wait for an event; bounds how late a stop or a lost lease is noticed.
 TICK_S = 0.25
@@ -151,7 +148,7 @@ class Scorer:
                 text = f"scoring waits for the GPU, which {board.holder()} has"
                 log.info("%s", text)
                 self._say(text)
-            self._stop.wait(GPU_S)
+            self._stop.wait(ASK_S)
         board.leave()
         if waits:
             self._say("")

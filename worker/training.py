@@ -28,7 +28,7 @@ from db import database, jobs, models, training, workers
 from db.errors import Conflict, LeaseLost, NotFound
 from db.jobs import Claimed, Lease
 from worker import config, night, store
-from worker.board import Board
+from worker.board import ASK_S, Board
 from worker.config import Settings
 from worker.errors import EngineError
 from worker.heartbeat import Heartbeat
@@ -37,9 +37,6 @@ log = logging.getLogger(__name__)
 
 #: How often the lease and the stop event are looked at between reports.
 TICK_S = 0.5
-
-#: While another process has the GPU, it is asked for this often, in seconds.
-GPU_S = 0.5
 
 #: How often more urgent scoring is looked for, in seconds.
 URGENT_S = 2.0
@@ -87,7 +84,7 @@ def work(
                     text = f"training waits for the GPU, which {board.holder()} has"
                     log.info("%s", text)
                     say(text)
-                stop.wait(GPU_S)
+                stop.wait(ASK_S)
                 continue
             if waits:
                 waits = False

@@ -88,8 +88,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         reason = f"no new file in {', '.join(map(str, folders))}"
         if growing:
             reason += f"; {len(growing)} are still growing"
-        told = f"no new file; {len(growing)} still growing" if growing else "no new file"
-        database.write(engine, lambda c: _rest(c, run_id, who, reason, told))
+        database.write(engine, lambda c: _rest(c, run_id, who, reason))
         return
     rows, paths = _sources(folders, ready)
     model = models.resolve(engine, spec["job"]["model"])
@@ -113,9 +112,10 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     bell.ring(settings, "score")
 
 
-def _rest(connection: sa.Connection, run_id: int, who: str, reason: str, told: str) -> None:
+def _rest(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:
     watched.fence(connection, run_id, who)
-    runs.finish(connection, run_id, "skipped", reason, told=told)
+    # No news: hooks would hear it every few minutes.
+    runs.finish(connection, run_id, "skipped", reason, told=None)
 
 
 def files(folder: Path) -> Iterator[Seen]:

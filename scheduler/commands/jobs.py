@@ -8,7 +8,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, drift, jobs, training
+from db import database, drift, jobs, runs, training
 from db.schema import JOB_STATES, evaluations
 from scheduler import engines, follow, output, session, submit
 from scheduler.commands import steer
@@ -123,7 +123,15 @@ def show(job: int, as_json: bool) -> None:
     shown |= {name: row[name] for name in ("attempts", "worker_id", "lease_until")}
     ended = row["finished_at"] is not None
     shown["waits"] = None if ended else engines.waits(engine, row["engine"])
-    sources = jobs.source_rows(engine, job)
+    sources = [
+        {name: value for name, value in source.items() if name != "paths"}
+        for source in jobs.source_rows(engine, job)
+    ]
+    with database.reading(engine) as connection:
+        run = runs.of_job(connection, job)
+    if run is not None:
+        shown["schedule"] = f"{run.name}, run of {output.when(run.scheduled_for)}"
+        shown["outcome"] = run.outcome or run.state
     if row["kind"] == "train":
         more: dict[str, Any] = {"epochs": training.epoch_rows(engine, job)}
     else:

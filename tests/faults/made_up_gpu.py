@@ -64,6 +64,23 @@ if "celery" in sys.orig_argv:
     serving.open_on = lambda *a, **k: Losing(real(*a, **k))
 """
 
+#: Every probability is wrong by a little, as by a broken driver or a fault in a library.
+_WRONG = """
+import sys
+if "celery" in sys.orig_argv:
+    import dataclasses
+    from worker.engine import cpu
+    real = cpu._Pending.result
+
+    def result(self):
+        outputs = real(self)
+        scores = outputs.scores.copy()
+        scores[:, 0] = abs(scores[:, 0] - 0.01)
+        return dataclasses.replace(outputs, scores=scores)
+
+    cpu._Pending.result = result
+"""
+
 
 def _install(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
@@ -83,3 +100,8 @@ def lose(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _install(folder, _LOST, monkeypatch)
     (folder / "lost").touch()
     return folder / "lost"
+
+
+def miscompute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are started from now on compute wrongly, by a little."""
+    _install(folder, _WRONG, monkeypatch)

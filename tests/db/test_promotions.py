@@ -1,0 +1,134 @@
+"""Promotions: the champion moves in one transaction with its history, and goes back by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import jobs, models
+from db.database import reading, write
+from db.errors import Conflict
+from db.schema import models as models_table
+from db.schema import notices, promotions
+from tests.db import given
+
+
+def register(database: sa.Engine, folder: Path, *names: str) -> list[int]:
+    """Models of these names; the database has model 1 already, which is the champion."""
+    return [
+        write(database, lambda c, n=name: models.register(c, given.model(folder, n), "kim@ward"))
+        for name in names
+    ]
+
+
+def champion(database: sa.Engine) -> int:
+    return int(models.resolve(database, models.CHAMPION)["id"])
+
+
+def promote(database: sa.Engine, model_id: int) -> int | None:
+    return write(
+        database, lambda c: models.move_alias(c, models.CHAMPION, model_id, "kim@ward", "better")
+    )
+
+
+def roll_back(database: sa.Engine) -> tuple[int, int]:
+    return write(database, lambda c: models.rollback(c, models.CHAMPION, "kim@ward", "worse"))
+
+
+def moves(database: sa.Engine) -> list[tuple[str, int, int | None]]:
+    with reading(database) as connection:
+        columns = (promotions.c.how, promotions.c.model_id, promotions.c.previous_id)
+        found = connection.execute(sa.select(*columns).order_by(promotions.c.id))
+        return [(row.how, row.model_id, row.previous_id) for row in found]
+
+
+def test_a_rollback_goes_back_one_and_a_second_one_goes_back_two(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    second, third = register(database, tmp_path, "second", "third")
+    promote(database, second)
+    promote(database, third)
+    assert roll_back(database) == (second, third)
+    assert champion(database) == second
+    assert roll_back(database) == (1, second)
+    assert champion(database) == 1
+    with pytest.raises(Conflict, match="model 1 is the first champion there was"):
+        roll_back(database)
+    assert champion(database) == 1
+    assert moves(database) == [
+        ("first", 1, None), ("promote", second, 1), ("promote", third, second),
+        ("rollback", second, third), ("rollback", 1, second),
+    ]  # fmt: skip
+    events = [(e["event"], e["detail"]) for e in models.detail(database, second)["events"]]
+    assert ("promoted", "to champion: worse") in events
+    assert ("replaced", "as champion by model 1: worse") in events
+    # Whoever is promoted after a rollback took the place of the one that was gone back to.
+    promote(database, third)
+    assert roll_back(database) == (1, third)
+
+
+def test_a_model_whose_files_may_be_gone_is_not_gone_back_to(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    (second,) = register(database, tmp_path, "second")
+    promote(database, second)
+    write(
+        database,
+        lambda c: c.execute(
+            sa.update(models_table).where(models_table.c.id == 1).values(state="retired")
+        ),
+    )
+    with pytest.raises(Conflict, match="model 1 is retired"):
+        roll_back(database)
+    assert champion(database) == second
+    assert moves(database)[-1] == ("promote", second, 1)
+
+
+def test_two_promotions_at_the_same_moment_are_one_after_the_other(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    second, third = register(database, tmp_path, "second", "third")
+    before = given.meanwhile(
+        database,
+        lambda c: models.move_alias(c, models.CHAMPION, second, "kim@ward", "better"),
+        lambda: promote(database, third),
+    )
+    assert before == second
+    assert champion(database) == third
+    assert moves(database)[-2:] == [("promote", second, 1), ("promote", third, second)]
+
+
+def test_the_same_model_promoted_again_is_no_move(database: sa.Engine) -> None:
+    promote(database, 1)
+    assert moves(database) == [("first", 1, None)]
+
+
+def test_jobs_that_are_submitted_or_run_keep_the_model_that_they_have(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    running, queued = given.running(database), given.queued(database)
+    (second,) = register(database, tmp_path, "second")
+    promote(database, second)
+    shard = given.claimed(database)
+    given.commit(database, shard)
+    with reading(database) as connection:
+        scored = connection.exec_driver_sql("SELECT DISTINCT model_id FROM predictions").scalars()
+        assert list(scored) == [1]
+    assert shard.job_id == running
+    assert [jobs.get(database, job)["model_id"] for job in (queued, running)] == [1, 1]
+
+
+def test_hooks_are_told_of_a_promotion_by_hand_but_not_what_the_person_wrote(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    (second,) = register(database, tmp_path, "second")
+    promote(database, second)
+    roll_back(database)
+    with reading(database) as connection:
+        told = list(
+            connection.execute(sa.select(notices.c.payload).order_by(notices.c.id)).scalars()
+        )
+    assert [(t["event"], t["model"]) for t in told] == [("promoted", second), ("promoted", 1)]
+    assert "better" not in str(told) and "worse" not in str(told)

@@ -1,0 +1,69 @@
+"""A machine that computes wrongly keeps a new model from being promoted, and is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db import jobs, models, runs, schedules
+from db.database import write
+from db.schema import models as models_table
+from db.schema import schedules as schedules_table
+from tests.faults import made_up_gpu
+from tests.site import Site
+from tests.worker import samples
+from trainer.card import Card
+from worker.engine import choose, gate, open_engine
+
+
+def a_candidate(site: Site, file: Path, card: Card) -> int:
+    """A run whose new model was not worse, with what training said of drawn films; its number."""
+    number = samples.register(site.engine, file, card)
+    engine = open_engine(file, batch=8, threads=1)
+    scores = gate.answers(engine, gate.golden(card)).scores.tolist()
+    engine.close()
+
+    def make(connection: sa.Connection) -> int:
+        connection.execute(
+            sa.update(models_table)
+            .where(models_table.c.id == number)
+            .values(reference={"golden": {"scores": scores}})
+        )
+        schedules.add(
+            connection, name="nightly", cron="0 2 * * *", tz="UTC", kind="train",
+            spec={"job": {"data": "/films"}, "night": {}}, catch_up_s=60, created_by="tests",
+        )  # fmt: skip
+        row = connection.execute(sa.select(schedules_table)).one()
+        run_id = schedules.make_run(connection, row, row.created_at, "clock")
+        assert run_id is not None
+        claimed = jobs.claim(connection, "train", "t", 60.0)
+        assert claimed is not None
+        runs.note(
+            connection, run_id, state="proving", candidate_id=number, reason="AUROC is as good",
+            verdict={"told": "as good"},
+        )  # fmt: skip
+        jobs.finish(connection, claimed.lease.job_id, "completed", "t")
+        return run_id
+
+    return write(site.engine, make)
+
+
+def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
+    on_sqlite: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = on_sqlite
+    file = tmp_path / "candidate.onnx"
+    run_id = a_candidate(site, file, samples.write_model(file, ("NORMAL", "PNEUMONIA"), seed=7))
+    made_up_gpu.miscompute(tmp_path / "site-packages", monkeypatch)
+    site.worker()
+    site.wait(lambda: runs.get(site.engine, run_id)["finished_at"], "the night to be settled")
+    run = runs.get(site.engine, run_id)
+    assert run["outcome"] == "kept"
+    assert models.resolve(site.engine, models.CHAMPION)["id"] == 1
+    kind = choose(site.settings).kind
+    assert run["reason"] == (
+        f"it was not worse (AUROC is as good), but did not prove itself on {kind}: fp32 differs "
+        "from training by up to 0.01 in probability on 160 drawn films, where 0.0001 is rounding"
+    )
