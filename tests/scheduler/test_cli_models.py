@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from db import models
+from db import database, models, runs, schedules
+from db.schema import models as models_table
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
@@ -114,3 +116,76 @@ def test_a_folder_without_films_quantises_nothing(
     assert result.exit_code == 2
     assert "holds 0 films; give a folder of a few hundred" in result.stderr
     assert [f["precision"] for f in models.detail(engine, model_id)["files"]] == ["fp32"]
+
+
+def test_a_rollback_makes_the_champion_before_the_champion_again(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    first, second, third = (rows.a_model(engine, tmp_path, n) for n in ("one", "two", "three"))
+    run("models", "promote", second)
+    run("models", "promote", third)
+    back = run("models", "rollback", "--reason", "false alarms")
+    assert back.exit_code == 0
+    assert only_line(back.stdout) == (
+        f"model {second} (two) is the champion again, instead of model {third}"
+    )
+    told = json.loads(run("models", "rollback", "--json").stdout)
+    assert told == {
+        "model_id": first, "name": "one", "champion": True, "champion_before": second
+    }  # fmt: skip
+    history = run("models", "show", second).stdout
+    assert "to champion: false alarms" in history
+    assert f"as champion by model {first}: rolled back by " in history
+
+
+def test_a_rollback_with_nothing_to_go_back_to_says_so(engine: sa.Engine, tmp_path: Path) -> None:
+    none = run("models", "rollback")
+    assert none.exit_code == 2
+    assert only_line(none.stderr) == ("Error: no model is champion; `pneumoq models ls` lists them")
+    first = rows.a_model(engine, tmp_path)
+    result = run("models", "rollback")
+    assert result.exit_code == 2
+    assert only_line(result.stderr) == (
+        f"Error: model {first} is the first champion there was; `pneumoq models promote` takes any "
+        "other model"
+    )
+
+
+def test_a_rollback_to_a_retired_model_is_refused_and_the_champion_stays(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    first, second = (rows.a_model(engine, tmp_path, name) for name in ("one", "two"))
+    run("models", "promote", second)
+    retired = sa.update(models_table).where(models_table.c.id == first).values(state="retired")
+    database.write(engine, lambda c: c.execute(retired))
+    result = run("models", "rollback")
+    assert result.exit_code == 2
+    assert f"model {first} is retired: its files may be gone" in only_line(result.stderr)
+    assert models.resolve(engine, "champion")["id"] == second
+
+
+def test_the_list_says_what_each_model_came_from(engine: sa.Engine, tmp_path: Path) -> None:
+    first = rows.a_model(engine, tmp_path, "one")
+    job = rows.a_queued_job(engine, "train")
+    second = rows.a_model(engine, tmp_path, "two", parent_id=first, job_id=job)
+
+    def night(connection: sa.Connection) -> int | None:
+        schedule = schedules.add(
+            connection, name="nightly", cron="0 2 * * *", tz="UTC", kind="train",
+            spec={"job": {"data": "/films"}, "night": {}}, catch_up_s=60, created_by="tests",
+        )  # fmt: skip
+        at = datetime(2026, 1, 1, 2, tzinfo=timezone.utc)
+        return runs.begin(connection, schedule, at, "clock", "proving", candidate_id=third)
+
+    third = rows.a_model(engine, tmp_path, "three", parent_id=second)
+    run_id = database.write(engine, night)
+    told = json.loads(run("models", "ls", "--json").stdout)
+    lineage = [(m["model_id"], m["parent_id"], m["made_by"], m["champion"]) for m in told]
+    assert lineage == [
+        (third, second, f"nightly, run {run_id}", 0),
+        (second, first, f"job {job}", 0),
+        (first, None, None, 1),
+    ]
+    table = run("models", "ls").stdout
+    for word in ("parent", "films", "made_by", f"nightly, run {run_id}", f"job {job}"):
+        assert word in table

@@ -131,3 +131,16 @@ def test_a_gpu_is_not_asked_for_bf16(model_file: Path, tmp_path: Path) -> None:
     chosen: Choice = choose(settings(), ALL)
     with pytest.raises(EngineError, match="bf16 is computed on processors"):
         open_on(chosen, model_file, precision="bf16", home=tmp_path, workspace_mb=64)
+
+
+def test_machines_alike_are_of_one_kind_whatever_their_settings_are() -> None:
+    kind = choose(settings(), ALL).kind
+    assert kind == "TensorRT 10.3.0 on Orin (8.7)"
+    assert choose(settings(gpu_batch="8", engine_threads="1"), ALL).kind == kind
+    assert choose(settings(), replace(ALL, tensorrt=("tensorrt", "10.4.0"))).kind != kind
+    assert choose(settings("onnx"), ALL).kind == "ONNX Runtime 1.23.0 on Orin (8.7)"
+    # Why it is the processor does not matter to what it computes.
+    forced = choose(settings("onnx"), NO_GPU)
+    assert forced.kind == choose(settings(), NO_GPU).kind
+    assert forced.kind.startswith("OpenVINO 2026.4 on ")
+    assert len(choose(settings(), replace(NO_GPU, openvino="9" * 300)).kind) == 200

@@ -205,6 +205,20 @@ def test_who_is_expected_back_is_waited_for_and_not_for_ever(
     assert run["reason"].endswith("on any scoring worker")
 
 
+def test_a_kind_that_is_there_and_does_not_decide_is_named_when_time_is_up(
+    here: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.worker("a", CPU)
+    here.worker("g", GPU)
+    here.decide(CPU, "a", True)
+    assert here.settle()["state"] == "proving"
+    monkeypatch.setattr(settle, "PROVE_S", -3600.0)
+    run = here.settle()
+    assert (run["outcome"], here.champion) == ("kept", 1)
+    assert run["reason"].endswith(f" on {GPU}"), "the processor has decided"
+    assert [told["event"] for told in here.told()] == ["kept"]
+
+
 @pytest.mark.parametrize("database_url", ["sqlite_url"], indirect=True)
 def test_this_machine_proves_a_model_that_it_computes_as_training_did(
     settings: Settings, database: sa.Engine, model_file: Path, card: Card

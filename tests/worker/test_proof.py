@@ -1,0 +1,207 @@
+"""A new model is proved by what this machine computes, and each way to fail has its sentence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from db import database as connecting
+from db import models
+from db.schema import models as models_table
+from trainer.card import Card
+from worker import board, config, proof, serving
+from worker.config import Settings
+from worker.engine import Choice, Engine, choose, gate, open_engine
+from worker.engine.base import Outputs, Pending
+from worker.gpu import Gpu
+
+GPU = Gpu(
+    index=0, name="Made up", uuid="GPU-1", compute_capability=(8, 7), memory_bytes=1 << 30,
+    integrated=False, driver="13.0",
+)  # fmt: skip
+
+Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+class Changed:
+    """A real engine whose scores are changed."""
+
+    def __init__(self, inner: Engine, change: Change) -> None:
+        self._inner, self._change = inner, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> Pending:
+        return ChangedPending(self._inner.submit(pixels, films), self._change)
+
+
+class ChangedPending:
+    """A batch of such an engine."""
+
+    def __init__(self, inner: Pending, change: Change) -> None:
+        self._inner, self._change = inner, change
+
+    def result(self) -> Outputs:
+        found = self._inner.result()
+        return Outputs(scores=self._change(found.scores), cam=found.cam, ood=found.ood)
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite only: who proves what is tested on both with the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return config.load(
+        {"PNEUMOQ_HOME": str(tmp_path / "home"), "PNEUMOQ_DATABASE_URL": database_url}
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(card: Card) -> gate.Films:
+    """The drawn films."""
+    return gate.golden(card)
+
+
+@pytest.fixture(scope="module")
+def said(model_file: Path, drawn: gate.Films) -> NDArray[np.float32]:
+    """What the engine on the processor says of them; PyTorch's place is taken by it."""
+    engine = open_engine(model_file, batch=16, threads=1)
+    scores = gate.answers(engine, drawn).scores
+    engine.close()
+    return scores
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(drawn: gate.Films, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films are always the same, and to draw them takes longer than all else here."""
+    monkeypatch.setattr(gate, "golden", lambda card: drawn)
+
+
+@pytest.fixture
+def learned(database: sa.Engine, model_id: int, said: NDArray[np.float32]) -> int:
+    """A model that came with what training said of the drawn films."""
+    connecting.write(
+        database,
+        lambda c: c.execute(
+            sa.update(models_table).values(reference={"golden": {"scores": said.tolist()}})
+        ),
+    )
+    return model_id
+
+
+def prove(
+    settings: Settings, database: sa.Engine, model_id: int, choice: Choice | None = None
+) -> tuple[bool, str]:
+    return proof.prove(
+        settings, database, "w", choice or choose(settings), model_id, threading.Event()
+    )
+
+
+def computing(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+    """Have this machine compute wrongly from now on."""
+    real = serving.open_on
+    monkeypatch.setattr(serving, "open_on", lambda *a, **k: Changed(real(*a, **k), change))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda scores: np.clip(scores + np.float32([[0.25, -0.25]]), 0, 1),
+            "fp32 differs from training by up to 0.25 in probability on 160 drawn films, where "
+            "0.0001 is rounding",
+        ),
+        (
+            lambda scores: np.full_like(scores, np.nan),
+            "fp32 differs from training by up to 1 in probability on 160 drawn films, where 0.0001 "
+            "is rounding",
+        ),
+        (
+            lambda scores: scores[:, :1],
+            "fp32 gives (160, 1), and training (160, 2)",
+        ),
+    ],
+    ids=["off", "not-a-number", "another-shape"],
+)
+def test_a_machine_that_computes_wrongly_does_not_prove_a_model_and_says_how_far_off(
+    settings: Settings, database: sa.Engine, learned: int, monkeypatch: pytest.MonkeyPatch,
+    change: Change, says: str,
+) -> None:  # fmt: skip
+    computing(monkeypatch, change)
+    assert prove(settings, database, learned) == (False, says)
+
+
+def test_the_precision_that_would_serve_is_tried_too_and_not_only_fp32(
+    settings: Settings, database: sa.Engine, learned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {
+        "precision": "bf16", "backend": "openvino", "backend_version": "1", "device": "CPU",
+        "options": {}, "passed": True,
+    }  # fmt: skip
+    sha256 = str(models.file_of(database, learned)["sha256"])
+    connecting.write(database, lambda c: models.record_engine(c, sha256, row))
+    assert models.best_precision(database, learned) == "bf16"
+    real = serving.open_on
+
+    def rounded(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        return scores + np.float32([[0.01, -0.01]])
+
+    def saturated(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full_like(scores, 0.5)
+
+    change: Change = rounded
+
+    def open_on(*a: Any, precision: str, **k: Any) -> Any:
+        # Not every processor has bf16: fp32 is computed, and called so.
+        engine = real(*a, precision="fp32", **k)
+        if precision == "fp32":
+            return engine
+        changed = Changed(engine, change)
+        changed.precision = precision
+        return changed
+
+    monkeypatch.setattr(serving, "open_on", open_on)
+    passed, detail = prove(settings, database, learned)
+    assert passed, detail
+    assert [part.split()[0] for part in detail.split("; ")] == ["fp32", "bf16"]
+    change = saturated
+    passed, detail = prove(settings, database, learned)
+    assert not passed
+    assert detail.startswith("bf16 differs from training by 0.")
+    assert detail.endswith(" in probability on 160 drawn films, where 0.1 may be")
+
+
+def test_an_engine_that_another_took_the_place_of_is_no_proof(
+    settings: Settings, database: sa.Engine, learned: int, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """A GPU that fails would else be proved by the processor that serves instead of it."""
+    monkeypatch.setattr(board, "LOCKS", tmp_path)
+    on_gpu = Choice(
+        asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
+        lanes=2,
+    )  # fmt: skip
+    passed, detail = prove(settings, database, learned, on_gpu)
+    assert not passed
+    assert detail.startswith(f"fp32 does not run on {on_gpu.kind}; OpenVINO ")
+    assert detail.endswith(" took its place")
+
+
+def test_who_is_told_to_stop_has_found_out_nothing(
+    settings: Settings, database: sa.Engine, learned: int
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(proof.Stopped):
+        proof.prove(settings, database, "w", choose(settings), learned, stop)
