@@ -56,7 +56,8 @@ def _empty(connection: sa.Connection) -> None:
     for name in EMPTIED:
         connection.execute(sa.delete(T[name]))
     connection.execute(sa.update(T["jobs"]).values(parent_job_id=None))
-    connection.execute(sa.delete(T["jobs"]))
+    for name in ("drift", "notices", "jobs"):
+        connection.execute(sa.delete(T[name]))
 
 
 class Machine(RuleBasedStateMachine):
