@@ -129,8 +129,16 @@ def set_paused(connection: sa.Connection, name: str, paused: bool) -> None:
 
 
 def remove(connection: sa.Connection, name: str) -> None:
-    """Remove a schedule: it makes no more runs. Those that it made, and their jobs, stay."""
+    """Remove a schedule: it makes no more runs. Those that it made, and their jobs, stay.
+
+    A run that has no job yet, for its folders are still to be looked through, is cancelled.
+    """
     row = _locked(connection, name)
+    due = sa.select(runs_table.c.id).where(
+        runs_table.c.schedule_id == row.id, runs_table.c.state == "due"
+    )
+    for run_id in connection.execute(due).scalars().all():
+        runs.finish(connection, run_id, "cancelled", "the schedule was removed")
     connection.execute(
         sa.update(schedules)
         .where(schedules.c.id == row.id)

@@ -119,7 +119,7 @@ def observe(
                 .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(seen.path))
                 .values(
                     size=seen.size, mtime_ns=seen.mtime_ns, since=now(), content=None,
-                    state="seen", attempts=0,
+                    state="seen", job_id=None, attempts=0,
                 )
             )  # fmt: skip
 
@@ -166,6 +166,19 @@ def read(
     )
 
 
+def failed_again(
+    connection: sa.Connection, run_id: int, worker_id: str, schedule_id: int, paths: Sequence[str]
+) -> None:
+    """Count an attempt for files whose job would fail once more, without there being one."""
+    fence(connection, run_id, worker_id)
+    for path in paths:
+        connection.execute(
+            sa.update(watched)
+            .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(path))
+            .values(attempts=watched.c.attempts + 1, state=_after(watched.c.attempts + 1))
+        )
+
+
 def take(
     connection: sa.Connection,
     run_id: int,
@@ -191,13 +204,32 @@ def take(
 
 
 def job_ended(connection: sa.Connection, job_id: int, state: str) -> None:
-    """What a job took is done, or waits again where the job did not complete."""
+    """What a job took is done, or waits again where the job did not complete.
+
+    So does what was done because it has the content of such a file: the file may be gone by then.
+    """
     ours = sa.and_(watched.c.job_id == job_id, watched.c.state == "taken")
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
+    connection.execute(sa.update(watched).where(ours).values(state=_after(watched.c.attempts)))
+    failed = watched.alias()
     connection.execute(
         sa.update(watched)
-        .where(ours)
-        .values(state=sa.case((watched.c.attempts >= MAX_ATTEMPTS, "given_up"), else_="seen"))
+        .where(
+            watched.c.state == "done",
+            watched.c.job_id.is_(None),
+            sa.exists().where(
+                failed.c.job_id == job_id,
+                failed.c.state == "seen",
+                failed.c.schedule_id == watched.c.schedule_id,
+                failed.c.content == watched.c.content,
+            ),
+        )
+        .values(state="seen")
     )
+
+
+def _after(attempts: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
+    """The state of a file after so many attempts that failed."""
+    return sa.case((attempts >= MAX_ATTEMPTS, "given_up"), else_="seen")

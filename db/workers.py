@@ -101,6 +101,14 @@ def alive_ids(engine: sa.Engine, within_s: float = GONE_AFTER_S) -> frozenset[st
     return frozenset(str(row["id"]) for row in alive(engine, within_s=within_s))
 
 
+def listens(engine: sa.Engine, worker_id: str, queue: str) -> bool | None:
+    """Whether a worker listens to a queue; None where it is not known."""
+    select = sa.select(workers.c.queues).where(workers.c.id == worker_id)
+    with database.reading(engine) as connection:
+        queues = connection.execute(select).scalar()
+    return None if queues is None else queue in queues.split(",")
+
+
 def kinds(row: Mapping[str, Any] | sa.RowMapping) -> frozenset[str]:
     """The words of `jobs.engine` that a worker of this row serves; one that tells none: auto."""
     return frozenset(str(row["versions"].get("engines", "auto")).split(","))

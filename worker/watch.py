@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from db import database, listings, models, notices, runs, schedules, watched, workers
-from db.errors import LeaseLost, NotFound
+from db.errors import Conflict, LeaseLost, NotFound, Unavailable
 from db.watched import Seen, Waiting
 from worker import archive, bell, fleet
-from worker.archive.names import passed_over_as
+from worker.archive.names import display, passed_over_as
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused
 
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Names of files that somebody is still writing, or that are none of a person's.
 UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
+
+#: A folder that systems make at the top of a disk, and let nobody look into.
+RESCUED = "lost+found"
 
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
@@ -40,7 +43,12 @@ class Unreadable(Exception):
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
-    """A chore: look through the folders of runs that are due."""
+    """A chore: look through the folders of runs that are due.
+
+    A worker that only trains leaves it to those that score: it need not have the folders.
+    """
+    if workers.listens(engine, who, "score") is False:
+        return
     for due in runs.in_state(engine, "due"):
         # What this process began before, and did not end, is its own to begin anew.
         there = workers.alive_ids(engine, settings.lease_s) - {who}
@@ -51,13 +59,34 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
         if not mine:
             continue
         try:
-            _look(settings, engine, who, due)
+            reason = _outcome(settings, engine, who, due)
+            if reason is not None:
+                log.warning("schedule %s: %s", due["name"], reason)
+                database.write(engine, lambda c, d=due, r=reason: _fail(c, d, who, r))  # type: ignore[misc]
         except LeaseLost as error:
             log.info("%s", error)
-        except (Unreadable, NotFound, PrecisionRefused) as error:
-            reason = str(error)
-            log.warning("schedule %s: %s", due["name"], reason)
-            database.write(engine, lambda c, d=due, r=reason: _fail(c, d, who, r))  # type: ignore[misc]
+
+
+def _outcome(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> str | None:
+    """Look; returns why the run has failed, or None.
+
+    What was not foreseen fails this run too: it would be met again at each look, and no other
+    schedule's folders would be looked through.
+    """
+    try:
+        _look(settings, engine, who, due)
+    except (LeaseLost, Unavailable):
+        raise
+    except (Unreadable, NotFound, Conflict, PrecisionRefused) as error:
+        return str(error)
+    except Exception as error:
+        if isinstance(error, sa.exc.DBAPIError) and database.passing(error):
+            raise
+        log.exception("schedule %s: its folders cannot be looked through", due["name"])
+        return (
+            f"looking through the folders failed ({type(error).__name__}); a worker's log says why"
+        )
+    return None
 
 
 def _fail(connection: sa.Connection, due: sa.RowMapping, who: str, reason: str) -> None:
@@ -71,8 +100,10 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
     settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
-    found = [seen for folder in folders for seen in files(folder)]
-    there = {seen.path for seen in found}
+    # By path: one folder may be below another.
+    there = {seen.path: seen for folder in folders for seen in files(folder)}
+    odd = [path for path in there if not _can_be_kept(path)]
+    found = [there[path] for path in there.keys() - set(odd)]
     database.write(engine, lambda c: watched.observe(c, run_id, who, schedule_id, found))
     at = schedules.database_clock(engine)
     settled = timedelta(seconds=settle_s)
@@ -83,11 +114,19 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
         return
     unchanged = [file for file in new if at - file.since >= settled]
-    ready = _chosen(_read(engine, who, run_id, schedule_id, unchanged))
+    ready, unread = _read(engine, who, run_id, schedule_id, unchanged)
+    ready, broken = _whole(ready)
+    said = [*_odd(odd), *unread, *broken.values()]
+    for line in said:
+        log.warning("schedule %s: %s", due["name"], line)
+    if broken:
+        database.write(
+            engine, lambda c: watched.failed_again(c, run_id, who, schedule_id, list(broken))
+        )
     if not ready:
-        reason = f"no new file in {', '.join(map(str, folders))}"
         if growing:
-            reason += f"; {len(growing)} are still growing"
+            said.append(f"{len(growing)} still growing")
+        reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *said])
         database.write(engine, lambda c: _rest(c, run_id, who, reason))
         return
     rows, paths = _sources(folders, ready)
@@ -122,13 +161,15 @@ def files(folder: Path) -> Iterator[Seen]:
     """The files below a folder that may be films or archives; raises Unreadable."""
 
     def cannot(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and error.filename != str(folder):
+            return  # a folder below, which is gone since it was listed
         raise Unreadable(
             f"{error.filename or folder} cannot be looked through ({error.strerror}); mount it, or "
             "let the workers' user read it"
         )
 
     for path, folders, names in os.walk(folder, onerror=cannot):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != RESCUED)
         for name in sorted(names):
             place = f"{path}/{name}"
             if _passed_over(name) or passed_over_as(os.path.relpath(place, folder)):
@@ -142,24 +183,44 @@ def files(folder: Path) -> Iterator[Seen]:
 
 
 def _passed_over(name: str) -> bool:
-    """Whether a name is that of a hidden or unfinished file, or one that no list can hold."""
-    if name.startswith(".") or name.lower().endswith(UNFINISHED) or "\n" in name:
-        return True
+    """Whether a name is that of a hidden or unfinished file."""
+    return name.startswith(".") or name.lower().endswith(UNFINISHED)
+
+
+def _can_be_kept(path: str) -> bool:
+    """Whether a database, and a list of one path a line, can hold a path."""
     try:
-        name.encode()
+        path.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return False
+    return "\n" not in path
+
+
+def _odd(paths: Sequence[str]) -> Iterator[str]:
+    """What to say of files whose paths cannot be kept, if there are any."""
+    if paths:
+        yield (
+            f"{len(paths)} not taken whose names, or folders' names, are no UTF-8 or have line "
+            f"breaks, such as {display(min(paths))}; rename them"
+        )
 
 
 def _read(
     engine: sa.Engine, who: str, run_id: int, schedule_id: int, unchanged: list[Waiting]
-) -> list[Waiting]:
-    """Of files that have settled, those whose content was not taken before, each content once."""
+) -> tuple[list[Waiting], list[str]]:
+    """Of files that have settled, those whose content was not taken before, each content once.
+
+    Also what to say of files that cannot be read.
+    """
     known = set(watched.known_contents(engine, schedule_id))
     fresh: list[Waiting] = []
+    unread: list[str] = []
     for file in unchanged:
-        content = file.content or _content(file)
+        try:
+            content = file.content or _content(file)
+        except OSError as error:
+            unread.append(f"{file.path} cannot be read ({error.strerror})")
+            continue
         if content is None:
             continue  # it changed after all: the next run's
         again = content in known
@@ -173,30 +234,44 @@ def _read(
             )
         if not again:
             fresh.append(file)
-    return fresh
+    if len(unread) > 1:
+        unread = [f"{unread[0]}, and {len(unread) - 1} more; let the workers' user read them"]
+    return fresh, unread
 
 
 def _content(file: Waiting) -> str | None:
-    """A file's SHA-256; None where it is not what was looked at."""
+    """A file's SHA-256; None where it is not what was looked at, or gone. Raises OSError."""
     digest = hashlib.sha256()
     try:
         with open(file.path, "rb") as opened:  # noqa: PTH123
             while block := opened.read(1 << 20):
                 digest.update(block)
             status = os.fstat(opened.fileno())
-    except OSError:
+    except FileNotFoundError:
         return None
     same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
     return digest.hexdigest() if same else None
 
 
-def _chosen(ready: list[Waiting]) -> list[Waiting]:
-    """What one job takes: all that is new; else one file whose job failed before, by itself.
+def _whole(ready: list[Waiting]) -> tuple[list[Waiting], dict[str, str]]:
+    """Without archives that cannot be listed to their end, of those whose job failed; why not, by
+    path.
 
-    So one bad archive costs the good ones a night, and not their turn.
+    So a damaged archive costs what came with it one job, and not the next ones too.
     """
-    new = [file for file in ready if not file.attempts]
-    return new or ready[:1]
+    broken: dict[str, str] = {}
+    for file in ready:
+        if not file.attempts:
+            continue
+        try:
+            with archive.open_source(file.path) as source:
+                if source.kind != "file":
+                    for _ in source.members():
+                        pass
+        except ArchiveError as error:
+            if error.code != "unsupported":  # that is an item, with an error of its own
+                broken[file.path] = str(error)
+    return [file for file in ready if file.path not in broken], broken
 
 
 def _sources(folders: list[Path], ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -42,8 +45,10 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 class Inbox:
     """A folder, its schedule, and a clock that is turned by moving what was seen into the past."""
 
-    def __init__(self, settings: Settings, engine: sa.Engine, folder: Path) -> None:
-        self.settings, self.engine, self.folder = settings, engine, folder
+    def __init__(
+        self, settings: Settings, engine: sa.Engine, folder: Path, name: str = "inbox"
+    ) -> None:
+        self.settings, self.engine, self.folder, self.name = settings, engine, folder, name
         folder.mkdir()
         self._minute = 0
         spec = {
@@ -56,7 +61,7 @@ class Inbox:
         write(
             engine,
             lambda c: schedules.add(
-                c, name="inbox", cron="* * * * *", tz="UTC", kind="score", spec=spec,
+                c, name=name, cron="* * * * *", tz="UTC", kind="score", spec=spec,
                 catch_up_s=60, created_by="tests",
             ),
         )  # fmt: skip
@@ -67,12 +72,22 @@ class Inbox:
         path.write_bytes(data)
         return path
 
+    def watches(self, *folders: Path) -> None:
+        """Let it watch these folders instead."""
+        named = schedules_table.c.name == self.name
+        with connecting.writing(self.engine) as connection:
+            spec = connection.execute(sa.select(schedules_table.c.spec).where(named)).scalar_one()
+            spec["job"]["sources"] = list(map(str, folders))
+            connection.execute(sa.update(schedules_table).where(named).values(spec=spec))
+
     def due(self) -> int:
         """A run of the schedule, to be looked at."""
         self._minute += 1
 
         def make(connection: sa.Connection) -> int | None:
-            row = connection.execute(sa.select(schedules_table)).one()
+            row = connection.execute(
+                sa.select(schedules_table).where(schedules_table.c.name == self.name)
+            ).one()
             at = row.created_at + timedelta(minutes=self._minute)
             return schedules.make_run(connection, row, at, "clock")
 
@@ -206,17 +221,121 @@ def test_archives_are_sources_of_their_own_and_loose_films_are_one(
     ]  # fmt: skip
 
 
-def test_what_failed_comes_again_by_itself_and_at_most_three_times(inbox: Inbox) -> None:
-    for number, data in enumerate(films(2)):
-        inbox.put(f"{number}.jpg", data)
+def test_what_failed_comes_again_with_what_is_new_and_at_most_three_times(inbox: Inbox) -> None:
+    one, two, three = films(3)
+    inbox.put("0.jpg", one)
     inbox.close(inbox.night(), "failed")
-    assert inbox.files() == {"0.jpg": ("seen", 1), "1.jpg": ("seen", 1)}
+    assert inbox.files() == {"0.jpg": ("seen", 1)}
+    inbox.put("1.jpg", two)
+    inbox.close(inbox.night(), "cancelled")
+    inbox.put("2.jpg", three)
+    inbox.close(inbox.night(), "failed")
+    assert inbox.files() == {"0.jpg": ("given_up", 3), "1.jpg": ("seen", 2), "2.jpg": ("seen", 1)}
     inbox.close(inbox.night(), "completed")
-    assert inbox.files() == {"0.jpg": ("done", 2), "1.jpg": ("seen", 1)}
-    for _ in range(2):
-        inbox.close(inbox.night(), "failed")
-    assert inbox.files()["1.jpg"] == ("given_up", 3)
+    assert inbox.files() == {"0.jpg": ("given_up", 3), "1.jpg": ("done", 3), "2.jpg": ("done", 2)}
     assert inbox.night()["outcome"] == "skipped"
+
+
+def test_an_archive_cut_short_costs_what_came_with_it_one_job(inbox: Inbox) -> None:
+    one, two = films(2)
+    with tarfile.open(inbox.folder / "cut.tar", "w") as archive:
+        for number in range(2):
+            archive.addfile(_member(f"{number}.jpg", len(two)), io.BytesIO(two))
+    inbox.put("cut.tar", (inbox.folder / "cut.tar").read_bytes()[: len(two) + 1024])
+    inbox.put("good.jpg", one)
+    run = inbox.night()
+    assert {state for state, _ in inbox.files().values()} == {"taken"}
+    inbox.close(run, "failed")
+    run = inbox.night()
+    assert inbox.files() == {"cut.tar": ("seen", 2), "good.jpg": ("taken", 2)}
+    inbox.close(run, "completed")
+    last = inbox.night()
+    assert last["outcome"] == "skipped"
+    assert f"{inbox.folder}/cut.tar" in last["reason"], "it says what is wrong with it"
+    assert inbox.files()["cut.tar"] == ("given_up", 3)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info
+
+
+def test_a_copy_is_scored_where_the_job_failed_and_the_first_is_gone(inbox: Inbox) -> None:
+    (one,) = films(1)
+    inbox.put("a.jpg", one)
+    inbox.put("b.jpg", one)
+    inbox.close(inbox.night(), "failed")
+    (inbox.folder / "a.jpg").unlink()
+    inbox.close(inbox.night(), "completed")
+    assert inbox.files()["b.jpg"] == ("done", 1)
+
+
+def test_a_folder_below_another_is_looked_through_once(inbox: Inbox) -> None:
+    inbox.put("ward/a.jpg", films(1)[0])
+    inbox.watches(inbox.folder, inbox.folder / "ward", inbox.folder)
+    assert inbox.night()["state"] == "running"
+    assert inbox.files() == {"a.jpg": ("taken", 1)}
+
+
+def test_names_that_cannot_be_kept_are_told_of_and_hold_up_no_others(inbox: Inbox) -> None:
+    one, two, three = films(3)
+    latin = os.fsencode(inbox.folder) + b"/M\xfcller"
+    os.mkdir(latin)  # noqa: PTH102  # a Path of bytes there is not
+    inbox.put(f"{os.fsdecode(latin)}/a.jpg", one)
+    inbox.put("two\nlines/b.jpg", two)
+    inbox.put("c.jpg", three)
+    inbox.close(inbox.night(), "completed")
+    assert inbox.files() == {"c.jpg": ("done", 1)}
+    reason = inbox.night()["reason"]
+    assert "2 not taken" in reason
+    assert "M\\xfcller" in reason and "rename them" in reason
+
+
+def test_a_run_that_cannot_be_fails_and_other_schedules_are_looked_at(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    inbox.put("a.jpg", films(1)[0])
+    with connecting.writing(inbox.engine) as connection:
+        connection.exec_driver_sql("UPDATE models SET state = 'retired'")
+        connection.exec_driver_sql("DELETE FROM model_chunks")
+    run = inbox.night()
+    assert run["outcome"] == "failed", "it is not tried again at every sweep"
+    assert "is retired" in run["reason"]
+
+    with connecting.writing(inbox.engine) as connection:
+        connection.exec_driver_sql("""UPDATE schedules SET spec = '{"job": {}}'""")
+    foreign = inbox.due()
+    other = Inbox(inbox.settings, inbox.engine, tmp_path / "other", "other")
+    run_id = other.due()
+    inbox.look()
+    bad = runs.get(inbox.engine, foreign)
+    assert (bad["outcome"], "KeyError" in bad["reason"]) == ("failed", True)
+    assert runs.get(inbox.engine, run_id)["outcome"] == "skipped"
+
+
+def test_a_worker_that_only_trains_does_not_look(inbox: Inbox) -> None:
+    inbox.folder.rename(inbox.folder.with_name("mounted elsewhere"))
+    write(
+        inbox.engine,
+        lambda c: workers.hello(
+            c, "trains", host="h", pid=2, queues="train", engine=None, versions={}
+        ),
+    )
+    run_id = inbox.due()
+    inbox.look("trains")
+    assert runs.get(inbox.engine, run_id)["state"] == "due"
+
+
+def test_a_removed_schedule_does_not_take_what_it_waited_for(inbox: Inbox) -> None:
+    inbox.put("a.jpg", films(1)[0])
+    run_id = inbox.due()
+    inbox.look()
+    write(inbox.engine, lambda c: schedules.remove(c, "inbox"))
+    inbox.later()
+    inbox.look()
+    run = runs.get(inbox.engine, run_id)
+    assert (run["outcome"], run["job_id"]) == ("cancelled", None)
 
 
 def test_a_looker_that_lives_is_left_to_it_and_one_that_vanished_is_replaced(inbox: Inbox) -> None:
