@@ -22,7 +22,7 @@ SMALL = (
     "--augment", "0.25", "--val-fraction", "0.2", "--operating-point", "sensitivity=0.95",
 )  # fmt: skip
 MARGINS = (
-    "--margin-auroc", "0.03", "--margin-sensitivity", "0.2", "--margin-specificity", "0.2",
+    "--margin-auroc", "0.03", "--margin-sensitivity", "0.5", "--margin-specificity", "0.5",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_films_dropped_in_make_a_new_champion_overnight_and_a_rollback_brings_th
 
     added = terminal.type(
         "schedule", "add", "nightly", "--cron", "* * * * *", *MARGINS,
-        "--evaluate-on", str(judge), "train", str(data), *SMALL, "--epochs", "3",
+        "--evaluate-on", str(judge), "train", str(data), *SMALL, "--epochs", "4",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
     for film in spots.write(tmp_path / "new", 60, 4).rglob("*.png"):
