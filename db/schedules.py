@@ -235,7 +235,9 @@ def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times
             which = f"{going['scheduled_for']:%Y-%m-%d %H:%M} UTC"
             what = f"job {going['job_id']}" if going["job_id"] else "its folder"
             reason = f"the run of {which} was still going on ({what})"
-            runs.finish(connection, skipped, "skipped", reason, told=reason)
+            # A folder is looked at every few minutes, and the next look takes what waits.
+            told = reason if row.kind == "train" else None
+            runs.finish(connection, skipped, "skipped", reason, told=told)
         return None
     return make_run(connection, row, last, "catch_up" if late > LATE else "clock")
 

@@ -208,6 +208,11 @@ def _check_hooks(url: str | None, command: str | None) -> None:
             raise ConfigError(f"{PREFIX}HOOK_COMMAND names no program")
 
 
+def time_zone() -> str | None:
+    """What `TZ` says, as containers are told their zone; a colon before it is POSIX's."""
+    return os.environ.get("TZ", "").removeprefix(":") or None
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The variables that give a child process the same settings."""
     values = dataclasses.asdict(settings)

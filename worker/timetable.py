@@ -61,7 +61,7 @@ def tick(
             made.append(
                 database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
             )
-        except ConfigError as error:  # of a zone that only the machine knows where it was added
+        except ConfigError as error:  # of what only the machine knows where it was added
             _say_once(engine, str(number), f"schedule {number} does not run here: {error}")
     return [run_id for run_id in made if run_id is not None]
 
@@ -150,7 +150,11 @@ def _times(cron: str, tz: str, after: datetime) -> Iterator[datetime]:
     # Earlier by more than any clock is put back, for what it shows may come once more.
     start = last.astimezone(place).replace(tzinfo=None) - timedelta(hours=3)
     again: list[datetime] = []
-    for wall in CronSim(cron, start):
+    try:
+        walls = CronSim(cron, start)
+    except CronSimError as error:
+        raise ConfigError(f"{cron!r} means nothing here: {error}") from error
+    for wall in walls:
         first, second = _instants(wall, place)
         if first is None:
             if follows:

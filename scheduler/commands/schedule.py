@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from db import database, runs, schedules
 from scheduler import follow, output, session, submit
-from worker import timetable
+from worker import config, timetable
 from worker.errors import ConfigError
 
 #: What a schedule may make, and the command whose options it takes.
@@ -363,7 +363,7 @@ def show(name: str, as_json: bool) -> None:
             "name": name,
             "kind": row["kind"],
             "cron": f"{row['cron']} in {row['tz']}",
-            "next": "paused" if following is None else _both(following, row["tz"]),
+            "next": "paused" if row["paused"] else _both(following, row["tz"]),
             "catch_up": output.seconds(row["catch_up_s"]),
             "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
@@ -489,7 +489,7 @@ def resume(name: str, as_json: bool) -> None:
     if as_json:
         output.emit({**row, "next": first}, as_json=True)
         return
-    click.echo(f"{name} runs next at {'' if first is None else _both(first, row['tz'])}")
+    click.echo(f"{name} runs next at {_both(first, row['tz'])}")
 
 
 @command.command("rm", short_help="Remove a schedule; what it made stays.")
@@ -511,20 +511,29 @@ def rm(name: str, as_json: bool) -> None:
     click.echo(f"{name} is removed; what it made stays")
 
 
-def local_zone() -> str:
+def local_zone(etc: Path = Path("/etc")) -> str:
     """This machine's time zone by its IANA name; UTC where it does not tell."""
-    link = Path("/etc/localtime")
-    with contextlib.suppress(OSError, ConfigError):
-        name = str(link.resolve()).partition("zoneinfo/")[2]
-        if name:
+    named: list[str | None] = [config.time_zone()]
+    with contextlib.suppress(OSError):
+        named.append(str((etc / "localtime").resolve()).partition("zoneinfo/")[2])
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        named.append((etc / "timezone").read_text("utf-8").strip())
+    for name in filter(None, named):
+        with contextlib.suppress(ConfigError):
             timetable.zone(name)
             return name
     return "UTC"
 
 
 def _next(row: Mapping[str, Any] | sa.RowMapping, at: datetime) -> datetime | None:
-    """When a schedule runs next; None where it is paused."""
-    return None if row["paused"] else timetable.following(row["cron"], row["tz"], at)
+    """When a schedule runs next; None where it is paused, or its zone is not known here."""
+    if row["paused"]:
+        return None
+    try:
+        return timetable.following(row["cron"], row["tz"], at)
+    except ConfigError as error:
+        click.echo(f"{row['name']} does not run on this machine: {error}", err=True)
+        return None
 
 
 def _there(moment: datetime, tz: str) -> str:
@@ -532,8 +541,10 @@ def _there(moment: datetime, tz: str) -> str:
     return f"{moment.astimezone(timetable.zone(tz)):%Y-%m-%d %H:%M}"
 
 
-def _both(moment: datetime, tz: str) -> str:
-    """A time in a zone and in UTC."""
+def _both(moment: datetime | None, tz: str) -> str:
+    """A time in a zone and in UTC; `?` where there is none that this machine knows of."""
+    if moment is None:
+        return "?"
     utc = f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
     there = _there(moment, tz)
     return utc if utc == f"{there} UTC" else f"{there} in {tz} ({utc})"

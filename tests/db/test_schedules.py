@@ -219,6 +219,8 @@ def test_a_run_that_is_still_open_is_not_doubled(database: sa.Engine) -> None:
     ]  # fmt: skip
     skipped = runs.of_schedule(database, number)[0]
     job_id = runs.get(database, first)["job_id"]
+    with reading(database) as connection:
+        assert connection.execute(sa.select(notices_table.c.event)).scalars().all() == ["skipped"]
     assert skipped["reason"] == (
         f"the run of {TONIGHT:%Y-%m-%d %H:%M} UTC was still going on (job {job_id})"
     )
@@ -238,6 +240,9 @@ def test_a_folder_that_is_still_looked_through_is_not_looked_through_twice(
     assert (
         "was still going on (its folder)" in runs.of_schedule(sqlite_database, number)[0]["reason"]
     )
+    with reading(sqlite_database) as connection:
+        told = connection.execute(sa.select(notices_table.c.event)).scalars().all()
+    assert told == [], "it is looked at every few minutes: hooks are left in peace"
 
 
 def test_a_clock_that_goes_back_does_nothing_twice(sqlite_database: sa.Engine) -> None:

@@ -15,6 +15,7 @@ from click.testing import Result
 
 from db import jobs, runs, schedules
 from db.database import write
+from db.schema import schedules as schedules_table
 from db.schema import workers as workers_table
 from scheduler import session
 from scheduler.commands import schedule as command
@@ -161,6 +162,24 @@ def test_without_a_zone_it_is_this_machine_s(engine: sa.Engine, films: Path) -> 
     result = run("schedule", "add", "n", "--cron", "30 2 1 2 *", "train", films)
     assert result.exit_code == 0, result.output
     assert schedules.get(engine, "n")["tz"] == command.local_zone()
+
+
+def test_this_machine_s_zone_is_what_tz_or_one_of_two_files_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TZ", raising=False)
+    assert command.local_zone(tmp_path) == "UTC"
+    (tmp_path / "timezone").write_text("Asia/Kolkata\n")
+    (tmp_path / "localtime").touch()  # a copy, which does not tell
+    assert command.local_zone(tmp_path) == "Asia/Kolkata"
+    (tmp_path / "localtime").unlink()
+    (tmp_path / "localtime").symlink_to("/usr/share/zoneinfo/Europe/Paris")
+    assert command.local_zone(tmp_path) == "Europe/Paris"
+    for said, meant in (
+        (":America/New_York", "America/New_York"), ("CET-1CEST,M3.5.0", "Europe/Paris"),
+    ):  # fmt: skip
+        monkeypatch.setenv("TZ", said)
+        assert command.local_zone(tmp_path) == meant
 
 
 def test_a_time_in_utc_is_said_once(engine: sa.Engine, films: Path) -> None:
@@ -351,6 +370,22 @@ def test_the_list_says_where_a_clock_stops_all_schedules(engine: sa.Engine, nigh
     assert said.endswith(
         "earlier than what was written last; set it (timedatectl), and they go on."
     )
+
+
+def test_a_zone_that_is_not_known_here_is_said_and_hides_no_other_schedule(
+    engine: sa.Engine, nightly: int, films: Path
+) -> None:
+    run("schedule", "add", "strange", *NIGHTLY, "train", films)
+    strange = sa.update(schedules_table).where(schedules_table.c.name == "strange")
+    write(engine, lambda c: c.execute(strange.values(tz="Mars/Olympus")))
+    for words in (("ls",), ("show", "strange"), ("show", "strange", "--json")):
+        result = run("schedule", *words)
+        assert (result.exit_code, "strange" in result.stdout) == (0, True)
+        assert only_line(result.stderr).startswith(
+            "strange does not run on this machine: there is no time zone 'Mars/Olympus'"
+        )
+    assert run("schedule", "ls").stdout.splitlines()[1].startswith("nightly")
+    assert facts(run("schedule", "show", "strange"))["next"] == "?"
 
 
 def test_a_schedule_is_shown_with_its_job_and_the_reason_of_each_run(

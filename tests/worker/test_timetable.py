@@ -281,6 +281,18 @@ def test_a_zone_that_this_machine_does_not_know_stops_no_other_schedule(
     assert said.startswith(f"schedule {strange} does not run here: there is no time zone 'Mars")
 
 
+def test_fields_that_mean_nothing_here_stop_no_other_schedule(
+    here: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange, known = a_schedule(here, "strange", cron="0 2 * * Tuesdays"), a_schedule(here, "known")
+    (made,) = tick(here, TONIGHT)
+    assert runs.get(here, made)["schedule_id"] == known
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"schedule {strange} does not run here: '0 2 * * Tuesdays' means nothing here: "
+    )
+
+
 def test_by_default_the_time_is_the_database_s(database: sa.Engine) -> None:
     number = a_schedule(database, cron="* * * * *", catch_up_s=0)
     before = schedules.database_clock(database)
