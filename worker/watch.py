@@ -77,7 +77,7 @@ def _outcome(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping
         _look(settings, engine, who, due)
     except (LeaseLost, Unavailable):
         raise
-    except (Unreadable, NotFound, Conflict, PrecisionRefused) as error:
+    except (Unreadable, ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
         return str(error)
     except Exception as error:
         if isinstance(error, sa.exc.DBAPIError) and database.passing(error):
@@ -212,7 +212,8 @@ def _read(
 
     Also what to say of files that cannot be read.
     """
-    known = set(watched.known_contents(engine, schedule_id))
+    known = watched.known_contents(engine, schedule_id)
+    chosen: set[str] = set()
     fresh: list[Waiting] = []
     unread: list[str] = []
     for file in unchanged:
@@ -224,7 +225,6 @@ def _read(
         if content is None:
             continue  # it changed after all: the next run's
         again = content in known
-        known.add(content)
         if again or file.content is None:
             database.write(
                 engine,
@@ -232,7 +232,9 @@ def _read(
                     c, run_id, who, schedule_id, f.path, d, taken_before=a
                 ),
             )
-        if not again:
+        # Another of the same content waits until a job has this one: there may come to be none.
+        if not again and content not in chosen:
+            chosen.add(content)
             fresh.append(file)
     if len(unread) > 1:
         unread = [f"{unread[0]}, and {len(unread) - 1} more; let the workers' user read them"]

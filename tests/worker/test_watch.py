@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import shutil
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from db import database as connecting
-from db import jobs, runs, schedules, workers
+from db import jobs, listings, runs, schedules, workers
 from db.database import reading, write
 from db.schema import notices, sources, watched
 from db.schema import schedules as schedules_table
@@ -23,8 +27,11 @@ from tests import servers
 from tests.site import site
 from tests.worker import samples
 from trainer.card import Card
-from worker import config, watch
+from worker import archive, config, watch
 from worker.config import Settings
+from worker.errors import ArchiveError, MemberError
+from worker.heartbeat import Heartbeat
+from worker.planning import Planner
 
 SETTLE_S = 30
 
@@ -117,8 +124,24 @@ class Inbox:
         self.look()
         return runs.get(self.engine, run_id)
 
+    def takes(self, run: sa.RowMapping) -> dict[str, list[str]]:
+        """Kind of source → what the run's job is to score: names in the folder."""
+        found: dict[str, list[str]] = {}
+        for row in jobs.source_rows(self.engine, run["job_id"]):
+            place = Path(row["uri"]).relative_to(self.folder)
+            names = listings.unpack_paths(row["paths"])
+            found.setdefault(row["kind"], []).extend(
+                [str(place)] if names is None else [str(place / name) for name in names]
+            )
+        return found
+
     def close(self, run: sa.RowMapping, state: str) -> None:
         write(self.engine, lambda c: jobs.finish(c, run["job_id"], state, "w"))
+
+    def jobs(self) -> int:
+        """How many jobs there are."""
+        with reading(self.engine) as connection:
+            return int(connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one())
 
     def files(self) -> dict[str, tuple[str, int]]:
         """Name → state and attempts of what was seen."""
@@ -132,15 +155,39 @@ class Inbox:
 def inbox(
     settings: Settings, database: sa.Engine, model_id: int, tmp_path: Path
 ) -> Iterator[Inbox]:
-    write(
-        database,
-        lambda c: workers.hello(
-            c, "w", host="h", pid=1, queues="score", engine="x", versions={"engines": "auto,onnx"}
-        ),
-    )
+    hello(database, "w")
     yield Inbox(settings, database, tmp_path / "inbox")
 
 
+def plan(database: sa.Engine, job_id: int) -> list[str]:
+    """Plan a job as a worker does; the names of its items in order."""
+    claimed = write(database, lambda c: jobs.claim(c, "score", "planner", lease_s=60))
+    assert claimed is not None and claimed.lease.job_id == job_id
+    heartbeat = Heartbeat(database, "planner", lease_s=60)
+    heartbeat.hold(claimed.lease)
+    Planner(
+        database, claimed, heartbeat, threading.Event(), lambda times: None, lambda: None
+    ).join()
+    with reading(database) as connection:
+        found = listings.after(connection, job_id, -1)
+    return [member.name for shard in found for member in archive.unpack(shard.listing)]
+
+
+def hello(database: sa.Engine, who: str) -> None:
+    write(
+        database,
+        lambda c: workers.hello(
+            c, who, host="h", pid=1, queues="score", engine="x", versions={"engines": "auto,onnx"}
+        ),
+    )
+
+
+def sql(database: sa.Engine, statement: str) -> None:
+    with connecting.writing(database) as connection:
+        connection.exec_driver_sql(statement)
+
+
+@functools.cache
 def films(n: int, seed: int = 0) -> list[bytes]:
     return [data for _, data in samples.films(n, seed=seed)][:n]
 
@@ -182,7 +229,7 @@ def test_the_same_content_is_not_scored_twice_whatever_it_is_called(inbox: Inbox
     inbox.put("a.jpg", one)
     inbox.put("copy of a.jpg", one)
     run = inbox.night()
-    assert sorted(state for state, _ in inbox.files().values()) == ["done", "taken"]
+    assert sorted(state for state, _ in inbox.files().values()) == ["seen", "taken"]
     inbox.close(run, "completed")
     (inbox.folder / "a.jpg").rename(inbox.folder / "renamed.jpg")
     inbox.put("sub/again.jpg", one)
@@ -363,6 +410,114 @@ def test_a_folder_that_is_not_there_fails_the_run_and_hooks_hear_no_path(inbox: 
         (payload,) = connection.execute(sa.select(notices.c.payload)).scalars()
     assert payload["event"] == "failed"
     assert "inbox/" not in str(payload) and str(inbox.folder) not in str(payload)
+
+
+def test_of_workers_that_look_at_the_same_time_one_makes_the_job(inbox: Inbox) -> None:
+    inbox.put("a.jpg", films(1)[0])
+    run_id = inbox.due()
+    inbox.look()
+    inbox.later()
+    names = ("w", "x", "y")
+    for who in names[1:]:
+        hello(inbox.engine, who)
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(inbox.look, names))
+    assert inbox.files() == {"a.jpg": ("taken", 1)}
+    assert runs.get(inbox.engine, run_id)["job_id"] == 1
+    assert inbox.jobs() == 1
+
+
+def test_a_run_that_can_make_no_job_says_why_and_its_files_are_the_next_one_s(
+    inbox: Inbox,
+) -> None:
+    (one,) = films(1)
+    inbox.put("a.jpg", one)
+    inbox.put("b.jpg", one)
+    sql(inbox.engine, "UPDATE aliases SET name = 'nobody'")
+    run = inbox.night()
+    assert run["outcome"] == "failed"
+    assert run["reason"].startswith("there is no model 'champion'; train one")
+    sql(inbox.engine, "UPDATE aliases SET name = 'champion'")
+    # Its files were removed since.
+    sql(inbox.engine, "UPDATE models SET state = 'retired'")
+    sql(inbox.engine, "CREATE TABLE kept AS SELECT * FROM model_chunks")
+    sql(inbox.engine, "DELETE FROM model_chunks")
+    run = inbox.night()
+    assert run["outcome"] == "failed"
+    assert "its files were removed" in run["reason"]
+    assert inbox.jobs() == 0
+    sql(inbox.engine, "INSERT INTO model_chunks SELECT * FROM kept")
+    sql(inbox.engine, "UPDATE models SET state = 'candidate'")
+    run = inbox.night()
+    assert (run["state"], inbox.takes(run)) == ("running", {"list": ["a.jpg"]})
+
+
+def test_a_folder_that_is_removed_while_its_parent_is_looked_through_is_no_fault(
+    inbox: Inbox,
+) -> None:
+    inbox.put("a.jpg", b"x")
+    inbox.put("ward/b.jpg", b"x")
+    inbox.put("ward 2/c.jpg", b"x")
+    found = watch.files(inbox.folder)
+    first = next(found)
+    shutil.rmtree(inbox.folder / "ward")
+    names = [Path(seen.path).name for seen in (first, *found)]
+    assert names == ["a.jpg", "c.jpg"]
+
+
+def test_a_list_from_the_database_names_files_of_a_folder_in_its_order(tmp_path: Path) -> None:
+    names = ["z.jpg", "ward/ä, #1.jpg", "gone.jpg", " a.jpg "]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * (number + 1))
+    (tmp_path / "gone.jpg").unlink()
+    (tmp_path / "not named.jpg").write_bytes(b"x")
+    kept = listings.unpack_paths(listings.pack_paths(names))
+    assert kept == names
+    with archive.open_source(str(tmp_path), "list", kept) as source:
+        members = list(source.members())
+        assert [(m.name, m.size) for m in members] == list(zip(names, [1, 2, 0, 4], strict=True))
+        assert list(source.members(start=2)) == members[2:], "a planner that was stopped goes on"
+        fingerprint = source.fingerprint()
+    (tmp_path / "z.jpg").write_bytes(b"another")
+    with archive.open_source(str(tmp_path), "list", kept) as source:
+        assert source.fingerprint() == fingerprint, "each file is compared when it is read"
+    with archive.open_source(str(tmp_path), "list", kept[1:]) as source:
+        assert source.fingerprint() != fingerprint
+    reader = archive.open_reader("list", str(tmp_path))
+    assert reader.read(members[1]) == b"xx"
+    for number, code in ((0, "changed"), (2, "missing")):
+        with pytest.raises(MemberError) as caught:
+            reader.read(members[number])
+        assert caught.value.code == code
+    reader.close()
+    with pytest.raises(ArchiveError, match="there is no such file or folder"):
+        archive.open_source(str(tmp_path / "elsewhere"), "list", kept)
+
+
+def test_a_film_that_is_gone_when_its_job_is_planned_is_an_item_all_the_same(
+    inbox: Inbox,
+) -> None:
+    for number, data in enumerate(films(2)):
+        inbox.put(f"{number}.jpg", data)
+    run = inbox.night()
+    (inbox.folder / "0.jpg").unlink()
+    inbox.put("2.jpg", b"which came too late")
+    assert plan(inbox.engine, run["job_id"]) == ["0.jpg", "1.jpg"]
+    assert jobs.get(inbox.engine, run["job_id"])["state"] == "running"
+
+
+def test_a_folder_that_is_gone_when_its_job_is_planned_costs_its_files_a_run(
+    inbox: Inbox,
+) -> None:
+    inbox.put("a.jpg", films(1)[0])
+    run = inbox.night()
+    elsewhere = inbox.folder.rename(inbox.folder.with_name("elsewhere"))
+    assert plan(inbox.engine, run["job_id"]) == []
+    assert runs.get(inbox.engine, run["id"])["outcome"] == "failed"
+    assert inbox.files() == {"a.jpg": ("seen", 1)}
+    elsewhere.rename(inbox.folder)
+    assert inbox.takes(inbox.night()) == {"list": ["a.jpg"]}
 
 
 def test_what_arrives_in_a_folder_is_scored_by_a_worker_once(

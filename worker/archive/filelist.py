@@ -180,9 +180,13 @@ class NamedSource(Source):
     kind: Kind = "list"
 
     def __init__(self, uri: str, names: Sequence[str]) -> None:
-        """`names` are relative to the folder at `uri`."""
+        """`names` are relative to the folder at `uri`, which must be there."""
         super().__init__(uri)
         self._names = names
+        try:
+            os.scandir(uri).close()
+        except (OSError, ValueError) as error:
+            raise cannot_open(uri, error) from error
 
     def fingerprint(self) -> str:
         """SHA-256 of the names: whether a file changes is seen at each file."""
