@@ -6,7 +6,7 @@ against what PyTorch says of the drawn films. Part of the training process; know
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +68,27 @@ def measure(
     return found | {"golden": {"scores": _golden(trained, card)}} if golden else found
 
 
+def faster(
+    engines: Mapping[str, Callable[[], Engine]], stop: Callable[[], bool] = lambda: False
+) -> dict[str, list[list[float]]]:
+    """For `golden`: what engines of faster precisions say of the drawn films, by precision.
+
+    Each is opened here, and closed again. Raises EngineError and Stopped.
+    """
+    found = {}
+    for precision, opened in engines.items():
+        if stop():
+            raise Stopped("stopped while the reference was measured")
+        engine = opened()
+        found[precision] = _rounded(gate.answers(engine, gate.golden(engine.card)).scores)
+        engine.close()
+    return found
+
+
+def _rounded(scores: NDArray[np.floating[Any]]) -> list[list[float]]:
+    return [[round(float(score), DECIMALS) for score in row] for row in scores]
+
+
 def counted(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """How many of these probabilities lie in each bucket, as a scoring job's are counted."""
     # In Python's precision, in which a shard's are: 0.05 of float32 is in the second bucket there.
@@ -83,4 +104,4 @@ def _golden(trained: Trained, card: Card) -> list[list[float]]:
             for start in range(0, len(films), LOOK)
         ]
     )
-    return [[round(float(score), DECIMALS) for score in row] for row in scores]
+    return _rounded(scores)

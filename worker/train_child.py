@@ -17,7 +17,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ import torch
 from trainer import dataset, errors, export, gathering, loop, parity, quantise
 from trainer import device as devices
 from worker import night_child, precisions, reference
-from worker.engine import open_engine
+from worker.engine import FILE_OF, Engine, open_engine
 from worker.errors import WorkerError
 from worker.process import die_with_parent
 
@@ -150,6 +151,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     fp32["options"]["films_per_s"] = round(derived.films_per_s, 1)
     judged = None
     if night is not None:
+        measured["golden"] |= reference.faster(_passed(path, derived, work), stop.is_set)
         report("note", text="comparing the model with the champion on the frozen films")
         judged = night.judge(
             found, path, positive=card.positive, batch=work["engine_batch"],
@@ -170,6 +172,20 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         n_val=len(trained.dataset.of(dataset.VAL)),
         reference=measured,
     )
+
+
+def _passed(
+    path: Path, derived: precisions.Derived, work: dict[str, Any]
+) -> dict[str, Callable[[], Engine]]:
+    """What opens an engine of each faster precision that passed its gate."""
+    files = {"fp32": path, **derived.files}
+    return {
+        precision: partial(
+            open_engine, files[FILE_OF[precision]], batch=work["engine_batch"],
+            threads=work["threads"], precision=precision,
+        )
+        for precision in (str(row["precision"]) for row in derived.engines if row["passed"])
+    }  # fmt: skip
 
 
 def _gathered(

@@ -140,6 +140,10 @@ def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_tra
     golden = np.array(models.get(nights.engine, 1)["reference"]["golden"]["scores"])
     assert golden.shape == said.shape == (gate.DRAWN, 2)
     assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
+    usable = models.usable_precisions(nights.engine, 1)
+    assert usable - {"fp32"} == set(models.get(nights.engine, 1)["reference"]["golden"]) - {
+        "scores"
+    }
 
 
 def test_a_night_on_which_nothing_changed_trains_nothing_and_says_so(nights: Nights) -> None:
