@@ -21,7 +21,8 @@ from db import jobs, migrate, models, runs, schedules
 from db import nights as kept
 from db.schema import evaluations, notices
 from db.schema import schedules as schedules_table
-from tests.worker import spots
+from db.training import epoch_rows
+from tests.worker import samples, spots
 from trainer import frozen
 from worker import config, settle, store, training
 from worker.engine import gate, open_engine
@@ -61,10 +62,22 @@ class Nights:
 
     def pass_over(self, name: str) -> sa.RowMapping:
         """Let a night come: its run is made, its job worked on, and what it made settled."""
+        return self.end(self.begin(name))
+
+    def begin(self, name: str) -> int:
+        """Let a night come, on which nobody works yet; its run."""
         self.at += timedelta(days=1)
         run_id = connecting.write(self.engine, lambda c: self._run(c, name))
         assert run_id is not None
-        training.work(self.settings, self.engine, "w", self.heartbeat, threading.Event())
+        return run_id
+
+    def work(self, stop: threading.Event) -> None:
+        """Train what is due."""
+        training.work(self.settings, self.engine, "w", self.heartbeat, stop)
+
+    def end(self, run_id: int) -> sa.RowMapping:
+        """Work on a run's job to its end, and settle what it made."""
+        self.work(threading.Event())
         settle.run(self.settings, self.engine, "w")
         run = runs.get(self.engine, run_id)
         job = jobs.get(self.engine, run["job_id"])
@@ -226,6 +239,31 @@ def test_labels_that_were_exchanged_are_not_trained_on(nights: Nights, folder: P
 
 def _other(name: str) -> str:
     return "NORMAL" if name == "PNEUMONIA" else "PNEUMONIA"
+
+
+@pytest.mark.timeout(600)
+def test_a_night_during_which_films_come_in_and_its_worker_ends_starts_over_with_them(
+    nights: Nights, tmp_path: Path
+) -> None:
+    data = spots.write(tmp_path / "chest", 20, 5)
+    nights.add("interrupted", data, evaluate_on=str(spots.write(tmp_path / "judge", 30, 6)))
+    run_id, stop = nights.begin("interrupted"), threading.Event()
+    job_id = runs.get(nights.engine, run_id)["job_id"]
+    one = threading.Thread(target=nights.work, args=(stop,))
+    one.start()
+    samples.wait(lambda: epoch_rows(nights.engine, job_id), "an epoch")
+    stop.set()
+    one.join(samples.PATIENCE_S)
+    assert jobs.get(nights.engine, job_id)["state"] == "queued"
+
+    add_films(data, spots.write(tmp_path / "more", 4, 7))
+    run = nights.end(run_id)
+    assert run["outcome"] in ("promoted", "kept")
+    assert run["snapshot"]["films"] == 48
+    notes = [e["detail"] for e in jobs.events(nights.engine, job_id) if e["event"] == "note"]
+    (note,) = [text for text in notes if text.startswith("what an earlier attempt left")]
+    assert "was made with another dataset" in note
+    assert [row["epoch"] for row in epoch_rows(nights.engine, job_id)] == [1, 2, 3]
 
 
 @pytest.mark.timeout(600)

@@ -76,8 +76,8 @@ class Told:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Films of 100 patients."""
-    return spots.write(tmp_path / "chest", 100, 1)
+    """Films of 60 patients."""
+    return spots.write(tmp_path / "chest", 60, 1)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_films_that_were_moved_and_renamed_have_not_changed(told: Told, data: Pa
     rests = told.rests()
     assert (rests.event, rests.reason) == (
         "skipped",
-        "nothing changed in the 200 films since the run of 2026-03-01T02:00, which came to: "
+        "nothing changed in the 120 films since the run of 2026-03-01T02:00, which came to: "
         "promoted",
     )
 
