@@ -91,11 +91,14 @@ class Night:
             raise Resting("unfit", reason, reason)
         judged = self._frozen(gathered, patient_pattern, seed, report)
         apart, _ = frozen.set_apart(gathered, judged)
+        films = self._counted(apart, judged)
+        # Without a verdict hours of training would be for nothing, where it is to be promoted.
+        lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
         before = self._told["before"]
         changed = None if before is None else snapshot.change(before, gathered)
         counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
-            "hash": _digest(apart, judged),
+            "hash": _digest(apart, judged, lack),
             "films": len(apart.films),
             "frozen": len(judged),
             "classes": dict(counts),
@@ -112,12 +115,6 @@ class Night:
                 f"{last['scheduled_for']}, which came to: {last['outcome']}"
             )
             raise Resting("skipped", reason, reason)
-        films = self._counted(apart, judged)
-        if self._rules.get("promote", True) and (lack := self._lack(films, positive)):
-            # No verdict could come of hours of training. Once that is mended all else may be as it
-            # is now, and must not pass for a night on which nothing changed.
-            report("snapshot", **found | {"hash": ""})
-            raise Resting("unfit", lack, lack)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
             sources, patient_pattern=patient_pattern, corrections=corrections, workers=workers,
@@ -129,11 +126,13 @@ class Night:
             max_shrink=self._rules.get("max_shrink", MAX_SHRINK),
             max_relabelled=self._rules.get("max_relabelled", MAX_RELABELLED),
         )  # fmt: skip
-        if unfit:
+        if unfit or lack:
+            aside = "the films are not fit to train on: " if unfit else ""
+            also = [lack] if lack else []
             raise Resting(
                 "unfit",
-                "the films are not fit to train on: " + "; ".join(one.text for one in unfit),
-                "the films are not fit to train on: " + "; ".join(one.told for one in unfit),
+                aside + "; ".join([*(one.text for one in unfit), *also]),
+                aside + "; ".join([*(one.told for one in unfit), *also]),
             )
         return films
 
@@ -320,14 +319,15 @@ def _figures(side: verdict.Side, truth: NDArray[np.bool_]) -> dict[str, float] |
     return {**metrics.summary(side.score, truth, side.threshold), "n_films": len(truth)}
 
 
-def _digest(gathered: Gathered, judged: Sequence[Judged]) -> str:
+def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:
     """SHA-256 that is equal exactly where contents, labels, patients, splits and frozen films are.
 
-    Not where a film lies, nor what it is called: that is nothing to learn from.
+    Where a film lies and what it is called is nothing to learn from. `lack` is why the frozen films
+    are of no use: once that is mended, it is not the same night again, though the films may be.
     """
     lines = sorted(
         f"{film.sha256}\t{gathered.labels[film.label]}\t{film.patient}\t{film.split}\n"
         for film in gathered.films
     )
-    text = f"{frozen.digest(judged)}\n" + "".join(lines)
+    text = f"{frozen.digest(judged)}\n{lack}\n" + "".join(lines)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

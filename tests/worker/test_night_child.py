@@ -118,12 +118,27 @@ def test_frozen_films_that_are_gone_are_told_before_hours_of_training_and_can_be
     assert rests.reason.endswith("bring them back, or add the schedule anew with --evaluate-on")
 
     told.over("kept")
+    assert told.rests().event == "skipped"
     for film in away.iterdir():
         name, _, stem = film.name.partition("-")
         shutil.move(film, judge / name / stem)
     # The films of the schedule's own folder are what they were, and yet this night goes on.
     films = told.look()
     assert (len(films.judged), films.missing) == (100, ())
+
+
+def test_of_a_class_that_shrank_and_frozen_films_that_went_with_it_both_are_told(
+    told: Told, data: Path
+) -> None:
+    found = gathering.gather([data])
+    told.values["before"] = {film.sha256: found.labels[film.label] for film in found.films}
+    for film in sorted((data / "PNEUMONIA").iterdir())[::2]:
+        film.unlink()
+    rests = told.rests()
+    shrank, _, frozen_films = rests.reason.partition("; ")
+    assert shrank.startswith("the films are not fit to train on: PNEUMONIA has 30 films where ")
+    assert "frozen films were removed or changed" in frozen_films
+    assert "PNEUMONIA" not in rests.told
 
 
 def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
