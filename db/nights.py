@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -61,6 +61,34 @@ def last_trained(engine: sa.Engine, schedule_id: int) -> int | None:
     )
     with database.reading(engine) as connection:
         return connection.execute(select).scalar()
+
+
+def learned(engine: sa.Engine, model_ids: Iterable[int], schedule_id: int) -> list[Kept]:
+    """The films that these models were trained on, and those that they began from.
+
+    Models that this schedule made are passed over once it has frozen films, on none of which, nor
+    on others of their patients, it has trained: a chain of years is read in a moment.
+    """
+    train = sa.select(models_table.c.id, models_table.c.parent_id)
+    chain = train.where(models_table.c.id.in_(sorted(set(model_ids)))).cte(recursive=True)
+    chain = chain.union(train.join(chain, chain.c.parent_id == models_table.c.id))
+    frozen = sa.select(schedules.c.evaluation_id).where(schedules.c.id == schedule_id)
+    select = (
+        sa.select(models_table.c.dataset_id, jobs_table.c.schedule_id)
+        .join(chain, chain.c.id == models_table.c.id)
+        .outerjoin(jobs_table, jobs_table.c.id == models_table.c.job_id)
+        .where(models_table.c.dataset_id.is_not(None))
+    )
+    with database.reading(engine) as connection:
+        settled = connection.execute(frozen).scalar() is not None
+        read = {
+            row.dataset_id
+            for row in connection.execute(select)
+            if not (settled and row.schedule_id == schedule_id)
+        }
+    return [
+        film for number in sorted(read) for film in films(engine, number) if film.split == "train"
+    ]
 
 
 def dataset_of_model(engine: sa.Engine, model_id: int) -> int | None:

@@ -154,7 +154,7 @@ def settle(
     dataset = Dataset(
         root=gathered.root,
         labels=gathered.labels,
-        positive=_positive(positive, gathered.labels),
+        positive=disease(positive, gathered.labels),
         films=tuple(films),
         notes=(*notes, *more, *_leaks(films)),
     )
@@ -162,7 +162,8 @@ def settle(
     return dataclasses.replace(dataset, left_out=(*contradictions, *gathered.unreadable))
 
 
-def _positive(wanted: str | None, labels: tuple[str, ...]) -> str:
+def disease(wanted: str | None, labels: tuple[str, ...]) -> str:
+    """The class whose probability is reported; raises DatasetError where there is no such class."""
     if wanted is not None:
         if wanted not in labels:
             raise DatasetError(f"the positive class {wanted} is none of {listed(labels)}")

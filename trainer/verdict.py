@@ -124,8 +124,8 @@ def compare(
     def verdict(accepted: bool, text: str, told: str = "") -> Verdict:
         return Verdict(accepted=accepted, text=text, told=told or text, figures=figures)
 
-    if lack := _lack(truth, owners):
-        return verdict(False, f"{lack}: more frozen films are needed to compare the new model by")
+    if said := lack(truth, owners):
+        return verdict(False, f"{said}: more frozen films are needed to compare the new model by")
     for side, name in ((candidate, "new model"), (champion, "champion")):
         if n := int(np.sum(~np.isfinite(side.score))):
             return verdict(False, f"the {name} gives no number for {n:,} of {len(truth):,} films")
@@ -142,7 +142,7 @@ def compare(
         if not one.low > -getattr(margins, name)
     ]
     for part, inside in (slices or {}).items():
-        judged = not _lack(truth[inside], owners[inside])
+        judged = not lack(truth[inside], owners[inside])
         figures["slices"][part] = {"films": int(inside.sum()), "judged": judged}
         if not judged:
             continue
@@ -226,7 +226,7 @@ def _placements(score: Floats, truth: Flags) -> tuple[Floats, Floats]:
     return below(score[truth], well), 1 - below(score[~truth], sick)
 
 
-def _lack(truth: Flags, patients: NDArray[np.str_]) -> str:
+def lack(truth: Flags, patients: NDArray[np.str_]) -> str:
     """What is too little to judge by; empty where it is enough."""
     for name, which in (("positive", truth), ("negative", ~truth)):
         n, theirs = int(which.sum()), len(np.unique(patients[which]))

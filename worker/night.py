@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from db import jobs, models, nights, runs
 from db.database import reading, write
 from db.jobs import Lease
-from trainer.labelled import TRAIN
 from worker import store
 from worker.config import Settings
 
@@ -41,26 +40,33 @@ class Night:
         self._run = run
         self._rules: Mapping[str, Any] = run.spec.get("night", {})
 
-    def prepare(self, folder: Path) -> Path:
-        """Write what the training process needs to know; raises EngineError."""
+    def prepare(self, folder: Path, start: int | None) -> Path:
+        """Write what the training process needs to know; raises EngineError.
+
+        `start` is the model whose weights the new one begins from, if any.
+        """
         run = self._run
         champion = None
         if run.champion_id is not None:
             row = models.get(self._engine, run.champion_id)
-            trained = nights.dataset_of_model(self._engine, run.champion_id)
-            known = [] if trained is None else nights.films(self._engine, trained)
             champion = {
                 "positive": row["positive"],
                 "file": str(store.fetch(self._engine, self._settings.home, row["id"])),
-                "trained_on": [f.sha256 for f in known if f.split == TRAIN],
-                "trained_patients": sorted({f.patient for f in known if f.split == TRAIN}),
+                # An imported one may have learned from any film.
+                "known": nights.dataset_of_model(self._engine, row["id"]) is not None,
             }
+        behind = {number for number in (run.champion_id, start) if number is not None}
+        learned = nights.learned(self._engine, behind, run.schedule_id)
         frozen = run.schedule_evaluation_id
         last = nights.last_decided(self._engine, run.schedule_id)
         before = nights.last_trained(self._engine, run.schedule_id)
         films = None if before is None else nights.films(self._engine, before)
         told = {
             "champion": champion,
+            "learned": {
+                "films": sorted({film.sha256 for film in learned}),
+                "patients": sorted({film.patient for film in learned}),
+            },
             "frozen": None if frozen is None else nights.manifest(self._engine, frozen),
             "last": None
             if last is None or run.cause == "hand"  # who asks for a run by hand wants one

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trainer import checkup, frozen, gathering, metrics, snapshot, verdict
+from trainer import checkup, dataset, frozen, gathering, metrics, snapshot, verdict
 from trainer.errors import TrainerError
 from trainer.frozen import Judged
 from trainer.gathering import Gathered
@@ -51,7 +52,11 @@ class Films:
     """What was found in the folders, with the frozen films set apart."""
 
     gathered: Gathered
-    frozen: tuple[Judged, ...]
+    #: The frozen films that count: still what they were, and learned by neither model.
+    judged: tuple[Judged, ...] = ()
+    #: Those that are there, but that a model learned, or others of their patients.
+    learned: tuple[Judged, ...] = ()
+    missing: tuple[Judged, ...] = ()
 
 
 class Night:
@@ -67,6 +72,7 @@ class Night:
         self,
         sources: Sequence[Path],
         *,
+        positive: str | None,
         patient_pattern: str | None,
         corrections: Path | None,
         workers: int,
@@ -78,17 +84,21 @@ class Night:
         gathered = gathering.gather(
             sources, patient_pattern=patient_pattern, corrections=corrections
         )
+        positive = dataset.disease(positive, gathered.labels)
         champion = self._told["champion"]
-        if champion is not None and champion["positive"] not in gathered.labels:
+        if champion is not None and champion["positive"] != positive:
             reason = "the champion tells another disease than these films are labelled with"
             raise Resting("unfit", reason, reason)
         judged = self._frozen(gathered, patient_pattern, seed, report)
         apart, _ = frozen.set_apart(gathered, judged)
+        films = self._counted(apart, judged)
+        # Without a verdict hours of training would be for nothing, where it is to be promoted.
+        lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
         before = self._told["before"]
         changed = None if before is None else snapshot.change(before, gathered)
         counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
-            "hash": _digest(apart, judged),
+            "hash": _digest(apart, judged, lack),
             "films": len(apart.films),
             "frozen": len(judged),
             "classes": dict(counts),
@@ -116,13 +126,51 @@ class Night:
             max_shrink=self._rules.get("max_shrink", MAX_SHRINK),
             max_relabelled=self._rules.get("max_relabelled", MAX_RELABELLED),
         )  # fmt: skip
-        if unfit:
+        if unfit or lack:
+            aside = "the films are not fit to train on: " if unfit else ""
+            also = [lack] if lack else []
             raise Resting(
                 "unfit",
-                "the films are not fit to train on: " + "; ".join(one.text for one in unfit),
-                "the films are not fit to train on: " + "; ".join(one.told for one in unfit),
+                aside + "; ".join([*(one.text for one in unfit), *also]),
+                aside + "; ".join([*(one.told for one in unfit), *also]),
             )
-        return Films(gathered=apart, frozen=judged)
+        return films
+
+    def _counted(self, gathered: Gathered, judged: Sequence[Judged]) -> Films:
+        """Which of the frozen films count tonight."""
+        here, missing = frozen.present(judged, gathered)
+        contents, patients = (frozenset(self._told["learned"][of]) for of in ("films", "patients"))
+        known = [film.sha256 in contents or film.patient in patients for film in here]
+        return Films(
+            gathered=gathered,
+            judged=tuple(film for film, old in zip(here, known, strict=True) if not old),
+            learned=tuple(film for film, old in zip(here, known, strict=True) if old),
+            missing=missing,
+        )
+
+    def _lack(self, films: Films, positive: str) -> str:
+        """Why no verdict can come of these frozen films; empty where one can, or none is needed."""
+        if self._told["champion"] is None:
+            return ""
+        here, gone = len(films.judged) + len(films.learned), len(films.missing)
+        if here < PRESENT * (here + gone):
+            return (
+                f"{gone} of the {here + gone} frozen films were removed or changed, so that this "
+                "night's figures would mean something else than those before; bring them back, or "
+                "add the schedule anew with --evaluate-on"
+            )
+        owners = np.array([film.patient for film in films.judged], dtype=np.str_)
+        lack = verdict.lack(_truth(films.judged, positive), owners)
+        if not lack:
+            return ""
+        if films.learned:
+            lack += (
+                f", as the models that are compared have learned from {len(films.learned)} of the "
+                f"{here}, or from films of their patients"
+            )
+        return (
+            f"{lack}; add the schedule anew with --evaluate-on and films that no model has learned"
+        )
 
     def _frozen(
         self, gathered: Gathered, patient_pattern: str | None, seed: int, report: Report
@@ -130,11 +178,13 @@ class Night:
         """The films that models are compared on: those of earlier nights, or chosen now."""
         if self._told["frozen"] is not None:
             return frozen.from_csv(self._told["frozen"])
-        given, champion = self._rules.get("evaluate_on"), self._told["champion"]
+        given = self._rules.get("evaluate_on")
         if given:
-            judged = frozen.of_source(Path(given), patient_pattern=patient_pattern)
+            judged = frozen.of_source(
+                Path(given), patient_pattern=patient_pattern, labels=gathered.labels
+            )
         else:
-            learned = frozenset(champion["trained_on"] if champion else ())
+            learned = frozenset(self._told["learned"]["films"])
             judged = frozen.choose(gathered, learned=learned, seed=seed)
         report(
             "frozen",
@@ -150,69 +200,71 @@ class Night:
     def judge(
         self, films: Films, candidate: Path, *, positive: str, batch: int, threads: int
     ) -> dict[str, Any]:
-        """What `worker.night.Night.judged` keeps: both models' figures, and the verdict.
-
-        The films are those that are still what they were when they were frozen, and that the
-        champion was not trained on, nor on others of their patients.
-        """
-        here, missing = frozen.present(films.frozen, films.gathered)
-        champion = self._told["champion"]
-        learned = frozenset(champion["trained_on"] if champion else ())
-        patients = frozenset(champion["trained_patients"] if champion else ())
-        unseen = [f for f in here if f.sha256 not in learned and f.patient not in patients]
+        """What `worker.night.Night.judged` keeps: both models' figures, and the verdict."""
+        champion, counted = self._told["champion"], films.judged
         paths = [candidate] if champion is None else [candidate, Path(champion["file"])]
-        said = [_said(path, unseen, positive, batch=batch, threads=threads) for path in paths]
-        scored = [n for n in range(len(unseen)) if all(not math.isnan(s.score[n]) for s in said)]
-        unseen = [unseen[n] for n in scored]
-        sides = [verdict.Side(score=s.score[scored], threshold=s.threshold) for s in said]
-        truth = np.array([film.name == positive for film in unseen], dtype=np.bool_)
-        figures = [
-            {**metrics.summary(side.score, truth, side.threshold), "n_films": len(unseen)}
-            for side in sides
-        ]
+        said = [_said(path, counted, positive, batch=batch, threads=threads) for path in paths]
+        readable = np.logical_and.reduce([one.readable for one in said])
+        seen = [film for film, could in zip(counted, readable, strict=True) if could]
+        truth = _truth(seen, positive)
+        sides = [verdict.Side(score=s.score[readable], threshold=s.threshold) for s in said]
+        figures = [_figures(side, truth) for side in sides]
+        missing = len(films.missing)
         answer: dict[str, Any] = {
             "candidate": figures[0],
             "champion": figures[1] if champion else None,
-            "verdict": {"films": len(unseen), "missing": len(missing)},
+            "verdict": {"films": len(seen), "missing": missing},
             "accepted": True,
             "reason": "",
             "told": "",
         }
         if champion is None:
             return answer
-        if len(here) < PRESENT * len(films.frozen):
-            reason = (
-                f"{len(missing)} of the {len(films.frozen)} frozen films were removed or changed, "
-                "so that this night's figures mean something else than those before; bring them "
-                "back, or add the schedule anew with --evaluate-on"
+        lack = self._lack(films, positive)
+        if not lack and len(seen) < PRESENT * len(counted):
+            lack = (
+                f"{len(counted) - len(seen)} of the {len(counted)} frozen films cannot be read; "
+                "bring them back, or add the schedule anew with --evaluate-on"
             )
-            return answer | {"accepted": False, "reason": reason, "told": reason}
-        parts = {film.slice for film in unseen} - {""}
+        if lack:
+            return answer | {"accepted": False, "reason": lack, "told": lack}
+        parts = {film.slice for film in seen} - {""}
         found = verdict.compare(
             truth,
-            [film.patient for film in unseen],
+            [film.patient for film in seen],
             sides[0],
             sides[1],
             self._margins(),
             slices={
-                part: np.array([film.slice == part for film in unseen], dtype=np.bool_)
+                part: np.array([film.slice == part for film in seen], dtype=np.bool_)
                 for part in sorted(parts)
             },
         )
-        text, told = found.text, found.told
-        if len(unseen) < len(here):
-            aside = (
-                f" ({len(here) - len(unseen)} of the {len(here)} frozen films do not count, as the "
-                "champion was trained on them or on films of their patients, or they cannot be "
-                "read; --evaluate-on takes others)"
-            )
-            text, told = text + aside, told + aside
+        aside = self._aside(films, len(counted) - len(seen))
+        text, told = found.text + aside, found.told + aside
         kept = {
-            **found.figures, "accepted": found.accepted, "missing": len(missing), "told": told,
+            **found.figures, "accepted": found.accepted, "missing": missing, "told": told,
         }  # fmt: skip
         return answer | {
             "verdict": kept, "accepted": found.accepted, "reason": text, "told": told,
         }  # fmt: skip
+
+    def _aside(self, films: Films, unreadable: int) -> str:
+        """What a reader should know of the films that the figures are of."""
+        said = []
+        if films.learned:
+            n = len(films.judged) + len(films.learned)
+            said.append(
+                f"{len(films.learned)} of {n} frozen films do not count, as the models that are "
+                "compared have learned from them, or from films of their patients"
+            )
+        if unreadable:
+            said.append(f"{unreadable} cannot be read")
+        if films.missing:
+            said.append(f"{len(films.missing)} were removed or changed")
+        if not self._told["champion"]["known"]:
+            said.append("the champion was imported, and may have learned from any of them")
+        return f" ({'; '.join(said)})" if said else ""
 
     def _margins(self) -> verdict.Margins:
         given = {
@@ -225,9 +277,12 @@ class Night:
 
 @dataclass(frozen=True, kw_only=True)
 class _Said:
-    """What a model says of the frozen films; NaN for one that cannot be read."""
+    """What a model says of the frozen films."""
 
-    score: Any
+    #: P(positive), `float64 [N]`; NaN also of a film that cannot be read.
+    score: NDArray[np.float64]
+    #: `bool [N]`
+    readable: NDArray[np.bool_]
     threshold: float
 
 
@@ -243,20 +298,36 @@ def _said(path: Path, films: Sequence[Judged], positive: str, *, batch: int, thr
         entries = [
             Entry(file=film.file, name=film.name, split=TEST, stem=film.file.stem) for film in films
         ]
-        score = [
-            math.nan if one.probability is None else one.probability
-            for one in evaluation.score(engine, entries, threads=threads)
-        ]
-        return _Said(score=np.array(score, dtype=np.float64), threshold=card.threshold)
+        score = [one.probability for one in evaluation.score(engine, entries, threads=threads)]
+        return _Said(
+            score=np.array([math.nan if p is None else p for p in score], dtype=np.float64),
+            readable=np.array([p is not None for p in score], dtype=np.bool_),
+            threshold=card.threshold,
+        )
     finally:
         engine.close()
 
 
-def _digest(gathered: Gathered, judged: Sequence[Judged]) -> str:
-    """SHA-256 that is equal exactly where paths, contents, labels, splits and frozen films are."""
+def _truth(films: Sequence[Judged], positive: str) -> NDArray[np.bool_]:
+    return np.array([film.name == positive for film in films], dtype=np.bool_)
+
+
+def _figures(side: verdict.Side, truth: NDArray[np.bool_]) -> dict[str, float] | None:
+    """A model's row of evaluations; None where there is nothing that could be one."""
+    if not len(truth) or not np.isfinite(side.score).all():
+        return None
+    return {**metrics.summary(side.score, truth, side.threshold), "n_films": len(truth)}
+
+
+def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:
+    """SHA-256 that is equal exactly where contents, labels, patients, splits and frozen films are.
+
+    Where a film lies and what it is called is nothing to learn from. `lack` is why the frozen films
+    are of no use: once that is mended, it is not the same night again, though the films may be.
+    """
     lines = sorted(
-        f"{film.path}\t{film.sha256}\t{gathered.labels[film.label]}\t{film.split}\n"
+        f"{film.sha256}\t{gathered.labels[film.label]}\t{film.patient}\t{film.split}\n"
         for film in gathered.films
     )
-    text = f"{frozen.digest(judged)}\n" + "".join(lines)
+    text = f"{frozen.digest(judged)}\n{lack}\n" + "".join(lines)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -135,7 +135,15 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
             scalars.add(news)
         report(type(news).__name__.lower(), **dataclasses.asdict(news))
 
-    trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
+    try:
+        trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
+    except errors.CheckpointError as error:
+        if night is None or options.resume_from is None:
+            raise
+        # Films come in at night too, and nobody is there to say what is to become of the rest.
+        report("note", text=f"what an earlier attempt left is not gone on from: {error}")
+        options = dataclasses.replace(options, resume_from=None)
+        trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
     # Films and moments are gone; on a board whose GPU has the processor's memory the engines of the
     # gates need what they took. Without a GPU it does nothing.
     torch.cuda.empty_cache()
@@ -198,9 +206,10 @@ def _gathered(
     pattern = spec.get("patient_pattern")
     if night is None:
         gathered = gathering.gather(paths, patient_pattern=pattern, corrections=corrections)
-        return night_child.Films(gathered=gathered, frozen=())
+        return night_child.Films(gathered=gathered)
     return night.look(
         paths,
+        positive=spec.get("positive"),
         patient_pattern=pattern,
         corrections=corrections,
         workers=options.workers,

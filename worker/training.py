@@ -202,7 +202,7 @@ class _Attempt:
         spec, start = dict(self._claimed.spec), begins_from(self._claimed.spec)
         if start is not None:
             spec["init"] = str(store.fetch(self._database, self._settings.home, start))
-        prepared = None if self._night is None else self._night.prepare(self._folder)
+        prepared = None if self._night is None else self._night.prepare(self._folder, start)
         return {
             "spec": spec,
             "night": str(prepared or ""),

@@ -21,7 +21,8 @@ from db import jobs, migrate, models, runs, schedules
 from db import nights as kept
 from db.schema import evaluations, notices
 from db.schema import schedules as schedules_table
-from tests.worker import spots
+from db.training import epoch_rows
+from tests.worker import samples, spots
 from trainer import frozen
 from worker import config, settle, store, training
 from worker.engine import gate, open_engine
@@ -61,10 +62,22 @@ class Nights:
 
     def pass_over(self, name: str) -> sa.RowMapping:
         """Let a night come: its run is made, its job worked on, and what it made settled."""
+        return self.end(self.begin(name))
+
+    def begin(self, name: str) -> int:
+        """Let a night come, on which nobody works yet; its run."""
         self.at += timedelta(days=1)
         run_id = connecting.write(self.engine, lambda c: self._run(c, name))
         assert run_id is not None
-        training.work(self.settings, self.engine, "w", self.heartbeat, threading.Event())
+        return run_id
+
+    def work(self, stop: threading.Event) -> None:
+        """Train what is due."""
+        training.work(self.settings, self.engine, "w", self.heartbeat, stop)
+
+    def end(self, run_id: int) -> sa.RowMapping:
+        """Work on a run's job to its end, and settle what it made."""
+        self.work(threading.Event())
         settle.run(self.settings, self.engine, "w")
         run = runs.get(self.engine, run_id)
         job = jobs.get(self.engine, run["job_id"])
@@ -233,14 +246,33 @@ def _other(name: str) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_model_of_films_with_shuffled_labels_is_not_promoted(
+def test_a_night_during_which_films_come_in_and_whose_worker_ends_starts_over_with_all_of_them(
     nights: Nights, tmp_path: Path
 ) -> None:
     # Another schedule, which has seen nothing before that it could compare these with.
+    data = spots.write(tmp_path / "shuffled", 40, 4, wrong=0.5)
     judge = spots.write(tmp_path / "judge", 60, 3)
-    nights.add("shuffled", spots.write(tmp_path / "shuffled", 50, 4, wrong=0.5),
-               evaluate_on=str(judge))  # fmt: skip
-    run = nights.pass_over("shuffled")
+    nights.add("shuffled", data, evaluate_on=str(judge))
+    run_id, stop = nights.begin("shuffled"), threading.Event()
+    job_id = runs.get(nights.engine, run_id)["job_id"]
+    one = threading.Thread(target=nights.work, args=(stop,))
+    one.start()
+    samples.wait(lambda: epoch_rows(nights.engine, job_id), "an epoch", 300)
+    stop.set()
+    one.join(samples.PATIENCE_S)
+    assert jobs.get(nights.engine, job_id)["state"] == "queued"
+
+    add_films(data, spots.write(tmp_path / "more", 10, 5, wrong=0.5))
+    run = nights.end(run_id)
+    assert run["snapshot"]["films"] == 100
+    notes = [e["detail"] for e in jobs.events(nights.engine, job_id) if e["event"] == "note"]
+    (note,) = [text for text in notes if text.startswith("what an earlier attempt left")]
+    assert "was made with another dataset" in note
+    assert [row["epoch"] for row in epoch_rows(nights.engine, job_id)] == [1, 2, 3]
+
+
+def test_a_model_of_films_with_shuffled_labels_is_not_promoted(nights: Nights) -> None:
+    (run,) = runs.of_schedule(nights.engine, schedules.get(nights.engine, "shuffled")["id"])
     assert run["outcome"] == "kept"
     assert (run["champion_id"], run["candidate_id"], nights.champion()) == (2, 3, 2)
     assert run["verdict"]["auroc"]["champion"] > 0.9

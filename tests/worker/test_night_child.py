@@ -1,0 +1,256 @@
+"""What a night looks for before it trains, and how it judges; nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.worker import spots
+from trainer import frozen, gathering
+from trainer.errors import DatasetError
+from trainer.frozen import Judged
+from worker.night_child import Films, Night, Resting
+
+
+class Told:
+    """What a night is told of the champion and of earlier nights, and what it reports."""
+
+    def __init__(self, folder: Path, champion: Path, data: Path) -> None:
+        self._path = folder / "night.json"
+        self._data = data
+        self.values: dict[str, Any] = {
+            "champion": {"positive": "PNEUMONIA", "file": str(champion), "known": True},
+            "learned": {"films": [], "patients": []},
+            "frozen": None,
+            "last": None,
+            "before": None,
+            "rules": {"margin_auroc": 0.1},
+        }
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+
+    def night(self) -> Night:
+        """The night itself."""
+        self._path.write_text(json.dumps(self.values))
+        return Night(self._path)
+
+    def look(self, **changes: Any) -> Films:
+        """Look at the films."""
+        values = {
+            "positive": None, "patient_pattern": None, "corrections": None, "workers": 1, "seed": 0,
+        } | changes  # fmt: skip
+        return self.night().look([self._data], report=self._report, **values)
+
+    def rests(self, **changes: Any) -> Resting:
+        """Look at films that are not to be trained on tonight; why."""
+        with pytest.raises(Resting) as resting:
+            self.look(**changes)
+        assert str(self._data) not in resting.value.told
+        return resting.value
+
+    def freeze(self, films: Sequence[Judged]) -> None:
+        """These were chosen on an earlier night."""
+        self.values["frozen"] = frozen.to_csv(films)
+
+    def over(self, outcome: str = "promoted") -> None:
+        """The night is over; the next one is told of it."""
+        self.values["last"] = {
+            "hash": self.snapshot["hash"], "outcome": outcome, "scheduled_for": "2026-03-01T02:00",
+        }  # fmt: skip
+
+    @property
+    def snapshot(self) -> dict[str, Any]:
+        """What was kept of the films last."""
+        return [values for event, values in self.reports if event == "snapshot"][-1]
+
+    def _report(self, event: str, **values: Any) -> None:
+        self.reports.append((event, values))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Films of 60 patients."""
+    return spots.write(tmp_path / "chest", 60, 1)
+
+
+@pytest.fixture
+def told(tmp_path: Path, model_file: Path, data: Path) -> Told:
+    """A night like any other: there is a champion, which learned other films."""
+    made = Told(tmp_path, model_file, data)
+    made.freeze(frozen.choose(gathering.gather([data])))
+    return made
+
+
+def test_films_that_were_moved_and_renamed_have_not_changed(told: Told, data: Path) -> None:
+    assert len(told.look().judged) >= 40
+    told.over()
+    for film in sorted(data.rglob("*.png")):
+        below = film.parent / film.stem[-1]
+        below.mkdir(exist_ok=True)
+        shutil.move(film, below / f"{film.stem}_again.png")
+    rests = told.rests()
+    assert (rests.event, rests.reason) == (
+        "skipped",
+        "nothing changed in the 120 films since the run of 2026-03-01T02:00, which came to: "
+        "promoted",
+    )
+
+
+def test_frozen_films_that_are_gone_are_told_before_hours_of_training_and_can_be_brought_back(
+    told: Told, data: Path, tmp_path: Path
+) -> None:
+    judge = spots.write(tmp_path / "judge", 50, 2)
+    told.freeze(frozen.of_source(judge))
+    away = tmp_path / "away"
+    away.mkdir()
+    for film in sorted(judge.rglob("*.png"))[:6]:
+        shutil.move(film, away / f"{film.parent.name}-{film.name}")
+    rests = told.rests()
+    assert rests.event == "unfit"
+    assert rests.reason.startswith("6 of the 100 frozen films were removed or changed, so that ")
+    assert rests.reason.endswith("bring them back, or add the schedule anew with --evaluate-on")
+
+    told.over("kept")
+    assert told.rests().event == "skipped"
+    for film in away.iterdir():
+        name, _, stem = film.name.partition("-")
+        shutil.move(film, judge / name / stem)
+    # The films of the schedule's own folder are what they were, and yet this night goes on.
+    films = told.look()
+    assert (len(films.judged), films.missing) == (100, ())
+
+
+def test_of_a_class_that_shrank_and_frozen_films_that_went_with_it_both_are_told(
+    told: Told, data: Path
+) -> None:
+    found = gathering.gather([data])
+    told.values["before"] = {film.sha256: found.labels[film.label] for film in found.films}
+    for film in sorted((data / "PNEUMONIA").iterdir())[::2]:
+        film.unlink()
+    rests = told.rests()
+    shrank, _, frozen_films = rests.reason.partition("; ")
+    assert shrank.startswith("the films are not fit to train on: PNEUMONIA has 30 films where ")
+    assert "frozen films were removed or changed" in frozen_films
+    assert "PNEUMONIA" not in rests.told
+
+
+def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
+    judge = spots.write(tmp_path / "judge", 50, 2)
+    told.freeze(frozen.of_source(judge))
+    for film in sorted(judge.rglob("*.png"))[:5]:
+        film.unlink()
+    films = told.look()
+    assert (len(films.judged), len(films.missing)) == (95, 5)
+
+
+def test_where_models_have_learned_from_the_frozen_films_the_reason_says_what_to_do(
+    told: Told,
+) -> None:
+    chosen = told.look().judged
+    told.values["learned"]["films"] = [film.sha256 for film in chosen[::2]]
+    told.values["learned"]["patients"] = sorted({film.patient for film in chosen[5:]})
+    rests = told.rests()
+    n = len(chosen)
+    assert rests.event == "unfit"
+    assert " frozen films are left, where 20 are the least, as the models that are " in rests.reason
+    assert f"have learned from {n - 2} of the {n}, or from films of their patients" in rests.reason
+    assert rests.reason.endswith("with --evaluate-on and films that no model has learned")
+
+
+def test_a_schedule_that_promotes_nothing_makes_models_however_few_films_there_are_to_judge_by(
+    told: Told,
+) -> None:
+    told.freeze(told.look().judged[:10])
+    assert told.rests().event == "unfit"
+    told.values["rules"]["promote"] = False
+    assert len(told.look().judged) == 10
+
+
+def test_a_first_model_needs_no_films_to_be_judged_by(told: Told, model_file: Path) -> None:
+    told.freeze(told.look().judged[:4])
+    told.values["champion"] = None
+    films = told.look()
+    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert found["accepted"]
+    assert (found["candidate"]["n_films"], found["champion"]) == (4, None)
+
+    none = Films(gathered=films.gathered, missing=films.judged)
+    found = told.night().judge(none, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert found["accepted"]
+    assert (found["candidate"], found["verdict"]) == (None, {"films": 0, "missing": 4})
+
+
+def test_films_to_judge_by_whose_classes_no_model_knows_are_refused(
+    told: Told, data: Path, tmp_path: Path
+) -> None:
+    judge = spots.write(tmp_path / "judge", 30, 2)
+    (judge / "PNEUMONIA").rename(judge / "SICK")
+    told.values |= {"frozen": None, "rules": {"evaluate_on": str(judge)}}
+    with pytest.raises(DatasetError, match="has the classes SICK, which the models do not know"):
+        told.look()
+
+
+def test_a_champion_of_another_disease_is_not_compared_with(told: Told) -> None:
+    assert "another disease" in told.rests(positive="NORMAL").reason
+    told.values["champion"]["positive"] = "FRACTURE"
+    assert "another disease" in told.rests().reason
+    assert not told.reports
+
+
+def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left_out(
+    told: Told, model_file: Path
+) -> None:
+    films = told.look()
+    apart = Films(gathered=films.gathered, judged=films.judged[1:], learned=films.judged[:1])
+    found = told.night().judge(apart, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert found["accepted"]
+    assert found["candidate"] == found["champion"]
+    n = len(films.judged)
+    assert found["candidate"]["n_films"] == found["verdict"]["films"] == n - 1
+    assert found["reason"].endswith(
+        f"not worse than it may be (1 of {n} frozen films do not count, as the models that are "
+        "compared have learned from them, or from films of their patients)"
+    )
+
+    told.values["champion"]["known"] = False
+    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert found["told"].endswith(
+        "(the champion was imported, and may have learned from any of them)"
+    )
+
+
+def test_a_model_that_gives_no_number_is_not_accepted(
+    told: Told, model_file: Path, tmp_path: Path
+) -> None:
+    films = told.look()
+    silent = tmp_path / "silent.onnx"
+    network = onnx.load(str(model_file))
+    for weights in network.graph.initializer:
+        if weights.name == "fc.bias":
+            lost = np.full_like(numpy_helper.to_array(weights), np.nan)
+            weights.CopyFrom(numpy_helper.from_array(lost, weights.name))
+    onnx.save(network, str(silent))
+    found = told.night().judge(films, silent, positive="PNEUMONIA", batch=8, threads=1)
+    assert not found["accepted"]
+    n = len(films.judged)
+    assert found["reason"] == f"the new model gives no number for {n} of {n} films"
+    assert found["candidate"] is None
+    assert found["champion"]["n_films"] == n
+
+
+def test_where_frozen_films_turn_out_unreadable_nothing_is_accepted(
+    told: Told, model_file: Path
+) -> None:
+    films = told.look()
+    for film in films.judged[:10]:
+        film.file.write_bytes(b"no film any more")
+    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert not found["accepted"]
+    assert found["reason"].startswith(f"10 of the {len(films.judged)} frozen films cannot be read")
