@@ -45,6 +45,15 @@ def in_the_middle(here: Site, job_id: int, shards: int = 1) -> None:
     assert here.state(job_id) in ("queued", "planning", "running"), "too late to break anything"
 
 
+def goes_on(here: Site, job_id: int) -> None:
+    """Wait until one shard more is final, or the job has ended."""
+    before = here.done(job_id)
+    here.wait(
+        lambda: here.done(job_id) > before or here.state(job_id) not in ("planning", "running"),
+        "the job to go on",
+    )
+
+
 def completed(here: Site, job_id: int, items: int) -> None:
     """Wait for a job's end: completed, closed once, one prediction for every item."""
     assert here.ended(job_id) == "completed"

@@ -134,10 +134,18 @@ def test_without_a_gpu_a_worker_starts_and_scores_without_what_only_a_gpu_needs(
     engine = database.connect(without_gpu.database_url)
     job_id = samples.submit_score(engine, 1, folder)
     run = (
+        "import time\n"
+        "from db import database, workers\n"
         "from worker import config\n"
         "from worker.daemon import Daemon\n"
-        "made = Daemon(config.load(), ['score'])\n"
+        "settings = config.load()\n"
+        "made = Daemon(settings, ['score'])\n"
         "made.score()\n"
+        "engine = database.connect(settings.database_url)\n"
+        f"deadline = time.monotonic() + {samples.PATIENCE_S}\n"
+        "while 'model 1' not in workers.alive(engine)[0]['engine']:\n"
+        "    assert time.monotonic() < deadline\n"
+        "    time.sleep(0.02)\n"
         "made.close()\n"
     )
     assert heavy(run) == []

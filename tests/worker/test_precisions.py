@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,21 @@ def test_each_precision_is_measured_beside_fp32(derived: Derived, films: NDArray
     assert derived.films_per_s > 0
 
 
+def by_precision(notes: Sequence[str]) -> dict[str, str]:
+    """The notes by the precision that each begins with; not every processor has all of them."""
+    return {note.split()[0]: note for note in notes}
+
+
 def test_only_what_passed_is_kept(derived: Derived) -> None:
     passed = {row["precision"] for row in derived.engines if row["passed"]}
     assert "fp16" in passed  # it can hardly fail
     assert derived.files.keys() == passed - {"bf16"}
     for precision, path in derived.files.items():
         assert cards.read(path).precision == precision
-    for row, note in zip(derived.engines, derived.notes, strict=False):
+    told = by_precision(derived.notes)
+    for row in derived.engines:
         word = "passed" if row["passed"] else "failed its gate and is not used"
-        assert note.startswith(f"{row['precision']} {word}: ")
+        assert told[row["precision"]].startswith(f"{row['precision']} {word}: ")
 
 
 def test_a_precision_that_decides_otherwise_fails_its_gate(
@@ -71,10 +78,11 @@ def test_a_precision_that_decides_otherwise_fails_its_gate(
     path = tmp_path / "edge.onnx"
     samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, threshold=between)
     result = precisions.derive(path, films[:16], films[16:], batch=4, threads=1)
-    for row, note in zip(result.engines, result.notes, strict=True):
+    told = by_precision(result.notes)
+    for row in result.engines:
         if row["options"]["agreement"] < 1:  # fewer than 200 films
             assert not row["passed"]
-            assert "failed its gate and is not used: 1 of " in note
+            assert "failed its gate and is not used: 1 of " in told[row["precision"]]
             assert row["precision"] not in result.files
 
 
