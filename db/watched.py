@@ -7,7 +7,7 @@ before. Of a run only the worker that has it writes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -91,37 +91,59 @@ def again(connection: sa.Connection, run_id: int, worker_id: str, after_s: float
 
 
 def observe(
-    connection: sa.Connection, run_id: int, worker_id: str, schedule_id: int, found: Sequence[Seen]
+    engine: sa.Engine, run_id: int, worker_id: str, schedule_id: int, found: Sequence[Seen]
 ) -> None:
-    """Keep what was found: a file that is new, or of another size or time, begins to wait."""
+    """Keep what was found: a file that is new, or of another size or time, begins to wait.
+
+    In transactions that are short however many there are, so that nobody waits long for the
+    database; what was kept stays where this is interrupted. Raises LeaseLost.
+    """
+    select = sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns)
+    with database.reading(engine) as connection:
+        known = {
+            bytes(row.path_hash): (row.size, row.mtime_ns)
+            for row in connection.execute(select.where(watched.c.schedule_id == schedule_id))
+        }
+    keyed = [(key(seen.path), seen) for seen in found]
+    other = [(k, seen) for k, seen in keyed if known.get(k) != (seen.size, seen.mtime_ns)]
+    for start in range(0, len(other), _BATCH):
+        part = dict(other[start : start + _BATCH])
+        database.write(
+            engine,
+            lambda c, p=part: _keep(c, run_id, worker_id, schedule_id, p),  # type: ignore[misc]
+        )
+
+
+def _keep(
+    connection: sa.Connection,
+    run_id: int,
+    worker_id: str,
+    schedule_id: int,
+    part: Mapping[bytes, Seen],
+) -> None:
+    """Files by their keys, which are new, or are not what they were."""
     fence(connection, run_id, worker_id)
-    known = {
-        bytes(row.path_hash): (row.size, row.mtime_ns)
-        for row in connection.execute(
-            sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
-                watched.c.schedule_id == schedule_id
-            )
-        )
-    }
-    new = [seen for seen in found if key(seen.path) not in known]
-    for start in range(0, len(new), _BATCH):
+    mine = watched.c.schedule_id == schedule_id
+    known = sa.select(watched.c.path_hash).where(mine, watched.c.path_hash.in_(part))
+    there = {bytes(found) for found in connection.execute(known).scalars()}
+    new = [
+        {"path_hash": k, "path": seen.path, "size": seen.size, "mtime_ns": seen.mtime_ns}
+        for k, seen in part.items()
+        if k not in there
+    ]
+    if new:
         connection.execute(
-            sa.insert(watched).values(schedule_id=schedule_id, since=now(), state="seen"),
-            [
-                {"path_hash": key(s.path), "path": s.path, "size": s.size, "mtime_ns": s.mtime_ns}
-                for s in new[start : start + _BATCH]
-            ],
+            sa.insert(watched).values(schedule_id=schedule_id, since=now(), state="seen"), new
         )
-    for seen in found:
-        if known.get(key(seen.path), seen[1:]) != (seen.size, seen.mtime_ns):
-            connection.execute(
-                sa.update(watched)
-                .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(seen.path))
-                .values(
-                    size=seen.size, mtime_ns=seen.mtime_ns, since=now(), content=None,
-                    state="seen", job_id=None, attempts=0,
-                )
-            )  # fmt: skip
+    for k in there:
+        connection.execute(
+            sa.update(watched)
+            .where(mine, watched.c.path_hash == k)
+            .values(
+                size=part[k].size, mtime_ns=part[k].mtime_ns, since=now(), content=None,
+                state="seen", job_id=None, attempts=0,
+            )
+        )  # fmt: skip
 
 
 def waiting(engine: sa.Engine, schedule_id: int) -> list[Waiting]:

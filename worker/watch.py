@@ -104,7 +104,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     there = {seen.path: seen for folder in folders for seen in files(folder)}
     odd = [path for path in there if not _can_be_kept(path)]
     found = [there[path] for path in there.keys() - set(odd)]
-    database.write(engine, lambda c: watched.observe(c, run_id, who, schedule_id, found))
+    watched.observe(engine, run_id, who, schedule_id, found)
     at = schedules.database_clock(engine)
     settled = timedelta(seconds=settle_s)
     new = [file for file in watched.waiting(engine, schedule_id) if file.path in there]

@@ -59,7 +59,7 @@ def claim(database: sa.Engine, run_id: int, who: str, *there: str) -> bool:
 
 
 def observe(database: sa.Engine, run_id: int, schedule: int, *found: Seen) -> None:
-    write(database, lambda c: watched.observe(c, run_id, "looker", schedule, found))
+    watched.observe(database, run_id, "looker", schedule, found)
 
 
 def take(database: sa.Engine, run_id: int, schedule: int, *found: Seen) -> int:
@@ -120,6 +120,23 @@ def test_a_second_look_waits_for_its_time_and_is_anybody_s(
     with writing(database) as connection:
         connection.execute(sa.text("UPDATE runs SET not_before = created_at"))
     assert claim(database, run_id, "other")
+
+
+def test_very_many_files_are_kept_in_short_transactions_and_only_once(
+    database: sa.Engine, schedule: int
+) -> None:
+    run_id = due(database, schedule)
+    many = [Seen(f"/in/{n}.jpg", n, n) for n in range(2500)]
+    commits = []
+    sa.event.listen(database, "commit", commits.append)
+    observe(database, run_id, schedule, *many)
+    assert len(commits) == 3
+    observe(database, run_id, schedule, *many)
+    assert len(commits) == 3
+    assert [file[:3] for file in watched.waiting(database, schedule)] == sorted(many)
+    observe(database, run_id, schedule, *many[1:], Seen("/in/0.jpg", 9, 9))
+    assert len(commits) == 4
+    assert watched.waiting(database, schedule)[0][:3] == ("/in/0.jpg", 9, 9)
 
 
 def test_who_lost_its_run_writes_nothing_more(database: sa.Engine, schedule: int) -> None:
