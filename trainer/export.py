@@ -102,7 +102,7 @@ def reference_scores(
     """What every engine must say of `uint8 [N, S, S]`: `scores float32 [N, C]`, by PyTorch."""
     net = _calibrated(trained, card)
     device = next(net.parameters()).device
-    image = torch.from_numpy(np.ascontiguousarray(pixels[:, None])).to(device)
+    image = torch.tensor(pixels[:, None], device=device)  # a copy: they may be read-only
     with devices.settings(trained.options.threads):
         scores = torch.softmax(net(image) / card.temperature, dim=1)
     return scores.cpu().numpy()

@@ -9,6 +9,7 @@ of every film shows differences nowhere else. Knows nothing of the database.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import deque
 from dataclasses import dataclass
 
@@ -75,17 +76,24 @@ def golden(card: Card) -> Films:
     """Made-up films for a model of this size, `uint8 [DRAWN, 1, S, S]`; always the same.
 
     Patients from healthy to sick without a step between, and films from sharp to blurred, from
-    faint to dark.
+    faint to dark. Not to be written to.
     """
-    films = np.empty((DRAWN, 1, card.size, card.size), np.uint8)
+    return _drawn(card.size)
+
+
+# One precision after another asks for the same.
+@functools.lru_cache(maxsize=1)
+def _drawn(size: int) -> Films:
+    films = np.empty((DRAWN, 1, size, size), np.uint8)
     for start in range(0, DRAWN, EXPOSURES):
         patient = phantom.body(np.random.default_rng([start, 0]), positive=True)
         for n in range(start, min(start + EXPOSURES, DRAWN)):
             rng = np.random.default_rng([n, 1])
             sick = np.float32(rng.uniform(0, 1.3))
             body = dataclasses.replace(patient, mottle=patient.mottle * sick)
-            film = phantom.expose(rng, body, card.size, card.size)
+            film = phantom.expose(rng, body, size, size)
             films[n, 0] = _varied(rng, film)
+    films.flags.writeable = False
     return films
 
 
