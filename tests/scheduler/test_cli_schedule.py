@@ -183,8 +183,8 @@ def test_this_machine_s_zone_is_what_tz_or_one_of_two_files_says(
 
 
 def test_a_time_in_utc_is_said_once(engine: sa.Engine, films: Path) -> None:
-    result = run("schedule", "add", "n", "--cron", "30 2 1 2 *", "--tz", "Etc/UTC", "train", films)
-    assert result.stdout == f"n runs for the first time at {next_february()}-02-01 02:30 UTC.\n"
+    result = run("schedule", "add", "n", "--cron", "30 1 1 2 *", "--tz", "Etc/UTC", "train", films)
+    assert result.stdout == f"n runs for the first time at {next_february()}-02-01 01:30 UTC.\n"
 
 
 def test_added_as_json_is_the_row_with_its_first_time(engine: sa.Engine, films: Path) -> None:
