@@ -40,6 +40,8 @@ class Derived:
     notes: list[str]
     #: Of the fp32 engine, on the same films.
     films_per_s: float
+    #: precision → `scores [N, C]` of the drawn films, of those that passed.
+    of_drawn: dict[str, NDArray[np.float32]]
 
 
 def derive(
@@ -50,12 +52,14 @@ def derive(
     batch: int,
     threads: int,
     stop: Callable[[], bool] = lambda: False,
+    drawn: Films | None = None,
 ) -> Derived:
     """Make the other precisions' files beside an fp32 model file, and measure all there are.
 
     `calibration` and `held_out` are `uint8 [N, 1, S, S]`; the network should have been trained on
-    films like the former and must not have been on the latter. Raises EngineError where fp32 itself
-    cannot be run, and Stopped.
+    films like the former and must not have been on the latter. What each precision says of `drawn`
+    films, if there are any, is told too. Raises EngineError where fp32 itself cannot be run, and
+    Stopped.
     """
     engine = open_engine(path, batch=batch, threads=threads)
     card = engine.card
@@ -64,6 +68,7 @@ def derive(
     made, notes = _files(path, calibration, threads, stop)
     files: dict[str, Path] = {}
     engines: list[dict[str, Any]] = []
+    of_drawn: dict[str, NDArray[np.float32]] = {}
     for precision in ("bf16", "fp16", "int8"):
         source = {"fp32": path, **made}.get(FILE_OF[precision])
         if source is None:
@@ -74,6 +79,7 @@ def derive(
             notes.append(f"{precision} is left out: {error}")
             continue
         found, rate = scores(engine, held_out, stop)
+        said = None if drawn is None else scores(engine, drawn, stop)[0]
         engine.close()
         result = parity.compare(reference, found, card)
         verdict = "passed" if result.passed else "failed its gate and is not used"
@@ -95,7 +101,11 @@ def derive(
         )
         if result.passed and precision in made:
             files[precision] = source
-    return Derived(files=files, engines=engines, notes=notes, films_per_s=fp32_rate)
+        if result.passed and said is not None:
+            of_drawn[precision] = said
+    return Derived(
+        files=files, engines=engines, notes=notes, films_per_s=fp32_rate, of_drawn=of_drawn
+    )
 
 
 def identity(engine: Engine) -> dict[str, Any]:

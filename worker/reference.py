@@ -6,7 +6,7 @@ against what PyTorch says of the drawn films. Part of the training process; know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,24 +68,8 @@ def measure(
     return found | {"golden": {"scores": _golden(trained, card)}} if golden else found
 
 
-def faster(
-    engines: Mapping[str, Callable[[], Engine]], stop: Callable[[], bool] = lambda: False
-) -> dict[str, list[list[float]]]:
-    """For `golden`: what engines of faster precisions say of the drawn films, by precision.
-
-    Each is opened here, and closed again. Raises EngineError and Stopped.
-    """
-    found = {}
-    for precision, opened in engines.items():
-        if stop():
-            raise Stopped("stopped while the reference was measured")
-        engine = opened()
-        found[precision] = _rounded(gate.answers(engine, gate.golden(engine.card)).scores)
-        engine.close()
-    return found
-
-
-def _rounded(scores: NDArray[np.floating[Any]]) -> list[list[float]]:
+def rounded(scores: NDArray[np.floating[Any]]) -> list[list[float]]:
+    """Scores `[N, C]` as they are kept."""
     return [[round(float(score), DECIMALS) for score in row] for row in scores]
 
 
@@ -104,4 +88,4 @@ def _golden(trained: Trained, card: Card) -> list[list[float]]:
             for start in range(0, len(films), LOOK)
         ]
     )
-    return _rounded(scores)
+    return rounded(scores)

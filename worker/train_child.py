@@ -17,8 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +27,13 @@ import torch
 from trainer import dataset, errors, export, gathering, loop, parity, quantise
 from trainer import device as devices
 from worker import night_child, precisions, reference
-from worker.engine import FILE_OF, Engine, open_engine
+from worker.engine import gate, open_engine
 from worker.errors import WorkerError
 from worker.process import die_with_parent
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trainer.scalars import Scalars
 
 #: Validation films on which the engine must say what PyTorch says.
@@ -153,13 +154,14 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     card = export.export(trained, path, spec["operating_point"])
     fp32, measured = _parity(trained, card, path, work, stop)
     report("note", text="making and measuring the faster precisions")
-    derived = _derive(trained, path, work, stop)
+    drawn = None if night is None else gate.golden(card)
+    derived = _derive(trained, path, work, stop, drawn)
     for note in derived.notes:
         report("note", text=note)
     fp32["options"]["films_per_s"] = round(derived.films_per_s, 1)
     judged = None
     if night is not None:
-        measured["golden"] |= reference.faster(_passed(path, derived, work), stop.is_set)
+        measured["golden"] |= {p: reference.rounded(s) for p, s in derived.of_drawn.items()}
         report("note", text="comparing the model with the champion on the frozen films")
         judged = night.judge(
             found, path, positive=card.positive, batch=work["engine_batch"],
@@ -180,20 +182,6 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         n_val=len(trained.dataset.of(dataset.VAL)),
         reference=measured,
     )
-
-
-def _passed(
-    path: Path, derived: precisions.Derived, work: dict[str, Any]
-) -> dict[str, Callable[[], Engine]]:
-    """What opens an engine of each faster precision that passed its gate."""
-    files = {"fp32": path, **derived.files}
-    return {
-        precision: partial(
-            open_engine, files[FILE_OF[precision]], batch=work["engine_batch"],
-            threads=work["threads"], precision=precision,
-        )
-        for precision in (str(row["precision"]) for row in derived.engines if row["passed"])
-    }  # fmt: skip
 
 
 def _gathered(
@@ -289,7 +277,11 @@ def _parity(
 
 
 def _derive(
-    trained: loop.Trained, path: Path, work: dict[str, Any], stop: threading.Event
+    trained: loop.Trained,
+    path: Path,
+    work: dict[str, Any],
+    stop: threading.Event,
+    drawn: NDArray[np.uint8] | None,
 ) -> precisions.Derived:
     """The other precisions, calibrated on training films and measured on validation films."""
     data, films = trained.dataset, trained.films
@@ -301,6 +293,7 @@ def _derive(
         batch=work["engine_batch"],
         threads=work["threads"],
         stop=stop.is_set,
+        drawn=drawn,
     )
 
 

@@ -101,6 +101,20 @@ def test_all_films_are_scored_whatever_the_batch(
     assert np.allclose(answers[0], answers[2], atol=1e-5)
 
 
+def test_what_passed_is_told_of_drawn_films_too_and_nothing_else(
+    model: Path, films: NDArray[np.uint8], derived: Derived
+) -> None:
+    assert derived.of_drawn == {}, "none were given"
+    result = precisions.derive(model, films[:16], films[16:], batch=4, threads=1, drawn=films[:5])
+    passed = [str(row["precision"]) for row in result.engines if row["passed"]]
+    assert "fp16" in passed
+    assert list(result.of_drawn) == passed
+    engine = open_engine(result.files["fp16"], batch=4, threads=1, precision="fp16")
+    expected, _ = precisions.scores(engine, films[:5])
+    engine.close()
+    assert np.array_equal(result.of_drawn["fp16"], expected)
+
+
 def test_it_stops_when_told_to(model_file: Path, films: NDArray[np.uint8]) -> None:
     with pytest.raises(Stopped):
         precisions.derive(model_file, films[:4], films[4:8], batch=4, threads=1, stop=lambda: True)
