@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from db import database, workers
+from db.base import database, workers
 from worker import config
 
 #: beat writes its schedule to disk at the first sweep after this many seconds (Celery's

@@ -27,11 +27,14 @@ COMMANDS = {
         "dataset": ("scheduler.commands.dataset", "Check labelled films; divide them by patient."),
     },
     "Look": {
-        "jobs": ("scheduler.commands.jobs", "List, follow and steer jobs; see their errors."),
+        "jobs": ("scheduler.commands.jobs.group", "List, follow and steer jobs; see their errors."),
         "export": ("scheduler.commands.export", "Write a job's predictions to a file."),
         "labels": ("scheduler.commands.labels", "Bring in true labels; see how a job did by them."),
-        "models": ("scheduler.commands.models", "List models; choose the champion."),
-        "schedule": ("scheduler.commands.schedule", "Retrain every night; score what arrives."),
+        "models": ("scheduler.commands.models.group", "List models; choose the champion."),
+        "schedule": (
+            "scheduler.commands.schedule.group",
+            "Retrain every night; score what arrives.",
+        ),
         "query": ("scheduler.commands.query", "Ask the database a question in SQL."),
     },
     "Maintain": {

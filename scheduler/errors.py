@@ -41,7 +41,7 @@ def explain(error: Exception) -> str | None:
     Classes of libraries are looked up among the modules that are loaded already: an error of a
     library that was never imported cannot have been raised.
     """
-    from db.errors import DatabaseError
+    from db.base.errors import DatabaseError
     from trainer.errors import TrainerError
     from worker.errors import WorkerError
 
@@ -74,7 +74,7 @@ def _is(error: Exception, module: str, name: str) -> bool:
 def _explain_database(error: Exception) -> str | None:
     from sqlalchemy.exc import DBAPIError
 
-    from db import database
+    from db.base import database
 
     assert isinstance(error, DBAPIError)
     text = str(error.orig)

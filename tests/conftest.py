@@ -16,8 +16,8 @@ from typing import NoReturn
 
 import pytest
 
-from tests import servers
-from worker import gpu
+from tests.support import servers
+from worker.machine import gpu
 
 # A run that was started in the background ignores Ctrl-C, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from trainer.errors import CardError
-from trainer.film import Golden
+from trainer.film.rules import Golden
 
 KEY = "pneumoq"
 

@@ -36,7 +36,8 @@ class FilmError(TrainerError, ValueError):
 class FilmRefused(FilmError):
     """An intact image that is not a film to be scored.
 
-    A code of `trainer.refusals.REFUSALS` may be accepted by the caller, who then gets its pixels.
+    A code of `trainer.film.refusals.REFUSALS` may be accepted by the caller, who then gets its
+    pixels.
     """
 
 

@@ -11,7 +11,7 @@ from celery.worker import state
 
 from worker import config
 from worker.app import QUEUES, app
-from worker.daemon import Daemon
+from worker.service.daemon import Daemon
 
 log = logging.getLogger(__name__)
 

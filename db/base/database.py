@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.sql.dml import ReturningInsert
 
-from db.errors import Unavailable
+from db.base.errors import Unavailable
 
 log = logging.getLogger(__name__)
 

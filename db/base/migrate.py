@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from db import database
-from db.errors import NotMigrated
+from db.base import database
+from db.base.errors import NotMigrated
 
 if TYPE_CHECKING:
     # Imported where it is used: looking at a current schema must not wait for Alembic to load.

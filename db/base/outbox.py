@@ -13,10 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database
-from db.errors import NotFound
-from db.schema import jobs, models, notices, runs, schedules, workers
-from db.types import now
+from db.base import database
+from db.base.errors import NotFound
+from db.base.schema import jobs, models, notices, runs, schedules, workers
+from db.base.types import now
 
 #: Seconds before attempt 2, 3, … at sending a notice; after the last of them it is given up.
 BACKOFF_S = (10.0, 60.0, 600.0, 3600.0, 21_600.0)

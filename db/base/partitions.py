@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from db.schema import PARTITION_JOBS, PARTITIONED
+from db.base.schema import PARTITION_JOBS, PARTITIONED
 
 #: Key of the advisory lock under which partitions are made.
 LOCK = 7663087

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from db import database
-from db.errors import QueryRefused
-from db.views import READER
+from db.base import database
+from db.base.errors import QueryRefused
+from db.base.views import READER
 
 if TYPE_CHECKING:
     import psycopg

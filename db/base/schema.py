@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from db.types import BigId, Json, UtcDateTime
+from db.base.types import BigId, Json, UtcDateTime
 
 metadata = sa.MetaData(
     naming_convention={

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db.schema import EPOCH_MEASURES
+from db.base.schema import EPOCH_MEASURES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database
-from db.schema import workers
-from db.types import now
+from db.base import database
+from db.base.schema import workers
+from db.base.types import now
 
 #: A worker that was not seen for this long is taken to be gone.
 GONE_AFTER_S = 45.0

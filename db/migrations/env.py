@@ -1,11 +1,11 @@
-"""Alembic's entry: run migrations, views and grants on the engine that db.migrate hands over."""
+"""Alembic's entry: run migrations, views and grants on the engine `db.base.migrate` hands over."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from db import views
-from db.schema import metadata
+from db.base import views
+from db.base.schema import metadata
 
 engine = context.config.attributes["engine"]
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db import database, jobs
-from db.jobs import Lease
-from db.schema import datasets, runs, schedules
-from db.schema import jobs as jobs_table
-from db.schema import models as models_table
-from db.types import now
+from db.base import database
+from db.base.schema import datasets, runs, schedules
+from db.base.schema import jobs as jobs_table
+from db.base.schema import models as models_table
+from db.base.types import now
+from db.queue import jobs
+from db.queue.jobs import Lease
 
 
 class Kept(NamedTuple):

@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, notices
-from db.errors import NotFound
-from db.schema import runs, schedules
-from db.types import now
+from db.base import database, outbox
+from db.base.errors import NotFound
+from db.base.schema import runs, schedules
+from db.base.types import now
 
 #: Outcomes that hooks are told of here; a failed job tells of itself.
 _TOLD = ("promoted", "kept", "skipped", "missed")
@@ -78,7 +78,7 @@ def finish(
         model_id = connection.execute(
             sa.select(runs.c.candidate_id).where(runs.c.id == run_id)
         ).scalar()
-        notices.add(connection, outcome, run_id=run_id, model_id=model_id, text=told)
+        outbox.add(connection, outcome, run_id=run_id, model_id=model_id, text=told)
     return changed
 
 
@@ -95,7 +95,7 @@ def job_ended(
         .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
     ).one_or_none()
     if run is not None and run.kind == "score":
-        from db import watched  # which submits jobs, whose ends are told here
+        from db.nightly import watched  # which submits jobs, whose ends are told here
 
         watched.job_ended(connection, job_id, state)
     if run is None or (run.kind == "train" and state == "completed"):

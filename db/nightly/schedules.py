@@ -13,11 +13,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, models, runs
-from db.errors import Conflict, NotFound
-from db.schema import job_events, schedules, workers
-from db.schema import runs as runs_table
-from db.types import now
+from db.base import database
+from db.base.errors import Conflict, NotFound
+from db.base.schema import job_events, schedules, workers
+from db.base.schema import runs as runs_table
+from db.base.types import now
+from db.nightly import runs
+from db.queue import jobs
+from db.registry import models
 
 #: Characters of a name; a removed one has its number after them.
 LONGEST_NAME = 48

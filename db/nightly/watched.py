@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db import database, jobs, runs
-from db.errors import LeaseLost
-from db.schema import runs as runs_table
-from db.schema import watched
-from db.types import now
+from db.base import database
+from db.base.errors import LeaseLost
+from db.base.schema import runs as runs_table
+from db.base.schema import watched
+from db.base.types import now
+from db.nightly import runs
+from db.queue import jobs
 
 #: A file whose jobs failed so many times is given up.
 MAX_ATTEMPTS = 3

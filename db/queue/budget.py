@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db.schema import jobs, shards
+from db.base.schema import jobs, shards
 
 _FORM = re.compile(r"(\d+)|(\d+(?:\.\d+)?)\s*%", re.ASCII)
 

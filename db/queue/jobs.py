@@ -12,10 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import budget, database, drift, models, notices, partitions, runs
-from db.errors import Conflict, LeaseLost, NotFound
-from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
-from db.types import UtcDateTime, now
+from db.base import database, outbox, partitions
+from db.base.errors import Conflict, LeaseLost, NotFound
+from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, job_events, jobs, shards, sources
+from db.base.types import UtcDateTime, now
+from db.nightly import runs
+from db.queue import budget
+from db.registry import drift, models
 
 #: A job that its workers did not survive so many times is given up. Of planning, only attempts in a
 #: row that listed nothing count, and of training those without a checkpoint; and a planner's worker
@@ -326,7 +329,7 @@ def finish(
     log(connection, job_id, who, state, reason)
     runs.job_ended(connection, job_id, state, who, reason)
     if state == "failed":
-        notices.add(connection, "failed", job_id=job_id)
+        outbox.add(connection, "failed", job_id=job_id)
 
 
 def cancel(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
@@ -452,7 +455,7 @@ def anything_due(engine: sa.Engine, queue: str, *, kinds: Collection[str] | None
 
     `kinds` are the words of `jobs.engine` that it serves; None asks for any worker.
     """
-    from db import leases
+    from db.queue import leases
 
     with database.reading(engine) as connection:
         kind = "train" if queue == "train" else "score"

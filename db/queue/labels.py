@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from db import bulk, database, measures
-from db import jobs as job_rows
-from db.errors import Conflict, NotFound, UnknownLabel
-from db.schema import evaluations, jobs, labels, model_labels, models, predictions
-from db.types import now
+from db.base import bulk, database
+from db.base.errors import Conflict, NotFound, UnknownLabel
+from db.base.schema import evaluations, jobs, labels, model_labels, models, predictions
+from db.base.types import now
+from db.queue import jobs as job_rows
+from db.registry import measures
 
 #: Rows taken from the file at a time.
 BATCH = 10_000

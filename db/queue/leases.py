@@ -11,12 +11,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import jobs as job_rows
-from db.errors import LeaseLost
-from db.jobs import BACKOFF_S, Claimed
-from db.listings import NewShard
-from db.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
-from db.types import now
+from db.base.errors import LeaseLost
+from db.base.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
+from db.base.types import now
+from db.queue import jobs as job_rows
+from db.queue.jobs import BACKOFF_S, Claimed
+from db.queue.listings import NewShard
 
 #: A shard that its workers did not survive this many times is bisected; of one item, given up.
 MAX_ATTEMPTS = 5

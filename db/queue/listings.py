@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db import bulk
-from db import jobs as job_rows
-from db.jobs import Lease
-from db.schema import item_errors, jobs, shard_listings, shards, sources
+from db.base import bulk
+from db.base.schema import item_errors, jobs, shard_listings, shards, sources
+from db.queue import jobs as job_rows
+from db.queue.jobs import Lease
 
 SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
 LISTINGS = ("job_id", "shard_no", "listing")

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db import bulk, leases
-from db import jobs as job_rows
-from db.leases import Shard
-from db.schema import shards
-from db.types import now
+from db.base import bulk
+from db.base.schema import shards
+from db.base.types import now
+from db.queue import jobs as job_rows
+from db.queue import leases
+from db.queue.leases import Shard
 
 #: Buckets of the score histogram; twentieths.
 BUCKETS = 20

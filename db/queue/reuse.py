@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db import bulk, listings
-from db import jobs as job_rows
-from db.jobs import Lease
-from db.results import Cam, Identity
-from db.schema import films, jobs, shards, sources
-from db.types import now
+from db.base import bulk
+from db.base.schema import films, jobs, shards, sources
+from db.base.types import now
+from db.queue import jobs as job_rows
+from db.queue import listings
+from db.queue.jobs import Lease
+from db.queue.results import Cam, Identity
 
 #: Contents in one statement of `known`; SQLite takes at most 32,766 values.
 LOOKUP = 4096

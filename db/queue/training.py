@@ -8,11 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases
-from db.jobs import Lease
-from db.schema import SCORING_JOB_STATES, datasets, epochs
-from db.schema import jobs as jobs_table
-from db.types import now
+from db.base import database
+from db.base.schema import SCORING_JOB_STATES, datasets, epochs
+from db.base.schema import jobs as jobs_table
+from db.base.types import now
+from db.queue import jobs, leases
+from db.queue.jobs import Lease
 
 
 def record_dataset(

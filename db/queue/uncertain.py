@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from db import database
-from db.schema import jobs, model_labels
+from db.base import database
+from db.base.schema import jobs, model_labels
 
 #: The nearest to the threshold first, so that a label moves it most. What has a label is done.
 _NEAREST = """

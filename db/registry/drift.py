@@ -15,10 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, notices
-from db.errors import Conflict, NotFound
-from db.schema import drift, jobs, model_events, models, rollups, shards
-from db.types import now
+from db.base import database, outbox
+from db.base.errors import Conflict, NotFound
+from db.base.schema import drift, jobs, model_events, models, rollups, shards
+from db.base.types import now
 
 #: Buckets of probability, as in rollups.
 BUCKETS = 20
@@ -205,7 +205,7 @@ def record(connection: sa.Connection, job_id: int) -> str | None:
     )
     if not compared.warned:
         return None
-    notices.add(
+    outbox.add(
         connection, "drift", job_id=job_id, model_id=int(model.id), text=detail, **figures
     )  # fmt: skip
     return detail

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from db import database, workers
-from db.schema import proofs, runs
-from db.types import now
+from db.base import database, workers
+from db.base.schema import proofs, runs
+from db.base.types import now
 
 #: A kind of worker that ended so many times while it proved a model has shown enough.
 MAX_ATTEMPTS = 3

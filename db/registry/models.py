@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db import database, notices
-from db.errors import Conflict, NotFound
-from db.schema import (
+from db.base import database, outbox
+from db.base.errors import Conflict, NotFound
+from db.base.schema import (
     aliases,
     engines,
     evaluations,
@@ -25,7 +25,7 @@ from db.schema import (
     models,
     promotions,
 )
-from db.types import now
+from db.base.types import now
 
 #: The alias that `score` uses when no model is named.
 CHAMPION = "champion"
@@ -368,7 +368,7 @@ def move_alias(
         )  # fmt: skip
         if alias == CHAMPION and before is not None and run_id is None:
             # A run tells of its own promotion; a person's reason may hold anything.
-            notices.add(
+            outbox.add(
                 connection, "promoted", model_id=model_id, text=f"{how}: in place of model {before}"
             )
     return before

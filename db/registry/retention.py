@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, models
-from db.schema import (
+from db.base import database
+from db.base.schema import (
     aliases,
     jobs,
     model_chunks,
@@ -23,8 +23,9 @@ from db.schema import (
     schedules,
     shards,
 )
-from db.schema import models as table
-from db.types import now
+from db.base.schema import models as table
+from db.base.types import now
+from db.registry import models
 
 #: Of a training job that made no model, files stay for so many days: it may be resumed.
 UNFINISHED_DAYS = 7

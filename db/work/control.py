@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import jobs as job_rows
-from db.errors import Conflict
-from db.schema import FINAL_JOB_STATES, jobs, shards, sources
+from db.base.errors import Conflict
+from db.base.schema import FINAL_JOB_STATES, jobs, shards, sources
+from db.queue import jobs as job_rows
 
 #: Options of `retry` that are columns of jobs; all others go into the spec.
 _COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key"})

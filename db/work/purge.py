@@ -15,9 +15,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database
-from db import jobs as job_rows
-from db.schema import (
+from db.base import database
+from db.base.schema import (
     PARTITION_JOBS,
     PARTITIONED,
     films,
@@ -29,7 +28,8 @@ from db.schema import (
     shards,
     sources,
 )
-from db.types import now
+from db.base.types import now
+from db.queue import jobs as job_rows
 
 #: Items whose rows are deleted in one transaction, so that nobody waits long for the database.
 ITEMS = 50_000

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from scheduler import machine
-from scheduler.finding import Finding, ok, problem, warning
-from worker import config, gpu, health
+from scheduler.checks import machine
+from scheduler.checks.finding import Finding, ok, problem, warning
+from worker import config
 from worker.config import Settings
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine import gpu, health
+from worker.machine.gpu import Gpu
 
 #: What to do on a Jetson, whose TensorRT no other one can stand in for.
 JETPACK = (

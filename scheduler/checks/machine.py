@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from scheduler.finding import Finding, ok, problem, warning
+from scheduler.checks.finding import Finding, ok, problem, warning
 from worker import config
 from worker.config import Settings
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from db import models
-from scheduler import engines, output, precision, session, sources
+from db.registry import models
+from scheduler.show import output
+from scheduler.submitting import engines, precision, session, sources
 
 #: Films that a repetition measures with, unless told.
 FILMS = 1000
@@ -58,7 +59,7 @@ def command(
     Example:
       pneumoq bench archive.zip --films 5000
     """
-    from scheduler import bench
+    from scheduler.measure import bench
 
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()

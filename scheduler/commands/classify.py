@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from db import models
-from scheduler import engines, errors, output, precision, session
+from db.registry import models
+from scheduler import errors
+from scheduler.show import output
+from scheduler.submitting import engines, precision, session
 
 
 @click.command("classify")
@@ -47,12 +49,12 @@ def command(
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
     chosen = models.resolve(engine, model)
-    from worker import single
+    from worker.scoring import classify
 
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
-    answer = single.classify(image, settings, engine, chosen["id"], pinned)
+    answer = classify.classify(image, settings, engine, chosen["id"], pinned)
     if out is not None:
-        from scheduler import picture
+        from scheduler.show import picture
 
         try:
             picture.annotate(image, out, answer)

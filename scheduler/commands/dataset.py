@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from scheduler import errors, output
-from trainer import checkup, division
-from trainer.checkup import Checkup, Sizes
-from trainer.labelled import TEST, TRAIN, VAL
+from scheduler import errors
+from scheduler.show import output
+from trainer.data import checkup, division
+from trainer.data.checkup import Checkup, Sizes
+from trainer.data.labelled import TEST, TRAIN, VAL
 
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from db import migrate, schema, views
-from scheduler import output, session
+from db.base import migrate, schema, views
+from scheduler.show import output
+from scheduler.submitting import session
 
 
 @click.group("db")

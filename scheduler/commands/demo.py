@@ -14,8 +14,10 @@ from typing import Any
 
 import click
 
-from db.errors import Conflict
-from scheduler import errors, output, session
+from db.base.errors import Conflict
+from scheduler import errors
+from scheduler.show import output
+from scheduler.submitting import session
 
 #: Patients to train on, and patients of the archive that is scored; none is in both.
 TRAIN_PATIENTS, ARCHIVE_PATIENTS = 300, 110
@@ -73,8 +75,9 @@ def command(ctx: click.Context, folder: Path) -> None:
     click.echo("Research software, not a medical device. The films here are drawn, not taken.\n")
     _draw(films, archive)
 
-    from db import database, jobs
-    from scheduler import stack
+    from db.base import database
+    from db.queue import jobs
+    from scheduler.local import stack
     from worker import config
 
     settings = session.settings()
@@ -109,7 +112,7 @@ def command(ctx: click.Context, folder: Path) -> None:
 
         question = QUESTION.format(job=score_job)
         _step(f'pneumoq query "{question}"')
-        from db import query
+        from db.base import query
 
         with query.run(settings.database_url, question) as answer:
             output.grid(answer.columns, answer.rows)
@@ -154,8 +157,10 @@ def _draw(films: Path, archive: Path) -> None:
 
 
 def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
-    from db import database, jobs
-    from scheduler import engines, precision, survey
+    from db.base import database
+    from db.queue import jobs
+    from scheduler.measure import survey
+    from scheduler.submitting import engines, precision
 
     rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}
@@ -177,11 +182,12 @@ def _follow(
     job_id: int,
     watch: Callable[[], None],
 ) -> None:
-    from db import database, jobs
-    from scheduler import follow
-    from worker import bell
+    from db.base import database
+    from db.queue import jobs
+    from scheduler.show import follow
+    from worker import wakeup
 
-    bell.ring(settings, queue)
+    wakeup.ring(settings, queue)
     try:
         status = follow.to_the_end(engine, job_id, tick=watch)
     except BaseException:
@@ -197,8 +203,9 @@ def _compare(engine: Any, job_id: int) -> None:
     """The films' truth is known here, since they were drawn: say how well the model did."""
     import sqlalchemy as sa
 
-    from db import database
-    from trainer import metrics, phantom
+    from db.base import database
+    from trainer import phantom
+    from trainer.judging import metrics
 
     truth = {
         film.patient: film.label == phantom.LABELS[1]

@@ -15,13 +15,17 @@ import click
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import database, migrate, workers
-from db.errors import DatabaseError
-from scheduler import errors, gpu, machine, output, session
-from scheduler.finding import Finding, ok, problem, warning
-from worker import config, health, privacy
+from db.base import database, migrate, workers
+from db.base.errors import DatabaseError
+from scheduler import errors
+from scheduler.checks import gpu, machine
+from scheduler.checks.finding import Finding, ok, problem, warning
+from scheduler.show import output
+from scheduler.submitting import session
+from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError
+from worker.machine import health, privacy
 
 #: A broker that does not answer within this many seconds is taken to be gone.
 BROKER_TIMEOUT_S = 3.0

@@ -16,8 +16,11 @@ from typing import IO, Any
 import click
 import sqlalchemy as sa
 
-from db import database, jobs, views
-from scheduler import errors, output, session
+from db.base import database, views
+from db.queue import jobs
+from scheduler import errors
+from scheduler.show import output
+from scheduler.submitting import session
 
 #: Rows fetched at a time.
 FETCH = 2000
@@ -107,7 +110,7 @@ def _scored(engine: sa.Engine, job: int) -> sa.RowMapping:
 
 def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
     """Copy films to be labelled; the exit status."""
-    from scheduler import uncertain
+    from scheduler.submitting import uncertain
 
     engine = session.database()
     _scored(engine, job)

@@ -10,9 +10,12 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, jobs, labels
-from db.errors import NotFound
-from scheduler import errors, output, session
+from db.base import database
+from db.base.errors import NotFound
+from db.queue import jobs, labels
+from scheduler import errors
+from scheduler.show import output
+from scheduler.submitting import session
 
 #: Headers that are understood, in lower case.
 NAMES = ("name", "path", "file", "filename", "image", "film")
@@ -232,8 +235,8 @@ def _rows(
 
 def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[str | int, str]]:
     """The same rows with names as the database has them: hashed where names are hidden."""
-    from worker import privacy
-    from worker.shard import is_hidden, stored_name
+    from worker.machine import privacy
+    from worker.scoring.shard import is_hidden, stored_name
 
     site = None
     for name, label in rows:

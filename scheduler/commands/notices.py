@@ -9,9 +9,11 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, notices, workers
-from scheduler import errors, output, session
+from db.base import database, outbox, workers
+from scheduler import errors
 from scheduler.errors import Failure
+from scheduler.show import output
+from scheduler.submitting import session
 
 COLUMNS = ("notice", "at", "event", "state", "attempts", "text", "last_error")
 
@@ -51,7 +53,7 @@ def ls(state: str | None, limit: int, as_json: bool) -> None:
     Example:
       pneumoq notices ls --json
     """
-    rows = notices.recent(session.database(), limit, state)
+    rows = outbox.recent(session.database(), limit, state)
     if as_json:
         output.emit(rows, as_json=True)
         return
@@ -86,30 +88,30 @@ def test(ctx: click.Context, as_json: bool) -> None:
       PNEUMOQ_HOOK_URL=https://chat.example/hooks/abc pneumoq notices test
     """
     settings, engine = session.settings(), session.database()
-    from worker import hooks
+    from worker.service import hooks
 
     who = session.who()
     text = f"a test of PneumoQ's hooks by {who}"
     found = hooks.of(settings)
     if found:
 
-        def make(connection: sa.Connection) -> notices.Notice:
-            claimed = notices.claim(connection, who, notices.add(connection, "test", text=text))
+        def make(connection: sa.Connection) -> outbox.Notice:
+            claimed = outbox.claim(connection, who, outbox.add(connection, "test", text=text))
             assert claimed is not None
             return claimed
 
         notice = database.write(engine, make)
         hooks.send(engine, notice, found)
         number = notice.id
-    elif any(notices.SENDS in worker["versions"] for worker in workers.alive(engine)):
-        number = database.write(engine, lambda c: notices.add(c, "test", text=text))
+    elif any(outbox.SENDS in worker["versions"] for worker in workers.alive(engine)):
+        number = database.write(engine, lambda c: outbox.add(c, "test", text=text))
         _wait(engine, number)
     else:
         raise Failure(
             "no hook is set, here or at a worker that runs: set PNEUMOQ_HOOK_URL or "
             "PNEUMOQ_HOOK_COMMAND where the workers start, and start them again"
         )
-    row = notices.get(engine, number)
+    row = outbox.get(engine, number)
     if as_json:
         output.emit(row, as_json=True)
     elif row["state"] == "delivered":
@@ -124,7 +126,7 @@ def _wait(engine: sa.Engine, number: int) -> None:
     """Wait until a notice was sent once, or nobody did for long."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        row = notices.get(engine, number)
+        row = outbox.get(engine, number)
         if row["state"] != "waiting" or row["last_error"]:
             return
         time.sleep(0.2)

@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from db import query
-from db.errors import QueryRefused
-from scheduler import output, session
+from db.base import query
+from db.base.errors import QueryRefused
 from scheduler.errors import Failure
+from scheduler.show import output
+from scheduler.submitting import session
 from worker import config
 
 #: What databases say when a table or column does not exist.

@@ -8,9 +8,10 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import jobs, models
-from scheduler import engines, precision, session, sources, submit
-from trainer import film
+from db.queue import jobs
+from db.registry import models
+from scheduler.submitting import engines, precision, session, sources, submit
+from trainer.film import rules
 
 
 @click.command("score")
@@ -41,9 +42,10 @@ from trainer import film
     help="Films whose class-activation map is kept: flagged are the positives.",
 )
 @click.option(
-    "--accept", "accepted", multiple=True, type=click.Choice(sorted(film.REFUSALS)), metavar="CODE",
+    "--accept", "accepted", multiple=True, metavar="CODE",
+    type=click.Choice(sorted(rules.REFUSALS)),
     help="Score what would be refused for this reason; may be repeated. "
-    f"CODE is one of: {', '.join(sorted(film.REFUSALS))}.",
+    f"CODE is one of: {', '.join(sorted(rules.REFUSALS))}.",
 )  # fmt: skip
 @click.option(
     "--hash-names", is_flag=True,
@@ -115,7 +117,7 @@ def command(
     if max_errors is not None:
         spec["max_errors"] = max_errors
     if dry_run:
-        from scheduler import rehearse
+        from scheduler.measure import rehearse
 
         rehearse.rehearse(
             settings, engine, chosen, pinned, spec, rows, wanted=wanted, as_json=as_json

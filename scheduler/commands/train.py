@@ -12,9 +12,11 @@ import click
 import sqlalchemy as sa
 from click.core import ParameterSource
 
-from db import jobs, models
-from db.errors import NotFound
-from scheduler import errors, session, submit
+from db.base.errors import NotFound
+from db.queue import jobs
+from db.registry import models
+from scheduler import errors
+from scheduler.submitting import session, submit
 
 #: Options that are about the submission, not about what is trained.
 _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_json")
@@ -202,7 +204,7 @@ def command(
     if evaluate is not None:
         if len(data) != 1:
             raise click.UsageError("--evaluate measures on one DATA")
-        from scheduler.commands import evaluate as evaluating
+        from scheduler.commands.models import evaluate as evaluating
 
         ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
     settings, engine = session.settings(), session.database()

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from scheduler import engines, session
+from scheduler.submitting import engines, session
 
 
 @click.command("up")
@@ -34,7 +34,7 @@ def command(scoring_workers: int, no_train: bool, asked_engine: str | None, no_b
       pneumoq up --scoring-workers 2
       pneumoq up --engine tensorrt
     """
-    from scheduler import stack
+    from scheduler.local import stack
 
     settings = engines.settings_of(session.settings(), asked_engine)
     ended = threading.Event()

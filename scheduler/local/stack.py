@@ -22,12 +22,12 @@ from urllib.parse import unquote
 
 import sqlalchemy as sa
 
-from db import workers
-from scheduler import session
+from db.base import workers
+from scheduler.submitting import session
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError
-from worker.process import die_with_parent
+from worker.machine.process import die_with_parent
 
 #: A process that ended by itself is started again, this many seconds later each time.
 RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -20,11 +20,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import workers
-from scheduler import errors, measure, scratch, survey
-from worker import archive, serving
+from db.base import workers
+from scheduler import errors
+from scheduler.measure import scratch, stages, survey
+from worker import archive
 from worker.config import Settings
 from worker.engine import Engine, choose
+from worker.scoring import serving
 
 #: Films of the job that lets the worker compile its engine and start its decoders.
 WARM_FILMS = 64
@@ -67,7 +69,7 @@ class Figures:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per stage: its name, and its median, least and greatest figure."""
-        stages = {
+        per_stage = {
             "decoding alone": self.decode,
             "inference alone": self.inference,
             "limit, computed from these two": self.computed,
@@ -82,7 +84,7 @@ class Figures:
                 "least": min(runs),
                 "greatest": max(runs),
             }
-            for name, runs in stages.items()
+            for name, runs in per_stage.items()
         ]
 
 
@@ -128,11 +130,11 @@ def run(
         with scratch.running(own, empty, model_id, precision, accept, say) as jobs:
             say("starting a worker, and compiling the model")
             jobs.run(warm)
-            inference = measure.Inference(_serving(own, empty, model_id, precision))
-            decoding = measure.Decoding(
+            inference = stages.Inference(_serving(own, empty, model_id, precision))
+            decoding = stages.Decoding(
                 own, inference.engine.card, list(survey.all_located(row)), accept
             )
-            writing = measure.Writing(empty, model_id, precision, "patient0001/film")
+            writing = stages.Writing(empty, model_id, precision, "patient0001/film")
             try:
                 return _in_turns(decoding, inference, writing, jobs, row, times, repeats, say)
             finally:
@@ -152,9 +154,9 @@ def _serving(
 
 
 def _in_turns(
-    decoding: measure.Decoding,
-    inference: measure.Inference,
-    writing: measure.Writing,
+    decoding: stages.Decoding,
+    inference: stages.Inference,
+    writing: stages.Writing,
     jobs: scratch.Jobs,
     row: dict[str, Any],
     times: int,
@@ -164,8 +166,8 @@ def _in_turns(
     count = decoding.count * times
     batch = inference.engine.batch
     batches = -(-count // batch)
-    decoding.run(measure.WARM_FILMS)
-    inference.run(measure.WARM_BATCHES * inference.engine.depth)
+    decoding.run(stages.WARM_FILMS)
+    inference.run(stages.WARM_BATCHES * inference.engine.depth)
     writing.run()
     computes = inference.engine
     figures = Figures(
@@ -173,14 +175,14 @@ def _in_turns(
         precision=computes.precision,
         engine=f"{computes.backend} {computes.backend_version} on {computes.device}",
         batch=computes.batch,
-        shared=computes.backend in measure.ON_CPU,
+        shared=computes.backend in stages.ON_CPU,
     )
     for repeat in range(1, repeats + 1):
         say(f"measuring {count:,} films, repetition {repeat} of {repeats}")
         figures.decode.append(count / decoding.run(count))
         figures.inference.append(batches * batch / inference.run(batches))
-        figures.both.append(batches * batch / measure.both(decoding, inference, count))
-        figures.write.append(measure.WRITE_SHARDS * measure.WRITE_FILMS / writing.run())
+        figures.both.append(batches * batch / stages.both(decoding, inference, count))
+        figures.write.append(stages.WRITE_SHARDS * stages.WRITE_FILMS / writing.run())
         items, seconds = jobs.run(row, times)
         figures.together.append(items / seconds)
     return figures

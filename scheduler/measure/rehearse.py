@@ -17,13 +17,15 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, reuse, workers
-from scheduler import measure, output, survey
-from scheduler.survey import Survey
-from worker import serving
+from db.base import database, workers
+from db.queue import reuse
+from scheduler.measure import stages, survey
+from scheduler.measure.survey import Survey
+from scheduler.show import output
 from worker.config import Settings
-from worker.decoders import Decoded
+from worker.decoding.pool import Decoded
 from worker.engine import Engine
+from worker.scoring import serving
 
 #: Items that are decoded, shared among the sources; each source gives at least this many.
 SAMPLE, LEAST = 48, 4
@@ -131,7 +133,7 @@ def _try_out(
     folder: Path,
 ) -> dict[str, Any]:
     """Decode the samples, look their contents up, time the engine; scale to all items."""
-    computed_per_s = measure.rate(network, TIMED_S)
+    computed_per_s = stages.rate(network, TIMED_S)
     refused_items = broken_items = fresh_items = decode_s = 0.0
     sampled = known = 0
     refusals: Counter[str] = Counter()
@@ -141,7 +143,7 @@ def _try_out(
         if not films:
             continue
         came: list[Decoded] = []
-        decoding = measure.Decoding(settings, network.card, films, spec.get("accept") or ())
+        decoding = stages.Decoding(settings, network.card, films, spec.get("accept") or ())
         try:
             decoding.run(len(films), done=came.append)  # decoders start, and files are cached
             film_s = decoding.run(len(films)) / len(films)
@@ -167,7 +169,7 @@ def _try_out(
     refused, in_error = round(refused_items), round(broken_items)
     compute_s = fresh_items / computed_per_s
     # Where both stages share the processor, a film takes its time of each.
-    shared = network.backend in measure.ON_CPU
+    shared = network.backend in stages.ON_CPU
     return {
         "sampled": sampled,
         "sample_refusals": dict(refusals.most_common()),

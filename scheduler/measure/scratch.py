@@ -17,10 +17,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, migrate, schema
-from db.schema import FINAL_JOB_STATES
-from scheduler import errors, session, stack
-from worker import bell
+from db.base import database, migrate, schema
+from db.base.schema import FINAL_JOB_STATES
+from db.queue import jobs
+from scheduler import errors
+from scheduler.local import stack
+from scheduler.submitting import session
+from worker import wakeup
 from worker.config import Settings
 
 #: What a model is made of, parents first.
@@ -148,7 +151,7 @@ class Jobs:
                 precision=self._precision, source_rows=[source] * times,
             ),
         )  # fmt: skip
-        bell.ring(self._settings, "score")
+        wakeup.ring(self._settings, "score")
         while (row := jobs.get(self._engine, job_id))["state"] not in FINAL_JOB_STATES:
             self._watch()
             time.sleep(LOOK_S)

@@ -21,13 +21,14 @@ from functools import partial
 import numpy as np
 import sqlalchemy as sa
 
-from db import database, jobs, leases, listings, results
-from db.results import Cam, Prediction
-from scheduler.survey import Located
+from db.base import database
+from db.queue import jobs, leases, listings, results
+from db.queue.results import Cam, Prediction
+from scheduler.measure.survey import Located
 from trainer.card import Card
-from worker import decoder_process
 from worker.config import Settings
-from worker.decoders import Decoded, Decoders, Film, OnGpu
+from worker.decoding import handle
+from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Engine, Pending
 
 #: Films that go through before a measurement of decoding begins.
@@ -35,7 +36,7 @@ WARM_FILMS = 64
 #: Batches that are computed before a measurement of inference begins.
 WARM_BATCHES = 4
 #: Films whose pixels have room at once, per decoder process: more than it can have waiting.
-ROOM = 4 * decoder_process.MOST
+ROOM = 4 * handle.MOST
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
 #: Backends that compute on the processor that also decodes.

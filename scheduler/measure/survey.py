@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from worker import archive
 from worker.archive import Member
-from worker.decoders import Place
+from worker.decoding.pool import Place
 from worker.errors import MemberError
 
 #: Bytes before a member's data that its reader wants to see: the header of a tar.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from scheduler import curves
+from scheduler.show import curves
 
 if TYPE_CHECKING:
     from rich.console import Group

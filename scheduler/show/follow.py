@@ -18,12 +18,16 @@ import click
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, drift, jobs, models, training, workers
-from db.schema import FINAL_JOB_STATES
-from scheduler import display as displays
-from scheduler import engines, errors, output
-from scheduler.display import Display
-from trainer import epoch as epochs
+from db.base import database, workers
+from db.base.schema import FINAL_JOB_STATES
+from db.queue import jobs, training
+from db.registry import drift, models
+from scheduler import errors
+from scheduler.show import display as displays
+from scheduler.show import output
+from scheduler.show.display import Display
+from scheduler.submitting import engines
+from trainer.learning import epoch as epochs
 
 T = TypeVar("T")
 

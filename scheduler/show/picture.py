@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from worker.single import Answer
+from worker.scoring.classify import Answer
 
 #: Opacity of the strongest evidence.
 STRONGEST = 0.45

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import click
 import sqlalchemy as sa
 
-from db import workers
+from db.base import workers
 from worker import config
 from worker.config import Settings
-from worker.fleet import kind, kind_of_fleet
+from worker.schedules.fleet import kind, kind_of_fleet
 
 __all__ = [
     "CHOICES", "WANTED", "here", "kind", "kind_here", "kind_of_fleet", "option", "settings_of",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.fleet import pin
+from worker.schedules.fleet import pin
 
 __all__ = ["CHOICES", "HELP", "pin"]
 

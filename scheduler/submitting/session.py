@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import migrate
+from db.base import database as connecting
+from db.base import migrate
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError

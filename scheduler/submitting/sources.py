@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scheduler import errors, submit
+from scheduler import errors
+from scheduler.submitting import submit
 
 
 def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _row(path: Path, kind: Any) -> dict[str, Any]:
-    from scheduler import survey
+    from scheduler.measure import survey
     from worker import archive
 
     uri = submit.readable_path(path)

@@ -12,10 +12,14 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import budget as budgets
-from db import database, jobs, schema, workers
-from db.schema import FINAL_JOB_STATES
-from scheduler import engines, errors, follow, output, stack
+from db.base import database, schema, workers
+from db.base.schema import FINAL_JOB_STATES
+from db.queue import budget as budgets
+from db.queue import jobs
+from scheduler import errors
+from scheduler.local import stack
+from scheduler.show import follow, output
+from scheduler.submitting import engines
 from worker.config import Settings
 
 Make = Callable[[sa.Connection], int]
@@ -134,11 +138,11 @@ def ring(settings: Settings, queue: str) -> None:
     """Ring for work that was put on a queue; says so where the broker does not answer."""
     import logging
 
-    from worker import bell
+    from worker import wakeup
 
     # What it has to say is said below, in a line for people.
-    logging.getLogger(bell.__name__).addHandler(logging.NullHandler())
-    if not bell.ring(settings, queue):
+    logging.getLogger(wakeup.__name__).addHandler(logging.NullHandler())
+    if not wakeup.ring(settings, queue):
         click.echo(
             "The broker does not answer; the job is kept, and starts at a worker's next sweep.",
             err=True,

@@ -17,11 +17,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import uncertain
+from db.queue import uncertain
 from scheduler import errors
-from trainer import content, layout, manifest
-from worker import archive, recall
-from worker.recall import Recalled
+from trainer.data import layout, manifest
+from trainer.film import content
+from worker import archive
+from worker.scoring import reread
+from worker.scoring.reread import Recalled
 
 #: The folder of films that are unlike the training films. It is no class.
 UNUSUAL = f"{layout.APART}unusual"
@@ -82,7 +84,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], fold
     contents: set[str] = set()
     taken = _Taken()
     items = [(row["shard_no"], item_no) for item_no, row in picked.items()]
-    for film in recall.read(engine, job_id, items):
+    for film in reread.read(engine, job_id, items):
         row = picked[film.item_no]
         if film.reason:
             copied.failed.append((film.item_no, film.reason))

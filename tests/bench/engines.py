@@ -23,11 +23,14 @@ import onnxruntime
 import torch
 
 from trainer import card as cards
-from trainer import export, film, model, parity, quantise
 from trainer.card import Card
-from worker import precisions
+from trainer.film import rules
+from trainer.judging import parity
+from trainer.modelfile import export, quantise
+from trainer.network import model
 from worker.engine import FILE_OF, observe, open_engine
 from worker.errors import EngineError
+from worker.training import precisions
 
 ROUNDS = 5
 #: Films in one round.
@@ -42,8 +45,8 @@ def write_model(path: Path, size: int) -> None:
         labels=("NORMAL", "PNEUMONIA"),
         positive="PNEUMONIA",
         size=size,
-        film_rule=film.DEFAULT_RULE,
-        golden=tuple(film.golden()),
+        film_rule=rules.DEFAULT_RULE,
+        golden=tuple(rules.golden()),
         temperature=1.0,
         threshold=0.5,
         threshold_rule="none",

@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer import film, phantom
+from tests.support.paths import SHARED
+from trainer import phantom
+from trainer.film import rules
 
-ORIGINALS = Path(__file__).parents[3] / "shared" / "data" / "originals"
+ORIGINALS = SHARED / "data" / "originals"
 
 #: Each film is decoded this often both ways, in turn; the fastest counts, so that neighbours on the
 #: machine disturb neither.
@@ -46,7 +48,7 @@ def full(data: bytes, size: int) -> NDArray[np.uint8]:
 def draft(data: bytes, size: int) -> NDArray[np.uint8]:
     """What Pillow alone needs at the least: its own shortcut, no check of anything."""
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        image.draft("L", (round(size * film.DRAFT_GAP), round(size * film.DRAFT_GAP)))
+        image.draft("L", (round(size * rules.DRAFT_GAP), round(size * rules.DRAFT_GAP)))
         gray = image if image.mode == "L" else image.convert("L")
         return np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR))
 
@@ -69,7 +71,7 @@ def small() -> None:
             data = buffer.getvalue()
             best = min(
                 timeit.repeat(
-                    lambda data=data: film.decode(data, 32, out=place),
+                    lambda data=data: rules.decode(data, 32, out=place),
                     number=200,
                     repeat=20,
                     timer=time.thread_time,
@@ -88,9 +90,10 @@ def measure(folder: Path, size: int, repeats: int) -> None:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             megapixels = image.width * image.height / 1e6
-        apart = np.abs(film.decode(data, size).astype(int) - full(data, size))
+        apart = np.abs(rules.decode(data, size).astype(int) - full(data, size))
         times = [
-            [best_ms(way, data, size) for way in (film.decode, draft, full)] for _ in range(repeats)
+            [best_ms(way, data, size) for way in (rules.decode, draft, full)]
+            for _ in range(repeats)
         ]
         rows.append((megapixels, *np.min(times, axis=0), apart.mean(), apart.max()))
     table = np.array(rows)

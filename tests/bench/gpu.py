@@ -31,16 +31,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.bench import _report, _site, _stages
+from tests.bench.parts import report as reporting
+from tests.bench.parts import site, stages
 from tests.worker import samples
 from trainer import card as cards
-from trainer import phantom, quantise
-from worker import gpu as gpus
+from trainer import phantom
+from trainer.modelfile import quantise
 from worker.engine import Engine, flavour, observe
 from worker.engine.onnx import OnnxEngine
 from worker.engine.tensorrt import TensorRtEngine
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine import gpu as gpus
+from worker.machine.gpu import Gpu
 
 BARE, STAGE = 0.90, 0.85
 
@@ -72,7 +74,7 @@ def main() -> int:
     gpu = gpus.find()[0]
     print(f"{gpu.device}, {gpu.memory_bytes / 2**30:.1f} GiB, driver for CUDA {gpu.driver}")
     print(", ".join(f"{name} {version}" for name, version in _versions()), flush=True)
-    claims = _report.Claims()
+    claims = reporting.Claims()
     with tempfile.TemporaryDirectory(prefix="pneumoq-measured-") as name:
         folder = Path(name)
         files = _files(folder, given)
@@ -145,7 +147,7 @@ def _engine(
     files: dict[str, Path],
     precision: str,
     quick: bool,
-    claims: _report.Claims,
+    claims: reporting.Claims,
 ) -> str:
     """One precision's table; the word that a worker is told to use what was measured, or ""."""
     try:
@@ -179,7 +181,7 @@ def _engine(
         backend = engine.backend
         engine.close()
     print(f"{backend} {engine.backend_version}, {precision}, {engine.options}")
-    _report.table(("films at once", "films/s", "bare loop", "share"), rows)
+    reporting.table(("films at once", "films/s", "bare loop", "share"), rows)
     return "tensorrt" if backend.startswith("tensorrt") else "onnx"
 
 
@@ -255,7 +257,7 @@ def _scoring(
     precision: str,
     backend: str,
     quick: bool,
-    claims: _report.Claims,
+    claims: reporting.Claims,
 ) -> None:
     """A warm worker's rate beside the slower of decoding and inference."""
     size = cards.read(files["fp32"]).size
@@ -268,20 +270,20 @@ def _scoring(
     )
     engine.close()
     rates: dict[str, list[float]] = {"decoding alone": [], "ours": []}
-    with _site.installation("sqlite", engine=backend, gpu_batch=max(BATCHES)) as at:
-        model_id = _site.register(at.engine, {p: files[p] for p in {"fp32", precision}})
+    with site.installation("sqlite", engine=backend, gpu_batch=max(BATCHES)) as at:
+        model_id = site.register(at.engine, {p: files[p] for p in {"fp32", precision}})
         at.worker()
-        _site.score(at, model_id, films, precision=precision, force=True)  # builds, and gets warm
+        site.score(at, model_id, films, precision=precision, force=True)  # builds, and gets warm
         for _ in range(rounds):
             rates["decoding alone"].append(
-                _stages.measure("decoding", paths, size, seconds, files["fp32"], "fp32")
+                stages.measure("decoding", paths, size, seconds, files["fp32"], "fp32")
             )
-            _, course = _site.score(at, model_id, films, precision=precision, force=True)
+            _, course = site.score(at, model_id, films, precision=precision, force=True)
             rates["ours"].append(course.rate)
     slower = [min(computing, decoding) for decoding in rates["decoding alone"]]
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], slower, strict=True))
     print(f"scoring {len(paths):,} films, {precision}, {len(os.sched_getaffinity(0))} cores")
-    _report.table(
+    reporting.table(
         ("films/s", "median"),
         [(name, statistics.median(found)) for name, found in rates.items()]
         + [("the engine alone", computing)],

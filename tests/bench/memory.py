@@ -21,7 +21,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.bench import _archives, _constant, _films, _memory, _report, _site
+from tests.bench.parts import archives, constant, memory, report, site
+from tests.bench.parts import films as film_files
 from trainer import phantom
 
 #: Side of a film in pixels, and S of the model.
@@ -52,38 +53,38 @@ def templates(originals: Path) -> list[bytes]:
     return made
 
 
-def measure(kind: str, source: Path, films: int, claims: _report.Claims) -> None:
+def measure(kind: str, source: Path, films: int, claims: report.Claims) -> None:
     """Score the archive and print what was resident on the way."""
     samples: list[tuple[int, float, list[float]]] = []
-    with _site.installation(kind) as at:
+    with site.installation(kind) as at:
         path = at.logs / "constant.onnx"
-        _constant.write(path, SIZE)
-        model_id = _site.register(at.engine, {"fp32": path})
+        constant.write(path, SIZE)
+        model_id = site.register(at.engine, {"fp32": path})
         worker = at.worker()
         decoders: list[int] = []
 
         def look(_: float, done: int) -> None:
             nonlocal decoders
-            decoders = decoders or _memory.decoders_of(worker.pid)
+            decoders = decoders or memory.decoders_of(worker.pid)
             if decoders and done:
                 samples.append(
                     (
                         done,
-                        _memory.resident_mb(worker.pid),
-                        [_memory.resident_mb(pid) for pid in decoders],
+                        memory.resident_mb(worker.pid),
+                        [memory.resident_mb(pid) for pid in decoders],
                     )
                 )
 
         began = time.monotonic()
-        course = _site.follow(at, _site.submit(at, model_id, source), began, look, look_s=0.5)
-        if _memory.decoders_of(worker.pid) != decoders:
+        course = site.follow(at, site.submit(at, model_id, source), began, look, look_s=0.5)
+        if memory.decoders_of(worker.pid) != decoders:
             raise RuntimeError(f"a decoder was replaced\n{at.tail()}")
         # The last shard was committed after the last look.
         look(course.seconds, course.items)
     first = next(n for n, s in enumerate(samples) if s[0] >= min(WARM, films // 4))
     chosen = sorted({first + n * (len(samples) - 1 - first) // 10 for n in range(11)})
     names = ["worker", *(f"decoder {n + 1}" for n in range(len(decoders)))]
-    _report.table(
+    report.table(
         (f"MB resident, {kind}", *names),
         [(f"after {samples[n][0]:,} films", *_around(samples, n)) for n in chosen],
     )
@@ -110,17 +111,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--films", type=int, default=100_000)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
-    parser.add_argument("--originals", type=Path, default=_films.ORIGINALS)
+    parser.add_argument("--originals", type=Path, default=film_files.ORIGINALS)
     parser.add_argument("--cache", type=Path, help="folder to keep the zip for the next run")
     parser.add_argument("--quick", action="store_true", help="20,000 films")
     given = parser.parse_args()
     films = min(given.films, 20_000) if given.quick else given.films
-    claims = _report.Claims()
-    with _site.cache(given.cache) as folder:
+    claims = report.Claims()
+    with site.cache(given.cache) as folder:
         source = folder / f"small-{films}.zip"
         if not source.exists():
-            makers = [_archives.jpeg(data) for data in templates(given.originals)]
-            _archives.write(source, films, makers, [".jpeg"])
+            makers = [archives.jpeg(data) for data in templates(given.originals)]
+            archives.write(source, films, makers, [".jpeg"])
         size = source.stat().st_size
         print(f"{films:,} films of {SIDE} × {SIDE} pixels in a zip of {size / 1e6:,.0f} MB\n")
         for kind in given.database or ["sqlite", "postgresql"]:

@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import film, phantom
+from trainer import phantom
+from trainer.film import rules
 
 #: About 700 films to learn from and 450 of other patients to be judged by.
 TRAIN_PATIENTS, UNSEEN_PATIENTS = 312, 200
@@ -33,8 +34,8 @@ def load(
     """Films at 16 × 16 and at `size` × `size`, and their classes (1 is pneumonia)."""
     small, large, labels = [], [], []
     for item in phantom.films(patients, seed, first_patient):
-        small.append(film.decode(item.data, 16))
-        large.append(film.decode(item.data, size))
+        small.append(rules.decode(item.data, 16))
+        large.append(rules.decode(item.data, size))
         labels.append(phantom.LABELS.index(item.label))
     return np.stack(small), np.stack(large), np.array(labels)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from db import database, migrate
-from scheduler import measure, rehearse
-from tests import servers
+from db.base import database, migrate
+from scheduler.measure import rehearse, stages
 from tests.scheduler import rows
+from tests.support import servers
 
 #: Characters of a film's name here.
 NAME = "patient0001/film-12345"
@@ -39,11 +39,11 @@ def measured(url: str, folder: Path, jobs: int) -> float:
     engine = database.connect(url)
     migrate.upgrade(engine)
     model = rows.a_model(engine, folder)
-    writing = measure.Writing(engine, model, "fp32", NAME.partition("-")[0])
+    writing = stages.Writing(engine, model, "fp32", NAME.partition("-")[0])
     before = bytes_of(engine)
     for _ in range(jobs):
         writing.run()
-    count = jobs * measure.WRITE_SHARDS * measure.WRITE_FILMS
+    count = jobs * stages.WRITE_SHARDS * stages.WRITE_FILMS
     each = (bytes_of(engine) - before) / count - len(NAME)
     engine.dispose()
     return each

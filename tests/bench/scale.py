@@ -26,9 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from db import jobs
-from tests.bench import _archives, _constant, _memory, _report, _site
-from tests.site import Site
+from db.queue import jobs
+from tests.bench.parts import archives, constant, memory, report, site
+from tests.support.site import Site
 from worker import config
 
 #: S of the model, and the side of a film.
@@ -43,13 +43,13 @@ ASK_S = 2.0
 PLAN_S, PLAN_MB, RATE, SHOW_S, AGAIN_RATE = 60.0, 300.0, 5_000, 1.0, 20_000
 
 
-def plan(kind: str, source: Path, items: int, claims: _report.Claims) -> list[object]:
+def plan(kind: str, source: Path, items: int, claims: report.Claims) -> list[object]:
     """Plan the archive in a process of its own; a row of the table."""
-    with _site.installation(kind) as at:
+    with site.installation(kind) as at:
         model_id = _register(at)
-        job_id = _site.submit(at, model_id, source)
+        job_id = site.submit(at, model_id, source)
         answer = subprocess.run(
-            [sys.executable, "-m", "tests.bench._planning"],
+            [sys.executable, "-m", "tests.bench.parts.planning"],
             env=config.child_environment(at.settings),
             capture_output=True,
             text=True,
@@ -69,19 +69,19 @@ def plan(kind: str, source: Path, items: int, claims: _report.Claims) -> list[ob
     return [kind, seconds, items / seconds, float(found["before_mb"]), peak]
 
 
-def run(kind: str, warm: Path, source: Path, items: int, claims: _report.Claims) -> list[object]:
+def run(kind: str, warm: Path, source: Path, items: int, claims: report.Claims) -> list[object]:
     """Score the archive, asking meanwhile, and once more; a row of the table."""
-    with _site.installation(kind) as at:
+    with site.installation(kind) as at:
         model_id = _register(at)
         worker = at.worker()
-        _site.score(at, model_id, warm)
+        site.score(at, model_id, warm)
         began = time.monotonic()
-        job_id = _site.submit(at, model_id, source)
+        job_id = site.submit(at, model_id, source)
         with asking(at, job_id) as took:
-            course = _site.follow(at, job_id, began)
+            course = site.follow(at, job_id, began)
         _complete(at, job_id, items)
-        peak = _memory.resident_mb(worker.pid, "VmHWM")
-        again_id, again = _site.score(at, model_id, source)
+        peak = memory.resident_mb(worker.pid, "VmHWM")
+        again_id, again = site.score(at, model_id, source)
         _complete(at, again_id, items)
         reused = at.rows(
             "SELECT count(*) AS n FROM predictions "
@@ -132,8 +132,8 @@ def asking(at: Site, job_id: int) -> Iterator[list[float]]:
 
 def _register(at: Site) -> int:
     path = at.logs / "constant.onnx"
-    _constant.write(path, SIZE)
-    return _site.register(at.engine, {"fp32": path})
+    constant.write(path, SIZE)
+    return site.register(at.engine, {"fp32": path})
 
 
 def _complete(at: Site, job_id: int, items: int) -> None:
@@ -153,19 +153,19 @@ def main() -> int:
     given = parser.parse_args()
     items = min(given.items, 60_000) if given.quick else given.items
     kinds = given.database or ["sqlite", "postgresql"]
-    claims = _report.Claims()
-    with _site.cache(given.cache) as folder:
+    claims = report.Claims()
+    with site.cache(given.cache) as folder:
         source, warm = folder / f"tiny-{items}.zip", folder / f"warm-{items}.zip"
         for path, count, first in ((source, items, 0), (warm, WARM, items)):
             if not path.exists():
-                _archives.write(path, count, _archives.tiny(SIZE), (".jpg", ".png"), first)
+                archives.write(path, count, archives.tiny(SIZE), (".jpg", ".png"), first)
         size = source.stat().st_size
         print(f"{items:,} films of {SIZE} × {SIZE} pixels in a zip of {size / 1e6:,.0f} MB\n")
-        _report.table(
+        report.table(
             ("planning", "seconds", "items/s", "MB before", "MB at most"),
             [plan(kind, source, items, claims) for kind in kinds],
         )
-        _report.table(
+        report.table(
             ("scoring", "seconds", "items/s", "slowest `jobs show`", "worker MB at most",
              "again seconds", "again items/s"),
             [run(kind, warm, source, items, claims) for kind in kinds],

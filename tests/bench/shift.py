@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from tests.bench import _report
+from tests.bench.parts import report
 from trainer import card as cards
-from trainer import dataset, film, metrics
-from worker import precisions
+from trainer.data import dataset
+from trainer.film import rules
+from trainer.judging import metrics
 from worker.engine import open_engine
+from worker.training import precisions
 
 Plane = NDArray[np.uint8]
 Change = Callable[[Plane], Plane]
@@ -134,7 +136,7 @@ def main() -> None:
     data = dataset.read(given.data, seed=given.seed, positive=card.positive)
     held_out = data.of(dataset.VAL)
     truth = np.array([f.label == data.positive_index for f in held_out])
-    planes = [film.decode((data.root / f.path).read_bytes(), card.size) for f in held_out]
+    planes = [rules.decode((data.root / f.path).read_bytes(), card.size) for f in held_out]
     print(f"{len(planes)} films of held-out patients, threshold {card.threshold:.4f}")
     rows = []
     as_they_are = None
@@ -148,13 +150,13 @@ def main() -> None:
     for source in sorted({s for s, sick in zip(sources, truth, strict=True) if not sick}):
         chosen = truth | np.array([s == source for s in sources])
         rows.append(row(f"healthy of {source} only", as_they_are[chosen], truth[chosen]))
-    _report.table(["films", "n", "AUROC", "accuracy", "sens.", "spec.", "ECE"], rows)
+    report.table(["films", "n", "AUROC", "accuracy", "sens.", "spec.", "ECE"], rows)
 
     if given.originals:
         large = {path.name: path for path in sorted(given.originals.glob("*/*"))}
         pairs = [(large[Path(f.path).name], f) for f in data.films if Path(f.path).name in large]
-        p = score([film.decode(path.read_bytes(), card.size) for path, _ in pairs])
-        q = score([film.decode((data.root / f.path).read_bytes(), card.size) for _, f in pairs])
+        p = score([rules.decode(path.read_bytes(), card.size) for path, _ in pairs])
+        q = score([rules.decode((data.root / f.path).read_bytes(), card.size) for _, f in pairs])
         mine = np.array([f.split == dataset.VAL for _, f in pairs])
         same_side = (p >= card.threshold) == (q >= card.threshold)
         print(
@@ -162,7 +164,7 @@ def main() -> None:
             f"copies: {same_side.sum()} decisions equal, |Δp| {np.abs(p - q).mean():.4f} on average"
         )
         labels = np.array([f.label == data.positive_index for _, f in pairs])
-        _report.table(
+        report.table(
             ["films", "n", "AUROC", "accuracy", "sens.", "spec.", "ECE"],
             [row("originals", p, labels), row("their copies", q, labels)],
         )

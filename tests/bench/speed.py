@@ -4,10 +4,10 @@ PyTorch script and Ray Data, in one run; and whether it says what the fp32 refer
     python -m tests.bench.speed [--films 5264] [--rounds 3] [--cache FOLDER]
         [--model FILE --int8 FILE | --model-home HOME] [--ray-python PYTHON]
 
-The films are re-encodings of originals at their own size (`_films`). Ours is a real worker with the
+The films are re-encodings of originals at their own size. Ours is a real worker with the
 product's settings that is warm, told to score a zip of all of them anew (`--force`), from the
 submission to the last row. The limit is that of the two stages, decoding and inference, each
-measured alone on all cores at once (`_stages`): 1 / (1/D + 1/I), since they share the cores. Rounds
+measured alone on all cores at once: 1 / (1/D + 1/I), since they share the cores. Rounds
 alternate between all that is measured, and each ratio is the median of the rounds' ratios.
 
 Without a model, one is trained for an epoch on ../shared/data/kermany_224. Ray runs in a Python of
@@ -32,10 +32,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tests.bench import _films, _models, _report, _rivals, _site, _stages
-from tests.site import Site
+from tests.bench.parts import films as film_files
+from tests.bench.parts import models, rivals, site, stages
+from tests.bench.parts import report as reporting
+from tests.support.site import Site
 from trainer import card as cards
-from trainer import dataset, film
+from trainer.data import dataset
+from trainer.film import rules
 
 LIMIT, PYTORCH, DECISIONS, DELTA, COMPARED = 0.90, 4.0, 0.995, 0.02, 1_000
 
@@ -61,9 +64,9 @@ def rounds(
     given: argparse.Namespace,
     at: Site,
     model_id: int,
-    trained: _models.Trained,
+    trained: models.Trained,
     precision: str,
-    films: _films.Films,
+    films: film_files.Films,
     ray_python: Path | None,
 ) -> tuple[dict[str, list[float]], int]:
     """Everything's films per second, round by round; and the last scoring job's number."""
@@ -76,16 +79,16 @@ def rounds(
     with tempfile.TemporaryDirectory(prefix="pneumoq-measured-") as folder:
         for number in range(given.rounds):
             found = {
-                name: _stages.measure(stage, films.paths, size, seconds, model, precision)
+                name: stages.measure(stage, films.paths, size, seconds, model, precision)
                 for name, stage in STAGES.items()
             }
-            job_id, course = _site.score(
+            job_id, course = site.score(
                 at, model_id, films.archive, precision=precision, force=True
             )
             found["ours"] = course.rate
-            found["PyTorch DataLoader"] = _rivals.dataloader(some, size, Path(folder))
+            found["PyTorch DataLoader"] = rivals.dataloader(some, size, Path(folder))
             if ray_python is not None:
-                found["Ray Data"] = _rivals.ray(ray_python, some, size, model, Path(folder))
+                found["Ray Data"] = rivals.ray(ray_python, some, size, model, Path(folder))
             print(f"round {number + 1}: " + ", ".join(f"{k} {v:.1f}" for k, v in found.items()))
             for name, rate in found.items():
                 rates.setdefault(name, []).append(rate)
@@ -93,7 +96,7 @@ def rounds(
     return rates, job_id
 
 
-def report(rates: dict[str, list[float]], precision: str, claims: _report.Claims) -> None:
+def report(rates: dict[str, list[float]], precision: str, claims: reporting.Claims) -> None:
     """The table of one run, and its claims."""
     limit = [
         1 / (1 / d + 1 / i)
@@ -107,7 +110,7 @@ def report(rates: dict[str, list[float]], precision: str, claims: _report.Claims
             ours / theirs for ours, theirs in zip(rates["ours"], shown[name], strict=True)
         )
 
-    _report.table(
+    reporting.table(
         (f"films/s, {precision}", "median", "least", "most", "ours / it"),
         [
             (name, statistics.median(found), min(found), max(found), ratio(name))
@@ -137,7 +140,7 @@ class Reference:
         found = []
         for start in range(0, len(films), 16):
             part = films[start : start + 16]
-            pixels = np.stack([film.decode(data, self.card.size)[None] for data in part])
+            pixels = np.stack([rules.decode(data, self.card.size)[None] for data in part])
             (scores,) = self._session.run([cards.SCORES], {cards.INPUT: pixels})
             found.append(scores[:, self.card.positive_index].astype(np.float64))
         return np.concatenate(found)
@@ -169,14 +172,14 @@ def _compare(
 @contextmanager
 def held_out(reference: Reference, cache: Path) -> Iterator[tuple[Path, dict[str, Path]] | None]:
     """Films that the model was not trained on, as a zip and by name; None without them."""
-    if not _models.KERMANY.is_dir():
+    if not models.KERMANY.is_dir():
         yield None
         return
-    found = dataset.read(_models.KERMANY)
+    found = dataset.read(models.KERMANY)
     if found.hash != reference.card.dataset_hash:
         yield None
         return
-    films = {f.path: _models.KERMANY / f.path for f in found.of(dataset.VAL)}
+    films = {f.path: models.KERMANY / f.path for f in found.of(dataset.VAL)}
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         path = Path(folder) / "held-out.zip"
         with zipfile.ZipFile(path, "w") as target:
@@ -188,8 +191,8 @@ def held_out(reference: Reference, cache: Path) -> Iterator[tuple[Path, dict[str
 def main() -> int:
     """Run from the command line; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    _films.add_options(parser, 5_000)
-    _models.add_options(parser)
+    film_files.add_options(parser, 5_000)
+    models.add_options(parser)
     parser.add_argument("--precision", choices=["fp32", "bf16", "int8"])
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--rounds", type=int, default=3)
@@ -199,25 +202,25 @@ def main() -> int:
     given = parser.parse_args()
     if given.quick:
         given.films, given.rounds = min(given.films, 282), 1
-    claims = _report.Claims()
-    with _site.cache(given.cache) as cache, _site.installation(given.database) as at:
+    claims = reporting.Claims()
+    with site.cache(given.cache) as cache, site.installation(given.database) as at:
         ray_python = None
         if not given.no_ray:
             try:
-                ray_python = _rivals.ray_python(given.ray_python, cache)
-            except _rivals.Unavailable as error:
+                ray_python = rivals.ray_python(given.ray_python, cache)
+            except rivals.Unavailable as error:
                 print(f"Ray Data is not measured: {error}\n")
-        trained = _models.find(given, cache)
+        trained = models.find(given, cache)
         precision = given.precision or ("int8" if "int8" in trained.files else "fp32")
-        films = _films.prepare(cache, given.films, given.originals)
+        films = film_files.prepare(cache, given.films, given.originals)
         print(
             f"{len(films.paths):,} films of {films.mean_bytes / 1e3:,.0f} kB, {precision}, "
             f"{given.database}\n"
         )
-        model_id = _site.register(at.engine, trained.files)
+        model_id = site.register(at.engine, trained.files)
         at.worker()
-        warm = _films.prepare(cache, 94, given.originals)
-        _site.score(at, model_id, warm.archive, precision=precision, force=True)
+        warm = film_files.prepare(cache, 94, given.originals)
+        site.score(at, model_id, warm.archive, precision=precision, force=True)
         rates, job_id = rounds(given, at, model_id, trained, precision, films, ray_python)
         report(rates, precision, claims)
 
@@ -227,7 +230,7 @@ def main() -> int:
         with held_out(reference, cache) as found:
             if found is not None:
                 path, files = found
-                job_id, _ = _site.score(at, model_id, path, precision=precision, force=True)
+                job_id, _ = site.score(at, model_id, path, precision=precision, force=True)
                 pairs.append(agreement("held out", at, job_id, files, reference))
         ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
         same, delta = _compare(ours, theirs, reference.card.threshold)

@@ -5,7 +5,7 @@
 1. Films per second of an epoch, ours and the reference's, in turns: the same films, size, batch and
    number of passes, nothing frozen. The reference is what jetson-inference's `train.py` does: fp32,
    ImageFolder and DataLoader with two workers, RandomResizedCrop and a mirror image, SGD
-   (`tests.bench._reference_recipe`). Without FOLDER the films are made up.
+   (`tests.bench.parts.reference_recipe`). Without FOLDER the films are made up.
 2. The share of an epoch in which training waits for films, once they are in the cache.
 3. The cost per film of the data path (reading the folder, decoding into the cache, taking batches)
    at 1,000 and at 50,000 films of 64 px, and the memory that each run added, files mapped into
@@ -28,8 +28,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.bench import _report
-from trainer import dataset, film, loop, phantom, pixels
+from tests.bench.parts import report
+from trainer import phantom
+from trainer.data import cache as pixel_cache
+from trainer.data import dataset
+from trainer.film import rules
+from trainer.learning import loop
 
 #: Ours over the reference's films per second, where the processor computes in bf16 and elsewhere.
 FASTER, FASTER_FP32 = 1.8, 1.2
@@ -60,7 +64,7 @@ def folder_of_films(root: Path, films: int, size: int, data: Path | None) -> Non
     for number, (label, content) in enumerate(found):
         target = root / "train" / label / f"patient{number:05}_1.jpeg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(film.decode(content, size)).convert("RGB").save(target, quality=92)
+        Image.fromarray(rules.decode(content, size)).convert("RGB").save(target, quality=92)
 
 
 def ours(data: dataset.Dataset, cache: Path, folder: Path, passes: int) -> loop.Trained:
@@ -74,7 +78,7 @@ def ours(data: dataset.Dataset, cache: Path, folder: Path, passes: int) -> loop.
 def reference(root: Path, passes: int) -> float:
     """Films per second of the reference recipe's passes, in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.bench._reference_recipe", str(root / "train"),
+        [sys.executable, "-m", "tests.bench.parts.reference_recipe", str(root / "train"),
          "--epochs", str(passes), "--batch-size", str(BATCH)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
@@ -100,7 +104,7 @@ def data_path(films: int) -> dict[str, float]:
         spent["read"] = time.perf_counter() - began
         before = anonymous_mb()
         began = time.perf_counter()
-        data, decoded = pixels.decode(data, Path(scratch, "cache"), size=64)
+        data, decoded = pixel_cache.decode(data, Path(scratch, "cache"), size=64)
         spent["decode"] = time.perf_counter() - began
         rows = decoded.rows(data.of(dataset.TRAIN))
         order = np.random.default_rng(1).permutation(len(rows))
@@ -141,13 +145,13 @@ def main() -> int:
         return 0
     if given.quick:
         given.films, given.rounds = 320, 1
-    claims = _report.Claims()
+    claims = report.Claims()
 
     with tempfile.TemporaryDirectory() as scratch:
         root, cache = Path(scratch, "films"), Path(scratch, "cache")
         folder_of_films(root, given.films, 224, given.data)
         data = dataset.read(root)
-        pixels.decode(data, cache, size=224)
+        pixel_cache.decode(data, cache, size=224)
         rates: dict[str, list[float]] = {"ours": [], "reference": []}
         waiting = []
         for number in range(given.rounds):
@@ -182,7 +186,7 @@ def main() -> int:
         )  # fmt: skip
         found.append(json.loads(run.stdout.splitlines()[-1]))
     steps = ("read", "decode", "take")
-    _report.table(
+    report.table(
         ["films", *(f"{s} ms/film" for s in steps), "memory added, MiB"],
         [
             [f"{n:,}", *(f[s] for s in steps), f["memory"]]

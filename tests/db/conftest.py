@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import migrate, models
-from db.schema import metadata
-from tests import servers
-from tests.db import given, portability
+from db.base import database as connecting
+from db.base import migrate
+from db.base.schema import metadata
+from db.registry import models
+from tests.db import given
+from tests.db.base import portability
+from tests.support import servers
 
 
 def _register(engine: sa.Engine, folder: Path) -> None:

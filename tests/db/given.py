@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from db import jobs, leases, listings, results
-from db.database import reading, write, writing
-from db.models import NewModel
+from db.base.database import reading, write, writing
+from db.queue import jobs, leases, listings, results
+from db.registry.models import NewModel
 
 T = TypeVar("T")
 

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from db import budget, control, jobs, leases, listings, purge, results, reuse
-from db.database import reading, write
-from db.errors import Conflict, LeaseLost
-from db.leases import Shard
-from db.listings import NewShard
-from db.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
+from db.base.database import reading, write
+from db.base.errors import Conflict, LeaseLost
+from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
+from db.queue import budget, jobs, leases, listings, results, reuse
+from db.queue.leases import Shard
+from db.queue.listings import NewShard
+from db.work import control, purge
 from tests.db import given
 
 T = metadata.tables

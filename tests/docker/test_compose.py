@@ -18,10 +18,10 @@ import pytest
 import redis
 from ruamel.yaml import YAML
 
-from tests import servers
-from worker import app, bell, config
+from tests.support import servers
+from tests.support.paths import ROOT
+from worker import app, config, wakeup
 
-ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 FILE = DOCKER / "compose.yaml"
 BIN = Path(sys.executable).parent
@@ -315,7 +315,7 @@ def test_what_it_starts_works_and_says_so(broker_url: str, secrets: Path, tmp_pa
         _becomes_healthy(
             environment, *SERVICES["beat"]["healthcheck"]["test"][3:], log=logs["beat"]
         )
-        bell.ring(
+        wakeup.ring(
             config.load({k: v for k, v in environment.items() if k[:8] == "PNEUMOQ_"}), "score"
         )
         deadline = time.monotonic() + servers.PATIENCE_S

@@ -10,9 +10,9 @@ import click
 import pytest
 
 from scheduler import cli
+from tests.support.paths import ROOT
 from worker import config
 
-ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 TEXT = (DOCKER / "README.md").read_text()
 SNIPPETS = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

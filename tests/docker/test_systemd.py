@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler import stack
+from scheduler.local import stack
+from tests.support.paths import ROOT
 from worker import app, config
 
-UNITS = sorted((Path(__file__).parents[2] / "docker" / "systemd").glob("*.service"))
+UNITS = sorted((ROOT / "docker" / "systemd").glob("*.service"))
 
 each = pytest.mark.parametrize("file", UNITS, ids=lambda file: file.stem)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.faults import harm
-from tests.site import Site, site
+from tests.support import servers
+from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card

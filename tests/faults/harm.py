@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.site import Site
+from tests.support.site import Site
 from tests.worker import samples
 from trainer.card import Card
 

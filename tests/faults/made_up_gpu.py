@@ -11,20 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 #: ONNX Runtime on the processor computes where an engine on the GPU would.
 _GPU = """
 import sys
 if "celery" in sys.orig_argv:
     from pathlib import Path
-    from worker import board, gpu, serving
     from worker.engine import Machine
+    from worker.machine import gpu, gpu_lease
+    from worker.scoring import serving
     made_up = gpu.Gpu(
         index=0, name="Made up", uuid="GPU-0", compute_capability=(8, 7), memory_bytes=1 << 30,
         integrated=False, driver="13.0",
     )
     gpu.find = lambda: (made_up,)
     Machine.look = classmethod(lambda cls: cls(gpu=made_up, onnxruntime="1", openvino="1"))
-    board.LOCKS = Path(__file__).parent
+    gpu_lease.LOCKS = Path(__file__).parent
     real = serving.open_on
 
     def open_on(choice, path, *, precision, **others):
@@ -44,8 +47,8 @@ _LOST = """
 import sys
 if "celery" in sys.orig_argv:
     from pathlib import Path
-    from worker import serving
     from worker.errors import GpuLost
+    from worker.scoring import serving
     real = serving.open_on
     lost = Path(__file__).with_name("lost")
 
@@ -85,8 +88,7 @@ if "celery" in sys.orig_argv:
 def _install(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(text)
-    root = Path(__file__).parents[2]
-    path = [str(folder), str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
 
 

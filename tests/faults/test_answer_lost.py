@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests import servers
 from tests.faults import harm
-from tests.site import site
+from tests.support import servers
+from tests.support.site import site
 from trainer.card import Card
 
 #: Of so many commits the answer to one is lost, on the average.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from db import jobs
+from db.queue import jobs
 from tests.faults import harm
-from tests.site import Site, stop
+from tests.support.site import Site, stop
 
 #: Each film is in the archives so many times.
 COPIES = 8

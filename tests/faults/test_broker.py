@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests import servers
 from tests.faults import harm
-from tests.site import Site, site
+from tests.support import servers
+from tests.support.site import Site, site
 from trainer.card import Card
-from worker import bell
+from worker import wakeup
 
 #: The list on which bells hang.
 BELLS = "pneumoq:score"
@@ -34,7 +34,7 @@ def with_broker(
 def _hears(here: Site, broker: servers.Valkey) -> None:
     """Wait until a worker takes a bell off a broker that works again."""
     with broker.client() as client:
-        assert bell.ring(here.settings, "score")
+        assert wakeup.ring(here.settings, "score")
         here.wait(lambda: client.llen(BELLS) == 0, "a bell to be heard")
 
 
@@ -130,7 +130,7 @@ def test_a_broker_that_hangs_delivers_no_bell_and_stops_nobody(
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGSTOP)
     try:
-        assert not bell.ring(here.settings, "score")
+        assert not wakeup.ring(here.settings, "score")
         harm.completed(here, harm.submit(here, few, few, ring=False), 2 * harm.count(few))
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
@@ -148,7 +148,7 @@ def test_every_bell_delivered_ten_times_does_nothing_twice(
     here: Site, valkey: servers.Valkey, few: Path
 ) -> None:
     with valkey.client() as client:
-        assert bell.ring(here.settings, "score")
+        assert wakeup.ring(here.settings, "score")
         message = client.lindex(BELLS, 0)
         delivered = 0
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
-from tests.disk import fill, small_disk
 from tests.faults import harm
-from tests.site import Site, site
+from tests.support import servers
+from tests.support.disk import fill, small_disk
+from tests.support.site import Site, site
 from trainer.card import Card
 
 SOURCES = 25

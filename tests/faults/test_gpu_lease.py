@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from db import database, jobs, training, workers
+from db.base import database, workers
+from db.queue import jobs, training
 from tests.faults import harm, made_up_gpu
-from tests.site import Site, stop
-from worker import bell
+from tests.support.site import Site, stop
+from worker import wakeup
 
 SPEC = {
     "epochs": 10_000, "patience": 0, "size": 32, "batch_size": 8, "lr": 1e-3, "init": "scratch",
@@ -36,7 +37,7 @@ def train(here: Site, data: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(data)}, submitted_by="tests"
         ),
     )
-    assert bell.ring(here.settings, "train")
+    assert wakeup.ring(here.settings, "train")
     here.wait(lambda: epochs(here, job_id), "the first epoch")
     return job_id
 
@@ -72,7 +73,9 @@ def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_re
     here.wait(lambda: epochs(here, training_job) > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1
     database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(lambda: not harm.children(trainer.pid, "train_child"), "the training to end")
+    here.wait(
+        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
+    )
     harm.calm(here)
 
 
@@ -99,7 +102,7 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert bell.ring(here.settings, "train")
+    assert wakeup.ring(here.settings, "train")
     here.wait(lambda: "training waits for the GPU" in computes(here, "train"), "training to wait")
     assert here.state(job_id) == "queued"
     harm.completed(here, scoring, 30 * harm.count(few))
@@ -123,4 +126,6 @@ def test_training_gives_way_only_to_scoring_that_is_served_here(
         here.wait(lambda: epochs(here, training_job) > before + 3, "training to go on")
         assert here.events(training_job, "yielded") == 0
     database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(lambda: not harm.children(trainer.pid, "train_child"), "the training to end")
+    here.wait(
+        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harm, made_up_gpu
-from tests.site import PATIENCE_S, Site
+from tests.support.site import PATIENCE_S, Site
 
 
 def test_a_worker_that_loses_its_gpu_says_why_and_ends_for_another_to_take_its_place(

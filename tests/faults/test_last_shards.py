@@ -7,7 +7,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases, migrate, models, results
+from db.base import database, migrate
+from db.queue import jobs, leases, results
+from db.registry import models
 from tests.db import given
 
 #: How many jobs.

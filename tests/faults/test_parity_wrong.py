@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, models, runs, schedules
-from db.database import write
-from db.schema import models as models_table
-from db.schema import schedules as schedules_table
+from db.base.database import write
+from db.base.schema import models as models_table
+from db.base.schema import schedules as schedules_table
+from db.nightly import runs, schedules
+from db.queue import jobs
+from db.registry import models
 from tests.faults import made_up_gpu
-from tests.site import Site
+from tests.support.site import Site
 from tests.worker import samples
 from trainer.card import Card
 from worker.engine import choose, gate, open_engine

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from db import database, jobs
+from db.base import database
+from db.queue import jobs
 from tests.faults import harm
 from tests.faults.conftest import once
-from tests.site import Site, stop
-from worker import planning
+from tests.support.site import Site, stop
+from worker.scoring import planning
 
 #: Members of one archive: enough that listing takes a moment.
 MEMBERS = 1000

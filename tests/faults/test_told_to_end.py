@@ -6,9 +6,9 @@ import signal
 import time
 from pathlib import Path
 
-from tests import servers
 from tests.faults import harm
-from tests.site import Site, stop
+from tests.support import servers
+from tests.support.site import Site, stop
 
 #: Handing back takes no longer than this, in seconds; a lease of ten minutes would.
 GRACE_S = 15.0

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from db import database, jobs, training
+from db.base import database
+from db.queue import jobs, training
 from tests.faults import harm
-from tests.site import Site
-from worker import bell
+from tests.support.site import Site
+from worker import wakeup
 
 SPEC = {
     "epochs": 10_000, "patience": 0, "size": 32, "batch_size": 8, "lr": 1e-3, "init": "scratch",
@@ -29,7 +30,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert bell.ring(here.settings, "train")
+    assert wakeup.ring(here.settings, "train")
 
     def epochs() -> int:
         return len(training.epoch_rows(here.engine, training_job))
@@ -49,5 +50,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
     here.wait(lambda: epochs() > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1, "giving way is no attempt"
     database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(lambda: not harm.children(trainer.pid, "train_child"), "the training to end")
+    here.wait(
+        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
+    )
     harm.calm(here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults import harm
-from tests.site import Site
+from tests.support.site import Site
 
 
 def test_two_beats_sweep_twice_as_often_and_nothing_is_done_twice(here: Site, few: Path) -> None:

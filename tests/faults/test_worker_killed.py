@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.faults import harm
-from tests.site import Site, stop
+from tests.support.site import Site, stop
 
 #: How often.
 KILLS = 20

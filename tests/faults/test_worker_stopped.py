@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs
+from db.base import database
+from db.queue import jobs
 from tests.faults import harm
-from tests.site import Site, stop
+from tests.support.site import Site, stop
 
 #: A worker that used no processor for this long waits for something, in seconds.
 QUIET_S = 0.5
@@ -22,7 +23,7 @@ def _waits_to_write(here: Site, pid: int) -> bool:
     if here.engine.dialect.name == "postgresql":
         waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         return bool(here.rows(waiting)[0].n)
-    every = [pid, *harm.children(pid, "worker.decoder")]
+    every = [pid, *harm.children(pid, "worker.decoding.child")]
     before = [harm.cpu_s(p) for p in every]
     time.sleep(QUIET_S)
     return sum(map(harm.cpu_s, every)) - sum(before) <= 0.02

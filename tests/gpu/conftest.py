@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from tests.trainer import samples as drawn
 from tests.worker import samples
 from trainer import card as cards
-from trainer import dataset, export, loop, quantise
-from worker import gpu as gpus
+from trainer.data import dataset
+from trainer.learning import loop
+from trainer.modelfile import export, quantise
 from worker.engine import Outputs, flavour, observe, open_engine
 from worker.engine.tensorrt import TensorRtEngine
 from worker.errors import EngineError, GpuLost, OutOfMemory
-from worker.gpu import Gpu
+from worker.machine import gpu as gpus
+from worker.machine.gpu import Gpu
 
 #: Films of one batch in these tests.
 BATCH = 8

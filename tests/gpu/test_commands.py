@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, models
-from scheduler import session
+from db.base import database
+from db.queue import jobs
+from db.registry import models
+from scheduler.submitting import session
 from tests.gpu import agreement
 from tests.scheduler.console import run
 from tests.worker import samples
 from trainer import card as cards
 from worker.engine import plans
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 
 @pytest.fixture

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.worker.test_decoders import SIDE, given, members, pixels, place, through
-from tests.worker.test_gpu_decoder import gpu_process, jpegs, serving, write
-from trainer import film, film_torch
-from worker import gpu_decoder
-from worker.decoders import Decoders, OnGpu
+from tests.support.paths import SHARED
+from tests.worker.decoding.test_gpu_child import gpu_process, jpegs, serving, write
+from tests.worker.decoding.test_pool import SIDE, given, members, pixels, place, through
+from trainer.film import gpu, rules
+from worker.decoding import gpu_child
+from worker.decoding.pool import Decoders, OnGpu
 
 pytestmark = pytest.mark.gpu
 
 #: Whether it is worth having is a question of the card and the processor, and not of these tests.
 ANYHOW = OnGpu(device="cuda", at_least=0.0)
 
-ORIGINALS = Path(__file__).parents[2].parent / "shared" / "data" / "originals"
+ORIGINALS = SHARED / "data" / "originals"
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +37,30 @@ def torch() -> Any:
 
 
 def test_it_is_offered_and_says_how_quick_it_is(torch: Any) -> None:
-    assert "films/s on cuda" in gpu_decoder.offered("cuda", 0.0)
+    assert "films/s on cuda" in gpu_child.offered("cuda", 0.0)
 
 
 def test_pixels_are_within_the_bounds_for_every_rule(torch: Any) -> None:
     films = list(jpegs(40).values())
     if ORIGINALS.is_dir():
         films += [file.read_bytes() for file in sorted(ORIGINALS.glob("*/*"))[::4]]
-    components = [taken[1] for data in films if (taken := film_torch.takes(data))]
+    components = [taken[1] for data in films if (taken := gpu.takes(data))]
     assert set(components) == {1, 3}
-    for rule in film.RULES:
-        made, certain = film_torch.decode(films, components, 224, rule, "cuda")
+    for rule in rules.RULES:
+        made, certain = gpu.decode(films, components, 224, rule, "cuda")
         assert bool(certain.all())
         for ours, data in zip(made.cpu().numpy(), films, strict=True):
-            apart = np.abs(ours.astype(int) - film.decode(data, 224, rule))
-            assert apart.mean() <= film_torch.MEAN_BOUND
-            assert apart.max() <= film_torch.MAX_BOUND
+            apart = np.abs(ours.astype(int) - rules.decode(data, 224, rule))
+            assert apart.mean() <= gpu.MEAN_BOUND
+            assert apart.max() <= gpu.MAX_BOUND
 
 
 def test_a_refused_film_costs_itself_and_the_gpu_works_on(torch: Any) -> None:
     good = next(iter(jpegs(4).values()))
     broken = good[:200] + bytes(len(good) - 202) + good[-2:]
     with pytest.raises(RuntimeError):
-        film_torch.decode([good, broken], [1, 1], 224, film.DEFAULT_RULE, "cuda")
-    film_torch.decode([good], [1], 224, film.DEFAULT_RULE, "cuda")
+        gpu.decode([good, broken], [1, 1], 224, rules.DEFAULT_RULE, "cuda")
+    gpu.decode([good], [1], 224, rules.DEFAULT_RULE, "cuda")
 
 
 def test_films_come_through_with_and_without_the_process_on_the_gpu(
@@ -76,9 +77,9 @@ def test_films_come_through_with_and_without_the_process_on_the_gpu(
         done = through(decoders, len(films))
         assert not [d.failure for d in done if d.failure]
         for one in done:
-            expected = film.decode(films[one.film.member.name], 64)
+            expected = rules.decode(films[one.film.member.name], 64)
             apart = np.abs(pixels(decoders, one.film.token).astype(int) - expected)
-            assert apart.max() <= film_torch.MAX_BOUND
+            assert apart.max() <= gpu.MAX_BOUND
     decoders.close()
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from worker.engine.device import ALIGNMENT, Buffer, Device, Stream
 from worker.errors import OutOfMemory
-from worker.gpu import Gpu, find
+from worker.machine.gpu import Gpu, find
 
 #: answers[i] = 3 × films[i] + 1
 PTX = b"""

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db import database, jobs, models
-from tests import servers
+from db.base import database
+from db.queue import jobs
+from db.registry import models
 from tests.faults import harm
 from tests.gpu import agreement
-from tests.site import Site, site, stop
+from tests.support import servers
+from tests.support.site import Site, site, stop
 from tests.trainer import samples as drawn
 from tests.worker import samples
 from trainer import card as cards
-from trainer import film
-from worker import bell, store
-from worker.engine import open_engine
-from worker.gpu import Gpu
+from trainer.film import rules
+from worker import wakeup
+from worker.engine import open_engine, store
+from worker.machine.gpu import Gpu
 
 SPEC = {
     "epochs": 4, "patience": 0, "size": samples.SIZE, "batch_size": 32, "lr": 2e-3,
@@ -77,7 +79,7 @@ def trained(here: Site, folder: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(folder)}, submitted_by="tests"
         ),
     )
-    assert bell.ring(here.settings, "train")
+    assert wakeup.ring(here.settings, "train")
     assert ended(here, job_id) == "completed", here.tail()
     return int(models.resolve(here.engine, models.CHAMPION)["id"])
 
@@ -99,7 +101,7 @@ def test_a_model_is_trained_on_the_gpu_and_scores_with_tensorrt_as_on_the_proces
     for name in sorted(found)[::8]:
         data = (labelled / name).read_bytes()
         pixels = np.zeros((8, 1, samples.SIZE, samples.SIZE), np.uint8)
-        pixels[0, 0] = film.decode(data, samples.SIZE)
+        pixels[0, 0] = rules.decode(data, samples.SIZE)
         scores = reference.submit(pixels).result().scores[0]
         delta = agreement.DELTA.get(rows[0].precision, 2e-2)
         assert abs(found[name] - scores[reference.card.positive_index]) <= delta

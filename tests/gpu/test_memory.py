@@ -13,7 +13,7 @@ from tests.gpu import agreement
 from tests.gpu.conftest import BATCH, Open
 from worker.engine import Outputs
 from worker.engine.device import Device
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 #: Bytes that libraries may keep of what they loaded in passing.
 SLACK = 16 << 20

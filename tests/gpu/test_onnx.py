@@ -15,7 +15,7 @@ from tests.gpu.conftest import BATCH
 from trainer import card as cards
 from worker.engine import Outputs
 from worker.engine.onnx import OnnxEngine
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 Open = Callable[..., OnnxEngine]
 

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from tests.gpu import agreement
 from tests.gpu.conftest import BATCH, Open, open_trt
+from tests.support.paths import ROOT
 from worker.engine import Outputs
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 #: Builds the file's plan in a home and says when the builder has begun.
 BUILD = """
 import sys
 from pathlib import Path
 from tests.gpu.conftest import open_trt
-from worker import gpu
+from worker.machine import gpu
 def report(phase, step, steps):
     print(phase, flush=True)
 open_trt(gpu.find()[0], Path(sys.argv[1]), Path(sys.argv[2]), report=report).close()
@@ -86,8 +87,7 @@ def test_a_build_that_is_killed_costs_nothing_but_its_time(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", BUILD, str(model_files["fp32"]), str(tmp_path)]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout is not None
     assert process.stdout.readline()
     process.kill()

@@ -15,7 +15,7 @@ from tests.gpu.conftest import BATCH, Open
 from trainer import card as cards
 from worker.engine import Outputs, Pending, signed
 from worker.engine import plans as plans_of
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, migrate
-from scheduler import session
+from db.base import database, migrate
+from scheduler.submitting import session
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from click.testing import CliRunner, Result
 
 from scheduler.cli import cli
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def run(*arguments: str | int, stdin: str | None = None) -> Result:

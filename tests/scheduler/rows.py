@@ -7,11 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases, listings, models, results, training, workers
-from db.jobs import Lease
-from db.leases import Shard
-from db.models import NewModel
-from db.results import NotPredicted, Outcome, Prediction
+from db.base import database, workers
+from db.queue import jobs, leases, listings, results, training
+from db.queue.jobs import Lease
+from db.queue.leases import Shard
+from db.queue.results import NotPredicted, Outcome, Prediction
+from db.registry import models
+from db.registry.models import NewModel
 
 LEASE_S = 60.0
 WORKER = "w1"

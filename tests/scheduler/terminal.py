@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.site import processes_with
+from tests.support.site import processes_with
 
 #: Longest wait for one step, in seconds.
 PATIENCE_S = 90.0

@@ -15,11 +15,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, migrate, workers
-from scheduler import stack
-from tests import servers
+from db.base import database, migrate, workers
+from db.queue import jobs
+from scheduler.local import stack
+from tests.support import servers
 from tests.worker import samples
-from worker import bell, config
+from worker import config, wakeup
 from worker.config import Settings
 
 #: Longest wait for a job or a process, in seconds: machines that run tests are slow and shared.
@@ -105,7 +106,7 @@ class Site:
         """Submit a scoring job, as the command line does."""
         job_id = samples.submit_score(self.engine, model_id, *sources, **job)
         if ring:
-            assert bell.ring(self.settings, "score", 4)
+            assert wakeup.ring(self.settings, "score", 4)
         return job_id
 
     def state(self, job_id: int) -> str:

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from tests.trainer import samples
-from trainer import dataset, loop
+from trainer.data import dataset
+from trainer.learning import loop
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer import loop
+from trainer.learning import loop
 
 #: Seconds on one core, and far above chance on the films below.
 OPTIONS = loop.Options(

@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from trainer import film, phantom
+from trainer import phantom
+from trainer.film import rules
 
 PATIENT = re.compile(r"^(?:patient|person|p)[-_]?(\d+)")
 
@@ -85,7 +86,7 @@ def test_sizes_aspects_modes_and_formats_vary(many: list[phantom.Phantom]) -> No
 
 def test_every_film_passes_the_film_rule_with_contrast(many: list[phantom.Phantom]) -> None:
     for item in many:
-        pixels = film.decode(item.data, 64)
+        pixels = rules.decode(item.data, 64)
         assert pixels.std() > 25
 
 
@@ -99,7 +100,7 @@ def test_lungs_are_dark_and_the_heart_lies_on_the_viewers_right() -> None:
 
 
 def test_thumbnails_tell_little_about_the_disease(many: list[phantom.Phantom]) -> None:
-    thumbnails = np.stack([film.decode(item.data, 16).ravel() for item in many])
+    thumbnails = np.stack([rules.decode(item.data, 16).ravel() for item in many])
     truth = np.array([item.label == "PNEUMONIA" for item in many])
     learn = np.array([int(item.patient[-4:]) < 100 for item in many])
     for c in (0.003, 0.1):

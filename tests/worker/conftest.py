@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import migrate
+from db.base import database as connecting
+from db.base import migrate
 from tests.worker import samples
-from tests.worker.rtx import write_tiny
-from trainer import quantise
+from tests.worker.engine.rtx import write_tiny
 from trainer.card import Card
+from trainer.modelfile import quantise
 from worker.engine import flavour as flavours
 from worker.engine import observe
 from worker.engine.flavour import Flavour

@@ -13,9 +13,14 @@ import sqlalchemy as sa
 import torch
 from numpy.typing import NDArray
 
-from db import database, jobs, models
-from trainer import export, film, model, ood, phantom
+from db.base import database
+from db.queue import jobs
+from db.registry import models
+from trainer import phantom
 from trainer.card import Card
+from trainer.film import rules
+from trainer.modelfile import export
+from trainer.network import model, ood
 from worker import archive
 
 #: S of the models here.
@@ -32,7 +37,7 @@ def films(patients: int, seed: int = 0) -> list[tuple[str, bytes]]:
 
 def pixels(encoded: Sequence[bytes], size: int = SIZE) -> NDArray[np.uint8]:
     """`uint8 [N, 1, S, S]` as the film rule makes it."""
-    return np.stack([film.decode(data, size)[None] for data in encoded])
+    return np.stack([rules.decode(data, size)[None] for data in encoded])
 
 
 def write_model(
@@ -59,8 +64,8 @@ def write_model(
         positive=labels[-1],
         size=size,
         **{
-            "film_rule": film.DEFAULT_RULE,
-            "golden": tuple(film.golden()),
+            "film_rule": rules.DEFAULT_RULE,
+            "golden": tuple(rules.golden()),
             "temperature": 1.0,
             "threshold": 0.5,
             "threshold_rule": f"half, of random weights {seed}",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from db import database as connecting
+from db.base import database as connecting
 from worker import config
 from worker.errors import ConfigError
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, migrate, schema, workers
+from db.base import database, migrate, schema, workers
+from db.queue import jobs
 from tests.worker import samples
 from trainer import card as cards
-from worker import config, gpu
+from worker import config
 from worker.config import Settings
+from worker.machine import gpu
 
 
 def loaded(*arguments: str) -> set[str]:
@@ -28,14 +30,21 @@ def loaded(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["worker.tasks", "worker.daemon", "worker.scoring", "worker.decoder", "worker.single"]
+    "module",
+    [
+        "worker.tasks",
+        "worker.service.daemon",
+        "worker.scoring.loop",
+        "worker.decoding.child",
+        "worker.scoring.classify",
+    ],
 )
 def test_a_scoring_worker_loads_neither_torch_nor_torchvision(module: str) -> None:
     assert not loaded("-c", f"import {module}") & {"torch", "torchvision", "sklearn", "matplotlib"}
 
 
 def test_a_decoder_process_loads_no_database_no_queue_and_no_engine() -> None:
-    assert not loaded("-c", "import worker.decoder") & {
+    assert not loaded("-c", "import worker.decoding.child") & {
         "celery",
         "kombu",
         "onnx",
@@ -46,7 +55,11 @@ def test_a_decoder_process_loads_no_database_no_queue_and_no_engine() -> None:
 
 
 def test_the_gpus_decoder_loads_torch_only_when_it_is_to_serve() -> None:
-    assert not loaded("-c", "import worker.gpu_decoder") & {"torch", "torchvision", "sqlalchemy"}
+    assert not loaded("-c", "import worker.decoding.gpu_child") & {
+        "torch",
+        "torchvision",
+        "sqlalchemy",
+    }
 
 
 def test_the_score_command_loads_no_torch(tmp_path: Path) -> None:
@@ -135,9 +148,9 @@ def test_without_a_gpu_a_worker_starts_and_scores_without_what_only_a_gpu_needs(
     job_id = samples.submit_score(engine, 1, folder)
     run = (
         "import time\n"
-        "from db import database, workers\n"
+        "from db.base import database, workers\n"
         "from worker import config\n"
-        "from worker.daemon import Daemon\n"
+        "from worker.service.daemon import Daemon\n"
         "settings = config.load()\n"
         "made = Daemon(settings, ['score'])\n"
         "made.score()\n"

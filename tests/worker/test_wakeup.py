@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import time
 
-from tests import servers
-from worker import bell, config
+from tests.support import servers
+from worker import config, wakeup
 
 
 def _settings(url: str) -> config.Settings:
@@ -21,26 +21,26 @@ def _hanging(broker: servers.Valkey, queue: str) -> object:
 def test_bells_hang_on_their_queue_and_no_more_of_them_than_there_may_be_workers(
     valkey: servers.Valkey,
 ) -> None:
-    assert bell.ring(_settings(valkey.url), "train")
+    assert wakeup.ring(_settings(valkey.url), "train")
     assert _hanging(valkey, "train") == 1
-    assert bell.ring(_settings(valkey.url), "score", times=10 * bell.MOST)
-    assert bell.ring(_settings(valkey.url), "score", times=10 * bell.MOST)
-    assert _hanging(valkey, "score") == bell.MOST
+    assert wakeup.ring(_settings(valkey.url), "score", times=10 * wakeup.MOST)
+    assert wakeup.ring(_settings(valkey.url), "score", times=10 * wakeup.MOST)
+    assert _hanging(valkey, "score") == wakeup.MOST
 
 
 def test_a_broker_that_is_not_there_takes_no_bell() -> None:
-    assert not bell.ring(_settings("redis://127.0.0.1:1/0"), "score")
+    assert not wakeup.ring(_settings("redis://127.0.0.1:1/0"), "score")
 
 
 def test_a_broker_whose_memory_is_full_takes_no_bell(valkey: servers.Valkey) -> None:
     with valkey.client() as client:
         client.config_set("maxmemory", 1)
-    assert not bell.ring(_settings(valkey.url), "score")
+    assert not wakeup.ring(_settings(valkey.url), "score")
 
 
 def test_a_server_that_never_answers_is_not_waited_for_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         port = silent.getsockname()[1]
-        assert not bell.ring(_settings(f"redis://127.0.0.1:{port}/0"), "score")
-        assert time.monotonic() - started < 6 * bell.PATIENCE_S
+        assert not wakeup.ring(_settings(f"redis://127.0.0.1:{port}/0"), "score")
+        assert time.monotonic() - started < 6 * wakeup.PATIENCE_S

@@ -1,8 +1,8 @@
 """Pixels: every film of a dataset decoded once, into one memory-mapped file.
 
 Decoding is the slow half of an epoch on a small machine, and the films do not change; so each is
-made into pixels by `trainer.film` once, and every epoch (and the next run on the same films) reads
-them from the file. Needs NumPy and Pillow, no torch.
+made into pixels by `trainer.film.rules` once, and every epoch (and the next run on the same films)
+reads them from the file. Needs NumPy and Pillow, no torch.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from trainer import dataset as datasets
-from trainer import film, whole
-from trainer.dataset import Dataset, Film, LeftOut
+from trainer import atomic
+from trainer.data import dataset as datasets
+from trainer.data.dataset import Dataset, Film, LeftOut
 from trainer.errors import FilmError, Stopped
+from trainer.film import rules
 
 #: Films that wait decoded or undecoded at a time, per thread: enough to keep threads busy, few
 #: enough that a large original does not fill a small board's memory.
@@ -65,7 +66,7 @@ def decode(
     folder: Path,
     *,
     size: int,
-    rule: str = film.DEFAULT_RULE,
+    rule: str = rules.DEFAULT_RULE,
     workers: int = 2,
     report: Callable[[str], None] = lambda note: None,
     stop: Callable[[], bool] = lambda: False,
@@ -123,7 +124,7 @@ def decode(
                 os.fsync(file.fileno())
             # The list of films first: the planes are looked at only when both are there.
             about = {"rule": rule, "size": size, "films": order, "broken": broken}
-            whole.replace(about_path, json.dumps(about).encode())
+            atomic.replace(about_path, json.dumps(about).encode())
             part.replace(planes_path)
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk: say which
@@ -215,6 +216,6 @@ def _one(path: Path, sha256: str, size: int, rule: str) -> NDArray[np.uint8] | F
     if hashlib.sha256(data).hexdigest() != sha256:
         return FilmError("changed", "the file changed while the folder was being read; run again")
     try:
-        return film.decode(data, size, rule)
+        return rules.decode(data, size, rule)
     except FilmError as error:
         return error

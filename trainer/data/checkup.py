@@ -15,12 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import dataset, division, gathering, glance, layout, manifest, metrics
-from trainer.dataset import Dataset
+from trainer.data import dataset, division, gathering, layout, manifest, preview
+from trainer.data.dataset import Dataset
+from trainer.data.gathering import Gathered
+from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
+from trainer.data.preview import Glance
 from trainer.errors import DatasetError
-from trainer.gathering import Gathered
-from trainer.glance import Glance
-from trainer.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
+from trainer.judging import metrics
 
 #: Fewer patients than this in a class teach a network these patients.
 FEW_PATIENTS = 50
@@ -122,7 +123,7 @@ def check(
             for sentence in layout.disagreements(path, gathered.labels):
                 findings.append(Finding(level="bad", code="labels_txt", text=sentence))
             findings += _manifest(path, gathered)
-    seen, broken = glance.at(gathered.root, gathered.films, workers=workers, report=report)
+    seen, broken = preview.at(gathered.root, gathered.films, workers=workers, report=report)
     unreadable = [*gathered.unreadable, *broken]
     findings += _unreadable(unreadable)
     data: Dataset | None = None
@@ -232,7 +233,7 @@ def _same(films: Sequence[Film], seen: dict[str, Glance]) -> Iterator[Finding]:
     copies = [group for group in by_content.values() if len(group) > 1]
     near = [
         [film for sha256 in group for film in by_content[sha256]]
-        for group in glance.same_pictures(seen)
+        for group in preview.same_pictures(seen)
     ]
     for code, groups, saying in (("copies", copies, _COPIES), ("near_copies", near, _NEAR_COPIES)):
         kinds = collections.defaultdict(list)

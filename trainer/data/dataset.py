@@ -1,7 +1,8 @@
 """Dataset: labelled films become a manifest, split by patient.
 
-Films come from folders (trainer.layout) and manifests (trainer.manifest). Files are hashed here but
-never decoded, and nothing is moved or written. Needs the standard library only, no torch.
+Films come from folders (trainer.data.layout) and manifests (trainer.data.manifest). Files are
+hashed here but never decoded, and nothing is moved or written. Needs the standard library only, no
+torch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import gathering, manifest, patients
+from trainer.data import gathering, manifest, patients
+from trainer.data.gathering import Gathered
+from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
 from trainer.errors import DatasetError
-from trainer.gathering import Gathered
-from trainer.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
 
 __all__ = ["TEST", "TRAIN", "VAL", "Dataset", "Film", "LeftOut", "read", "settle"]
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import dataset, gathering, glance, layout, manifest, patients
-from trainer.dataset import Dataset
+from trainer.data import dataset, gathering, layout, manifest, patients, preview
+from trainer.data.dataset import Dataset
+from trainer.data.labelled import TEST, TRAIN, VAL, Film
 from trainer.errors import DatasetError
-from trainer.labelled import TEST, TRAIN, VAL, Film
 
 #: The manifest's name in a folder of hard links.
 MANIFEST = "manifest.csv"
@@ -58,10 +58,10 @@ def divide(
     pool = [dataclasses.replace(film, split=TRAIN) for film in gathered.films]
     gathered = dataclasses.replace(gathered, films=tuple(pool), settled=False, added=frozenset())
     data = dataset.settle(gathered, val_fraction=val, seed=seed)
-    seen, broken = glance.at(data.root, data.films, workers=workers, report=report)
+    seen, broken = preview.at(data.root, data.films, workers=workers, report=report)
     data = data.without(broken)
     patient_of = {film.sha256: film.patient for film in data.films}
-    groups = [[patient_of[sha256] for sha256 in group] for group in glance.same_pictures(seen)]
+    groups = [[patient_of[sha256] for sha256 in group] for group in preview.same_pictures(seen)]
     films = patients.together(
         data.films, [(str(n), patient) for n, group in enumerate(groups) for patient in group]
     )

@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import gathering, patients
+from trainer.data import gathering, patients
+from trainer.data.gathering import Gathered
+from trainer.data.labelled import TEST, Film, listed
 from trainer.errors import DatasetError
-from trainer.gathering import Gathered
-from trainer.labelled import TEST, Film, listed
 
 #: Fewer films of a class than this are no set to judge by; another way of choosing is taken.
 LEAST = 20

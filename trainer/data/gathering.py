@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from trainer import layout, manifest, patients
+from trainer.data import layout, manifest, patients
+from trainer.data.labelled import Entry, Film, LeftOut, Source, listed
 from trainer.errors import DatasetError
-from trainer.labelled import Entry, Film, LeftOut, Source, listed
 
 #: Files hashed at a time, and the threads that do it: enough to keep a disk busy.
 BATCH, THREADS = 1024, 4

@@ -1,6 +1,7 @@
 """Labelled: one film with its label, and what a source of such films holds before it is divided.
 
-A source is a folder (trainer.layout) or a manifest (trainer.manifest). Nothing here reads a file.
+A source is a folder (trainer.data.layout) or a manifest (trainer.data.manifest). Nothing here reads
+a file.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Source, listed
 from trainer.errors import DatasetError
-from trainer.labelled import TEST, TRAIN, VAL, Entry, Source, listed
 
 #: Names under which a split's folder is found, compared in lower case.
 _SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}

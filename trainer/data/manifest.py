@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
 from trainer.errors import DatasetError
-from trainer.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
 
 COLUMNS = ("path", "label", "patient", "sha256", "split")
 

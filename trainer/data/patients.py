@@ -13,8 +13,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
+from trainer.data.labelled import Film
 from trainer.errors import DatasetError
-from trainer.labelled import Film
 
 #: How a file is named for its patient:
 #:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer import content, duplicates, film
+from trainer.data import duplicates
+from trainer.data.labelled import Film, LeftOut
 from trainer.errors import FilmError, Stopped
-from trainer.labelled import Film, LeftOut
+from trainer.film import content, rules
 
 #: Films that wait for the threads at a time; what is kept of each is a kilobyte.
 BATCH = 256
@@ -93,7 +94,7 @@ def _seen(
 
 
 def _look(data: bytes) -> Glance:
-    pixels = film.decode(data, duplicates.SIDE)
+    pixels = rules.decode(data, duplicates.SIDE)
     kind = content.kind(data)
     width, height = _size(data, kind)
     return Glance(print=duplicates.fingerprint(pixels), width=width, height=height, kind=kind)

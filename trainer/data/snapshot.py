@@ -11,9 +11,9 @@ import collections
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from trainer.checkup import Checkup
-from trainer.dataset import Dataset
-from trainer.gathering import Gathered
+from trainer.data.checkup import Checkup
+from trainer.data.dataset import Dataset
+from trainer.data.gathering import Gathered
 
 #: Fewer unreadable films than this are no reason, in however small a folder.
 UNREADABLE_MIN = 3

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from PIL import Image
 
 from trainer.errors import FilmError
-from trainer.refusals import check_size
+from trainer.film.refusals import check_size
 
 #: Column and row at which each pass of an interlaced PNG starts, and its steps (PNG, section 8.2).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),

@@ -2,8 +2,8 @@
 
 Read are CR, DX and secondary captures in every transfer syntax that chest films come in. Nothing
 that identifies a patient is ever part of a message: only coded values are repeated (modality, body
-part, view, …). Importing this module takes a third of a second, so `trainer.film` does that when it
-meets the first DICOM.
+part, view, …). Importing this module takes a third of a second, so `trainer.film.rules` does that
+when it meets the first DICOM.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pydicom.datadict import dictionary_keyword, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from trainer import dicom_pixels
 from trainer.errors import FilmError, FilmRefused
-from trainer.refusals import MAX_PIXELS, check_size, refuse
+from trainer.film import dicom_pixels
+from trainer.film.refusals import MAX_PIXELS, check_size, refuse
 
 # What pydicom would log and warn about may hold values of any tag. The values are checked here.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -97,7 +97,8 @@ _LATERAL_CODES = frozenset((
 def read(data: bytes, accept: Collection[str], tags: dict[str, str] | None) -> Image.Image:
     """A radiograph as eight-bit gray, 255 brightest, at its own size.
 
-    Raises FilmRefused and FilmError as `trainer.film.decode` does, and fills `tags` as it does.
+    Raises FilmRefused and FilmError as `trainer.film.rules.decode` does, and fills `tags` as it
+    does.
     """
     try:
         dataset = _parsed(data)

@@ -18,11 +18,11 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, get_decoder
 
-from trainer import codestream, grayscale
-from trainer.codestream import corrupt
 from trainer.errors import FilmError
-from trainer.grayscale import Lookup, Rendering, Window, Words
-from trainer.refusals import refuse
+from trainer.film import codestream, grayscale
+from trainer.film.codestream import corrupt
+from trainer.film.grayscale import Lookup, Rendering, Window, Words
+from trainer.film.refusals import refuse
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 

@@ -1,9 +1,10 @@
 """Film on a GPU: the film rules for plain JPEG in torch, a batch of films at a time.
 
-A second implementation of what `trainer.film` defines, held to it by measurement: nvJPEG decodes
-whole films, and of them the means of squares of pixels are taken, which is what libjpeg's reduced
-DCT scales are (its jidctred.c: "the four averages of two adjacent outputs"). What is not a plain
-gray JPEG, and whatever could be refused, is left to `trainer.film`, so that every error is its.
+A second implementation of what `trainer.film.rules` defines, held to it by measurement: nvJPEG
+decodes whole films, and of them the means of squares of pixels are taken, which is what libjpeg's
+reduced DCT scales are (its jidctred.c: "the four averages of two adjacent outputs"). What is not a
+plain gray JPEG, and whatever could be refused, is left to `trainer.film.rules`, so that every error
+is its.
 
 On the device "cpu" the same lines run with torchvision's own libjpeg. There the pixels of 94
 ordinary films differ by 0.07 gray levels on average and by 4 at most, since a square at the edge of
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import JpegImagePlugin
 
-from trainer import codestream, content, film
-from trainer.refusals import MIN_SIDE
+from trainer.film import codestream, content, rules
+from trainer.film.refusals import MIN_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +34,12 @@ MOST_PIXELS = 25_000_000
 _READ = frozenset({0xC0, 0xC2})
 
 #: Red, green and blue of a gray film are no further apart than this: its chroma is then within a
-#: third of what `trainer.grayscale` lets pass as gray. A film with one pixel that is further apart
-#: is looked at there.
+#: third of what `trainer.film.grayscale` lets pass as gray. A film with one pixel that is further
+#: apart is looked at there.
 GRAY_NOISE = 4
 
-#: Mean and largest difference in gray levels that a film's pixels may have from `trainer.film`'s.
-#: With libjpeg they come to 0.2 and 4, and nvJPEG's rounding is its own.
+#: Mean and largest difference in gray levels that a film's pixels may have from
+#: `trainer.film.rules`'s. With libjpeg they come to 0.2 and 4, and nvJPEG's rounding is its own.
 MEAN_BOUND, MAX_BOUND = 0.3, 8
 
 
@@ -49,17 +50,17 @@ def takes(data: bytes) -> tuple[int, int] | None:
     """
     if content.kind(data) != "JPEG" or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         return None
-    film.hush()
+    rules.hush()
     try:
         image = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
         plain = (
             image.mode in ("L", "RGB")
             and data[codestream.find_frame(data) + 1] in _READ
             and not getattr(image, "is_animated", False)
-            and not (image.mode == "RGB" and film.is_stored_as_rgb(image))
-            and film.is_upright(image)
+            and not (image.mode == "RGB" and rules.is_stored_as_rgb(image))
+            and rules.is_upright(image)
         )
-    except Exception:  # noqa: BLE001 - whatever is wrong with it is for `trainer.film` to say
+    except Exception:  # noqa: BLE001 - whatever is wrong with it is for `trainer.film.rules` to say
         return None
     pixels = image.width * image.height
     if not plain or min(image.size) < MIN_SIDE or pixels > MOST_PIXELS:
@@ -120,7 +121,7 @@ def _gray_stretch_1(gray: torch.Tensor, size: int) -> torch.Tensor:
     import torch.nn.functional as F
 
     height, width = gray.shape
-    wanted = round(size * film.DRAFT_GAP)
+    wanted = round(size * rules.DRAFT_GAP)
     room = min(width // wanted, height // wanted)
     scale = next(s for s in (8, 4, 2, 1) if room >= s or s == 1)
     if scale > 1:
@@ -146,8 +147,8 @@ def _gray_nearest_1(gray: torch.Tensor, size: int) -> torch.Tensor:
 def _gray_crop_1(gray: torch.Tensor, size: int) -> torch.Tensor:
     height, width = gray.shape
     short, long = sorted((height, width))
-    if long > film.LONGEST * short:
-        top, left = ((side - min(side, film.LONGEST * short)) // 2 for side in (height, width))
+    if long > rules.LONGEST * short:
+        top, left = ((side - min(side, rules.LONGEST * short)) // 2 for side in (height, width))
         gray = gray[top : height - top, left : width - left]
         height, width = gray.shape
         short, long = sorted((height, width))
@@ -175,7 +176,7 @@ def _rounded(gray: torch.Tensor) -> torch.Tensor:
 
 
 RULES: dict[str, Callable[[Any, int], Any]] = {
-    film.DEFAULT_RULE: _gray_stretch_1,
+    rules.DEFAULT_RULE: _gray_stretch_1,
     "gray-nearest-1": _gray_nearest_1,
     "gray-crop-1": _gray_crop_1,
 }

@@ -11,7 +11,7 @@ Rule `gray-stretch-1`:
    levels on average and takes two thirds of the time (`python -m tests.bench.film`).
 2. A DICOM's values become eight-bit gray by its modality LUT and its VOI LUT or first window; one
    without either is stretched from its least to its greatest value, padding left out, where it
-   stores more than eight bits. MONOCHROME1 is inverted (`trainer.dicom`).
+   stores more than eight bits. MONOCHROME1 is inverted (`trainer.film.dicom`).
 3. PNG and TIFF of 16-bit gray carry no window: they are stretched in the same way, from the least
    value that occurs to the greatest. Nothing is ever cut to the upper eight bits.
 4. An EXIF orientation is applied. RGB of a gray film becomes ITU-R 601 luma; transparency is laid
@@ -41,9 +41,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from trainer import codestream, content, damage, grayscale
 from trainer.errors import FilmError
-from trainer.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
+from trainer.film import codestream, content, damage, grayscale
+from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
 
 __all__ = ["MAX_PIXELS", "MIN_SIDE", "REFUSALS", "check_golden", "decode", "golden"]
 
@@ -179,7 +179,7 @@ def _gray(
         if kind == "JPEG":
             return _jpeg(data, draft, accept)
         if kind == "DICOM":
-            from trainer import dicom  # takes a third of a second, and most archives hold none
+            from trainer.film import dicom  # takes a third of a second, and most archives hold none
 
             return dicom.read(data, accept, tags)
         if kind:

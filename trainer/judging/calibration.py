@@ -1,7 +1,7 @@
 """Calibration: what turns a network's logits into numbers that a person may act on.
 
 A temperature, so that 0.9 means nine in ten, and an operating point, above which a film is called
-positive. Which films it should not judge at all is `trainer.ood`'s. NumPy only.
+positive. Which films it should not judge at all is `trainer.network.ood`'s. NumPy only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import metrics
+from trainer.judging import metrics
 
 Floats = NDArray[np.floating[Any]]
 

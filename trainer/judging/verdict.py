@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import metrics
+from trainer.judging import metrics
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

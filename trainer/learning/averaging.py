@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from trainer import model
+from trainer.network import model
 
 
 class Average:

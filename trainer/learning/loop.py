@@ -22,17 +22,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import augment, dataset, ema, metrics, model, pixels, warm
-from trainer import device as devices
-from trainer import epoch as epochs
-from trainer import feed as feeds
-from trainer import order as orders
-from trainer.epoch import Epoch, Progress, Saved
+from trainer.data import cache as pixel_cache
+from trainer.data import dataset
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
-from trainer.feed import Feed
-from trainer.options import INCIDENTAL, Options
-from trainer.state import BEST, CHECKPOINT, Keeper, State
-from trainer.step import Step
+from trainer.judging import metrics
+from trainer.learning import averaging, warm
+from trainer.learning import epoch as epochs
+from trainer.learning import order as orders
+from trainer.learning.epoch import Epoch, Progress, Saved
+from trainer.learning.options import INCIDENTAL, Options
+from trainer.learning.state import BEST, CHECKPOINT, Keeper, State
+from trainer.learning.step import Step
+from trainer.network import augment, model
+from trainer.network import device as devices
+from trainer.network import feed as feeds
+from trainer.network.feed import Feed
 
 __all__ = [
     "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "predict",
@@ -56,7 +60,7 @@ class Trained:
     #: The data set less the films that could not be decoded.
     dataset: dataset.Dataset
     #: Their pixels.
-    films: pixels.Pixels
+    films: pixel_cache.Pixels
     #: As asked for.
     options: Options
     #: Where the weights began.
@@ -94,7 +98,7 @@ def train(
     TrainingFailed, CheckpointError, and what reading films and weights raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data, films = pixels.decode(
+    data, films = pixel_cache.decode(
         data,
         cache or folder / "films",
         size=options.size,
@@ -116,7 +120,7 @@ def train(
     # On a GPU one kernel changes all weights, and skips fp16's infinite gradients by itself.
     fused = True if device.type == "cuda" else None
     optimizer = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr, fused=fused)
-    average = ema.Average(net, options.ema)
+    average = averaging.Average(net, options.ema)
     train_labels = torch.tensor([f.label for f in train_films])
     val_labels = torch.tensor([f.label for f in val_films])
     batch = min(options.batch_size, len(train_rows))
@@ -269,7 +273,7 @@ def train(
 @torch.no_grad()
 def predict(
     net: model.ResNet18,
-    films: pixels.Pixels,
+    films: pixel_cache.Pixels,
     rows: NDArray[np.int64],
     *,
     view: int | None = None,
@@ -306,7 +310,7 @@ def predict(
 def _network(
     options: Options,
     data: dataset.Dataset,
-    films: pixels.Pixels,
+    films: pixel_cache.Pixels,
     train_rows: NDArray[np.int64],
     device: torch.device,
     report: Report,

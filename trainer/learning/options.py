@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import film, model
-from trainer import order as orders
+from trainer.film import rules
+from trainer.learning import order as orders
+from trainer.network import model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class Options:
     balance: str = orders.WEIGHTS
     #: Epochs without a better validation after which the run ends early; 0: never.
     patience: int = 5
-    #: How far films are changed at random, 0 (not) to 1: see `trainer.augment`. From random weights
-    #: on few films 0.5 learns sooner.
+    #: How far films are changed at random, 0 (not) to 1: see `trainer.network.augment`. From random
+    #: weights on few films 0.5 learns sooner.
     augment: float = 1.0
     #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
     size: int = 224
@@ -55,7 +56,7 @@ class Options:
     #: the processor work, not the GPU, and takes memory.
     graphs: bool = False
     #: Rule that makes the pixels.
-    film_rule: str = film.DEFAULT_RULE
+    film_rule: str = rules.DEFAULT_RULE
     #: Folder of an earlier run to continue, used when this run's own has no checkpoint yet.
     resume_from: Path | None = None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from trainer.epoch import Epoch
+from trainer.learning.epoch import Epoch
 
 #: Name in Epoch.train_metrics and Epoch.val_metrics → in TensorBoard.
 NAMES = {

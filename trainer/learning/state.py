@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, ema, model
-from trainer.epoch import Epoch
+from trainer import checkpoint
 from trainer.errors import CheckpointError
+from trainer.learning import averaging
+from trainer.learning.epoch import Epoch
+from trainer.network import model
 
 #: The newest state, the one before it, and the weights of the best epoch, in a run's folder.
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
@@ -31,7 +33,7 @@ class State:
     """Everything that a run needs to go on as if it had never been interrupted."""
 
     net: model.ResNet18
-    average: ema.Average
+    average: averaging.Average
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     #: Finished epochs, oldest first.

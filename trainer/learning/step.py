@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import device as devices
-from trainer import model
+from trainer.network import device as devices
+from trainer.network import model
 
 _Function: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer import augment, model
+from trainer.data.cache import Pixels
 from trainer.errors import CardError, QuantiseError, Stopped, WeightsError
-from trainer.feed import Feed
-from trainer.model import Init, ResNet18
-from trainer.pixels import Pixels
-from trainer.quantise import Network
+from trainer.modelfile.quantise import Network
+from trainer.network import augment, model
+from trainer.network.feed import Feed
+from trainer.network.model import Init, ResNet18
 
 #: A path of initial weights that ends so is that of a model file.
 SUFFIX = ".onnx"

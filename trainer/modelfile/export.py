@@ -22,14 +22,18 @@ import torchvision
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from trainer import calibration, dataset, film, loop, metrics, model, ood
 from trainer import card as cards
-from trainer import device as devices
-from trainer import graph as graph_file
 from trainer.card import Card
-from trainer.graph import Graph
-from trainer.loop import Trained
-from trainer.ood import Detector
+from trainer.data import dataset
+from trainer.film import rules
+from trainer.judging import calibration, metrics
+from trainer.learning import loop
+from trainer.learning.loop import Trained
+from trainer.modelfile import graph as graph_file
+from trainer.modelfile.graph import Graph
+from trainer.network import device as devices
+from trainer.network import model, ood
+from trainer.network.ood import Detector
 
 #: The operating point is chosen on validation films as so many other acquisitions would have made
 #: them. A network tells held-out patients of its own source apart so well that any threshold is as
@@ -81,7 +85,7 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
         positive=data.positive,
         size=trained.options.size,
         film_rule=films.rule,
-        golden=tuple(film.golden(films.rule)),
+        golden=tuple(rules.golden(films.rule)),
         temperature=temperature,
         threshold=threshold,
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
@@ -125,7 +129,7 @@ def write(
     """Write the fp32 file of torchvision-named ResNet18 weights, replacing `path` in one step.
 
     Without `detector` the model has no `ood` output. Files of other precisions are made from this
-    one by `trainer.quantise`; ValueError for a card that names one.
+    one by `trainer.modelfile.quantise`; ValueError for a card that names one.
     """
     if card.precision != "fp32":
         raise ValueError(f"precision {card.precision} cannot be written from weights, only fp32")
@@ -151,7 +155,7 @@ def _trunk(graph: Graph, weights: dict[str, NDArray[np.float32]]) -> str:
     """The network up to its last feature maps, `float32 [N, 512, h, w]`.
 
     All that a precision changes is in here: the convolutions, and what enters and leaves them. The
-    names of the tensors are those by which `trainer.quantise` finds them.
+    names of the tensors are those by which `trainer.modelfile.quantise` finds them.
     """
     x = graph.add("Cast", [cards.INPUT], "gray", to=TensorProto.FLOAT)
     # Broadcasting over [1, 3, 1, 1] repeats the gray plane. It is not folded into the first

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from trainer import whole
-from trainer.quantise import LAST, Network
+from trainer import atomic
+from trainer.modelfile.quantise import LAST, Network
 
 #: What TensorRT 8.2 on JetPack 4 parses, and every later one.
 OPSET, IR_VERSION = 11, 6
@@ -66,13 +66,13 @@ def write(network: Network, folder: Path) -> None:
         producer_name="pneumoq",
     )
     onnx.checker.check_model(proto, full_check=True)
-    whole.replace(folder / ONNX, proto.SerializeToString(deterministic=True))
+    atomic.replace(folder / ONNX, proto.SerializeToString(deterministic=True))
     write_labels(network, folder)
 
 
 def write_labels(network: Network, folder: Path) -> None:
     """Write `labels.txt` into a folder that is there."""
-    whole.replace(folder / LABELS, "".join(f"{name}\n" for name in network.card.labels).encode())
+    atomic.replace(folder / LABELS, "".join(f"{name}\n" for name in network.card.labels).encode())
 
 
 def weights(network: Network) -> dict[str, NDArray[np.float32]]:

@@ -2,7 +2,8 @@
 
 Taken are `model_best.pth.tar`, as written before and since December 2022, a bare file of
 torchvision's weights, and `resnet18.onnx`, alone or with its `.onnx.data`. The network is rebuilt
-as `trainer.export` writes it, so that whatever works for a trained model works for this one.
+as `trainer.modelfile.export` writes it, so that whatever works for a trained model works for this
+one.
 """
 
 from __future__ import annotations
@@ -21,26 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import (
-    calibration,
-    checkpoint,
-    dataset,
-    export,
-    film,
-    foreign,
-    jetson_export,
-    loop,
-    metrics,
-    model,
-    ood,
-)
-from trainer import device as devices
-from trainer import pixels as planes
+from trainer import checkpoint
 from trainer.card import Card
+from trainer.data import cache as planes
+from trainer.data import dataset
 from trainer.errors import CheckpointError, ImportRefused
-from trainer.foreign import SUPPORTED
-from trainer.ood import Detector
-from trainer.quantise import Network
+from trainer.film import rules
+from trainer.judging import calibration, metrics
+from trainer.learning import loop
+from trainer.modelfile import export, foreign, jetson_export
+from trainer.modelfile.foreign import SUPPORTED
+from trainer.modelfile.quantise import Network
+from trainer.network import device as devices
+from trainer.network import model, ood
+from trainer.network.ood import Detector
 
 #: The threshold of imagenet.py: the likelier of two classes.
 HALF = 0.5
@@ -150,7 +145,7 @@ def write(
         positive=positive,
         size=imported.size,
         film_rule=rule,
-        golden=tuple(film.golden(rule)),
+        golden=tuple(rules.golden(rule)),
         temperature=1.0,
         threshold=HALF,
         threshold_rule="half, as imported",

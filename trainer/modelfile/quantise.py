@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer import card as cards
-from trainer import graph as graph_file
 from trainer.card import Card
 from trainer.errors import QuantiseError
-from trainer.graph import Graph
+from trainer.modelfile import graph as graph_file
+from trainer.modelfile.graph import Graph
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -65,7 +65,7 @@ HALF_MAX = 32768.0
 #: Gray level that code 0 stands for.
 MIDDLE = 128
 
-#: Tensors of `trainer.export` that everything here is hung upon.
+#: Tensors of `trainer.modelfile.export` that everything here is hung upon.
 GRAY, FIRST, STEM, LAST = "gray", "conv1", "maxpool", "layer4.1.relu2"
 
 #: Nodes before the first convolution, which int8 does without.
@@ -76,7 +76,7 @@ class Network:
     """The network inside an fp32 model file."""
 
     def __init__(self, path: Path) -> None:
-        """Read a file that `trainer.export` wrote; raises CardError or QuantiseError for others."""
+        """Read a file that `export` wrote; raises CardError or QuantiseError for others."""
         self.card = cards.read(path)
         proto = onnx.load(str(path))
         self.proto = proto

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import device as devices
+from trainer.network import device as devices
 
 #: Each kind of change happens to this share of films; the others keep something of their own.
 SHARE = 0.8

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import device as devices
-from trainer.pixels import Pixels
+from trainer.data.cache import Pixels
+from trainer.network import device as devices
 
 #: Films that are copied at once when all of them are brought to the device.
 _CHUNK = 256

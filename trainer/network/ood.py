@@ -2,10 +2,10 @@
 
 Two answers to one question, of which the greater counts. How far are the film's features from the
 training films' (Lee et al. 2018, Mahalanobis distance)? That is told without having seen anything
-else. And do they look rather like a negative's, as `trainer.negatives` makes them? That knows what
-a distance is blind to: a film upside down is made of the same bone and air. Features are the film's
-own gray levels and what each layer makes of it, averaged over a few cells. Fitted in seconds, when
-the network is done.
+else. And do they look rather like a negative's, as `trainer.network.negatives` makes them? That
+knows what a distance is blind to: a film upside down is made of the same bone and air. Features are
+the film's own gray levels and what each layer makes of it, averaged over a few cells. Fitted in
+seconds, when the network is done.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer import augment, model, negatives
+from trainer.network import augment, model, negatives
 
 Floats = NDArray[np.floating[Any]]
 Films = NDArray[np.uint8]

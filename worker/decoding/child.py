@@ -1,8 +1,8 @@
 """A decoder process: it reads films from archives and writes their pixels into shared memory.
 
-It is started as `python -m worker.decoder` with a socket and the shared memory inherited, and it is
-expendable: a film that crashes it, fills its memory or never ends costs that film. Before each film
-it leaves a mark in memory that outlives it, so that the parent knows which one it was at.
+It is started as `python -m worker.decoding.child` with a socket and the shared memory inherited,
+and it is expendable: a film that crashes it, fills its memory or never ends costs that film. Before
+each film it leaves a mark in memory that outlives it, so that the parent knows which one it was at.
 
 Messages to here are JSON: `{"source": [kind, uri, edition, base], "rule": …, "size": S, "accept":
 [code…], "films": [[offset of the pixels, member…], …]}`, for a window of a compressed archive with
@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer import film
 from trainer.errors import FilmError, FilmRefused
+from trainer.film import rules
 from worker import archive
 from worker.errors import ArchiveError, MemberError
-from worker.process import die_with_parent
+from worker.machine.process import die_with_parent
 
 #: Largest message: a chunk of films with long names.
 MESSAGE_BYTES = 1 << 17
@@ -320,7 +320,7 @@ def decode(
     side = work["size"]
     out = pixels[place : place + side * side]
     try:
-        film.decode(data, side, work["rule"], out, accept=work["accept"], tags=tags)
+        rules.decode(data, side, work["rule"], out, accept=work["accept"], tags=tags)
     except FilmError as error:
         return _failure(error)
     except MemoryError:
@@ -340,7 +340,7 @@ def arguments(
     number: int,
     limit_mb: int,
     *,
-    module: str = "worker.decoder",
+    module: str = "worker.decoding.child",
     more: Sequence[str] = (),
 ) -> list[str]:
     """The command line of a decoder process."""

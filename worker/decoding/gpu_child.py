@@ -1,12 +1,13 @@
 """A decoder process on a GPU: plain JPEGs are decoded there in batches, all else as ever.
 
-It is one more decoder beside those on the CPU, started as `python -m worker.gpu_decoder`, and
-speaks what `worker.decoder` speaks. Of a message it reads the films, gives those to the GPU that
-`film_torch.takes`, and puts the others, and those that the GPU refuses or finds colour in, through
-`trainer.film` in this process: errors and refusals are the same wherever a film is decoded.
+It is one more decoder beside those on the CPU, started as `python -m worker.decoding.gpu_child`,
+and speaks what `worker.decoding.child` speaks. Of a message it reads the films, gives those to the
+GPU that `gpu.takes`, and puts the others, and those that the GPU refuses or finds colour in,
+through `trainer.film.rules` in this process: errors and refusals are the same wherever a film is
+decoded.
 
-Before it serves it is measured: pixels that differ from `trainer.film`'s by more than the bounds,
-or no gain in time, and it says why it is not to be had, and ends.
+Before it serves it is measured: pixels that differ from `trainer.film.rules`'s by more than the
+bounds, or no gain in time, and it says why it is not to be had, and ends.
 
 PNEUMOQ_FILM_MEMORY_MB holds for reading and for the CPU's way, as in every decoder. Around the
 GPU's calls it is lifted, because CUDA maps address space as it likes; what they take is bounded by
@@ -29,15 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer import film, film_torch, phantom
-from worker import decoder
-from worker.decoder import Answers, Failure, Inherited
+from trainer import phantom
+from trainer.film import gpu, rules
+from worker.decoding import child
+from worker.decoding.child import Answers, Failure, Inherited
 
 log = logging.getLogger(__name__)  # without a handler, warnings go to standard error
 
 #: What goes to the GPU at once has at most so many films, pixels and encoded bytes. In one answer
 #: 64 films have room whatever there is to say of them; 50 million pixels are 150 MB of GPU memory
-#: in colour, beside what one film needs in single precision (`film_torch.MOST_PIXELS`).
+#: in colour, beside what one film needs in single precision (`gpu.MOST_PIXELS`).
 BATCH_FILMS = 64
 BATCH_PIXELS = 50_000_000
 BATCH_BYTES = 64 << 20
@@ -80,7 +82,7 @@ class _Film:
 
 def main() -> None:
     """Serve the parent until it closes the socket; or tell it why not."""
-    here = decoder.inherited()
+    here = child.inherited()
     # What the comparison leaves free in the heap would not be counted when a film takes it.
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_BYTES)
     device, at_least = here.more
@@ -88,9 +90,9 @@ def main() -> None:
         try:
             rate = offered(device, float(at_least))
         except NotOffered as reason:
-            here.parent.send(str(reason).encode()[: decoder.MESSAGE_LENGTH])
+            here.parent.send(str(reason).encode()[: child.MESSAGE_LENGTH])
             return
-        here.parent.send(decoder.READY + b" " + rate.encode())
+        here.parent.send(child.READY + b" " + rate.encode())
         _Server(here, device).serve()
 
 
@@ -105,12 +107,12 @@ class _Server:
         self._here = here
         self._device = device
         self._limit = _MemoryLimit(here.limit_mb << 20)
-        good = film.golden()[0].film
+        good = rules.golden()[0].film
         self._good = _Film(place=0, data=good, components=1)
 
     def serve(self) -> None:
         """Until the parent closes the socket. SystemExit where the GPU has stopped working."""
-        for work, reader in decoder.messages(self._here.parent, self._rest):
+        for work, reader in child.messages(self._here.parent, self._rest):
             answers = Answers(self._here.parent)
             batch: list[_Film] = []
             alive = True
@@ -137,12 +139,12 @@ class _Server:
     def _read(self, reader: Any, member: list[Any], place: int, work: dict[str, Any]) -> _Film:
         """A film's bytes where the GPU takes it; of others all that there is to do is done."""
         one = _Film(place=place)
-        one.content, one.failure, data = decoder.read(reader, member, one.tags)
+        one.content, one.failure, data = child.read(reader, member, one.tags)
         if data is None or place < 0:
             return one
-        taken = film_torch.takes(data) if len(data) <= BATCH_BYTES else None
-        if taken is None or work["rule"] not in film_torch.RULES:
-            one.failure = decoder.decode(data, work, self._here.pixels, place, one.tags)
+        taken = gpu.takes(data) if len(data) <= BATCH_BYTES else None
+        if taken is None or work["rule"] not in gpu.RULES:
+            one.failure = child.decode(data, work, self._here.pixels, place, one.tags)
         else:
             one.data, (one.pixels, one.components) = data, taken
         return one
@@ -158,7 +160,7 @@ class _Server:
         for one in left:
             assert one.data is not None
             self._here.mark.again()
-            one.failure = decoder.decode(one.data, work, self._here.pixels, one.place, one.tags)
+            one.failure = child.decode(one.data, work, self._here.pixels, one.place, one.tags)
         for one in batch:
             answers.add(one.content, one.failure, one.tags)
         answers.send_if_due()
@@ -202,7 +204,7 @@ class _MemoryLimit:
 
     def __init__(self, more: int) -> None:
         self._hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        self._limit = decoder.mapped_bytes() + more
+        self._limit = child.mapped_bytes() + more
         self._set()
 
     def _set(self) -> None:
@@ -214,12 +216,12 @@ class _MemoryLimit:
     @contextlib.contextmanager
     def lifted(self) -> Iterator[None]:
         """Not in here; what is mapped in here, and stays, does not count afterwards."""
-        before = decoder.mapped_bytes()
+        before = child.mapped_bytes()
         resource.setrlimit(resource.RLIMIT_AS, (self._hard, self._hard))
         try:
             yield
         finally:
-            self._limit += decoder.mapped_bytes() - before
+            self._limit += child.mapped_bytes() - before
             self._set()
 
 
@@ -228,7 +230,7 @@ def _made(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     encoded = [one.data for one in films if one.data is not None]
     components = [one.components for one in films]
-    made, certain = film_torch.decode(encoded, components, side, rule, device)
+    made, certain = gpu.decode(encoded, components, side, rule, device)
     return made.cpu().numpy(), certain.cpu().numpy()
 
 
@@ -271,28 +273,28 @@ def offered(device: str, at_least: float) -> str:
 
 
 def _compare(device: str) -> None:
-    """NotOffered where this device's pixels are not `trainer.film`'s."""
+    """NotOffered where this device's pixels are not `trainer.film.rules`'s."""
     films = [_encoded(*look) for look in COMPARED]
-    for rule in film_torch.RULES:
+    for rule in gpu.RULES:
         for data in films:
             ours = _one(data, SIZE, rule, device)
-            apart = np.abs(ours - film.decode(data, SIZE, rule).astype(np.int16))
-            if apart.mean() > film_torch.MEAN_BOUND or apart.max() > film_torch.MAX_BOUND:
+            apart = np.abs(ours - rules.decode(data, SIZE, rule).astype(np.int16))
+            if apart.mean() > gpu.MEAN_BOUND or apart.max() > gpu.MAX_BOUND:
                 raise NotOffered(
                     f"its pixels by {rule} differ from the CPU's by {apart.mean():.2f} gray levels "
-                    f"on average ({film_torch.MEAN_BOUND} may), {apart.max()} at most "
-                    f"({film_torch.MAX_BOUND} may)"
+                    f"on average ({gpu.MEAN_BOUND} may), {apart.max()} at most "
+                    f"({gpu.MAX_BOUND} may)"
                 )
-        golden = film.golden(rule)[0]
+        golden = rules.golden(rule)[0]
         apart = np.abs(_one(golden.film, len(golden.pixels), rule, device) - golden.pixels)
-        if apart.max() > film.GOLDEN_TOLERANCE:
+        if apart.max() > rules.GOLDEN_TOLERANCE:
             raise NotOffered(f"golden film 0 of {rule} differs by {apart.max()} gray levels")
 
 
 def _one(data: bytes, side: int, rule: str, device: str) -> NDArray[np.int16]:
-    taken = film_torch.takes(data)
+    taken = gpu.takes(data)
     assert taken is not None
-    made, certain = film_torch.decode([data], [taken[1]], side, rule, device)
+    made, certain = gpu.decode([data], [taken[1]], side, rule, device)
     if not certain[0]:
         raise NotOffered("it finds colour in a gray film that is stored as YCbCr")
     return made[0].cpu().numpy().astype(np.int16)
@@ -305,9 +307,9 @@ def _films_per_s(device: str) -> tuple[float, float]:
 
     def on_cpu() -> None:
         for one in few:
-            film.decode(one.data or b"", SIZE)
+            rules.decode(one.data or b"", SIZE)
 
-    on_device = _best(lambda: _made(films, SIZE, film.DEFAULT_RULE, device))
+    on_device = _best(lambda: _made(films, SIZE, rules.DEFAULT_RULE, device))
     return len(films) / on_device, len(few) / _best(on_cpu)
 
 

@@ -14,9 +14,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from worker import archive, decoder
+from worker import archive
 from worker.archive import Kind, Member
-from worker.decoder import MARK_NUMBERS, Reply
+from worker.decoding import child
+from worker.decoding.child import MARK_NUMBERS, Reply
 
 #: Films in one message to a decoder: as many as it is through with in CHUNK_S, which hides the
 #: round trip and still shares out the last films of a shard.
@@ -80,7 +81,7 @@ class Film:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnGpu:
-    """One decoder more, which decodes JPEG in torch on this device (`worker.gpu_decoder`)."""
+    """One decoder more, which decodes JPEG in torch on this device (`gpu_child`)."""
 
     device: str = "cuda"
     #: Times as quick as a decoder on the CPU that it must prove to be before it is given films.
@@ -133,7 +134,8 @@ class Marks:
 class DecoderProcess:
     """One process and what it has been given.
 
-    Where `gpu` is given it is one of `worker.gpu_decoder`, which is at several films at once.
+    Where `gpu` is given it is one of `worker.decoding.gpu_child`, which is at several films at
+    once.
     """
 
     def __init__(
@@ -153,11 +155,11 @@ class DecoderProcess:
         marks.clear(number)
         kind: dict[str, Any] = {}
         if gpu is not None:
-            kind = {"module": "worker.gpu_decoder", "more": (gpu.device, str(gpu.at_least))}
+            kind = {"module": "worker.decoding.gpu_child", "more": (gpu.device, str(gpu.at_least))}
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                decoder.arguments(
+                child.arguments(
                     theirs.fileno(), memory_fd, memory_bytes, marks.fd, number, limit_mb, **kind
                 ),
                 pass_fds=(theirs.fileno(), memory_fd, marks.fd),

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import decoder
-from worker.decoder import CONTENT_BYTES, Reply
-from worker.decoder_process import (
+from worker.decoding import child
+from worker.decoding.child import CONTENT_BYTES, Reply
+from worker.decoding.handle import (
     QUEUE,
     DecoderProcess,
     Film,
@@ -41,7 +41,7 @@ __all__ = ["Decoded", "Decoders", "Film", "OnGpu", "Place"]
 log = logging.getLogger(__name__)
 
 #: A message's names have at most so many characters: JSON writes some in twelve bytes.
-CHUNK_NAMES = decoder.MESSAGE_BYTES // 16
+CHUNK_NAMES = child.MESSAGE_BYTES // 16
 
 #: A film is blamed when this many decoders ended while at it.
 STRIKES = 2
@@ -201,7 +201,7 @@ class Decoders:
     def _receive(self, source: DecoderProcess) -> Iterator[Decoded]:
         while True:
             try:
-                message = source.socket.recv(decoder.MESSAGE_BYTES, socket.MSG_DONTWAIT)
+                message = source.socket.recv(child.MESSAGE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -211,12 +211,12 @@ class Decoders:
                 return
             source.heard = time.monotonic()
             if not source.ready:
-                if not message.startswith(decoder.READY):
+                if not message.startswith(child.READY):
                     self._end_on_gpu(source, message.decode(errors="replace"))
                     return
                 source.ready = True
                 if source.on_gpu:
-                    self.gpu_state = f"serving: {message[len(decoder.READY) :].decode().strip()}"
+                    self.gpu_state = f"serving: {message[len(child.READY) :].decode().strip()}"
                     log.info("films are decoded on the GPU too: %s", self.gpu_state)
                 else:
                     self._failed_starts = 0
@@ -267,7 +267,8 @@ class Decoders:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
                 raise RuntimeError(
-                    "decoder processes do not start; run `python -m worker.decoder` to see why"
+                    "decoder processes do not start; "
+                    "run `python -m worker.decoding.child` to see why"
                 )
         # Read before the successor clears it.
         suspect = source.given[source.at()[0]] if source.given else None

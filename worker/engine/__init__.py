@@ -8,7 +8,7 @@
     pieces.py    the processor's engine for batches that were cut for a GPU
     gate.py      whether an engine says what the processor says
 
-An engine belongs to the thread that opened it. `worker.serving` opens those that may serve.
+An engine belongs to the thread that opened it. `worker.scoring.serving` opens those that may serve.
 """
 
 from __future__ import annotations

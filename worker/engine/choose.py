@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer import card as cards
-from trainer import film
 from trainer.card import Card
 from trainer.errors import CardError, FilmError
-from worker import gpu as gpus
+from trainer.film import rules
 from worker.engine.base import Engine
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine import gpu as gpus
+from worker.machine.gpu import Gpu
 
 #: What an engine may be asked to compute in → precision of the file that it is made from.
 #: bf16 needs no file: the fp32 weights are rounded when the engine is opened.
@@ -267,12 +267,12 @@ def _card(path: Path, precision: str) -> Card:
                 f"{path.name} holds the model in {card.precision}, and {precision} is computed "
                 f"from its {FILE_OF[precision]} file; fetch that one"
             )
-        if card.film_rule not in film.RULES:
+        if card.film_rule not in rules.RULES:
             raise EngineError(
                 f"{path.name} wants film rule {card.film_rule!r}, which this PneumoQ lacks; "
                 "upgrade this worker"
             )
-        film.check_golden(list(card.golden), card.film_rule)
+        rules.check_golden(list(card.golden), card.film_rule)
     except (CardError, FilmError) as error:
         raise EngineError(str(error)) from error
     return card

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import gpu as gpus
 from worker.errors import EngineError, GpuLost, OutOfMemory
-from worker.gpu import Gpu
+from worker.machine import gpu as gpus
+from worker.machine.gpu import Gpu
 
 #: Addresses that TensorRT is given are multiples of this (IExecutionContext::setTensorAddress).
 ALIGNMENT = 256

@@ -69,7 +69,7 @@ def load(prefer: str | None = None) -> Flavour:
     """Import TensorRT: `prefer` where it is to be had, else the first of NAMES.
 
     Needs no driver, but whatever is made of it may: TensorRT's Runtime ends the process where there
-    is none, so ask `worker.gpu` first. Raises EngineError that says what is missing.
+    is none, so ask `worker.machine.gpu` first. Raises EngineError that says what is missing.
     """
     found = []
     for name in sorted(NAMES, key=lambda name: name != prefer):

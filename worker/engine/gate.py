@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from trainer import parity, phantom
+from trainer import phantom
 from trainer.card import Card
+from trainer.judging import parity
 from worker.engine.base import Engine, Outputs, Pending
 
 Films = NDArray[np.uint8]

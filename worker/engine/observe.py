@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer import card as cards
-from trainer import quantise
 from trainer.errors import Stopped
+from trainer.modelfile import quantise
 from worker.engine import cpu
 from worker.errors import EngineError
 

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from trainer import card as cards
 from trainer.card import Card
-from worker import gpu as gpus
 from worker.engine.base import Outputs
 from worker.errors import EngineError, GpuLost, OutOfMemory
-from worker.gpu import Gpu
+from worker.machine import gpu as gpus
+from worker.machine.gpu import Gpu
 
 log = logging.getLogger(__name__)
 

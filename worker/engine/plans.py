@@ -27,7 +27,7 @@ from worker.engine.build import Built, Options
 from worker.engine.flavour import Flavour
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 #: Raised when `build` makes something else of the same options; it is part of every key.
 RECIPE = 1

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import models
-from db.errors import NotFound
+from db.base import database as connecting
+from db.base.errors import NotFound
+from db.registry import models
 from worker.engine import FILE_OF
 from worker.errors import EngineError
 

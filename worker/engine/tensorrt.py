@@ -33,7 +33,7 @@ from worker.engine.build import OUT_OF_MEMORY, Options
 from worker.engine.device import Buffer, Device, Stream
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost, OutOfMemory
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases, workers
-from db.errors import LeaseLost, Unavailable
-from db.jobs import Lease
-from db.leases import Shard
+from db.base import database, workers
+from db.base.errors import LeaseLost, Unavailable
+from db.queue import jobs, leases
+from db.queue.jobs import Lease
+from db.queue.leases import Shard
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from db import models, workers
+from db.base import workers
+from db.registry import models
 from worker.errors import PrecisionRefused
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, models, proofs, runs, workers
-from db.types import now
+from db.base import database, workers
+from db.base.types import now
+from db.nightly import runs
+from db.registry import engine_checks, models
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def _decide(
 ) -> str | None:
     """Promote, or keep the champion, or None: there is a proof to wait for."""
     run_id = int(waiting["id"])
-    tried = proofs.of_run(connection, run_id)
+    tried = engine_checks.of_run(connection, run_id)
     failed = [proof for proof in tried if proof["passed"] is False]
     if failed:
         why = "; ".join(f"{proof['kind']}: {proof['detail']}" for proof in failed)

@@ -16,8 +16,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from cronsim import CronSim, CronSimError
 
-from db import database, schedules
-from worker import bell
+from db.base import database
+from db.nightly import schedules
+from worker import wakeup
 from worker.config import Settings
 from worker.errors import ConfigError
 
@@ -35,7 +36,7 @@ _told: set[tuple[str, str]] = set()
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
     """A chore: make the runs whose time has come, and ring for their jobs."""
     if tick(engine):
-        bell.ring(settings, "train")
+        wakeup.ring(settings, "train")
 
 
 def tick(

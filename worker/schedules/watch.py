@@ -18,13 +18,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, listings, models, notices, runs, schedules, watched, workers
-from db.errors import Conflict, LeaseLost, NotFound, Unavailable
-from db.watched import Seen, Waiting
-from worker import archive, bell, fleet
+from db.base import database, outbox, workers
+from db.base.errors import Conflict, LeaseLost, NotFound, Unavailable
+from db.nightly import runs, schedules, watched
+from db.nightly.watched import Seen, Waiting
+from db.queue import listings
+from db.registry import models
+from worker import archive, wakeup
 from worker.archive.names import display, passed_over_as
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused
+from worker.schedules import fleet
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +96,7 @@ def _outcome(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping
 def _fail(connection: sa.Connection, due: sa.RowMapping, who: str, reason: str) -> None:
     watched.fence(connection, due["id"], who)
     if runs.finish(connection, due["id"], "failed", reason):
-        notices.add(connection, "failed", run_id=due["id"])
+        outbox.add(connection, "failed", run_id=due["id"])
 
 
 def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
@@ -148,7 +152,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         ),
     )  # fmt: skip
     log.info("schedule %s: job %d takes %d files", due["name"], job_id, len(paths))
-    bell.ring(settings, "score")
+    wakeup.ring(settings, "score")
 
 
 def _rest(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.decoders import Film
-from worker.inference import Model
+from worker.decoding.pool import Film
+from worker.scoring.engine_thread import Model
 
 #: Largest S. Pages beyond the S in use are never touched and cost nothing.
 MAX_SIDE = 1024

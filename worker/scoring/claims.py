@@ -14,20 +14,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, jobs, leases, models, results, reuse
-from db.errors import LeaseLost
-from db.jobs import Claimed
-from db.leases import Shard
-from db.listings import NewShard
-from db.reuse import Known
+from db.base import database
+from db.base.errors import LeaseLost
+from db.queue import jobs, leases, results, reuse
+from db.queue.jobs import Claimed
+from db.queue.leases import Shard
+from db.queue.listings import NewShard
+from db.queue.reuse import Known
+from db.registry import models
 from trainer.card import Card
 from trainer.errors import CardError
-from worker import archive, privacy
-from worker.batches import MAX_SIDE
+from worker import archive
 from worker.config import Settings
 from worker.errors import ArchiveError, EngineError
-from worker.heartbeat import Heartbeat
-from worker.shard import Opener, ShardRun, stored_name
+from worker.machine import privacy
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring.batches import MAX_SIDE
+from worker.scoring.shard import Opener, ShardRun, stored_name
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from trainer import film
 from trainer.card import Card
 from trainer.errors import FilmError
-from worker import serving
+from trainer.film import rules
 from worker.config import Settings
-from worker.shard import label
+from worker.scoring import serving
+from worker.scoring.shard import label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def classify(
         card = engine.card
         pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
         try:
-            film.decode(data, card.size, card.film_rule, out=pixels[0, 0])
+            rules.decode(data, card.size, card.film_rule, out=pixels[0, 0])
         except FilmError as error:
             raise FilmError(error.code, f"{path}: {error}") from error
         outputs = engine.submit(pixels, 1).result()

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import models
+from db.base import database as connecting
+from db.registry import models
 from trainer import errors
-from worker import serving
-from worker.board import ASK_S, Board
 from worker.config import Settings
 from worker.engine import Choice, gate
 from worker.engine.base import Engine
 from worker.errors import EngineError, WorkerError
+from worker.machine.gpu_lease import ASK_S, Board
+from worker.scoring import serving
 
 #: Of a faster precision, 99 % of probabilities must be this near to those of the same file where it
 #: was made: far enough that another processor's rounding passes, and near enough that saturated

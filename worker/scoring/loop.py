@@ -18,20 +18,20 @@ from concurrent.futures import Future
 
 import sqlalchemy as sa
 
-from db import jobs
-from db.jobs import Claimed
-from db.reuse import Known
-from worker import planning, serving
-from worker.batches import Batch, Batches
-from worker.board import ASK_S, Board
-from worker.claims import Claims
+from db.queue import jobs
+from db.queue.jobs import Claimed
+from db.queue.reuse import Known
 from worker.config import Settings
-from worker.decoders import Decoded, Decoders, Film, OnGpu
+from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Choice, choose, kinds
 from worker.errors import GpuLost
-from worker.heartbeat import Heartbeat
-from worker.inference import EngineThread, Model, Request
-from worker.shard import ShardRun
+from worker.machine.gpu_lease import ASK_S, Board
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring import planning, serving
+from worker.scoring.batches import Batch, Batches
+from worker.scoring.claims import Claims
+from worker.scoring.engine_thread import EngineThread, Model, Request
+from worker.scoring.shard import ShardRun
 
 log = logging.getLogger(__name__)
 

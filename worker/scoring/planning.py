@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, jobs, listings, reuse
-from db.errors import LeaseLost, Unavailable
-from db.jobs import Claimed
-from db.listings import NewShard
+from db.base import database
+from db.base.errors import LeaseLost, Unavailable
+from db.queue import jobs, listings, reuse
+from db.queue.jobs import Claimed
+from db.queue.listings import NewShard
 from worker import archive
 from worker.archive import Member
 from worker.errors import ArchiveError
-from worker.heartbeat import Heartbeat
+from worker.machine.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db import database, jobs, listings
-from db.listings import Listing
+from db.base import database
+from db.queue import jobs, listings
+from db.queue.listings import Listing
 from worker import archive
 from worker.archive import Member, Reader
 from worker.errors import ArchiveError, MemberError
-from worker.shard import TAR_HEADER
+from worker.scoring.shard import TAR_HEADER
 
 
 @dataclass(frozen=True, kw_only=True)

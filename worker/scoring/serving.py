@@ -18,20 +18,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import models
-from db.errors import Unavailable
+from db.base import database as connecting
+from db.base.errors import Unavailable
+from db.registry import models
 from trainer.errors import Stopped
-from worker import store
-from worker.board import Board
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, gate, instead, open_engine, open_on
+from worker.engine import Choice, Engine, choose, gate, instead, open_engine, open_on, store
 from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost
-from worker.inference import Model
-from worker.precisions import identity
+from worker.machine.gpu_lease import Board
+from worker.scoring.engine_thread import Model
+from worker.training.precisions import identity
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def found(
     *,
     worker_id: str | None = None,
 ) -> Served:
-    """As `serve`, of a file that was fetched already: `worker.store` names files by their hash."""
+    """As `serve`, of a file that was fetched already: the store names files by their hash."""
     trial = _Trial(settings, database, path, precision, worker_id)
     tried, batch = choice, choice.batch
     while True:

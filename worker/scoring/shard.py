@@ -12,17 +12,18 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from db import database, listings
-from db.leases import Shard
-from db.results import Cam, Identity, NotPredicted, Outcome, Prediction
-from db.reuse import Known
+from db.base import database
+from db.queue import listings
+from db.queue.leases import Shard
+from db.queue.results import Cam, Identity, NotPredicted, Outcome, Prediction
+from db.queue.reuse import Known
 from trainer.card import Card
 from worker import archive
 from worker.archive import Kind, Member
-from worker.decoders import Decoded, Place
+from worker.decoding.pool import Decoded, Place
 from worker.engine import Outputs
-from worker.inference import Model
-from worker.privacy import Privacy
+from worker.machine.privacy import Privacy
+from worker.scoring.engine_thread import Model
 
 #: Bytes of a tar header.
 TAR_HEADER = 512

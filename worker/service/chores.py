@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from db.errors import Unavailable
-from worker import hooks, retention, settle, timetable, watch
+from db.base.errors import Unavailable
 from worker.config import Settings
+from worker.schedules import promotion, timetable, watch
+from worker.service import hooks, retention
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Chore(NamedTuple):
 CHORES: tuple[Chore, ...] = (
     Chore("timetable", timetable.run),
     Chore("watch", watch.run),
-    Chore("settle", settle.run),
+    Chore("settle", promotion.run),
     Chore("hooks", hooks.deliver),
     Chore("retention", retention.of_schedules),
     Chore("tidying", retention.hourly, 3600.0),

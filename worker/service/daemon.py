@@ -17,16 +17,21 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, migrate, notices, proofs, workers
-from db.errors import Unavailable
-from worker import bell, gpu, health, hooks, proof, sweep, training
-from worker.board import Board
-from worker.chores import CHORES, Chore, Chores
+from db.base import database, migrate, outbox, workers
+from db.base.errors import Unavailable
+from db.registry import engine_checks
+from worker import wakeup
 from worker.config import Settings
 from worker.engine import Choice, choose, kinds
 from worker.errors import ConfigError, GpuLost
-from worker.heartbeat import Heartbeat
-from worker.scoring import Scorer
+from worker.machine import gpu, health
+from worker.machine.gpu_lease import Board
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring import engine_check
+from worker.scoring.loop import Scorer
+from worker.service import hooks, sweep
+from worker.service.chores import CHORES, Chore, Chores
+from worker.training import attempt
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +109,7 @@ class Daemon:
                     "python": platform.python_version(),
                     "pneumoq": importlib.metadata.version("pneumoq"),
                     **self._served(),
-                    **({notices.SENDS: "yes"} if hooks.of(settings) else {}),
+                    **({outbox.SENDS: "yes"} if hooks.of(settings) else {}),
                 },
                 health=health.read() or None,
             ),
@@ -165,7 +170,9 @@ class Daemon:
     def _look_for_proofs(self, settings: Settings, engine: sa.Engine, who: str) -> None:
         """A chore: see whether there is a new model to be proved by workers of this kind."""
         assert self._choice is not None
-        if self._proof_due.is_set() or proofs.due(engine, self._choice.kind, settings.lease_s):
+        if self._proof_due.is_set() or engine_checks.due(
+            engine, self._choice.kind, settings.lease_s
+        ):
             self._proof_due.set()
             self._take_up("score")
 
@@ -189,19 +196,19 @@ class Daemon:
             there = workers.alive_ids(self._database, self._settings.lease_s) - {self.worker_id}
             due = database.write(
                 self._database,
-                lambda c, t=there: proofs.claim(c, choice.kind, self.worker_id, t),  # type: ignore[misc]
+                lambda c, t=there: engine_checks.claim(c, choice.kind, self.worker_id, t),  # type: ignore[misc]
             )
             if due is None:
                 break
             try:
-                passed, detail = proof.prove(
+                passed, detail = engine_check.prove(
                     self._settings, self._database, self.worker_id, choice, due.model_id,
                     self._stop, self._say,
                 )  # fmt: skip
-            except proof.Stopped:
+            except engine_check.Stopped:
                 database.write(
                     self._database,
-                    lambda c, d=due: proofs.hand_back(c, d, self.worker_id),  # type: ignore[misc]
+                    lambda c, d=due: engine_checks.hand_back(c, d, self.worker_id),  # type: ignore[misc]
                 )
                 break
             except GpuLost as error:
@@ -216,7 +223,9 @@ class Daemon:
             log.info("model %d %s: %s", due.model_id, "proved" if passed else "NOT proved", detail)
             database.write(
                 self._database,
-                lambda c, d=due, p=passed, t=detail: proofs.decide(c, d, self.worker_id, p, t),  # type: ignore[misc]
+                lambda c, d=due, p=passed, t=detail: engine_checks.decide(
+                    c, d, self.worker_id, p, t
+                ),  # type: ignore[misc]
             )
         self._say("")
 
@@ -246,7 +255,7 @@ class Daemon:
         if self._scorer is not None:
             # The GPU that it may hold while idle is this process's own to wait for.
             self._scorer.rest()
-        return training.work(
+        return attempt.work(
             self._settings, self._database, self.worker_id, self._heartbeat, self._stop,
             board=self._training_board, say=self._say,
         )  # fmt: skip
@@ -270,7 +279,7 @@ class Daemon:
             self._stop.wait(delay_s)
 
     def _ring_score(self, times: int) -> None:
-        if time.monotonic() >= self._mute_until and not bell.ring(self._settings, "score", times):
+        if time.monotonic() >= self._mute_until and not wakeup.ring(self._settings, "score", times):
             self._mute_until = time.monotonic() + MUTE_S
 
     def _take_up(self, name: str) -> None:

@@ -27,8 +27,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import sqlalchemy as sa
 
-from db import database, notices
-from db.notices import Notice
+from db.base import database, outbox
+from db.base.outbox import Notice
 from worker import config
 from worker.config import Settings
 
@@ -65,12 +65,12 @@ def deliver(settings: Settings, engine: sa.Engine, who: str) -> int:
     """
     hooks = of(settings)
     if not hooks:
-        if notices.waiting(engine):
-            database.write(engine, notices.unheard)
+        if outbox.waiting(engine):
+            database.write(engine, outbox.unheard)
         return 0
     tried = 0
     while True:
-        notice = database.write(engine, lambda c: notices.claim(c, who))
+        notice = database.write(engine, lambda c: outbox.claim(c, who))
         if notice is None:
             return tried
         send(engine, notice, hooks)
@@ -83,7 +83,7 @@ def send(engine: sa.Engine, notice: Notice, hooks: Mapping[str, Hook]) -> dict[s
     again = [name for name in hooks if any(line.startswith(f"{name}: ") for line in failed)]
     told = {name: hooks[name](notice.sent) for name in again or hooks}
     errors = [f"{name}: {error}" for name, error in told.items() if error is not None]
-    state = database.write(engine, lambda c: notices.settle(c, notice, errors))
+    state = database.write(engine, lambda c: outbox.settle(c, notice, errors))
     if errors:
         log.warning("notice %d is %s: %s", notice.id, state, "; ".join(errors))
     return told

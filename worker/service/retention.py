@@ -16,8 +16,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from db import database, retention
-from trainer import pixels
+from db.base import database
+from db.registry import retention
+from trainer.data import cache
 from worker.config import Settings
 from worker.engine import plans
 
@@ -114,11 +115,11 @@ def _caches(folder: Path, engine: sa.Engine) -> Iterator[Freed]:
     # A run may be about to read the oldest; one that begins later looks at what is there then.
     if not folder.is_dir() or retention.training_is_open(engine):
         return
-    for path in pixels.superfluous(folder, ABANDONED_S):
+    for path in cache.superfluous(folder, ABANDONED_S):
         why = (
             "never finished"
             if path.name.startswith(".")
-            else f"decoded films; the {pixels.KEPT_FILES} newest are kept"
+            else f"decoded films; the {cache.KEPT_FILES} newest are kept"
         )
         yield Freed(path=path, size_bytes=_size(path), why=why)
 

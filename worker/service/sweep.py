@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from db import database, jobs
-from db.errors import Unavailable
-from worker import bell
+from db.base import database
+from db.base.errors import Unavailable
+from db.queue import jobs
+from worker import wakeup
 from worker.app import QUEUES
 from worker.config import Settings
 
@@ -35,7 +36,7 @@ def run(
     for queue in due:
         found(queue)
     for queue in due:
-        bell.ring(settings, queue)
+        wakeup.ring(settings, queue)
 
 
 class Sweeper:

@@ -24,14 +24,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db import database, jobs, models, training, workers
-from db.errors import Conflict, LeaseLost, NotFound
-from db.jobs import Claimed, Lease
-from worker import config, night, store
-from worker.board import ASK_S, Board
+from db.base import database, workers
+from db.base.errors import Conflict, LeaseLost, NotFound
+from db.queue import jobs, training
+from db.queue.jobs import Claimed, Lease
+from db.registry import models
+from worker import config
 from worker.config import Settings
+from worker.engine import store
 from worker.errors import EngineError
-from worker.heartbeat import Heartbeat
+from worker.machine.gpu_lease import ASK_S, Board
+from worker.machine.heartbeat import Heartbeat
+from worker.training import night
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ GRACE_S = 30.0
 #: one before it is what is continued from.
 CANCELLED_GRACE_S = 2.0
 
-#: What the states of a run are named in an attempt's folder (of trainer.state).
+#: What the states of a run are named in an attempt's folder (of trainer.learning.state).
 CHECKPOINTS = "checkpoint*.pth"
 
 
@@ -218,7 +222,7 @@ class _Attempt:
         # The GPU's lease lives until its memory is free, also where this process is killed.
         lease = None if self._board is None else self._board.descriptor
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker.train_child", str(os.getpid()), str(theirs)],
+            [sys.executable, "-m", "worker.training.child", str(os.getpid()), str(theirs)],
             stdin=subprocess.PIPE,
             pass_fds=(theirs,) if lease is None else (theirs, lease),
             env=config.child_environment(self._settings),

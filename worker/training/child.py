@@ -1,9 +1,9 @@
 """The training process: it trains, exports, proves parity, and reports; it knows no database.
 
-Started as `python -m worker.train_child` by worker.training. One line of JSON on standard input
-says what to do; when standard input closes, it stops. Every report is one line of JSON on the
-inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch`, and finally `done`, `failed`
-or `stopped`.
+Started as `python -m worker.training.child` by worker.training.attempt. One line of JSON on
+standard input says what to do; when standard input closes, it stops. Every report is one line of
+JSON on the inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch`, and finally
+`done`, `failed` or `stopped`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer import dataset, errors, export, gathering, loop, parity, quantise
-from trainer import device as devices
-from worker import night_child, precisions, reference
+from trainer import errors
+from trainer.data import dataset, gathering
+from trainer.judging import parity
+from trainer.learning import loop
+from trainer.modelfile import export, quantise
+from trainer.network import device as devices
 from worker.engine import gate, open_engine
 from worker.errors import WorkerError
-from worker.process import die_with_parent
+from worker.machine.process import die_with_parent
+from worker.training import night_child, precisions, reference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.scalars import Scalars
+    from trainer.learning.scalars import Scalars
 
 #: Validation films on which the engine must say what PyTorch says.
 PARITY_FILMS = 64
@@ -209,7 +213,7 @@ def _gathered(
 def _scalars(folder: Path, report: Any) -> Scalars | None:
     """Where TensorBoard's curves go; None where what writes them is not installed."""
     try:
-        from trainer.scalars import Scalars
+        from trainer.learning.scalars import Scalars
     except ImportError:
         report("note", text="no curves for TensorBoard: pip install tensorboardX")
         return None

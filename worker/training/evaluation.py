@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import film, layout, manifest
 from trainer.card import Card
+from trainer.data import layout, manifest
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, listed
 from trainer.errors import DatasetError, FilmError
-from trainer.labelled import TEST, TRAIN, VAL, Entry, listed
+from trainer.film import rules
 from worker.engine import Engine
-from worker.shard import label
+from worker.scoring.shard import label
 
 #: All splits together.
 ALL = "all"
@@ -116,6 +117,6 @@ def _decode(entry: Entry, card: Card) -> _Decoded:
     except OSError as error:
         return FilmError("unreadable", f"the file cannot be opened: {error.strerror}")
     try:
-        return film.decode(data, card.size, card.film_rule)
+        return rules.decode(data, card.size, card.film_rule)
     except FilmError as error:
         return error

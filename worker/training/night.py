@@ -1,8 +1,8 @@
 """Nights: a training job that a schedule made does more than train, and this is the rest.
 
 What the training process needs to know of the champion and of earlier nights is written into a file
-for it; what it finds (worker.night_child) becomes rows here: the snapshot, the frozen films, the
-verdict. Every step is one transaction that begins with the job's fence.
+for it; what it finds (worker.training.night_child) becomes rows here: the snapshot, the frozen
+films, the verdict. Every step is one transaction that begins with the job's fence.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import jobs, models, nights, runs
-from db.database import reading, write
-from db.jobs import Lease
-from worker import store
+from db.base.database import reading, write
+from db.nightly import nights, runs
+from db.queue import jobs
+from db.queue.jobs import Lease
+from db.registry import models
 from worker.config import Settings
+from worker.engine import store
 
 #: What the training process reads.
 FILE = "night.json"

@@ -1,8 +1,8 @@
 """What a scheduled training process does besides training: it looks first, and judges afterwards.
 
 Before: are the films what they were, and are they fit? After: what do the new model and the
-champion say of films that neither has learned? Knows no database; worker.night tells it what it
-needs, and makes rows of what it reports.
+champion say of films that neither has learned? Knows no database; worker.training.night tells it
+what it needs, and makes rows of what it reports.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import checkup, dataset, frozen, gathering, metrics, snapshot, verdict
+from trainer.data import checkup, dataset, frozen, gathering, snapshot
+from trainer.data.frozen import Judged
+from trainer.data.gathering import Gathered
+from trainer.data.labelled import TEST, Entry
 from trainer.errors import TrainerError
-from trainer.frozen import Judged
-from trainer.gathering import Gathered
-from trainer.labelled import TEST, Entry
-from worker import evaluation
+from trainer.judging import metrics, verdict
 from worker.engine import open_engine
+from worker.training import evaluation
 
 #: How much of a class may be gone, and how much of the films be of another class, where the
 #: schedule does not say.
@@ -200,7 +201,7 @@ class Night:
     def judge(
         self, films: Films, candidate: Path, *, positive: str, batch: int, threads: int
     ) -> dict[str, Any]:
-        """What `worker.night.Night.judged` keeps: both models' figures, and the verdict."""
+        """What `night.Night.judged` keeps: both models' figures, and the verdict."""
         champion, counted = self._told["champion"], films.judged
         paths = [candidate] if champion is None else [candidate, Path(champion["file"])]
         said = [_said(path, counted, positive, batch=batch, threads=threads) for path in paths]

@@ -1,7 +1,8 @@
 """Precisions: a model's fp32 file becomes faster ones, and each is measured before it may be used.
 
 What is made (fp16 and int8 files) and what needs no file (bf16, where the processor has it) runs on
-films that the network was not trained on, beside fp32; `trainer.parity` says whether it passes.
+films that the network was not trained on, beside fp32; `trainer.judging.parity` says whether it
+passes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import film, parity, quantise
 from trainer.card import Card
 from trainer.errors import FilmError, QuantiseError, Stopped
+from trainer.film import rules
+from trainer.judging import parity
+from trainer.modelfile import quantise
 from worker import archive
 from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
 from worker.errors import ArchiveError, EngineError, MemberError
@@ -198,7 +201,7 @@ def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[Films, int]:
 
     def decode(data: bytes) -> NDArray[np.uint8] | None:
         try:
-            return film.decode(data, card.size, card.film_rule)
+            return rules.decode(data, card.size, card.film_rule)
         except FilmError:
             return None
 

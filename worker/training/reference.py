@@ -1,7 +1,8 @@
 """A new model's reference: what its scores look like on films like those it learned from.
 
-A scoring job's histogram is held against the validation films' (db.drift), and every engine's fp32
-against what PyTorch says of the drawn films. Part of the training process; knows no database.
+A scoring job's histogram is held against the validation films' (db.registry.drift), and every
+engine's fp32 against what PyTorch says of the drawn films. Part of the training process; knows no
+database.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import dataset, export
 from trainer.card import Card
+from trainer.data import dataset
 from trainer.errors import Stopped
+from trainer.modelfile import export
 from worker.engine import Engine, gate
 
 if TYPE_CHECKING:
-    from trainer.loop import Trained
+    from trainer.learning.loop import Trained
 
 #: Buckets of probability, as a scoring job's: 0 is [0, 0.05), 19 is [0.95, 1].
 BUCKETS = 20

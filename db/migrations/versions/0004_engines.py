@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from db.types import Json
+from db.base.types import Json
 
 revision = "0004"
 down_revision = "0003"

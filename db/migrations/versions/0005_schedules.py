@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from db.types import BigId, Json, UtcDateTime
+from db.base.types import BigId, Json, UtcDateTime
 
 revision = "0005"
 down_revision = "0004"

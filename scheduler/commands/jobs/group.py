@@ -8,10 +8,14 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, drift, jobs, runs, training
-from db.schema import JOB_STATES, evaluations
-from scheduler import engines, follow, output, session, submit
-from scheduler.commands import steer
+from db.base import database
+from db.base.schema import JOB_STATES, evaluations
+from db.nightly import runs
+from db.queue import jobs, training
+from db.registry import drift
+from scheduler.commands.jobs import steer
+from scheduler.show import follow, output
+from scheduler.submitting import engines, session, submit
 
 JOB = session.JOB
 

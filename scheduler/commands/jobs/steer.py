@@ -12,8 +12,12 @@ import click
 import sqlalchemy as sa
 from click.core import ParameterSource
 
-from db import control, database, jobs
-from scheduler import engines, errors, output, session, submit
+from db.base import database
+from db.queue import jobs
+from db.work import control
+from scheduler import errors
+from scheduler.show import output
+from scheduler.submitting import engines, session, submit
 
 JOB = session.JOB
 
@@ -179,7 +183,7 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
       pneumoq jobs purge --older-than 90d --dry-run
       pneumoq jobs purge --older-than 90d --yes
     """
-    from db import purge as purging
+    from db.work import purge as purging
 
     engine = session.database()
     found = purging.candidates(engine, age)

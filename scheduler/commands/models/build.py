@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import models
-from scheduler import display as displays
-from scheduler import errors, output, session, submit
-from scheduler.display import Display
+from db.base import database as connecting
+from db.registry import models
+from scheduler import errors
+from scheduler.show import display as displays
+from scheduler.show import output
+from scheduler.show.display import Display
+from scheduler.submitting import session, submit
 from worker.config import Settings
 
 if TYPE_CHECKING:
@@ -69,9 +71,9 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     settings, database = session.settings(), session.database()
     row = models.resolve(database, model)
     wanted = _wanted(database, row["id"], asked)
-    from worker.board import Board
     from worker.engine import choose
     from worker.errors import EngineError
+    from worker.machine.gpu_lease import Board
 
     try:
         choice = choose(replace(settings, engine="tensorrt"))
@@ -114,8 +116,8 @@ def _films(folder: Path, row: sa.RowMapping, settings: Settings) -> Films:
     import json
 
     from trainer.card import Card
-    from worker import precisions
     from worker.engine import gate
+    from worker.training import precisions
 
     card = Card.from_json(json.dumps(row["card"]))
     found, broken = precisions.pick(
@@ -147,11 +149,11 @@ def _build(
     display: Display,
 ) -> dict[str, Any]:
     """One engine: built or found, compared, timed and recorded. What is shown of it."""
-    from scheduler import measure
-    from worker import serving, store
-    from worker.engine import open_on
+    from scheduler.measure import stages
+    from worker.engine import open_on, store
     from worker.engine.choose import NAMES
     from worker.errors import EngineError, GpuLost
+    from worker.scoring import serving
 
     def report(phase: str, step: int, steps: int) -> None:
         display.show(precision, phase, step, steps or None)
@@ -175,7 +177,7 @@ def _build(
             report("comparing with the processor", 0, 0)
             verdict, kept = serving.proved(settings, path, engine, films)
             report("measuring", 0, 0)
-            rate = measure.rate(engine, TIMED_S)
+            rate = stages.rate(engine, TIMED_S)
         finally:
             engine.close()
     except GpuLost:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from db import database, models
-from scheduler import engines, errors, output, precision, session
+from db.base import database
+from db.registry import models
+from scheduler import errors
+from scheduler.show import output
+from scheduler.submitting import engines, precision, session
 
 if TYPE_CHECKING:
-    from worker.evaluation import Scored
+    from worker.training.evaluation import Scored
 
 #: The metrics that have an interval, in the order in which they are shown.
 SHOWN = ("accuracy", "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
@@ -88,9 +91,10 @@ def run(
     row = models.resolve(engine, model)
     import numpy as np
 
-    from trainer import metrics
     from trainer.card import Card
-    from worker import evaluation, serving
+    from trainer.judging import metrics
+    from worker.scoring import serving
+    from worker.training import evaluation
 
     pinned = precision.pin(engine, row["id"], asked, engines.kind_here(settings))
     card = Card.from_json(json.dumps(row["card"]))

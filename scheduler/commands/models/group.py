@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
-from db import database, drift, models
-from scheduler import output, session, submit
-from scheduler.commands import build, evaluate, jetson, prune, references
+from db.base import database
+from db.registry import drift, models
+from scheduler.commands.models import build, evaluate, jetson, prune, references
 from scheduler.errors import Failure
+from scheduler.show import output
+from scheduler.submitting import session, submit
 
 LIST_COLUMNS = (
     "model", "name", "champion", "since", "state", "origin", "parent", "films", "val_auroc",
@@ -250,7 +252,7 @@ def export(model: str, out: Path, precision: str | None, form: str, as_json: boo
     """
     settings, engine = session.settings(), session.database()
     row = models.resolve(engine, model)
-    from worker import store
+    from worker.engine import store
 
     if form != "pneumoq":
         if precision not in (None, "fp32"):
@@ -298,9 +300,10 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
             f"model {row['id']} has an int8 file already; see `pneumoq models show {row['id']}`"
         )
     from trainer import card as cards
-    from trainer import parity
-    from trainer import quantise as making
-    from worker import precisions, store
+    from trainer.judging import parity
+    from trainer.modelfile import quantise as making
+    from worker.engine import store
+    from worker.training import precisions
 
     path = store.fetch(engine, settings.home, row["id"])
     card = cards.read(path)

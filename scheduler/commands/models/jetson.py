@@ -11,14 +11,16 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from db import database, models
-from scheduler import output, session, submit
+from db.base import database
+from db.registry import models
 from scheduler.errors import Failure
+from scheduler.show import output
+from scheduler.submitting import session, submit
 
 #: Formats of `models export` beside our own.
 FORMATS = ("jetson-inference", "pytorch")
 
-#: How a film is made into pixels, as `trainer.film.IMPORTED` names it.
+#: How a film is made into pixels, as `trainer.film.rules.IMPORTED` names it.
 PREPROCESS = ("jetson-inference", "torchvision")
 
 
@@ -62,7 +64,8 @@ def command(
     settings, engine = session.settings(), session.database()
     name = name or _free_name(engine, file)
     try:
-        from trainer import film, jetson_import
+        from trainer.film import rules
+        from trainer.modelfile import jetson_import
     except ModuleNotFoundError as error:
         raise Failure(
             "importing a model needs PyTorch: pip install 'pneumoq[train]'; a worker that scores "
@@ -73,7 +76,7 @@ def command(
         path = Path(work, "model.onnx")
         try:
             card = jetson_import.write(
-                imported, path, rule=film.IMPORTED[preprocess], positive=positive, data=data,
+                imported, path, rule=rules.IMPORTED[preprocess], positive=positive, data=data,
                 operating_point=operating_point, threads=settings.engine_threads,
             )  # fmt: skip
         except ValueError as error:  # what calibration says of a rule that it does not know
@@ -121,8 +124,8 @@ def _free_name(engine: sa.Engine, file: Path) -> str:
 
 def export(row: Mapping[Any, Any], path: Path, folder: Path, form: str, as_json: bool) -> None:
     """Write a model file of ours in another format into a folder, and say what was written."""
-    from trainer import jetson_export
-    from trainer.quantise import Network
+    from trainer.modelfile import jetson_export
+    from trainer.modelfile.quantise import Network
 
     network = Network(path)
     try:
@@ -131,7 +134,7 @@ def export(row: Mapping[Any, Any], path: Path, folder: Path, form: str, as_json:
             jetson_export.write(network, folder)
             file = folder / jetson_export.ONNX
         else:
-            from trainer import jetson_import
+            from trainer.modelfile import jetson_import
 
             file = folder / "model_best.pth.tar"
             jetson_import.write_checkpoint(network, file)

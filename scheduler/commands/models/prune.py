@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
-from db import database, retention
-from db.retention import Bytes, Judged
-from scheduler import output, session
+from db.base import database
+from db.registry import retention
+from db.registry.retention import Bytes, Judged
+from scheduler.show import output
+from scheduler.submitting import session
 
 COLUMNS = ("what", "name", "size", "becomes", "why")
 
@@ -50,7 +52,7 @@ def command(keep: int, dry_run: bool, as_json: bool) -> None:
         freed = retention.free(engine, who)
         with database.reading(engine) as connection:
             held = [e for e in retention.bytes_of_retired(connection) if e.held_by is not None]
-    from worker import retention as tidying
+    from worker.service import retention as tidying
 
     retiring = [model.id for model in judged if not model.stays]
     files = tidying.tidy(settings, engine, dry_run=dry_run, retiring=retiring)

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
-from db import database, drift, models
-from scheduler import output, session
+from db.base import database
+from db.registry import drift, models
 from scheduler.errors import Failure
+from scheduler.show import output
+from scheduler.submitting import session
 
 #: Characters of the longest bar.
 BAR = 40

@@ -13,10 +13,13 @@ import click
 import sqlalchemy as sa
 from click.core import ParameterSource
 
-from db import database, runs, schedules
-from scheduler import follow, output, session, submit
-from worker import config, timetable
+from db.base import database
+from db.nightly import runs, schedules
+from scheduler.show import follow, output
+from scheduler.submitting import session, submit
+from worker import config
 from worker.errors import ConfigError
+from worker.schedules import timetable
 
 #: What a schedule may make, and the command whose options it takes.
 KINDS = ("train", "score")
@@ -218,7 +221,7 @@ def add(
         output.emit({**row, "next": first}, as_json=True)
         return
     click.echo(f"{name} runs for the first time at {_both(first, zone)}.")
-    from db import workers
+    from db.base import workers
 
     if not workers.alive(engine, kind):
         click.echo(
@@ -272,8 +275,8 @@ def _train(ctx: click.Context, args: list[str]) -> dict[str, Any]:
 
 
 def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
-    from db import models
-    from scheduler import engines
+    from db.registry import models
+    from scheduler.submitting import engines
 
     params = _parsed("score", ctx, args).params
     folders = params["sources_"]

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer import card as cards
-from trainer import film
 from trainer.card import Card
+from trainer.film import rules
 
 
 def write(path: Path, size: int = 32) -> Card:
@@ -19,8 +19,8 @@ def write(path: Path, size: int = 32) -> Card:
         labels=("NORMAL", "PNEUMONIA"),
         positive="PNEUMONIA",
         size=size,
-        film_rule=film.DEFAULT_RULE,
-        golden=tuple(film.golden()),
+        film_rule=rules.DEFAULT_RULE,
+        golden=tuple(rules.golden()),
         temperature=1.0,
         threshold=0.5,
         threshold_rule="as given: a constant",

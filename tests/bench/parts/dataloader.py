@@ -1,6 +1,6 @@
 """The script that a good engineer writes in an afternoon: PyTorch, torchvision, a DataLoader, fp32.
 
-    python -m tests.bench._dataloader LIST OUT.csv [--size 224]
+    python -m tests.bench.parts.dataloader LIST OUT.csv [--size 224]
 
 LIST names a film a line. A dataset as torchvision's ImageFolder, Pillow for decoding, torchvision's
 transforms, a worker per core, batches of 32, inference mode, and the faster of the two memory

@@ -1,6 +1,6 @@
 """Thousands of films that are as large as real ones: re-encodings of a few originals.
 
-    python -m tests.bench._films --cache FOLDER [--originals FOLDER] [--films N]
+    python -m tests.bench.parts.films --cache FOLDER [--originals FOLDER] [--films N]
 
 Each film is an original at its own size, made lighter or darker by a few gray levels and encoded
 anew at a JPEG quality near its own, so that no two have the same bytes and each costs as much to
@@ -23,7 +23,9 @@ from pathlib import Path
 
 from PIL import Image
 
-ORIGINALS = Path(__file__).parents[3] / "shared" / "data" / "originals"
+from tests.support.paths import SHARED
+
+ORIGINALS = SHARED / "data" / "originals"
 
 #: Gray levels that are added.
 SHIFTS = (0, 1, -1, 2, -2, 3, -3)

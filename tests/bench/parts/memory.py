@@ -22,5 +22,7 @@ def decoders_of(worker_pid: int) -> list[int]:
         for child in (thread / "children").read_text().split()
     ]
     return sorted(
-        pid for pid in children if b"worker.decoder" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid
+        for pid in children
+        if b"worker.decoding.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )

@@ -8,13 +8,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from db import database, models
-from db.errors import NotFound
-from tests.bench import _films
-from worker import config, store
+from db.base import database
+from db.base.errors import NotFound
+from db.registry import models
+from tests.bench.parts import films
+from worker import config
+from worker.engine import store
 
-KERMANY = _films.ORIGINALS.parent / "kermany_224"
-WEIGHTS = _films.ORIGINALS.parents[1] / "weights" / "resnet18-imagenet-approx.pth"
+KERMANY = films.ORIGINALS.parent / "kermany_224"
+WEIGHTS = films.ORIGINALS.parents[1] / "weights" / "resnet18-imagenet-approx.pth"
 
 
 @dataclass(frozen=True, kw_only=True)

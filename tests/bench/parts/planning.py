@@ -1,6 +1,6 @@
 """One process that plans one job and ends: what planning takes, without scoring beside it.
 
-    python -m tests.bench._planning      # settings from PNEUMOQ_…; prints JSON
+    python -m tests.bench.parts.planning      # settings from PNEUMOQ_…; prints JSON
 
 The planner is the worker's own, with its heartbeat and its bells.
 """
@@ -12,11 +12,12 @@ import os
 import threading
 import time
 
-from db import database, jobs, workers
-from tests.bench import _memory
-from worker import bell, config
-from worker.heartbeat import Heartbeat
-from worker.planning import Planner
+from db.base import database, workers
+from db.queue import jobs
+from tests.bench.parts import memory
+from worker import config, wakeup
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring.planning import Planner
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     )
     heartbeat = Heartbeat(engine, "planner", lease_s=settings.lease_s)
     heartbeat.start()
-    before = _memory.resident_mb(os.getpid())
+    before = memory.resident_mb(os.getpid())
     began = time.monotonic()
     claimed = database.write(engine, lambda c: jobs.claim(c, "score", "planner", settings.lease_s))
     assert claimed is not None, "no job waits to be planned"
@@ -41,13 +42,13 @@ def main() -> None:
         claimed,
         heartbeat,
         threading.Event(),
-        lambda times: bell.ring(settings, "score", times),
+        lambda times: wakeup.ring(settings, "score", times),
         lambda: None,
     )
     planner.join()
     seconds = time.monotonic() - began
     heartbeat.end()
-    peak = _memory.resident_mb(os.getpid(), "VmHWM")
+    peak = memory.resident_mb(os.getpid(), "VmHWM")
     print(json.dumps({"seconds": seconds, "before_mb": before, "peak_mb": peak}))
 
 

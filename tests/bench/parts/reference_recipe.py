@@ -1,6 +1,6 @@
 """The recipe of the tool that people come from: ImageFolder, DataLoader, fp32, SGD.
 
-    python -m tests.bench._reference_recipe FOLDER [--epochs 1] [--batch-size 32]
+    python -m tests.bench.parts.reference_recipe FOLDER [--epochs 1] [--batch-size 32]
 
 What jetson-inference's `train.py` does with its defaults (two loader processes, RandomResizedCrop,
 a mirror image, SGD with learning rate 0.1, momentum 0.9 and decay 1e-4), on the processor. Prints

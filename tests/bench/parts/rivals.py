@@ -53,14 +53,14 @@ def ray_python(given: Path | None, cache: Path) -> Path:
 
 def dataloader(paths: list[Path], size: int, folder: Path) -> float:
     """Films per second of the PyTorch script."""
-    script: list[str | Path] = [sys.executable, "-m", "tests.bench._dataloader"]
+    script: list[str | Path] = [sys.executable, "-m", "tests.bench.parts.dataloader"]
     films = _list(paths, folder)
     return _run([*script, films, folder / "dataloader.csv", "--size", str(size)])
 
 
 def ray(python: Path, paths: list[Path], size: int, model: Path, folder: Path) -> float:
     """Films per second of Ray Data."""
-    script = Path(__file__).with_name("_ray.py")
+    script = Path(__file__).with_name("ray.py")
     command = [python, script, _list(paths, folder), model, folder / "ray.csv"]
     return _run([*command, "--size", str(size)])
 

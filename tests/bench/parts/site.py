@@ -13,11 +13,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from db import database, jobs, models
-from tests import servers
-from tests.site import Site, site
+from db.base import database
+from db.queue import jobs
+from db.registry import models
+from tests.support import servers
+from tests.support.site import Site, site
 from trainer import card as cards
-from worker import archive, bell
+from worker import archive, wakeup
 
 #: As a hospital would run it: what the tests' cluster leaves out for speed is done.
 DURABLE = (
@@ -87,7 +89,7 @@ def submit(
             source_rows=[row],
         ),
     )
-    assert bell.ring(at.settings, "score", 1)
+    assert wakeup.ring(at.settings, "score", 1)
     return job_id
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer import film
+from trainer.film import rules
 from worker.engine import open_engine
 
 Decode = Callable[[bytes, int, NDArray[np.uint8]], object]
@@ -36,7 +36,7 @@ START_S = 120.0
 
 def ours(data: bytes, size: int, out: NDArray[np.uint8]) -> None:
     """The film rule, into its place."""
-    film.decode(data, size, out=out)
+    rules.decode(data, size, out=out)
 
 
 def pillow(data: bytes, size: int, out: NDArray[np.uint8]) -> None:
@@ -52,7 +52,7 @@ def measure(
 ) -> float:
     """Films per second of one of STAGES, measured by processes that have loaded nothing else."""
     command = [
-        sys.executable, "-m", "tests.bench._stages", stage, str(model),
+        sys.executable, "-m", "tests.bench.parts.stages", stage, str(model),
         "--size", str(size), "--seconds", str(seconds), "--precision", precision,
     ]  # fmt: skip
     listed = "\n".join(map(str, paths))
@@ -133,7 +133,7 @@ def _compute_alone(
     engine = open_engine(model, batch=BATCH, threads=threads, precision=precision)
     batches = np.empty((threads + 1, BATCH, 1, size, size), np.uint8)
     for n, path in enumerate(paths[: (threads + 1) * BATCH]):
-        film.decode(path.read_bytes(), size, out=batches[n // BATCH, n % BATCH, 0])
+        rules.decode(path.read_bytes(), size, out=batches[n // BATCH, n % BATCH, 0])
     for _ in range(threads):
         engine.submit(batches[0]).result()
     end, films = start(), 0
@@ -159,7 +159,7 @@ def _decode_and_compute(
     end, films = start(), 0
     while time.monotonic() < end:
         for place in batch[:, 0]:
-            film.decode(paths[films % len(paths)].read_bytes(), size, out=place)
+            rules.decode(paths[films % len(paths)].read_bytes(), size, out=place)
             films += 1
         engine.submit(batch).result()
     engine.close()

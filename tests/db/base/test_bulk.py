@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from db import bulk, results
-from db.database import passing, write
-from db.schema import predictions
+from db.base import bulk
+from db.base.database import passing, write
+from db.base.schema import predictions
+from db.queue import results
 from tests.db import given
 
 COLUMNS = ("job_id", "item_no", "shard_no", "name", "model_id", "label_no", "probability")

@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs
-from db.database import connect, passing, reading, write
-from db.errors import Unavailable
-from db.schema import jobs as jobs_table
-from tests import servers
+from db.base.database import connect, passing, reading, write
+from db.base.errors import Unavailable
+from db.base.schema import jobs as jobs_table
+from db.queue import jobs
 from tests.db import given
+from tests.support import servers
 
 
 @pytest.fixture

@@ -18,14 +18,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import jobs, leases, listings, migrate, models, query, results, views, workers
-from db.database import connect, reading, write
-from db.errors import NotMigrated, QueryRefused
-from db.schema import PARTITIONED, metadata
-from tests import servers
-from tests.db import given, portability
-
-ROOT = Path(__file__).parents[2]
+from db.base import migrate, query, views, workers
+from db.base.database import connect, reading, write
+from db.base.errors import NotMigrated, QueryRefused
+from db.base.schema import PARTITIONED, metadata
+from db.queue import jobs, leases, listings, results
+from db.registry import models
+from tests.db import given
+from tests.db.base import portability
+from tests.support import servers
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -355,7 +357,7 @@ def test_processes_that_upgrade_at_the_same_time_all_succeed(
     go = tmp_path / "go"
     script = (
         "import pathlib, sys, time\n"
-        "from db import database, migrate\n"
+        "from db.base import database, migrate\n"
         "engine = database.connect(sys.argv[1])\n"
         "import alembic.command\n"
         "print('ready', flush=True)\n"

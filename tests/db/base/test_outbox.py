@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, notices, runs, workers
-from db.database import reading, write, writing
-from db.notices import Notice
-from db.schema import notices as table
-from db.schema import schedules
-from db.types import now
+from db.base import outbox, workers
+from db.base.database import reading, write, writing
+from db.base.outbox import Notice
+from db.base.schema import notices as table
+from db.base.schema import schedules
+from db.base.types import now
+from db.nightly import runs
+from db.queue import jobs
 from tests.db.given import together
 
 #: A film's path with a patient's name in it, as a reason for a failure may have it.
@@ -21,15 +23,15 @@ PLANTED = "/archive/MEIER^ANNA/1962-03-01.dcm"
 
 
 def add(database: sa.Engine, event: str = "failed", **facts: Any) -> int:
-    return write(database, lambda c: notices.add(c, event, **facts))
+    return write(database, lambda c: outbox.add(c, event, **facts))
 
 
 def claim(database: sa.Engine, who: str = "w1") -> Notice | None:
-    return write(database, lambda c: notices.claim(c, who))
+    return write(database, lambda c: outbox.claim(c, who))
 
 
 def settle(database: sa.Engine, notice: Notice, *errors: str) -> str:
-    return write(database, lambda c: notices.settle(c, notice, errors))
+    return write(database, lambda c: outbox.settle(c, notice, errors))
 
 
 def pass_time(database: sa.Engine) -> None:
@@ -99,9 +101,9 @@ def test_of_a_run_s_reason_only_what_is_meant_to_be_told_is_told(database: sa.En
 
 def test_what_is_rolled_back_is_not_told(database: sa.Engine) -> None:
     with pytest.raises(ZeroDivisionError), writing(database) as connection:
-        notices.add(connection, "failed")
+        outbox.add(connection, "failed")
         raise ZeroDivisionError
-    assert not notices.waiting(database)
+    assert not outbox.waiting(database)
 
 
 def test_of_several_that_claim_each_notice_is_one_s(database: sa.Engine) -> None:
@@ -130,8 +132,8 @@ def test_a_notice_that_does_not_arrive_is_sent_again_until_it_is_given_up(
         if not_before is not None:
             delays.append((not_before - moment).total_seconds())
         pass_time(database)
-    assert delays == pytest.approx(notices.BACKOFF_S, abs=5)
-    row = notices.get(database, number)
+    assert delays == pytest.approx(outbox.BACKOFF_S, abs=5)
+    row = outbox.get(database, number)
     assert (row["state"], row["attempts"]) == ("given_up", 6)
     assert row["last_error"] == "webhook: it answered 500"
 
@@ -146,7 +148,7 @@ def test_a_sender_that_does_not_come_back_is_replaced_and_changes_nothing_any_mo
     second = claim(database)
     assert second is not None and second.sent == first.sent
     assert settle(database, first, "command: it ended with status 1") == "waiting"
-    assert notices.get(database, number)["last_error"] is None
+    assert outbox.get(database, number)["last_error"] is None
     assert settle(database, second) == "delivered"
     assert settle(database, first, "command: it ended with status 1") == "delivered"
     assert claim(database) is None
@@ -158,7 +160,7 @@ def test_a_notice_that_ends_its_senders_is_given_up(database: sa.Engine) -> None
         assert claim(database) is not None
         pass_time(database)
     assert claim(database) is None
-    row = notices.get(database, number)
+    row = outbox.get(database, number)
     assert row["state"] == "given_up"
     assert row["last_error"] == "its worker ended each time before it was sent"
 
@@ -175,8 +177,8 @@ def _hello(database: sa.Engine, name: str, host: str, **versions: str) -> None:
 def test_without_a_hook_anywhere_notices_are_unheard(database: sa.Engine) -> None:
     _hello(database, "w1", "one")
     number = add(database)
-    assert write(database, notices.unheard) == 1
-    assert notices.get(database, number)["state"] == "unheard"
+    assert write(database, outbox.unheard) == 1
+    assert outbox.get(database, number)["state"] == "unheard"
     assert claim(database) is None
 
 
@@ -185,7 +187,7 @@ def test_another_machine_s_hooks_are_waited_for(database: sa.Engine) -> None:
     _hello(database, "w2", "two", hooks="yes")
     write(database, lambda c: workers.goodbye(c, "w2"))  # off for a moment
     number = add(database)
-    assert write(database, notices.unheard) == 0
+    assert write(database, outbox.unheard) == 0
     _hello(database, "w3", "two")  # back, its hooks taken away
-    assert write(database, notices.unheard) == 1
-    assert [row["id"] for row in notices.recent(database, state="unheard")] == [number]
+    assert write(database, outbox.unheard) == 1
+    assert [row["id"] for row in outbox.recent(database, state="unheard")] == [number]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from db import partitions, results
-from db.database import reading, write
-from db.schema import PARTITION_JOBS, PARTITIONED, metadata
+from db.base import partitions
+from db.base.database import reading, write
+from db.base.schema import PARTITION_JOBS, PARTITIONED, metadata
+from db.queue import results
 from tests.db import given
 
 pytestmark = pytest.mark.postgres

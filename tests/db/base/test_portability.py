@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db import views
-from db.database import write
-from tests.db import portability
+from db.base import views
+from db.base.database import write
+from tests.db.base import portability
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, query
-from db.database import reading, write
-from db.errors import QueryRefused
-from db.schema import metadata
-from tests import servers
+from db.base import query
+from db.base.database import reading, write
+from db.base.errors import QueryRefused
+from db.base.schema import metadata
+from db.queue import jobs
 from tests.db import given
+from tests.support import servers
 
 #: Attacks in the SQL of both databases. `{path}` is a file that must not come to exist.
 ATTACKS = (

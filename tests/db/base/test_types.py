@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from db.database import reading, write
-from db.types import UtcDateTime, now
+from db.base.database import reading, write
+from db.base.types import UtcDateTime, now
 
 TIMES = sa.Table("times", sa.MetaData(), sa.Column("at", UtcDateTime()))
 

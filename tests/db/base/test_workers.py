@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import workers
-from db.database import reading, write
-from db.schema import workers as workers_table
-from db.types import now
+from db.base import workers
+from db.base.database import reading, write
+from db.base.schema import workers as workers_table
+from db.base.types import now
 from tests.db import given
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, models, nights, schedules, training
-from db.database import write
-from db.schema import schedules as schedules_table
+from db.base.database import write
+from db.base.schema import schedules as schedules_table
+from db.nightly import nights, schedules
+from db.queue import jobs, training
+from db.registry import models
 from tests.db import given
 
 

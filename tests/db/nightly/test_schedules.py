@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, models, runs, schedules
-from db.database import reading, write
-from db.errors import Conflict, NotFound
-from db.schema import jobs as jobs_table
-from db.schema import notices as notices_table
-from db.schema import schedules as table
+from db.base.database import reading, write
+from db.base.errors import Conflict, NotFound
+from db.base.schema import jobs as jobs_table
+from db.base.schema import notices as notices_table
+from db.base.schema import schedules as table
+from db.nightly import runs, schedules
+from db.queue import jobs
+from db.registry import models
 from tests.db import given
 
 #: A time of the schedules here, later than anything that is written meanwhile.
@@ -310,8 +312,8 @@ def test_a_warm_start_is_from_the_champion_of_that_moment(
 
 
 def test_a_warm_start_without_a_champion_is_an_ordinary_one(sqlite_url: str) -> None:
-    from db import database as connecting
-    from db import migrate
+    from db.base import database as connecting
+    from db.base import migrate
 
     engine = connecting.connect(sqlite_url)
     migrate.upgrade(engine)

@@ -7,13 +7,15 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, runs, schedules, watched, workers
-from db.database import reading, write, writing
-from db.errors import Conflict, LeaseLost
-from db.schema import jobs as jobs_table
-from db.schema import models, notices, sources
-from db.schema import watched as table
-from db.watched import Seen
+from db.base import workers
+from db.base.database import reading, write, writing
+from db.base.errors import Conflict, LeaseLost
+from db.base.schema import jobs as jobs_table
+from db.base.schema import models, notices, sources
+from db.base.schema import watched as table
+from db.nightly import runs, schedules, watched
+from db.nightly.watched import Seen
+from db.queue import jobs
 from tests.db import given
 
 #: What a run of the tests' schedule submits.

@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, listings
-from db.database import reading, write
-from db.errors import Conflict, LeaseLost, NotFound
-from db.schema import FINAL_JOB_STATES, JOB_STATES, job_events
-from db.schema import jobs as jobs_table
+from db.base.database import reading, write
+from db.base.errors import Conflict, LeaseLost, NotFound
+from db.base.schema import FINAL_JOB_STATES, JOB_STATES, job_events
+from db.base.schema import jobs as jobs_table
+from db.queue import jobs, listings
 from tests.db import given
 
 #: Times that a race is run.

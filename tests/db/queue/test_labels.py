@@ -10,13 +10,14 @@ import pytest
 import sqlalchemy as sa
 from sklearn import metrics as reference
 
-from db import jobs, labels, measures, models, results
-from db.database import reading, write
-from db.errors import Conflict, NotFound, UnknownLabel
-from db.schema import evaluations
-from db.schema import labels as table
+from db.base.database import reading, write
+from db.base.errors import Conflict, NotFound, UnknownLabel
+from db.base.schema import evaluations
+from db.base.schema import labels as table
+from db.queue import jobs, labels, results
+from db.registry import measures, models
 from tests.db import given
-from trainer import metrics as trained
+from trainer.judging import metrics as trained
 
 
 def _import(database: sa.Engine, job_id: int, *rows: tuple[str | int, str]) -> labels.Imported:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, leases, listings, results
-from db.database import reading, write
-from db.errors import LeaseLost
-from db.schema import item_errors, predictions, refusals, rollups, shards
-from db.schema import jobs as jobs_table
-from db.types import now
+from db.base.database import reading, write
+from db.base.errors import LeaseLost
+from db.base.schema import item_errors, predictions, refusals, rollups, shards
+from db.base.schema import jobs as jobs_table
+from db.base.types import now
+from db.queue import jobs, leases, listings, results
 from tests.db import given
 
 #: Workers that claim at the same time, and shards that they share.

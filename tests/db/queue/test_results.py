@@ -9,10 +9,18 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db import jobs, results
-from db.database import reading, write
-from db.errors import Conflict, LeaseLost
-from db.schema import FINAL_JOB_STATES, cams, item_errors, predictions, refusals, rollups, shards
+from db.base.database import reading, write
+from db.base.errors import Conflict, LeaseLost
+from db.base.schema import (
+    FINAL_JOB_STATES,
+    cams,
+    item_errors,
+    predictions,
+    refusals,
+    rollups,
+    shards,
+)
+from db.queue import jobs, results
 from tests.db import given
 
 OUTCOME_TABLES = (predictions, cams, refusals, item_errors, rollups)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, leases, listings, results, reuse
-from db.database import reading, write
-from db.errors import LeaseLost
-from db.schema import cams, films, identities, predictions, refusals, rollups, shards
+from db.base.database import reading, write
+from db.base.errors import LeaseLost
+from db.base.schema import cams, films, identities, predictions, refusals, rollups, shards
+from db.queue import jobs, leases, listings, results, reuse
 from tests.db import given
 
 CAM = results.Cam(2, 3, -1.5, 2.5, bytes([0, 1, 2, 253, 254, 255]))

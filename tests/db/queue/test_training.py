@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, training
-from db.database import reading, write
-from db.errors import Conflict, LeaseLost
-from db.jobs import Lease
-from db.schema import EPOCH_MEASURES, datasets
+from db.base.database import reading, write
+from db.base.errors import Conflict, LeaseLost
+from db.base.schema import EPOCH_MEASURES, datasets
+from db.queue import jobs, training
+from db.queue.jobs import Lease
 from tests.db import given
 
 

@@ -16,12 +16,14 @@ import scipy.special
 import scipy.stats
 import sqlalchemy as sa
 
-from db import drift, jobs, models, purge, results
-from db.database import reading, write
-from db.errors import Conflict, NotFound
-from db.schema import drift as drift_table
-from db.schema import model_events, notices
-from db.schema import models as models_table
+from db.base.database import reading, write
+from db.base.errors import Conflict, NotFound
+from db.base.schema import drift as drift_table
+from db.base.schema import model_events, notices
+from db.base.schema import models as models_table
+from db.queue import jobs, results
+from db.registry import drift, models
+from db.work import purge
 from tests.db import given
 
 #: How a good model's scores are spread: nearly all near 0 or 1.

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import models, proofs, runs, schedules, workers
-from db.database import reading, write
-from db.proofs import Due
-from db.schema import proofs as proofs_table
+from db.base import workers
+from db.base.database import reading, write
+from db.base.schema import proofs as proofs_table
+from db.nightly import runs, schedules
+from db.registry import engine_checks, models
+from db.registry.engine_checks import Due
 from tests.db import given
 
 CPU, GPU = "OpenVINO 1 on a processor", "TensorRT 10.3.0 on Orin (8.7)"
@@ -46,7 +48,7 @@ def proving(database: sa.Engine, candidate: int, count: int = 1) -> list[int]:
 
 
 def claim(database: sa.Engine, worker: str, *there: str, kind: str = CPU) -> Due | None:
-    return write(database, lambda c: proofs.claim(c, kind, worker, there))
+    return write(database, lambda c: engine_checks.claim(c, kind, worker, there))
 
 
 def held(database: sa.Engine) -> list[tuple[str, str | None, int, bool | None]]:
@@ -97,9 +99,9 @@ def test_each_kind_has_a_proof_of_its_own_and_the_oldest_model_goes_first(
 def test_a_worker_finds_something_due_only_while_nobody_there_is_at_it(
     database: sa.Engine, candidate: int
 ) -> None:
-    assert not proofs.due(database, CPU, 60.0)
+    assert not engine_checks.due(database, CPU, 60.0)
     (run_id,) = proving(database, candidate)
-    assert proofs.due(database, CPU, 60.0)
+    assert engine_checks.due(database, CPU, 60.0)
     write(
         database,
         lambda c: workers.hello(
@@ -107,12 +109,12 @@ def test_a_worker_finds_something_due_only_while_nobody_there_is_at_it(
         ),
     )
     assert claim(database, "a", "a") is not None
-    assert not proofs.due(database, CPU, 60.0)
-    assert proofs.due(database, GPU, 60.0)
+    assert not engine_checks.due(database, CPU, 60.0)
+    assert engine_checks.due(database, GPU, 60.0)
     write(database, lambda c: workers.goodbye(c, "a"))
-    assert proofs.due(database, CPU, 60.0), "who was at it has ended"
+    assert engine_checks.due(database, CPU, 60.0), "who was at it has ended"
     write(database, lambda c: runs.finish(c, run_id, "kept", "changed by hand"))
-    assert not proofs.due(database, CPU, 60.0), "the run is settled"
+    assert not engine_checks.due(database, CPU, 60.0), "the run is settled"
     assert claim(database, "b") is None
 
 
@@ -124,12 +126,12 @@ def test_what_is_decided_stays_and_is_nobody_s_to_begin_anew(
     assert due is not None
 
     def decide(worker: str, passed: bool) -> bool:
-        return write(database, lambda c: proofs.decide(c, due, worker, passed, "fp32 runs"))
+        return write(database, lambda c: engine_checks.decide(c, due, worker, passed, "fp32 runs"))
 
     assert not decide("b", False), "b does not have it"
     assert decide("a", True)
     assert not decide("a", False), "it is decided"
-    write(database, lambda c: proofs.hand_back(c, due, "a"))
+    write(database, lambda c: engine_checks.hand_back(c, due, "a"))
     assert held(database) == [(CPU, "a", 1, True)]
     assert claim(database, "b") is None
 

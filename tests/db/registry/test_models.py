@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import models
-from db.database import reading, write
-from db.errors import Conflict, NotFound
-from db.models import NewModel
-from db.schema import aliases, model_chunks
-from db.schema import models as models_table
+from db.base.database import reading, write
+from db.base.errors import Conflict, NotFound
+from db.base.schema import aliases, model_chunks
+from db.base.schema import models as models_table
+from db.registry import models
+from db.registry.models import NewModel
 from tests.db import given
 
 

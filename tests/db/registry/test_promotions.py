@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, models
-from db.database import reading, write
-from db.errors import Conflict
-from db.schema import models as models_table
-from db.schema import notices, promotions
+from db.base.database import reading, write
+from db.base.errors import Conflict
+from db.base.schema import models as models_table
+from db.base.schema import notices, promotions
+from db.queue import jobs
+from db.registry import models
 from tests.db import given
 
 

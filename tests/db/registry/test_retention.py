@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, models, purge, retention, runs
-from db.database import reading, write
-from db.errors import Conflict
-from db.schema import jobs as job_table
-from db.schema import model_chunks, model_events, predictions, schedules
-from db.schema import models as table
-from db.types import now
+from db.base.database import reading, write
+from db.base.errors import Conflict
+from db.base.schema import jobs as job_table
+from db.base.schema import model_chunks, model_events, predictions, schedules
+from db.base.schema import models as table
+from db.base.types import now
+from db.nightly import runs
+from db.queue import jobs
+from db.registry import models, retention
+from db.work import purge
 from tests.db import given
 
 #: Makes a model and gives its number.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from db import budget, control, jobs, leases, listings, results
-from db.database import reading, write
-from db.errors import Conflict, LeaseLost, NotFound
-from db.schema import predictions, shards, sources
+from db.base.database import reading, write
+from db.base.errors import Conflict, LeaseLost, NotFound
+from db.base.schema import predictions, shards, sources
+from db.queue import budget, jobs, leases, listings, results
+from db.work import control
 from tests.db import given
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import control, jobs, labels, partitions, purge, results, reuse
-from db.database import reading, write
-from db.errors import Conflict
-from db.schema import PARTITION_JOBS, PARTITIONED, metadata
+from db.base import partitions
+from db.base.database import reading, write
+from db.base.errors import Conflict
+from db.base.schema import PARTITION_JOBS, PARTITIONED, metadata
+from db.queue import jobs, labels, results, reuse
+from db.work import control, purge
 from tests.db import given
 
 ALL = timedelta(seconds=-1)

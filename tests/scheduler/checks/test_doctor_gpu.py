@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler import gpu, session
-from worker.gpu import Gpu, find, why_none
+from scheduler.checks import gpu
+from scheduler.submitting import session
+from worker.machine.gpu import Gpu, find, why_none
 
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")
 

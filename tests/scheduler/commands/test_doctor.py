@@ -8,13 +8,13 @@ import os
 
 import pytest
 
-from db import database, workers
-from scheduler import session
-from tests import servers
+from db.base import database, workers
+from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import run
-from worker import privacy
+from tests.support import servers
 from worker.config import Settings
+from worker.machine import privacy
 
 
 def checks(status: int = 0) -> dict[str, dict[str, str]]:
@@ -133,7 +133,7 @@ def test_a_postgresql_without_a_schema_is_a_problem(
 
 
 def test_nothing_heavy_is_imported_and_no_engine() -> None:
-    from tests.scheduler.test_cli_core import HEAVY, imported
+    from tests.scheduler.commands.test_core import HEAVY, imported
 
     assert os.environ["PNEUMOQ_HOME"]
     # What decides about the engine knows models' cards, which have pixels in them.

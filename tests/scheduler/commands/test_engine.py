@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, workers
-from scheduler import engines
+from db.base import database, workers
+from db.queue import jobs
+from scheduler.submitting import engines
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run, start
-from worker.gpu import find, why_none
+from worker.machine.gpu import find, why_none
 
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, leases, results
-from db.results import Prediction
-from scheduler import session
+from db.base import database
+from db.queue import leases, results
+from db.queue.results import Prediction
+from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
-from worker import privacy
-from worker.shard import stored_name
+from worker.machine import privacy
+from worker.scoring.shard import stored_name
 
 #: What the model says of ten films, and what is true; two of ten are called wrongly.
 SAID = [0.9, 0.8, 0.7, 0.3, 0.6, 0.2, 0.1, 0.1, 0.1, 0.1]

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs
-from scheduler import measure, session, survey
-from scheduler.bench import Figures
+from db.base import database
+from db.queue import jobs
+from scheduler.measure import stages, survey
+from scheduler.measure.bench import Figures
+from scheduler.submitting import session
 from tests.scheduler.console import only_line, run, start
 from tests.worker import samples
-from worker import store
-from worker.engine import open_engine
+from worker.engine import open_engine, store
 
 
 @pytest.fixture(scope="session")
@@ -149,14 +150,14 @@ def test_decoding_and_inference_at_once_do_all_films_and_not_more(
     settings = session.settings()
     path = store.fetch(engine, settings.home, model)
     network = open_engine(path, batch=settings.batch, threads=settings.engine_threads)
-    inference = measure.Inference(contextlib.closing(network))
+    inference = stages.Inference(contextlib.closing(network))
     row = survey.row_of(str(films))
-    decoding = measure.Decoding(settings, network.card, list(survey.all_located(row)))
+    decoding = stages.Decoding(settings, network.card, list(survey.all_located(row)))
     assert decoding.count == 17
     came: list[object] = []
     assert decoding.run(40, done=came.append) > 0
     assert len(came) == 40
-    assert measure.both(decoding, inference, 40) > 0
+    assert stages.both(decoding, inference, 40) > 0
     decoding.close()
     inference.close()
 

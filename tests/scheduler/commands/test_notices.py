@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import notices, workers
-from db.database import write
+from db.base import outbox, workers
+from db.base.database import write
 from tests.scheduler.console import only_line, run
 
 
 def test_notices_are_listed_newest_first_with_what_became_of_them(engine: sa.Engine) -> None:
     assert run("notices", "ls").stderr == "no notices\n"
-    write(engine, lambda c: notices.add(c, "kept", text="the champion stays"))
-    write(engine, lambda c: notices.unheard(c))
-    write(engine, lambda c: notices.add(c, "drift", text="scores moved", psi=0.31))
+    write(engine, lambda c: outbox.add(c, "kept", text="the champion stays"))
+    write(engine, lambda c: outbox.unheard(c))
+    write(engine, lambda c: outbox.add(c, "drift", text="scores moved", psi=0.31))
     listed = [" ".join(line.split()[2:]) for line in run("notices", "ls").stdout.splitlines()[1:]]
     assert [line.partition("Z ")[2] or line for line in listed] == [
         "drift waiting 0 scores moved",
@@ -31,7 +31,7 @@ def test_a_test_without_any_hook_says_what_to_set(engine: sa.Engine) -> None:
     result = run("notices", "test")
     assert result.exit_code == 2
     assert "set PNEUMOQ_HOOK_URL or PNEUMOQ_HOOK_COMMAND" in only_line(result.stderr)
-    assert notices.recent(engine) == []
+    assert outbox.recent(engine) == []
 
 
 def test_a_test_is_sent_by_the_hooks_that_are_set_here(

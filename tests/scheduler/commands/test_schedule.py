@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from db import jobs, runs, schedules
-from db.database import write
-from db.schema import schedules as schedules_table
-from db.schema import workers as workers_table
-from scheduler import session
-from scheduler.commands import schedule as command
+from db.base.database import write
+from db.base.schema import schedules as schedules_table
+from db.base.schema import workers as workers_table
+from db.nightly import runs, schedules
+from db.queue import jobs
+from scheduler.commands.schedule import group as command
+from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, models
+from db.base import database
+from db.queue import jobs
+from db.registry import models
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 
@@ -213,7 +215,7 @@ def test_a_broker_that_is_away_keeps_the_job(engine: sa.Engine, model: int, film
 
 
 def test_who_submitted_a_job_is_told(engine: sa.Engine, model: int, films: Path) -> None:
-    from scheduler import session
+    from scheduler.submitting import session
 
     assert submitted(films)["submitted_by"] == session.who()
     assert session.who() in run("jobs", "ls").stdout

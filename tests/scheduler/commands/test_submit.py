@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import jobs
+from db.queue import jobs
 from tests.scheduler import rows
 from tests.scheduler.console import run
 

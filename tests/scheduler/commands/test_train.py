@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs
+from db.base import database
+from db.queue import jobs
 from tests.scheduler import rows
 from tests.scheduler.console import run
 

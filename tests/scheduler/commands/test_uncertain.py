@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, labels, leases, listings, results
-from db.results import Outcome, Prediction
-from scheduler import uncertain
+from db.base import database
+from db.queue import jobs, labels, leases, listings, results
+from db.queue.results import Outcome, Prediction
+from scheduler.submitting import uncertain
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.trainer import samples
 from tests.worker import archives
-from trainer import dataset
-from worker import archive, config, privacy, shard
+from trainer.data import dataset
+from worker import archive, config
+from worker.machine import privacy
+from worker.scoring import shard
 
 #: The model's threshold (rows.a_model) is 0.4, and an ood above 2 is unusual.
 PROBABILITIES = (0.01, 0.395, 0.99, 0.42, 0.35, 0.6, 0.41, 0.02)
@@ -236,7 +239,7 @@ def test_names_that_collide_or_are_odd_all_find_a_place() -> None:
         "N/a.jpeg", "N/item-0000001/a.jpeg", "N/item-0000002/a.jpeg/b.jpeg", "N/c/d.jpeg",
         "N/item-0000004/c",
     ]  # fmt: skip
-    from worker.recall import Recalled
+    from worker.scoring.reread import Recalled
 
     for odd in ("../x.jpeg", "/etc/x", ".hidden/x", "x" * 201):
         film = Recalled(item_no=5, name=odd, data=samples.film(1))

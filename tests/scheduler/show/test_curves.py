@@ -13,8 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import database, training
-from scheduler import curves
+from db.base import database
+from db.queue import training
+from scheduler.show import curves
 from tests.scheduler import rows
 from tests.scheduler.console import run, start
 

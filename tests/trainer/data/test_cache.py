@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.disk import fill, small_disk
+from tests.support.disk import fill, small_disk
 from tests.trainer import samples
-from trainer import dataset, film, pixels
+from trainer.data import cache, dataset
 from trainer.errors import DatasetError, Stopped
+from trainer.film import rules
 
 
 @pytest.fixture
@@ -19,21 +20,21 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_planes_are_what_the_film_rule_makes(root: Path, tmp_path: Path) -> None:
-    data, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=40)
+    data, films = cache.decode(dataset.read(root), tmp_path / "cache", size=40)
     rows = films.rows(data.films)
     for one, plane in zip(data.films, films.take(rows), strict=True):
-        assert np.array_equal(plane[0], film.decode((root / one.path).read_bytes(), 40))
+        assert np.array_equal(plane[0], rules.decode((root / one.path).read_bytes(), 40))
 
 
 def test_films_are_decoded_once_whatever_the_split(root: Path, tmp_path: Path) -> None:
     first = dataset.read(root, seed=0)
-    pixels.decode(first, tmp_path / "cache", size=32)
+    cache.decode(first, tmp_path / "cache", size=32)
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
     second = dataset.read(root, seed=1)
     assert second.of("val") != first.of("val")
-    pixels.decode(second, tmp_path / "cache", size=32)
+    cache.decode(second, tmp_path / "cache", size=32)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()} == made
-    pixels.decode(second, tmp_path / "cache", size=33)
+    cache.decode(second, tmp_path / "cache", size=33)
     assert len(list((tmp_path / "cache").iterdir())) == 2 * len(made)
 
 
@@ -44,7 +45,7 @@ def test_a_broken_film_is_left_out_and_named_every_time(root: Path, tmp_path: Pa
     (root / "PNEUMONIA" / "empty.jpeg").write_bytes(b"")
     read = dataset.read(root)
     for _ in range(2):
-        data, films = pixels.decode(read, tmp_path / "cache", size=32)
+        data, films = cache.decode(read, tmp_path / "cache", size=32)
         assert [(f.path, f.code) for f in data.left_out] == [
             ("NORMAL/cut.jpeg", "truncated"),
             ("NORMAL/page.jpeg", "not_an_image"),
@@ -58,7 +59,7 @@ def test_a_folder_of_mostly_broken_films_is_refused(root: Path, tmp_path: Path) 
     for number in range(6):
         (root / "NORMAL" / f"broken{number}.jpeg").write_bytes(b"GIF89a%d" % number)
     with pytest.raises(DatasetError, match=r"6 of 38 films .*6 × truncated"):
-        pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+        cache.decode(dataset.read(root), tmp_path / "cache", size=32)
 
 
 def test_a_class_without_readable_films_is_refused(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_class_without_readable_films_is_refused(tmp_path: Path) -> None:
     for number, path in enumerate((root / "NORMAL").iterdir()):
         path.write_bytes(b"nothing %d" % number)
     with pytest.raises(DatasetError, match=r"class NORMAL .* has no readable films"):
-        pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+        cache.decode(dataset.read(root), tmp_path / "cache", size=32)
 
 
 def test_a_film_that_changed_since_the_folder_was_read_is_left_out(
@@ -75,14 +76,14 @@ def test_a_film_that_changed_since_the_folder_was_read_is_left_out(
 ) -> None:
     read = dataset.read(root)
     (root / read.films[0].path).write_bytes(samples.film(123))
-    data, _ = pixels.decode(read, tmp_path / "cache", size=32)
+    data, _ = cache.decode(read, tmp_path / "cache", size=32)
     assert [(f.path, f.code) for f in data.left_out] == [(read.films[0].path, "changed")]
 
 
 def test_decoding_that_is_stopped_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
     asked = iter([False, False, True])
     with pytest.raises(Stopped, match="3 of 32 films"):
-        pixels.decode(dataset.read(root), tmp_path / "cache", size=32, stop=lambda: next(asked))
+        cache.decode(dataset.read(root), tmp_path / "cache", size=32, stop=lambda: next(asked))
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -92,7 +93,7 @@ def test_test_films_are_not_decoded(root: Path, tmp_path: Path) -> None:
     root.rename(split / "train")
     samples.write(split / "test", "NORMAL/1.png", "PNEUMONIA/2.png")
     (split / "test" / "NORMAL" / "broken.png").write_bytes(b"nothing")
-    data, films = pixels.decode(dataset.read(split), tmp_path / "cache", size=32)
+    data, films = cache.decode(dataset.read(split), tmp_path / "cache", size=32)
     assert len(films.planes) == 32
     assert not data.left_out
 
@@ -100,15 +101,15 @@ def test_test_films_are_not_decoded(root: Path, tmp_path: Path) -> None:
 def test_a_changed_dataset_decodes_only_the_films_that_are_new(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    before, films = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
     expected = films.take(films.rows(before.films))
     gone = before.films[3]
     (root / gone.path).unlink()
     samples.write(root, "NORMAL/new_1.jpeg", "PNEUMONIA/new_2.jpeg")
     asked = []
-    real = film.decode
-    monkeypatch.setattr(film, "decode", lambda *a: (asked.append(a), real(*a))[1])
-    after, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    real = rules.decode
+    monkeypatch.setattr(rules, "decode", lambda *a: (asked.append(a), real(*a))[1])
+    after, films = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
     assert len(asked) == 2
     assert len(after.films) == len(before.films) + 1
     planes = {f.sha256: p for f, p in zip(after.films, films.take(films.rows(after.films)),
@@ -116,24 +117,24 @@ def test_a_changed_dataset_decodes_only_the_films_that_are_new(
     for one, plane in zip(before.films, expected, strict=True):
         if one != gone:
             assert np.array_equal(planes[one.sha256], plane)
-    pixels.decode(after, tmp_path / "cache", size=33)
+    cache.decode(after, tmp_path / "cache", size=33)
     assert len(asked) == 2 + len(after.films), "another size is other pixels"
 
 
 def test_a_damaged_cache_of_another_dataset_is_passed_over(root: Path, tmp_path: Path) -> None:
-    pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    cache.decode(dataset.read(root), tmp_path / "cache", size=32)
     for path in (tmp_path / "cache").iterdir():
         path.write_bytes(path.read_bytes()[:50])
     samples.write(root, "NORMAL/new_1.jpeg")
-    data, films = pixels.decode(dataset.read(root), tmp_path / "cache", size=32)
+    data, films = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
     plane = films.take(films.rows(data.films[:1]))[0, 0]
-    assert np.array_equal(plane, film.decode((root / data.films[0].path).read_bytes(), 32))
+    assert np.array_equal(plane, rules.decode((root / data.films[0].path).read_bytes(), 32))
 
 
 def test_a_full_disk_is_an_error_that_names_the_folder(root: Path) -> None:
     with small_disk(1) as disk:
         fill(disk)
         with pytest.raises(OSError, match="No space left on device") as caught:
-            pixels.decode(dataset.read(root), disk, size=32)
+            cache.decode(dataset.read(root), disk, size=32)
         assert caught.value.filename is not None
         assert str(disk) in str(caught.value.filename)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.support.paths import SHARED
 from tests.trainer import samples
-from trainer import checkup, dataset, division
-from trainer.checkup import Checkup
+from trainer.data import checkup, dataset, division
+from trainer.data.checkup import Checkup
 from trainer.errors import DatasetError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED / "data"
 
 
 def fit(root: Path) -> Path:
@@ -169,12 +170,12 @@ def test_a_folder_that_is_laid_out_otherwise_is_not_usable(tmp_path: Path) -> No
 
 
 def test_each_film_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer import film
+    from trainer.film import rules
 
     fit(tmp_path)
     calls = []
-    decode = film.decode
-    monkeypatch.setattr(film, "decode", lambda *a, **k: (calls.append(1), decode(*a, **k))[1])
+    decode = rules.decode
+    monkeypatch.setattr(rules, "decode", lambda *a, **k: (calls.append(1), decode(*a, **k))[1])
     checkup.check([tmp_path])
     assert len(calls) == 100
 
@@ -209,13 +210,13 @@ def test_reading_and_dividing_grow_as_the_number_of_films(tmp_path: Path) -> Non
     assert steps[many] < 12 * steps[few]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 def test_the_public_paediatric_set_is_ready_and_its_originals_are_doubted() -> None:
-    found = checkup.check([SHARED / "kermany_224"])
+    found = checkup.check([DATA / "kermany_224"])
     assert found.verdict == "ready"
     assert found.films["train"] == {"NORMAL": 1341, "PNEUMONIA": 3875}
     assert "50 films are copies" in text(found, "copies")
-    originals = checkup.check([SHARED / "originals"])
+    originals = checkup.check([DATA / "originals"])
     assert {"size_differs", "shape_differs"} <= codes(originals, "doubt")
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import SHARED
 from tests.trainer import samples
-from trainer import dataset
+from trainer.data import dataset
 from trainer.errors import DatasetError
 
-KERMANY = Path(__file__).parents[3] / "shared" / "data" / "kermany_224"
+KERMANY = SHARED / "data" / "kermany_224"
 
 
 def patients_by_split(data: dataset.Dataset) -> dict[str, set[str]]:
@@ -261,7 +262,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_that_reads_films_or_judges_scores_imports_torch() -> None:
-    modules = "trainer.calibration, trainer.card, trainer.dataset, trainer.metrics, trainer.pixels"
+    modules = "trainer.card, trainer.data.dataset, trainer.data.cache, trainer.judging.metrics"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

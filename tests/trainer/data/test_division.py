@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer import dataset, division
+from trainer.data import dataset, division
 from trainer.errors import DatasetError
 
 

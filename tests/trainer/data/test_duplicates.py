@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer import duplicates, film, phantom
+from tests.support.paths import SHARED
+from trainer import phantom
+from trainer.data import duplicates
+from trainer.film import rules
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED / "data"
 
 
 def prints(films: list[bytes]) -> NDArray[np.float32]:
-    return np.stack([duplicates.fingerprint(film.decode(data, 64)) for data in films])
+    return np.stack([duplicates.fingerprint(rules.decode(data, 64)) for data in films])
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: int) -> bytes:
@@ -84,12 +86,12 @@ def test_many_films_that_are_all_alike_are_one_group_and_cheap() -> None:
     assert compared(alike) <= 3_000 * duplicates.NEXT * keys
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 def test_originals_are_known_again_among_their_small_copies_and_nothing_else_is() -> None:
-    originals = sorted((SHARED / "originals").glob("*/*.jpeg"))
-    small = sorted((SHARED / "kermany_224" / "train").glob("*/*.jpeg"))[::5]
+    originals = sorted((DATA / "originals").glob("*/*.jpeg"))
+    small = sorted((DATA / "kermany_224" / "train").glob("*/*.jpeg"))[::5]
     names = {path.name for path in originals}
-    small += [p for p in (SHARED / "kermany_224" / "train").glob("*/*.jpeg") if p.name in names]
+    small += [p for p in (DATA / "kermany_224" / "train").glob("*/*.jpeg") if p.name in names]
     files = list(dict.fromkeys([*originals, *small]))
     found = duplicates.groups(prints([path.read_bytes() for path in files]))
     by_name = [{files[row].name for row in group} for group in found]

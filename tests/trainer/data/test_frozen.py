@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer import dataset, frozen, gathering
+from trainer.data import dataset, frozen, gathering
+from trainer.data.frozen import Judged
+from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.errors import DatasetError
-from trainer.frozen import Judged
-from trainer.labelled import TEST, TRAIN, VAL
 
 
 def fill(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer import dataset
+from trainer.data import dataset
 from trainer.errors import DatasetError
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer import checkup, dataset, gathering, snapshot
-from trainer.dataset import Dataset
-from trainer.snapshot import Change, Unfit
+from trainer.data import checkup, dataset, gathering, snapshot
+from trainer.data.dataset import Dataset
+from trainer.data.snapshot import Change, Unfit
 
 MOST = {"max_shrink": 0.2, "max_relabelled": 0.2}
 

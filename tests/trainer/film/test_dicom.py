@@ -17,17 +17,19 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
-from tests import hostile
-from trainer import content, film, pixels
-from trainer import dataset as datasets
+from tests.support import hostile
+from tests.support.paths import SHARED
+from trainer.data import cache
+from trainer.data import dataset as datasets
 from trainer.errors import FilmError, FilmRefused
+from trainer.film import content, rules
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
+DATA = SHARED / "data" / "dicom"
 
 #: Files that come with pydicom: other writers, other transfer syntaxes, other mistakes.
 PACKAGED = Path(pydicom.__file__).parent / "data" / "test_files"
 
-EVERYTHING = tuple(film.REFUSALS)
+EVERYTHING = tuple(rules.REFUSALS)
 
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 
@@ -119,7 +121,7 @@ RENDERINGS: dict[str, dict[str, Any]] = {
 def test_gray_is_what_the_reference_makes_of_it(name: str, inverted: bool) -> None:
     kind = {"PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2"}
     data = hostile.dicom(deep(), **TWELVE, **kind, **RENDERINGS[name])
-    apart = np.abs(film.decode(data, 64) - reference(data))
+    apart = np.abs(rules.decode(data, 64) - reference(data))
     assert apart.max() <= 1.01
     assert apart.mean() < 0.4
 
@@ -127,7 +129,7 @@ def test_gray_is_what_the_reference_makes_of_it(name: str, inverted: bool) -> No
 def test_a_signed_film_with_a_signed_table_is_what_the_reference_makes_of_it() -> None:
     signed = deep().astype(np.int16) - 2048
     data = hostile.dicom(signed, **TWELVE, VOILUTSequence=lut(-2048, CURVE))
-    assert np.abs(film.decode(data, 64) - reference(data)).max() <= 1.01
+    assert np.abs(rules.decode(data, 64) - reference(data)).max() <= 1.01
 
 
 def test_eight_bits_in_big_endian_words_are_what_the_reference_makes_of_them() -> None:
@@ -136,8 +138,8 @@ def test_eight_bits_in_big_endian_words_are_what_the_reference_makes_of_them() -
     made.PixelData = padded.astype(">u2").tobytes()
     made["PixelData"].VR = "OW"
     data = hostile.written(made)
-    assert np.abs(film.decode(data, 64) - reference(data)).max() <= 1.01
-    assert np.abs(film.decode(data, 64) - shrunk(hostile.picture(201, 241) / 255)).max() <= 1.01
+    assert np.abs(rules.decode(data, 64) - reference(data)).max() <= 1.01
+    assert np.abs(rules.decode(data, 64) - shrunk(hostile.picture(201, 241) / 255)).max() <= 1.01
 
 
 def _packaged() -> list[Path]:
@@ -168,7 +170,7 @@ def test_files_of_other_writers_agree_with_the_reference(path: Path) -> None:
         expected = reference(path)
     except (AttributeError, RuntimeError) as error:
         pytest.skip(f"the reference does not read it: {error}")
-    apart = np.abs(film.decode(path.read_bytes(), 64, accept=EVERYTHING) - expected)
+    apart = np.abs(rules.decode(path.read_bytes(), 64, accept=EVERYTHING) - expected)
     assert apart.mean() < 0.6
 
 
@@ -178,7 +180,7 @@ def test_any_file_of_another_writer_gives_pixels_or_a_film_error(
 ) -> None:
     if path.is_file():
         try:
-            film.decode(path.read_bytes(), 64, accept=EVERYTHING)
+            rules.decode(path.read_bytes(), 64, accept=EVERYTHING)
         except FilmError as error:
             assert error.code in (
                 "truncated", "corrupt", "unsupported_pixels", "no_pixels", "dicomdir",
@@ -193,7 +195,7 @@ def test_padding_is_black_and_has_no_part_in_the_range() -> None:
     film_values[:30] = 4095
     tags = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 0}
     made = hostile.dicom(film_values, **TWELVE, **tags, PhotometricInterpretation="MONOCHROME1")
-    pixels = film.decode(made, 64)
+    pixels = rules.decode(made, 64)
     assert pixels[20:, :8].max() == 0
     inside = film_values[30:, 40:].astype(float)
     inside = (4095 - inside) / (4095 - inside.min())
@@ -207,7 +209,7 @@ def test_identifiers_are_given_apart_and_also_of_what_is_refused() -> None:
         found: dict[str, str] = {}
         data = hostile.dicom(**tags, IssuerOfPatientID="CLINIC")
         try:
-            film.decode(data, 64, tags=found)
+            rules.decode(data, 64, tags=found)
         except FilmRefused:
             assert tags
         assert found == {
@@ -216,7 +218,7 @@ def test_identifiers_are_given_apart_and_also_of_what_is_refused() -> None:
             "accession": hostile.PATIENT["AccessionNumber"],
         }
     found = {}
-    film.decode(hostile.dicom(AccessionNumber="", PatientID=None), 64, tags=found)
+    rules.decode(hostile.dicom(AccessionNumber="", PatientID=None), 64, tags=found)
     assert list(found) == ["study"]
 
 
@@ -233,7 +235,7 @@ def test_identifiers_are_given_apart_and_also_of_what_is_refused() -> None:
 )
 def test_a_refusal_names_its_tag_and_what_to_accept(tags: dict[str, Any], message: str) -> None:
     with pytest.raises(FilmRefused, match=message) as raised:
-        film.decode(hostile.dicom(**tags), 64)
+        rules.decode(hostile.dicom(**tags), 64)
     assert str(raised.value).endswith(f"accept {raised.value.code} to score it all the same")
 
 
@@ -243,7 +245,7 @@ def test_frontal_chest_films_are_scored_however_they_are_named(
     part: str | None, view: str | None
 ) -> None:
     data = hostile.dicom(BodyPartExamined=part, ViewPosition=view)
-    assert film.decode(data, 64).shape == (64, 64)
+    assert rules.decode(data, 64).shape == (64, 64)
 
 
 FORMS = {
@@ -263,10 +265,10 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_dicom_cut_anywhere_is_never_scored(form: str) -> None:
     whole = FORMS[form]
-    film.decode(whole, 64)
+    rules.decode(whole, 64)
     for end in range(1, len(whole) - 2, max(1, len(whole) // 60)):
         with pytest.raises(FilmError) as raised:
-            film.decode(whole[:end], 64)
+            rules.decode(whole[:end], 64)
         assert raised.value.code in ("truncated", "corrupt", "not_an_image"), end
 
 
@@ -280,7 +282,7 @@ def test_damaged_headers_end_in_pixels_or_a_film_error_and_soon(form: str) -> No
             damaged[rng.randrange(128, header)] = rng.choice((0, 1, 0xFF, rng.randrange(256)))
         started = time.monotonic()
         try:
-            film.decode(bytes(damaged), 64)
+            rules.decode(bytes(damaged), 64)
         except FilmError as error:
             assert not any(value in str(error) for value in hostile.PATIENT.values())
         assert time.monotonic() - started < 10
@@ -301,7 +303,7 @@ def test_random_bytes_are_not_taken_for_dicom() -> None:
 def test_nothing_that_identifies_is_in_a_message_about_a_document() -> None:
     text = b"Zebedee Secretive, MRN-7781234: pneumonia of the left lower lobe\n" * 40
     with pytest.raises(FilmError) as raised:
-        film.decode(text, 64)
+        rules.decode(text, 64)
     assert "Zebedee" not in str(raised.value)
     assert "7781234" not in str(raised.value)
 
@@ -320,14 +322,14 @@ def test_dicom_and_deep_films_can_be_trained_on_whatever_they_are_called(tmp_pat
             hostile.encoded(deeper, "TIFF") + label.encode()
         )
     (tmp_path / "NORMAL" / "patient92.dcm").write_bytes(hostile.dicom(ViewPosition="LL"))
-    found, made = pixels.decode(datasets.read(tmp_path), tmp_path / "pixels", size=64)
+    found, made = cache.decode(datasets.read(tmp_path), tmp_path / "pixels", size=64)
     assert [(file.path, file.code) for file in found.left_out] == [
         ("NORMAL/patient92.dcm", "lateral")
     ]
     assert len(made.row) == 20
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here")
 @pytest.mark.parametrize(
     ("name", "code"),
     [
@@ -341,14 +343,14 @@ def test_dicom_and_deep_films_can_be_trained_on_whatever_they_are_called(tmp_pat
     ],
 )
 def test_real_files_are_scored_or_refused_for_the_right_reason(name: str, code: str) -> None:
-    data = (SHARED / name).read_bytes()
+    data = (DATA / name).read_bytes()
     if code:
         with pytest.raises(FilmError) as raised:
-            film.decode(data, 64)
+            rules.decode(data, 64)
         assert raised.value.code == code
         assert isinstance(raised.value, FilmRefused) == (code != "not_an_image")
         if code == "not_an_image":
             assert "web page" in str(raised.value)
             return
-    apart = np.abs(film.decode(data, 64, accept=EVERYTHING) - reference(SHARED / name))
+    apart = np.abs(rules.decode(data, 64, accept=EVERYTHING) - reference(DATA / name))
     assert apart.mean() < 0.5

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import film, film_torch, phantom
+from tests.support.paths import SHARED
+from trainer import phantom
+from trainer.film import gpu, rules
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = SHARED / "data"
 
 #: What was found with libjpeg on both sides (torchvision's and Pillow's): over all films, for the
 #: worst of them, and at the worst pixel.
@@ -46,11 +47,11 @@ def generated(count: int) -> list[bytes]:
     return films
 
 
-def decoded(data: bytes, size: int, rule: str = film.DEFAULT_RULE) -> tuple[np.ndarray, bool]:
+def decoded(data: bytes, size: int, rule: str = rules.DEFAULT_RULE) -> tuple[np.ndarray, bool]:
     """The pixels of one film, and whether it is certain to be gray."""
-    taken = film_torch.takes(data)
+    taken = gpu.takes(data)
     assert taken is not None
-    made, certain = film_torch.decode([data], [taken[1]], size, rule, "cpu")
+    made, certain = gpu.decode([data], [taken[1]], size, rule, "cpu")
     return made[0].numpy().astype(int), bool(certain[0])
 
 
@@ -60,7 +61,7 @@ def differences(films: Iterable[bytes], size: int, rule: str) -> np.ndarray:
     for data in films:
         made, certain = decoded(data, size, rule)
         assert certain
-        found.append(np.abs(made - film.decode(data, size, rule)))
+        found.append(np.abs(made - rules.decode(data, size, rule)))
     return np.stack(found)
 
 
@@ -68,44 +69,44 @@ def check(apart: np.ndarray) -> None:
     assert apart.mean() <= FOUND_MEAN
     assert apart.mean((1, 2)).max() <= FOUND_FILM
     assert apart.max() <= FOUND_MOST
-    assert FOUND_FILM <= film_torch.MEAN_BOUND
-    assert FOUND_MOST <= film_torch.MAX_BOUND
+    assert FOUND_FILM <= gpu.MEAN_BOUND
+    assert FOUND_MOST <= gpu.MAX_BOUND
 
 
-@pytest.mark.parametrize("rule", film.RULES)
+@pytest.mark.parametrize("rule", rules.RULES)
 def test_pixels_are_those_of_the_film_rule_whatever_the_size_and_the_quality(rule: str) -> None:
     films = generated(12)
     for size in (112, 224):
         check(differences(films, size, rule))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here")
 def test_pixels_of_real_films_are_those_of_the_film_rule() -> None:
-    originals = [file.read_bytes() for file in sorted((SHARED / "originals").glob("*/*"))]
-    check(differences(originals, 224, film.DEFAULT_RULE))
-    brighter = [(decoded(data, 224)[0] - film.decode(data, 224)).mean() for data in originals[::4]]
+    originals = [file.read_bytes() for file in sorted((DATA / "originals").glob("*/*"))]
+    check(differences(originals, 224, rules.DEFAULT_RULE))
+    brighter = [(decoded(data, 224)[0] - rules.decode(data, 224)).mean() for data in originals[::4]]
     assert abs(np.mean(brighter)) < 0.02
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here")
 def test_gray_films_stored_as_rgb_that_need_no_shrinking_come_out_bit_for_bit() -> None:
-    films = [f.read_bytes() for f in sorted((SHARED / "kermany_224/val").glob("*/*"))]
-    assert not differences(films, 224, film.DEFAULT_RULE).any()
+    films = [f.read_bytes() for f in sorted((DATA / "kermany_224/val").glob("*/*"))]
+    assert not differences(films, 224, rules.DEFAULT_RULE).any()
 
 
 def test_every_rule_is_there_and_meets_the_golden_vectors() -> None:
-    assert film_torch.RULES.keys() == film.RULES.keys()
-    for rule in film.RULES:
-        vector = film.golden(rule)[0]
+    assert gpu.RULES.keys() == rules.RULES.keys()
+    for rule in rules.RULES:
+        vector = rules.golden(rule)[0]
         apart = np.abs(decoded(vector.film, len(vector.pixels), rule)[0] - vector.pixels)
-        assert apart.max() <= film.GOLDEN_TOLERANCE
+        assert apart.max() <= rules.GOLDEN_TOLERANCE
 
 
 def test_a_batch_of_many_sizes_and_colours_is_what_its_films_are_alone() -> None:
     films = generated(7)
-    components = [taken[1] for data in films if (taken := film_torch.takes(data))]
+    components = [taken[1] for data in films if (taken := gpu.takes(data))]
     assert set(components) == {1, 3}
-    made, certain = film_torch.decode(films, components, 64, film.DEFAULT_RULE, "cpu")
+    made, certain = gpu.decode(films, components, 64, rules.DEFAULT_RULE, "cpu")
     assert certain.all()
     for n, data in enumerate(films):
         assert np.array_equal(made[n].numpy(), decoded(data, 64)[0])
@@ -122,18 +123,18 @@ def test_colour_is_doubt_and_gray_stored_as_rgb_is_none() -> None:
     assert decoded(encoded(gray), 64)[1]
     gray.paste((255, 0, 0), (10, 10, 20, 20))  # too small a part for the film rule to refuse it
     marked = encoded(gray)
-    film.decode(marked, 64)
+    rules.decode(marked, 64)
     assert not decoded(marked, 64)[1]
 
 
 def test_plain_jpegs_are_taken() -> None:
-    assert film_torch.takes(encoded(scene())) == (120_000, 1)
-    assert film_torch.takes(encoded(scene(), progressive=True)) == (120_000, 1)
-    assert film_torch.takes(encoded(scene().convert("RGB"))) == (120_000, 3)
-    assert film_torch.takes(encoded(scene()) + bytes(3)) == (120_000, 1)
+    assert gpu.takes(encoded(scene())) == (120_000, 1)
+    assert gpu.takes(encoded(scene(), progressive=True)) == (120_000, 1)
+    assert gpu.takes(encoded(scene().convert("RGB"))) == (120_000, 3)
+    assert gpu.takes(encoded(scene()) + bytes(3)) == (120_000, 1)
     upright = Image.Exif()
     upright[0x0112] = 1
-    assert film_torch.takes(encoded(scene(), exif=upright)) == (120_000, 1)
+    assert gpu.takes(encoded(scene(), exif=upright)) == (120_000, 1)
 
 
 def test_what_is_no_plain_jpeg_is_left_to_the_film_rule() -> None:
@@ -158,4 +159,4 @@ def test_what_is_no_plain_jpeg_is_left_to_the_film_rule() -> None:
         "nothing": b"",
         "a header": b"\xff\xd8\xff\xd9",
     }  # fmt: skip
-    assert {name for name, data in left.items() if film_torch.takes(data)} == set()
+    assert {name for name, data in left.items() if gpu.takes(data)} == set()

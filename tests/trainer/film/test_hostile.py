@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import hostile
-from trainer import film
+from tests.support import hostile
 from trainer.errors import FilmError, FilmRefused
+from trainer.film import rules
 
 BAD = hostile.bad_files()
 GOOD = hostile.good_variants()
@@ -23,7 +23,7 @@ def test_a_hostile_file_comes_to_its_outcome(
     bad: hostile.Bad, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(FilmError) as raised:
-        film.decode(bad.data, 64)
+        rules.decode(bad.data, 64)
     error = raised.value
     assert (error.code, isinstance(error, FilmRefused)) == (bad.code, bad.outcome == "refused"), (
         error
@@ -42,15 +42,15 @@ def test_every_form_of_a_film_gives_the_same_pixels(
     good: hostile.Good, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shrunk = Image.fromarray(hostile.picture()).resize((64, 64), Image.Resampling.BILINEAR)
-    pixels = film.decode(good.data, 64).astype(int)
+    pixels = rules.decode(good.data, 64).astype(int)
     assert np.abs(pixels - np.asarray(shrunk, int)).mean() <= good.tolerance
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    "bad", [b for b in BAD if b.code in film.REFUSALS], ids=lambda bad: bad.name
+    "bad", [b for b in BAD if b.code in rules.REFUSALS], ids=lambda bad: bad.name
 )
 def test_an_accepted_refusal_is_scored(bad: hostile.Bad) -> None:
     with pytest.raises(FilmRefused):
-        film.decode(bad.data, 64, accept=[code for code in film.REFUSALS if code != bad.code])
-    assert film.decode(bad.data, 64, accept=[*film.REFUSALS]).shape == (64, 64)
+        rules.decode(bad.data, 64, accept=[code for code in rules.REFUSALS if code != bad.code])
+    assert rules.decode(bad.data, 64, accept=[*rules.REFUSALS]).shape == (64, 64)

@@ -10,17 +10,18 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests import hostile
-from trainer import film, phantom
+from tests.support import hostile
+from tests.support.paths import SHARED
+from trainer import phantom
 from trainer.errors import FilmError, FilmRefused
+from trainer.film import rules
 
-ORIGINALS = Path(__file__).parents[2].parent / "shared" / "data" / "originals"
+ORIGINALS = SHARED / "data" / "originals"
 
 
 def scene(height: int = 300, width: int = 400) -> Image.Image:
@@ -46,7 +47,7 @@ def differences(films: Iterable[bytes], size: int) -> np.ndarray:
     for data in films:
         with Image.open(io.BytesIO(data)) as image:
             expected = full(image, size)
-        found.append(np.abs(film.decode(data, size).astype(int) - expected))
+        found.append(np.abs(rules.decode(data, size).astype(int) - expected))
     return np.stack(found)
 
 
@@ -68,7 +69,7 @@ def test_the_whole_film_is_stretched_and_nothing_is_cropped() -> None:
     image = Image.new("L", (400, 200), 128)
     for x, y in ((0, 0), (360, 0), (0, 160), (360, 160)):
         image.paste(255, (x, y, x + 40, y + 40))
-    pixels = film.decode(encoded(image), 64)
+    pixels = rules.decode(encoded(image), 64)
     assert [int(pixels[y, x]) for y in (2, 61) for x in (2, 61)] == [255] * 4
 
 
@@ -79,7 +80,7 @@ def test_an_exif_orientation_is_undone(orientation: int) -> None:
     data = encoded(scene(), "JPEG", exif=exif, quality=95)
     with Image.open(io.BytesIO(data)) as image:
         expected = full(ImageOps.exif_transpose(image), 64)
-    assert np.abs(film.decode(data, 64) - expected).max() <= 2
+    assert np.abs(rules.decode(data, 64) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -95,7 +96,7 @@ def test_the_orientation_of_a_tiff_is_undone(orientation: int, bits: int) -> Non
     oriented.getexif()[0x0112] = orientation
     expected = full(ImageOps.exif_transpose(oriented), 64)
     data = encoded(image, "TIFF", tiffinfo={0x0112: orientation})
-    assert np.abs(film.decode(data, 64) - expected).max() <= 2
+    assert np.abs(rules.decode(data, 64) - expected).max() <= 2
 
 
 def test_a_damaged_exif_costs_the_orientation_and_not_the_film() -> None:
@@ -108,7 +109,7 @@ def test_a_damaged_exif_costs_the_orientation_and_not_the_film() -> None:
         damaged = data.copy()
         for _ in range(4):
             damaged[start + 6 + rng.randrange(26)] = rng.randrange(256)
-        assert film.decode(bytes(damaged), 64).shape == (64, 64)
+        assert rules.decode(bytes(damaged), 64).shape == (64, 64)
 
 
 def test_gray_colour_palette_and_transparent_forms_of_one_picture_agree() -> None:
@@ -117,12 +118,12 @@ def test_gray_colour_palette_and_transparent_forms_of_one_picture_agree() -> Non
     opaque = gray.convert("RGBA")
     forms = (gray, gray.convert("RGB"), gray.convert("P"), opaque, gray.convert("LA"))
     for image in forms:
-        assert np.abs(film.decode(encoded(image), 64) - expected).max() <= 1, image.mode
+        assert np.abs(rules.decode(encoded(image), 64) - expected).max() <= 1, image.mode
 
 
 def test_transparency_is_laid_on_black() -> None:
     image = Image.new("RGBA", (100, 100), (255, 255, 255, 0))
-    assert film.decode(encoded(image), 32).max() == 0
+    assert rules.decode(encoded(image), 32).max() == 0
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_transparency_is_laid_on_black() -> None:
 )
 def test_what_is_no_film_is_named(data: bytes, code: str) -> None:
     with pytest.raises(FilmError) as raised:
-        film.decode(data, 32)
+        rules.decode(data, 32)
     assert raised.value.code == code
 
 
@@ -150,7 +151,7 @@ def test_a_file_cut_short_is_never_taken_for_a_film(kind: str) -> None:
     data = encoded(Image.fromarray(rng.integers(0, 256, (120, 120), np.uint8)), kind)
     for end in range(0, len(data) * 9 // 10, 97):
         with pytest.raises(FilmError) as raised:
-            film.decode(data[:end], 64)
+            rules.decode(data[:end], 64)
         assert raised.value.code in ("truncated", "corrupt"), end
 
 
@@ -162,12 +163,12 @@ def test_sixteen_bits_are_stretched_over_what_occurs_and_not_cut_to_eight(kind: 
     expected = full(
         Image.fromarray(((values - 1000) / 13 * 255 / (high - low)).astype(np.uint8)), 64
     )
-    assert np.abs(film.decode(encoded(Image.fromarray(values), kind), 64) - expected).max() <= 1
+    assert np.abs(rules.decode(encoded(Image.fromarray(values), kind), 64) - expected).max() <= 1
 
 
 def test_a_blank_film_of_sixteen_bits_is_black() -> None:
     blank = Image.fromarray(np.full((64, 64), 40_000, np.uint16))
-    assert film.decode(encoded(blank), 32).max() == 0
+    assert rules.decode(encoded(blank), 32).max() == 0
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
@@ -182,13 +183,13 @@ def test_sixteen_bits_of_colour_and_transparency_are_refused_by_name(
         for kind, body in chunks
     )
     with pytest.raises(FilmError, match="8 bits") as raised:
-        film.decode(data, 32)
+        rules.decode(data, 32)
     assert raised.value.code == "unsupported_pixels"
 
 
 def test_cmyk_is_refused_by_name() -> None:
     with pytest.raises(FilmError) as raised:
-        film.decode(encoded(Image.new("CMYK", (64, 64)), "JPEG"), 32)
+        rules.decode(encoded(Image.new("CMYK", (64, 64)), "JPEG"), 32)
     assert raised.value.code == "unsupported_pixels"
 
 
@@ -202,18 +203,18 @@ def test_the_luma_beside_chroma_is_that_of_a_decode_to_luma() -> None:
                 reduced.draft("L", (336, 336))
                 expected = np.asarray(reduced.resize((224, 224), Image.Resampling.BILINEAR))
             if image is not colour:
-                assert (film.decode(data, 224) == expected).all(), options
-            assert (film.decode(data, 224, accept=["colour"]) == expected).all(), options
+                assert (rules.decode(data, 224) == expected).all(), options
+            assert (rules.decode(data, 224, accept=["colour"]) == expected).all(), options
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
 def test_a_colour_picture_is_refused_and_a_small_marker_is_not(kind: str) -> None:
     film_with_marker = scene().convert("RGB")
     film_with_marker.paste((255, 255, 0), (10, 10, 40, 30))
-    assert film.decode(encoded(film_with_marker, kind), 64).shape == (64, 64)
+    assert rules.decode(encoded(film_with_marker, kind), 64).shape == (64, 64)
     film_with_marker.paste((90, 60, 0), (100, 0, 400, 300))
     with pytest.raises(FilmRefused, match="accept colour") as raised:
-        film.decode(encoded(film_with_marker, kind), 64)
+        rules.decode(encoded(film_with_marker, kind), 64)
     assert raised.value.code == "colour"
 
 
@@ -225,7 +226,7 @@ def test_no_real_film_is_taken_for_a_colour_picture() -> None:
     ]
     assert len(paths) > 600
     for path in paths:
-        film.decode(path.read_bytes(), 64)
+        rules.decode(path.read_bytes(), 64)
 
 
 @pytest.mark.parametrize("interlaced", [0, 1])
@@ -233,14 +234,15 @@ def test_a_png_with_too_few_rows_is_truncated_and_a_dark_one_is_not(interlaced: 
     header = struct.pack(">2I5B", 64, 64, 8, 0, 0, 0, interlaced)
     passes = ((8, 8), (8, 8), (16, 8), (16, 16), (32, 16), (32, 32), (64, 32))
     rows = b"".join(bytes(1 + w) * h for w, h in passes) if interlaced else bytes(64 * 65)
-    assert film.decode(hostile.png(header, (b"IDAT", zlib.compress(rows))), 32).max() == 0
+    assert rules.decode(hostile.png(header, (b"IDAT", zlib.compress(rows))), 32).max() == 0
     with pytest.raises(FilmError, match="of its rows") as raised:
-        film.decode(hostile.png(header, (b"IDAT", zlib.compress(rows[:-65]))), 32)
+        rules.decode(hostile.png(header, (b"IDAT", zlib.compress(rows[:-65]))), 32)
     assert raised.value.code == "truncated"
 
 
 def test_a_small_film_loads_no_dicom_reader() -> None:
-    code = "import sys; from trainer import film; film.decode(open(sys.argv[1], 'rb').read(), 32); "
+    code = "import sys; from trainer.film import rules; "
+    code += "rules.decode(open(sys.argv[1], 'rb').read(), 32); "
     code += "sys.exit('pydicom' in sys.modules)"
     with tempfile.NamedTemporaryFile() as file:
         file.write(encoded(scene()))
@@ -250,7 +252,7 @@ def test_a_small_film_loads_no_dicom_reader() -> None:
 
 def test_an_icon_is_refused_and_not_an_error() -> None:
     with pytest.raises(FilmRefused) as raised:
-        film.decode(encoded(Image.new("L", (31, 200))), 32)
+        rules.decode(encoded(Image.new("L", (31, 200))), 32)
     assert raised.value.code == "too_small"
 
 
@@ -259,24 +261,24 @@ def test_a_decompression_bomb_is_named_before_it_is_decoded() -> None:
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height in IHDR
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     with pytest.raises(FilmError) as raised:
-        film.decode(bytes(bomb), 32)
+        rules.decode(bytes(bomb), 32)
     assert raised.value.code == "too_large"
 
 
 def test_pixels_go_where_the_caller_wants_them() -> None:
     data = encoded(scene())
     place = np.zeros(32 * 32, np.uint8)
-    film.decode(data, 32, out=place)
-    assert (place.reshape(32, 32) == film.decode(data, 32)).all()
+    rules.decode(data, 32, out=place)
+    assert (place.reshape(32, 32) == rules.decode(data, 32)).all()
 
 
-@pytest.mark.parametrize("rule", sorted(film.RULES))
+@pytest.mark.parametrize("rule", sorted(rules.RULES))
 def test_golden_vectors_hold_here_and_catch_another_rule(rule: str) -> None:
-    vectors = film.golden(rule)
-    film.check_golden(vectors, rule)
-    wrong = film.Golden(film=vectors[0].film, pixels=vectors[0].pixels + np.uint8(5))
+    vectors = rules.golden(rule)
+    rules.check_golden(vectors, rule)
+    wrong = rules.Golden(film=vectors[0].film, pixels=vectors[0].pixels + np.uint8(5))
     with pytest.raises(FilmError, match="differs by") as raised:
-        film.check_golden([*vectors[1:], wrong], rule)
+        rules.check_golden([*vectors[1:], wrong], rule)
     assert raised.value.code == "rule_mismatch"
 
 
@@ -288,7 +290,7 @@ def test_the_nearest_rule_takes_the_pixels_that_imagenet_takes(
     width: int, height: int, size: int
 ) -> None:
     grain = np.random.default_rng(width).integers(0, 256, (height, width), np.uint8)
-    found = film.decode(encoded(Image.fromarray(grain)), size, "gray-nearest-1")
+    found = rules.decode(encoded(Image.fromarray(grain)), size, "gray-nearest-1")
     for y in range(size):
         for x in range(size):
             dy = int(np.float32(y) * (np.float32(height) / np.float32(size)))
@@ -310,14 +312,14 @@ def test_the_crop_rule_makes_the_pixels_that_torchvision_makes(
         data = encoded(Image.fromarray(grain), kind)
         with Image.open(io.BytesIO(data)) as image:
             expected = np.asarray(reference(image.convert("RGB")))
-        assert (expected == film.decode(data, size, "gray-crop-1")[..., None]).all()
+        assert (expected == rules.decode(data, size, "gray-crop-1")[..., None]).all()
 
 
 def test_the_crop_rule_survives_a_strip_of_film() -> None:
     strip = encoded(Image.new("L", (60_000, 32), 77))
-    assert (film.decode(strip, 64, "gray-crop-1") == 77).all()
+    assert (rules.decode(strip, 64, "gray-crop-1") == 77).all()
 
 
 def test_an_unknown_rule_is_a_lookup_error() -> None:
     with pytest.raises(LookupError, match="gray-stretch-1"):
-        film.decode(b"", 32, "gray-stretch-99")
+        rules.decode(b"", 32, "gray-stretch-99")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from trainer import calibration, metrics
+from trainer.judging import calibration, metrics
 
 
 def draw(seed: int, n: int = 4000) -> tuple[metrics.Scores, metrics.Truth]:

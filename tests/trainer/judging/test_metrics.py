@@ -14,7 +14,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from trainer import metrics
+from trainer.judging import metrics
 
 
 def draw(seed: int, n: int = 300, levels: int = 0) -> tuple[metrics.Scores, metrics.Truth]:

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trainer import film, parity
 from trainer.card import Card
+from trainer.film import rules
+from trainer.judging import parity
 
 CARD = Card(
     labels=("NORMAL", "PNEUMONIA"),
     positive="PNEUMONIA",
     size=64,
-    film_rule=film.DEFAULT_RULE,
+    film_rule=rules.DEFAULT_RULE,
     golden=(),
     temperature=1.0,
     threshold=0.8,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from trainer import metrics, verdict
-from trainer.verdict import Floats, Margins, Side, Verdict
+from trainer.judging import metrics, verdict
+from trainer.judging.verdict import Floats, Margins, Side, Verdict
 
 MARGINS = Margins(auroc=0.01, sensitivity=0.02, specificity=0.05)
 

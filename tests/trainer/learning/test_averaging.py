@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer import ema, model
+from trainer.learning import averaging
+from trainer.network import model
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def net() -> model.ResNet18:
 def test_the_average_moves_by_its_decay_from_every_weight_and_every_mean(
     net: model.ResNet18,
 ) -> None:
-    average = ema.Average(net, 0.5)
+    average = averaging.Average(net, 0.5)
     before = {k: v.clone() for k, v in average.net.state_dict().items()}
     with torch.no_grad():
         for name, value in net.state_dict().items():
@@ -26,7 +27,7 @@ def test_the_average_moves_by_its_decay_from_every_weight_and_every_mean(
 
 
 def test_the_first_steps_count_more_than_the_weights_before_them(net: model.ResNet18) -> None:
-    average = ema.Average(net, 0.998)
+    average = averaging.Average(net, 0.998)
     with torch.no_grad():
         net.fc.bias.fill_(1.0)
     before = average.net.fc.bias.clone()
@@ -35,6 +36,6 @@ def test_the_first_steps_count_more_than_the_weights_before_them(net: model.ResN
 
 
 def test_without_a_decay_the_network_itself_is_kept(net: model.ResNet18) -> None:
-    average = ema.Average(net, 0.0)
+    average = averaging.Average(net, 0.0)
     average.follow(0)
     assert average.net is net

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer import epoch
-from trainer.epoch import Epoch
+from trainer.learning import epoch
+from trainer.learning.epoch import Epoch
 
 
 def run(

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.disk import fill, small_disk
+from tests.support.disk import fill, small_disk
 from tests.trainer import samples
-from trainer import checkpoint, dataset, loop, state
+from trainer import checkpoint
+from trainer.data import dataset
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
+from trainer.learning import loop, state
 
 OPTIONS = samples.OPTIONS
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer import order
+from trainer.learning import order
 
 LABELS = np.array([0] * 7 + [1] * 25)
 

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
-from trainer import ema, model
-from trainer.state import State
-from trainer.step import Step
+from trainer.learning import averaging
+from trainer.learning.state import State
+from trainer.learning.step import Step
+from trainer.network import model
 
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 0, 1])
@@ -23,7 +24,7 @@ def make(
         net, optimizer, device=CPU, precision=precision, weight=torch.ones(2), label_smoothing=0.05
     )
     state = State(
-        net=net, average=ema.Average(net, 0.9), optimizer=optimizer, scaler=learn.scaler,
+        net=net, average=averaging.Average(net, 0.9), optimizer=optimizer, scaler=learn.scaler,
         history=[], outputs=torch.zeros(12, 2),
     )  # fmt: skip
     if learn.scaler.is_enabled():

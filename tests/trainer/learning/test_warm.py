@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.trainer import samples
-from trainer import augment, checkpoint, dataset, export, loop, model, warm
 from trainer import card as cards
-from trainer import device as devices
+from trainer import checkpoint
+from trainer.data import dataset
 from trainer.errors import Stopped, WeightsError
+from trainer.learning import loop, warm
+from trainer.modelfile import export
+from trainer.network import augment, model
+from trainer.network import device as devices
 
 #: Few steps of a careful learning rate: weights that are lost are not learned again so soon.
 ONE_EPOCH = dataclasses.replace(samples.OPTIONS, epochs=1, lr=3e-4, augment=0.5)

@@ -10,8 +10,13 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from trainer import calibration, card, device, export, film, loop, metrics, model, ood
+from trainer import card
 from trainer.card import Card
+from trainer.film import rules
+from trainer.judging import calibration, metrics
+from trainer.learning import loop
+from trainer.modelfile import export
+from trainer.network import device, model, ood
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -114,7 +119,7 @@ def test_the_card_says_how_the_model_was_made_and_how_good_it_is(
     assert (read.labels, read.positive, read.size) == (("NORMAL", "PNEUMONIA"), "PNEUMONIA", 48)
     assert read.dataset_hash == trained.dataset.hash
     assert read.threshold_rule == "youden on 24 validation films, each as 4 acquisitions"
-    film.check_golden(list(read.golden), read.film_rule)
+    rules.check_golden(list(read.golden), read.film_rule)
 
     val = trained.dataset.of("val")
     score = by_onnxruntime(path, films(trained, 24)[:, None])[card.SCORES][:, 1]

@@ -11,21 +11,24 @@ import pytest
 import torch
 import torchvision
 
-from tests.trainer import jetson, samples
+from tests.trainer import samples
+from tests.trainer.modelfile import jetson
 from trainer import card as cards
-from trainer import film, jetson_export, jetson_import, model
 from trainer.card import Card
-from trainer.quantise import Network
+from trainer.film import rules
+from trainer.modelfile import jetson_export, jetson_import
+from trainer.modelfile.quantise import Network
+from trainer.network import model
 
 RULE = "gray-nearest-1"
 FILMS = [samples.film(seed, sick) for seed in range(4) for sick in (False, True)]
-PIXELS = np.stack([film.decode(data, 64, RULE)[None] for data in FILMS])
+PIXELS = np.stack([rules.decode(data, 64, RULE)[None] for data in FILMS])
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of ours with a temperature and a bias."""
-    from trainer import export
+    from trainer.modelfile import export
 
     net = model.ResNet18(2).eval()
     net.load_state_dict(jetson.network(5).state_dict())
@@ -33,7 +36,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         net.fc.bias += torch.tensor([0.3, -0.3])
     card = Card(
         labels=jetson.LABELS, positive="PNEUMONIA", size=64, film_rule=RULE,
-        golden=tuple(film.golden(RULE)), temperature=1.7, threshold=0.3, threshold_rule="a third",
+        golden=tuple(rules.golden(RULE)), temperature=1.7, threshold=0.3, threshold_rule="a third",
     )  # fmt: skip
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     export.write(path, net.state_dict(), card)

@@ -13,10 +13,12 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from tests.trainer import jetson, samples
+from tests.trainer import samples
+from tests.trainer.modelfile import jetson
 from trainer import card as cards
-from trainer import film, foreign, jetson_import
 from trainer.errors import ImportRefused
+from trainer.film import rules
+from trainer.modelfile import foreign, jetson_import
 
 FILMS = [samples.film(seed, sick) for seed in range(3) for sick in (False, True)]
 
@@ -76,7 +78,7 @@ def pickled(net: nn.Module, path: Path) -> None:
 def scores(path: Path, rule: str) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     size = cards.read(path).size
-    pixels = np.stack([film.decode(data, size, rule)[None] for data in FILMS])
+    pixels = np.stack([rules.decode(data, size, rule)[None] for data in FILMS])
     return session.run([cards.SCORES], {cards.INPUT: pixels})[0]  # type: ignore[no-any-return]
 
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from trainer import card as cards
-from trainer import export, loop, quantise
 from trainer.card import Card
 from trainer.errors import QuantiseError
-from trainer.quantise import Network, Sample
+from trainer.learning import loop
+from trainer.modelfile import export, quantise
+from trainer.modelfile.quantise import Network, Sample
 from worker.engine import observe
 
 

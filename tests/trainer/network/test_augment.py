@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from tests.trainer import samples
-from trainer import augment as changes
-from trainer import film
-from trainer.augment import augment
+from trainer.film import rules
+from trainer.network import augment as changes
+from trainer.network.augment import augment
 
 
 def batch(n: int = 16, size: int = 64) -> torch.Tensor:
-    planes = [film.decode(samples.film(seed, sick=True), size) for seed in range(n)]
+    planes = [rules.decode(samples.film(seed, sick=True), size) for seed in range(n)]
     return torch.from_numpy(np.stack(planes)[:, None])
 
 

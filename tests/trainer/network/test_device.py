@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import device
+from trainer.network import device
 
 CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def test_films_stay_on_a_device_only_where_a_step_still_fits() -> None:
 
 
 def test_a_step_keeps_less_than_is_left_for_it() -> None:
-    from trainer import model
+    from trainer.network import model
 
     size, batch = 96, 4
     net = model.build(2, model.SCRATCH, 0)[0].train()

@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer import augment, device, ema, export, loop, model, ood, pixels
 from trainer.card import Card
-from trainer.feed import Feed
-from trainer.state import State
-from trainer.step import Step
+from trainer.data import cache
+from trainer.learning import averaging, loop
+from trainer.learning.state import State
+from trainer.learning.step import Step
+from trainer.modelfile import export
+from trainer.network import augment, device, model, ood
+from trainer.network.feed import Feed
 
 GPU = torch.device("cuda", 0)
 SIZE, BATCH = 64, 8
@@ -76,9 +79,9 @@ def changes(mode: FakeTensorMode, step: int = 0) -> augment.Changes:
     )
 
 
-def films(count: int = 3 * BATCH) -> pixels.Pixels:
+def films(count: int = 3 * BATCH) -> cache.Pixels:
     planes = np.zeros((count, SIZE, SIZE), np.uint8)
-    return pixels.Pixels(planes=planes, row={}, size=SIZE, rule="luma-1")
+    return cache.Pixels(planes=planes, row={}, size=SIZE, rule="luma-1")
 
 
 def test_fake_tensors_tell_mixed_devices_and_questions(fake: FakeTensorMode) -> None:
@@ -105,7 +108,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_asks_nothing(
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
-    average = ema.Average(net, 0.998)
+    average = averaging.Average(net, 0.998)
     learn = Step(
         net, optimizer, device=GPU, precision="fp32", weight=torch.ones(2, device=GPU),
         label_smoothing=0.05,

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torchvision
 
-from trainer import checkpoint, model
+from trainer import checkpoint
 from trainer.errors import CheckpointError, WeightsError
+from trainer.network import model
 
 
 @pytest.fixture

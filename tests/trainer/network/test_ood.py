@@ -5,7 +5,7 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
-from trainer import negatives, ood
+from trainer.network import negatives, ood
 
 Features = list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
 

@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
-from trainer import dataset, film, metrics, model, ood, phantom
+from tests.support.paths import SHARED
+from trainer import phantom
+from trainer.data import dataset
+from trainer.film import rules
+from trainer.judging import metrics
+from trainer.network import model, ood
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 SIZE = 112
 Films = NDArray[np.uint8]
 
@@ -71,7 +75,7 @@ def other_modalities() -> Films:
 
 
 def chest(paths: list[Path]) -> Films:
-    return np.stack([film.decode(path.read_bytes(), SIZE) for path in paths])
+    return np.stack([rules.decode(path.read_bytes(), SIZE) for path in paths])
 
 
 def test_chest_films_of_either_size_pass_and_everything_else_is_flagged() -> None:
@@ -98,7 +102,7 @@ def test_chest_films_of_either_size_pass_and_everything_else_is_flagged() -> Non
             "photographs": photographs(40),
             "documents": documents(30),
             "other modalities": other_modalities(),
-            "phantoms": np.stack([film.decode(f.data, SIZE) for f in phantom.films(12, 3)]),
+            "phantoms": np.stack([rules.decode(f.data, SIZE) for f in phantom.films(12, 3)]),
             "quarter turned": np.rot90(new[:50], 1, (1, 2)),
             "upside down": np.rot90(new[50:100], 2, (1, 2)),
             "inverted": 255 - new[100:150],

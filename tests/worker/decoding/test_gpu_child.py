@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import hostile
+from tests.support import hostile
 from tests.worker import samples
-from tests.worker.test_decoders import (
+from tests.worker.decoding.test_pool import (
     SIDE,
     given,
     members,
@@ -30,9 +30,10 @@ from tests.worker.test_decoders import (
     processes,
     through,
 )
-from trainer import film, film_torch, phantom
-from worker import gpu_decoder
-from worker.decoders import Decoded, Decoders, OnGpu
+from trainer import phantom
+from trainer.film import gpu, rules
+from worker.decoding import gpu_child
+from worker.decoding.pool import Decoded, Decoders, OnGpu
 
 #: It is measured before it serves, and on a CPU it is far too slow.
 HERE = OnGpu(device="cpu", at_least=0.0)
@@ -54,11 +55,11 @@ def crashing(decode, *contents):
         return decode(data, *arguments, **options)
     return sabotaged
 
-if "decoder" in " ".join(sys.orig_argv):
-    from trainer import film, film_torch
+if "worker.decoding" in " ".join(sys.orig_argv):
+    from trainer.film import gpu, rules
 
-    film.decode = crashing(film.decode, {CRASH_ALL!r})
-    film_torch.decode = crashing(film_torch.decode, {CRASH_TORCH!r}, {CRASH_ALL!r})
+    rules.decode = crashing(rules.decode, {CRASH_ALL!r})
+    gpu.decode = crashing(gpu.decode, {CRASH_TORCH!r}, {CRASH_ALL!r})
 """
 
 Pool = Callable[..., Decoders]
@@ -96,7 +97,7 @@ def gpu_process() -> int:
             command = (stat.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(ppid) == os.getpid() and state != "Z" and b"worker.gpu_decoder" in command:
+        if int(ppid) == os.getpid() and state != "Z" and b"worker.decoding.gpu_child" in command:
             return int(stat.parent.name)
     raise AssertionError("no decoder on the GPU")
 
@@ -131,10 +132,10 @@ def test_every_outcome_is_that_of_the_other_decoders(pool: Pool, tmp_path: Path)
     folder = write(tmp_path / "films", films)
     refused = 0
     for data in films.values():
-        taken = film_torch.takes(data)
+        taken = gpu.takes(data)
         if taken is not None:
             try:
-                film_torch.decode([data], [taken[1]], 64, film.DEFAULT_RULE, "cpu")
+                gpu.decode([data], [taken[1]], 64, rules.DEFAULT_RULE, "cpu")
             except RuntimeError:
                 refused += 1
     assert refused  # there are films that it is given, and refuses
@@ -154,11 +155,11 @@ def test_every_outcome_is_that_of_the_other_decoders(pool: Pool, tmp_path: Path)
         if ours.failure is None:
             at = ours.film.token
             apart = np.abs(pixels(on_gpu, at).astype(int) - pixels(on_cpu, at))
-            if film_torch.takes(data) is None:
+            if gpu.takes(data) is None:
                 assert not apart.any(), name
             else:
-                assert apart.mean() <= film_torch.MEAN_BOUND, name
-                assert apart.max() <= film_torch.MAX_BOUND, name
+                assert apart.mean() <= gpu.MEAN_BOUND, name
+                assert apart.max() <= gpu.MAX_BOUND, name
     on_cpu.close()
 
 
@@ -197,9 +198,9 @@ def test_films_at_which_the_gpus_decoder_dies_are_decoded_by_the_others(
     assert failures.keys() == {ending}
     assert failures[ending] is not None
     assert failures[ending][0] == "decoder_died"
-    expected = film.decode(films[crashing], samples.SIZE)
+    expected = rules.decode(films[crashing], samples.SIZE)
     apart = pixels(decoders, done[crashing].film.token).astype(int) - expected
-    assert np.abs(apart).max() <= film_torch.MAX_BOUND
+    assert np.abs(apart).max() <= gpu.MAX_BOUND
 
 
 def test_being_killed_costs_no_film_and_the_third_time_it_is_not_started_again(
@@ -287,15 +288,15 @@ def test_where_nothing_is_gained_it_is_not_offered_and_the_others_go_on(
 def test_what_it_lacks_is_said(missing: str, said: str) -> None:
     script = (
         f"import re, sys; sys.modules[{missing!r}] = None\n"
-        "from worker import gpu_decoder\n"
-        "try: gpu_decoder.offered('cuda', 1.0)\n"
-        f"except gpu_decoder.NotOffered as why: assert re.search({said!r}, str(why)), why\n"
+        "from worker.decoding import gpu_child\n"
+        "try: gpu_child.offered('cuda', 1.0)\n"
+        f"except gpu_child.NotOffered as why: assert re.search({said!r}, str(why)), why\n"
         "else: sys.exit('it was offered')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_pixels_out_of_bounds_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(film_torch, "MEAN_BOUND", 0.0)
-    with pytest.raises(gpu_decoder.NotOffered, match="differ from the CPU's by 0"):
-        gpu_decoder.offered("cpu", 0.0)
+    monkeypatch.setattr(gpu, "MEAN_BOUND", 0.0)
+    with pytest.raises(gpu_child.NotOffered, match="differ from the CPU's by 0"):
+        gpu_child.offered("cpu", 0.0)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from db import jobs
-from tests import hostile, servers
-from tests.site import Site, processes_with, site
+from db.queue import jobs
+from tests.support import hostile, servers
+from tests.support.site import Site, processes_with, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
@@ -32,17 +32,17 @@ CRASH, HANG = b"crash the decoder here", b"hang the decoder here"
 _SABOTAGE = f"""
 import os, signal, sys
 
-if "worker.decoder" in " ".join(sys.orig_argv):
-    from trainer import film
+if "worker.decoding.child" in " ".join(sys.orig_argv):
+    from trainer.film import rules
 
-    def decode(data, *arguments, _decode=film.decode, **options):
+    def decode(data, *arguments, _decode=rules.decode, **options):
         if {CRASH!r} in data:
             os.kill(os.getpid(), signal.SIGSEGV)
         while {HANG!r} in data:
             pass
         return _decode(data, *arguments, **options)
 
-    film.decode = decode
+    rules.decode = decode
 """
 
 

@@ -22,9 +22,10 @@ import pytest
 from PIL import Image
 
 from tests.worker import samples
-from trainer import film
-from worker import archive, decoder
-from worker.decoders import Decoded, Decoders, Film, Place
+from trainer.film import rules
+from worker import archive
+from worker.decoding import child as decoder
+from worker.decoding.pool import Decoded, Decoders, Film, Place
 
 SIDE = samples.SIZE * samples.SIZE
 
@@ -73,7 +74,7 @@ def given(where: Place, listing: list[archive.Member], first: int = 0) -> list[F
             token=n,
             place=where,
             member=member,
-            rule=film.DEFAULT_RULE,
+            rule=rules.DEFAULT_RULE,
             size=samples.SIZE,
             offset=n * SIDE,
         )
@@ -109,7 +110,7 @@ def processes(parent: int | None = None) -> list[int]:
             state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
             if int(ppid) == (parent or os.getpid()) and state != "Z":
                 command = (stat.parent / "cmdline").read_bytes()
-                if b"worker.decoder" in command:
+                if b"worker.decoding.child" in command:
                     found.append(int(stat.parent.name))
     return found
 
@@ -155,7 +156,7 @@ def test_pixels_land_where_they_were_asked_as_the_film_rule_makes_them(
     decoders.give(films)
     assert all(d.failure is None for d in through(decoders, len(films)))
     for chosen, one in zip(places, films, strict=True):
-        expected = film.decode((folder / one.member.name).read_bytes(), samples.SIZE)
+        expected = rules.decode((folder / one.member.name).read_bytes(), samples.SIZE)
         assert np.array_equal(pixels(decoders, chosen), expected)
     untouched = np.ones(600, bool)
     untouched[places] = False
@@ -224,7 +225,7 @@ def test_an_archive_replaced_at_the_same_path_is_opened_anew_for_the_next_job(
         tarred(tmp_path / "new", [file]).replace(path)
         decoders.give(given(place(path, edition=str(number)), members(path)))
         assert [d.failure for d in through(decoders, 1)] == [None]
-        expected = film.decode(file.read_bytes(), samples.SIZE)
+        expected = rules.decode(file.read_bytes(), samples.SIZE)
         assert np.array_equal(pixels(decoders, 0), expected)
 
 
@@ -278,7 +279,7 @@ def test_a_film_whose_decoder_is_killed_gets_a_second_chance(
     done = through(decoders, 1 + len(others), kill)
     assert killed
     assert all(d.failure is None for d in done)
-    expected = film.decode(sorted(folder.iterdir())[0].read_bytes(), samples.SIZE)
+    expected = rules.decode(sorted(folder.iterdir())[0].read_bytes(), samples.SIZE)
     assert np.array_equal(pixels(decoders, 500), expected)
 
 
@@ -363,7 +364,7 @@ def test_hundreds_of_films_have_one_answer_each_however_many_decoders_are_killed
     for decoded in done:
         if decoded.failure is None:
             data = (folder / decoded.film.member.name).read_bytes()
-            expected = film.decode(data, samples.SIZE)
+            expected = rules.decode(data, samples.SIZE)
             assert np.array_equal(pixels(decoders, decoded.film.token), expected)
         else:
             assert decoded.failure[0] == "decoder_died"
@@ -408,7 +409,7 @@ def test_decoders_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time\n"
-        "from worker.decoders import Decoders\n"
+        "from worker.decoding.pool import Decoders\n"
         "decoders = Decoders(2, 4096, deadline_s=30, limit_mb=512)\n"
         "list(decoders.collect(30))\n"
         "sys.stdout.write('ready\\n'); sys.stdout.flush(); time.sleep(600)\n"
@@ -439,7 +440,7 @@ def test_a_decoder_whose_parent_is_gone_ends_without_a_word(folder: Path) -> Non
         assert parent.recv(16) == b"ready"
         listing = members(folder)
         work = {
-            "source": ["folder", str(folder), "1", 0], "rule": film.DEFAULT_RULE,
+            "source": ["folder", str(folder), "1", 0], "rule": rules.DEFAULT_RULE,
             "size": samples.SIZE, "accept": [],
             "films": [[n * SIDE, *member] for n, member in enumerate(listing)],
         }  # fmt: skip

@@ -8,9 +8,9 @@ from typing import Any
 from onnx import TensorProto, helper
 
 from trainer import card as cards
-from trainer import graph
+from trainer.modelfile import graph
 from worker.engine.build import Options
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 #: S of the networks here, as of `samples`.
 SIZE = 64

@@ -1,6 +1,6 @@
 """Which names TensorRT has in which version: tensorrt_names.json, out of dumps of its bindings.
 
-    python -m tests.worker.tensorrt_names FOLDER > tests/worker/tensorrt_names.json
+    python -m tests.worker.engine.tensorrt_names FOLDER > tests/worker/tensorrt_names.json
 
 FOLDER holds a file `api-VERSION.json` for each version (and `api-rtx.json`): class → member → what
 it is, a signature being a list of strings as pybind11 writes them.

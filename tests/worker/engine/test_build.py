@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.worker.rtx import SIZE, TARGET, options, write_tiny
+from tests.worker.engine.rtx import SIZE, TARGET, options, write_tiny
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import Stopped
@@ -215,7 +215,7 @@ def test_an_unknown_target_is_refused(rtx: Flavour, tiny_file: Path) -> None:
 def test_a_build_that_tensorrt_gives_up_is_refused_with_its_words(
     rtx: Flavour, tiny_file: Path
 ) -> None:
-    from worker import gpu
+    from worker.machine import gpu
 
     if gpu.find():
         pytest.skip("there is a GPU, and so a current compute capability")

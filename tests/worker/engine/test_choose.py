@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from worker import config
-from worker import gpu as gpus
 from worker.config import Settings
 from worker.engine import Choice, Machine, choose, instead, kinds, open_on
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine import gpu as gpus
+from worker.machine.gpu import Gpu
 
 ORIN = Gpu(
     index=0, name="Orin", uuid="GPU-0", compute_capability=(8, 7), memory_bytes=8 << 30,

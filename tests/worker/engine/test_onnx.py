@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from tests.worker import samples
 from trainer import card as cards
-from trainer import quantise
 from trainer.card import Card
+from trainer.modelfile import quantise
 from worker.engine import Outputs, Pending, observe, open_engine
 from worker.engine.onnx import OnnxEngine
 from worker.errors import EngineError, OutOfMemory
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 BATCH = 4
 

@@ -24,10 +24,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.disk import fill, small_disk
+from tests.support.disk import fill, small_disk
 from tests.worker import samples
-from tests.worker.rtx import GPU
-from tests.worker.rtx import options as build_options
+from tests.worker.engine.rtx import GPU
+from tests.worker.engine.rtx import options as build_options
 from trainer.errors import Stopped
 from worker.engine import build as building
 from worker.engine import plans, signed
@@ -35,7 +35,7 @@ from worker.engine.build import Built, Options
 from worker.engine.flavour import Flavour
 from worker.engine.plans import Plan
 from worker.errors import EngineError
-from worker.gpu import Gpu
+from worker.machine.gpu import Gpu
 
 Obtain = Callable[..., Plan]
 
@@ -81,7 +81,7 @@ def child(home: Path, network: Path, what: str, folder: Path) -> Iterator[subpro
     folder.mkdir(exist_ok=True)
     arguments = (str(home), str(network), what, str(folder))
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.worker.plan_child", *arguments],
+        [sys.executable, "-m", "tests.worker.scoring.plan_child", *arguments],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

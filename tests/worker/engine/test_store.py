@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db.schema import model_chunks
-from worker import store
+from db.base import database as connecting
+from db.base.schema import model_chunks
+from worker.engine import store
 from worker.errors import EngineError
 
 

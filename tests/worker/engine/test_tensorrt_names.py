@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from tests.worker import tensorrt_names
+from tests.support.paths import ROOT, SHARED
+from tests.worker.engine import tensorrt_names
 
 FACTS = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
 
-ENGINES = Path(__file__).parents[2] / "worker" / "engine"
+ENGINES = ROOT / "worker" / "engine"
 
 #: Where dumps of the bindings are, on the machines that have them.
-DUMPS = Path(__file__).parents[3] / "shared" / "gpu" / "api"
+DUMPS = SHARED / "gpu" / "api"
 
 #: How the code calls TensorRT's module.
 MODULE = ("trt", "flavour.module", "self._flavour.module")

@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from worker import gpu
+from worker.machine import gpu
 
 SOURCE = Path(__file__).with_name("driver.c")
 
 #: Prints what is found and why nothing is, in a process of its own: a library is loaded once.
 ASK = (
-    "import dataclasses, json; from worker import gpu;"
+    "import dataclasses, json; from worker.machine import gpu;"
     "print(json.dumps([[dataclasses.asdict(g) | {'device': g.device} for g in gpu.find()],"
     " gpu.why_none()]))"
 )
 
 #: Sets up one GPU and leaves a context; prints what the library has seen of it.
 TOUCH = (
-    "import ctypes; from worker import gpu;"
+    "import ctypes; from worker.machine import gpu;"
     "gpu.wait_asleep(gpu.find()[1]); gpu.leave_context();"
     "seen = ctypes.CDLL(gpu.LIBRARY);"
     "print(seen.flags_of(0), seen.flags_of(1), seen.contexts())"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker import samples
-from worker import board
-from worker.board import Board
+from worker.machine import gpu_lease
+from worker.machine.gpu_lease import Board
 
 #: No GPU has it.
 UUID = "GPU-00000000-made-up"
@@ -23,7 +23,7 @@ UUID = "GPU-00000000-made-up"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from worker.board import Board
+from worker.machine.gpu_lease import Board
 mine = Board(sys.argv[2], sys.argv[3], Path(sys.argv[1]))
 print("waiting", flush=True)
 while not mine.take():
@@ -133,7 +133,7 @@ def test_a_waiter_that_is_killed_keeps_nobody_from_the_gpu(
 
 
 def _taken(path: Path) -> bool:
-    lock = board._Lock(path)
+    lock = gpu_lease._Lock(path)
     if lock.take():
         lock.release()
         return False
@@ -154,7 +154,7 @@ def test_a_child_keeps_the_lease_of_a_killed_process_until_it_has_ended_too(
     script = (
         "import subprocess, sys, time\n"
         "from pathlib import Path\n"
-        "from worker.board import Board\n"
+        "from worker.machine.gpu_lease import Board\n"
         "mine = Board(sys.argv[2], 'training', Path(sys.argv[1]))\n"
         "assert mine.take()\n"
         "child = subprocess.Popen(\n"
@@ -202,7 +202,7 @@ def test_the_place_is_the_same_for_all_users_and_their_files_can_be_locked_by_ot
     for file in tmp_path.iterdir():
         assert file.stat().st_mode & 0o777 == 0o666
     mine.release()
-    assert board._place() in (board.LOCKS, Path("/tmp"))
+    assert gpu_lease._place() in (gpu_lease.LOCKS, Path("/tmp"))
 
 
 def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import health
+from worker.machine import health
 
 #: Of an Orin Nano with JetPack 6 at work.
 ORIN = {

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, leases, listings, workers
-from db.leases import Shard
-from db.listings import NewShard
+from db.base import database as connecting
+from db.base import workers
+from db.queue import jobs, leases, listings
+from db.queue.leases import Shard
+from db.queue.listings import NewShard
 from tests.worker import samples
 from worker import archive
-from worker.heartbeat import Heartbeat
+from worker.machine.heartbeat import Heartbeat
 
 #: Short, so that a lease which is not renewed runs out within the test.
 LEASE_S = 1.0

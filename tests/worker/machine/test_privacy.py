@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from worker import config, privacy
+from worker import config
 from worker.errors import ConfigError
-from worker.privacy import Privacy
+from worker.machine import privacy
+from worker.machine.privacy import Privacy
 
 
 def test_equal_values_have_equal_hashes_under_one_key_only() -> None:

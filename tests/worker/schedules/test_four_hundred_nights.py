@@ -12,18 +12,19 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from db import jobs, runs, schedules
-from db.database import reading, write
-from db.schema import jobs as jobs_table
-from db.schema import runs as runs_table
-from db.schema import schedules as schedules_table
-from worker import timetable
+from db.base.database import reading, write
+from db.base.schema import jobs as jobs_table
+from db.base.schema import runs as runs_table
+from db.base.schema import schedules as schedules_table
+from db.nightly import runs, schedules
+from db.queue import jobs
+from tests.support.paths import ROOT
+from worker.schedules import timetable
 
 NIGHTS = 400
 ZONE = ZoneInfo("Europe/Paris")
@@ -40,15 +41,15 @@ OFF_FOR_AN_HOUR = 260
 STILL_GOING = 300
 TOGETHER = range(0, NIGHTS, 25)
 
-ROOT = Path(__file__).parents[2]
 
 #: Ticks, and dies: with the run written and its job not, before it commits, or before it rings.
 KILLED_BEAT = """
 import os, signal, sys
 from datetime import datetime
 import sqlalchemy as sa
-from db import database, schedules
-from worker import timetable
+from db.base import database
+from db.nightly import schedules
+from worker.schedules import timetable
 
 url, at, last_step = sys.argv[1], datetime.fromisoformat(sys.argv[2]), sys.argv[3]
 engine = database.connect(url)

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from db import jobs, models, proofs, runs, schedules, workers
-from db.database import reading, write
-from db.schema import models as models_table
-from db.schema import notices
-from db.schema import schedules as schedules_table
+from db.base import workers
+from db.base.database import reading, write
+from db.base.schema import models as models_table
+from db.base.schema import notices
+from db.base.schema import schedules as schedules_table
+from db.nightly import runs, schedules
+from db.queue import jobs
+from db.registry import engine_checks, models
 from tests.db import given
 from tests.worker import samples
 from trainer.card import Card
-from worker import config, proof, settle
+from worker import config
 from worker.config import Settings
 from worker.engine import choose, gate, open_engine
+from worker.schedules import promotion
+from worker.scoring import engine_check
 
 CPU, GPU = "OpenVINO 1 on a processor", "TensorRT 10.3.0 on Orin (8.7)"
 
@@ -63,17 +68,17 @@ class Site:
             ),
         )
 
-    def claim(self, kind: str, worker: str) -> proofs.Due | None:
+    def claim(self, kind: str, worker: str) -> engine_checks.Due | None:
         there = workers.alive_ids(self.engine) - {worker}
-        return write(self.engine, lambda c: proofs.claim(c, kind, worker, there))
+        return write(self.engine, lambda c: engine_checks.claim(c, kind, worker, there))
 
     def decide(self, kind: str, worker: str, passed: bool, detail: str = "fp32 runs") -> bool:
         due = self.claim(kind, worker)
         assert due is not None
-        return write(self.engine, lambda c: proofs.decide(c, due, worker, passed, detail))
+        return write(self.engine, lambda c: engine_checks.decide(c, due, worker, passed, detail))
 
     def settle(self) -> sa.RowMapping:
-        settle.run(self.settings, self.engine, "w")
+        promotion.run(self.settings, self.engine, "w")
         return runs.get(self.engine, self.run_id)
 
     @property
@@ -133,7 +138,7 @@ def test_a_model_is_promoted_once_when_every_live_kind_has_proved_it(here: Site)
 
 
 def test_two_workers_that_settle_at_once_promote_once(here: Site) -> None:
-    given.together(*[lambda: settle.run(here.settings, here.engine, "w")] * 4)
+    given.together(*[lambda: promotion.run(here.settings, here.engine, "w")] * 4)
     assert here.champion == here.candidate
     with reading(here.engine) as connection:
         count = connection.exec_driver_sql("SELECT COUNT(*) FROM promotions WHERE how = 'promote'")
@@ -175,7 +180,7 @@ def test_a_proof_is_taken_over_from_a_worker_that_vanished_and_given_up_after_th
     for gone, following in (("a", "b"), ("b", "c")):
         write(here.engine, lambda c, g=gone: workers.goodbye(c, g))
         assert here.claim(CPU, following) is not None
-    written = write(here.engine, lambda c: proofs.decide(c, late, "a", True, "late"))
+    written = write(here.engine, lambda c: engine_checks.decide(c, late, "a", True, "late"))
     assert not written, "it is not a's any more"
     write(here.engine, lambda c: workers.goodbye(c, "c"))
     assert here.claim(CPU, "d") is None
@@ -189,7 +194,7 @@ def test_a_proof_that_is_handed_back_costs_no_attempt(here: Site) -> None:
     for _ in range(5):
         due = here.claim(CPU, "a")
         assert due is not None
-        write(here.engine, lambda c, d=due: proofs.hand_back(c, d, "a"))
+        write(here.engine, lambda c, d=due: engine_checks.hand_back(c, d, "a"))
     assert here.decide(CPU, "a", True)
 
 
@@ -199,7 +204,7 @@ def test_who_is_expected_back_is_waited_for_and_not_for_ever(
     here.worker("a", CPU)
     write(here.engine, lambda c: workers.goodbye(c, "a"))
     assert here.settle()["state"] == "proving", "a scoring worker was here lately"
-    monkeypatch.setattr(settle, "PROVE_S", -timedelta(days=1).total_seconds())
+    monkeypatch.setattr(promotion, "PROVE_S", -timedelta(days=1).total_seconds())
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", 1)
     assert run["reason"].endswith("on any scoring worker")
@@ -212,7 +217,7 @@ def test_a_kind_that_is_there_and_does_not_decide_is_named_when_time_is_up(
     here.worker("g", GPU)
     here.decide(CPU, "a", True)
     assert here.settle()["state"] == "proving"
-    monkeypatch.setattr(settle, "PROVE_S", -3600.0)
+    monkeypatch.setattr(promotion, "PROVE_S", -3600.0)
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", 1)
     assert run["reason"].endswith(f" on {GPU}"), "the processor has decided"
@@ -227,7 +232,7 @@ def test_this_machine_proves_a_model_that_it_computes_as_training_did(
 
     def prove() -> tuple[bool, str]:
         choice = choose(settings)
-        return proof.prove(settings, database, "w", choice, number, threading.Event())
+        return engine_check.prove(settings, database, "w", choice, number, threading.Event())
 
     assert prove() == (True, "fp32 runs"), "an imported model was never seen by PyTorch"
     engine = open_engine(model_file, batch=8, threads=1)

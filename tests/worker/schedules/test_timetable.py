@@ -16,12 +16,13 @@ from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db import database as connecting
-from db import migrate, runs, schedules, workers
-from db.database import write
-from db.schema import schedules as table
-from worker import timetable
+from db.base import database as connecting
+from db.base import migrate, workers
+from db.base.database import write
+from db.base.schema import schedules as table
+from db.nightly import runs, schedules
 from worker.errors import ConfigError
+from worker.schedules import timetable
 
 UTC = timezone.utc
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

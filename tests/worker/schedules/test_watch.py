@@ -18,20 +18,23 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, listings, runs, schedules, workers
-from db.database import reading, write
-from db.schema import notices, sources, watched
-from db.schema import schedules as schedules_table
-from tests import servers
-from tests.site import site
+from db.base import database as connecting
+from db.base import workers
+from db.base.database import reading, write
+from db.base.schema import notices, sources, watched
+from db.base.schema import schedules as schedules_table
+from db.nightly import runs, schedules
+from db.queue import jobs, listings
+from tests.support import servers
+from tests.support.site import site
 from tests.worker import samples
 from trainer.card import Card
-from worker import archive, config, watch
+from worker import archive, config
 from worker.config import Settings
 from worker.errors import ArchiveError, MemberError
-from worker.heartbeat import Heartbeat
-from worker.planning import Planner
+from worker.machine.heartbeat import Heartbeat
+from worker.schedules import watch
+from worker.scoring.planning import Planner
 
 SETTLE_S = 30
 

@@ -12,15 +12,17 @@ import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from db import database as connecting
-from db import models
-from db.schema import models as models_table
+from db.base import database as connecting
+from db.base.schema import models as models_table
+from db.registry import models
 from trainer.card import Card
-from worker import board, config, proof, serving
+from worker import config
 from worker.config import Settings
 from worker.engine import Choice, Engine, choose, gate, open_engine
 from worker.engine.base import Outputs, Pending
-from worker.gpu import Gpu
+from worker.machine import gpu_lease
+from worker.machine.gpu import Gpu
+from worker.scoring import engine_check, serving
 
 GPU = Gpu(
     index=0, name="Made up", uuid="GPU-1", compute_capability=(8, 7), memory_bytes=1 << 30,
@@ -103,7 +105,7 @@ def learned(database: sa.Engine, model_id: int, said: NDArray[np.float32]) -> in
 def prove(
     settings: Settings, database: sa.Engine, model_id: int, choice: Choice | None = None
 ) -> tuple[bool, str]:
-    return proof.prove(
+    return engine_check.prove(
         settings, database, "w", choice or choose(settings), model_id, threading.Event()
     )
 
@@ -195,7 +197,7 @@ def test_an_engine_that_another_took_the_place_of_is_no_proof(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """A GPU that fails would else be proved by the processor that serves instead of it."""
-    monkeypatch.setattr(board, "LOCKS", tmp_path)
+    monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
     on_gpu = Choice(
         asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
         lanes=2,
@@ -211,5 +213,5 @@ def test_who_is_told_to_stop_has_found_out_nothing(
 ) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(proof.Stopped):
-        proof.prove(settings, database, "w", choose(settings), learned, stop)
+    with pytest.raises(engine_check.Stopped):
+        engine_check.prove(settings, database, "w", choose(settings), learned, stop)

@@ -15,7 +15,7 @@ from tests.worker import samples
 from trainer.card import Card
 from worker.engine import Engine, open_engine
 from worker.errors import EngineError
-from worker.inference import EngineThread, Model, Request
+from worker.scoring.engine_thread import EngineThread, Model, Request
 
 BATCH = 4
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import control, database, jobs
-from tests import servers
-from tests.site import Site, site
+from db.base import database
+from db.queue import jobs
+from db.work import control
+from tests.support import servers
+from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
@@ -231,7 +233,7 @@ _POISON = """
 import os, signal, sys
 
 if "worker.app" in " ".join(sys.orig_argv):
-    from worker import shard
+    from worker.scoring import shard
 
     def open(self, claimed, *rest, _open=shard.Opener.open):
         run = _open(self, claimed, *rest)

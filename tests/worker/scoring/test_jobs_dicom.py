@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import hostile, servers
-from tests.site import Site, site
+from tests.support import hostile, servers
+from tests.support.paths import SHARED
+from tests.support.site import Site, site
 from tests.worker import samples
 from trainer.card import Card
 
-DICOM = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
+DICOM = SHARED / "data" / "dicom"
 
 
 @pytest.fixture

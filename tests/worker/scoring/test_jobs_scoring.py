@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from db import database, jobs, workers
-from tests import servers
-from tests.site import Site, processes_with, site, stop
+from db.base import database, workers
+from db.queue import jobs
+from tests.support import servers
+from tests.support.paths import SHARED
+from tests.support.site import Site, processes_with, site, stop
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
@@ -21,7 +23,7 @@ from trainer.card import Card
 #: What was scored before is scored again.
 FORCED = {"force": True}
 
-ORIGINALS = Path(__file__).parents[2].parent / "shared" / "data" / "originals"
+ORIGINALS = SHARED / "data" / "originals"
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, leases, listings
-from db.leases import Shard
-from db.listings import NewShard
-from db.schema import model_chunks, shards
+from db.base import database as connecting
+from db.base.schema import model_chunks, shards
+from db.queue import jobs, leases, listings
+from db.queue.leases import Shard
+from db.queue.listings import NewShard
 from tests.worker import samples
 from trainer.card import Card
 from worker import config
 from worker.engine import open_engine
-from worker.heartbeat import Heartbeat
-from worker.scoring import Scorer
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring.loop import Scorer
 
 LEASE_S = 1.0
 

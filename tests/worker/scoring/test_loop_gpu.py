@@ -17,19 +17,20 @@ import pytest
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from db import database as connecting
-from db import jobs
-from db.schema import shards
+from db.base import database as connecting
+from db.base.schema import shards
+from db.queue import jobs
 from tests.worker import samples
 from trainer import card as cards
-from worker import config, serving
-from worker.board import Board
+from worker import config
 from worker.engine import Choice, Engine, choose, open_engine
 from worker.engine.onnx import OnnxEngine
 from worker.errors import GpuLost
-from worker.gpu import Gpu
-from worker.heartbeat import Heartbeat
-from worker.scoring import Scorer
+from worker.machine.gpu import Gpu
+from worker.machine.gpu_lease import Board
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring import serving
+from worker.scoring.loop import Scorer
 
 UUID = "GPU-00000000-made-up"
 

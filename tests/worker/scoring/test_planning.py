@@ -17,13 +17,13 @@ import pytest
 import sqlalchemy as sa
 import zstandard
 
-from db import database as connecting
-from db import jobs, listings
-from db.schema import shard_listings, shards
+from db.base import database as connecting
+from db.base.schema import shard_listings, shards
+from db.queue import jobs, listings
 from tests.worker import samples
 from worker import archive
-from worker.heartbeat import Heartbeat
-from worker.planning import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES, Planner
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring.planning import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES, Planner
 
 
 class Row(NamedTuple):

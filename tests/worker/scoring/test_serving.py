@@ -17,18 +17,19 @@ import pytest
 import sqlalchemy as sa
 from onnx import numpy_helper
 
-from db import database as connecting
-from db import models
-from db.schema import engines
+from db.base import database as connecting
+from db.base.schema import engines
+from db.registry import models
 from trainer import card as cards
 from trainer.errors import Stopped
-from worker import config, serving, store
+from worker import config
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, open_engine
+from worker.engine import Choice, Engine, choose, open_engine, store
 from worker.engine.onnx import OnnxEngine
 from worker.errors import EngineError, GpuLost
-from worker.gpu import Gpu
-from worker.inference import Model
+from worker.machine.gpu import Gpu
+from worker.scoring import serving
+from worker.scoring.engine_thread import Model
 
 GPU = Gpu(
     index=0, name="Made up", uuid="GPU-1", compute_capability=(8, 7), memory_bytes=1 << 30,

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, listings
-from db.leases import Shard
-from db.results import NotPredicted, Prediction
-from db.reuse import Known
+from db.base import database as connecting
+from db.queue import jobs, listings
+from db.queue.leases import Shard
+from db.queue.results import NotPredicted, Prediction
+from db.queue.reuse import Known
 from tests.worker import samples
 from trainer.card import Card
 from worker import archive
 from worker.archive import Member
-from worker.decoders import Decoded, Film, Place
+from worker.decoding.pool import Decoded, Film, Place
 from worker.engine import Outputs
-from worker.privacy import Privacy
-from worker.shard import Opener, ShardRun, label, stored_name
+from worker.machine.privacy import Privacy
+from worker.scoring.shard import Opener, ShardRun, label, stored_name
 
 PRIVACY = Privacy(b"the key of a site")
 

@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, models, runs, schedules
-from db.schema import proofs
-from tests import servers
+from db.base import database as connecting
+from db.base.schema import proofs
+from db.nightly import runs, schedules
+from db.queue import jobs
+from db.registry import models
+from tests.support import servers
 from tests.worker import samples
 from trainer import errors
 from trainer.card import Card
-from worker import config, proof, serving
+from worker import config
 from worker.config import Settings
-from worker.daemon import Daemon
 from worker.engine import choose
+from worker.scoring import engine_check, serving
+from worker.service.daemon import Daemon
 
 SOURCES = 40
 
@@ -145,9 +148,9 @@ def test_a_database_that_goes_away_while_a_model_is_fetched_is_no_failed_proof(
     sa.event.listen(database, "before_cursor_execute", harm)
     stop = threading.Event()
     with pytest.raises(sa.exc.OperationalError):
-        proof.prove(settings, database, "w", choose(settings), candidate, stop)
+        engine_check.prove(settings, database, "w", choose(settings), candidate, stop)
     away = False
-    found = proof.prove(settings, database, "w", choose(settings), candidate, stop)
+    found = engine_check.prove(settings, database, "w", choose(settings), candidate, stop)
     assert found == (True, "fp32 runs")
 
 
@@ -158,5 +161,5 @@ def test_a_build_that_is_interrupted_has_found_out_nothing(
         raise errors.Stopped("stopped while TensorRT built it")
 
     monkeypatch.setattr(serving, "open_on", interrupted)
-    with pytest.raises(proof.Stopped, match="stopped while TensorRT built it"):
-        proof.prove(settings, database, "w", choose(settings), candidate, threading.Event())
+    with pytest.raises(engine_check.Stopped, match="stopped while TensorRT built it"):
+        engine_check.prove(settings, database, "w", choose(settings), candidate, threading.Event())

@@ -12,16 +12,17 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from db import database as connecting
-from db import drift, jobs, leases, listings, results
-from db.schema import models as models_table
-from db.schema import rollups
-from tests import servers
-from tests.site import Site, site
+from db.base import database as connecting
+from db.base.schema import models as models_table
+from db.base.schema import rollups
+from db.queue import jobs, leases, listings, results
+from db.registry import drift
+from tests.support import servers
+from tests.support.site import Site, site
 from tests.worker import samples
 from trainer.card import Card
-from worker import reference
 from worker.engine import gate, open_engine
+from worker.training import reference
 
 
 def measured(model_file: Path, films: list[tuple[str, bytes]]) -> dict[str, object]:

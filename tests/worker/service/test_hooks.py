@@ -18,17 +18,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, migrate, notices, workers
-from db.database import write
-from db.schema import notices as table
-from db.types import now
-from tests import servers
+from db.base import database as connecting
+from db.base import migrate, outbox, workers
+from db.base.database import write
+from db.base.schema import notices as table
+from db.base.types import now
+from db.queue import jobs
 from tests.scheduler import rows
-from tests.site import site
+from tests.support import servers
+from tests.support.site import site
 from tests.worker import samples
-from worker import config, hooks
+from worker import config
 from worker.config import Settings
+from worker.service import hooks
 
 #: A patient's name, as a path may have it.
 PATIENT = "MEIER^ANNA"
@@ -112,7 +114,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
 
 
 def add(engine: sa.Engine, event: str = "kept", **facts: Any) -> int:
-    return write(engine, lambda c: notices.add(c, event, **facts))
+    return write(engine, lambda c: outbox.add(c, event, **facts))
 
 
 def settings(tmp_path: Path, **values: str) -> Settings:
@@ -131,7 +133,7 @@ def test_a_server_and_a_command_are_told_the_same(
     number = add(engine, text="the champion stays: 0.91 ≤ 0.98", auroc=0.912)
     assert hooks.deliver(both, engine, "w1") == 1
     (heard,) = listener.heard
-    at = notices.get(engine, number)["at"].isoformat(timespec="seconds")
+    at = outbox.get(engine, number)["at"].isoformat(timespec="seconds")
     assert heard == {
         "id": number, "at": at, "event": "kept", "text": "the champion stays: 0.91 ≤ 0.98",
         "auroc": 0.912,
@@ -145,14 +147,14 @@ def test_a_server_and_a_command_are_told_the_same(
         "PNEUMOQ_EVENT": "kept", "PNEUMOQ_TEXT": heard["text"], "PNEUMOQ_ID": str(number),
         "PNEUMOQ_AT": at,
     }  # fmt: skip
-    assert notices.get(engine, number)["state"] == "delivered"
+    assert outbox.get(engine, number)["state"] == "delivered"
     assert hooks.deliver(both, engine, "w1") == 0
 
 
 def test_without_hooks_notices_are_unheard_at_once(engine: sa.Engine, tmp_path: Path) -> None:
     number = add(engine)
     assert hooks.deliver(settings(tmp_path), engine, "w1") == 0
-    assert notices.get(engine, number)["state"] == "unheard"
+    assert outbox.get(engine, number)["state"] == "unheard"
 
 
 def test_a_hook_that_took_a_notice_is_not_told_again_when_another_did_not(
@@ -162,12 +164,12 @@ def test_a_hook_that_took_a_notice_is_not_told_again_when_another_did_not(
     listener.status = 503
     number = add(engine)
     hooks.deliver(both, engine, "w1")
-    row = notices.get(engine, number)
+    row = outbox.get(engine, number)
     assert (row["state"], row["last_error"]) == ("waiting", "webhook: it answered 503")
     listener.status = 200
     pass_time(engine)
     hooks.deliver(both, engine, "w2")
-    row = notices.get(engine, number)
+    row = outbox.get(engine, number)
     assert (row["state"], row["attempts"], row["last_error"]) == ("delivered", 2, None)
     assert (len(listener.heard), len(told(tmp_path))) == (2, 1)
 
@@ -268,7 +270,9 @@ def test_a_sender_killed_between_sending_and_marking_sends_the_same_again(
     chosen = settings(tmp_path, hook_url=listener.url, database_url=sqlite_url)
     number = add(engine)
     code = (
-        "from db import database; from worker import config, hooks\n"
+        "from db.base import database\n"
+        "from worker import config\n"
+        "from worker.service import hooks\n"
         "settings = config.load()\n"
         "hooks.deliver(settings, database.connect(settings.database_url), 'killed')\n"
     )
@@ -279,13 +283,13 @@ def test_a_sender_killed_between_sending_and_marking_sends_the_same_again(
     sender.send_signal(signal.SIGKILL)
     assert sender.wait() == -signal.SIGKILL
     over.set()
-    row = notices.get(engine, number)
+    row = outbox.get(engine, number)
     assert (row["state"], row["worker_id"], row["attempts"]) == ("waiting", "killed", 1)
     assert hooks.deliver(chosen, engine, "w2") == 0  # it may be alive yet
     pass_time(engine)
     assert hooks.deliver(chosen, engine, "w2") == 1
     assert [heard["id"] for heard in listener.heard] == [number, number]
-    assert notices.get(engine, number)["state"] == "delivered"
+    assert outbox.get(engine, number)["state"] == "delivered"
 
 
 def test_a_worker_tells_of_a_job_that_failed_and_not_of_whom(

@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, migrate, models, retention
-from db.database import write
-from db.schema import jobs as job_table
-from db.schema import model_chunks, notices, schedules
-from db.types import now
+from db.base import database as connecting
+from db.base import migrate
+from db.base.database import write
+from db.base.schema import jobs as job_table
+from db.base.schema import model_chunks, notices, schedules
+from db.base.types import now
+from db.queue import jobs
+from db.registry import models, retention
 from tests.scheduler import rows
-from trainer import pixels
-from worker import config, store
-from worker import retention as tidying
+from trainer.data import cache as pixel_cache
+from worker import config
 from worker.config import Settings
-from worker.engine import signed
+from worker.engine import signed, store
 from worker.errors import EngineError
+from worker.service import retention as tidying
 
 DAY_S = 86_400.0
 
@@ -150,7 +152,7 @@ def test_caches_beyond_the_newest_go_unless_a_training_runs(
     cache = settings.home / "cache"
     made = [
         [put(cache / f"{n:032x}.{end}", days=2 + n) for end in ("json", "npy")]
-        for n in range(pixels.KEPT_FILES + 2)
+        for n in range(pixel_cache.KEPT_FILES + 2)
     ]
     half = put(cache / f"{'e' * 32}.json", days=30)
     killed = put(cache / f".{'f' * 32}.1234", days=2)

@@ -21,18 +21,21 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from db import database as connecting
-from db import jobs, models
-from db import training as rows
-from db.schema import datasets
-from tests.disk import fill, small_disk
+from db.base import database as connecting
+from db.base.schema import datasets
+from db.queue import jobs
+from db.queue import training as rows
+from db.registry import models
+from tests.support.disk import fill, small_disk
+from tests.support.paths import ROOT
 from tests.worker import samples
 from trainer import checkpoint, phantom
 from trainer.card import Card
-from worker import config, store, training
+from worker import config
 from worker.config import Settings
-from worker.engine import open_engine
-from worker.heartbeat import Heartbeat
+from worker.engine import open_engine, store
+from worker.machine.heartbeat import Heartbeat
+from worker.training import attempt
 
 SPEC = {
     "epochs": 1,
@@ -113,7 +116,7 @@ class Trainer:
 
     def work(self) -> None:
         """Train what is due."""
-        training.work(self.settings, self.engine, "w", self.heartbeat, self.stop)
+        attempt.work(self.settings, self.engine, "w", self.heartbeat, self.stop)
 
     @contextmanager
     def working(self) -> Iterator[threading.Thread]:
@@ -161,7 +164,7 @@ def children(parent: int | None = None) -> list[int]:
         except OSError:
             continue
         ours = int(ppid) == (parent or os.getpid()) and state != "Z"
-        if ours and b"worker.train_child" in command:
+        if ours and b"worker.training.child" in command:
             found.append(int(stat.parent.name))
     return found
 
@@ -464,7 +467,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
         trainer.stop.set()
         began = time.monotonic()
         thread.join(samples.PATIENCE_S)
-        assert time.monotonic() - began < training.GRACE_S
+        assert time.monotonic() - began < attempt.GRACE_S
         assert not children()
     job = trainer.job(job_id)
     assert (job["state"], job["attempts"]) == ("queued", 0)
@@ -494,7 +497,7 @@ def test_two_workers_that_hear_the_same_bell_train_a_job_once(
     def hear(worker_id: str, heartbeat: Heartbeat) -> None:
         ready.wait()
         for _ in range(2):  # a message may come twice
-            training.work(settings, trainer.engine, worker_id, heartbeat, trainer.stop)
+            attempt.work(settings, trainer.engine, worker_id, heartbeat, trainer.stop)
 
     workers = [
         threading.Thread(target=hear, args=args)
@@ -536,17 +539,18 @@ def test_a_training_process_ends_when_its_worker_is_killed(
     script = tmp_path / "script.py"
     script.write_text(
         "import threading\n"
-        "from db import database\n"
-        "from worker import config, training\n"
-        "from worker.heartbeat import Heartbeat\n"
+        "from db.base import database\n"
+        "from worker import config\n"
+        "from worker.machine.heartbeat import Heartbeat\n"
+        "from worker.training import attempt\n"
         "settings = config.load()\n"
         "engine = database.connect(settings.database_url)\n"
         "heart = Heartbeat(engine, 'killed', lease_s=settings.lease_s)\n"
-        "training.work(settings, engine, 'killed', heart, threading.Event())\n"
+        "attempt.work(settings, engine, 'killed', heart, threading.Event())\n"
     )
     worker = subprocess.Popen(
         [sys.executable, script],
-        env=config.child_environment(settings, PYTHONPATH=str(Path(training.__file__).parents[1])),
+        env=config.child_environment(settings, PYTHONPATH=str(ROOT)),
     )
     try:
         samples.wait(lambda: trainer.epochs(job_id), "the first epoch")

@@ -16,17 +16,22 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from db import database as connecting
-from db import jobs, migrate, models, runs, schedules
-from db import nights as kept
-from db.schema import evaluations, notices
-from db.schema import schedules as schedules_table
-from db.training import epoch_rows
+from db.base import database as connecting
+from db.base import migrate
+from db.base.schema import evaluations, notices
+from db.base.schema import schedules as schedules_table
+from db.nightly import nights as kept
+from db.nightly import runs, schedules
+from db.queue import jobs
+from db.queue.training import epoch_rows
+from db.registry import models
 from tests.worker import samples, spots
-from trainer import frozen
-from worker import config, settle, store, training
-from worker.engine import gate, open_engine
-from worker.heartbeat import Heartbeat
+from trainer.data import frozen
+from worker import config
+from worker.engine import gate, open_engine, store
+from worker.machine.heartbeat import Heartbeat
+from worker.schedules import promotion
+from worker.training import attempt
 
 JOB = {
     "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
@@ -73,12 +78,12 @@ class Nights:
 
     def work(self, stop: threading.Event) -> None:
         """Train what is due."""
-        training.work(self.settings, self.engine, "w", self.heartbeat, stop)
+        attempt.work(self.settings, self.engine, "w", self.heartbeat, stop)
 
     def end(self, run_id: int) -> sa.RowMapping:
         """Work on a run's job to its end, and settle what it made."""
         self.work(threading.Event())
-        settle.run(self.settings, self.engine, "w")
+        promotion.run(self.settings, self.engine, "w")
         run = runs.get(self.engine, run_id)
         job = jobs.get(self.engine, run["job_id"])
         assert job["state"] == "completed", job["reason"]

@@ -14,10 +14,10 @@ import pytest
 from onnx import numpy_helper
 
 from tests.worker import spots
-from trainer import frozen, gathering
+from trainer.data import frozen, gathering
+from trainer.data.frozen import Judged
 from trainer.errors import DatasetError
-from trainer.frozen import Judged
-from worker.night_child import Films, Night, Resting
+from worker.training.night_child import Films, Night, Resting
 
 
 class Told:

@@ -14,10 +14,10 @@ from tests.worker import samples
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import Stopped
-from worker import precisions
 from worker.engine import open_engine
 from worker.errors import ArchiveError
-from worker.precisions import Derived
+from worker.training import precisions
+from worker.training.precisions import Derived
 
 
 @pytest.fixture(scope="module")

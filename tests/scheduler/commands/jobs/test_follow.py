@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, training
-from scheduler.follow import Silence
+from db.base import database
+from db.queue import jobs, training
+from scheduler.show.follow import Silence
 from tests.scheduler import rows
 from tests.scheduler.console import run, start
 

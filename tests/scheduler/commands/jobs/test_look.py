@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, migrate, models, schema, views
-from scheduler import session
+from db.base import database, migrate, schema, views
+from db.queue import jobs
+from db.registry import models
+from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, jobs, schema
-from scheduler import session
+from db.base import database, schema
+from db.queue import jobs
+from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import database, models
-from scheduler import session
-from scheduler.commands import build
+from db.base import database
+from db.registry import models
+from scheduler.commands.models import build
+from scheduler.submitting import session
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from trainer import card as cards
 from worker.config import Settings
 from worker.engine import Choice, choose, gate
-from worker.gpu import find, why_none
+from worker.machine.gpu import find, why_none
 
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")
 

@@ -12,11 +12,12 @@ import pytest
 import sqlalchemy as sa
 from sklearn import metrics as reference  # type: ignore[import-untyped]  # ships no hints
 
-from db import models
+from db.registry import models
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from trainer import card as cards
-from trainer import film, phantom
+from trainer import phantom
+from trainer.film import rules
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +152,7 @@ def test_an_imported_rule_makes_the_pixels_that_are_measured(
     path = tmp_path / "nearest.onnx"
     rule = "gray-nearest-1"
     samples.write_model(
-        path, ("NORMAL", "PNEUMONIA"), seed=1, film_rule=rule, golden=tuple(film.golden(rule))
+        path, ("NORMAL", "PNEUMONIA"), seed=1, film_rule=rule, golden=tuple(rules.golden(rule))
     )
     model = samples.register(engine, path, cards.read(path))
     result = run("models", "evaluate", model, data, "--json")

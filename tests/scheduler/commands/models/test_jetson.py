@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from db import models
+from db.registry import models
 from tests.scheduler.console import only_line, run
-from tests.trainer import jetson
 from tests.trainer import samples as labelled
+from tests.trainer.modelfile import jetson
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import database, models, runs, schedules
-from db.schema import models as models_table
+from db.base import database
+from db.base.schema import models as models_table
+from db.nightly import runs, schedules
+from db.registry import models
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.worker import samples

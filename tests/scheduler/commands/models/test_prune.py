@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db import models
-from db.database import reading, write
-from db.schema import jobs as job_table
-from db.schema import model_chunks
-from scheduler import session
+from db.base.database import reading, write
+from db.base.schema import jobs as job_table
+from db.base.schema import model_chunks
+from db.registry import models
+from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
-from worker import store
+from worker.engine import store
 
 #: An archive to be scored: nothing is read of it here.
 ZIP = b"PK\x05\x06" + bytes(18)
