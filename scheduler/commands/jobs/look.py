@@ -1,4 +1,4 @@
-"""`pneumoq jobs`: what was asked of the workers, how far it is, and what went wrong."""
+"""The commands of `pneumoq jobs` that look: ls, show, watch, errors, events."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from db.base.schema import JOB_STATES, evaluations
 from db.nightly import runs
 from db.queue import jobs, training
 from db.registry import drift
-from scheduler.commands.jobs import steer
-from scheduler.show import follow, output
+from scheduler.show import follow, output, summary
 from scheduler.submitting import engines, session, submit
 
 JOB = session.JOB
@@ -22,24 +21,7 @@ JOB = session.JOB
 LIST_COLUMNS = ("job", "kind", "state", "progress", "errors", "model", "submitted", "by", "reason")
 
 
-@click.group("jobs")
-def command() -> None:
-    """List, follow and steer jobs; see their errors.
-
-    \b
-    Examples:
-      pneumoq jobs ls --open
-      pneumoq jobs watch 5
-      pneumoq jobs errors 5
-      pneumoq jobs retry 5 --failed-only
-    """
-
-
-for steering in steer.COMMANDS:
-    command.add_command(steering)
-
-
-@command.command("ls")
+@click.command("ls")
 @click.option(
     "--limit", type=click.IntRange(1, 2**31), default=20, show_default=True,
     help="Newest jobs to list.",
@@ -110,7 +92,7 @@ def _listed(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
     }
 
 
-@command.command("show")
+@click.command("show")
 @click.argument("job", type=JOB)
 @output.json_option
 def show(job: int, as_json: bool) -> None:
@@ -199,7 +181,7 @@ def _of_scoring(engine: sa.Engine, job: int, *, ended: bool) -> dict[str, Any]:
     found["drift"] = drift.of_job(engine, job)
     # All predictions are looked at for it: of a million, for longer than somebody should wait who
     # looks again and again.
-    found["from_store"] = follow.from_store(engine, job) if ended else None
+    found["from_store"] = summary.from_store(engine, job) if ended else None
     return found
 
 
@@ -228,7 +210,7 @@ def _heading(title: str) -> None:
     click.echo(f"\n{click.style(title, bold=True)}")
 
 
-@command.command("watch")
+@click.command("watch")
 @click.argument("job", type=JOB)
 @output.json_option
 @click.pass_context
@@ -245,7 +227,7 @@ def watch(ctx: click.Context, job: int, as_json: bool) -> None:
     ctx.exit(follow.follow(session.database(), job, as_json=as_json))
 
 
-@command.command("errors")
+@click.command("errors")
 @click.argument("job", type=JOB)
 @click.option(
     "--limit", type=click.IntRange(0, 2**31), default=50, show_default=True,
@@ -305,7 +287,7 @@ def _counts(by_code: list[sa.RowMapping]) -> str:
     return f"{total:,} ({kinds})"
 
 
-@command.command("events")
+@click.command("events")
 @click.argument("job", type=JOB)
 @output.json_option
 def events(job: int, as_json: bool) -> None:
@@ -317,3 +299,6 @@ def events(job: int, as_json: bool) -> None:
     """
     rows = jobs.events(session.database(), job)
     output.emit(rows, as_json=as_json, columns=["at", "who", "event", "detail"])
+
+
+COMMANDS = (ls, show, watch, errors, events)

@@ -1,11 +1,8 @@
-"""`pneumoq schedule`: jobs that the clock makes, such as a retraining every night."""
+"""`pneumoq schedule add`: what the clock is to make, and when."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,10 @@ import sqlalchemy as sa
 from click.core import ParameterSource
 
 from db.base import database
-from db.nightly import runs, schedules
-from scheduler.show import follow, output
+from db.nightly import schedules
+from scheduler.commands.schedule import zones
+from scheduler.show import output
 from scheduler.submitting import session, submit
-from worker import config
 from worker.errors import ConfigError
 from worker.schedules import timetable
 
@@ -37,12 +34,6 @@ OF_NIGHT = (
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
-COLUMNS = ("name", "kind", "cron", "zone", "next", "next_utc", "last_run", "outcome", "state")
-RUN_COLUMNS = (
-    "run", "schedule", "scheduled_for", "cause", "outcome", "job", "champion", "candidate",
-    "reason",
-)  # fmt: skip
-
 #: Letter → seconds, of a span such as 6h.
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -60,22 +51,6 @@ def span(_: click.Context, __: click.Parameter, value: str) -> int:
     if seconds > LONGEST_SPAN_S:
         raise click.BadParameter(f"{value} is longer than a year")
     return seconds
-
-
-@click.group("schedule")
-def command() -> None:
-    """Let the clock make jobs: retrain every night, score what arrives in a folder.
-
-    Workers make the jobs (`pneumoq up`, or workers on several machines); each time of a schedule is
-    dealt with once, however many there are.
-
-    \b
-    Examples:
-      pneumoq schedule add nightly --cron "0 2 * * *" --tz Europe/Paris train /data/chest_xray
-      pneumoq schedule add inbox --cron "*/10 * * * *" score /data/inbox
-      pneumoq schedule ls
-      pneumoq schedule show nightly
-    """
 
 
 class Adding(click.Command):
@@ -106,9 +81,7 @@ class Adding(click.Command):
         return [*super().collect_usage_pieces(ctx), "train DATA... | score FOLDER..."]
 
 
-@command.command(
-    "add", cls=Adding, short_help="Add a schedule that trains, or scores what arrives."
-)
+@click.command("add", cls=Adding, short_help="Add a schedule that trains, or scores what arrives.")
 @click.argument("name")
 @click.option("--cron", required=True, help="Five fields: minute hour day month weekday.")
 @click.option(
@@ -195,7 +168,7 @@ def add(
     engine = session.database()
     at = schedules.database_clock(engine)
     try:
-        zone = tz or local_zone()
+        zone = tz or zones.local_zone()
         first = timetable.check(cron, zone, at)
     except ConfigError as error:
         raise click.BadParameter(str(error), param_hint="--cron or --tz") from error
@@ -220,7 +193,7 @@ def add(
     if as_json:
         output.emit({**row, "next": first}, as_json=True)
         return
-    click.echo(f"{name} runs for the first time at {_both(first, zone)}.")
+    click.echo(f"{name} runs for the first time at {zones.both(first, zone)}.")
     from db.base import workers
 
     if not workers.alive(engine, kind):
@@ -303,251 +276,3 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
         "engine": engines.stored(params["asked_engine"]),
         "priority": params["priority"],
     }
-
-
-@command.command("ls", short_help="List schedules, with the next and the last run of each.")
-@output.json_option
-def ls(as_json: bool) -> None:
-    """List schedules: when each runs next, and what came of the last time.
-
-    \b
-    Example:
-      pneumoq schedule ls
-    """
-    engine = session.database()
-    at = schedules.database_clock(engine)
-    rows = [{**row, "next": _next(row, at)} for row in schedules.listing(engine)]
-    behind = schedules.clock_behind(engine, at)
-    if behind is not None:
-        click.echo(f"No schedule runs: {timetable.behind_text(at, behind)}.", err=True)
-    if as_json:
-        output.emit(rows, as_json=True)
-        return
-    output.emit(
-        [
-            {
-                "name": row["name"],
-                "kind": row["kind"],
-                "cron": row["cron"],
-                "zone": row["tz"],
-                "next": "" if row["next"] is None else _there(row["next"], row["tz"]),
-                "next_utc": output.when(row["next"]),
-                "last_run": output.when(row["run_for"]),
-                "outcome": row["outcome"] or row["run_state"],
-                "state": "paused" if row["paused"] else "on",
-            }
-            for row in rows
-        ],
-        as_json=False,
-        columns=COLUMNS,
-        nothing="no schedules yet; `pneumoq schedule add --help` shows how",
-    )
-
-
-@command.command("show", short_help="Show a schedule and its last runs, with reasons.")
-@click.argument("name")
-@output.json_option
-def show(name: str, as_json: bool) -> None:
-    """Show what a schedule does, and its last runs with the reason for each outcome.
-
-    \b
-    Example:
-      pneumoq schedule show nightly
-    """
-    engine = session.database()
-    row = schedules.get(engine, name)
-    last = runs.of_schedule(engine, row["id"], 10)
-    following = _next(row, schedules.database_clock(engine))
-    if as_json:
-        output.emit({**row, "next": following, "runs": last}, as_json=True)
-        return
-    output.facts(
-        {
-            "name": name,
-            "kind": row["kind"],
-            "cron": f"{row['cron']} in {row['tz']}",
-            "next": "paused" if row["paused"] else _both(following, row["tz"]),
-            "catch_up": output.seconds(row["catch_up_s"]),
-            "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
-            "added": f"{output.when(row['created_at'])} by {row['created_by']}",
-            **row["spec"].get("night", {}),
-            **row["spec"].get("watch", {}),
-        }
-    )
-    click.echo(f"\n{click.style('Job', bold=True)}")
-    output.facts(row["spec"]["job"])
-    for one in last:
-        click.echo(
-            f"\n{click.style(output.when(one['scheduled_for']), bold=True)}  "
-            f"{one['outcome'] or one['state']}"
-            + (f"  job {one['job_id']}" if one["job_id"] else "")
-            + (f"  model {one['candidate_id']}" if one["candidate_id"] else "")
-        )
-        if one["reason"]:
-            click.echo(f"  {output.printable(one['reason'])}")
-
-
-@command.command("runs", short_help="List runs of one schedule, or of all.")
-@click.argument("name", required=False)
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most.")
-@output.json_option
-def runs_(name: str | None, limit: int, as_json: bool) -> None:
-    """List runs of one schedule, or of all, newest first; `v_runs` has them in SQL.
-
-    \b
-    Example:
-      pneumoq schedule runs nightly
-    """
-    engine = session.database()
-    which = schedules.listing(engine) if name is None else [schedules.get(engine, name)]
-    found = [
-        {**run, "schedule": row["name"]}
-        for row in which
-        for run in runs.of_schedule(engine, row["id"], limit)
-    ]
-    found = sorted(found, key=lambda run: (run["scheduled_for"], run["id"]), reverse=True)[:limit]
-    if as_json:
-        output.emit(found, as_json=True)
-        return
-    output.emit(
-        [
-            {
-                "run": run["id"],
-                "schedule": run["schedule"],
-                "scheduled_for": output.when(run["scheduled_for"]),
-                "cause": run["cause"],
-                "outcome": run["outcome"] or run["state"],
-                "job": run["job_id"],
-                "champion": run["champion_id"],
-                "candidate": run["candidate_id"],
-                "reason": run["reason"],
-            }
-            for run in found
-        ],
-        as_json=False,
-        columns=RUN_COLUMNS,
-        nothing="no runs yet",
-    )
-
-
-@command.command("run", short_help="Run a schedule now, beside its times.")
-@click.argument("name")
-@click.option("--wait", is_flag=True, help="Follow its job to the end.")
-@output.json_option
-@click.pass_context
-def run(ctx: click.Context, name: str, wait: bool, as_json: bool) -> None:
-    """Run a schedule now, beside its times; it trains also where nothing changed.
-
-    \b
-    Example:
-      pneumoq schedule run nightly --wait
-    """
-    settings, engine = session.settings(), session.database()
-    row = schedules.get(engine, name)
-    run_id = database.write(engine, lambda c: schedules.run_now(c, name))
-    submit.ring(settings, row["kind"])
-    made = runs.get(engine, run_id)
-    if wait and made["job_id"] is not None:
-        ctx.exit(follow.follow(engine, made["job_id"], as_json=as_json, goes_on=True))
-    if as_json:
-        output.emit(dict(made), as_json=True)
-    elif made["job_id"] is not None:
-        click.echo(f"Job {made['job_id']} is on the queue: pneumoq jobs watch {made['job_id']}")
-    else:
-        click.echo(f"A worker looks through the folder: pneumoq schedule show {name}")
-
-
-@command.command("pause", short_help="Hold a schedule: its times pass without a run.")
-@click.argument("name")
-@output.json_option
-def pause(name: str, as_json: bool) -> None:
-    """Hold a schedule: its times pass without a run, and are not made up for.
-
-    \b
-    Example:
-      pneumoq schedule pause nightly
-    """
-    engine = session.database()
-    database.write(engine, lambda c: schedules.set_paused(c, name, True))
-    if as_json:
-        output.emit({**schedules.get(engine, name), "next": None}, as_json=True)
-        return
-    click.echo(f"{name} is paused; `pneumoq schedule resume {name}` lets it go on")
-
-
-@command.command("resume")
-@click.argument("name")
-@output.json_option
-def resume(name: str, as_json: bool) -> None:
-    """Let a paused schedule go on.
-
-    \b
-    Example:
-      pneumoq schedule resume nightly
-    """
-    engine = session.database()
-    database.write(engine, lambda c: schedules.set_paused(c, name, False))
-    row = schedules.get(engine, name)
-    first = _next(row, schedules.database_clock(engine))
-    if as_json:
-        output.emit({**row, "next": first}, as_json=True)
-        return
-    click.echo(f"{name} runs next at {_both(first, row['tz'])}")
-
-
-@command.command("rm", short_help="Remove a schedule; what it made stays.")
-@click.argument("name")
-@output.json_option
-def rm(name: str, as_json: bool) -> None:
-    """Remove a schedule. Its runs, jobs and models stay; a job that runs goes on.
-
-    \b
-    Example:
-      pneumoq schedule rm nightly
-    """
-    engine = session.database()
-    row = schedules.get(engine, name)
-    database.write(engine, lambda c: schedules.remove(c, name))
-    if as_json:
-        output.emit({"id": row["id"], "name": name, "removed": True}, as_json=True)
-        return
-    click.echo(f"{name} is removed; what it made stays")
-
-
-def local_zone(etc: Path = Path("/etc")) -> str:
-    """This machine's time zone by its IANA name; UTC where it does not tell."""
-    named: list[str | None] = [config.time_zone()]
-    with contextlib.suppress(OSError):
-        named.append(str((etc / "localtime").resolve()).partition("zoneinfo/")[2])
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        named.append((etc / "timezone").read_text("utf-8").strip())
-    for name in filter(None, named):
-        with contextlib.suppress(ConfigError):
-            timetable.zone(name)
-            return name
-    return "UTC"
-
-
-def _next(row: Mapping[str, Any] | sa.RowMapping, at: datetime) -> datetime | None:
-    """When a schedule runs next; None where it is paused, or its zone is not known here."""
-    if row["paused"]:
-        return None
-    try:
-        return timetable.following(row["cron"], row["tz"], at)
-    except ConfigError as error:
-        click.echo(f"{row['name']} does not run on this machine: {error}", err=True)
-        return None
-
-
-def _there(moment: datetime, tz: str) -> str:
-    """A time as the clocks of a zone show it."""
-    return f"{moment.astimezone(timetable.zone(tz)):%Y-%m-%d %H:%M}"
-
-
-def _both(moment: datetime | None, tz: str) -> str:
-    """A time in a zone and in UTC; `?` where there is none that this machine knows of."""
-    if moment is None:
-        return "?"
-    utc = f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    there = _there(moment, tz)
-    return utc if utc == f"{there} UTC" else f"{there} in {tz} ({utc})"
