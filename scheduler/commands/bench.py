@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from db.registry import models
+from scheduler import engines, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session, sources
+from scheduler.submitting import precision, sources
 
 #: Films that a repetition measures with, unless told.
 FILMS = 1000

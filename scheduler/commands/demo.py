@@ -15,9 +15,8 @@ from typing import Any
 import click
 
 from db.base.errors import Conflict
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Patients to train on, and patients of the archive that is scored; none is in both.
 TRAIN_PATIENTS, ARCHIVE_PATIENTS = 300, 110
@@ -159,8 +158,9 @@ def _draw(films: Path, archive: Path) -> None:
 def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
     from db.base import database
     from db.queue import jobs
+    from scheduler import engines
     from scheduler.measure import survey
-    from scheduler.submitting import engines, precision
+    from scheduler.submitting import precision
 
     rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}

@@ -17,11 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.base import database, migrate, workers
 from db.base.errors import DatabaseError
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.checks import gpu, machine
 from scheduler.checks.finding import Finding, ok, problem, warning
 from scheduler.show import output
-from scheduler.submitting import session
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError

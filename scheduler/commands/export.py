@@ -18,9 +18,8 @@ import sqlalchemy as sa
 
 from db.base import database, views
 from db.queue import jobs
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Rows fetched at a time.
 FETCH = 2000

@@ -13,9 +13,8 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.errors import NotFound
 from db.queue import jobs, labels
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Headers that are understood, in lower case.
 NAMES = ("name", "path", "file", "filename", "image", "film")

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from scheduler.submitting import engines, session
+from scheduler import engines, session
 
 
 @click.command("up")

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import sqlalchemy as sa
 
 from db.base import workers
-from scheduler.submitting import session
+from scheduler import session
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError

@@ -20,9 +20,8 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import jobs
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.local import stack
-from scheduler.submitting import session
 from worker import wakeup
 from worker.config import Settings
 

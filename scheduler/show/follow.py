@@ -20,12 +20,11 @@ from sqlalchemy.exc import DBAPIError
 from db.base import database, workers
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import jobs, training
-from scheduler import errors
+from scheduler import engines, errors
 from scheduler.show import display as displays
 from scheduler.show import output
 from scheduler.show import summary as summaries
 from scheduler.show.display import Display
-from scheduler.submitting import engines
 
 T = TypeVar("T")
 

@@ -16,10 +16,9 @@ from db.base import database, schema, workers
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import budget as budgets
 from db.queue import jobs
-from scheduler import errors
+from scheduler import engines, errors
 from scheduler.local import stack
 from scheduler.show import follow, output
-from scheduler.submitting import engines
 from worker.config import Settings
 
 Make = Callable[[sa.Connection], int]

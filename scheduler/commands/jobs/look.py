@@ -13,8 +13,9 @@ from db.base.schema import JOB_STATES, evaluations
 from db.nightly import runs
 from db.queue import jobs, training
 from db.registry import drift
+from scheduler import engines, session
 from scheduler.show import follow, output, summary
-from scheduler.submitting import engines, session, submit
+from scheduler.submitting import submit
 
 JOB = session.JOB
 

@@ -15,9 +15,9 @@ from click.core import ParameterSource
 from db.base import database
 from db.queue import jobs
 from db.work import control
-from scheduler import errors
+from scheduler import engines, errors, session
 from scheduler.show import output
-from scheduler.submitting import engines, session, submit
+from scheduler.submitting import submit
 
 JOB = session.JOB
 

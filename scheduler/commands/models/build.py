@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.registry import models
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import display as displays
 from scheduler.show import output
 from scheduler.show.display import Display
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 from worker.config import Settings
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import click
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.show import output
-from scheduler.submitting import session
 
 
 @click.command("promote")

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from db.registry import models
+from scheduler import session
 from scheduler.commands.models import jetson
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session
 
 
 @click.command("export")

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from db.registry import drift, models
+from scheduler import session
 from scheduler.commands.models import evaluate, references
 from scheduler.show import output
-from scheduler.submitting import session
 
 LIST_COLUMNS = (
     "model", "name", "champion", "since", "state", "origin", "parent", "films", "val_auroc",

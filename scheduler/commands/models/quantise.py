@@ -10,9 +10,10 @@ import click
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 
 
 @click.command("quantise")

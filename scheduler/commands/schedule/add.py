@@ -12,9 +12,10 @@ from click.core import ParameterSource
 
 from db.base import database
 from db.nightly import schedules
+from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 from worker.errors import ConfigError
 from worker.schedules import timetable
 
@@ -249,7 +250,7 @@ def _train(ctx: click.Context, args: list[str]) -> dict[str, Any]:
 
 def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
     from db.registry import models
-    from scheduler.submitting import engines
+    from scheduler import engines
 
     params = _parsed("score", ctx, args).params
     folders = params["sources_"]

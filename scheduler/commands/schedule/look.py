@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from db.nightly import runs, schedules
+from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
-from scheduler.submitting import session
 from worker.schedules import timetable
 
 COLUMNS = ("name", "kind", "cron", "zone", "next", "next_utc", "last_run", "outcome", "state")

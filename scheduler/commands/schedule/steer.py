@@ -6,9 +6,10 @@ import click
 
 from db.base import database
 from db.nightly import runs, schedules
+from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import follow, output
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 
 
 @click.command("run", short_help="Run a schedule now, beside its times.")

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from db.base import database, workers
 from db.queue import jobs
-from scheduler.submitting import engines
+from scheduler import engines
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run, start
 from worker.machine.gpu import find, why_none

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import leases, results
 from db.queue.results import Prediction
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from worker.machine import privacy

@@ -18,8 +18,8 @@ from db.base.schema import schedules as schedules_table
 from db.base.schema import workers as workers_table
 from db.nightly import runs, schedules
 from db.queue import jobs
+from scheduler import session
 from scheduler.commands.schedule import add, look, zones
-from scheduler.submitting import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 

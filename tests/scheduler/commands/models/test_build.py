@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.commands.models import build
-from scheduler.submitting import session
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from trainer import card as cards
