@@ -68,12 +68,12 @@ def command(
     chosen = models.resolve(engine, model)
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
     figures = bench.run(
         settings, engine, model_id=chosen["id"], precision=pinned, row=row, films=films,
-        repeats=repeats, say=say,
+        repeats=repeats, report=report,
     )  # fmt: skip
     facts: dict[str, Any] = {
         "model_id": chosen["id"],

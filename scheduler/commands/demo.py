@@ -91,7 +91,7 @@ def command(ctx: click.Context, folder: Path) -> None:
     with contextlib.ExitStack() as stacked:
         _step("Starting Valkey, a training worker, a scoring worker and beat")
         stacked.enter_context(stack.sole(settings))
-        running = stacked.enter_context(stack.Stack(settings, engine, say=click.echo))
+        running = stacked.enter_context(stack.Stack(settings, engine, report=click.echo))
         who = session.who()
 
         _step(

@@ -201,10 +201,10 @@ def _live(alive: list[sa.RowMapping] | None) -> Iterator[Finding]:
             f"process {worker['pid']} on {worker['host']}{computes}, "
             f"since {output.when(worker['started_at'])}"
         )
-        told = worker["health"] or {}
-        if told:
-            found = f"{found}; {health.text(told)}"
-        if "throttled" in told:
+        state = worker["health"] or {}
+        if state:
+            found = f"{found}; {health.text(state)}"
+        if "throttled" in state:
             yield warning(name, found, "its GPU is slowed down: see to its cooling and power")
         else:
             yield ok(name, found)

@@ -166,8 +166,8 @@ def running(
     model_id: int,
     precision: str,
     accept: Sequence[str],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[Jobs]:
     """A private stack with one worker that does real jobs."""
-    with stack.private(settings, engine, ["score"], say=say) as (own, watch):
+    with stack.private(settings, engine, ["score"], report=report) as (own, watch):
         yield Jobs(own, engine, watch, model_id, precision, accept)

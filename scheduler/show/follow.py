@@ -28,8 +28,8 @@ from scheduler.show.display import Display
 
 T = TypeVar("T")
 
-#: Events of a training job that a person who follows it is told.
-SAID = ("note", "handed_back", "yielded")
+#: Events of a training job that a person who follows it is shown.
+SHOWN_EVENTS = ("note", "handed_back", "yielded")
 
 #: Seconds between two looks at the job, and how many times as long as a look it is at least:
 #: adding up a job of ten million films takes SQLite a tenth of a second.
@@ -71,24 +71,24 @@ class Rate:
 
 @dataclass(kw_only=True)
 class Silence:
-    """How long no worker has answered, so that it is said once."""
+    """How long no worker has answered, so that it is reported once."""
 
     #: time.monotonic() of the latest sign of life, and of the latest look for one.
     answered_at: float
     looked_at: float
-    said: bool = False
+    reported: bool = False
 
     def due(self, at: float) -> bool:
         """Whether it is time to look again."""
         return at - self.looked_at >= LOOK_FOR_WORKERS_S
 
     def note(self, at: float, *, alive: bool) -> bool:
-        """Remember what a look found; whether the silence is to be told now."""
+        """Remember what a look found; whether the silence is to be reported now."""
         self.looked_at = at
         if alive:
             self.answered_at = at
-        elif not self.said and at - self.answered_at >= NO_WORKER_S:
-            self.said = True
+        elif not self.reported and at - self.answered_at >= NO_WORKER_S:
+            self.reported = True
             return True
         return False
 
@@ -163,7 +163,7 @@ def _watch(
     of = _patiently(lambda: summaries.asked(engine, job_id))
     rate = Rate()
     shown: dict[int, Any] = {}
-    said = 0
+    last_event = 0
     silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
     wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
     waited: str | None = None
@@ -173,12 +173,12 @@ def _watch(
         took_s = time.monotonic() - started
         if kind == "train":
             rows = _patiently(lambda: training.epoch_rows(engine, job_id))
-            _say_epochs(rows, shown, display)
+            _print_epochs(rows, shown, display)
             display.draw(rows, of)
             for event in _patiently(lambda: jobs.events(engine, job_id)):
-                if event["event"] in SAID and event["id"] > said:
-                    said = event["id"]
-                    display.say(output.printable(event["detail"] or event["event"]))
+                if event["event"] in SHOWN_EVENTS and event["id"] > last_event:
+                    last_event = event["id"]
+                    display.line(output.printable(event["detail"] or event["event"]))
             now = _patiently(lambda: jobs.get(engine, job_id))["progress"]
             display.show(*_training(row, now, len(rows), of))
         else:
@@ -189,13 +189,13 @@ def _watch(
         if silence.due(started):
             alive = bool(_patiently(lambda: workers.alive(engine, kind)))
             if silence.note(started, alive=alive):
-                display.say(
+                display.line(
                     f"no worker of the queue {kind!r} has answered for {NO_WORKER_S:.0f} s: "
                     "start one with `pneumoq up`; `pneumoq doctor` lists those there are"
                 )
             waits = _patiently(lambda: engines.waits(engine, wanted))
             if waits is not None and waits != waited:
-                display.say(f"job {job_id} {waits}")
+                display.line(f"job {job_id} {waits}")
             waited = waits
         tick()
         time.sleep(max(POLL_S, POLL_SHARE * took_s))
@@ -237,15 +237,15 @@ def _training(
     return title, text, done, total
 
 
-def _say_epochs(rows: Sequence[sa.RowMapping], shown: dict[int, Any], display: Display) -> None:
+def _print_epochs(rows: Sequence[sa.RowMapping], shown: dict[int, Any], display: Display) -> None:
     """Print epochs that are new, or that a later attempt has made again."""
     for row in rows:
         if shown.get(row["epoch"]) == row["finished_at"]:
             continue
         if not shown:
-            display.say(EPOCH_HEADER)
+            display.line(EPOCH_HEADER)
         shown[row["epoch"]] = row["finished_at"]
-        display.say(epoch_line(row))
+        display.line(epoch_line(row))
 
 
 def epoch_line(row: Any) -> str:

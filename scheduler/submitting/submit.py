@@ -45,7 +45,7 @@ def submit(
     note: str = "",
     wanted: str | None = None,
 ) -> int:
-    """Insert the job that `make` makes, ring, and follow it if asked; returns the exit status.
+    """Insert the job of `make`, notify workers, follow it if asked; returns the exit status.
 
     `note` is said of a new job. `wanted` is its `jobs.engine`.
 
@@ -66,7 +66,7 @@ def submit(
         job_id = database.write(engine, make)
         if note and not as_json and earlier is None:
             click.echo(note, err=True)
-        ring(reached, queue)
+        notify(reached, queue)
         if wait or local:
             if not as_json and earlier is None:
                 click.echo(f"Job {job_id} is on the queue.", err=True)
@@ -110,8 +110,8 @@ def _somebody(
     if local:
         if wanted is not None:
             engines.kind_here(settings)  # where that cannot be, it says why before anything is kept
-        say = partial(click.echo, err=True)
-        with stack.private(settings, engine, [queue], say=say) as own:
+        report = partial(click.echo, err=True)
+        with stack.private(settings, engine, [queue], report=report) as own:
             yield own
         return
     if not later and not workers.alive(engine, queue):
@@ -133,8 +133,8 @@ def once() -> str:
     return f"{ONCE}{uuid.uuid4().hex}"
 
 
-def ring(settings: Settings, queue: str) -> None:
-    """Ring for work that was put on a queue; says so where the broker does not answer."""
+def notify(settings: Settings, queue: str) -> None:
+    """Wake workers for work that was put on a queue; says so where the broker does not answer."""
     import logging
 
     from worker import wakeup

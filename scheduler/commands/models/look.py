@@ -122,12 +122,14 @@ def gates(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
     """Rows of the engines table with GATE_COLUMNS, by precision and device."""
     from worker.engine.choose import NAMES
 
-    def told(row: Mapping[Any, Any]) -> dict[str, Any]:
+    def columns(row: Mapping[Any, Any]) -> dict[str, Any]:
         name = NAMES.get(row["backend"], row["backend"])
         at = {"engine": f"{name} {row['backend_version']}", "tried": output.when(row["created_at"])}
         return {**dict.fromkeys(GATE_COLUMNS), **row["options"], **row, **at}
 
-    return sorted(map(told, rows), key=lambda row: (row["precision"], row["device"], row["engine"]))
+    return sorted(
+        map(columns, rows), key=lambda gate: (gate["precision"], gate["device"], gate["engine"])
+    )
 
 
 def _evaluation(row: Mapping[Any, Any]) -> dict[str, Any]:

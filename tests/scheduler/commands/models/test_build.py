@@ -35,7 +35,7 @@ class Heard:
     def draw(self, rows: Any, epochs: int) -> None:
         raise AssertionError("there are no epochs")
 
-    def say(self, line: str) -> None:
+    def line(self, line: str) -> None:
         raise AssertionError(line)
 
     def close(self) -> None:
