@@ -18,8 +18,8 @@ from db.base.schema import datasets, runs, schedules
 from db.base.schema import jobs as jobs_table
 from db.base.schema import models as models_table
 from db.base.types import now
-from db.queue import jobs
-from db.queue.jobs import Lease
+from db.queue import leases
+from db.queue.leases import Lease
 
 
 class Kept(NamedTuple):
@@ -129,7 +129,7 @@ def freeze(
 
     Of two that choose at the same moment the first one's choice stays, which is the same.
     """
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     dataset_id, _ = database.find_or_insert(
         connection,
         sa.select(datasets.c.id).where(datasets.c.hash == digest),
@@ -158,7 +158,7 @@ def freeze(
 
 def looked(connection: sa.Connection, lease: Lease, run_id: int, **columns: Any) -> None:
     """Write columns of the run that a training job is for. Fenced by the job's lease."""
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     connection.execute(
         sa.update(runs).where(runs.c.id == run_id, runs.c.finished_at.is_(None)).values(**columns)
     )

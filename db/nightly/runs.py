@@ -82,25 +82,13 @@ def finish(
     return changed
 
 
-def job_ended(
-    connection: sa.Connection, job_id: int, state: str, who: str, reason: str | None
-) -> None:
-    """A job reached a final state: the run that made it, if any, is settled by it.
-
-    A training job that completed has made a model, or skipped: its run is settled by that.
-    """
-    run = connection.execute(
+def open_of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
+    """The open run that made a job, as its `id` and its schedule's `kind`; None where none did."""
+    return connection.execute(
         sa.select(runs.c.id, schedules.c.kind)
         .join(schedules, schedules.c.id == runs.c.schedule_id)
         .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
     ).one_or_none()
-    if run is not None and run.kind == "score":
-        from db.nightly import watched  # which submits jobs, whose ends are told here
-
-        watched.job_ended(connection, job_id, state)
-    if run is None or (run.kind == "train" and state == "completed"):
-        return
-    finish(connection, run.id, state, reason)
 
 
 def of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:

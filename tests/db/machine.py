@@ -23,7 +23,7 @@ from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
 from db.queue import budget, jobs, leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
-from db.work import control, purge
+from db.work import claims, control, endings, purge
 from tests.db import given
 
 T = metadata.tables
@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.engine = engine
         #: Every claim there ever was, lost or not.
-        self.claims: list[jobs.Claimed] = []
+        self.claims: list[claims.Claimed] = []
         self.held: list[Shard] = []
         #: Final state and reason, as first seen.
         self.ended: dict[int, tuple[str, str | None]] = {}
@@ -103,14 +103,14 @@ class Machine(RuleBasedStateMachine):
         if live and which % 2:
             return live[which % len(live)]
         for _ in range(2):
-            found = write(self.engine, lambda c: leases.claim(c, "dee", given.LEASE_S))
+            found = write(self.engine, lambda c: claims.claim_shard(c, "dee", given.LEASE_S))
             if found is not None:
                 self.held.append(found)
                 return found
             self.list_more(which, False, [3, 1 + which % 4], which % 3 == 0)
         return None
 
-    def planner(self, which: int, late: bool) -> jobs.Claimed | None:
+    def planner(self, which: int, late: bool) -> claims.Claimed | None:
         """A job that is being planned, else claimed now; or one whose lease may be lost."""
         if late:
             return self.claims[which % len(self.claims)] if self.claims else None
@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
             return live[which % len(live)]
         if not self.rows(sa.select(T["jobs"].c.id).where(T["jobs"].c.state == "queued")):
             self.submit(which % 2, 1 + which % 2, (None, "2", "50%", None)[which % 4], None)
-        found = write(self.engine, lambda c: jobs.claim(c, "score", "dee", given.LEASE_S))
+        found = write(self.engine, lambda c: claims.claim_job(c, "score", "dee", given.LEASE_S))
         if found is not None:
             self.claims.append(found)
         return found
@@ -138,7 +138,7 @@ class Machine(RuleBasedStateMachine):
         )
         return {(row["job_id"], row["shard_no"], row["lease_token"]) for row in found}
 
-    def still_planner(self, claimed: jobs.Claimed) -> bool:
+    def still_planner(self, claimed: claims.Claimed) -> bool:
         return (claimed.lease.job_id, claimed.lease.token) in self.being_planned()
 
     def being_planned(self) -> set[tuple[int, int]]:
@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=workers)
     def claim_plan(self, worker: str) -> None:
         """A job that nobody may be planning."""
-        claimed = write(self.engine, lambda c: jobs.claim(c, "score", worker, given.LEASE_S))
+        claimed = write(self.engine, lambda c: claims.claim_job(c, "score", worker, given.LEASE_S))
         if claimed is not None:
             self.claims.append(claimed)
 
@@ -227,7 +227,7 @@ class Machine(RuleBasedStateMachine):
             start += size
         self.expect(self.still_planner(claimed), lambda c: listings.add(c, lease, new), LeaseLost)
 
-    def failed(self, claimed: jobs.Claimed) -> list[NewShard]:
+    def failed(self, claimed: claims.Claimed) -> list[NewShard]:
         """The shards of a job over what failed in its parent, of which some may be listed."""
         parent = claimed.parent_job_id
         assert parent is not None
@@ -254,7 +254,9 @@ class Machine(RuleBasedStateMachine):
         if claimed is None:
             return
         self.expect(
-            self.still_planner(claimed), lambda c: jobs.planned(c, claimed.lease, {}), LeaseLost
+            self.still_planner(claimed),
+            lambda c: listings.complete(c, claimed.lease, {}),
+            LeaseLost,
         )
 
     @rule(which=pick, late=late, good=st.booleans(), renew=st.booleans())
@@ -264,10 +266,10 @@ class Machine(RuleBasedStateMachine):
             return
         allowed, lease = self.still_planner(claimed), claimed.lease
         if renew:
-            self.expect(allowed, lambda c: jobs.renew(c, lease, given.LEASE_S), LeaseLost)
+            self.expect(allowed, lambda c: leases.renew(c, lease, given.LEASE_S), LeaseLost)
         else:
             self.expect(
-                allowed, lambda c: jobs.hand_back(c, lease, "x", in_good_order=good), LeaseLost
+                allowed, lambda c: leases.hand_back(c, lease, "x", in_good_order=good), LeaseLost
             )
 
     @rule(
@@ -280,7 +282,7 @@ class Machine(RuleBasedStateMachine):
         row = self.job(which, *(() if late else states[what]))
         final, paused = row["state"] in FINAL_JOB_STATES, row["state"] == "paused"
         allowed = {"pause": not final and not paused, "resume": paused, "cancel": not final}[what]
-        call = {"pause": control.pause, "resume": control.resume, "cancel": jobs.cancel}[what]
+        call = {"pause": control.pause, "resume": control.resume, "cancel": control.cancel}[what]
         self.expect(allowed, lambda c: call(c, row["id"], "a person"), Conflict)
 
     @rule(which=pick, late=late, failed_only=st.booleans())
@@ -314,7 +316,7 @@ class Machine(RuleBasedStateMachine):
             over = not budget.parse(text).allows(errors, row["planned_items"])
         done = row["planned_at"] is not None and all(s["finished_at"] is not None for s in mine)
         expected = row["state"] in SCORING_JOB_STATES and (over or done)
-        assert (row["id"] in jobs.waiting_to_close(self.engine)) == expected
+        assert (row["id"] in endings.waiting_to_close(self.engine)) == expected
 
         assert given.close(self.engine, row["id"]) == expected
 
@@ -346,11 +348,11 @@ class Machine(RuleBasedStateMachine):
         }  # fmt: skip
         if best:
             found = write(
-                self.engine, lambda c: leases.claim_best(c, worker, given.LEASE_S, planning=True)
+                self.engine, lambda c: claims.claim_best(c, worker, given.LEASE_S, planning=True)
             )
         else:
-            found = write(self.engine, lambda c: leases.claim(c, worker, given.LEASE_S))
-        if isinstance(found, jobs.Claimed):
+            found = write(self.engine, lambda c: claims.claim_shard(c, worker, given.LEASE_S))
+        if isinstance(found, claims.Claimed):
             self.claims.append(found)
         elif found is not None:
             self.held.append(found)
@@ -367,7 +369,7 @@ class Machine(RuleBasedStateMachine):
             self.planned(0, late=False)
         row = self.job(0, "running")
         for _ in range(12):
-            shard = write(self.engine, lambda c: leases.claim(c, "eve", given.LEASE_S))
+            shard = write(self.engine, lambda c: claims.claim_shard(c, "eve", given.LEASE_S))
             if shard is None:
                 break
             made = self.made(shard, chance, known)
@@ -424,7 +426,7 @@ class Machine(RuleBasedStateMachine):
         if shard is None:
             return
         allowed = self.still_held(shard)
-        lost = write(self.engine, lambda c: leases.renew(c, [shard], given.LEASE_S))
+        lost = write(self.engine, lambda c: leases.renew_shards(c, [shard], given.LEASE_S))
         assert lost == ([] if allowed else [shard])
 
     @rule(which=pick, late=late, good=st.booleans())
@@ -432,7 +434,7 @@ class Machine(RuleBasedStateMachine):
         shard = self.shard(which, late)
         if shard is None:
             return
-        write(self.engine, lambda c: leases.hand_back(c, shard, "x", in_good_order=good))
+        write(self.engine, lambda c: leases.hand_back_shard(c, shard, "x", in_good_order=good))
 
     @rule(which=pick, late=late, at=pick)
     def bisect(self, which: int, late: bool, at: int) -> None:
@@ -446,10 +448,10 @@ class Machine(RuleBasedStateMachine):
             for half in (names[:cut], names[cut:])
         ]
         if len(names) < 2:
-            self.expect(False, lambda c: leases.bisect(c, shard, *halves), ValueError)
+            self.expect(False, lambda c: listings.bisect(c, shard, *halves), ValueError)
         else:
             self.expect(
-                self.still_held(shard), lambda c: leases.bisect(c, shard, *halves), LeaseLost
+                self.still_held(shard), lambda c: listings.bisect(c, shard, *halves), LeaseLost
             )
 
     @rule(which=pick, late=late)

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from db.base.database import reading, write
 from db.nightly import nights, runs
-from db.queue import jobs
-from db.queue.jobs import Lease
+from db.queue import leases
+from db.queue.leases import Lease
 from db.registry import models
+from db.work import endings
 from worker.config import Settings
 from worker.engine import store
 
@@ -97,10 +98,10 @@ class Night:
 
     def rest(self, connection: sa.Connection, ended: Mapping[str, Any]) -> None:
         """Nothing is trained tonight: settle the run and complete the job."""
-        jobs.fence(connection, self._lease)
+        leases.fence(connection, self._lease)
         outcome, reason = BEFORE_TRAINING[ended["event"]], str(ended["reason"])
         runs.finish(connection, self._run.id, outcome, reason, told=str(ended["told"]))
-        jobs.finish(
+        endings.finish(
             connection, self._lease.job_id, "completed", self._lease.worker_id,
             f"{outcome}: {reason}",
         )  # fmt: skip

@@ -234,7 +234,7 @@ def test_a_job_that_runs_is_scored_on_after_the_upgrade_to_engines(empty: sa.Eng
         job_id=1, shard_no=1, token=3, worker_id="w", attempt=1, source_no=0, first_item=2,
         n_items=2, listing=b"\1\2", model_id=1, priority=0, spec={}, precision="int8",
     )  # fmt: skip
-    assert write(empty, lambda c: leases.renew(c, [shard], given.LEASE_S)) == []
+    assert write(empty, lambda c: leases.renew_shards(c, [shard], given.LEASE_S)) == []
     given.commit(empty, shard)
     assert jobs.progress(empty, 1)["done"] == 4
 

@@ -16,6 +16,7 @@ from db.base.schema import schedules
 from db.base.types import now
 from db.nightly import runs
 from db.queue import jobs
+from db.work import endings
 from tests.db.given import together
 
 #: A film's path with a patient's name in it, as a reason for a failure may have it.
@@ -56,7 +57,7 @@ def a_run(database: sa.Engine) -> int:
         )  # fmt: skip
         run_id = runs.begin(connection, schedule_id, when, "clock", "running", job_id=job_id)
         assert run_id is not None
-        jobs.finish(connection, job_id, "failed", "w1", f"{PLANTED} cannot be read")
+        endings.finish(connection, job_id, "failed", "w1", f"{PLANTED} cannot be read")
         return run_id
 
     return write(database, work)

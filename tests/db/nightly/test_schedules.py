@@ -17,6 +17,7 @@ from db.base.schema import schedules as table
 from db.nightly import runs, schedules
 from db.queue import jobs
 from db.registry import models
+from db.work import claims, endings
 from tests.db import given
 
 #: A time of the schedules here, later than anything that is written meanwhile.
@@ -353,9 +354,11 @@ def test_a_job_that_fails_settles_its_run(sqlite_database: sa.Engine) -> None:
     number = add(sqlite_database)
     made = tick(sqlite_database, number, TONIGHT)
     assert made is not None
-    claimed = write(sqlite_database, lambda c: jobs.claim(c, "train", "w", 60.0))
+    claimed = write(sqlite_database, lambda c: claims.claim_job(c, "train", "w", 60.0))
     assert claimed is not None
-    write(sqlite_database, lambda c: jobs.finish(c, claimed.lease.job_id, "failed", "w", "no disk"))
+    write(
+        sqlite_database, lambda c: endings.finish(c, claimed.lease.job_id, "failed", "w", "no disk")
+    )
     run = runs.get(sqlite_database, made)
     assert (run["state"], run["outcome"], run["reason"]) == ("done", "failed", "no disk")
     assert tick(sqlite_database, number, TONIGHT + DAY) is not None

@@ -16,6 +16,7 @@ from db.base.schema import watched as table
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen
 from db.queue import jobs
+from db.work import endings
 from tests.db import given
 
 #: What a run of the tests' schedule submits.
@@ -72,7 +73,7 @@ def take(database: sa.Engine, run_id: int, schedule: int, *found: Seen) -> int:
 
 
 def end(database: sa.Engine, job_id: int, state: str) -> None:
-    write(database, lambda c: jobs.finish(c, job_id, state, "looker"))
+    write(database, lambda c: endings.finish(c, job_id, state, "looker"))
 
 
 def states(database: sa.Engine, schedule: int) -> dict[str, tuple[str, int]]:

@@ -12,15 +12,16 @@ from db.base.database import reading, write
 from db.base.errors import Conflict, LeaseLost, NotFound
 from db.base.schema import FINAL_JOB_STATES, JOB_STATES, job_events
 from db.base.schema import jobs as jobs_table
-from db.queue import jobs, listings
+from db.queue import jobs, leases, listings
+from db.work import claims, control, endings
 from tests.db import given
 
 #: Times that a race is run.
 RACES = 40
 
 
-def _claim(database: sa.Engine, lease_s: float = given.LEASE_S) -> jobs.Claimed | None:
-    return write(database, lambda c: jobs.claim(c, "train", "worker", lease_s))
+def _claim(database: sa.Engine, lease_s: float = given.LEASE_S) -> claims.Claimed | None:
+    return write(database, lambda c: claims.claim_job(c, "train", "worker", lease_s))
 
 
 def _events(database: sa.Engine, job_id: int) -> list[str]:
@@ -43,13 +44,13 @@ def test_the_last_two_shards_close_the_job_exactly_once(database: sa.Engine) -> 
         assert row["state"] == "completed"
         assert row["finished_at"] is not None
         assert _events(database, job_id).count("completed") == 1
-    assert jobs.waiting_to_close(database) == []
+    assert endings.waiting_to_close(database) == []
 
 
 def test_many_sweeps_close_a_job_exactly_once(database: sa.Engine) -> None:
     job_id = given.running(database)
     given.commit(database, given.claimed(database))
-    assert jobs.waiting_to_close(database) == [job_id]
+    assert endings.waiting_to_close(database) == [job_id]
 
     closed = given.together(*[lambda: given.close(database, job_id)] * 4)
 
@@ -62,7 +63,7 @@ def test_a_job_is_not_closed_before_its_listing_is_complete(database: sa.Engine)
 
     assert not given.close(database, lease.job_id)
 
-    write(database, lambda c: jobs.planned(c, lease, {}))
+    write(database, lambda c: listings.complete(c, lease, {}))
     assert given.close(database, lease.job_id)
     assert jobs.get(database, lease.job_id)["state"] == "completed"
 
@@ -75,7 +76,7 @@ def test_a_job_is_not_closed_while_a_shard_is_open(database: sa.Engine) -> None:
 
     given.claimed(database)
     assert not given.close(database, job_id)
-    assert jobs.waiting_to_close(database) == []
+    assert endings.waiting_to_close(database) == []
 
 
 @pytest.mark.parametrize(
@@ -104,13 +105,13 @@ def test_a_job_that_does_not_exist_is_not_closed(database: sa.Engine) -> None:
 @pytest.mark.parametrize("state", FINAL_JOB_STATES)
 def test_a_final_state_is_final(database: sa.Engine, state: str) -> None:
     job_id = given.queued(database, "train")
-    write(database, lambda c: jobs.finish(c, job_id, state, "tests", "a reason"))
+    write(database, lambda c: endings.finish(c, job_id, state, "tests", "a reason"))
     before = jobs.get(database, job_id)
 
     with pytest.raises(Conflict, match=f"already {state}"):
-        write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+        write(database, lambda c: control.cancel(c, job_id, "a person"))
     with pytest.raises(Conflict, match="final states are final"):
-        write(database, lambda c: jobs.finish(c, job_id, "completed", "tests"))
+        write(database, lambda c: endings.finish(c, job_id, "completed", "tests"))
 
     assert _claim(database) is None
     assert jobs.get(database, job_id) == before
@@ -192,7 +193,7 @@ def test_the_history_of_a_job_is_kept_in_order(database: sa.Engine) -> None:
 
 def test_the_history_says_who_cancelled_and_why(database: sa.Engine) -> None:
     job_id = given.queued(database)
-    write(database, lambda c: jobs.cancel(c, job_id, "kim@ward", "wrong folder"))
+    write(database, lambda c: control.cancel(c, job_id, "kim@ward", "wrong folder"))
 
     last = jobs.events(database, job_id)[-1]
 
@@ -205,7 +206,7 @@ def test_a_job_that_is_absent_is_named(database: sa.Engine) -> None:
         with pytest.raises(NotFound, match="there is no job 4711; `pneumoq jobs ls`"):
             ask(database, 4711)
     with pytest.raises(NotFound, match="there is no job 4711"):
-        write(database, lambda c: jobs.cancel(c, 4711, "a person"))
+        write(database, lambda c: control.cancel(c, 4711, "a person"))
 
 
 def test_jobs_are_claimed_by_priority_then_age(database: sa.Engine) -> None:
@@ -228,26 +229,26 @@ def test_a_training_job_whose_worker_vanished_is_claimed_again(database: sa.Engi
     assert (second.lease.job_id, second.attempt) == (job_id, 2)
     assert second.lease.token > first.lease.token
     with pytest.raises(LeaseLost):
-        write(database, lambda c: jobs.renew(c, first.lease, given.LEASE_S))
+        write(database, lambda c: leases.renew(c, first.lease, given.LEASE_S))
 
 
 @pytest.mark.parametrize("kind", ["train", "score"])
 def test_a_job_whose_attempts_are_used_up_fails_and_says_so(database: sa.Engine, kind: str) -> None:
     job_id = given.queued(database, kind)
     after = given.queued(database, kind)
-    for attempt in range(1, jobs.MAX_ATTEMPTS[kind] + 1):
-        found = write(database, lambda c: jobs.claim(c, kind, "worker", given.EXPIRED_S))
+    for attempt in range(1, claims.MAX_ATTEMPTS[kind] + 1):
+        found = write(database, lambda c: claims.claim_job(c, kind, "worker", given.EXPIRED_S))
         assert found is not None
         assert (found.lease.job_id, found.attempt) == (job_id, attempt)
 
     # The next claim ends it and goes on to the next job.
-    found = write(database, lambda c: jobs.claim(c, kind, "worker", given.LEASE_S))
+    found = write(database, lambda c: claims.claim_job(c, kind, "worker", given.LEASE_S))
 
     assert found is not None
     assert found.lease.job_id == after
     row = jobs.get(database, job_id)
     assert row["state"] == "failed"
-    assert f"given up after {jobs.MAX_ATTEMPTS[kind]} attempts" in row["reason"]
+    assert f"given up after {claims.MAX_ATTEMPTS[kind]} attempts" in row["reason"]
     assert _events(database, job_id)[-1] == "failed"
 
 
@@ -256,13 +257,13 @@ def test_a_job_handed_back_in_good_order_is_due_at_once_and_not_counted(
     database: sa.Engine, kind: str
 ) -> None:
     job_id = given.queued(database, kind)
-    for _ in range(jobs.MAX_ATTEMPTS[kind] + 1):
-        found = write(database, lambda c: jobs.claim(c, kind, "worker", given.LEASE_S))
+    for _ in range(claims.MAX_ATTEMPTS[kind] + 1):
+        found = write(database, lambda c: claims.claim_job(c, kind, "worker", given.LEASE_S))
         assert found is not None
         assert (found.lease.job_id, found.attempt) == (job_id, 1)
         write(
             database,
-            lambda c, f=found: jobs.hand_back(c, f.lease, "shutting down", in_good_order=True),  # type: ignore[misc]
+            lambda c, f=found: leases.hand_back(c, f.lease, "shutting down", in_good_order=True),  # type: ignore[misc]
         )
 
     assert _events(database, job_id)[-1] == "handed_back"
@@ -273,17 +274,17 @@ def test_a_job_handed_back_after_a_failure_waits_and_is_counted(
     database: sa.Engine, kind: str
 ) -> None:
     job_id = given.queued(database, kind)
-    found = write(database, lambda c: jobs.claim(c, kind, "worker", given.LEASE_S))
+    found = write(database, lambda c: claims.claim_job(c, kind, "worker", given.LEASE_S))
     assert found is not None
 
-    write(database, lambda c: jobs.hand_back(c, found.lease, "no GPU", in_good_order=False))
+    write(database, lambda c: leases.hand_back(c, found.lease, "no GPU", in_good_order=False))
 
-    assert write(database, lambda c: jobs.claim(c, kind, "worker", given.LEASE_S)) is None
+    assert write(database, lambda c: claims.claim_job(c, kind, "worker", given.LEASE_S)) is None
     row = jobs.get(database, job_id)
     assert row["attempts"] == 1
     assert row["not_before"] > row["created_at"]
     with pytest.raises(LeaseLost):
-        write(database, lambda c: jobs.renew(c, found.lease, given.LEASE_S))
+        write(database, lambda c: leases.renew(c, found.lease, given.LEASE_S))
 
 
 def test_a_lease_is_renewed_for_as_long_as_it_is_held(database: sa.Engine) -> None:
@@ -291,17 +292,17 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_held(database: sa.Engine) -> No
     found = _claim(database, given.EXPIRED_S)
     assert found is not None
 
-    write(database, lambda c: jobs.renew(c, found.lease, given.LEASE_S))
+    write(database, lambda c: leases.renew(c, found.lease, given.LEASE_S))
 
     assert _claim(database) is None
-    write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+    write(database, lambda c: control.cancel(c, job_id, "a person"))
     with pytest.raises(LeaseLost):
-        write(database, lambda c: jobs.renew(c, found.lease, given.LEASE_S))
+        write(database, lambda c: leases.renew(c, found.lease, given.LEASE_S))
 
 
 def test_what_is_due_is_known_per_queue(database: sa.Engine) -> None:
     def due() -> tuple[bool, bool]:
-        return jobs.anything_due(database, "score"), jobs.anything_due(database, "train")
+        return claims.anything_due(database, "score"), claims.anything_due(database, "train")
 
     assert due() == (False, False)
     given.queued(database, "train")
@@ -319,11 +320,11 @@ def test_what_is_due_is_known_per_queue(database: sa.Engine) -> None:
 def test_work_for_another_engine_is_not_due_for_a_worker(database: sa.Engine) -> None:
     given.running(database, engine="tensorrt")
 
-    assert jobs.anything_due(database, "score")
-    assert jobs.anything_due(database, "score", kinds={"auto", "tensorrt"})
-    assert not jobs.anything_due(database, "score", kinds={"auto", "onnx"})
+    assert claims.anything_due(database, "score")
+    assert claims.anything_due(database, "score", kinds={"auto", "tensorrt"})
+    assert not claims.anything_due(database, "score", kinds={"auto", "onnx"})
     given.queued(database, engine="tensorrt")  # to be planned, which any worker can
-    assert jobs.anything_due(database, "score", kinds={"auto", "onnx"})
+    assert claims.anything_due(database, "score", kinds={"auto", "onnx"})
 
 
 def test_progress_is_the_sum_of_the_shards(database: sa.Engine) -> None:
@@ -341,7 +342,7 @@ def test_progress_is_the_sum_of_the_shards(database: sa.Engine) -> None:
 
 def test_the_newest_jobs_are_listed_first(database: sa.Engine) -> None:
     first, second, third = (given.queued(database, kind) for kind in ("train", "score", "train"))
-    write(database, lambda c: jobs.cancel(c, third, "a person"))
+    write(database, lambda c: control.cancel(c, third, "a person"))
 
     def listed(**options: Any) -> list[int]:
         return [row["job_id"] for row in jobs.recent(database, **options)]
@@ -357,7 +358,7 @@ def test_events_are_written_in_the_same_transaction_as_the_change(database: sa.E
     job_id = given.queued(database)
 
     def work(connection: sa.Connection) -> None:
-        jobs.cancel(connection, job_id, "a person")
+        control.cancel(connection, job_id, "a person")
         raise RuntimeError("after the change")
 
     with pytest.raises(RuntimeError):

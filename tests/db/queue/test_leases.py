@@ -13,6 +13,7 @@ from db.base.schema import item_errors, predictions, refusals, rollups, shards
 from db.base.schema import jobs as jobs_table
 from db.base.types import now
 from db.queue import jobs, leases, listings, results
+from db.work import claims, control
 from tests.db import given
 
 #: Workers that claim at the same time, and shards that they share.
@@ -25,7 +26,7 @@ def test_each_shard_is_claimed_by_exactly_one_of_many_workers(database: sa.Engin
     def worker(name: str) -> Callable[[], list[leases.Shard]]:
         def claim_all() -> list[leases.Shard]:
             mine = []
-            while shard := write(database, lambda c: leases.claim(c, name, given.LEASE_S)):
+            while shard := write(database, lambda c: claims.claim_shard(c, name, given.LEASE_S)):
                 mine.append(shard)
             return mine
 
@@ -47,7 +48,7 @@ def test_each_job_is_claimed_by_exactly_one_of_many_workers(database: sa.Engine)
 
     def claim_all() -> list[int]:
         mine = []
-        while found := write(database, lambda c: jobs.claim(c, "train", "w", given.LEASE_S)):
+        while found := write(database, lambda c: claims.claim_job(c, "train", "w", given.LEASE_S)):
             mine.append(found.lease.job_id)
         return mine
 
@@ -87,7 +88,7 @@ def test_a_lease_that_has_run_out_goes_to_another_worker(database: sa.Engine) ->
     second = given.claimed(database, "second")
 
     assert (second.shard_no, second.token, second.attempt) == (0, first.token + 1, 2)
-    assert write(database, lambda c: leases.claim(c, "third", given.LEASE_S)) is None
+    assert write(database, lambda c: claims.claim_shard(c, "third", given.LEASE_S)) is None
 
 
 def test_whoever_lost_the_lease_writes_nothing(database: sa.Engine) -> None:
@@ -99,7 +100,7 @@ def test_whoever_lost_the_lease_writes_nothing(database: sa.Engine) -> None:
         given.commit(database, late, refused=1, errors=1)
     with pytest.raises(LeaseLost):
         write(database, lambda c: results.give_up(c, late, ["a", "b", "c"], "worker_died", "died"))
-    write(database, lambda c: leases.hand_back(c, late, "late", in_good_order=True))
+    write(database, lambda c: leases.hand_back_shard(c, late, "late", in_good_order=True))
 
     for table in (predictions, refusals, item_errors, rollups):
         assert given.count(database, table) == 0
@@ -125,8 +126,8 @@ def test_a_lease_that_has_run_out_is_still_good_while_nobody_else_claimed(
     given.running(database)
     shard = given.claimed(database, lease_s=given.EXPIRED_S)
 
-    assert write(database, lambda c: leases.renew(c, [shard], given.LEASE_S)) == []
-    assert write(database, lambda c: leases.claim(c, "other", given.LEASE_S)) is None
+    assert write(database, lambda c: leases.renew_shards(c, [shard], given.LEASE_S)) == []
+    assert write(database, lambda c: claims.claim_shard(c, "other", given.LEASE_S)) is None
     given.commit(database, shard)
 
 
@@ -137,16 +138,16 @@ def test_renewing_tells_which_leases_are_lost(database: sa.Engine) -> None:
     kept = given.claimed(database, "slow")
     assert taken.shard_no == lost.shard_no
 
-    assert write(database, lambda c: leases.renew(c, [lost, kept], given.LEASE_S)) == [lost]
+    assert write(database, lambda c: leases.renew_shards(c, [lost, kept], given.LEASE_S)) == [lost]
     assert given.one(database, shards, shards.c.shard_no == lost.shard_no).worker_id == "quick"
 
 
 def test_renewing_tells_that_the_job_was_cancelled(database: sa.Engine) -> None:
     job_id = given.running(database)
     shard = given.claimed(database)
-    write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+    write(database, lambda c: control.cancel(c, job_id, "a person"))
 
-    assert write(database, lambda c: leases.renew(c, [shard], given.LEASE_S)) == [shard]
+    assert write(database, lambda c: leases.renew_shards(c, [shard], given.LEASE_S)) == [shard]
     with pytest.raises(LeaseLost):
         given.commit(database, shard)
 
@@ -157,7 +158,7 @@ def test_a_shard_handed_back_in_good_order_is_due_at_once_and_not_counted(
     given.running(database)
     shard = given.claimed(database)
 
-    write(database, lambda c: leases.hand_back(c, shard, "shutting down", in_good_order=True))
+    write(database, lambda c: leases.hand_back_shard(c, shard, "shutting down", in_good_order=True))
 
     assert given.one(database, shards).last_error == "shutting down"
     again = given.claimed(database, "another")
@@ -171,14 +172,14 @@ def test_a_shard_handed_back_after_a_failure_waits_and_is_counted(database: sa.E
     given.running(database)
     shard = given.claimed(database)
 
-    write(database, lambda c: leases.hand_back(c, shard, "GPU fell off", in_good_order=False))
+    write(database, lambda c: leases.hand_back_shard(c, shard, "GPU fell off", in_good_order=False))
 
-    assert write(database, lambda c: leases.claim(c, "another", given.LEASE_S)) is None
+    assert write(database, lambda c: claims.claim_shard(c, "another", given.LEASE_S)) is None
     row = given.one(database, shards)
     assert (row.state, row.attempts, row.last_error) == ("ready", 1, "GPU fell off")
     with reading(database) as connection:
         wait = connection.execute(sa.select(shards.c.not_before, now())).one()
-    assert 0 < (wait[0] - wait[1]).total_seconds() <= jobs.BACKOFF_S[0]
+    assert 0 < (wait[0] - wait[1]).total_seconds() <= leases.BACKOFF_S[0]
 
 
 def test_priority_goes_before_age_and_age_before_place(database: sa.Engine) -> None:
@@ -261,12 +262,12 @@ def test_a_shard_cannot_be_given_up_with_some_of_its_names(database: sa.Engine) 
 
 def test_a_second_planner_goes_on_where_the_first_ended(database: sa.Engine) -> None:
     job_id = given.queued(database)
-    first = write(database, lambda c: jobs.claim(c, "score", "first", given.EXPIRED_S))
+    first = write(database, lambda c: claims.claim_job(c, "score", "first", given.EXPIRED_S))
     assert first is not None
     assert (first.planned_items, first.planned_shards, first.attempt) == (0, 0, 1)
     write(database, lambda c: listings.add(c, first.lease, given.new_shards(2, items=5)))
 
-    second = write(database, lambda c: jobs.claim(c, "score", "second", given.LEASE_S))
+    second = write(database, lambda c: claims.claim_job(c, "score", "second", given.LEASE_S))
     assert second is not None
     assert (second.planned_items, second.planned_shards, second.attempt) == (10, 2, 2)
     write(database, lambda c: listings.add(c, second.lease, given.new_shards(1, items=5)))
@@ -282,17 +283,17 @@ def test_a_second_planner_goes_on_where_the_first_ended(database: sa.Engine) -> 
 
 def test_a_planner_that_lost_its_lease_adds_nothing(database: sa.Engine) -> None:
     job_id = given.queued(database)
-    first = write(database, lambda c: jobs.claim(c, "score", "first", given.EXPIRED_S))
-    second = write(database, lambda c: jobs.claim(c, "score", "second", given.LEASE_S))
+    first = write(database, lambda c: claims.claim_job(c, "score", "first", given.EXPIRED_S))
+    second = write(database, lambda c: claims.claim_job(c, "score", "second", given.LEASE_S))
     assert first is not None
     assert second is not None
 
     for work in (
         lambda c: listings.add(c, first.lease, given.new_shards(2)),
         lambda c: listings.set_seek_index(c, first.lease, 0, b"index"),
-        lambda c: jobs.renew(c, first.lease, given.LEASE_S),
-        lambda c: jobs.planned(c, first.lease, {}),
-        lambda c: jobs.hand_back(c, first.lease, "late", in_good_order=True),
+        lambda c: leases.renew(c, first.lease, given.LEASE_S),
+        lambda c: listings.complete(c, first.lease, {}),
+        lambda c: leases.hand_back(c, first.lease, "late", in_good_order=True),
     ):
         with pytest.raises(LeaseLost):
             write(database, work)
@@ -304,17 +305,17 @@ def test_a_planner_that_lost_its_lease_adds_nothing(database: sa.Engine) -> None
 
 def test_a_planner_of_a_cancelled_job_adds_nothing(database: sa.Engine) -> None:
     lease = given.planning(database).lease
-    write(database, lambda c: jobs.cancel(c, lease.job_id, "a person"))
+    write(database, lambda c: control.cancel(c, lease.job_id, "a person"))
 
     with pytest.raises(LeaseLost):
-        write(database, lambda c: jobs.renew(c, lease, given.LEASE_S))
+        write(database, lambda c: leases.renew(c, lease, given.LEASE_S))
     with pytest.raises(LeaseLost):
         write(database, lambda c: listings.add(c, lease, given.new_shards(1)))
 
 
 def test_a_planner_cannot_go_on_after_its_listing_is_complete(database: sa.Engine) -> None:
     lease = given.planning(database).lease
-    write(database, lambda c: jobs.planned(c, lease, {"hidden": 2}))
+    write(database, lambda c: listings.complete(c, lease, {"hidden": 2}))
 
     with pytest.raises(LeaseLost):
         write(database, lambda c: listings.add(c, lease, given.new_shards(1)))
@@ -341,10 +342,10 @@ def test_a_job_that_cannot_be_planned_any_more_does_not_hide_the_shards_that_are
 ) -> None:
     due = given.running(database)
     doomed = given.queued(database, priority=1)
-    for _ in range(jobs.MAX_ATTEMPTS["score"]):
-        write(database, lambda c: jobs.claim(c, "score", "planner", given.EXPIRED_S))
+    for _ in range(claims.MAX_ATTEMPTS["score"]):
+        write(database, lambda c: claims.claim_job(c, "score", "planner", given.EXPIRED_S))
 
-    found = write(database, lambda c: leases.claim_best(c, "worker", given.LEASE_S, planning=True))
+    found = write(database, lambda c: claims.claim_best(c, "worker", given.LEASE_S, planning=True))
 
     assert isinstance(found, leases.Shard)
     assert found.job_id == due
@@ -357,7 +358,7 @@ def test_a_worker_gets_no_shard_of_a_job_that_asks_for_another_engine(database: 
     either = given.running(database)
 
     def claim(*kinds: str) -> leases.Shard | None:
-        return write(database, lambda c: leases.claim(c, "w", given.LEASE_S, kinds=kinds))
+        return write(database, lambda c: claims.claim_shard(c, "w", given.LEASE_S, kinds=kinds))
 
     found = claim("auto", "onnx")
     assert found is not None
@@ -381,14 +382,14 @@ def test_without_kinds_a_worker_gets_shards_of_every_job(database: sa.Engine) ->
 def test_any_worker_plans_a_job_whose_engine_it_lacks(database: sa.Engine) -> None:
     job_id = given.queued(database, engine="tensorrt")
 
-    def next_of(*kinds: str, planning: bool = True) -> leases.Shard | jobs.Claimed | None:
+    def next_of(*kinds: str, planning: bool = True) -> leases.Shard | claims.Claimed | None:
         return write(
             database,
-            lambda c: leases.claim_best(c, "w", given.LEASE_S, planning=planning, kinds=kinds),
+            lambda c: claims.claim_best(c, "w", given.LEASE_S, planning=planning, kinds=kinds),
         )
 
     found = next_of("auto", "onnx")
-    assert isinstance(found, jobs.Claimed)
+    assert isinstance(found, claims.Claimed)
     assert found.lease.job_id == job_id
     write(database, lambda c: listings.add(c, found.lease, given.new_shards(1)))
     assert next_of("auto", "onnx") is None
@@ -404,7 +405,7 @@ def test_an_urgent_job_of_another_engine_does_not_hide_what_a_worker_can_score(
 
     found = write(
         database,
-        lambda c: leases.claim_best(c, "w", given.LEASE_S, planning=True, kinds={"auto", "onnx"}),
+        lambda c: claims.claim_best(c, "w", given.LEASE_S, planning=True, kinds={"auto", "onnx"}),
     )
 
     assert isinstance(found, leases.Shard)

@@ -21,6 +21,7 @@ from db.base.schema import (
     shards,
 )
 from db.queue import jobs, results
+from db.work import control
 from tests.db import given
 
 OUTCOME_TABLES = (predictions, cams, refusals, item_errors, rollups)
@@ -161,7 +162,7 @@ def test_a_cancelled_job_takes_no_more_outcomes(database: sa.Engine) -> None:
     job_id = given.running(database, shards=2)
     done, late = given.claimed(database), given.claimed(database)
     given.commit(database, done)
-    write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+    write(database, lambda c: control.cancel(c, job_id, "a person"))
 
     with pytest.raises(LeaseLost):
         given.commit(database, late)
@@ -177,7 +178,7 @@ def test_a_commit_waits_for_a_cancel_that_is_under_way(database: sa.Engine) -> N
 
     committed = given.meanwhile(
         database,
-        lambda c: jobs.cancel(c, job_id, "a person"),
+        lambda c: control.cancel(c, job_id, "a person"),
         lambda: given.commit(database, shard),
     )
 
@@ -192,7 +193,7 @@ def test_a_cancel_waits_for_a_commit_that_is_under_way(database: sa.Engine) -> N
     cancelled = given.meanwhile(
         database,
         lambda c: results.commit(c, shard, given.outcomes(shard)),
-        lambda: write(database, lambda c: jobs.cancel(c, job_id, "a person")),
+        lambda: write(database, lambda c: control.cancel(c, job_id, "a person")),
     )
 
     assert cancelled is None
@@ -216,7 +217,7 @@ def test_cancelling_while_the_last_shard_commits_leaves_one_consistent_state(
 
         def cancel(job_id=job_id, delay_s=delay_s) -> None:  # type: ignore[no-untyped-def]
             time.sleep(max(0.0, -delay_s))
-            write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+            write(database, lambda c: control.cancel(c, job_id, "a person"))
 
         finished, cancelled = given.together(finish, cancel)
 

@@ -23,7 +23,7 @@ from db.base.schema import model_events, notices
 from db.base.schema import models as models_table
 from db.queue import jobs, results
 from db.registry import drift, models
-from db.work import purge
+from db.work import control, purge
 from tests.db import given
 
 #: How a good model's scores are spread: nearly all near 0 or 1.
@@ -323,7 +323,7 @@ def test_a_job_that_failed_or_was_cancelled_is_not_measured(
     given.close(database, failed)
     cancelled = given.running(database, shards=2, model_id=model_id)
     given.commit(database, given.claimed(database))
-    write(database, lambda c: jobs.cancel(c, cancelled, "kim"))
+    write(database, lambda c: control.cancel(c, cancelled, "kim"))
 
     assert [jobs.get(database, n)["state"] for n in (failed, cancelled)] == ["failed", "cancelled"]
     assert given.count(database, drift_table) == 0

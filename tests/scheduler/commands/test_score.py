@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from db.registry import models
+from db.work import control
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 
@@ -199,7 +200,7 @@ def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
     run("score", films, "--later", "--key", "monday")
-    database.write(engine, lambda c: jobs.cancel(c, 1, "tester@here"))
+    database.write(engine, lambda c: control.cancel(c, 1, "tester@here"))
     again = run("score", films, "--key", "monday")
     assert again.exit_code == 0
     assert "job 1, which is cancelled" in again.stderr

@@ -17,8 +17,8 @@ from db.base.schema import models as models_table
 from db.base.schema import notices
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.queue import jobs
 from db.registry import engine_checks, models
+from db.work import claims, endings
 from tests.db import given
 from tests.worker import samples
 from trainer.card import Card
@@ -50,13 +50,13 @@ class Site:
         self.run_id = run_id
 
         def trained(connection: sa.Connection) -> None:
-            claimed = jobs.claim(connection, "train", "t", 60.0)
+            claimed = claims.claim_job(connection, "train", "t", 60.0)
             assert claimed is not None
             runs.note(
                 connection, run_id, state="proving", candidate_id=candidate,
                 reason="AUROC is as good", verdict={"told": "as good"},
             )  # fmt: skip
-            jobs.finish(connection, claimed.lease.job_id, "completed", "t")
+            endings.finish(connection, claimed.lease.job_id, "completed", "t")
 
         write(engine, trained)
 

@@ -25,6 +25,7 @@ from db.base.schema import notices, sources, watched
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.queue import jobs, listings
+from db.work import claims, endings
 from tests.support import servers
 from tests.support.site import site
 from tests.worker import samples
@@ -139,7 +140,7 @@ class Inbox:
         return found
 
     def close(self, run: sa.RowMapping, state: str) -> None:
-        write(self.engine, lambda c: jobs.finish(c, run["job_id"], state, "w"))
+        write(self.engine, lambda c: endings.finish(c, run["job_id"], state, "w"))
 
     def jobs(self) -> int:
         """How many jobs there are."""
@@ -164,7 +165,7 @@ def inbox(
 
 def plan(database: sa.Engine, job_id: int) -> list[str]:
     """Plan a job as a worker does; the names of its items in order."""
-    claimed = write(database, lambda c: jobs.claim(c, "score", "planner", lease_s=60))
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "planner", lease_s=60))
     assert claimed is not None and claimed.lease.job_id == job_id
     heartbeat = Heartbeat(database, "planner", lease_s=60)
     heartbeat.hold(claimed.lease)
