@@ -20,7 +20,7 @@ from db.base.schema import runs as runs_table
 from db.base.types import now
 from db.nightly import runs
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
 
 #: Characters of a name; a removed one has its number after them.
 LONGEST_NAME = 48
@@ -174,7 +174,7 @@ def make_run(
     """
     if schedule.kind == "score":
         return runs.begin(connection, schedule.id, scheduled_for, cause, "due")
-    champion = models.alias_of(connection, models.CHAMPION)
+    champion = aliases.model_of(connection, aliases.CHAMPION)
     run_id = runs.begin(
         connection, schedule.id, scheduled_for, cause, "running", champion_id=champion
     )

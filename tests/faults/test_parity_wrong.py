@@ -11,7 +11,7 @@ from db.base.database import write
 from db.base.schema import models as models_table
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.registry import models
+from db.registry import aliases
 from db.work import claims, endings
 from tests.faults import made_up_gpu
 from tests.support.site import Site
@@ -63,7 +63,7 @@ def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
     site.wait(lambda: runs.get(site.engine, run_id)["finished_at"], "the night to be settled")
     run = runs.get(site.engine, run_id)
     assert run["outcome"] == "kept"
-    assert models.resolve(site.engine, models.CHAMPION)["id"] == 1
+    assert aliases.resolve(site.engine, aliases.CHAMPION)["id"] == 1
     kind = choose(site.settings).kind
     assert run["reason"] == (
         f"it was not worse (AUROC is as good), but did not prove itself on {kind}: fp32 differs "

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from db.base import database, workers
 from db.base.types import now
 from db.nightly import runs
-from db.registry import engine_checks, models
+from db.registry import aliases, engine_checks
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _promote(
     connection: sa.Connection, waiting: sa.RowMapping, tried: Sequence[sa.RowMapping], who: str
 ) -> str | None:
     run_id, candidate = int(waiting["id"]), int(waiting["candidate_id"])
-    champion = models.alias_of(connection, models.CHAMPION, lock=True)
+    champion = aliases.model_of(connection, aliases.CHAMPION, lock=True)
     if champion != waiting["champion_id"]:
         told = (
             f"the champion was changed to model {champion} meanwhile, and this model was compared "
@@ -107,9 +107,9 @@ def _promote(
     )
     if not promoted:
         return None  # another worker was first
-    models.move_alias(
-        connection, models.CHAMPION, candidate, who, f"run of schedule {waiting['name']}: {reason}",
-        run_id=run_id,
+    aliases.move(
+        connection, aliases.CHAMPION, candidate, who,
+        f"run of schedule {waiting['name']}: {reason}", run_id=run_id,
     )  # fmt: skip
     return f"model {candidate} is promoted"
 

@@ -18,7 +18,7 @@ from db.base.database import reading, write
 from db.nightly import nights, runs
 from db.queue import leases
 from db.queue.leases import Lease
-from db.registry import models
+from db.registry import aliases, models
 from db.work import endings
 from worker.config import Settings
 from worker.engine import store
@@ -130,7 +130,7 @@ class Night:
         }  # fmt: skip
         reason, told = str(found["reason"]), str(found["told"])
         if run.champion_id is None:
-            first = models.alias_of(connection, models.CHAMPION) == model_id
+            first = aliases.model_of(connection, aliases.CHAMPION) == model_id
             outcome = "promoted" if first else "kept"
             reason = (
                 "it is the first model there is"

@@ -23,7 +23,7 @@ from db.base.database import connect, reading, write
 from db.base.errors import NotMigrated, QueryRefused
 from db.base.schema import PARTITIONED, metadata
 from db.queue import jobs, leases, listings, results
-from db.registry import models
+from db.registry import aliases, models
 from tests.db import given
 from tests.db.base import portability
 from tests.support import servers
@@ -278,7 +278,7 @@ def test_champions_of_before_are_gone_back_to_after_the_upgrade(empty: sa.Engine
         ("champion", "first", 1, None, "kim@ward", "to champion: the first model there is"),
         ("champion", "promote", 2, 1, "kim@ward", "to champion: better"),
     ]
-    back = write(empty, lambda c: models.rollback(c, models.CHAMPION, "kim@ward", "worse"))
+    back = write(empty, lambda c: aliases.rollback(c, aliases.CHAMPION, "kim@ward", "worse"))
     assert back == (1, 2)
 
 

@@ -16,7 +16,7 @@ from db.base.schema import notices as notices_table
 from db.base.schema import schedules as table
 from db.nightly import runs, schedules
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases, models
 from db.work import claims, endings
 from tests.db import given
 
@@ -301,7 +301,7 @@ def test_a_warm_start_is_from_the_champion_of_that_moment(
     assert first is not None
     new = given.model(tmp_path, "second")
     second = write(sqlite_database, lambda c: models.register(c, new, "tests"))
-    write(sqlite_database, lambda c: models.move_alias(c, models.CHAMPION, second, "tests", "x"))
+    write(sqlite_database, lambda c: aliases.move(c, aliases.CHAMPION, second, "tests", "x"))
     settle(sqlite_database, first)
     later = tick(sqlite_database, number, TONIGHT + DAY)
     assert later is not None

@@ -22,7 +22,7 @@ from db.base.schema import drift as drift_table
 from db.base.schema import model_events, notices
 from db.base.schema import models as models_table
 from db.queue import jobs, results
-from db.registry import drift, models
+from db.registry import divergence, drift, models
 from db.work import control, purge
 from tests.db import given
 
@@ -46,8 +46,8 @@ ALIKE = {0: 68, 1: 6, 3: 2, 5: 1, 12: 1, 16: 2, 17: 3, 18: 7, 19: 10}
 OTHERWISE = {0: 10, 5: 10, 9: 30, 19: 50}
 
 
-def _counts(histogram: Sequence[int], unusual: int | None = 0) -> drift.Counts:
-    return drift.Counts(histogram=histogram, unusual=unusual)
+def _counts(histogram: Sequence[int], unusual: int | None = 0) -> divergence.Counts:
+    return divergence.Counts(histogram=histogram, unusual=unusual)
 
 
 @pytest.fixture
@@ -103,11 +103,11 @@ def _measured(database: sa.Engine, job_id: int) -> dict[str, Any]:
 
 
 def test_the_limit_of_psi_is_the_quantile_of_chi_square() -> None:
-    assert scipy.stats.chi2.ppf(0.999, drift.BUCKETS - 1) == pytest.approx(
-        drift.CHI_SQUARE, abs=5e-4
+    assert scipy.stats.chi2.ppf(0.999, divergence.BUCKETS - 1) == pytest.approx(
+        divergence.CHI_SQUARE, abs=5e-4
     )
-    compared = drift.compare(_counts([10] * 20), _counts([40] * 20))
-    assert compared.psi_limit == pytest.approx(drift.CHI_SQUARE * (1 / 200 + 1 / 800))
+    compared = divergence.compare(_counts([10] * 20), _counts([40] * 20))
+    assert compared.psi_limit == pytest.approx(divergence.CHI_SQUARE * (1 / 200 + 1 / 800))
 
 
 def test_psi_is_as_it_is_defined_and_finite_where_buckets_are_empty() -> None:
@@ -116,9 +116,9 @@ def test_psi_is_as_it_is_defined_and_finite_where_buckets_are_empty() -> None:
         found, reference = (rng.multinomial(300, SHARP).tolist() for _ in range(2))
         p, q = ((np.array(x) + 0.5) / (300 + 10) for x in (found, reference))
         expected = scipy.special.rel_entr(p, q).sum() + scipy.special.rel_entr(q, p).sum()
-        assert drift.population_stability(found, reference) == pytest.approx(expected)
-        assert drift.population_stability(found, found) == 0
-    apart = drift.population_stability([100] + [0] * 19, [0] * 19 + [100])
+        assert divergence.population_stability(found, reference) == pytest.approx(expected)
+        assert divergence.population_stability(found, found) == 0
+    apart = divergence.population_stability([100] + [0] * 19, [0] * 19 + [100])
     assert 5 < apart < 15
 
 
@@ -129,12 +129,14 @@ def test_the_distance_is_that_of_scipy_on_the_middles_of_the_buckets() -> None:
         middles = (np.arange(20) + 0.5) / 20
         scores = [np.repeat(middles, counts) for counts in (found, reference)]
         said = scipy.stats.ks_2samp(*scores, method="asymp")
-        assert drift.distance(found.tolist(), reference.tolist()) == pytest.approx(said.statistic)
+        assert divergence.distance(found.tolist(), reference.tolist()) == pytest.approx(
+            said.statistic
+        )
 
 
 def test_the_p_value_of_the_distance_is_kolmogorovs() -> None:
     for x in np.linspace(0.01, 4, 400):
-        assert drift.kolmogorov(float(x)) == pytest.approx(
+        assert divergence.kolmogorov(float(x)) == pytest.approx(
             scipy.special.kolmogorov(x), abs=1e-12
         ), x
 
@@ -145,7 +147,7 @@ def test_buckets_hide_distance_but_never_add_any() -> None:
         a, b = rng.beta(0.5, 0.7, 200), rng.beta(0.6, 0.6, 300)
         found, reference = (np.histogram(x, bins=20, range=(0, 1))[0].tolist() for x in (a, b))
         true = scipy.stats.ks_2samp(a, b).statistic
-        assert drift.distance(found, reference) <= true + 1e-12
+        assert divergence.distance(found, reference) <= true + 1e-12
 
 
 def test_two_shares_are_compared_as_fishers_exact_test_does() -> None:
@@ -157,14 +159,16 @@ def test_two_shares_are_compared_as_fishers_exact_test_does() -> None:
     for a, n, b, m in cases:
         table = [[a, n - a], [b, m - b]]
         tails = [scipy.stats.fisher_exact(table, side)[1] for side in ("greater", "less")]
-        assert drift.same_share(a, n, b, m) == pytest.approx(
+        assert divergence.same_share(a, n, b, m) == pytest.approx(
             min(1, 2 * min(tails)), rel=1e-6, abs=1e-300
         ), (a, n, b, m)
 
 
 def test_millions_of_films_are_compared_in_no_time() -> None:
-    assert drift.same_share(500_000, 10_000_000, 51_000, 1_000_000) < 1e-4
-    assert drift.same_share(500_000, 10_000_000, 50_000, 1_000_000) == pytest.approx(1, abs=0.01)
+    assert divergence.same_share(500_000, 10_000_000, 51_000, 1_000_000) < 1e-4
+    assert divergence.same_share(500_000, 10_000_000, 50_000, 1_000_000) == pytest.approx(
+        1, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("spread", [SHARP, SHARPEST, FLAT], ids=["sharp", "sharpest", "flat"])
@@ -182,7 +186,7 @@ def test_of_a_thousand_jobs_like_the_reference_hardly_one_is_warned_of(
     )  # fmt: skip
 
     alarms = sum(
-        drift.compare(_counts(a.tolist(), int(x)), _counts(b.tolist(), int(y))).warned
+        divergence.compare(_counts(a.tolist(), int(x)), _counts(b.tolist(), int(y))).warned
         for a, x, b, y in zip(*drawn, strict=True)
     )
 
@@ -195,39 +199,39 @@ def test_each_of_the_three_signs_warns_by_itself() -> None:
     shifted = list(habit)
     shifted[0], shifted[19] = habit[0] + 150, habit[19] - 150
     spread_out = [50] * 20
-    assert not drift.compare(_counts(habit, 40), _counts(habit, 40)).warned
+    assert not divergence.compare(_counts(habit, 40), _counts(habit, 40)).warned
 
-    more_healthy = drift.compare(_counts(shifted, 40), _counts(habit, 40))
+    more_healthy = divergence.compare(_counts(shifted, 40), _counts(habit, 40))
     assert more_healthy.warned
-    assert more_healthy.psi < drift.LEAST_PSI
-    assert more_healthy.ks >= drift.LEAST_KS
-    unsure = drift.compare(_counts(spread_out, 40), _counts(habit, 40))
+    assert more_healthy.psi < divergence.LEAST_PSI
+    assert more_healthy.ks >= divergence.LEAST_KS
+    unsure = divergence.compare(_counts(spread_out, 40), _counts(habit, 40))
     assert unsure.warned
-    assert unsure.psi > max(drift.LEAST_PSI, unsure.psi_limit)
-    strangers = drift.compare(_counts(habit, 140), _counts(habit, 40))
+    assert unsure.psi > max(divergence.LEAST_PSI, unsure.psi_limit)
+    strangers = divergence.compare(_counts(habit, 140), _counts(habit, 40))
     assert strangers.warned
     assert (strangers.psi, strangers.ks) == (0, 0)
     assert strangers.unusual_p is not None
-    assert strangers.unusual_p < drift.SURE
+    assert strangers.unusual_p < divergence.SURE
 
 
 def test_a_sure_but_small_difference_and_a_fall_of_the_unusual_are_no_warning() -> None:
     habit = [int(1_000_000 * share) for share in SHARP]
     moved = list(habit)
     moved[0], moved[19] = habit[0] + 50_000, habit[19] - 50_000
-    compared = drift.compare(_counts(moved, 40_000), _counts(habit, 55_000))
+    compared = divergence.compare(_counts(moved, 40_000), _counts(habit, 55_000))
     assert compared.psi > compared.psi_limit
     assert compared.ks_p < 1e-6
     assert compared.unusual_p is not None
     assert compared.unusual_p < 1e-6
     assert not compared.warned
-    assert not drift.compare(_counts(habit, 0), _counts(habit, 100_000)).warned
+    assert not divergence.compare(_counts(habit, 0), _counts(habit, 100_000)).warned
 
 
 def test_fewer_films_than_fifty_are_no_ground_for_a_warning() -> None:
     far = [0] * 19
-    assert not drift.compare(_counts([49, *far]), _counts([*far, 1000])).warned
-    assert drift.compare(_counts([50, *far]), _counts([*far, 1000])).warned
+    assert not divergence.compare(_counts([49, *far]), _counts([*far, 1000])).warned
+    assert divergence.compare(_counts([50, *far]), _counts([*far, 1000])).warned
 
 
 # ---- what happens when a job ends ----
@@ -244,7 +248,7 @@ def test_a_job_like_the_reference_is_measured_in_silence(
     assert (found["unusual"], found["reference_unusual"]) == (4, 4)
     histogram = [ALIKE.get(bucket, 0) for bucket in range(20)]
     assert found["psi"] == pytest.approx(
-        drift.population_stability(histogram, VALIDATION["histogram"])  # type: ignore[arg-type]
+        divergence.population_stability(histogram, VALIDATION["histogram"])  # type: ignore[arg-type]
     )
     assert 0 < found["psi"] < found["psi_limit"]
     largest = max(
@@ -491,4 +495,4 @@ def test_a_job_closes_while_another_becomes_the_measure(
 
 
 def test_the_buckets_are_those_that_jobs_are_counted_in() -> None:
-    assert drift.BUCKETS == results.BUCKETS == len(VALIDATION["histogram"])  # type: ignore[arg-type]
+    assert divergence.BUCKETS == results.BUCKETS == len(VALIDATION["histogram"])  # type: ignore[arg-type]

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from db.base.database import reading, write
 from db.base.errors import Conflict, NotFound
-from db.base.schema import aliases, model_chunks
+from db.base.schema import aliases as alias_table
+from db.base.schema import model_chunks
 from db.base.schema import models as models_table
-from db.registry import models
+from db.registry import aliases, engines, models
 from db.registry.models import NewModel
 from tests.db import given
 
@@ -25,7 +26,7 @@ def _register(database: sa.Engine, new: NewModel) -> int:
 
 
 def _champion(database: sa.Engine) -> int:
-    return int(models.resolve(database, models.CHAMPION)["id"])
+    return int(aliases.resolve(database, aliases.CHAMPION)["id"])
 
 
 def _history(database: sa.Engine, model_id: int) -> list[tuple[str, str]]:
@@ -49,7 +50,7 @@ def test_the_second_model_does_not(database: sa.Engine, tmp_path: Path) -> None:
 
 
 def test_of_two_first_models_one_becomes_the_champion(database: sa.Engine, tmp_path: Path) -> None:
-    write(database, lambda c: c.execute(sa.delete(aliases)))
+    write(database, lambda c: c.execute(sa.delete(alias_table)))
     first, second = (given.model(tmp_path, f"twin {n}") for n in range(2))
 
     later = given.meanwhile(
@@ -58,29 +59,29 @@ def test_of_two_first_models_one_becomes_the_champion(database: sa.Engine, tmp_p
         lambda: _register(database, second),
     )
 
-    assert models.resolve(database, "twin 1")["id"] == later
-    assert models.resolve(database, models.CHAMPION)["name"] == "twin 0"
+    assert aliases.resolve(database, "twin 1")["id"] == later
+    assert aliases.resolve(database, aliases.CHAMPION)["name"] == "twin 0"
 
 
 def test_an_alias_moves_and_both_models_remember(database: sa.Engine, tmp_path: Path) -> None:
     second = _register(database, given.model(tmp_path, "second"))
 
     before = write(
-        database, lambda c: models.move_alias(c, models.CHAMPION, second, "kim@ward", "AUROC +0.02")
+        database, lambda c: aliases.move(c, aliases.CHAMPION, second, "kim@ward", "AUROC +0.02")
     )
 
     assert before == 1
     assert _champion(database) == second
     assert _history(database, 1)[-1] == ("replaced", "as champion by model 2: AUROC +0.02")
     assert _history(database, second)[-1] == ("promoted", "to champion: AUROC +0.02")
-    row = given.one(database, aliases)
+    row = given.one(database, alias_table)
     assert (row.moved_by, row.reason) == ("kim@ward", "AUROC +0.02")
     assert row.moved_at is not None
 
 
 def test_a_new_alias_replaces_nothing(database: sa.Engine) -> None:
-    assert write(database, lambda c: models.move_alias(c, "night", 1, "kim", "trying")) is None
-    assert models.resolve(database, "night")["id"] == 1
+    assert write(database, lambda c: aliases.move(c, "night", 1, "kim", "trying")) is None
+    assert aliases.resolve(database, "night")["id"] == 1
 
 
 def test_a_model_is_found_by_each_of_its_names(database: sa.Engine, tmp_path: Path) -> None:
@@ -88,8 +89,8 @@ def test_a_model_is_found_by_each_of_its_names(database: sa.Engine, tmp_path: Pa
     sha256 = models.file_of(database, second)["sha256"]
 
     for reference in ("second", str(second), sha256, sha256[:8], sha256[:8].upper()):
-        assert models.resolve(database, reference)["name"] == "second", reference
-    assert models.resolve(database, "champion")["name"] == "first"
+        assert aliases.resolve(database, reference)["name"] == "second", reference
+    assert aliases.resolve(database, "champion")["name"] == "first"
 
 
 @pytest.mark.parametrize(
@@ -97,21 +98,21 @@ def test_a_model_is_found_by_each_of_its_names(database: sa.Engine, tmp_path: Pa
 )
 def test_an_unknown_model_is_named_with_what_to_do(database: sa.Engine, reference: str) -> None:
     with pytest.raises(NotFound, match=r"there is no model .*`pneumoq models ls` lists them"):
-        models.resolve(database, reference)
+        aliases.resolve(database, reference)
 
 
 def test_without_any_model_the_way_to_one_is_named(database: sa.Engine) -> None:
-    write(database, lambda c: c.execute(sa.delete(aliases)))
+    write(database, lambda c: c.execute(sa.delete(alias_table)))
 
     with pytest.raises(NotFound, match="train one with `pneumoq train FOLDER`"):
-        models.resolve(database, models.CHAMPION)
+        aliases.resolve(database, aliases.CHAMPION)
 
 
 def test_too_few_characters_are_not_taken_for_a_file(database: sa.Engine) -> None:
     sha256 = models.file_of(database, 1)["sha256"]
 
     with pytest.raises(NotFound):
-        models.resolve(database, "x" + sha256[:7])
+        aliases.resolve(database, "x" + sha256[:7])
 
 
 def test_a_name_that_is_taken_is_refused(database: sa.Engine, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_the_best_precision_is_the_fastest_that_passed(
     small.write_bytes(b"in eight bits")
     files = {**base.files, "int8": small}
     model_id = _register(database, given.model(tmp_path, "full", files=files, engines=tried))
-    assert models.best_precision(database, model_id) == best
+    assert engines.best_precision(database, model_id) == best
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_on_tensorrt_the_best_precision_is_another(
 ) -> None:
     model_id = _with_all_files(database, tmp_path, tried)
 
-    assert models.best_precision(database, model_id, "tensorrt") == best
+    assert engines.best_precision(database, model_id, "tensorrt") == best
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_where_either_may_score_the_best_precision_is_fast_and_passed_on_both(
 ) -> None:
     model_id = _with_all_files(database, tmp_path, tried)
 
-    assert models.best_precision(database, model_id, "either") == best
+    assert engines.best_precision(database, model_id, "either") == best
 
 
 def _with_all_files(database: sa.Engine, folder: Path, tried: list[dict[str, Any]]) -> int:
@@ -275,15 +276,15 @@ _ENGINE = ("tensorrt", "10.3.0", "NVIDIA Orin (8.7)", "fp16")
 
 
 def _passed(database: sa.Engine, sha256: str, *engine: str) -> sa.RowMapping | None:
-    return models.engine_passed(database, sha256, *(engine or _ENGINE))
+    return engines.passed(database, sha256, *(engine or _ENGINE))
 
 
 def test_an_engine_that_passed_is_known_by_all_that_it_is(database: sa.Engine) -> None:
     sha256 = models.file_of(database, 1)["sha256"]
-    row = dict(zip((*models.ENGINE_KEY,), _ENGINE, strict=True))
+    row = dict(zip((*engines.KEY,), _ENGINE, strict=True))
     told = {"options": {"max_batch": 64}, "parity_delta": 0.0004, "worker_id": "w"}
 
-    write(database, lambda c: models.record_engine(c, sha256, {**row, **told, "passed": True}))
+    write(database, lambda c: engines.record(c, sha256, {**row, **told, "passed": True}))
 
     found = _passed(database, sha256)
     assert found is not None
@@ -300,10 +301,10 @@ def test_an_engine_that_is_tried_again_has_one_row_that_says_how_it_did_last(
     database: sa.Engine,
 ) -> None:
     sha256 = models.file_of(database, 1)["sha256"]
-    row = {**dict(zip(models.ENGINE_KEY, _ENGINE, strict=True)), "options": {}}
+    row = {**dict(zip(engines.KEY, _ENGINE, strict=True)), "options": {}}
 
     def record(**values: Any) -> None:
-        write(database, lambda c: models.record_engine(c, sha256, {**row, **values}))
+        write(database, lambda c: engines.record(c, sha256, {**row, **values}))
 
     record(passed=True, parity_delta=0.001, worker_id="first")
     record(passed=False)
@@ -317,11 +318,11 @@ def test_an_engine_that_is_tried_again_has_one_row_that_says_how_it_did_last(
 
 def test_workers_that_record_the_same_engine_at_once_leave_one_row(database: sa.Engine) -> None:
     sha256 = models.file_of(database, 1)["sha256"]
-    row = {**dict(zip(models.ENGINE_KEY, _ENGINE, strict=True)), "options": {}, "passed": True}
+    row = {**dict(zip(engines.KEY, _ENGINE, strict=True)), "options": {}, "passed": True}
 
     def record(name: str) -> Callable[[], None]:
         return lambda: write(
-            database, lambda c: models.record_engine(c, sha256, {**row, "worker_id": name})
+            database, lambda c: engines.record(c, sha256, {**row, "worker_id": name})
         )
 
     assert given.together(*[record(f"w{n}") for n in range(8)]) == [None] * 8
@@ -342,7 +343,7 @@ def test_precisions_are_added_to_a_model_later(database: sa.Engine, tmp_path: Pa
         ),
     )
 
-    assert models.best_precision(database, model_id) == "int8"
+    assert engines.best_precision(database, model_id) == "int8"
     told = models.detail(database, model_id)
     # The one that was tried before is there once, as it did the last time.
     assert sorted((row["precision"], row["passed"]) for row in told["engines"]) == [
@@ -373,7 +374,7 @@ def test_models_are_listed_newest_first(database: sa.Engine, tmp_path: Path) -> 
         ("second", 0, {"auroc": 0.9}),
         ("first", 1, {"auroc": 0.9}),
     ]
-    assert listed[0]["created_at"] == models.resolve(database, "second")["created_at"]
+    assert listed[0]["created_at"] == aliases.resolve(database, "second")["created_at"]
 
 
 def test_a_model_that_fails_to_register_leaves_no_bytes(
@@ -400,11 +401,11 @@ def test_a_rollback_goes_back_through_a_model_that_was_champion_twice(
     for model_id in (second, third, second):
         write(
             database,
-            lambda c, m=model_id: models.move_alias(c, models.CHAMPION, m, "tests", "better"),
+            lambda c, m=model_id: aliases.move(c, aliases.CHAMPION, m, "tests", "better"),
         )
 
     def back() -> int:
-        return write(database, lambda c: models.rollback(c, models.CHAMPION, "tests", "worse"))[0]
+        return write(database, lambda c: aliases.rollback(c, aliases.CHAMPION, "tests", "worse"))[0]
 
     assert [back(), back(), back()] == [third, second, 1]
     with pytest.raises(Conflict, match="model 1 is the first champion there was"):

@@ -12,7 +12,7 @@ from db.base.errors import Conflict
 from db.base.schema import models as models_table
 from db.base.schema import notices, promotions
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases, models
 from tests.db import given
 
 
@@ -25,17 +25,17 @@ def register(database: sa.Engine, folder: Path, *names: str) -> list[int]:
 
 
 def champion(database: sa.Engine) -> int:
-    return int(models.resolve(database, models.CHAMPION)["id"])
+    return int(aliases.resolve(database, aliases.CHAMPION)["id"])
 
 
 def promote(database: sa.Engine, model_id: int) -> int | None:
     return write(
-        database, lambda c: models.move_alias(c, models.CHAMPION, model_id, "kim@ward", "better")
+        database, lambda c: aliases.move(c, aliases.CHAMPION, model_id, "kim@ward", "better")
     )
 
 
 def roll_back(database: sa.Engine) -> tuple[int, int]:
-    return write(database, lambda c: models.rollback(c, models.CHAMPION, "kim@ward", "worse"))
+    return write(database, lambda c: aliases.rollback(c, aliases.CHAMPION, "kim@ward", "worse"))
 
 
 def moves(database: sa.Engine) -> list[tuple[str, int, int | None]]:
@@ -93,7 +93,7 @@ def test_two_promotions_at_the_same_moment_are_one_after_the_other(
     second, third = register(database, tmp_path, "second", "third")
     before = given.meanwhile(
         database,
-        lambda c: models.move_alias(c, models.CHAMPION, second, "kim@ward", "better"),
+        lambda c: aliases.move(c, aliases.CHAMPION, second, "kim@ward", "better"),
         lambda: promote(database, third),
     )
     assert before == second

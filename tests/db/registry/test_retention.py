@@ -18,7 +18,7 @@ from db.base.schema import models as table
 from db.base.types import now
 from db.nightly import runs
 from db.queue import jobs
-from db.registry import models, retention
+from db.registry import aliases, models, retention
 from db.work import control, endings, purge
 from tests.db import given
 
@@ -39,7 +39,7 @@ def make(database: sa.Engine, tmp_path: Path) -> Make:
 
 
 def promote(database: sa.Engine, model_id: int) -> None:
-    write(database, lambda c: models.move_alias(c, models.CHAMPION, model_id, "tests", "better"))
+    write(database, lambda c: aliases.move(c, aliases.CHAMPION, model_id, "tests", "better"))
 
 
 def retire(database: sa.Engine, keep: int, schedule_id: int | None = None) -> list[int]:
@@ -89,13 +89,13 @@ def test_what_an_alias_a_rollback_or_the_champion_s_lineage_needs_stays(
     champion, named, free, newest = make(parent_id=parent), make(), make(), make()
     promote(database, before)
     promote(database, champion)
-    write(database, lambda c: models.move_alias(c, "trial", named, "tests", "to try"))
+    write(database, lambda c: aliases.move(c, "trial", named, "tests", "to try"))
     assert why(database, 1, parent) == f"model {champion}, the champion, began from it"
     assert why(database, 1, before) == "it was champion before, to roll back to"
     assert why(database, 1, named) == "it is trial"
     assert retire(database, 1) == [1, free]
-    write(database, lambda c: models.rollback(c, models.CHAMPION, "tests", "worse on the ward"))
-    assert models.resolve(database, "champion")["id"] == before
+    write(database, lambda c: aliases.rollback(c, aliases.CHAMPION, "tests", "worse on the ward"))
+    assert aliases.resolve(database, "champion")["id"] == before
     assert newest not in retire(database, 1)
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
-from db.registry import models
+from db.registry import engines
 from db.work import control
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
@@ -102,7 +102,7 @@ def test_options_are_kept_as_they_were_given(model: int, films: Path) -> None:
 def test_the_fastest_precision_that_passed_its_gate_is_pinned(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
-    best = models.best_precision(engine, model)
+    best = engines.best_precision(engine, model)
     result = run("score", films, "--later")
     assert f"Model {model} (first) computes in {best}, the fastest" in result.stderr
     assert jobs.get(engine, 1)["precision"] == best

@@ -17,7 +17,7 @@ from db.base.schema import models as models_table
 from db.base.schema import notices
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.registry import engine_checks, models
+from db.registry import aliases, engine_checks, models
 from db.work import claims, endings
 from tests.db import given
 from tests.worker import samples
@@ -83,7 +83,7 @@ class Site:
 
     @property
     def champion(self) -> int:
-        return int(models.resolve(self.engine, models.CHAMPION)["id"])
+        return int(aliases.resolve(self.engine, aliases.CHAMPION)["id"])
 
     def told(self) -> list[dict[str, Any]]:
         with reading(self.engine) as connection:
@@ -163,7 +163,7 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_stays(here: Site, tmp_pat
     other = write(
         here.engine, lambda c: models.register(c, given.model(tmp_path, "other"), "tests")
     )
-    write(here.engine, lambda c: models.move_alias(c, models.CHAMPION, other, "kim", "mine"))
+    write(here.engine, lambda c: aliases.move(c, aliases.CHAMPION, other, "kim", "mine"))
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", other)
     assert f"the champion was changed to model {other} meanwhile" in run["reason"]

@@ -16,7 +16,7 @@ from db.base import database as connecting
 from db.base.schema import models as models_table
 from db.base.schema import rollups
 from db.queue import jobs, listings, results
-from db.registry import drift
+from db.registry import divergence, drift
 from db.work import claims
 from tests.support import servers
 from tests.support.site import Site, site
@@ -121,4 +121,4 @@ def test_the_reference_counts_scores_as_a_jobs_shards_do(
     with connecting.reading(database) as connection:
         rows = connection.execute(sa.select(rollups.c.bucket, rollups.c.n)).all()
     assert {row.bucket: row.n for row in rows} == dict(enumerate(reference.counted(scores)))
-    assert reference.BUCKETS == drift.BUCKETS
+    assert reference.BUCKETS == divergence.BUCKETS

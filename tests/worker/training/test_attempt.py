@@ -25,7 +25,7 @@ from db.base import database as connecting
 from db.base.schema import datasets
 from db.queue import jobs
 from db.queue import training as rows
-from db.registry import models
+from db.registry import aliases, engines, models
 from db.work import control
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
@@ -202,7 +202,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert sum(first[f"val_{name}"] for name in counts) == dataset["n_val"]
     assert dataset["n_train"] + dataset["n_val"] == films == sum(dataset["classes"].values())
 
-    model = models.resolve(trainer.engine, models.CHAMPION)
+    model = aliases.resolve(trainer.engine, aliases.CHAMPION)
     assert (model["id"], model["name"]) == (job["model_id"], f"resnet18-job{job_id}")
     assert (model["job_id"], model["dataset_id"]) == (job_id, dataset["id"])
     hanging = models.detail(trainer.engine, model["id"])
@@ -231,7 +231,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     curves = b"".join(path.read_bytes() for path in (model_dir / "tensorboard").iterdir())
     for name in (b"Loss/train", b"Accuracy/train", b"Loss/val", b"Accuracy/val", b"AUROC/val"):
         assert curves.count(name) == 2
-    best = models.best_precision(trainer.engine, model["id"])
+    best = engines.best_precision(trainer.engine, model["id"])
     assert best == next((p for p in ("int8", "bf16") if p in passed), "fp32")
 
     (evaluation,) = hanging["evaluations"]
@@ -349,7 +349,7 @@ def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kil
     digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
     start = {"name": f"model {digest[:12]}", "sha256": digest}
     assert model["card"]["provenance"]["init"] == start
-    assert models.resolve(trainer.engine, digest[:12])["id"] == model_id
+    assert aliases.resolve(trainer.engine, digest[:12])["id"] == model_id
     assert trainer.notes(job_id).count(f"going on from the weights of {start['name']}") == 2
 
 
