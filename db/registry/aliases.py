@@ -67,7 +67,7 @@ def move(
             )
         )  # fmt: skip
         if alias == CHAMPION and before is not None and run_id is None:
-            # A run tells of its own promotion; a person's reason may hold anything.
+            # A run's promotion has a notice of its own; a person's reason may hold anything.
             outbox.add(
                 connection, "promoted", model_id=model_id, text=f"{how}: in place of model {before}"
             )

@@ -36,7 +36,7 @@ class Counts:
 
     #: Predictions in each bucket.
     histogram: Sequence[int]
-    #: How many are unlike the training films; None where the model cannot tell.
+    #: How many are unlike the training films; None where the model has no threshold for that.
     unusual: int | None
 
     @property
@@ -63,7 +63,7 @@ class Compared:
 
 
 def compare(found: Counts, reference: Counts) -> Compared:
-    """Hold a job's counts against the reference's; both have at least one prediction."""
+    """Compare a job's counts with the reference's; both have at least one prediction."""
     n, m = found.n, reference.n
     psi = population_stability(found.histogram, reference.histogram)
     psi_limit = CHI_SQUARE * (1 / n + 1 / m)

@@ -27,7 +27,7 @@ _MEASURE = ("of", "n", "histogram", "unusual")
 
 
 def record(connection: sa.Connection, job_id: int) -> str | None:
-    """Measure a scoring job that has just ended, and tell the hooks where it warns.
+    """Measure a scoring job that has just ended, and send the hooks a notice where it warns.
 
     Returns the warning. Nothing is measured where the model has no reference, or the job no
     predictions. The counts are the shards' own, summed up: no prediction is read.
@@ -40,7 +40,7 @@ def record(connection: sa.Connection, job_id: int) -> str | None:
     measure = None if model is None else _counts_of(model.reference)
     if model is None or measure is None:
         return None
-    found = _counted(connection, job_id, tells=measure.unusual is not None)
+    found = _counted(connection, job_id, ood_known=measure.unusual is not None)
     if not found.n:
         return None
     compared = compare(found, measure)
@@ -109,8 +109,8 @@ def measured_by(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def use_job(connection: sa.Connection, model_id: int, job_id: int, who: str) -> dict[str, Any]:
     """Make a scoring job the measure of its model's later jobs; returns the measure.
 
-    What the validation films say is kept, so that it can be gone back to. Raises Conflict where the
-    job cannot be a measure.
+    The measure of the validation films is kept, so that it can be gone back to. Raises Conflict
+    where the job cannot be a measure.
     """
     job = connection.execute(
         sa.select(jobs.c.kind, jobs.c.state, jobs.c.model_id, jobs.c.purged_at)
@@ -131,7 +131,7 @@ def use_job(connection: sa.Connection, model_id: int, job_id: int, who: str) -> 
     if job.purged_at is not None:
         raise Conflict(f"job {job_id} was purged: how its scores are spread is not known any more")
     model = _locked(connection, model_id)
-    found = _counted(connection, job_id, tells=model.ood_threshold is not None)
+    found = _counted(connection, job_id, ood_known=model.ood_threshold is not None)
     if found.n < LEAST:
         raise Conflict(f"job {job_id} has {found.n} predictions; a measure takes {LEAST} or more")
     return _put(
@@ -203,8 +203,8 @@ def _counts_of(reference: Mapping[str, Any] | None) -> Counts | None:
     return Counts(histogram=histogram, unusual=reference.get("unusual"))
 
 
-def _counted(connection: sa.Connection, job_id: int, *, tells: bool) -> Counts:
-    """A job's counts; `tells` says whether its model knows what is unusual."""
+def _counted(connection: sa.Connection, job_id: int, *, ood_known: bool) -> Counts:
+    """A job's counts; `ood_known` is whether its model knows what is unusual."""
     histogram = [0] * BUCKETS
     for bucket, n in connection.execute(
         sa.select(rollups.c.bucket, sa.func.sum(rollups.c.n))
@@ -217,7 +217,7 @@ def _counted(connection: sa.Connection, job_id: int, *, tells: bool) -> Counts:
             shards.c.job_id == job_id
         )
     ).scalar_one()
-    return Counts(histogram=histogram, unusual=int(unusual) if tells else None)
+    return Counts(histogram=histogram, unusual=int(unusual) if ood_known else None)
 
 
 def _sentence(

@@ -61,18 +61,18 @@ class NewModel:
     engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     #: Split name → metrics, with `n_films`.
     evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    #: What drift is measured against, and what engines must say of drawn films.
+    #: What drift is measured against, and what engines must answer for drawn films.
     reference: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any], **values: Any) -> NewModel:
         """By what the model file's card says, as JSON; `values` are the other fields."""
-        told = (
+        fields = (
             "labels", "positive", "size", "film_rule", "temperature", "threshold",
             "threshold_rule", "ood_threshold", "metrics",
         )  # fmt: skip
         return cls(
-            arch="resnet18", card=dict(card), **{name: card[name] for name in told}, **values
+            arch="resnet18", card=dict(card), **{name: card[name] for name in fields}, **values
         )
 
 
@@ -221,7 +221,7 @@ def _store(connection: sa.Connection, model_id: int, precision: str, path: Path)
 
 
 def pruned(connection: sa.Connection, model_id: int) -> str | None:
-    """What to say to who wants to use a model whose bytes were removed; None where they are there.
+    """Why a model cannot be used whose bytes were removed; None where they are there.
 
     The model is retired then; its row stays.
     """

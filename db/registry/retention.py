@@ -79,13 +79,13 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
     """Models that must stay, and why."""
     used: dict[int, str] = {}
 
-    def say(model_id: Any, why: str) -> None:
+    def keep(model_id: Any, why: str) -> None:
         if model_id is not None:
             used.setdefault(int(model_id), why)
 
     for row in connection.execute(sa.select(alias_table.c.name, alias_table.c.model_id)):
-        say(row.model_id, f"it is {row.name}")
-        say(
+        keep(row.model_id, f"it is {row.name}")
+        keep(
             aliases.before(connection, row.name),
             f"it was {row.name} before, to roll back to",
         )
@@ -94,21 +94,21 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
         .join(alias_table, alias_table.c.model_id == table.c.id)
         .where(alias_table.c.name == aliases.CHAMPION)
     ):
-        say(row.parent_id, f"model {row.id}, the champion, began from it")
+        keep(row.parent_id, f"model {row.id}, the champion, began from it")
     for job in connection.execute(
         sa.select(jobs.c.id, jobs.c.model_id, jobs.c.spec).where(jobs.c.finished_at.is_(None))
     ):
-        say(job.model_id, f"job {job.id} is open")
+        keep(job.model_id, f"job {job.id} is open")
         began = job.spec.get("warm_start")
         if isinstance(began, int) and not isinstance(began, bool):
-            say(began, f"job {job.id} begins from it")
+            keep(began, f"job {job.id} begins from it")
     for run in connection.execute(
         sa.select(runs.c.id, runs.c.champion_id, runs.c.candidate_id).where(
             runs.c.finished_at.is_(None)
         )
     ):
-        say(run.champion_id, f"run {run.id} compares with it")
-        say(run.candidate_id, f"run {run.id} is about it")
+        keep(run.champion_id, f"run {run.id} compares with it")
+        keep(run.candidate_id, f"run {run.id} is about it")
     for schedule in connection.execute(
         sa.select(schedules.c.name, schedules.c.spec).where(
             schedules.c.kind == "score", schedules.c.removed_at.is_(None)
@@ -117,7 +117,7 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
         reference = _model_of(schedule.spec)
         found = aliases.named(connection, reference) if reference else []
         if len(found) == 1:
-            say(found[0]["id"], f"schedule {schedule.name} scores with it")
+            keep(found[0]["id"], f"schedule {schedule.name} scores with it")
     return used
 
 
@@ -255,7 +255,7 @@ def _retired(retiring: Sequence[int]) -> sa.ColumnElement[bool]:
     return sa.or_(table.c.state == "retired", table.c.id.in_(retiring))
 
 
-def settled_training(engine: sa.Engine, retiring: Sequence[int] = ()) -> dict[int, str]:
+def unneeded_training(engine: sa.Engine, retiring: Sequence[int] = ()) -> dict[int, str]:
     """Training jobs whose files on the machine that trained are of no more use, and why."""
     long_ago = now(-UNFINISHED_DAYS * 86_400.0)
     with database.reading(engine) as connection:

@@ -60,7 +60,7 @@ def close_if_done(connection: sa.Connection, job_id: int, who: str) -> bool:
     """Finish a scoring job that is over its error budget, or that has nothing left to do.
 
     Nothing is left when its listing is complete and its shards are all final; then its scores are
-    held against its model's reference too, which may warn and changes nothing. The job's row is
+    compared with its model's reference too, which may warn and changes nothing. The job's row is
     locked first, so that of two last shards one sees the other. To be called in a transaction of
     its own, after the last shard's: two that both hold the row for `commit` and then want it here
     would wait for each other.

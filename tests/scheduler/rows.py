@@ -173,7 +173,7 @@ def a_worker(
     """A worker process that has just said hello."""
     database.write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, name, host=host, pid=4321, queues=queues, engine=computes,
             versions={"engines": engines}, health=health,
         ),

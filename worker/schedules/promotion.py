@@ -85,7 +85,7 @@ def _wait(connection: sa.Connection, run_id: int, missing: Sequence[str]) -> str
 
 
 def _keep(connection: sa.Connection, run_id: int, reason: str, *, told: str) -> str | None:
-    kept = runs.finish(connection, run_id, "kept", reason, told=told)
+    kept = runs.finish(connection, run_id, "kept", reason, hook_text=told)
     return f"kept: {reason}" if kept else None
 
 
@@ -103,7 +103,7 @@ def _promote(
     proved = "; ".join(f"proved on {proof['kind']}: {proof['detail']}" for proof in tried)
     reason = f"{waiting['reason']}; {proved or 'no scoring worker was there to prove it on'}"
     promoted = runs.finish(
-        connection, run_id, "promoted", reason, told=str(waiting["verdict"].get("told", ""))
+        connection, run_id, "promoted", reason, hook_text=str(waiting["verdict"].get("told", ""))
     )
     if not promoted:
         return None  # another worker was first

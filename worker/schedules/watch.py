@@ -158,7 +158,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
 def _rest(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:
     watched.fence(connection, run_id, who)
     # No news: hooks would hear it every few minutes.
-    runs.finish(connection, run_id, "skipped", reason, told=None)
+    runs.finish(connection, run_id, "skipped", reason, hook_text=None)
 
 
 def files(folder: Path) -> Iterator[Seen]:

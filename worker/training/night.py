@@ -91,7 +91,7 @@ class Night:
         if event == "frozen":
             write(self._engine, lambda c: nights.freeze(c, lease, run_id, **news))
         elif event == "snapshot":
-            write(self._engine, lambda c: nights.looked(c, lease, run_id, snapshot=news))
+            write(self._engine, lambda c: nights.note(c, lease, run_id, snapshot=news))
         else:
             return False
         return True
@@ -100,7 +100,7 @@ class Night:
         """Nothing is trained tonight: settle the run and complete the job."""
         leases.fence(connection, self._lease)
         outcome, reason = BEFORE_TRAINING[ended["event"]], str(ended["reason"])
-        runs.finish(connection, self._run.id, outcome, reason, told=str(ended["told"]))
+        runs.finish(connection, self._run.id, outcome, reason, hook_text=str(ended["told"]))
         endings.finish(
             connection, self._lease.job_id, "completed", self._lease.worker_id,
             f"{outcome}: {reason}",
@@ -137,12 +137,14 @@ class Night:
                 if first
                 else "another model became champion meanwhile, which this one was not compared with"
             )
-            runs.finish(connection, run.id, outcome, reason, told=reason, **columns)
+            runs.finish(connection, run.id, outcome, reason, hook_text=reason, **columns)
         elif not found["accepted"]:
-            runs.finish(connection, run.id, "kept", reason, told=told, **columns)
+            runs.finish(connection, run.id, "kept", reason, hook_text=told, **columns)
         elif not self._rules.get("promote", True):
             aside = "not promoted, as this schedule is to promote nothing by itself: "
-            runs.finish(connection, run.id, "kept", aside + reason, told=aside + told, **columns)
+            runs.finish(
+                connection, run.id, "kept", aside + reason, hook_text=aside + told, **columns
+            )
         else:
             runs.note(connection, run.id, state="proving", reason=reason, **columns)
 

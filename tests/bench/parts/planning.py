@@ -26,7 +26,7 @@ def main() -> None:
     engine = database.connect(settings.database_url)
     database.write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "planner", host="here", pid=os.getpid(), queues="score", engine=None, versions={}
         ),
     )

@@ -32,7 +32,7 @@ def claim(database: sa.Engine, who: str = "w1") -> Notice | None:
 
 
 def settle(database: sa.Engine, notice: Notice, *errors: str) -> str:
-    return write(database, lambda c: outbox.settle(c, notice, errors))
+    return write(database, lambda c: outbox.record_result(c, notice, errors))
 
 
 def pass_time(database: sa.Engine) -> None:
@@ -91,7 +91,7 @@ def test_of_a_run_s_reason_only_what_is_meant_to_be_told_is_told(database: sa.En
         run_id = runs.begin(connection, schedule_id, when, "clock", "running")
         assert run_id is not None
         reason = f"kept: {PLANTED} and 40 other films cannot be read"
-        assert runs.finish(connection, run_id, "kept", reason, told="41 films cannot be read")
+        assert runs.finish(connection, run_id, "kept", reason, hook_text="41 films cannot be read")
 
     write(database, work)
     notice = claim(database)
@@ -169,7 +169,7 @@ def test_a_notice_that_ends_its_senders_is_given_up(database: sa.Engine) -> None
 def _hello(database: sa.Engine, name: str, host: str, **versions: str) -> None:
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, name, host=host, pid=1, queues="score", engine=None, versions=versions
         ),
     )
@@ -178,7 +178,7 @@ def _hello(database: sa.Engine, name: str, host: str, **versions: str) -> None:
 def test_without_a_hook_anywhere_notices_are_unheard(database: sa.Engine) -> None:
     _hello(database, "w1", "one")
     number = add(database)
-    assert write(database, outbox.unheard) == 1
+    assert write(database, outbox.mark_undelivered) == 1
     assert outbox.get(database, number)["state"] == "unheard"
     assert claim(database) is None
 
@@ -186,9 +186,9 @@ def test_without_a_hook_anywhere_notices_are_unheard(database: sa.Engine) -> Non
 def test_another_machine_s_hooks_are_waited_for(database: sa.Engine) -> None:
     _hello(database, "w1", "one")
     _hello(database, "w2", "two", hooks="yes")
-    write(database, lambda c: workers.goodbye(c, "w2"))  # off for a moment
+    write(database, lambda c: workers.deregister(c, "w2"))  # off for a moment
     number = add(database)
-    assert write(database, outbox.unheard) == 0
+    assert write(database, outbox.mark_undelivered) == 0
     _hello(database, "w3", "two")  # back, its hooks taken away
-    assert write(database, outbox.unheard) == 1
+    assert write(database, outbox.mark_undelivered) == 1
     assert [row["id"] for row in outbox.recent(database, state="unheard")] == [number]

@@ -19,7 +19,7 @@ def _hello(
     versions = {"db": "1", **({"engines": engines} if engines else {})}
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, worker_id, host="jetson", pid=7, queues=queues, engine="cpu", versions=versions,
             **options,
         ),
@@ -34,7 +34,7 @@ def test_a_worker_is_alive_from_hello_to_goodbye(database: sa.Engine) -> None:
     _hello(database, "a", "score")
     assert _alive(database) == ["a"]
 
-    write(database, lambda c: workers.goodbye(c, "a"))
+    write(database, lambda c: workers.deregister(c, "a"))
 
     assert _alive(database) == []
     assert given.one(database, workers_table).stopped_at is not None

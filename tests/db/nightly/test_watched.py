@@ -100,14 +100,14 @@ def test_a_run_is_left_to_who_lives_and_taken_from_who_vanished(
     for name in ("first", "second"):
         write(
             database,
-            lambda c, n=name: workers.hello(  # type: ignore[misc]
+            lambda c, n=name: workers.register(  # type: ignore[misc]
                 c, n, host="h", pid=1, queues="score", engine="x", versions={}
             ),
         )
     run_id = due(database, schedule, who="first")
     assert not claim(database, run_id, "second", *(workers.alive_ids(database) - {"second"}))
     assert claim(database, run_id, "first", *(workers.alive_ids(database) - {"first"})), "its own"
-    write(database, lambda c: workers.goodbye(c, "first"))
+    write(database, lambda c: workers.deregister(c, "first"))
     assert claim(database, run_id, "second", *(workers.alive_ids(database) - {"second"}))
     with pytest.raises(LeaseLost, match=f"run {run_id} is another worker's by now"):
         write(database, lambda c: watched.fence(c, run_id, "first"))

@@ -104,14 +104,14 @@ def test_a_worker_finds_something_due_only_while_nobody_there_is_at_it(
     assert engine_checks.due(database, CPU, 60.0)
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "a", host="a", pid=1, queues="score", engine="x", versions={"proves": CPU}
         ),
     )
     assert claim(database, "a", "a") is not None
     assert not engine_checks.due(database, CPU, 60.0)
     assert engine_checks.due(database, GPU, 60.0)
-    write(database, lambda c: workers.goodbye(c, "a"))
+    write(database, lambda c: workers.deregister(c, "a"))
     assert engine_checks.due(database, CPU, 60.0), "who was at it has ended"
     write(database, lambda c: runs.finish(c, run_id, "kept", "changed by hand"))
     assert not engine_checks.due(database, CPU, 60.0), "the run is settled"

@@ -223,7 +223,7 @@ def test_what_an_unfinished_training_left_stays_a_week_or_while_it_is_gone_on_wi
     ended("completed", 30, kept)
     promote(database, kept)
     retire(database, 1)
-    assert retention.settled_training(database) == {
+    assert retention.unneeded_training(database) == {
         old["failed"]: "it failed more than 7 days ago",
         old["cancelled"]: "it was cancelled more than 7 days ago",
         old["completed"]: "it made no model more than 7 days ago",

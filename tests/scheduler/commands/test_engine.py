@@ -244,7 +244,7 @@ def test_a_worker_that_does_not_say_what_it_serves_is_taken_to_serve_what_asks_f
 ) -> None:
     database.write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "old", host="desk", pid=1, queues="score", engine="openvino", versions={}
         ),
     )

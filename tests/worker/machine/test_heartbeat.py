@@ -138,7 +138,7 @@ def known(database: sa.Engine) -> None:
     """Worker `w` said hello long ago."""
     connecting.write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "w", host="here", pid=1, queues="score", engine=None, versions={}
         ),
     )
@@ -179,7 +179,7 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
 
     connecting.write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "w", host="h", pid=1, queues="score", engine="TensorRT", versions={}
         ),
     )
@@ -204,7 +204,9 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
 def test_a_machine_that_tells_nothing_leaves_its_row_alone(database: sa.Engine) -> None:
     connecting.write(
         database,
-        lambda c: workers.hello(c, "w", host="h", pid=1, queues="score", engine=None, versions={}),
+        lambda c: workers.register(
+            c, "w", host="h", pid=1, queues="score", engine=None, versions={}
+        ),
     )
     Heartbeat(database, "w", lease_s=60.0, health=dict).beat()
     (found,) = workers.alive(database)

@@ -63,7 +63,7 @@ class Site:
     def worker(self, name: str, kind: str) -> None:
         write(
             self.engine,
-            lambda c: workers.hello(
+            lambda c: workers.register(
                 c, name, host=name, pid=1, queues="score", engine="x", versions={"proves": kind}
             ),
         )
@@ -178,11 +178,11 @@ def test_a_proof_is_taken_over_from_a_worker_that_vanished_and_given_up_after_th
     assert late is not None
     assert here.claim(CPU, "b") is None, "a is at it"
     for gone, following in (("a", "b"), ("b", "c")):
-        write(here.engine, lambda c, g=gone: workers.goodbye(c, g))
+        write(here.engine, lambda c, g=gone: workers.deregister(c, g))
         assert here.claim(CPU, following) is not None
     written = write(here.engine, lambda c: engine_checks.decide(c, late, "a", True, "late"))
     assert not written, "it is not a's any more"
-    write(here.engine, lambda c: workers.goodbye(c, "c"))
+    write(here.engine, lambda c: workers.deregister(c, "c"))
     assert here.claim(CPU, "d") is None
     run = here.settle()
     assert run["outcome"] == "kept"
@@ -202,7 +202,7 @@ def test_who_is_expected_back_is_waited_for_and_not_for_ever(
     here: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.worker("a", CPU)
-    write(here.engine, lambda c: workers.goodbye(c, "a"))
+    write(here.engine, lambda c: workers.deregister(c, "a"))
     assert here.settle()["state"] == "proving", "a scoring worker was here lately"
     monkeypatch.setattr(promotion, "PROVE_S", -timedelta(days=1).total_seconds())
     run = here.settle()

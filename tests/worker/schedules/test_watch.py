@@ -180,7 +180,7 @@ def plan(database: sa.Engine, job_id: int) -> list[str]:
 def hello(database: sa.Engine, who: str) -> None:
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, who, host="h", pid=1, queues="score", engine="x", versions={"engines": "auto,onnx"}
         ),
     )
@@ -369,7 +369,7 @@ def test_a_worker_that_only_trains_does_not_look(inbox: Inbox) -> None:
     inbox.folder.rename(inbox.folder.with_name("mounted elsewhere"))
     write(
         inbox.engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "trains", host="h", pid=2, queues="train", engine=None, versions={}
         ),
     )
@@ -397,7 +397,7 @@ def test_a_looker_that_lives_is_left_to_it_and_one_that_vanished_is_replaced(inb
     inbox.look("other")
     assert runs.get(inbox.engine, run_id)["worker_id"] == "w"
     assert inbox.files() == {}
-    write(inbox.engine, lambda c: workers.goodbye(c, "w"))
+    write(inbox.engine, lambda c: workers.deregister(c, "w"))
     inbox.look("other")
     assert inbox.files() == {"a.jpg": ("seen", 0)}
 
