@@ -231,3 +231,66 @@ def test_cancelling_while_the_last_shard_commits_leaves_one_consistent_state(
         assert row.state == ("done" if finished is None else "leased")
         ends = [e["event"] for e in jobs.events(database, job_id) if e["event"] in FINAL_JOB_STATES]
         assert ends == [state]
+
+
+def test_a_worker_cannot_commit_the_same_shard_twice(database: sa.Engine) -> None:
+    given.running(database)
+    shard = given.claimed(database)
+    given.commit(database, shard)
+
+    with pytest.raises(LeaseLost):
+        given.commit(database, shard)
+
+    assert given.count(database, predictions) == 1
+
+
+def test_a_shard_that_is_given_up_makes_one_error_row_per_item(database: sa.Engine) -> None:
+    job_id = given.running(database, items=3)
+    shard = given.claimed(database)
+
+    write(
+        database,
+        lambda c: results.give_up(c, shard, ["a", "b", "c"], "worker_died", "workers died"),
+    )
+
+    with reading(database) as connection:
+        rows = connection.execute(
+            sa.select(item_errors.c.item_no, item_errors.c.name, item_errors.c.code).order_by(
+                item_errors.c.item_no
+            )
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        (0, "a", "worker_died"),
+        (1, "b", "worker_died"),
+        (2, "c", "worker_died"),
+    ]
+    row = given.one(database, shards)
+    assert (row.state, row.n_errors, row.last_error) == ("dead", 3, "workers died")
+    assert given.close(database, job_id)
+    assert jobs.get(database, job_id)["state"] == "completed_with_errors"
+    assert "shard_dead" in [event["event"] for event in jobs.events(database, job_id)]
+
+
+def test_a_shard_cannot_be_given_up_with_some_of_its_names(database: sa.Engine) -> None:
+    given.running(database, items=3)
+    shard = given.claimed(database)
+
+    with pytest.raises(ValueError, match="3 items, but 2 names"):
+        write(
+            database, lambda c: results.give_up(c, shard, ["a", "b"], "worker_died", "workers died")
+        )
+
+    assert given.one(database, shards).state == "leased"
+
+
+def test_a_shard_is_not_done_before_each_item_has_an_outcome(database: sa.Engine) -> None:
+    given.running(database, items=3)
+
+    with pytest.raises(IntegrityError, match="ck_shards_complete"):
+        write(
+            database,
+            lambda c: c.exec_driver_sql(
+                "UPDATE shards SET state = 'done', n_errors = 2, "
+                "finished_at = (SELECT created_at FROM jobs)"
+            ),
+        )

@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from db.base.database import reading, write
-from db.base.errors import Conflict, LeaseLost
+from db.base.errors import LeaseLost
 from db.base.schema import EPOCH_MEASURES, datasets
 from db.queue import jobs, leases, training
 from db.queue.leases import Lease
-from db.work import claims, control, endings
+from db.work import claims, endings
 from tests.db import given
 
 
@@ -101,19 +101,6 @@ def test_a_trainer_that_lost_its_lease_writes_nothing(database: sa.Engine) -> No
     assert jobs.get(database, late.job_id)["state"] == "running"
 
 
-def test_a_training_job_completes_with_the_model_it_made(database: sa.Engine) -> None:
-    lease = _held(database)
-
-    write(database, lambda c: endings.complete_training(c, lease, 1))
-
-    row = jobs.get(database, lease.job_id)
-    assert (row["state"], row["model_id"]) == ("completed", 1)
-    with pytest.raises(LeaseLost):
-        write(database, lambda c: endings.complete_training(c, lease, 1))
-    with pytest.raises(Conflict):
-        write(database, lambda c: control.cancel(c, lease.job_id, "a person"))
-
-
 def test_an_epoch_keeps_every_figure_and_the_view_shows_it(database: sa.Engine) -> None:
     lease = _held(database)
     figures = {name: n / 64 for n, name in enumerate(EPOCH_MEASURES)}
@@ -139,15 +126,3 @@ def test_a_job_that_gets_further_each_time_is_not_given_up(database: sa.Engine) 
     with pytest.raises(LeaseLost):
         write(database, lambda c: training.record_checkpoint(c, Lease(
             job_id=job_id, token=1, worker_id="late")))  # fmt: skip
-
-
-def test_training_waits_for_scoring_of_higher_priority_only(database: sa.Engine) -> None:
-    given.queued(database, "train", priority=1)
-    same = given.queued(database, priority=1)
-    assert claims.urgent(database) is None
-    higher = given.queued(database, priority=2)
-    assert claims.urgent(database) == (f"scoring job {higher} goes first: its priority is 2, not 1")
-    write(database, lambda c: control.cancel(c, higher, "tester"))
-    assert claims.urgent(database) is None
-    write(database, lambda c: control.cancel(c, same, "tester"))
-    assert claims.urgent(database) is None

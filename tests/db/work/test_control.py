@@ -1,4 +1,4 @@
-"""People pause, resume and retry jobs, and a job that has too many errors ends by itself."""
+"""Pause, resume, cancel and retry do what they say, and refuse what they cannot do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sqlalchemy as sa
 
 from db.base.database import reading, write
 from db.base.errors import Conflict, LeaseLost, NotFound
-from db.base.schema import predictions, shards, sources
-from db.queue import budget, jobs, leases, listings, results
-from db.work import claims, control, endings
+from db.base.schema import shards
+from db.queue import jobs, leases, listings, results
+from db.work import claims, control
 from tests.db import given
 
 
@@ -191,114 +191,11 @@ def test_what_cannot_be_retried_says_why(database: sa.Engine) -> None:
     assert jobs.get(database, _retry(database, training))["kind"] == "train"
 
 
-@pytest.mark.parametrize(
-    ("text", "errors", "listed", "allowed"),
-    [
-        ("0", 0, 10, True),
-        ("0", 1, 10, False),
-        (100, 100, 1000, True),
-        ("5%", 50, 1000, True),
-        ("5%", 51, 1000, False),
-        (" 0.5 % ", 5, 1000, True),
-        ("100%", 9, 9, True),
-    ],
-)
-def test_a_budget_is_a_number_or_a_share(
-    text: str | int, errors: int, listed: int, allowed: bool
-) -> None:
-    assert budget.parse(text).allows(errors, listed) is allowed
+def test_the_history_says_who_cancelled_and_why(database: sa.Engine) -> None:
+    job_id = given.queued(database)
+    write(database, lambda c: control.cancel(c, job_id, "kim@ward", "wrong folder"))
 
+    last = jobs.events(database, job_id)[-1]
 
-@pytest.mark.parametrize("text", ["", "five", "-1", "101%", "5 percent", "1.5", "%", "\u0665"])
-def test_what_is_no_budget_is_refused_at_once(database: sa.Engine, text: str) -> None:
-    with pytest.raises(ValueError, match="give a number of items"):
-        given.queued(database, spec={"max_errors": text})
-
-
-def test_a_job_over_its_budget_fails_with_the_numbers_and_what_to_do(database: sa.Engine) -> None:
-    job_id = given.running(database, shards=3, items=4, spec={"max_errors": "25%"})
-    given.commit(database, given.claimed(database), errors=3)
-    assert not given.close(database, job_id)
-    given.commit(database, given.claimed(database), errors=1)
-    assert endings.waiting_to_close(database) == [job_id]
-
-    assert given.close(database, job_id)
-
-    row = jobs.get(database, job_id)
-    assert row["state"] == "failed"
-    assert row["reason"] == (
-        f"4 of 12 items are in error, and 25% were allowed: see `pneumoq jobs errors {job_id}`, "
-        f"then `pneumoq jobs retry {job_id} --failed-only`, or submit with a larger --max-errors"
-    )
-    assert write(database, lambda c: claims.claim_shard(c, "w", given.LEASE_S)) is None
-    assert endings.waiting_to_close(database) == []
-
-
-def test_a_share_is_not_judged_by_the_first_few_items(database: sa.Engine) -> None:
-    counts = {"25%": False, "1": True}
-    for text, ends in counts.items():
-        lease = given.planning(database, spec={"max_errors": text}).lease
-        write(database, lambda c, le=lease: listings.add(c, le, given.new_shards(1, items=4)))  # type: ignore[misc]
-        given.commit(database, given.claimed(database), errors=2)
-
-        assert given.close(database, lease.job_id) is ends
-
-        if ends:
-            assert "--failed-only" not in jobs.get(database, lease.job_id)["reason"]
-            with pytest.raises(LeaseLost):
-                write(database, lambda c, le=lease: listings.add(c, le, given.new_shards(1)))  # type: ignore[misc]
-        else:
-            write(database, lambda c, j=lease.job_id: control.cancel(c, j, "x"))  # type: ignore[misc]
-
-
-def test_a_bisected_shard_is_two_halves_that_are_tried_twice_each(database: sa.Engine) -> None:
-    job_id = given.running(database, shards=2, items=5)
-    shard = given.claimed(database)
-    halves = [listings.NewShard(source_no=0, n_items=n, listing=bytes([n])) for n in (2, 3)]
-
-    write(database, lambda c: listings.bisect(c, shard, *halves))
-
-    with pytest.raises(LeaseLost):
-        given.commit(database, shard)
-    found = [given.claimed(database, lease_s=given.EXPIRED_S) for _ in range(2)]
-    assert [(s.shard_no, s.first_item, s.n_items, s.listing) for s in found] == [
-        (0, 0, 2, b"\x02")
-    ] * 2
-    assert found[1].attempt == leases.MAX_ATTEMPTS
-    assert given.claimed(database).attempt > leases.MAX_ATTEMPTS
-    given.claimed(database)
-    second = given.claimed(database)
-    assert (second.shard_no, second.first_item, second.n_items, second.listing) == (
-        2, 2, 3, b"\x03",
-    )  # fmt: skip
-    row = jobs.get(database, job_id)
-    assert (row["planned_items"], row["planned_shards"]) == (10, 3)
-    event = jobs.events(database, job_id)[-1]
-    assert (event["event"], event["detail"]) == (
-        "shard_bisected", "shard 0 of 5 items: the second half is shard 2 now",
-    )  # fmt: skip
-
-
-def test_halves_that_do_not_make_up_the_shard_are_refused(database: sa.Engine) -> None:
-    given.running(database, items=5)
-    shard = given.claimed(database)
-    halves = given.new_shards(2, items=2)
-
-    with pytest.raises(ValueError, match="halves of 2 and 2 do not make it up"):
-        write(database, lambda c: listings.bisect(c, shard, *halves))
-
-
-def test_a_planner_goes_on_while_its_shards_are_bisected(database: sa.Engine) -> None:
-    lease = given.planning(database).lease
-    write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=4)))
-    shard = given.claimed(database)
-    write(database, lambda c: listings.bisect(c, shard, *given.new_shards(2, items=2)))
-    write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=4)))
-    write(database, lambda c: listings.complete(c, lease, {}))
-
-    for _ in range(3):
-        given.commit(database, given.claimed(database))
-
-    assert given.close(database, lease.job_id)
-    assert given.count(database, predictions) == 8
-    assert given.count(database, sources) == 1
+    assert (last["event"], last["who"], last["detail"]) == ("cancelled", "kim@ward", "wrong folder")
+    assert jobs.get(database, job_id)["reason"] == "wrong folder"
