@@ -128,6 +128,11 @@ def close(database: sa.Engine, job_id: int) -> bool:
     return write(database, lambda c: endings.close_if_done(c, job_id, "closer"))
 
 
+def events(database: sa.Engine, job_id: int) -> list[str]:
+    """The words of a job's history, oldest first."""
+    return [event["event"] for event in jobs.events(database, job_id)]
+
+
 def count(database: sa.Engine, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:
     """Rows of a table."""
     select = sa.select(sa.func.count()).select_from(table).where(*conditions)

@@ -16,10 +16,6 @@ from db.work import control
 from tests.db import given
 
 
-def _events(database: sa.Engine, job_id: int) -> list[str]:
-    return [event["event"] for event in jobs.events(database, job_id)]
-
-
 def test_the_same_key_is_the_same_job(database: sa.Engine) -> None:
     first = given.queued(database, key="nightly")
     again = given.queued(database, key="nightly", priority=3)
@@ -27,7 +23,7 @@ def test_the_same_key_is_the_same_job(database: sa.Engine) -> None:
 
     assert first == again != other
     assert jobs.get(database, first)["priority"] == 0
-    assert _events(database, first) == ["submitted"]
+    assert given.events(database, first) == ["submitted"]
     assert given.count(database, jobs_table) == 2
 
 
@@ -98,6 +94,6 @@ def test_events_are_written_in_the_same_transaction_as_the_change(database: sa.E
     with pytest.raises(RuntimeError):
         write(database, work)
 
-    assert _events(database, job_id) == ["submitted"]
+    assert given.events(database, job_id) == ["submitted"]
     with reading(database) as connection:
         assert connection.execute(sa.select(sa.func.count(job_events.c.id))).scalar_one() == 1

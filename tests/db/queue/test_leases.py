@@ -24,10 +24,6 @@ def _claim(database: sa.Engine, lease_s: float = given.LEASE_S) -> claims.Claime
     return write(database, lambda c: claims.claim_job(c, "train", "worker", lease_s))
 
 
-def _events(database: sa.Engine, job_id: int) -> list[str]:
-    return [event["event"] for event in jobs.events(database, job_id)]
-
-
 def test_a_lease_that_has_run_out_goes_to_another_worker(database: sa.Engine) -> None:
     given.running(database)
     first = given.claimed(database, "first", given.EXPIRED_S)
@@ -132,7 +128,7 @@ def test_a_job_handed_back_in_good_order_is_due_at_once_and_not_counted(
             lambda c, f=found: leases.hand_back(c, f.lease, "shutting down", in_good_order=True),  # type: ignore[misc]
         )
 
-    assert _events(database, job_id)[-1] == "handed_back"
+    assert given.events(database, job_id)[-1] == "handed_back"
 
 
 @pytest.mark.parametrize("kind", ["train", "score"])

@@ -18,10 +18,6 @@ def _claim(database: sa.Engine, lease_s: float = given.LEASE_S) -> claims.Claime
     return write(database, lambda c: claims.claim_job(c, "train", "worker", lease_s))
 
 
-def _events(database: sa.Engine, job_id: int) -> list[str]:
-    return [event["event"] for event in jobs.events(database, job_id)]
-
-
 def test_jobs_are_claimed_by_priority_then_age(database: sa.Engine) -> None:
     old, new = given.queued(database, "train"), given.queued(database, "train")
     urgent = given.queued(database, "train", priority=1)
@@ -62,7 +58,7 @@ def test_a_job_whose_attempts_are_used_up_fails_and_says_so(database: sa.Engine,
     row = jobs.get(database, job_id)
     assert row["state"] == "failed"
     assert f"given up after {claims.MAX_ATTEMPTS[kind]} attempts" in row["reason"]
-    assert _events(database, job_id)[-1] == "failed"
+    assert given.events(database, job_id)[-1] == "failed"
 
 
 def test_what_is_due_is_known_per_queue(database: sa.Engine) -> None:

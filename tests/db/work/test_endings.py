@@ -1,4 +1,4 @@
-"""A job is closed exactly once, when all is done or its error budget is exceeded, and stays closed."""
+"""A job ends exactly once, when all is done or its error budget is exceeded, and for good."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from db.base.database import write
 from db.base.errors import Conflict, LeaseLost
-from db.base.schema import (
-    FINAL_JOB_STATES,
-    JOB_STATES,
-)
+from db.base.schema import FINAL_JOB_STATES, JOB_STATES
 from db.queue import jobs, listings
 from db.queue.leases import Lease
 from db.work import claims, control, endings
@@ -25,10 +22,6 @@ RACES = 40
 
 def _claim(database: sa.Engine, lease_s: float = given.LEASE_S) -> claims.Claimed | None:
     return write(database, lambda c: claims.claim_job(c, "train", "worker", lease_s))
-
-
-def _events(database: sa.Engine, job_id: int) -> list[str]:
-    return [event["event"] for event in jobs.events(database, job_id)]
 
 
 def test_the_last_two_shards_close_the_job_exactly_once(database: sa.Engine) -> None:
@@ -46,7 +39,7 @@ def test_the_last_two_shards_close_the_job_exactly_once(database: sa.Engine) -> 
         row = jobs.get(database, job_id)
         assert row["state"] == "completed"
         assert row["finished_at"] is not None
-        assert _events(database, job_id).count("completed") == 1
+        assert given.events(database, job_id).count("completed") == 1
     assert endings.waiting_to_close(database) == []
 
 
@@ -58,7 +51,7 @@ def test_many_sweeps_close_a_job_exactly_once(database: sa.Engine) -> None:
     closed = given.together(*[lambda: given.close(database, job_id)] * 4)
 
     assert sorted(closed) == [False, False, False, True]  # type: ignore[type-var]
-    assert _events(database, job_id).count("completed") == 1
+    assert given.events(database, job_id).count("completed") == 1
 
 
 def test_a_job_is_not_closed_before_its_listing_is_complete(database: sa.Engine) -> None:
@@ -118,7 +111,7 @@ def test_a_final_state_is_final(database: sa.Engine, state: str) -> None:
 
     assert _claim(database) is None
     assert jobs.get(database, job_id) == before
-    assert _events(database, job_id) == ["submitted", state]
+    assert given.events(database, job_id) == ["submitted", state]
 
 
 @pytest.mark.parametrize("state", JOB_STATES)
