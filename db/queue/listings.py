@@ -21,7 +21,6 @@ from db.queue.leases import Lease, Shard
 SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
 LISTINGS = ("job_id", "shard_no", "listing")
 
-
 #: Attempts that each half of a bisected shard has.
 HALF_ATTEMPTS = 2
 

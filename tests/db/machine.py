@@ -5,48 +5,37 @@ After each step SQL says what is there, and the machine says whether that may be
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import rule
 
 from db.base.database import reading, write
 from db.base.errors import Conflict, LeaseLost
-from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
+from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES
 from db.queue import budget, jobs, leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
 from db.work import claims, control, endings, purge
 from tests.db import given
+from tests.db.invariants import Invariants, T, content_of, name_of
 
-T = metadata.tables
 #: Emptied before each run, in this order.
 EMPTIED = (
     "predictions", "cams", "refusals", "item_errors", "identities", "labels", "films", "rollups",
     "shard_listings", "shards", "sources", "job_events", "evaluations",
 )  # fmt: skip
-OUTCOMES = ("predictions", "refusals", "item_errors")
 
 #: Which of the things there are: taken modulo their number.
 pick = st.integers(0, 1000)
 workers = st.sampled_from(["ann", "bob", "cyd"])
 #: Whether something is tried that may not be allowed any more.
 late = st.sampled_from([False, False, False, True])
-
-
-def _name(source_no: int, n: int) -> str:
-    return f"source {source_no}, film {n}"
-
-
-def _content(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 def _listing(names: list[str]) -> bytes:
@@ -61,29 +50,17 @@ def _empty(connection: sa.Connection) -> None:
         connection.execute(sa.delete(T[name]))
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Invariants):
     """Calls in any order on a real database."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        super().__init__()
-        self.engine = engine
+        super().__init__(engine)
         #: Every claim there ever was, lost or not.
         self.claims: list[claims.Claimed] = []
         self.held: list[Shard] = []
-        #: Final state and reason, as first seen.
-        self.ended: dict[int, tuple[str, str | None]] = {}
-        #: Outcomes as first seen: (job, item) → table and row.
-        self.outcomes: dict[tuple[int, int], tuple[Any, ...]] = {}
         write(engine, _empty)
 
-    # What the database says
-
-    def rows(self, statement: sa.Select[Any]) -> list[sa.RowMapping]:
-        with reading(self.engine) as connection:
-            return list(connection.execute(statement).mappings())
-
-    def all(self, table: str) -> list[sa.RowMapping]:
-        return self.rows(sa.select(T[table]).order_by(*T[table].primary_key.columns))
+    # What there is to be done something with
 
     def job(self, which: int, *states: str) -> sa.RowMapping:
         """Any job; one in these states if there is one; a new one if there is none at all."""
@@ -222,7 +199,7 @@ class Machine(RuleBasedStateMachine):
             source_no += 1
         start, new = before.get(source_no, 0), []
         for size in sizes:
-            names = [_name(source_no, start + n) for n in range(size)]
+            names = [name_of(source_no, start + n) for n in range(size)]
             new.append(NewShard(source_no=source_no, n_items=size, listing=_listing(names)))
             start += size
         self.expect(self.still_planner(claimed), lambda c: listings.add(c, lease, new), LeaseLost)
@@ -390,16 +367,16 @@ class Machine(RuleBasedStateMachine):
         before: dict[bytes, reuse.Known] = {}
         if known:
             with reading(self.engine) as connection:
-                before = reuse.known(connection, [_content(n) for n in names], 1, shard.precision)
+                before = reuse.known(connection, [content_of(n) for n in names], 1, shard.precision)
         made: list[results.Outcome] = []
         for item_no, name in enumerate(names, shard.first_item):
             kind = chance.choice(("prediction",) * 4 + ("refused", "error"))
             study = results.Identity(None, "study", None) if chance.random() < 0.3 else None
             if kind == "prediction":
-                old = before.get(_content(name))
+                old = before.get(content_of(name))
                 made.append(
                     results.Prediction(
-                        item_no, name, 1, 0.75, True, content=_content(name), identity=study,
+                        item_no, name, 1, 0.75, True, content=content_of(name), identity=study,
                         reused_from=None if old is None else (old.job_id, old.item_no),
                     )
                 )  # fmt: skip
@@ -480,143 +457,6 @@ class Machine(RuleBasedStateMachine):
             ),
         )
         write(self.engine, lambda c: c.execute(sa.update(table).values(not_before=None)))
-
-    # What must hold at any moment
-
-    @invariant()
-    def nothing_is_lost_or_done_twice(self) -> None:
-        seen = self.see()
-        by_job: dict[int, list[sa.RowMapping]] = defaultdict(list)
-        for row in seen["shards"]:
-            by_job[row["job_id"]].append(row)
-        outcomes = self.seen_outcomes(seen)
-        rollups: Counter[tuple[int, int]] = Counter()
-        for row in seen["rollups"]:
-            rollups[row["job_id"], row["shard_no"]] += row["n"]
-        done = {row["job_id"]: row["done"] for row in seen["progress"]}
-        for job in seen["jobs"]:
-            mine = sorted(by_job[job["id"]], key=lambda s: s["first_item"])
-            self.check_job(job, mine, done[job["id"]])
-            if job["purged_at"] is not None:
-                assert not [key for key in outcomes if key[0] == job["id"]]
-                continue
-            assert len(mine) == job["planned_shards"]
-            assert {s["shard_no"] for s in mine} == set(range(len(mine)))
-            next_item = 0
-            names = []
-            for s in mine:
-                assert s["first_item"] == next_item, "items are missing or in two shards"
-                next_item += s["n_items"]
-                inside = json.loads(s["listing"])
-                assert len(inside) == s["n_items"]
-                names += [(s["source_no"], name) for name in inside]
-                self.check_shard(s, inside, outcomes, rollups)
-            assert next_item == job["planned_items"]
-            assert len(set(names)) == len(names)
-            if not job["spec"].get("failed_only"):
-                listed: Counter[int] = Counter()
-                for source_no, name in names:
-                    assert name == _name(source_no, listed[source_no])
-                    listed[source_no] += 1
-        self.check_reuse(seen, outcomes)
-
-    def see(self) -> dict[str, list[sa.RowMapping]]:
-        """Everything there is, at one moment."""
-        shard, listing = T["shards"], T["shard_listings"]
-        selects: dict[str, sa.Executable] = {
-            name: sa.select(T[name])
-            for name in (*OUTCOMES, "jobs", "rollups", "films", "identities")
-        } | {
-            "shards": sa.select(shard, listing.c.listing).join_from(shard, listing, isouter=True),
-            "progress": sa.text("SELECT job_id, done FROM v_job_progress"),
-        }
-        with reading(self.engine) as connection:
-            return {
-                name: list(connection.execute(select).mappings())
-                for name, select in selects.items()
-            }
-
-    def seen_outcomes(
-        self, seen: dict[str, list[sa.RowMapping]]
-    ) -> dict[tuple[int, int], tuple[Any, ...]]:
-        """All outcomes there are; none has changed, and none is there twice."""
-        found: dict[tuple[int, int], tuple[Any, ...]] = {}
-        for table in OUTCOMES:
-            for row in seen[table]:
-                key = (row["job_id"], row["item_no"])
-                assert key not in found, f"item {key} has two outcomes"
-                found[key] = (table, *row.values())
-        purged = {j["id"] for j in seen["jobs"] if j["purged_at"] is not None}
-        for key, value in self.outcomes.items():
-            assert found.get(key) == value or key[0] in purged, f"the outcome of {key} has changed"
-        self.outcomes = dict(found)
-        return found
-
-    def check_job(self, job: sa.RowMapping, mine: list[sa.RowMapping], done: int) -> None:
-        state = job["state"]
-        if job["id"] in self.ended:
-            assert (state, job["reason"]) == self.ended[job["id"]], "a final state has changed"
-        if state in FINAL_JOB_STATES:
-            self.ended.setdefault(job["id"], (state, job["reason"]))
-            assert (job["reason"] is None) == state.startswith("completed")
-        assert (state == "planning") == (job["lease_until"] is not None)
-        assert state != "running" or job["planned_at"] is not None
-        assert state != "planning" or job["planned_at"] is None
-        assert job["attempts"] >= 0
-        if state.startswith("completed") and job["purged_at"] is None:
-            assert all(s["finished_at"] is not None for s in mine)
-            errors = sum(s["n_errors"] for s in mine)
-            assert state == ("completed_with_errors" if errors else "completed")
-        if state in ("paused", "queued"):
-            assert not [s for s in mine if s["state"] == "leased"]
-        final = [s for s in mine if s["finished_at"] is not None]
-        assert done == sum(s["n_items"] for s in final)
-        assert done <= job["planned_items"]
-
-    def check_shard(
-        self,
-        s: sa.RowMapping,
-        names: list[str],
-        outcomes: dict[tuple[int, int], tuple[Any, ...]],
-        rollups: Counter[tuple[int, int]],
-    ) -> None:
-        assert (s["state"] == "leased") == (s["lease_until"] is not None)
-        assert s["attempts"] >= 0
-        first = s["first_item"]
-        kinds: Counter[str] = Counter()
-        for item_no, name in enumerate(names, first):
-            outcome = outcomes.get((s["job_id"], item_no))
-            if outcome is not None:
-                kinds[outcome[0]] += 1
-                assert name in outcome, "the outcome of another film"
-        if s["finished_at"] is None:
-            assert not kinds, "outcomes of a shard that is not done"
-            return
-        assert kinds.total() == s["n_items"], "a finished shard lacks outcomes"
-        counts = (s["n_predictions"], s["n_refused"], s["n_errors"])
-        assert counts == tuple(kinds[table] for table in OUTCOMES)
-        assert s["state"] != "dead" or s["n_errors"] == s["n_items"]
-        assert rollups[s["job_id"], s["shard_no"]] == s["n_predictions"]
-
-    def check_reuse(
-        self,
-        seen: dict[str, list[sa.RowMapping]],
-        outcomes: dict[tuple[int, int], tuple[Any, ...]],
-    ) -> None:
-        rows = {(p["job_id"], p["item_no"]): p for p in seen["predictions"]}
-        there = {j["id"] for j in seen["jobs"]}
-        for p in rows.values():
-            if p["reused_from_job"] is not None:
-                assert p["reused_from_job"] in there
-                origin = rows.get((p["reused_from_job"], p["reused_from_item"]))
-                if origin is not None:
-                    assert origin["name"] == p["name"]
-                    assert origin["reused_from_job"] is None, "a chain"
-        for film in seen["films"]:
-            origin = rows[film["job_id"], film["item_no"]]
-            assert _content(origin["name"]) == bytes(film["content"])
-        for row in seen["identities"]:
-            assert (row["job_id"], row["item_no"]) in outcomes
 
 
 def _time(engine: sa.Engine, text: str) -> str:
