@@ -31,7 +31,7 @@ def claim(database: sa.Engine, who: str = "w1") -> Notice | None:
     return write(database, lambda c: outbox.claim(c, who))
 
 
-def settle(database: sa.Engine, notice: Notice, *errors: str) -> str:
+def record(database: sa.Engine, notice: Notice, *errors: str) -> str:
     return write(database, lambda c: outbox.record_result(c, notice, errors))
 
 
@@ -125,7 +125,7 @@ def test_a_notice_that_does_not_arrive_is_sent_again_until_it_is_given_up(
         if notice is None:
             break
         assert notice.attempt == attempt
-        settle(database, notice, "webhook: it answered 500")
+        record(database, notice, "webhook: it answered 500")
         assert claim(database) is None  # not at once
         left = sa.select(table.c.not_before, now())
         with reading(database) as connection:
@@ -148,10 +148,10 @@ def test_a_sender_that_does_not_come_back_is_replaced_and_changes_nothing_any_mo
     pass_time(database)
     second = claim(database)
     assert second is not None and second.sent == first.sent
-    assert settle(database, first, "command: it ended with status 1") == "waiting"
+    assert record(database, first, "command: it ended with status 1") == "waiting"
     assert outbox.get(database, number)["last_error"] is None
-    assert settle(database, second) == "delivered"
-    assert settle(database, first, "command: it ended with status 1") == "delivered"
+    assert record(database, second) == "delivered"
+    assert record(database, first, "command: it ended with status 1") == "delivered"
     assert claim(database) is None
 
 

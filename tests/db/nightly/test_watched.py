@@ -271,9 +271,9 @@ def test_the_third_job_that_fails_is_a_file_s_last(database: sa.Engine, schedule
     assert states(database, schedule) == {A.path: ("given_up", 3)}
     assert watched.waiting(database, schedule) == []
     with reading(database) as connection:
-        told = list(connection.execute(sa.select(notices.c.payload)).scalars())
-    assert [payload["event"] for payload in told] == ["failed"] * 3
-    assert "/in" not in str(told)
+        payloads = list(connection.execute(sa.select(notices.c.payload)).scalars())
+    assert [payload["event"] for payload in payloads] == ["failed"] * 3
+    assert "/in" not in str(payloads)
 
 
 def test_a_file_that_changed_while_its_job_went_on_is_scored_again(

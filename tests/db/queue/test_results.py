@@ -107,7 +107,7 @@ def test_the_histogram_counts_every_prediction_in_its_bucket(database: sa.Engine
 def test_an_item_that_has_an_outcome_already_keeps_the_whole_shard_out(
     database: sa.Engine, table: sa.Table
 ) -> None:
-    """Such a row cannot come from this program; when it is there, that must be heard."""
+    """Such a row cannot come from this program; when it is there, that must be an error."""
     given.running(database, items=9)
     shard = given.claimed(database)
     made = given.outcomes(shard, refused=3, errors=3)

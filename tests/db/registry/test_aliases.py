@@ -155,11 +155,11 @@ def test_hooks_are_told_of_a_promotion_by_hand_but_not_what_the_person_wrote(
     promote(database, second)
     roll_back(database)
     with reading(database) as connection:
-        told = list(
+        payloads = list(
             connection.execute(sa.select(notices.c.payload).order_by(notices.c.id)).scalars()
         )
-    assert [(t["event"], t["model"]) for t in told] == [("promoted", second), ("promoted", 1)]
-    assert "better" not in str(told) and "worse" not in str(told)
+    assert [(t["event"], t["model"]) for t in payloads] == [("promoted", second), ("promoted", 1)]
+    assert "better" not in str(payloads) and "worse" not in str(payloads)
 
 
 def test_an_alias_moves_and_both_models_remember(database: sa.Engine, tmp_path: Path) -> None:

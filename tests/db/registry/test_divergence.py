@@ -51,9 +51,9 @@ def test_the_distance_is_that_of_scipy_on_the_middles_of_the_buckets() -> None:
         found, reference = rng.multinomial(n, SHARP), rng.multinomial(m, FLAT)
         middles = (np.arange(20) + 0.5) / 20
         scores = [np.repeat(middles, counts) for counts in (found, reference)]
-        said = scipy.stats.ks_2samp(*scores, method="asymp")
+        expected = scipy.stats.ks_2samp(*scores, method="asymp")
         assert divergence.distance(found.tolist(), reference.tolist()) == pytest.approx(
-            said.statistic
+            expected.statistic
         )
 
 

@@ -144,12 +144,12 @@ def test_hooks_are_told_of_drift_in_figures_and_nothing_of_the_films(
     notice = given.one(database, notices, notices.c.event == "drift")
 
     assert (notice.state, notice.job_id, notice.model_id) == ("waiting", job_id, model_id)
-    told = notice.payload
-    assert told["text"] == _measured(database, job_id)["detail"]
-    assert (told["n"], told["reference_n"], told["unusual"]) == (100, 100, 30)
-    assert (told["model"], told["job"]) == (model_id, job_id)
-    assert not {"/films.zip", ".jpg"} & set(json.dumps(told).split('"'))
-    assert ".zip" not in json.dumps(told)
+    payload = notice.payload
+    assert payload["text"] == _measured(database, job_id)["detail"]
+    assert (payload["n"], payload["reference_n"], payload["unusual"]) == (100, 100, 30)
+    assert (payload["model"], payload["job"]) == (model_id, job_id)
+    assert not {"/films.zip", ".jpg"} & set(json.dumps(payload).split('"'))
+    assert ".zip" not in json.dumps(payload)
 
 
 def test_a_job_with_errors_is_measured_by_what_it_predicted(
@@ -249,7 +249,7 @@ def test_a_job_becomes_the_measure_of_later_ones_and_can_be_replaced(
     assert (second["reference"], second["warned"], second["psi"]) == (f"job {first}", False, 0)
     third = _scored(database, model_id, ALIKE)
     assert f"as the 100 of job {first} that model" in _measured(database, third)["detail"]
-    # What engines must say stays, and what validation said.
+    # What engines must answer stays, and the measure of validation.
     kept = models.get(database, model_id)["reference"]
     assert kept["golden"] == VALIDATION["golden"]
     write(database, lambda c: drift.use_job(c, model_id, third, "kim@ward"))
@@ -260,12 +260,12 @@ def test_a_job_becomes_the_measure_of_later_ones_and_can_be_replaced(
     assert drift.measured_by(models.get(database, model_id)["reference"]) == back
     assert not _measured(database, _scored(database, model_id, ALIKE))["warned"]
     with reading(database) as connection:
-        told = connection.execute(
+        details = connection.execute(
             sa.select(model_events.c.detail)
             .where(model_events.c.event == "reference")
             .order_by(model_events.c.id)
         ).scalars()
-        assert list(told) == [
+        assert list(details) == [
             f"drift is measured against job {first} instead of validation",
             f"drift is measured against job {third} instead of job {first}",
             f"drift is measured against validation instead of job {third}",

@@ -114,13 +114,13 @@ def test_where_either_may_score_the_best_precision_is_fast_and_passed_on_both(
 def test_an_engine_that_passed_is_known_by_all_that_it_is(database: sa.Engine) -> None:
     sha256 = models.file_of(database, 1)["sha256"]
     row = dict(zip((*engines.KEY,), _ENGINE, strict=True))
-    told = {"options": {"max_batch": 64}, "parity_delta": 0.0004, "worker_id": "w"}
+    figures = {"options": {"max_batch": 64}, "parity_delta": 0.0004, "worker_id": "w"}
 
-    write(database, lambda c: engines.record(c, sha256, {**row, **told, "passed": True}))
+    write(database, lambda c: engines.record(c, sha256, {**row, **figures, "passed": True}))
 
     found = _passed(database, sha256)
     assert found is not None
-    assert {key: found[key] for key in told} == told
+    assert {key: found[key] for key in figures} == figures
     assert found["created_at"] is not None
     for n in range(len(_ENGINE)):
         other = [*_ENGINE]

@@ -114,19 +114,19 @@ def test_what_hangs_on_a_model_is_told(database: sa.Engine, tmp_path: Path) -> N
     )
     model_id = _register(database, new)
 
-    told = models.detail(database, model_id)
+    detail = models.detail(database, model_id)
 
-    assert [(row["label_no"], row["name"]) for row in told["labels"]] == [
+    assert [(row["label_no"], row["name"]) for row in detail["labels"]] == [
         (0, "NORMAL"),
         (1, "PNEUMONIA"),
     ]
-    assert {row["precision"] for row in told["files"]} == {"fp32", "int8"}
-    (kept,) = told["engines"]
+    assert {row["precision"] for row in detail["files"]} == {"fp32", "int8"}
+    (kept,) = detail["engines"]
     assert (kept["sha256"], kept["options"]) == (
         hashlib.sha256(b"in eight bits").hexdigest(),
         {"threads": 4},
     )
-    (evaluation,) = told["evaluations"]
+    (evaluation,) = detail["evaluations"]
     assert (evaluation["split"], evaluation["n_films"], evaluation["metrics"]) == (
         "validation",
         624,
@@ -157,9 +157,9 @@ def test_precisions_are_added_to_a_model_later(database: sa.Engine, tmp_path: Pa
     )
 
     assert engines.best_precision(database, model_id) == "int8"
-    told = models.detail(database, model_id)
+    detail = models.detail(database, model_id)
     # The one that was tried before is there once, as it did the last time.
-    assert sorted((row["precision"], row["passed"]) for row in told["engines"]) == [
+    assert sorted((row["precision"], row["passed"]) for row in detail["engines"]) == [
         ("bf16", True),
         ("int8", True),
     ]
