@@ -85,8 +85,9 @@ def finish(
 
 def open_of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
     """The open run that made a job, as its `id` and its schedule's `kind`; None where none did."""
+    columns = [runs.c.id, schedules.c.kind]
     return connection.execute(
-        sa.select(runs.c.id, schedules.c.kind)
+        sa.select(*columns)
         .join(schedules, schedules.c.id == runs.c.schedule_id)
         .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
     ).one_or_none()
