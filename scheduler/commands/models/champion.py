@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from db.base import database
-from db.registry import models
+from db.registry import aliases, models
 from scheduler import session
 from scheduler.show import output
 
@@ -24,12 +24,12 @@ def promote(model: str, reason: str | None, as_json: bool) -> None:
       pneumoq models promote 3 --reason "better on the portable films"
     """
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     who = session.who()
     why = reason or f"promoted by {who}"
     before = database.write(
         engine,
-        lambda connection: models.move_alias(connection, models.CHAMPION, row["id"], who, why),
+        lambda connection: aliases.move(connection, aliases.CHAMPION, row["id"], who, why),
     )
     if as_json:
         changed = {"model_id": row["id"], "name": row["name"], "champion": True}
@@ -55,7 +55,7 @@ def rollback(reason: str | None, as_json: bool) -> None:
     engine, who = session.database(), session.who()
     why = reason or f"rolled back by {who}"
     now, before = database.write(
-        engine, lambda connection: models.rollback(connection, models.CHAMPION, who, why)
+        engine, lambda connection: aliases.rollback(connection, aliases.CHAMPION, who, why)
     )
     row = models.get(engine, now)
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from db.registry import models
+from db.registry import aliases, models
 from scheduler import session
 from scheduler.commands.models import jetson
 from scheduler.errors import Failure
@@ -38,7 +38,7 @@ def export(model: str, out: Path, precision: str | None, form: str, as_json: boo
       pneumoq models export champion /data/jetson --format jetson-inference
     """
     settings, engine = session.settings(), session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     from worker.engine import store
 
     if form != "pneumoq":

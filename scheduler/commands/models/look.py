@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from db.registry import drift, models
+from db.registry import aliases, drift, engines, models
 from scheduler import session
 from scheduler.commands.models import evaluate, references
 from scheduler.show import output
@@ -83,7 +83,7 @@ def show(model: str, as_json: bool) -> None:
       pneumoq models show champion
     """
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     detail = models.detail(engine, row["id"])
     (listed,) = [m for m in models.listing(engine) if m["model_id"] == row["id"]]
     champion = bool(listed["champion"])
@@ -94,7 +94,7 @@ def show(model: str, as_json: bool) -> None:
     facts: dict[str, Any] = {k: v for k, v in row.items() if k not in apart}
     facts["reference"] = references.described(drift.measured_by(row["reference"]))
     facts["champion"] = champion
-    best, there = (models.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
+    best, there = (engines.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
     facts["computed_in"] = best if best == there else f"{best}; with TensorRT {there}"
     facts["labels"] = ", ".join(label["name"] for label in detail["labels"])
     output.facts(facts)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from db.base import database
-from db.registry import models
+from db.registry import aliases, engines, models
 from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
@@ -33,7 +33,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
       pneumoq models quantise champion /data/films
     """
     settings, engine = session.settings(), session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     have = {file["precision"] for file in models.detail(engine, row["id"])["files"]}
     if "int8" in have:
         raise Failure(
@@ -72,5 +72,5 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
         return
     for note in derived.notes:
         click.echo(note)
-    best = models.best_precision(engine, row["id"])
+    best = engines.best_precision(engine, row["id"])
     click.echo(f"model {row['id']} ({row['name']}) is computed in {best} from now on")
