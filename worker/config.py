@@ -59,7 +59,7 @@ class Settings:
         "Secret under which patients and names are hashed; PNEUMOQ_HOME/site.key if not set"
     )
     lease_s: float = _setting("Seconds until the work of a vanished worker is taken over", 60.0)
-    sweep_s: float = _setting("Seconds between sweeps that ring again for due work", 15.0)
+    sweep_s: float = _setting("Seconds between sweeps that wake workers again for due work", 15.0)
     decoders: int = _setting("Processes that decode films, per scoring worker")
     engine_threads: int = _setting("Threads that the CPU engine computes with")
     batch: int = _setting("Films per call of the CPU engine", 8)

@@ -37,7 +37,7 @@ def train(here: Site, data: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(data)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     here.wait(lambda: epochs(here, job_id), "the first epoch")
     return job_id
 
@@ -102,7 +102,7 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     here.wait(lambda: "training waits for the GPU" in computes(here, "train"), "training to wait")
     assert here.state(job_id) == "queued"
     harm.completed(here, scoring, 30 * harm.count(few))

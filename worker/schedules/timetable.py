@@ -34,9 +34,9 @@ _told: set[tuple[str, str]] = set()
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
-    """A chore: make the runs whose time has come, and ring for their jobs."""
+    """A chore: make the runs whose time has come, and notify workers of their jobs."""
     if tick(engine):
-        wakeup.ring(settings, "train")
+        wakeup.notify(settings, "train")
 
 
 def tick(

@@ -152,7 +152,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         ),
     )  # fmt: skip
     log.info("schedule %s: job %d takes %d files", due["name"], job_id, len(paths))
-    wakeup.ring(settings, "score")
+    wakeup.notify(settings, "score")
 
 
 def _rest(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:

@@ -22,7 +22,7 @@ from worker.config import Settings
 from worker.engine import Choice, gate
 from worker.engine.base import Engine
 from worker.errors import EngineError, WorkerError
-from worker.machine.gpu_lease import ASK_S, Board
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.scoring import serving
 
 #: Of a faster precision, 99 % of probabilities must be this near to those of the same file where it
@@ -119,7 +119,7 @@ def _gpu(choice: Choice, stop: threading.Event) -> Iterator[None]:
     if choice.gpu is None:
         yield
         return
-    board = Board(choice.gpu.uuid, "proving a model")
+    board = GpuLease(choice.gpu.uuid, "proving a model")
     try:
         while not board.take():
             if stop.wait(ASK_S):

@@ -25,7 +25,7 @@ from worker.config import Settings
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Choice, choose, kinds
 from worker.errors import GpuLost
-from worker.machine.gpu_lease import ASK_S, Board
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import planning, serving
 from worker.scoring.batches import Batch, Batches
@@ -69,7 +69,7 @@ class Scorer:
         ring: Callable[[int], object],
         *,
         choice: Choice | None = None,
-        board: Board | None = None,
+        board: GpuLease | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
         """`choice` is what to score with, and `board` the GPU's lease where it needs one.

@@ -28,7 +28,7 @@ from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 from worker.scoring.engine_thread import Model
 from worker.training.precisions import identity
 
@@ -258,7 +258,7 @@ def opened(
     choice = choose(settings)
     if choice.gpu is None and threads is not None:
         choice = replace(choice, threads=threads, lanes=threads)
-    board = None if choice.gpu is None else Board(choice.gpu.uuid, "a command")
+    board = None if choice.gpu is None else GpuLease(choice.gpu.uuid, "a command")
     try:
         if board is not None and not board.take():
             choice = _beside(choice, settings, board)
@@ -272,7 +272,7 @@ def opened(
             board.release()
 
 
-def _beside(choice: Choice, settings: Settings, board: Board) -> Choice:
+def _beside(choice: Choice, settings: Settings, board: GpuLease) -> Choice:
     """The processor, while another process has the GPU: it may have it for hours."""
     reason = f"the GPU is in use by {board.holder()}"
     other: Choice | None = choice

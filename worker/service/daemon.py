@@ -25,7 +25,7 @@ from worker.config import Settings
 from worker.engine import Choice, choose, kinds
 from worker.errors import ConfigError, GpuLost
 from worker.machine import gpu, health
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import engine_check
 from worker.scoring.loop import Scorer
@@ -74,7 +74,7 @@ class Daemon:
         self._choice: Choice | None = choose(settings) if "score" in queues else None
         found = gpu.find()
         # Whether training uses the GPU that is there, PyTorch decides in its own process.
-        self._training_board = Board(found[0].uuid, "training") if found else None
+        self._training_board = GpuLease(found[0].uuid, "training") if found else None
         self._database = database.connect(settings.database_url, database.PATIENCE_S)
         migrate.check(self._database)
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -150,7 +150,7 @@ class Daemon:
                 self._stop,
                 self._ring_score,
                 choice=self._choice,
-                board=None if on is None else Board(on.uuid, "scoring"),
+                board=None if on is None else GpuLease(on.uuid, "scoring"),
                 say=self._say,
             )
         scorer = self._scorer
@@ -231,7 +231,7 @@ class Daemon:
 
     def _say(self, text: str) -> None:
         """Have the worker's row say what goes on beside what it computes with."""
-        self._heartbeat.tell("; ".join(filter(None, (str(self._choice or ""), text))))
+        self._heartbeat.set_status("; ".join(filter(None, (str(self._choice or ""), text))))
 
     def _fail(self, reason: str) -> None:
         """Begin to end, since only another process can go on."""
@@ -279,7 +279,9 @@ class Daemon:
             self._stop.wait(delay_s)
 
     def _ring_score(self, times: int) -> None:
-        if time.monotonic() >= self._mute_until and not wakeup.ring(self._settings, "score", times):
+        if time.monotonic() >= self._mute_until and not wakeup.notify(
+            self._settings, "score", times
+        ):
             self._mute_until = time.monotonic() + MUTE_S
 
     def _take_up(self, name: str) -> None:

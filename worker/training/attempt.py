@@ -33,7 +33,7 @@ from worker import config
 from worker.config import Settings
 from worker.engine import store
 from worker.errors import EngineError
-from worker.machine.gpu_lease import ASK_S, Board
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.training import night
 
@@ -63,7 +63,7 @@ def work(
     heartbeat: Heartbeat,
     stop: threading.Event,
     *,
-    board: Board | None = None,
+    board: GpuLease | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> bool:
     """Claim and run training jobs until none is due or the worker is to stop.
@@ -145,7 +145,7 @@ class _Attempt:
         claimed: Claimed,
         heartbeat: Heartbeat,
         stop: threading.Event,
-        board: Board | None = None,
+        board: GpuLease | None = None,
     ) -> None:
         self._settings = settings
         self._database = engine

@@ -27,7 +27,7 @@ from worker.engine import Choice, Engine, choose, open_engine
 from worker.engine.onnx import OnnxEngine
 from worker.errors import GpuLost
 from worker.machine.gpu import Gpu
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import serving
 from worker.scoring.loop import Scorer
@@ -84,7 +84,7 @@ class Site:
         self.heartbeat = Heartbeat(engine, "w", lease_s=20)
         self.heartbeat.start()
 
-    def scorer(self, choice: Choice | None = None, board: Board | None = None) -> Scorer:
+    def scorer(self, choice: Choice | None = None, board: GpuLease | None = None) -> Scorer:
         """A new one, as of a new process."""
         self.stop = threading.Event()
         return Scorer(
@@ -228,10 +228,10 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    trainer = Board(UUID, "training", tmp_path)
+    trainer = GpuLease(UUID, "training", tmp_path)
     assert trainer.take()
     job_id = samples.submit_score(site.engine, model_id, folder)
-    scorer = site.scorer(ON_GPU, Board(UUID, "scoring", tmp_path))
+    scorer = site.scorer(ON_GPU, GpuLease(UUID, "scoring", tmp_path))
     thread = threading.Thread(target=scorer.drain)
     thread.start()
     samples.wait(lambda: site.said, "it to say that it waits")
@@ -271,9 +271,9 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
 def test_scoring_does_not_wait_for_the_gpu_where_nothing_is_due_or_when_it_is_stopped(
     site: Site, folder: Path, tmp_path: Path, model_id: int, opened: list[Engine]
 ) -> None:
-    trainer = Board(UUID, "training", tmp_path)
+    trainer = GpuLease(UUID, "training", tmp_path)
     assert trainer.take()
-    scorer = site.scorer(ON_GPU, Board(UUID, "scoring", tmp_path))
+    scorer = site.scorer(ON_GPU, GpuLease(UUID, "scoring", tmp_path))
     scorer.drain()
     assert site.said == []
     samples.submit_score(site.engine, model_id, folder)
@@ -286,7 +286,7 @@ def test_scoring_does_not_wait_for_the_gpu_where_nothing_is_due_or_when_it_is_st
     scorer.close()
     # It keeps no turn either: whoever is next has it at once.
     trainer.release()
-    other = Board(UUID, "training", tmp_path)
+    other = GpuLease(UUID, "training", tmp_path)
     assert other.take()
     other.release()
 

@@ -486,7 +486,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
     indirect=True,
 )
-def test_two_workers_that_hear_the_same_bell_train_a_job_once(
+def test_two_workers_that_take_the_same_wake_up_train_a_job_once(
     settings: Settings, trainer: Trainer, labelled: Path
 ) -> None:
     job_id = trainer.submit(labelled)
