@@ -37,7 +37,7 @@ class Chore(NamedTuple):
 CHORES: tuple[Chore, ...] = (
     Chore("timetable", timetable.run),
     Chore("watch", watch.run),
-    Chore("settle", promotion.run),
+    Chore("promotion", promotion.run),
     Chore("hooks", hooks.deliver),
     Chore("retention", retention.of_schedules),
     Chore("tidying", retention.hourly, 3600.0),
