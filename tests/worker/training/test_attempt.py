@@ -29,26 +29,13 @@ from db.registry import models
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
 from tests.worker import samples
-from trainer import checkpoint, phantom
+from trainer import checkpoint
 from trainer.card import Card
 from worker import config
 from worker.config import Settings
 from worker.engine import open_engine, store
 from worker.machine.heartbeat import Heartbeat
-from worker.training import attempt
-
-SPEC = {
-    "epochs": 1,
-    "patience": 0,
-    "size": 32,
-    "batch_size": 8,
-    "lr": 1e-3,
-    "init": "scratch",
-    "precision": "fp32",
-    "val_fraction": 0.3,
-    "operating_point": "youden",
-    "positive": "PNEUMONIA",
-}
+from worker.training import loop, process
 
 #: How often a training process is killed.
 KILLS = 5
@@ -77,14 +64,6 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A labelled folder of a dozen patients."""
-    root = tmp_path_factory.mktemp("labelled")
-    phantom.write_folder(root, 12)
-    return root
-
-
 class Trainer:
     """A worker's training, and what can happen to it."""
 
@@ -98,7 +77,7 @@ class Trainer:
     def submit(self, *data: Path, parent: int | None = None, **spec: Any) -> int:
         """Submit a training job; its number."""
         sources = [str(path) for path in data]
-        chosen = {**SPEC, "data": sources[0] if len(sources) == 1 else sources, **spec}
+        chosen = {**samples.TRAINING, "data": sources[0] if len(sources) == 1 else sources, **spec}
         return connecting.write(
             self.engine,
             lambda c: jobs.submit(
@@ -116,7 +95,7 @@ class Trainer:
 
     def work(self) -> None:
         """Train what is due."""
-        attempt.work(self.settings, self.engine, "w", self.heartbeat, self.stop)
+        loop.Trainer(self.settings, self.engine, "w", self.heartbeat, self.stop).drain()
 
     @contextmanager
     def working(self) -> Iterator[threading.Thread]:
@@ -155,7 +134,7 @@ def trainer(settings: Settings, database: sa.Engine) -> Iterator[Trainer]:
 
 
 def children(parent: int | None = None) -> list[int]:
-    """Training processes of this process, or of another."""
+    """Training processes, real or not, of this process, or of another."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -164,7 +143,7 @@ def children(parent: int | None = None) -> list[int]:
         except OSError:
             continue
         ours = int(ppid) == (parent or os.getpid()) and state != "Z"
-        if ours and b"worker.training.child" in command:
+        if ours and process.CHILD.encode() in command:
             found.append(int(stat.parent.name))
     return found
 
@@ -446,6 +425,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     assert "lower the learning rate (it is 1e+30)" in job["reason"]
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, labelled: Path) -> None:
     job_id = trainer.submit(labelled, epochs=ENDLESS)
     with trainer.working() as thread:
@@ -458,6 +438,7 @@ def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, label
     assert trainer.job(job_id)["state"] == "cancelled"
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -467,7 +448,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
         trainer.stop.set()
         began = time.monotonic()
         thread.join(samples.PATIENCE_S)
-        assert time.monotonic() - began < attempt.GRACE_S
+        assert time.monotonic() - began < process.GRACE_S
         assert not children()
     job = trainer.job(job_id)
     assert (job["state"], job["attempts"]) == ("queued", 0)
@@ -481,6 +462,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     assert any("continuing after epoch" in detail for _, detail in trainer.events(job_id))
 
 
+@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     "database_url",
     ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
@@ -494,13 +476,13 @@ def test_two_workers_that_take_the_same_wake_up_train_a_job_once(
     heart.start()
     ready = threading.Barrier(2)
 
-    def hear(worker_id: str, heartbeat: Heartbeat) -> None:
+    def wake(worker_id: str, heartbeat: Heartbeat) -> None:
         ready.wait()
         for _ in range(2):  # a message may come twice
-            attempt.work(settings, trainer.engine, worker_id, heartbeat, trainer.stop)
+            loop.Trainer(settings, trainer.engine, worker_id, heartbeat, trainer.stop).drain()
 
     workers = [
-        threading.Thread(target=hear, args=args)
+        threading.Thread(target=wake, args=args)
         for args in (("w", trainer.heartbeat), ("other", heart))
     ]
     for thread in workers:
@@ -515,6 +497,7 @@ def test_two_workers_that_take_the_same_wake_up_train_a_job_once(
     assert len(models.listing(trainer.engine)) == 1
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_job_that_another_worker_took_over_is_left_to_it(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -542,11 +525,11 @@ def test_a_training_process_ends_when_its_worker_is_killed(
         "from db.base import database\n"
         "from worker import config\n"
         "from worker.machine.heartbeat import Heartbeat\n"
-        "from worker.training import attempt\n"
+        "from worker.training import loop\n"
         "settings = config.load()\n"
         "engine = database.connect(settings.database_url)\n"
         "heart = Heartbeat(engine, 'killed', lease_s=settings.lease_s)\n"
-        "attempt.work(settings, engine, 'killed', heart, threading.Event())\n"
+        "loop.Trainer(settings, engine, 'killed', heart, threading.Event()).drain()\n"
     )
     worker = subprocess.Popen(
         [sys.executable, script],
