@@ -46,7 +46,7 @@ class Heartbeat:
         lease_s: float,
         health: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
-        """`health` tells how the machine is; it must be quick."""
+        """`health` returns how the machine is; it must be quick."""
         self._engine = engine
         self._worker_id = worker_id
         self._lease_s = lease_s
