@@ -1,6 +1,7 @@
 """Training and scoring share one GPU between real processes: one has it, and nobody waits for ever.
 
-The GPU is made up: its lease is real, and the engine is ONNX Runtime on the processor.
+The GPU is made up: its lease is real, the engine is ONNX Runtime on the processor, and a stand-in
+takes the place of the training process.
 """
 
 from __future__ import annotations
@@ -73,9 +74,7 @@ def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_re
     here.wait(lambda: epochs(here, training_job) > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1
     database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
-    )
+    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")
     harm.calm(here)
 
 
@@ -126,6 +125,4 @@ def test_training_gives_way_only_to_scoring_that_is_served_here(
         here.wait(lambda: epochs(here, training_job) > before + 3, "training to go on")
         assert here.events(training_job, "yielded") == 0
     database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
-    )
+    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")

@@ -252,20 +252,20 @@ class Night:
 
     def _aside(self, films: Films, unreadable: int) -> str:
         """What a reader should know of the films that the figures are of."""
-        said = []
+        found = []
         if films.learned:
             n = len(films.judged) + len(films.learned)
-            said.append(
+            found.append(
                 f"{len(films.learned)} of {n} frozen films do not count, as the models that are "
                 "compared have learned from them, or from films of their patients"
             )
         if unreadable:
-            said.append(f"{unreadable} cannot be read")
+            found.append(f"{unreadable} cannot be read")
         if films.missing:
-            said.append(f"{len(films.missing)} were removed or changed")
+            found.append(f"{len(films.missing)} were removed or changed")
         if not self._facts["champion"]["known"]:
-            said.append("the champion was imported, and may have learned from any of them")
-        return f" ({'; '.join(said)})" if said else ""
+            found.append("the champion was imported, and may have learned from any of them")
+        return f" ({'; '.join(found)})" if found else ""
 
     def _margins(self) -> verdict.Margins:
         given = {

@@ -28,7 +28,7 @@ from worker.machine.process import die_with_parent
 MODEL = "STAND_IN_MODEL"
 
 #: Seconds that an epoch takes.
-EPOCH_S = 0.05
+EPOCH_S = 0.1
 
 #: P(positive) of two films, and the truth of them, that every epoch comes to.
 SCORE, TRUTH = np.array([0.2, 0.9]), np.array([False, True])

@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 import torch
 
 from db.base import database as connecting
+from db.base import workers
 from db.base.schema import datasets
 from db.queue import jobs
 from db.queue import training as rows
@@ -93,9 +95,9 @@ class Trainer:
         """What its training processes had to say."""
         return [detail for event, detail in self.events(job_id) if event == "note"]
 
-    def work(self) -> None:
-        """Train what is due."""
-        loop.Trainer(self.settings, self.engine, "w", self.heartbeat, self.stop).drain()
+    def work(self) -> bool:
+        """Train what is due; whether more urgent scoring is to go first."""
+        return loop.Trainer(self.settings, self.engine, "w", self.heartbeat, self.stop).drain()
 
     @contextmanager
     def working(self) -> Iterator[threading.Thread]:
@@ -481,13 +483,13 @@ def test_two_workers_that_take_the_same_wake_up_train_a_job_once(
         for _ in range(2):  # a message may come twice
             loop.Trainer(settings, trainer.engine, worker_id, heartbeat, trainer.stop).drain()
 
-    workers = [
+    both = [
         threading.Thread(target=wake, args=args)
         for args in (("w", trainer.heartbeat), ("other", heart))
     ]
-    for thread in workers:
+    for thread in both:
         thread.start()
-    for thread in workers:
+    for thread in both:
         thread.join(samples.PATIENCE_S)
     heart.end()
     assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("completed", 1)
@@ -513,6 +515,36 @@ def test_a_job_that_another_worker_took_over_is_left_to_it(
         assert not children()
     job = trainer.job(job_id)
     assert (job["state"], job["worker_id"]) == ("running", "other")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_training_gives_way_to_more_urgent_scoring_here_and_goes_on_after_it(
+    trainer: Trainer, labelled: Path, model_id: int
+) -> None:
+    connecting.write(
+        trainer.engine,
+        lambda c: workers.hello(
+            c, "scorer", host=socket.gethostname(), pid=1, queues="score", engine="CPU",
+            versions={},
+        ),
+    )  # fmt: skip
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working():
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        patient = samples.submit_score(trainer.engine, model_id, labelled)
+        urgent = samples.submit_score(trainer.engine, model_id, labelled, priority=1)
+    reason = f"scoring job {urgent} goes first: its priority is 1, not 0"
+    assert ("yielded", reason) in trainer.events(job_id)
+    assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("queued", 0)
+    assert trainer.work(), "it waits"
+    assert trainer.job(job_id)["state"] == "queued"
+
+    connecting.write(trainer.engine, lambda c: jobs.cancel(c, urgent, "tester"))
+    before = trainer.epochs(job_id)
+    with trainer.working():
+        samples.wait(lambda: len(trainer.epochs(job_id)) > len(before), "another epoch")
+        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+    assert trainer.job(patient)["state"] == "queued", "what is no more urgent was not waited for"
 
 
 def test_a_training_process_ends_when_its_worker_is_killed(
