@@ -56,7 +56,7 @@ class Registration:
         self.heartbeat.end()
         database.write(
             self._database,
-            lambda c: workers.goodbye(c, self.worker_id),
+            lambda c: workers.deregister(c, self.worker_id),
             patience_s=DEREGISTER_S,
         )
 
@@ -70,7 +70,7 @@ class Registration:
             versions |= {"engines": ",".join(sorted(kinds(choice))), "proves": choice.kind}
         if hooks.of(self._settings):
             versions[outbox.SENDS] = "yes"
-        workers.hello(
+        workers.register(
             connection,
             self.worker_id,
             host=socket.gethostname(),

@@ -14,9 +14,11 @@ from sqlalchemy.exc import DBAPIError
 
 from db.base import database
 from db.base.errors import Conflict, LeaseLost
-from db.queue import jobs, training
-from db.queue.jobs import Claimed, Lease
+from db.queue import jobs, leases, training
+from db.queue.leases import Lease
 from db.registry import models
+from db.work import endings
+from db.work.claims import Claimed
 from worker.config import Settings
 from worker.engine import store
 from worker.errors import EngineError
@@ -186,19 +188,19 @@ class Attempt:
             reason, good = f"the training process ended by itself ({status})", False
             log.warning("job %d: %s", self._lease.job_id, reason)
         self._write(
-            lambda c: jobs.hand_back(c, self._lease, reason, in_good_order=good, event=event)
+            lambda c: leases.hand_back(c, self._lease, reason, in_good_order=good, event=event)
         )
 
     def _fail(self, reason: str) -> None:
         def fail(connection: sa.Connection) -> None:
-            jobs.fence(connection, self._lease)
-            jobs.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
+            leases.fence(connection, self._lease)
+            endings.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
 
         self._write(fail)
 
     def _register(self, connection: sa.Connection, result: Mapping[str, Any]) -> None:
         """Register the model and complete the job, in one fenced transaction."""
-        jobs.fence(connection, self._lease)
+        leases.fence(connection, self._lease)
         card, job_id = result["card"], self._lease.job_id
         model_id = models.register(
             connection,
@@ -220,7 +222,7 @@ class Attempt:
         )
         if self._night is not None:
             self._night.judged(connection, model_id, result)
-        training.complete(connection, self._lease, model_id)
+        endings.complete_training(connection, self._lease, model_id)
         log.info("job %d made model %d", job_id, model_id)
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base.errors import NotFound
 from db.queue import jobs
-from db.queue.jobs import Lease
+from db.queue.leases import Lease
 
 #: What the states of a run are named in an attempt's folder (of trainer.learning.state).
 PATTERN = "checkpoint*.pth"

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from db.base import database, workers
-from db.queue import training
+from db.work import claims
 
 #: How often a job in hand looks for more urgent scoring, in seconds.
 URGENT_S = 2.0
@@ -22,7 +22,7 @@ URGENT_S = 2.0
 def next_waits(engine: sa.Engine) -> bool:
     """Whether the next training job that is due is not to be begun yet."""
     here = _engines_here(engine)
-    return bool(here) and training.urgent(engine, here) is not None
+    return bool(here) and claims.urgent(engine, here) is not None
 
 
 class MoreUrgent:
@@ -47,7 +47,7 @@ class MoreUrgent:
             if not here:
                 return None
             with database.reading(self._database) as connection:
-                return training.more_urgent(connection, self._priority, here)
+                return claims.more_urgent(connection, self._priority, here)
         except DBAPIError as error:
             if not database.passing(error):
                 raise

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import LeaseLost
-from db.queue import jobs
+from db.work import claims
 from worker.config import Settings
 from worker.errors import ConfigError
 from worker.machine.gpu_lease import ASK_S, GpuLease
@@ -73,7 +73,7 @@ class Trainer:
                     return True
                 if self._gpu_lease is not None and not self._gpu_lease.take():
                     # Nothing is claimed yet, and whoever has the GPU needs nothing of ours.
-                    if not jobs.anything_due(self._database, "train"):
+                    if not claims.anything_due(self._database, "train"):
                         return False
                     self._set_waiting(
                         f"training waits for the GPU, which {self._gpu_lease.holder()} has"
@@ -101,7 +101,7 @@ class Trainer:
         """Claim a job and make an attempt at it; False where none is due."""
         claimed = database.write(
             self._database,
-            lambda c: jobs.claim(c, "train", self._worker_id, self._settings.lease_s),
+            lambda c: claims.claim_job(c, "train", self._worker_id, self._settings.lease_s),
         )
         if claimed is None:
             return False
