@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.schema import proofs
+from db.nightly import runs
 from tests.worker import samples
 from trainer.card import Card
 from trainer.errors import Stopped
@@ -96,12 +98,14 @@ def test_every_model_that_is_due_is_checked(
     file = tmp_path / "third.onnx"
     third: Card = samples.write_model(file, ("NORMAL", "PNEUMONIA"), seed=3)
     number = samples.register(database, file, third)
-    with connecting.writing(database) as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO runs (schedule_id, scheduled_for, cause, state, champion_id, candidate_id,"
-            " spec, made_at) SELECT schedule_id, datetime(scheduled_for, '+1 day'), cause, state,"
-            f" champion_id, {number}, spec, made_at FROM runs WHERE id = {run_id}"
-        )
+    first = runs.get(database, run_id)
+    connecting.write(
+        database,
+        lambda c: runs.begin(
+            c, first["schedule_id"], first["scheduled_for"] + timedelta(days=1), "clock", "proving",
+            champion_id=1, candidate_id=number,
+        ),
+    )  # fmt: skip
     worker.checks.look()
     worker.checks.run()
     with connecting.reading(database) as connection:
