@@ -100,7 +100,7 @@ class ShardRun:
         card = self.card
         all_scores = outputs.scores[rows]
         probabilities = all_scores[:, card.positive_index].tolist()
-        labels = label(all_scores, card).tolist()
+        labels = card.decide(all_scores).tolist()
         oods = [None] * len(rows) if outputs.ood is None else outputs.ood[rows].tolist()
         limit = card.ood_threshold
         for n, index in enumerate(indexes):
@@ -200,18 +200,6 @@ def is_hidden(name: str, *, hide: bool) -> bool:
     What is a hash already stays as it is.
     """
     return not _HASHED.fullmatch(name) and (hide or name.lower().endswith(DICOM_NAMES))
-
-
-def label(scores: NDArray[np.float32], card: Card) -> NDArray[np.intp]:
-    """Classes `int [N]` of scores `[N, C]` by the operating threshold.
-
-    Positive at or above it, else the likeliest of the others.
-    """
-    others = scores.copy()
-    others[:, card.positive_index] = -1
-    # In double, as the database and a person compare.
-    positive = scores[:, card.positive_index].astype(np.float64) >= card.threshold
-    return np.where(positive, card.positive_index, others.argmax(axis=1))
 
 
 def _quantised(cam: NDArray[np.float32]) -> Cam:

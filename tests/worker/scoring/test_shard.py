@@ -23,7 +23,7 @@ from worker.archive import Member
 from worker.decoding.pool import Decoded, Film, Place
 from worker.engine import Outputs
 from worker.machine.privacy import Privacy
-from worker.scoring.shard import Opener, ShardRun, label, stored_name
+from worker.scoring.shard import Opener, ShardRun, stored_name
 
 PRIVACY = Privacy(b"the key of a site")
 
@@ -70,32 +70,6 @@ def only(found: ShardRun) -> Prediction:
     (outcome,) = found.outcomes
     assert isinstance(outcome, Prediction)
     return outcome
-
-
-@pytest.mark.parametrize(
-    ("threshold", "probability", "expected"),
-    [(0.5, 0.5, 1), (0.5, 0.49, 0), (0.2, 0.3, 1), (0.9, 0.8, 0)],
-)
-def test_of_two_classes_the_threshold_decides(
-    card: Card, threshold: float, probability: float, expected: int
-) -> None:
-    chosen = dataclasses.replace(card, threshold=threshold)
-    assert label(np.array([[1 - probability, probability]], np.float32), chosen) == expected
-
-
-def test_of_three_classes_the_threshold_decides_about_the_positive_one_first(card: Card) -> None:
-    chosen = dataclasses.replace(
-        card, labels=("NORMAL", "PNEUMONIA", "OTHER"), positive="PNEUMONIA", threshold=0.3
-    )
-    for scores, expected in (
-        ((0.6, 0.3, 0.1), 1),  # positive, though NORMAL is likelier
-        ((0.5, 0.2, 0.3), 0),
-        ((0.1, 0.2, 0.7), 2),
-    ):
-        assert label(np.array([scores], np.float32), chosen) == expected
-    # Below its threshold the positive class is not called, even where it is the likeliest.
-    strict = dataclasses.replace(chosen, threshold=0.9)
-    assert label(np.array([(0.1, 0.7, 0.2)], np.float32), strict) == 2
 
 
 def test_a_prediction_holds_what_the_network_said(card: Card) -> None:
