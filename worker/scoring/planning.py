@@ -109,7 +109,7 @@ class Planner:
 
     def _plan(self) -> None:
         job_id, worker_id = self._lease.job_id, self._lease.worker_id
-        passed_over: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
         wanted = self._wanted()
         for row in jobs.source_rows(self._database, job_id):
             if wanted is None and self._copied(row):
@@ -118,7 +118,7 @@ class Planner:
             with archive.open_source(row["uri"], row["kind"], names) as source:
                 self._check_unchanged(source, row)
                 self._list(source, row["source_no"], wanted)
-                passed_over.update(source.passed_over)
+                skipped.update(source.skipped)
         if not sum(self._listed().values()):
             raise ArchiveError(
                 "empty",
@@ -126,7 +126,7 @@ class Planner:
                 if wanted is None
                 else "the sources no longer hold any of the items that failed",
             )
-        database.write(self._database, lambda c: jobs.planned(c, self._lease, dict(passed_over)))
+        database.write(self._database, lambda c: jobs.planned(c, self._lease, dict(skipped)))
         database.write(self._database, lambda c: jobs.close_if_done(c, job_id, worker_id))
         log.info("job %d: %d items listed", job_id, sum(self._listed().values()))
 
