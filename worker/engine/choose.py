@@ -46,7 +46,7 @@ NAMES = {
 }
 
 
-#: Characters of `Choice.kind`: what the proofs table has room for.
+#: Characters of `EngineChoice.kind`: what the table of engine checks has room for.
 LONGEST_KIND = 200
 
 #: Where Linux says what the processor is, and the word before it; ARM has no such line.
@@ -67,7 +67,7 @@ class Wanted(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class EngineChoice:
     """What is scored with here. `str` says it to a person, with the reason where there is one."""
 
     #: auto, tensorrt or onnx.
@@ -103,7 +103,7 @@ class Choice:
         words = (NAMES[self.backend], self.version, "on", device)
         return " ".join(filter(None, words))[:LONGEST_KIND]
 
-    def asking(self, engine: str | None) -> Choice:
+    def asking(self, engine: str | None) -> EngineChoice:
         """The same for a job that asks for an engine itself."""
         return self if engine in (None, AUTO) else replace(self, asked=str(engine))
 
@@ -165,7 +165,7 @@ def processor() -> str:
     return platform.machine()
 
 
-def choose(settings: Wanted, machine: Machine | None = None) -> Choice:
+def choose(settings: Wanted, machine: Machine | None = None) -> EngineChoice:
     """The engine for these settings on a machine, this one unless told.
 
     TensorRT where there is a GPU, TensorRT and PyCUDA; else ONNX Runtime where it has CUDA; else
@@ -187,9 +187,9 @@ def choose(settings: Wanted, machine: Machine | None = None) -> Choice:
     return _without_tensorrt(settings, machine, asked, missing)
 
 
-def instead(
-    choice: Choice, settings: Wanted, reason: str, machine: Machine | None = None
-) -> Choice | None:
+def fallback(
+    choice: EngineChoice, settings: Wanted, reason: str, machine: Machine | None = None
+) -> EngineChoice | None:
     """What is tried after an engine that does not do; None where there is nothing left."""
     if choice.asked == TENSORRT or choice.backend == "openvino":
         return None
@@ -199,7 +199,7 @@ def instead(
     return _without_tensorrt(settings, machine, choice.asked, reason)
 
 
-def kinds(choice: Choice) -> set[str]:
+def kinds(choice: EngineChoice) -> set[str]:
     """What a job may ask for that this worker can serve."""
     return kinds_of(choice.backend)
 
@@ -210,7 +210,7 @@ def kinds_of(backend: str) -> set[str]:
 
 
 def open_on(
-    choice: Choice,
+    choice: EngineChoice,
     path: Path,
     *,
     precision: str,
@@ -278,7 +278,7 @@ def _card(path: Path, precision: str) -> Card:
     return card
 
 
-def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: str) -> Choice:
+def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: str) -> EngineChoice:
     if machine.gpu is not None and machine.onnxruntime is not None:
         version = machine.onnxruntime
         return _on_gpu(settings, "onnxruntime", version, machine.gpu, asked, reason)
@@ -291,16 +291,16 @@ def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: st
 
 def _on_gpu(
     settings: Wanted, backend: str, version: str, gpu: Gpu, asked: str, reason: str
-) -> Choice:
-    return Choice(
+) -> EngineChoice:
+    return EngineChoice(
         asked=asked, backend=backend, version=version, gpu=gpu, reason=reason,
         batch=settings.gpu_batch, threads=settings.engine_threads, lanes=LANES,
     )  # fmt: skip
 
 
-def _on_processor(settings: Wanted, machine: Machine, asked: str, reason: str) -> Choice:
+def _on_processor(settings: Wanted, machine: Machine, asked: str, reason: str) -> EngineChoice:
     threads = settings.engine_threads
-    return Choice(
+    return EngineChoice(
         asked=asked, backend="openvino", version=machine.openvino, gpu=None, reason=reason,
         batch=settings.batch, threads=threads, lanes=threads,
     )  # fmt: skip

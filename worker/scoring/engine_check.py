@@ -19,7 +19,7 @@ from db.base import database as connecting
 from db.registry import models
 from trainer import errors
 from worker.config import Settings
-from worker.engine import Choice, gate
+from worker.engine import EngineChoice, gate
 from worker.engine.base import Engine
 from worker.errors import EngineError, WorkerError
 from worker.machine.gpu_lease import ASK_S, Board
@@ -39,7 +39,7 @@ def prove(
     settings: Settings,
     database: sa.Engine,
     worker_id: str,
-    choice: Choice,
+    choice: EngineChoice,
     model_id: int,
     stop: threading.Event,
     say: Callable[[str], object] = lambda text: None,
@@ -80,7 +80,7 @@ def prove(
     return True, "; ".join(found)
 
 
-def _tried(engine: Engine, choice: Choice, golden: dict[str, Any] | None) -> str:
+def _tried(engine: Engine, choice: EngineChoice, golden: dict[str, Any] | None) -> str:
     """What an engine says against what training said; EngineError where it is too far off."""
     if engine.backend != choice.backend:
         raise EngineError(
@@ -114,7 +114,7 @@ def _tried(engine: Engine, choice: Choice, golden: dict[str, Any] | None) -> str
 
 
 @contextlib.contextmanager
-def _gpu(choice: Choice, stop: threading.Event) -> Iterator[None]:
+def _gpu(choice: EngineChoice, stop: threading.Event) -> Iterator[None]:
     """The GPU's lease, where one is used."""
     if choice.gpu is None:
         yield

@@ -23,7 +23,7 @@ from db.queue.jobs import Claimed
 from db.queue.reuse import Known
 from worker.config import Settings
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
-from worker.engine import Choice, choose, kinds
+from worker.engine import EngineChoice, choose, kinds
 from worker.errors import GpuLost
 from worker.machine.gpu_lease import ASK_S, Board
 from worker.machine.heartbeat import Heartbeat
@@ -68,7 +68,7 @@ class Scorer:
         stop: threading.Event,
         ring: Callable[[int], object],
         *,
-        choice: Choice | None = None,
+        choice: EngineChoice | None = None,
         board: Board | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:

@@ -23,7 +23,7 @@ from db.base.errors import Unavailable
 from db.registry import models
 from trainer.errors import Stopped
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, gate, instead, open_engine, open_on, store
+from worker.engine import Engine, EngineChoice, choose, fallback, gate, open_engine, open_on, store
 from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
 from worker.engine.progress import Report, silent
@@ -52,7 +52,7 @@ def serve(
     database: sa.Engine,
     model_id: int,
     precision: str,
-    choice: Choice,
+    choice: EngineChoice,
     report: Report = silent,
     *,
     worker_id: str | None = None,
@@ -71,7 +71,7 @@ def found(
     database: sa.Engine,
     path: Path,
     precision: str,
-    choice: Choice,
+    choice: EngineChoice,
     report: Report = silent,
     *,
     worker_id: str | None = None,
@@ -90,7 +90,7 @@ def found(
             raise
         except EngineError as error:
             reason = f"{NAMES[tried.backend]}: {error}"
-            following = instead(tried, settings, _shortened(reason))
+            following = fallback(tried, settings, _shortened(reason))
             if following is None:
                 if choice.gpu is None:
                     raise
@@ -107,7 +107,7 @@ class Loader:
         settings: Settings,
         database: sa.Engine,
         worker_id: str,
-        choice: Choice,
+        choice: EngineChoice,
         stop: threading.Event,
         say: Callable[[str], object],
     ) -> None:
@@ -166,7 +166,7 @@ class _Trial:
     precision: str
     worker_id: str | None
 
-    def of(self, choice: Choice, engine: Engine, batch: int) -> Served:
+    def of(self, choice: EngineChoice, engine: Engine, batch: int) -> Served:
         """Let an engine serve that passes; raises EngineError for one that does not."""
         try:
             if choice.backend == "openvino":
@@ -272,12 +272,12 @@ def opened(
             board.release()
 
 
-def _beside(choice: Choice, settings: Settings, board: Board) -> Choice:
+def _beside(choice: EngineChoice, settings: Settings, board: Board) -> EngineChoice:
     """The processor, while another process has the GPU: it may have it for hours."""
     reason = f"the GPU is in use by {board.holder()}"
-    other: Choice | None = choice
+    other: EngineChoice | None = choice
     while other is not None and other.gpu is not None:
-        other = instead(other, settings, reason)
+        other = fallback(other, settings, reason)
     if other is None:
         raise EngineError(f"{reason}; try again later, or ask for onnx or auto")
     return other

@@ -22,7 +22,7 @@ from db.base.errors import Unavailable
 from db.registry import engine_checks
 from worker import wakeup
 from worker.config import Settings
-from worker.engine import Choice, choose, kinds
+from worker.engine import EngineChoice, choose, kinds
 from worker.errors import ConfigError, GpuLost
 from worker.machine import gpu, health
 from worker.machine.gpu_lease import Board
@@ -71,7 +71,7 @@ class Daemon:
         #: Whether it ends because it can do no more.
         self.failed = False
         #: What it scores with.
-        self._choice: Choice | None = choose(settings) if "score" in queues else None
+        self._choice: EngineChoice | None = choose(settings) if "score" in queues else None
         found = gpu.find()
         # Whether training uses the GPU that is there, PyTorch decides in its own process.
         self._training_board = Board(found[0].uuid, "training") if found else None

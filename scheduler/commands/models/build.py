@@ -20,7 +20,7 @@ from scheduler.submitting import session, submit
 from worker.config import Settings
 
 if TYPE_CHECKING:
-    from worker.engine import Choice
+    from worker.engine import EngineChoice
     from worker.engine.gate import Films
 
 #: Precisions whose files TensorRT is given.
@@ -144,7 +144,7 @@ def _build(
     database: sa.Engine,
     model_id: int,
     precision: str,
-    choice: Choice,
+    choice: EngineChoice,
     films: Films | None,
     display: Display,
 ) -> dict[str, Any]:

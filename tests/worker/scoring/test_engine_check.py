@@ -18,7 +18,7 @@ from db.registry import models
 from trainer.card import Card
 from worker import config
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, gate, open_engine
+from worker.engine import Engine, EngineChoice, choose, gate, open_engine
 from worker.engine.base import Outputs, Pending
 from worker.machine import gpu_lease
 from worker.machine.gpu import Gpu
@@ -103,7 +103,7 @@ def learned(database: sa.Engine, model_id: int, said: NDArray[np.float32]) -> in
 
 
 def prove(
-    settings: Settings, database: sa.Engine, model_id: int, choice: Choice | None = None
+    settings: Settings, database: sa.Engine, model_id: int, choice: EngineChoice | None = None
 ) -> tuple[bool, str]:
     return engine_check.prove(
         settings, database, "w", choice or choose(settings), model_id, threading.Event()
@@ -198,7 +198,7 @@ def test_an_engine_that_another_took_the_place_of_is_no_proof(
 ) -> None:  # fmt: skip
     """A GPU that fails would else be proved by the processor that serves instead of it."""
     monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
-    on_gpu = Choice(
+    on_gpu = EngineChoice(
         asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
         lanes=2,
     )  # fmt: skip

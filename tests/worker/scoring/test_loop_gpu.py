@@ -23,7 +23,7 @@ from db.queue import jobs
 from tests.worker import samples
 from trainer import card as cards
 from worker import config
-from worker.engine import Choice, Engine, choose, open_engine
+from worker.engine import Engine, EngineChoice, choose, open_engine
 from worker.engine.onnx import OnnxEngine
 from worker.errors import GpuLost
 from worker.machine.gpu import Gpu
@@ -39,7 +39,7 @@ GPU = Gpu(
     integrated=False, driver="13.0",
 )  # fmt: skip
 
-ON_GPU = Choice(
+ON_GPU = EngineChoice(
     asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
     lanes=2,
 )  # fmt: skip
@@ -84,7 +84,7 @@ class Site:
         self.heartbeat = Heartbeat(engine, "w", lease_s=20)
         self.heartbeat.start()
 
-    def scorer(self, choice: Choice | None = None, board: Board | None = None) -> Scorer:
+    def scorer(self, choice: EngineChoice | None = None, board: Board | None = None) -> Scorer:
         """A new one, as of a new process."""
         self.stop = threading.Event()
         return Scorer(
@@ -208,7 +208,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     """ONNX Runtime is what opens on a GPU; every engine that was opened."""
     made: list[Engine] = []
 
-    def open_on(choice: Choice, path: Path, *, precision: str, **_: Any) -> Engine:
+    def open_on(choice: EngineChoice, path: Path, *, precision: str, **_: Any) -> Engine:
         if choice.gpu is None:
             return open_engine(path, batch=choice.batch, threads=1, precision=precision)
         card = cards.read(path)

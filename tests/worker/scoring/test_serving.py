@@ -24,7 +24,7 @@ from trainer import card as cards
 from trainer.errors import Stopped
 from worker import config
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, open_engine, store
+from worker.engine import Engine, EngineChoice, choose, open_engine, store
 from worker.engine.onnx import OnnxEngine
 from worker.errors import EngineError, GpuLost
 from worker.machine.gpu import Gpu
@@ -36,7 +36,7 @@ GPU = Gpu(
     integrated=False, driver="13.0",
 )  # fmt: skip
 
-ON_GPU = Choice(
+ON_GPU = EngineChoice(
     asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
     lanes=2,
 )  # fmt: skip
@@ -69,7 +69,7 @@ class Opening:
         self.error: EngineError | None = None
         self.batch = ON_GPU.batch
 
-    def __call__(self, choice: Choice, path: Path, *, precision: str, **_: Any) -> Engine:
+    def __call__(self, choice: EngineChoice, path: Path, *, precision: str, **_: Any) -> Engine:
         self.tried.append(choice.backend)
         if choice.gpu is None:
             return open_engine(path, batch=choice.batch, threads=1, precision=precision)
@@ -220,7 +220,7 @@ def test_a_build_ends_with_its_worker_and_is_told_of_meanwhile(
 ) -> None:
     stop, said = threading.Event(), list[str]()
 
-    def build(choice: Choice, path: Path, *, report: Any, **_: Any) -> Engine:
+    def build(choice: EngineChoice, path: Path, *, report: Any, **_: Any) -> Engine:
         report("Tactics 3/9", 300, 1000)
         stop.set()
         report("Tactics 4/9", 400, 1000)
