@@ -68,7 +68,7 @@ class Wanted(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
-    """What is scored with here. `str` says it to a person, with the reason where there is one."""
+    """What is scored with here. `str` is for a person, with the reason where there is one."""
 
     #: auto, tensorrt or onnx.
     asked: str
@@ -92,7 +92,7 @@ class EngineChoice:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             what = f"CPU ({name}, {threads})"
         else:
-            # Some builds of TensorRT do not tell their version before they are imported.
+            # Some builds of TensorRT do not show their version before they are imported.
             what = f"{' '.join(filter(None, (name, self.version)))} on {self.gpu.device}"
         return f"{what}: {self.reason}" if self.reason else what
 
@@ -156,7 +156,7 @@ class Machine:
 
 @functools.cache
 def processor() -> str:
-    """The processor's name, or its architecture where it does not tell."""
+    """The processor's name, or its architecture where it has none."""
     with contextlib.suppress(OSError):
         for line in _PROCESSORS.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -166,7 +166,7 @@ def processor() -> str:
 
 
 def choose(settings: Wanted, machine: Machine | None = None) -> EngineChoice:
-    """The engine for these settings on a machine, this one unless told.
+    """The engine for these settings on a machine, this one where none is given.
 
     TensorRT where there is a GPU, TensorRT and PyCUDA; else ONNX Runtime where it has CUDA; else
     the processor. Raises EngineError where `tensorrt` is asked for and something of it is missing.
@@ -181,8 +181,8 @@ def choose(settings: Wanted, machine: Machine | None = None) -> EngineChoice:
         return _on_gpu(settings, *machine.tensorrt, machine.gpu, asked, "")
     if asked == TENSORRT:
         raise EngineError(
-            f"TensorRT was asked for, and this machine cannot use it: {missing}. Mend that, or ask "
-            "for auto (PNEUMOQ_ENGINE)"
+            f"TensorRT was asked for, and this machine cannot use it: {missing}. Correct that, or "
+            "ask for auto (PNEUMOQ_ENGINE)"
         )
     return _without_tensorrt(settings, machine, asked, missing)
 
@@ -220,7 +220,7 @@ def open_on(
 ) -> Engine:
     """Make a model file ready to compute with what was chosen.
 
-    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told; what that
+    The first time on a GPU TensorRT builds, which takes minutes, and `report` is called; what that
     raises ends the build. Raises EngineError as `open_engine`, and GpuLost.
     """
     if choice.gpu is None:

@@ -18,7 +18,7 @@ from worker.scoring import serving
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the model says about one film."""
+    """What a model answers on one film."""
 
     label: str
     #: P(positive class), 0 to 1.

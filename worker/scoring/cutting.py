@@ -62,7 +62,7 @@ def cut(
 
 
 class ShardWriter:
-    """Writes the shards of one source, some in a transaction; `written` is told how many."""
+    """Writes the shards of one source, some in a transaction; `written` is called with how many."""
 
     def __init__(
         self,

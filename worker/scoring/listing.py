@@ -32,7 +32,7 @@ class Lister:
     ) -> None:
         """`check` is called again and again; what it raises ends the listing.
 
-        `written` is told how many shards were written that may be scored now.
+        `written` is called with how many shards were written that may be scored now.
         """
         self._database = database
         self._claimed = claimed

@@ -99,7 +99,7 @@ class ShardRun(Run):
             )
 
     def known(self, found: Mapping[bytes, Known]) -> None:
-        """All contents are read: what is known is answered from the store, the rest must wait."""
+        """All contents are read: what is known is answered from the store, the others must wait."""
         answered = {o.item_no for o in self.outcomes}
         limit = self.card.ood_threshold
         for index in range(len(self.members)):
@@ -141,7 +141,7 @@ class ShardRun(Run):
         return stored
 
     def _identity(self, index: int) -> Identity | None:
-        """Of a DICOM film: keyed hashes of whose it is, as far as it says."""
+        """Of a DICOM film: keyed hashes of whose it is, as far as it names them."""
         tags = self.tags.get(index)
         if tags is None:
             return None
