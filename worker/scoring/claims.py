@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.errors import LeaseLost
-from db.queue import leases, results, reuse
-from db.queue.jobs import Claimed
+from db.queue import leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
+from db.work import claims
+from db.work.claims import Claimed
 from trainer.errors import CardError
 from worker import archive
 from worker.config import Settings
@@ -46,7 +47,7 @@ class Claims:
         wake: Callable[[], None],
         kinds: Collection[str] | None = None,
     ) -> None:
-        """`kinds` are the engines that a job may ask for here, as of `leases.first_due`."""
+        """`kinds` are the engines that a job may ask for here, as of `db.work.claims.first_due`."""
         self._settings = settings
         self._database = database
         self._worker_id = worker_id
@@ -63,7 +64,7 @@ class Claims:
         self._opener.close()
 
     def next(self, *, planning: bool, alone: bool) -> Future[Found]:
-        """Claim what goes first, as `leases.claim_best`. To be called from any thread."""
+        """Claim what goes first, as `db.work.claims.claim_best`. To be called from any thread."""
         future = self._thread.submit(self._next, planning, alone)
         future.add_done_callback(lambda _: self._wake())
         return future
@@ -71,7 +72,7 @@ class Claims:
     def _next(self, planning: bool, alone: bool) -> Found:
         claimed = connecting.write(
             self._database,
-            lambda c: leases.claim_best(
+            lambda c: claims.claim_best(
                 c,
                 self._worker_id,
                 self._settings.lease_s,
@@ -125,7 +126,7 @@ class Claims:
             ]
 
             def end(connection: sa.Connection) -> None:
-                leases.bisect(connection, shard, *halves)
+                listings.bisect(connection, shard, *halves)
         else:
             hide = bool(shard.spec.get("hash_names"))
             names = [stored_name(self._privacy, m.name, hide=hide) for m in members]

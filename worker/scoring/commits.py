@@ -14,6 +14,7 @@ from db.base.errors import LeaseLost
 from db.queue import jobs, leases, results, reuse
 from db.queue.leases import Shard
 from db.queue.reuse import Known
+from db.work import endings
 from worker.config import Settings
 from worker.machine import privacy
 from worker.machine.heartbeat import Heartbeat
@@ -116,7 +117,7 @@ class Commits:
         log.warning("job %d: the GPU was lost at %s", shard.job_id, detail)
 
         def write(connection: sa.Connection) -> None:
-            leases.hand_back(connection, shard, None, in_good_order=False)
+            leases.hand_back_shard(connection, shard, None, in_good_order=False)
             jobs.log(connection, shard.job_id, self._worker_id, "gpu_lost", detail)
 
         connecting.write(self._database, write)
@@ -129,12 +130,12 @@ def hand_back(
     """Let another worker have the shard, as `Commits.hand_back`, in this thread."""
     log.info("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
     connecting.write(
-        database, lambda c: leases.hand_back(c, shard, reason, in_good_order=in_good_order)
+        database, lambda c: leases.hand_back_shard(c, shard, reason, in_good_order=in_good_order)
     )
     heartbeat.release(shard)
 
 
 def close_job(database: sa.Engine, job_id: int, worker_id: str) -> None:
     """Finish a job that has nothing left to do."""
-    if connecting.write(database, lambda c: jobs.close_if_done(c, job_id, worker_id)):
+    if connecting.write(database, lambda c: endings.close_if_done(c, job_id, worker_id)):
         log.info("job %d is done", job_id)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.queue import listings
-from db.queue.jobs import Lease
+from db.queue.leases import Lease
 from db.queue.listings import NewShard
 from worker import archive
 from worker.archive import Member

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.queue import jobs, listings, reuse
-from db.queue.jobs import Claimed
+from db.work import endings
+from db.work.claims import Claimed
 from worker import archive
 from worker.errors import ArchiveError
 from worker.scoring.cutting import ShardWriter, cut
@@ -64,8 +65,8 @@ class Lister:
                 if wanted is None
                 else "the sources no longer hold any of the items that failed",
             )
-        connecting.write(self._database, lambda c: jobs.planned(c, self._lease, dict(skipped)))
-        connecting.write(self._database, lambda c: jobs.close_if_done(c, job_id, worker_id))
+        connecting.write(self._database, lambda c: listings.complete(c, self._lease, dict(skipped)))
+        connecting.write(self._database, lambda c: endings.close_if_done(c, job_id, worker_id))
         log.info("job %d: %d items listed", job_id, items)
 
     def _listed(self) -> dict[int, int]:

@@ -14,10 +14,10 @@ from concurrent.futures import Future
 
 import sqlalchemy as sa
 
-from db.queue import jobs
-from db.queue.jobs import Claimed
 from db.queue.leases import Shard
 from db.queue.reuse import Known
+from db.work import claims
+from db.work.claims import Claimed
 from worker.config import Settings
 from worker.engine import EngineChoice, choose, kinds
 from worker.errors import EngineError, GpuLost
@@ -139,7 +139,7 @@ class Scorer:
         if lease is None:
             return True
         while not self._stop.is_set():
-            if not jobs.anything_due(self._database, "score", kinds=self._kinds):
+            if not claims.anything_due(self._database, "score", kinds=self._kinds):
                 break
             if lease.take():
                 return True

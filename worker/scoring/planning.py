@@ -11,8 +11,9 @@ from sqlalchemy.exc import DBAPIError
 
 from db.base import database as connecting
 from db.base.errors import LeaseLost, Unavailable
-from db.queue import jobs
-from db.queue.jobs import Claimed
+from db.queue import leases
+from db.work import endings
+from db.work.claims import Claimed
 from worker.errors import ArchiveError
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.listing import Lister
@@ -62,7 +63,7 @@ class Planner:
             self._lister.run()
         except _Stopped:
             self._write(
-                lambda c: jobs.hand_back(
+                lambda c: leases.hand_back(
                     c, self._lease, "the worker was stopped", in_good_order=True
                 )
             )
@@ -95,5 +96,5 @@ class Planner:
             log.warning("job %d: %s", self._lease.job_id, error)
 
     def _fail(self, connection: sa.Connection, reason: str) -> None:
-        jobs.fence(connection, self._lease)
-        jobs.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
+        leases.fence(connection, self._lease)
+        endings.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)

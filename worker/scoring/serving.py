@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.errors import Unavailable
-from db.registry import models
+from db.registry import engines
 from worker.config import Settings
 from worker.engine import Engine, EngineChoice, choose, fallback, gate, open_on, store
 from worker.engine.base import identity
@@ -134,7 +134,7 @@ class _Trial:
 
     def _recorded(self, sha256: str, key: dict[str, Any]) -> sa.RowMapping | None:
         try:
-            return models.engine_passed(
+            return engines.passed(
                 self.database, sha256, key["backend"], key["backend_version"], key["device"],
                 key["precision"],
             )  # fmt: skip
@@ -144,7 +144,7 @@ class _Trial:
 
     def _record(self, sha256: str, row: dict[str, Any]) -> None:
         try:
-            connecting.write(self.database, lambda c: models.record_engine(c, sha256, row))
+            connecting.write(self.database, lambda c: engines.record(c, sha256, row))
         except (Unavailable, sa.exc.DBAPIError) as error:
             # No reason to stop: whoever opens it next compares again.
             log.warning("the gate's verdict is not kept, as the database is away: %s", error)
