@@ -18,7 +18,7 @@ from db.base.errors import Unavailable
 from db.registry import engine_checks as rows
 from db.registry.engine_checks import Due
 from worker.config import Settings
-from worker.engine import Choice
+from worker.engine import EngineChoice
 from worker.errors import GpuLost
 from worker.scoring import engine_check
 
@@ -36,7 +36,7 @@ class EngineChecks:
         settings: Settings,
         engine: sa.Engine,
         worker_id: str,
-        choice: Choice,
+        choice: EngineChoice,
         stop: threading.Event,
         set_status: Callable[[str], object] = lambda text: None,
     ) -> None:
@@ -85,7 +85,7 @@ class EngineChecks:
     def _check(self, due: Due) -> None:
         """Check one model, and write what came of it; raises as `run`."""
         try:
-            passed, detail = engine_check.prove(
+            passed, detail = engine_check.check(
                 self._settings, self._database, self._worker_id, self._choice, due.model_id,
                 self._stop, self._set_status,
             )  # fmt: skip

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database, outbox, workers
 from worker.config import Settings
-from worker.engine import Choice, kinds
+from worker.engine import EngineChoice, kinds
 from worker.machine import health
 from worker.machine.heartbeat import Heartbeat
 from worker.service import hooks
@@ -30,7 +30,7 @@ class Registration:
         settings: Settings,
         engine: sa.Engine,
         queues: Sequence[str],
-        choice: Choice | None,
+        choice: EngineChoice | None,
     ) -> None:
         """`choice` is what it scores with; None for a process that does not score."""
         self._settings = settings

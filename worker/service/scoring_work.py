@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from worker import wakeup
 from worker.config import Settings
-from worker.engine import Choice
+from worker.engine import EngineChoice
 from worker.errors import GpuLost
 from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
@@ -32,7 +32,7 @@ class ScoringWork:
         engine: sa.Engine,
         worker_id: str,
         heartbeat: Heartbeat,
-        choice: Choice,
+        choice: EngineChoice,
         stop: threading.Event,
         set_status: Callable[[str], object] = lambda text: None,
     ) -> None:
@@ -69,7 +69,7 @@ class ScoringWork:
     def release_gpu(self) -> None:
         """Let others on this machine have the GPU; `drain` takes it again."""
         if self._scorer is not None:
-            self._scorer.rest()
+            self._scorer.release_gpu()
 
     def idle(self) -> bool:
         """Whether nothing was scored for so long that the GPU should be given back."""
@@ -90,8 +90,8 @@ class ScoringWork:
             self._stop,
             self._notify,
             choice=self._choice,
-            board=None if gpu is None else GpuLease(gpu.uuid, "scoring"),
-            say=self._set_status,
+            gpu_lease=None if gpu is None else GpuLease(gpu.uuid, "scoring"),
+            set_status=self._set_status,
         )
 
     def _notify(self, times: int) -> None:

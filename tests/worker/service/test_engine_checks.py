@@ -88,7 +88,7 @@ def test_a_new_model_is_checked_once_and_what_came_of_it_is_written(
     row = the_check(database)
     assert (row.run_id, row.attempts, row.passed, row.worker_id) == (run_id, 1, True, "w")
     assert row.detail == "fp32 runs"
-    assert worker.status == [f"proving model {candidate} in fp32", ""]
+    assert worker.status == [f"checking model {candidate} in fp32", ""]
     assert not worker.checks.due() and not worker.checks.look()
 
 
