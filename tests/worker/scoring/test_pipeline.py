@@ -142,8 +142,8 @@ def alone(folder: Path, file: Path, accept: tuple[str, ...] = ()) -> dict[str, O
         except FilmError as error:
             found[path.name] = (error.code, str(error), isinstance(error, FilmRefused))
         else:
-            scores = engine.submit(np.stack([pixels[None]] * BATCH)).result().scores
-            found[path.name] = scores[0].tobytes()
+            batch = np.stack([pixels[None]] * BATCH)  # to stay until it is computed
+            found[path.name] = engine.submit(batch).result().scores[0].tobytes()
     engine.close()
     return found
 
@@ -163,7 +163,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of good films, fewer than fill their last batch."""
     root = tmp_path_factory.mktemp("few")
-    for name, data in samples.films(5, seed=1)[: BATCH + 3]:
+    for name, data in samples.films(9, seed=1)[: BATCH + 3]:
         (root / name).write_bytes(data)
     return root
 
