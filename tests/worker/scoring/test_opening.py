@@ -45,7 +45,7 @@ def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
     opened = opener.open(shard)
     assert opened.place.window_fd is not None
     assert list(opened.waiting) == [0, 1, 2]
-    assert (opened.model, opened.card) == (Model(model_id, "fp32"), card)
+    assert (opened.model, opened.card.to_json()) == (Model(model_id, "fp32"), card.to_json())
     assert opened.accept == ("lateral",)
     # A reader of its own, as a decoder process has.
     reader = archive.ExtentReader(opened.place.window_fd, base=opened.place.base)
