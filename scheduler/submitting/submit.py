@@ -45,7 +45,7 @@ def submit(
     note: str = "",
     wanted: str | None = None,
 ) -> int:
-    """Insert the job of `make`, notify workers, follow it if asked; returns the exit status.
+    """Insert the job that `make` makes, wake workers, and follow it if asked; the exit status.
 
     `note` is said of a new job. `wanted` is its `jobs.engine`.
 
@@ -141,7 +141,7 @@ def notify(settings: Settings, queue: str) -> None:
 
     # What it has to say is said below, in a line for people.
     logging.getLogger(wakeup.__name__).addHandler(logging.NullHandler())
-    if not wakeup.ring(settings, queue):
+    if not wakeup.notify(settings, queue):
         click.echo(
             "The broker does not answer; the job is kept, and starts at a worker's next sweep.",
             err=True,
