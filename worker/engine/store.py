@@ -11,7 +11,7 @@ from db.base import database as connecting
 from db.base.errors import NotFound
 from db.registry import models
 from trainer import atomic
-from worker.engine import FILE_OF
+from worker.engine.choose import FILE_OF
 from worker.errors import EngineError
 
 
