@@ -185,7 +185,7 @@ def _follow(
     from scheduler.show import follow
     from worker import wakeup
 
-    wakeup.ring(settings, queue)
+    wakeup.notify(settings, queue)
     try:
         status = follow.to_the_end(engine, job_id, tick=watch)
     except BaseException:

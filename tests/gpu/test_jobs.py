@@ -78,7 +78,7 @@ def trained(here: Site, folder: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(folder)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     assert ended(here, job_id) == "completed", here.tail()
     return int(aliases.resolve(here.engine, aliases.CHAMPION)["id"])
 

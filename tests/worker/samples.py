@@ -27,6 +27,20 @@ from worker import archive
 #: S of the models here.
 SIZE = 64
 
+#: What a training job asks for that takes seconds; `data` is left to the test.
+TRAINING: dict[str, Any] = {
+    "epochs": 1,
+    "patience": 0,
+    "size": 32,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "init": "scratch",
+    "precision": "fp32",
+    "val_fraction": 0.3,
+    "operating_point": "youden",
+    "positive": "PNEUMONIA",
+}
+
 #: Longest wait for something that happens in another thread or process, in seconds.
 PATIENCE_S = 60.0
 

@@ -72,7 +72,7 @@ def submit(
             source_rows=[row],
         ),
     )
-    assert wakeup.ring(at.settings, "score", 1)
+    assert wakeup.notify(at.settings, "score", 1)
     return job_id
 
 
