@@ -10,14 +10,19 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
-from tests.support import servers
+from tests.support import once, order, servers, soak
 from worker.machine import gpu
+
+#: Under which name durations are recorded.
+RUN = "test" if soak.RUN is soak.Run.QUICK else "soak"
 
 # A run that was started in the background ignores Ctrl-C, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -35,6 +40,52 @@ def _no_gpu() -> str:
     return gpu.why_none()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", type=int, help="run one part of the soak only, from 1 on")
+    parser.addoption(
+        "--record-durations", action="store_true", help=f"write {order.FILE.name} anew"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile(
+        "run",
+        max_examples=soak.repetitions(quick=30, full=500, part=100),
+        derandomize="CI" in os.environ,
+        deadline=None,
+    )
+    hypothesis.settings.load_profile("run")
+    if config.getoption("--record-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Recorder(config))
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups afterwards
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what belongs to this run, what takes longest first."""
+    chosen, others = soak.of_this_run(items)
+    number = config.getoption("--part")
+    if number is not None:
+        all_parts, chosen = chosen, order.part(chosen, number)
+        kept = set(chosen)
+        others += [item for item in all_parts if item not in kept]
+    config.hook.pytest_deselected(items=others)
+    items[:] = order.longest_first(chosen, RUN)
+
+
+class _Recorder:
+    """Adds up what each test took."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._took: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._took[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        order.record(RUN, len(self._config.getoption("tx")) or 1, self._took)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is marked `gpu` runs where there is one; asked once, and only where it matters."""
     if item.get_closest_marker("gpu") and _no_gpu():
@@ -49,6 +100,12 @@ def clean_environment(
     for name in [name for name in os.environ if name.startswith("PNEUMOQ_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PNEUMOQ_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this run share, for `once.made`."""
+    return once.folder(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
