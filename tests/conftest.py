@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from typing import NoReturn
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
 
+from db.base import database, migrate
 from tests.support import once, order, servers, soak
 from worker.machine import gpu
 
@@ -109,34 +112,80 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def empty_sqlite_url(tmp_path: Path) -> str:
     """URL of a SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path}/pneumoq.db"
 
 
 @pytest.fixture(scope="session")
+def migrated_file(shared_folder: Path) -> Path:
+    """A SQLite file with today's schema and no rows, to be copied."""
+    return once.made(shared_folder, "migrated.db", lambda path: _migrate(f"sqlite:///{path}"))
+
+
+@pytest.fixture
+def sqlite_url(empty_sqlite_url: str, migrated_file: Path) -> str:
+    """URL of a fresh SQLite database with today's schema and no rows."""
+    shutil.copy(migrated_file, empty_sqlite_url.removeprefix("sqlite:///"))
+    return empty_sqlite_url
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[servers.Postgres]:
-    """One private PostgreSQL cluster for the whole run."""
+    """One private PostgreSQL cluster for this process; it keeps nothing through a power cut."""
     try:
-        with servers.postgres() as cluster:
+        with servers.memory_folder("pneumoq-pg-") as data, servers.postgres(data) as cluster:
             yield cluster
     except servers.NotInstalled as error:
         _absent(str(error))
 
 
 @pytest.fixture
-def postgres_url(postgres_server: servers.Postgres) -> Iterator[str]:
+def empty_postgres_url(postgres_server: servers.Postgres) -> Iterator[str]:
     """URL of a fresh, empty PostgreSQL database, dropped after the test."""
     with postgres_server.database() as url:
         yield url
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh, empty database; the test runs once on SQLite and once on PostgreSQL."""
-    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
-    url: str = request.getfixturevalue(fixture)
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: servers.Postgres) -> Iterator[str]:
+    """Name of a PostgreSQL database with today's schema and no rows, to be copied."""
+    with postgres_server.database() as url:
+        _migrate(url)
+        yield str(sa.make_url(url).database)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: servers.Postgres, migrated_postgres: str) -> Iterator[str]:
+    """URL of a fresh PostgreSQL database with today's schema and no rows, dropped afterwards."""
+    with postgres_server.database(migrated_postgres) as url:
+        yield url
+
+
+def _migrate(url: str) -> None:
+    engine = database.connect(url)
+    migrate.upgrade(engine)
+    engine.dispose()
+
+
+def _one_of_both(request: pytest.FixtureRequest, prefix: str) -> str:
+    url: str = request.getfixturevalue(f"{prefix}{request.param}_url")
     return url
+
+
+BOTH = ["sqlite", pytest.param("postgres", id="postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=BOTH)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh database with today's schema; once on SQLite and once on PostgreSQL."""
+    return _one_of_both(request, "")
+
+
+@pytest.fixture(params=BOTH)
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh, empty database; the test runs once on SQLite and once on PostgreSQL."""
+    return _one_of_both(request, "empty_")
 
 
 @pytest.fixture

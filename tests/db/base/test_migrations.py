@@ -31,9 +31,9 @@ from tests.support.paths import ROOT
 
 
 @pytest.fixture
-def empty(database_url: str) -> Iterator[sa.Engine]:
+def empty(empty_database_url: str) -> Iterator[sa.Engine]:
     """A database without a schema."""
-    engine = connect(database_url)
+    engine = connect(empty_database_url)
     if engine.dialect.name == "sqlite":
         portability.watch(engine)
     yield engine
@@ -352,7 +352,7 @@ def test_a_database_without_a_schema_is_told_from_an_old_one(empty: sa.Engine) -
 
 
 def test_processes_that_upgrade_at_the_same_time_all_succeed(
-    empty: sa.Engine, database_url: str, tmp_path: Path
+    empty: sa.Engine, empty_database_url: str, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
     script = (
@@ -367,7 +367,7 @@ def test_processes_that_upgrade_at_the_same_time_all_succeed(
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, database_url, str(go)],
+            [sys.executable, "-c", script, empty_database_url, str(go)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -446,16 +446,16 @@ def test_the_views_tell_what_was_committed(database: sa.Engine) -> None:
 
 @pytest.mark.postgres
 def test_an_owner_who_may_not_make_roles_still_gets_the_schema(
-    postgres_server: servers.Postgres, postgres_url: str
+    postgres_server: servers.Postgres, empty_postgres_url: str
 ) -> None:
     """And is told by `query` what to ask for; after that `db upgrade` grants what is missing."""
-    name = sa.make_url(postgres_url).database
+    name = sa.make_url(empty_postgres_url).database
     with postgres_server.connect() as connection:
         # The role is the cluster's, and other tests' databases have made it before.
         connection.execute("DROP ROLE IF EXISTS lowly")
         connection.execute("CREATE ROLE lowly LOGIN")
         connection.execute(f"ALTER DATABASE {name} OWNER TO lowly".encode())
-    lowly = postgres_url.replace("postgres@", "lowly@")
+    lowly = empty_postgres_url.replace("postgres@", "lowly@")
     engine = connect(lowly)
     try:
         migrate.upgrade(engine)
