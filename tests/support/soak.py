@@ -1,6 +1,6 @@
 """How often a test repeats what it repeats: a few times in `make test`, in full in `make soak`.
 
-`make soak` runs what is marked `soak`, with the full numbers. `soak(only=True)` keeps a test, or
+`make soak` runs what is marked `soak`, with the full numbers. `ONLY` keeps a test, or
 one of its parameters, out of `make test`. `PNEUMOQ_TEST_SOAK` says which run this is: absent in
 `make test`, `full` in `make soak`, `part` in `make soak PART=k`, where what takes longer than a
 part may has a shorter form.
@@ -13,6 +13,9 @@ from collections.abc import Iterable
 from enum import Enum
 
 import pytest
+
+#: What `make test` leaves out.
+ONLY = pytest.mark.soak(only=True)
 
 
 class Run(Enum):
