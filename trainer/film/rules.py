@@ -35,12 +35,12 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
+from trainer.card import Golden
 from trainer.errors import FilmError
 from trainer.film import codestream, content, damage, grayscale
 from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
@@ -342,16 +342,6 @@ RULES: dict[
     "gray-nearest-1": _gray_nearest_1,
     "gray-crop-1": _gray_crop_1,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Golden:
-    """One golden vector: these bytes must give these pixels wherever the rule is implemented."""
-
-    #: An encoded film of a few hundred bytes.
-    film: bytes
-    #: What the rule made of it, `uint8 [size, size]`.
-    pixels: NDArray[np.uint8]
 
 
 #: Decoders may differ by rounding; two correct ones were never seen further apart than this.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trainer.data.cache import Pixels
 from trainer.errors import CardError, QuantiseError, Stopped, WeightsError
-from trainer.modelfile.quantise import Network
+from trainer.folded import Network
 from trainer.network import augment, model
 from trainer.network.feed import Feed
 from trainer.network.model import Init, ResNet18

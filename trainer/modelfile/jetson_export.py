@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer import atomic
-from trainer.modelfile.quantise import LAST, Network
+from trainer.folded import LAST, Network
 
 #: What TensorRT 8.2 on JetPack 4 parses, and every later one.
 OPSET, IR_VERSION = 11, 6

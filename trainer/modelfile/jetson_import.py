@@ -28,11 +28,11 @@ from trainer.data import cache as planes
 from trainer.data import dataset
 from trainer.errors import CheckpointError, ImportRefused
 from trainer.film import rules
+from trainer.folded import Network
 from trainer.judging import calibration, metrics
 from trainer.learning import loop
 from trainer.modelfile import export, foreign, jetson_export
 from trainer.modelfile.foreign import SUPPORTED
-from trainer.modelfile.quantise import Network
 from trainer.network import device as devices
 from trainer.network import model, ood
 from trainer.network.ood import Detector

@@ -29,11 +29,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from trainer import card as cards
 from trainer.card import Card
-from trainer.errors import QuantiseError
+from trainer.folded import FIRST, GRAY, LAST, STEM, Network
 from trainer.modelfile import graph as graph_file
 from trainer.modelfile.graph import Graph
 
@@ -65,61 +64,8 @@ HALF_MAX = 32768.0
 #: Gray level that code 0 stands for.
 MIDDLE = 128
 
-#: Tensors of `trainer.modelfile.export` that everything here is hung upon.
-GRAY, FIRST, STEM, LAST = "gray", "conv1", "maxpool", "layer4.1.relu2"
-
 #: Nodes before the first convolution, which int8 does without.
 _NORMALISATION = ("centred", "normalised")
-
-
-class Network:
-    """The network inside an fp32 model file."""
-
-    def __init__(self, path: Path) -> None:
-        """Read a file that `export` wrote; raises CardError or QuantiseError for others."""
-        self.card = cards.read(path)
-        proto = onnx.load(str(path))
-        self.proto = proto
-        self.nodes = list(proto.graph.node)
-        self.constants = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
-        names = {node.name for node in self.nodes}
-        if self.card.precision != "fp32" or not {GRAY, FIRST, STEM, LAST} <= names:
-            raise QuantiseError(
-                f"{path.name} is not an fp32 file that PneumoQ trained, and only such a network is "
-                "known well enough to be quantised"
-            )
-        inferred = onnx.shape_inference.infer_shapes(proto).graph
-        #: Height of every tensor that has one.
-        self.side = {
-            value.name: value.type.tensor_type.shape.dim[2].dim_value
-            for value in inferred.value_info
-            if len(value.type.tensor_type.shape.dim) == 4
-        }
-
-    @property
-    def trunk(self) -> list[str]:
-        """Nodes up to the last feature maps, in order; their outputs have the same names."""
-        last = next(i for i, node in enumerate(self.nodes) if node.name == LAST)
-        return [node.name for node in self.nodes[: last + 1]]
-
-    @property
-    def convolutions(self) -> list[Any]:
-        """Nodes of the trunk's convolutions, in order."""
-        trunk = self.nodes[: len(self.trunk)]
-        return [node for node in trunk if node.op_type == "Conv"]
-
-    @property
-    def activations(self) -> list[str]:
-        """What the convolutions after the first one read: the tensors that `int8` must know."""
-        return list(dict.fromkeys(node.input[0] for node in self.convolutions[1:]))
-
-    def observable(self) -> bytes:
-        """The model with the activations as further outputs, serialised."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
-        for name in self.activations:
-            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        return bytes(proto.SerializeToString())
 
 
 class Sample:
