@@ -1,4 +1,4 @@
-"""Whole: small files that are the old ones or the new ones after a crash, never half of one."""
+"""Atomic: small files that are the old ones or the new ones after a crash, never half of one."""
 
 from __future__ import annotations
 

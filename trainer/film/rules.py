@@ -1,7 +1,7 @@
 """Film: the bytes of one X-ray file become gray pixels, by a rule that has a version.
 
 This is the only place where pixels are made. Training and scoring both call `decode`, and a model
-file names the rule it was trained with, so the two cannot drift apart. What a file is is told from
+file names the rule it was trained with, so the two cannot drift apart. What a file is is known by
 its content: JPEG, PNG, DICOM, TIFF, BMP, WebP and GIF are read, whatever they are called.
 
 Rule `gray-stretch-1`:
@@ -314,23 +314,23 @@ def _pixels_message(mode: str) -> str:
 
 def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
     """The FilmError for what a decoder said about damaged data."""
-    said = re.sub(r" <_io.*>", "", str(error))
-    if "out of memory" in said:
+    message = re.sub(r" <_io.*>", "", str(error))
+    if "out of memory" in message:
         raise MemoryError from error
     if isinstance(error, Image.DecompressionBombError):
         return FilmError("too_large", "more pixels than any X-ray detector makes; shrink it first")
-    if "-bit layers" in said:
+    if "-bit layers" in message:
         return FilmError("unsupported_pixels", _pixels_message("16-bit"))
     # Pillow makes SyntaxErrors of what goes wrong in a header.
     ended = (EOFError, IndexError, struct.error)
     cut = isinstance(error, ended) or isinstance(error.__cause__, ended) or len(data) < _SHORTEST
     # A header without a frame, or with nothing after it.
     headless = ("truncated", "cannot load", "not identified") if kind == "JPEG" else ("truncated",)
-    cut = cut or any(word in said.lower() for word in headless)
+    cut = cut or any(word in message.lower() for word in headless)
     return FilmError(
         "truncated" if cut else "corrupt",
-        f"the {kind} image cannot be decoded ({type(error).__name__}: {said[:120]}); copy it again "
-        "from where it came from",
+        f"the {kind} image cannot be decoded ({type(error).__name__}: {message[:120]}); copy it "
+        "again from where it came from",
     )
 
 

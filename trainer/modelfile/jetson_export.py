@@ -23,7 +23,7 @@ OPSET, IR_VERSION = 11, 6
 
 ONNX, LABELS = "resnet18.onnx", "labels.txt"
 
-#: Names that imagenet.py is told with --input-blob and --output-blob.
+#: Names that imagenet.py takes with --input-blob and --output-blob.
 INPUT, OUTPUT = "input_0", "output_0"
 
 #: Our own normalised films, which the new input takes the place of.

@@ -92,9 +92,9 @@ class Sample:
 
     def patches(self, name: str, side: int) -> Floats:
         """`float32 [n, C, side, side]` of a tensor, 0 where a place is outside."""
-        whole = np.concatenate(self._patches[name])
-        edge = (whole.shape[-1] - side) // 2
-        return whole[:, :, edge : edge + side, edge : edge + side]
+        patches = np.concatenate(self._patches[name])
+        edge = (patches.shape[-1] - side) // 2
+        return patches[:, :, edge : edge + side, edge : edge + side]
 
     def largest(self, name: str) -> float:
         """Largest magnitude that was seen anywhere in a tensor."""
@@ -206,8 +206,8 @@ def _code(graph: Graph, name: str, sample: Sample) -> _Coded:
     shifted = graph.add("Sub", [name, shift], f"{name}.shifted")
     digits = [_digit(graph, shifted, name, step)]
     if fine:
-        rest = graph.add("Sub", [shifted, digits[0]], f"{name}.rest")
-        digits.append(_digit(graph, rest, f"{name}.fine", step / (2 * TOP)))
+        remainder = graph.add("Sub", [shifted, digits[0]], f"{name}.rest")
+        digits.append(_digit(graph, remainder, f"{name}.fine", step / (2 * TOP)))
     return _Coded(name=name, step=step, offset=offset, digits=tuple(digits))
 
 
@@ -312,18 +312,18 @@ def _one_after_another(kernel: Doubles, scale: Doubles, inverse: Doubles) -> Dou
     """
     order = np.argsort(np.diag(inverse), kind="stable")
     upper = np.linalg.cholesky(inverse[np.ix_(order, order)]).T
-    rest = kernel[:, order]
-    codes = np.empty_like(rest)
-    size, block = rest.shape[1], 64
+    remaining = kernel[:, order]
+    codes = np.empty_like(remaining)
+    size, block = remaining.shape[1], 64
     for start in range(0, size, block):
         end = min(start + block, size)
-        errors = np.empty((len(rest), end - start))
+        errors = np.empty((len(remaining), end - start))
         for k in range(start, end):
-            codes[:, k] = _nearest(rest[:, k], scale)
-            error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
-            rest[:, k + 1 : end] -= np.outer(error, upper[k, k + 1 : end])
+            codes[:, k] = _nearest(remaining[:, k], scale)
+            error = (remaining[:, k] - codes[:, k] * scale) / upper[k, k]
+            remaining[:, k + 1 : end] -= np.outer(error, upper[k, k + 1 : end])
             errors[:, k - start] = error
-        rest[:, end:] -= errors @ upper[start:end, end:]
+        remaining[:, end:] -= errors @ upper[start:end, end:]
     back = np.empty_like(codes)
     back[:, order] = codes
     return back
