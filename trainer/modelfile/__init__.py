@@ -1,4 +1,4 @@
-"""The one ONNX file that is the whole model: written, made faster, taken from elsewhere, given away.
+"""The one ONNX file that is the whole model: written, made faster, taken in, given away.
 
 Start at `export`, which writes the fp32 file of a trained network by way of `graph`. `quantise`
 makes an fp16 or int8 file of it. `jetson_import` takes in what jetson-inference made (`foreign`
