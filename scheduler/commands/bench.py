@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from db.registry import models
+from db.registry import aliases
 from scheduler.show import output
 from scheduler.submitting import engines, precision, session, sources
 
@@ -19,7 +19,7 @@ FILMS = 1000
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--model",
-    default=models.CHAMPION,
+    default=aliases.CHAMPION,
     show_default=True,
     help="Alias, number, name or SHA-256 of the model.",
 )
@@ -64,7 +64,7 @@ def command(
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
     (row,) = sources.rows([source], [])
-    chosen = models.resolve(engine, model)
+    chosen = aliases.resolve(engine, model)
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
 
     def say(text: str) -> None:

@@ -183,7 +183,7 @@ def _follow(
     watch: Callable[[], None],
 ) -> None:
     from db.base import database
-    from db.queue import jobs
+    from db.work import control
     from scheduler.show import follow
     from worker import wakeup
 
@@ -193,7 +193,7 @@ def _follow(
     except BaseException:
         # The next demo must not begin by finishing this one.
         with contextlib.suppress(Conflict):
-            database.write(engine, lambda c: jobs.cancel(c, job_id, session.who()))
+            database.write(engine, lambda c: control.cancel(c, job_id, session.who()))
         raise
     if status != errors.DONE:
         ctx.exit(status)

@@ -12,6 +12,7 @@ import pytest
 
 from db.base import database, workers
 from db.queue import jobs, training
+from db.work import control
 from tests.faults import harm, made_up_gpu
 from tests.support.site import Site, stop
 from worker import wakeup
@@ -72,7 +73,7 @@ def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_re
     before = epochs(here, training_job)
     here.wait(lambda: epochs(here, training_job) > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1
-    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
+    database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
     here.wait(
         lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
     )
@@ -108,7 +109,7 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
     harm.completed(here, scoring, 30 * harm.count(few))
     here.wait(lambda: epochs(here, job_id), "training to begin")
     here.wait(lambda: "waits" not in computes(here, "train"), "its row to say so")
-    database.write(here.engine, lambda c: jobs.cancel(c, job_id, "tests"))
+    database.write(here.engine, lambda c: control.cancel(c, job_id, "tests"))
 
 
 @pytest.mark.parametrize("asked", ["tensorrt", "onnx"])
@@ -125,7 +126,7 @@ def test_training_gives_way_only_to_scoring_that_is_served_here(
         before = epochs(here, training_job)
         here.wait(lambda: epochs(here, training_job) > before + 3, "training to go on")
         assert here.events(training_job, "yielded") == 0
-    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
+    database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
     here.wait(
         lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
     )

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from db.base import database, migrate
 from db.queue import jobs, leases, results
 from db.registry import models
+from db.work import endings
 from tests.db import given
 
 #: How many jobs.
@@ -21,7 +22,7 @@ def _finish(engine: sa.Engine, shard: leases.Shard, together: threading.Barrier)
     outcomes = given.outcomes(shard)
     together.wait(timeout=30)
     database.write(engine, lambda c: results.commit(c, shard, outcomes))
-    return database.write(engine, lambda c: jobs.close_if_done(c, shard.job_id, shard.worker_id))
+    return database.write(engine, lambda c: endings.close_if_done(c, shard.job_id, shard.worker_id))
 
 
 def test_the_last_two_shards_finish_at_the_same_instant_and_close_the_job_once(

@@ -11,8 +11,8 @@ from db.base.database import write
 from db.base.schema import models as models_table
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
+from db.work import claims, endings
 from tests.faults import made_up_gpu
 from tests.support.site import Site
 from tests.worker import samples
@@ -40,13 +40,13 @@ def a_candidate(site: Site, file: Path, card: Card) -> int:
         row = connection.execute(sa.select(schedules_table)).one()
         run_id = schedules.make_run(connection, row, row.created_at, "clock")
         assert run_id is not None
-        claimed = jobs.claim(connection, "train", "t", 60.0)
+        claimed = claims.claim_job(connection, "train", "t", 60.0)
         assert claimed is not None
         runs.note(
             connection, run_id, state="proving", candidate_id=number, reason="AUROC is as good",
             verdict={"told": "as good"},
         )  # fmt: skip
-        jobs.finish(connection, claimed.lease.job_id, "completed", "t")
+        endings.finish(connection, claimed.lease.job_id, "completed", "t")
         return run_id
 
     return write(site.engine, make)
@@ -63,7 +63,7 @@ def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
     site.wait(lambda: runs.get(site.engine, run_id)["finished_at"], "the night to be settled")
     run = runs.get(site.engine, run_id)
     assert run["outcome"] == "kept"
-    assert models.resolve(site.engine, models.CHAMPION)["id"] == 1
+    assert aliases.resolve(site.engine, aliases.CHAMPION)["id"] == 1
     kind = choose(site.settings).kind
     assert run["reason"] == (
         f"it was not worse (AUROC is as good), but did not prove itself on {kind}: fp32 differs "

@@ -11,6 +11,7 @@ import pytest
 
 from db.base import database
 from db.queue import jobs
+from db.work import control
 from tests.faults import harm
 from tests.faults.conftest import once
 from tests.support.site import Site, stop
@@ -61,7 +62,7 @@ def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_noth
         if _half_listed(here, job_id):
             return job_id
         if here.state(job_id) != "completed":
-            database.write(here.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+            database.write(here.engine, lambda c: control.cancel(c, job_id, "tester"))
         return None
 
     job_id = None

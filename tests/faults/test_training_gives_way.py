@@ -8,6 +8,7 @@ import pytest
 
 from db.base import database
 from db.queue import jobs, training
+from db.work import control
 from tests.faults import harm
 from tests.support.site import Site
 from worker import wakeup
@@ -49,7 +50,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
     before = epochs()
     here.wait(lambda: epochs() > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1, "giving way is no attempt"
-    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
+    database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
     here.wait(
         lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
     )

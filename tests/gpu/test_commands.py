@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
-from db.registry import models
+from db.registry import engines, models
 from scheduler.submitting import session
 from tests.gpu import agreement
 from tests.scheduler.console import run
@@ -60,7 +60,7 @@ def test_engines_are_built_ahead_of_time_and_pass_their_gate(
         assert one["films_per_s"] > 0
     rows = models.detail(engine, model)["engines"]
     assert {row["backend"] for row in rows} <= {"tensorrt", "tensorrt_rtx"}
-    assert models.best_precision(engine, model, "tensorrt") == "int8"
+    assert engines.best_precision(engine, model, "tensorrt") == "int8"
 
     before = {entry.key: entry.built_at for entry in plans.ls(session.settings().home)}
     assert len(before) == 3

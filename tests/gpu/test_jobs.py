@@ -15,7 +15,7 @@ import pytest
 
 from db.base import database
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
 from tests.faults import harm
 from tests.gpu import agreement
 from tests.support import servers
@@ -81,7 +81,7 @@ def trained(here: Site, folder: Path) -> int:
     )
     assert wakeup.ring(here.settings, "train")
     assert ended(here, job_id) == "completed", here.tail()
-    return int(models.resolve(here.engine, models.CHAMPION)["id"])
+    return int(aliases.resolve(here.engine, aliases.CHAMPION)["id"])
 
 
 def test_a_model_is_trained_on_the_gpu_and_scores_with_tensorrt_as_on_the_processor(

@@ -12,9 +12,8 @@ import sqlalchemy as sa
 
 from db.base import database, workers
 from db.base.errors import LeaseLost, Unavailable
-from db.queue import jobs, leases
-from db.queue.jobs import Lease
-from db.queue.leases import Shard
+from db.queue import leases
+from db.queue.leases import Lease, Shard
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class Heartbeat:
         def renew(connection: sa.Connection) -> list[Held]:
             workers.seen(connection, self._worker_id, health, text)
             shards = [h for h in held if isinstance(h, Shard)]
-            return list(leases.renew(connection, shards, self._lease_s))
+            return list(leases.renew_shards(connection, shards, self._lease_s))
 
         gone = database.write(self._engine, renew, patience_s=self._lease_s)
         with self._lock:
@@ -125,7 +124,7 @@ class Heartbeat:
             try:
                 database.write(
                     self._engine,
-                    lambda c, lease=lease: jobs.renew(c, lease, self._lease_s),  # type: ignore[misc]
+                    lambda c, lease=lease: leases.renew(c, lease, self._lease_s),  # type: ignore[misc]
                     patience_s=self._lease_s,
                 )
             except LeaseLost:

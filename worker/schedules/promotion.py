@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from db.base import database, workers
 from db.base.types import now
 from db.nightly import runs
-from db.registry import engine_checks, models
+from db.registry import aliases, engine_checks
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _wait(connection: sa.Connection, run_id: int, missing: Sequence[str]) -> str
 
 
 def _keep(connection: sa.Connection, run_id: int, reason: str, *, told: str) -> str | None:
-    kept = runs.finish(connection, run_id, "kept", reason, told=told)
+    kept = runs.finish(connection, run_id, "kept", reason, hook_text=told)
     return f"kept: {reason}" if kept else None
 
 
@@ -93,7 +93,7 @@ def _promote(
     connection: sa.Connection, waiting: sa.RowMapping, tried: Sequence[sa.RowMapping], who: str
 ) -> str | None:
     run_id, candidate = int(waiting["id"]), int(waiting["candidate_id"])
-    champion = models.alias_of(connection, models.CHAMPION, lock=True)
+    champion = aliases.model_of(connection, aliases.CHAMPION, lock=True)
     if champion != waiting["champion_id"]:
         told = (
             f"the champion was changed to model {champion} meanwhile, and this model was compared "
@@ -103,13 +103,13 @@ def _promote(
     proved = "; ".join(f"proved on {proof['kind']}: {proof['detail']}" for proof in tried)
     reason = f"{waiting['reason']}; {proved or 'no scoring worker was there to prove it on'}"
     promoted = runs.finish(
-        connection, run_id, "promoted", reason, told=str(waiting["verdict"].get("told", ""))
+        connection, run_id, "promoted", reason, hook_text=str(waiting["verdict"].get("told", ""))
     )
     if not promoted:
         return None  # another worker was first
-    models.move_alias(
-        connection, models.CHAMPION, candidate, who, f"run of schedule {waiting['name']}: {reason}",
-        run_id=run_id,
+    aliases.move(
+        connection, aliases.CHAMPION, candidate, who,
+        f"run of schedule {waiting['name']}: {reason}", run_id=run_id,
     )  # fmt: skip
     return f"model {candidate} is promoted"
 

@@ -23,7 +23,7 @@ from db.base.errors import Conflict, LeaseLost, NotFound, Unavailable
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen, Waiting
 from db.queue import listings
-from db.registry import models
+from db.registry import aliases
 from worker import archive, wakeup
 from worker.archive.names import display, passed_over_as
 from worker.config import Settings
@@ -134,7 +134,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(engine, lambda c: _rest(c, run_id, who, reason))
         return
     rows, paths = _sources(folders, ready)
-    model = models.resolve(engine, spec["job"]["model"])
+    model = aliases.resolve(engine, spec["job"]["model"])
     on = fleet.kind_of_fleet(engine, spec["engine"])
     pinned = fleet.pin(engine, model["id"], spec["precision"], on)
     job_id = database.write(
@@ -158,7 +158,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
 def _rest(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:
     watched.fence(connection, run_id, who)
     # No news: hooks would hear it every few minutes.
-    runs.finish(connection, run_id, "skipped", reason, told=None)
+    runs.finish(connection, run_id, "skipped", reason, hook_text=None)
 
 
 def files(folder: Path) -> Iterator[Seen]:

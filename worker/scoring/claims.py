@@ -16,12 +16,13 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import LeaseLost
-from db.queue import jobs, leases, results, reuse
-from db.queue.jobs import Claimed
+from db.queue import jobs, leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
 from db.queue.reuse import Known
 from db.registry import models
+from db.work import claims, endings
+from db.work.claims import Claimed
 from trainer.card import Card
 from trainer.errors import CardError
 from worker import archive
@@ -47,7 +48,7 @@ class Claims:
         wake: Callable[[], None],
         kinds: Collection[str] | None = None,
     ) -> None:
-        """`kinds` are the engines that a job may ask for here, as of `leases.first_due`."""
+        """`kinds` are the engines that a job may ask for here, as of `db.work.claims.first_due`."""
         self._settings = settings
         self._database = engine
         self._worker_id = worker_id
@@ -73,7 +74,7 @@ class Claims:
     def next(
         self, *, planning: bool, alone: bool
     ) -> Future[tuple[bool, ShardRun | Claimed | None]]:
-        """Claim what goes first: as `leases.claim_best`.
+        """Claim what goes first: as `db.work.claims.claim_best`.
 
         Whether anything was due, and what is to be worked on.
         """
@@ -123,7 +124,7 @@ class Claims:
     def _next(self, planning: bool, alone: bool) -> tuple[bool, ShardRun | Claimed | None]:
         claimed = database.write(
             self._database,
-            lambda c: leases.claim_best(
+            lambda c: claims.claim_best(
                 c,
                 self._worker_id,
                 self._settings.lease_s,
@@ -195,7 +196,7 @@ class Claims:
             ]
 
             def end(connection: sa.Connection) -> None:
-                leases.bisect(connection, shard, *halves)
+                listings.bisect(connection, shard, *halves)
         else:
             hide = bool(shard.spec.get("hash_names"))
             names = [stored_name(self._privacy, m.name, hide=hide) for m in members]
@@ -241,7 +242,7 @@ class Claims:
 
     def _close_job(self, job_id: int) -> None:
         state = database.write(
-            self._database, lambda c: jobs.close_if_done(c, job_id, self._worker_id)
+            self._database, lambda c: endings.close_if_done(c, job_id, self._worker_id)
         )
         if state:
             log.info("job %d is done", job_id)
@@ -250,7 +251,7 @@ class Claims:
         log.info("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
         database.write(
             self._database,
-            lambda c: leases.hand_back(c, shard, reason, in_good_order=in_good_order),
+            lambda c: leases.hand_back_shard(c, shard, reason, in_good_order=in_good_order),
         )
         self._heartbeat.release(shard)
 
@@ -259,7 +260,7 @@ class Claims:
         log.warning("job %d: the GPU was lost at %s", shard.job_id, detail)
 
         def hand_back(connection: sa.Connection) -> None:
-            leases.hand_back(connection, shard, None, in_good_order=False)
+            leases.hand_back_shard(connection, shard, None, in_good_order=False)
             jobs.log(connection, shard.job_id, self._worker_id, "gpu_lost", detail)
 
         database.write(self._database, hand_back)

@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.registry import models
+from db.registry import engines, models
 from trainer import errors
 from worker.config import Settings
 from worker.engine import Choice, gate
@@ -54,7 +54,7 @@ def prove(
     row = models.get(database, model_id)
     golden = (row["reference"] or {}).get("golden")
     on = "tensorrt" if choice.backend.startswith("tensorrt") else "onnx"
-    best = models.best_precision(database, model_id, on)
+    best = engines.best_precision(database, model_id, on)
     found = []
     try:
         with _gpu(choice, stop):

@@ -18,9 +18,9 @@ from concurrent.futures import Future
 
 import sqlalchemy as sa
 
-from db.queue import jobs
-from db.queue.jobs import Claimed
 from db.queue.reuse import Known
+from db.work import claims
+from db.work.claims import Claimed
 from worker.config import Settings
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Choice, choose, kinds
@@ -140,7 +140,7 @@ class Scorer:
         if board is None:
             return True
         while not self._stop.is_set():
-            if not jobs.anything_due(self._database, "score", kinds=kinds(self._choice)):
+            if not claims.anything_due(self._database, "score", kinds=kinds(self._choice)):
                 break
             if board.take():
                 return True

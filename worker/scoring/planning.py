@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError
 
 from db.base import database
 from db.base.errors import LeaseLost, Unavailable
-from db.queue import jobs, listings, reuse
-from db.queue.jobs import Claimed
+from db.queue import jobs, leases, listings, reuse
 from db.queue.listings import NewShard
+from db.work import endings
+from db.work.claims import Claimed
 from worker import archive
 from worker.archive import Member
 from worker.errors import ArchiveError
@@ -79,7 +80,7 @@ class Planner:
             self._plan()
         except _Stopped:
             self._write(
-                lambda c: jobs.hand_back(
+                lambda c: leases.hand_back(
                     c, self._lease, "the worker was stopped", in_good_order=True
                 )
             )
@@ -104,8 +105,8 @@ class Planner:
             log.warning("job %d: %s", self._lease.job_id, error)
 
     def _fail(self, connection: sa.Connection, reason: str) -> None:
-        jobs.fence(connection, self._lease)
-        jobs.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
+        leases.fence(connection, self._lease)
+        endings.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
 
     def _plan(self) -> None:
         job_id, worker_id = self._lease.job_id, self._lease.worker_id
@@ -126,8 +127,10 @@ class Planner:
                 if wanted is None
                 else "the sources no longer hold any of the items that failed",
             )
-        database.write(self._database, lambda c: jobs.planned(c, self._lease, dict(passed_over)))
-        database.write(self._database, lambda c: jobs.close_if_done(c, job_id, worker_id))
+        database.write(
+            self._database, lambda c: listings.complete(c, self._lease, dict(passed_over))
+        )
+        database.write(self._database, lambda c: endings.close_if_done(c, job_id, worker_id))
         log.info("job %d: %d items listed", job_id, sum(self._listed().values()))
 
     def _listed(self) -> dict[int, int]:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.errors import Unavailable
-from db.registry import models
+from db.registry import engines
 from trainer.errors import Stopped
 from worker.config import Settings
 from worker.engine import Choice, Engine, choose, gate, instead, open_engine, open_on, store
@@ -198,7 +198,7 @@ class _Trial:
 
     def _recorded(self, sha256: str, key: dict[str, Any]) -> sa.RowMapping | None:
         try:
-            return models.engine_passed(
+            return engines.passed(
                 self.database, sha256, key["backend"], key["backend_version"], key["device"],
                 key["precision"],
             )  # fmt: skip
@@ -208,7 +208,7 @@ class _Trial:
 
     def _record(self, sha256: str, kept: dict[str, Any]) -> None:
         try:
-            connecting.write(self.database, lambda c: models.record_engine(c, sha256, kept))
+            connecting.write(self.database, lambda c: engines.record(c, sha256, kept))
         except (Unavailable, sa.exc.DBAPIError) as error:
             # No reason to stop: whoever opens it next compares again.
             log.warning("what the gate said is not kept, as the database is away: %s", error)

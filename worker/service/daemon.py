@@ -98,7 +98,7 @@ class Daemon:
         self._chores = Chores(settings, self._database, self.worker_id, CHORES + mine)
         database.write(
             self._database,
-            lambda c: workers.hello(
+            lambda c: workers.register(
                 c,
                 self.worker_id,
                 host=socket.gethostname(),
@@ -335,5 +335,7 @@ class Daemon:
         self._chores.end()
         self._found.put(None)
         self._heartbeat.end()
-        database.write(self._database, lambda c: workers.goodbye(c, self.worker_id), patience_s=5)
+        database.write(
+            self._database, lambda c: workers.deregister(c, self.worker_id), patience_s=5
+        )
         self._database.dispose()

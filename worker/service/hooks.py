@@ -66,7 +66,7 @@ def deliver(settings: Settings, engine: sa.Engine, who: str) -> int:
     hooks = of(settings)
     if not hooks:
         if outbox.waiting(engine):
-            database.write(engine, outbox.unheard)
+            database.write(engine, outbox.mark_undelivered)
         return 0
     tried = 0
     while True:
@@ -83,7 +83,7 @@ def send(engine: sa.Engine, notice: Notice, hooks: Mapping[str, Hook]) -> dict[s
     again = [name for name in hooks if any(line.startswith(f"{name}: ") for line in failed)]
     told = {name: hooks[name](notice.sent) for name in again or hooks}
     errors = [f"{name}: {error}" for name, error in told.items() if error is not None]
-    state = database.write(engine, lambda c: outbox.settle(c, notice, errors))
+    state = database.write(engine, lambda c: outbox.record_result(c, notice, errors))
     if errors:
         log.warning("notice %d is %s: %s", notice.id, state, "; ".join(errors))
     return told

@@ -90,7 +90,7 @@ def tidy(
 
 
 def _training(folder: Path, engine: sa.Engine, retiring: Sequence[int]) -> Iterator[Freed]:
-    settled = retention.settled_training(engine, retiring) if folder.is_dir() else {}
+    settled = retention.unneeded_training(engine, retiring) if folder.is_dir() else {}
     for path in sorted(folder.glob("job-*")):
         number = path.name.removeprefix("job-")
         if number.isdecimal() and int(number) in settled:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import Unavailable
-from db.queue import jobs
+from db.work import claims, endings
 from worker import wakeup
 from worker.app import QUEUES
 from worker.config import Settings
@@ -28,11 +28,11 @@ def run(
     found: Callable[[str], object] = lambda queue: None,
 ) -> None:
     """One sweep; `found` is told of each queue on which work is due, before any bell is rung."""
-    for job_id in jobs.waiting_to_close(engine):
-        closed = database.write(engine, lambda c, j=job_id: jobs.close_if_done(c, j, who))  # type: ignore[misc]
+    for job_id in endings.waiting_to_close(engine):
+        closed = database.write(engine, lambda c, j=job_id: endings.close_if_done(c, j, who))  # type: ignore[misc]
         if closed:
             log.info("job %d: closed by a sweep", job_id)
-    due = [queue for queue in QUEUES if jobs.anything_due(engine, queue)]
+    due = [queue for queue in QUEUES if claims.anything_due(engine, queue)]
     for queue in due:
         found(queue)
     for queue in due:

@@ -26,9 +26,11 @@ from sqlalchemy.exc import DBAPIError
 
 from db.base import database, workers
 from db.base.errors import Conflict, LeaseLost, NotFound
-from db.queue import jobs, training
-from db.queue.jobs import Claimed, Lease
+from db.queue import jobs, leases, training
+from db.queue.leases import Lease
 from db.registry import models
+from db.work import claims, endings
+from db.work.claims import Claimed
 from worker import config
 from worker.config import Settings
 from worker.engine import store
@@ -76,12 +78,12 @@ def work(
     try:
         while not stop.is_set():
             here = _scored_here(engine)
-            if here and training.urgent(engine, here) is not None:
+            if here and claims.urgent(engine, here) is not None:
                 return True
             if board is not None and not board.take():
                 # Nothing is claimed yet, and whoever has the GPU needs nothing of ours: it is let
                 # go of in the end.
-                if not jobs.anything_due(engine, "train"):
+                if not claims.anything_due(engine, "train"):
                     return False
                 if not waits:
                     waits = True
@@ -94,7 +96,7 @@ def work(
                 waits = False
                 say("")
             claimed = database.write(
-                engine, lambda c: jobs.claim(c, "train", worker_id, settings.lease_s)
+                engine, lambda c: claims.claim_job(c, "train", worker_id, settings.lease_s)
             )
             if claimed is None:
                 return False
@@ -308,7 +310,7 @@ class _Attempt:
             here = _scored_here(self._database)
             if here:
                 with database.reading(self._database) as connection:
-                    self._urgent = training.more_urgent(connection, self._claimed.priority, here)
+                    self._urgent = claims.more_urgent(connection, self._claimed.priority, here)
         except DBAPIError as error:
             if not database.passing(error):
                 raise
@@ -354,7 +356,7 @@ class _Attempt:
             reason, good = f"the training process ended by itself ({status})", False
             log.warning("job %d: %s", self._lease.job_id, reason)
         self._write(
-            lambda c: jobs.hand_back(c, self._lease, reason, in_good_order=good, event=event)
+            lambda c: leases.hand_back(c, self._lease, reason, in_good_order=good, event=event)
         )
 
     def _ended_reason(self) -> str:
@@ -362,13 +364,13 @@ class _Attempt:
         return str(self._ended["reason"])
 
     def _fail(self, connection: sa.Connection, reason: str) -> None:
-        jobs.fence(connection, self._lease)
-        jobs.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
+        leases.fence(connection, self._lease)
+        endings.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
 
     def _register(self, connection: sa.Connection) -> None:
         """Register the model and complete the job, in one fenced transaction."""
         assert self._ended is not None
-        jobs.fence(connection, self._lease)
+        leases.fence(connection, self._lease)
         card, job_id = self._ended["card"], self._lease.job_id
         model_id = models.register(
             connection,
@@ -391,7 +393,7 @@ class _Attempt:
         )
         if self._night is not None:
             self._night.judged(connection, model_id, self._ended)
-        training.complete(connection, self._lease, model_id)
+        endings.complete_training(connection, self._lease, model_id)
         log.info("job %d made model %d", job_id, model_id)
 
 

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from db.base.database import reading, write
 from db.nightly import nights, runs
-from db.queue import jobs
-from db.queue.jobs import Lease
-from db.registry import models
+from db.queue import leases
+from db.queue.leases import Lease
+from db.registry import aliases, models
+from db.work import endings
 from worker.config import Settings
 from worker.engine import store
 
@@ -90,17 +91,17 @@ class Night:
         if event == "frozen":
             write(self._engine, lambda c: nights.freeze(c, lease, run_id, **news))
         elif event == "snapshot":
-            write(self._engine, lambda c: nights.looked(c, lease, run_id, snapshot=news))
+            write(self._engine, lambda c: nights.note(c, lease, run_id, snapshot=news))
         else:
             return False
         return True
 
     def rest(self, connection: sa.Connection, ended: Mapping[str, Any]) -> None:
         """Nothing is trained tonight: settle the run and complete the job."""
-        jobs.fence(connection, self._lease)
+        leases.fence(connection, self._lease)
         outcome, reason = BEFORE_TRAINING[ended["event"]], str(ended["reason"])
-        runs.finish(connection, self._run.id, outcome, reason, told=str(ended["told"]))
-        jobs.finish(
+        runs.finish(connection, self._run.id, outcome, reason, hook_text=str(ended["told"]))
+        endings.finish(
             connection, self._lease.job_id, "completed", self._lease.worker_id,
             f"{outcome}: {reason}",
         )  # fmt: skip
@@ -129,19 +130,21 @@ class Night:
         }  # fmt: skip
         reason, told = str(found["reason"]), str(found["told"])
         if run.champion_id is None:
-            first = models.alias_of(connection, models.CHAMPION) == model_id
+            first = aliases.model_of(connection, aliases.CHAMPION) == model_id
             outcome = "promoted" if first else "kept"
             reason = (
                 "it is the first model there is"
                 if first
                 else "another model became champion meanwhile, which this one was not compared with"
             )
-            runs.finish(connection, run.id, outcome, reason, told=reason, **columns)
+            runs.finish(connection, run.id, outcome, reason, hook_text=reason, **columns)
         elif not found["accepted"]:
-            runs.finish(connection, run.id, "kept", reason, told=told, **columns)
+            runs.finish(connection, run.id, "kept", reason, hook_text=told, **columns)
         elif not self._rules.get("promote", True):
             aside = "not promoted, as this schedule is to promote nothing by itself: "
-            runs.finish(connection, run.id, "kept", aside + reason, told=aside + told, **columns)
+            runs.finish(
+                connection, run.id, "kept", aside + reason, hook_text=aside + told, **columns
+            )
         else:
             runs.note(connection, run.id, state="proving", reason=reason, **columns)
 

@@ -41,7 +41,7 @@ def cancel(job: int, reason: str | None, as_json: bool) -> None:
       pneumoq jobs cancel 5 --reason "wrong folder"
     """
     said = "is cancelled; what was committed stays"
-    _change(jobs.cancel, job, reason, said, as_json=as_json)
+    _change(control.cancel, job, reason, said, as_json=as_json)
 
 
 @click.command("pause")

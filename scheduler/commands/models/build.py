@@ -11,7 +11,7 @@ import click
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.registry import models
+from db.registry import aliases, engines, models
 from scheduler import errors
 from scheduler.show import display as displays
 from scheduler.show import output
@@ -69,7 +69,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
       pneumoq models build 3 --precision fp16 --films /data/films
     """
     settings, database = session.settings(), session.database()
-    row = models.resolve(database, model)
+    row = aliases.resolve(database, model)
     wanted = _wanted(database, row["id"], asked)
     from worker.engine import choose
     from worker.errors import EngineError
@@ -185,6 +185,6 @@ def _build(
     except EngineError as error:
         return {**told, "text": str(error)}
     kept["options"]["films_per_s"] = round(rate, 1)
-    connecting.write(database, lambda c: models.record_engine(c, path.stem, kept))
+    connecting.write(database, lambda c: engines.record(c, path.stem, kept))
     said = {name: value for name, value in kept.items() if name != "options"}
     return {**told, **kept["options"], **said, "text": verdict.text}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from db.base import database
-from db.registry import models
+from db.registry import aliases, models
 from scheduler import errors
 from scheduler.show import output
 from scheduler.submitting import engines, precision, session
@@ -88,7 +88,7 @@ def run(
     """Measure, keep and print; returns the exit status."""
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     import numpy as np
 
     from trainer.card import Card

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from db.base import database
-from db.registry import drift, models
+from db.registry import aliases, drift, engines, models
 from scheduler.commands.models import build, evaluate, jetson, prune, references
 from scheduler.errors import Failure
 from scheduler.show import output
@@ -116,7 +116,7 @@ def show(model: str, as_json: bool) -> None:
       pneumoq models show champion
     """
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     detail = models.detail(engine, row["id"])
     (listed,) = [m for m in models.listing(engine) if m["model_id"] == row["id"]]
     champion = bool(listed["champion"])
@@ -127,7 +127,7 @@ def show(model: str, as_json: bool) -> None:
     facts: dict[str, Any] = {k: v for k, v in row.items() if k not in apart}
     facts["reference"] = references.described(drift.measured_by(row["reference"]))
     facts["champion"] = champion
-    best, there = (models.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
+    best, there = (engines.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
     facts["computed_in"] = best if best == there else f"{best}; with TensorRT {there}"
     facts["labels"] = ", ".join(label["name"] for label in detail["labels"])
     output.facts(facts)
@@ -186,12 +186,12 @@ def promote(model: str, reason: str | None, as_json: bool) -> None:
       pneumoq models promote 3 --reason "better on the portable films"
     """
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     who = session.who()
     why = reason or f"promoted by {who}"
     before = database.write(
         engine,
-        lambda connection: models.move_alias(connection, models.CHAMPION, row["id"], who, why),
+        lambda connection: aliases.move(connection, aliases.CHAMPION, row["id"], who, why),
     )
     if as_json:
         changed = {"model_id": row["id"], "name": row["name"], "champion": True}
@@ -217,7 +217,7 @@ def rollback(reason: str | None, as_json: bool) -> None:
     engine, who = session.database(), session.who()
     why = reason or f"rolled back by {who}"
     now, before = database.write(
-        engine, lambda connection: models.rollback(connection, models.CHAMPION, who, why)
+        engine, lambda connection: aliases.rollback(connection, aliases.CHAMPION, who, why)
     )
     row = models.get(engine, now)
     if as_json:
@@ -251,7 +251,7 @@ def export(model: str, out: Path, precision: str | None, form: str, as_json: boo
       pneumoq models export champion /data/jetson --format jetson-inference
     """
     settings, engine = session.settings(), session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     from worker.engine import store
 
     if form != "pneumoq":
@@ -293,7 +293,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
       pneumoq models quantise champion /data/films
     """
     settings, engine = session.settings(), session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     have = {file["precision"] for file in models.detail(engine, row["id"])["files"]}
     if "int8" in have:
         raise Failure(
@@ -332,5 +332,5 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
         return
     for note in derived.notes:
         click.echo(note)
-    best = models.best_precision(engine, row["id"])
+    best = engines.best_precision(engine, row["id"])
     click.echo(f"model {row['id']} ({row['name']}) is computed in {best} from now on")

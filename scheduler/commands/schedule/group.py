@@ -275,7 +275,7 @@ def _train(ctx: click.Context, args: list[str]) -> dict[str, Any]:
 
 
 def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:
-    from db.registry import models
+    from db.registry import aliases
     from scheduler.submitting import engines
 
     params = _parsed("score", ctx, args).params
@@ -285,8 +285,8 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
     for folder in folders:
         if not folder.is_dir():
             raise click.BadParameter(f"{folder} is no folder", param_hint="FOLDER")
-    if params["model"] != models.CHAMPION:  # which there may come to be before the first run
-        models.resolve(engine, params["model"])
+    if params["model"] != aliases.CHAMPION:  # which there may come to be before the first run
+        aliases.resolve(engine, params["model"])
     job: dict[str, Any] = {
         "sources": [submit.readable_path(folder) for folder in folders],
         "model": params["model"],

@@ -23,7 +23,7 @@ from db.base.database import connect, reading, write
 from db.base.errors import NotMigrated, QueryRefused
 from db.base.schema import PARTITIONED, metadata
 from db.queue import jobs, leases, listings, results
-from db.registry import models
+from db.registry import aliases, models
 from tests.db import given
 from tests.db.base import portability
 from tests.support import servers
@@ -234,7 +234,7 @@ def test_a_job_that_runs_is_scored_on_after_the_upgrade_to_engines(empty: sa.Eng
         job_id=1, shard_no=1, token=3, worker_id="w", attempt=1, source_no=0, first_item=2,
         n_items=2, listing=b"\1\2", model_id=1, priority=0, spec={}, precision="int8",
     )  # fmt: skip
-    assert write(empty, lambda c: leases.renew(c, [shard], given.LEASE_S)) == []
+    assert write(empty, lambda c: leases.renew_shards(c, [shard], given.LEASE_S)) == []
     given.commit(empty, shard)
     assert jobs.progress(empty, 1)["done"] == 4
 
@@ -278,7 +278,7 @@ def test_champions_of_before_are_gone_back_to_after_the_upgrade(empty: sa.Engine
         ("champion", "first", 1, None, "kim@ward", "to champion: the first model there is"),
         ("champion", "promote", 2, 1, "kim@ward", "to champion: better"),
     ]
-    back = write(empty, lambda c: models.rollback(c, models.CHAMPION, "kim@ward", "worse"))
+    back = write(empty, lambda c: aliases.rollback(c, aliases.CHAMPION, "kim@ward", "worse"))
     assert back == (1, 2)
 
 

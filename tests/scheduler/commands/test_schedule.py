@@ -18,6 +18,7 @@ from db.base.schema import schedules as schedules_table
 from db.base.schema import workers as workers_table
 from db.nightly import runs, schedules
 from db.queue import jobs
+from db.work import claims, endings
 from scheduler.commands.schedule import group as command
 from scheduler.submitting import session
 from tests.scheduler import rows
@@ -463,9 +464,9 @@ def test_a_watched_folder_that_is_run_by_hand_says_where_to_look(
 
 def test_a_run_that_is_waited_for_ends_as_its_job_does(engine: sa.Engine, nightly: int) -> None:
     def fail() -> None:
-        while (claimed := write(engine, lambda c: jobs.claim(c, "train", "w", 60.0))) is None:
+        while (claimed := write(engine, lambda c: claims.claim_job(c, "train", "w", 60.0))) is None:
             time.sleep(0.1)
-        write(engine, lambda c: jobs.finish(c, claimed.lease.job_id, "failed", "w", "no disk"))
+        write(engine, lambda c: endings.finish(c, claimed.lease.job_id, "failed", "w", "no disk"))
 
     rows.a_worker(engine, "train")
     worker = threading.Thread(target=fail, daemon=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from db.base import database as connecting
 from db.base.schema import models as models_table
-from db.registry import models
+from db.registry import engines, models
 from trainer.card import Card
 from worker import config
 from worker.config import Settings
@@ -160,8 +160,8 @@ def test_the_precision_that_would_serve_is_tried_too_and_not_only_fp32(
         "options": {}, "passed": True,
     }  # fmt: skip
     sha256 = str(models.file_of(database, learned)["sha256"])
-    connecting.write(database, lambda c: models.record_engine(c, sha256, row))
-    assert models.best_precision(database, learned) == "bf16"
+    connecting.write(database, lambda c: engines.record(c, sha256, row))
+    assert engines.best_precision(database, learned) == "bf16"
     real = serving.open_on
 
     def rounded(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ import pytest
 
 from db.base import database, workers
 from db.queue import jobs
+from db.work import control
 from tests.support import servers
 from tests.support.paths import SHARED
 from tests.support.site import Site, processes_with, site, stop
@@ -215,7 +216,7 @@ def test_a_more_urgent_job_overtakes_within_a_shard(here: Site, films: Path) -> 
     )
     # What was in hand is finished: three small shards, and one that was being claimed just then.
     assert done_before[0].n <= 4
-    database.write(here.engine, lambda c: jobs.cancel(c, slow, "tester@here"))
+    database.write(here.engine, lambda c: control.cancel(c, slow, "tester@here"))
 
 
 def test_nothing_outlives_a_killed_worker(here: Site, films: Path) -> None:

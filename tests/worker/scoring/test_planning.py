@@ -20,6 +20,7 @@ import zstandard
 from db.base import database as connecting
 from db.base.schema import shard_listings, shards
 from db.queue import jobs, listings
+from db.work import claims, control
 from tests.worker import samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
@@ -50,7 +51,7 @@ class Desk:
     def plan(self, job_id: int) -> None:
         """Claim the job and plan it until the planner ends."""
         claimed = connecting.write(
-            self.engine, lambda c: jobs.claim(c, "score", "planner", lease_s=60)
+            self.engine, lambda c: claims.claim_job(c, "score", "planner", lease_s=60)
         )
         assert claimed is not None
         assert claimed.lease.job_id == job_id
@@ -340,7 +341,7 @@ def test_a_cancelled_job_is_planned_no_further(desk: Desk, model_id: int, large:
     job_id = samples.submit_score(desk.engine, model_id, large)
 
     def cancel() -> None:
-        connecting.write(desk.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        connecting.write(desk.engine, lambda c: control.cancel(c, job_id, "tester"))
         desk.heartbeat.beat()
 
     desk.on_ring = cancel

@@ -12,10 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.queue import jobs, listings
+from db.queue import listings
 from db.queue.leases import Shard
 from db.queue.results import NotPredicted, Prediction
 from db.queue.reuse import Known
+from db.work import claims
 from tests.worker import samples
 from trainer.card import Card
 from worker import archive
@@ -231,7 +232,7 @@ def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
     with archive.open_source(uri) as source:
         listing = list(source.members())
         index = source.index()
-    claimed = connecting.write(database, lambda c: jobs.claim(c, "score", "w", 60))
+    claimed = connecting.write(database, lambda c: claims.claim_job(c, "score", "w", 60))
     assert claimed is not None
     connecting.write(database, lambda c: listings.set_seek_index(c, claimed.lease, 0, index))
     shard = dataclasses.replace(

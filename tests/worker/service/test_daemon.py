@@ -16,7 +16,7 @@ from db.base import database as connecting
 from db.base.schema import proofs
 from db.nightly import runs, schedules
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
 from tests.support import servers
 from tests.worker import samples
 from trainer import errors
@@ -115,7 +115,7 @@ def test_a_new_model_is_proved_between_the_shards_of_a_job_that_goes_on(
             "SELECT model_id, COUNT(*) FROM predictions GROUP BY model_id"
         ).all()
     assert [tuple(row) for row in found] == [(1, SOURCES * len(list(folder.iterdir())))]
-    assert int(models.resolve(database, models.CHAMPION)["id"]) == candidate
+    assert int(aliases.resolve(database, aliases.CHAMPION)["id"]) == candidate
 
 
 def test_a_proof_whose_result_could_not_be_written_is_made_again_by_the_same_worker(

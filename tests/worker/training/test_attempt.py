@@ -25,7 +25,8 @@ from db.base import database as connecting
 from db.base.schema import datasets
 from db.queue import jobs
 from db.queue import training as rows
-from db.registry import models
+from db.registry import aliases, engines, models
+from db.work import control
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
 from tests.worker import samples
@@ -201,7 +202,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert sum(first[f"val_{name}"] for name in counts) == dataset["n_val"]
     assert dataset["n_train"] + dataset["n_val"] == films == sum(dataset["classes"].values())
 
-    model = models.resolve(trainer.engine, models.CHAMPION)
+    model = aliases.resolve(trainer.engine, aliases.CHAMPION)
     assert (model["id"], model["name"]) == (job["model_id"], f"resnet18-job{job_id}")
     assert (model["job_id"], model["dataset_id"]) == (job_id, dataset["id"])
     hanging = models.detail(trainer.engine, model["id"])
@@ -230,7 +231,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     curves = b"".join(path.read_bytes() for path in (model_dir / "tensorboard").iterdir())
     for name in (b"Loss/train", b"Accuracy/train", b"Loss/val", b"Accuracy/val", b"AUROC/val"):
         assert curves.count(name) == 2
-    best = models.best_precision(trainer.engine, model["id"])
+    best = engines.best_precision(trainer.engine, model["id"])
     assert best == next((p for p in ("int8", "bf16") if p in passed), "fp32")
 
     (evaluation,) = hanging["evaluations"]
@@ -348,7 +349,7 @@ def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kil
     digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
     start = {"name": f"model {digest[:12]}", "sha256": digest}
     assert model["card"]["provenance"]["init"] == start
-    assert models.resolve(trainer.engine, digest[:12])["id"] == model_id
+    assert aliases.resolve(trainer.engine, digest[:12])["id"] == model_id
     assert trainer.notes(job_id).count(f"going on from the weights of {start['name']}") == 2
 
 
@@ -405,14 +406,14 @@ def test_a_cancelled_job_is_continued_by_another_where_it_was(
     first = trainer.submit(labelled, epochs=ENDLESS)
     with trainer.working():
         samples.wait(lambda: trainer.epochs(first), "the first epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, first, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, first, "tester"))
     done = len(trainer.epochs(first))
     left = {path: path.stat().st_mtime_ns for path in trainer.folder(first).rglob("*.pth")}
 
     second = trainer.submit(labelled, parent=first, epochs=ENDLESS)
     with trainer.working():
         samples.wait(lambda: trainer.epochs(second), "another epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, second, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, second, "tester"))
     (note,) = [n for n in trainer.notes(second) if n.startswith("continuing after epoch")]
     assert int(note.split()[3]) >= done
     assert trainer.epochs(second)[0] > done
@@ -450,7 +451,7 @@ def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, label
     job_id = trainer.submit(labelled, epochs=ENDLESS)
     with trainer.working() as thread:
         samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))
         began = time.monotonic()
         thread.join(samples.PATIENCE_S)
         assert time.monotonic() - began < 5
@@ -477,7 +478,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     trainer.stop.clear()
     with trainer.working():
         samples.wait(lambda: len(trainer.epochs(job_id)) > len(before), "another epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))
     assert any("continuing after epoch" in detail for _, detail in trainer.events(job_id))
 
 
@@ -559,4 +560,4 @@ def test_a_training_process_ends_when_its_worker_is_killed(
         worker.kill()
         worker.wait()
     samples.wait(lambda: not Path(f"/proc/{child}").exists(), "the training process to end")
-    connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+    connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))

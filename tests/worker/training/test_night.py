@@ -24,7 +24,7 @@ from db.nightly import nights as kept
 from db.nightly import runs, schedules
 from db.queue import jobs
 from db.queue.training import epoch_rows
-from db.registry import models
+from db.registry import aliases, engines, models
 from tests.worker import samples, spots
 from trainer.data import frozen
 from worker import config
@@ -98,7 +98,7 @@ class Nights:
 
     def champion(self) -> int:
         """The model in use."""
-        return int(models.resolve(self.engine, models.CHAMPION)["id"])
+        return int(aliases.resolve(self.engine, aliases.CHAMPION)["id"])
 
     def count(self) -> int:
         """Models that there are."""
@@ -158,7 +158,7 @@ def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_tra
     golden = np.array(models.get(nights.engine, 1)["reference"]["golden"]["scores"])
     assert golden.shape == said.shape == (gate.DRAWN, 2)
     assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
-    usable = models.usable_precisions(nights.engine, 1)
+    usable = engines.usable_precisions(nights.engine, 1)
     assert usable - {"fp32"} == set(models.get(nights.engine, 1)["reference"]["golden"]) - {
         "scores"
     }
