@@ -226,4 +226,4 @@ def _rod(
     u, v = u.ravel()[near], v.ravel()[near]
     past = np.maximum(np.abs(u) - half, 0)
     thick = wide * (1 + 0.5 * (np.abs(u) / max(half, 1)).clip(0, 1) ** 4)
-    return near[np.hypot(past, v) < thick]
+    return np.asarray(near[np.hypot(past, v) < thick])
