@@ -688,3 +688,11 @@ workers = Table(
     Index(None, "seen_at"),
     comment="Worker processes, past and present.",
 )  # fmt: skip
+
+compatibility = Table(
+    "compatibility",
+    metadata,
+    _c("revision", sa.String(32), "Revision of the schema that this is said of.", primary_key=True),
+    _c("oldest_release", sa.String(32), "Oldest release of PneumoQ that may use it."),
+    comment="Which releases of PneumoQ may use this schema: one row.",
+)

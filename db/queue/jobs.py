@@ -11,12 +11,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.base import database, partitions
+from db.base import database, partitions, views
 from db.base.errors import Conflict, NotFound
 from db.base.schema import SCORING_JOB_STATES, job_events, jobs, sources
 from db.base.types import UtcDateTime, now
 from db.queue import budget
 from db.registry import models
+
+#: Columns of v_job_progress by name: a newer release's may have more, and where those appear,
+#: PostgreSQL refuses to go on with a prepared `SELECT *`.
+_PROGRESS = ", ".join(views.V_JOB_PROGRESS.columns)
 
 #: Columns of v_job_progress that SQLite would give as text.
 _TIMES = {
@@ -140,7 +144,9 @@ def get(engine: sa.Engine, job_id: int) -> sa.RowMapping:
 
 def progress(engine: sa.Engine, job_id: int) -> sa.RowMapping:
     """One row of v_job_progress; NotFound where there is none."""
-    statement = sa.text("SELECT * FROM v_job_progress WHERE job_id = :id").columns(**_TIMES)
+    statement = sa.text(
+        f"SELECT {_PROGRESS} FROM v_job_progress WHERE job_id = :id"  # noqa: S608  # constant
+    ).columns(**_TIMES)
     with database.reading(engine) as connection:
         row = connection.execute(statement, {"id": job_id}).mappings().first()
     if row is None:
@@ -172,7 +178,7 @@ def recent(
         conditions.append("submitted_by LIKE :by ESCAPE '/'")
         values["by"] = "%" + by.replace("/", "//").replace("%", "/%").replace("_", "/_") + "%"
     statement = sa.text(
-        f"SELECT * FROM v_job_progress WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
+        f"SELECT {_PROGRESS} FROM v_job_progress WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
         "ORDER BY job_id DESC LIMIT :limit"
     )
     if states:

@@ -28,7 +28,7 @@ from db.work import claims, endings
 from scheduler.measure.survey import Located
 from trainer.card import Card
 from worker.config import Settings
-from worker.decoding import handle
+from worker.decoding import protocol
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Engine, Pending
 
@@ -37,7 +37,7 @@ WARM_FILMS = 64
 #: Batches that are computed before a measurement of inference begins.
 WARM_BATCHES = 4
 #: Films whose pixels have room at once, per decoder process: more than it can have waiting.
-ROOM = 4 * handle.MOST
+ROOM = 4 * protocol.REQUEST_FILMS
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
 #: Backends that compute on the processor that also decodes.
