@@ -238,7 +238,10 @@ def test_a_slice_in_which_the_new_model_fails_speaks_against_it_and_is_not_named
     found = judge(truth, patients, new, score, slices={"St. Mary": ward, "tiny": small})
     assert not found.accepted
     assert "in St. Mary (100 films) the new model's AUROC is" in found.text
-    assert "St. Mary" not in found.shareable and "in a part of the films (100 films)" in found.told
+    assert (
+        "St. Mary" not in found.shareable
+        and "in a part of the films (100 films)" in found.shareable
+    )
     assert found.figures["slices"]["tiny"] == {"films": 9, "judged": False}
     assert judge(truth, patients, score, score, slices={"St. Mary": ward}).accepted
 
