@@ -34,9 +34,9 @@ def count(folder: Path) -> int:
     return sum(1 for path in folder.rglob("*") if path.is_file())
 
 
-def submit(here: Site, *sources: Path, ring: bool = True) -> int:
+def submit(here: Site, *sources: Path, notify: bool = True) -> int:
     """A job of model 1 over these sources."""
-    return here.score(*sources, model_id=1, ring=ring, spec=ANEW)
+    return here.score(*sources, model_id=1, notify=notify, spec=ANEW)
 
 
 def in_the_middle(here: Site, job_id: int, shards: int = 1) -> None:

@@ -137,7 +137,7 @@ def test_an_archive_that_changed_before_it_was_listed_fails_the_job_and_says_so(
     here = on_sqlite
     changed = _zipped(tmp_path / "changed.zip", names)
     removed = _zipped(tmp_path / "removed.zip", names)
-    job_ids = [harm.submit(here, path, ring=False) for path in (changed, removed)]
+    job_ids = [harm.submit(here, path, notify=False) for path in (changed, removed)]
     _replaced(changed, names)
     removed.unlink()
     here.worker()

@@ -1,6 +1,7 @@
 """Training and scoring share one GPU between real processes: one has it, and nobody waits for ever.
 
-The GPU is made up: its lease is real, and the engine is ONNX Runtime on the processor.
+The GPU is made up: its lease is real, the engine is ONNX Runtime on the processor, and a stand-in
+takes the place of the training process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def train(here: Site, data: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(data)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     here.wait(lambda: epochs(here, job_id), "the first epoch")
     return job_id
 
@@ -74,9 +75,7 @@ def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_re
     here.wait(lambda: epochs(here, training_job) > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1
     database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
-    here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
-    )
+    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")
     harm.calm(here)
 
 
@@ -103,7 +102,7 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     here.wait(lambda: "training waits for the GPU" in computes(here, "train"), "training to wait")
     assert here.state(job_id) == "queued"
     harm.completed(here, scoring, 30 * harm.count(few))
@@ -127,6 +126,4 @@ def test_training_gives_way_only_to_scoring_that_is_served_here(
         here.wait(lambda: epochs(here, training_job) > before + 3, "training to go on")
         assert here.events(training_job, "yielded") == 0
     database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
-    here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
-    )
+    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")

@@ -78,7 +78,7 @@ def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_noth
 
 def test_a_planner_killed_again_and_again_still_comes_to_the_end(here: Site, few: Path) -> None:
     sources = 40
-    job_id = harm.submit(here, *[few] * sources, ring=False)
+    job_id = harm.submit(here, *[few] * sources, notify=False)
     deaths = 0
     while jobs.get(here.engine, job_id)["planned_at"] is None:
         before = jobs.get(here.engine, job_id)["planned_shards"]

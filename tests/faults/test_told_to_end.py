@@ -41,7 +41,7 @@ def test_a_worker_told_to_end_while_the_broker_is_away_ends_all_the_same(
     here = on_sqlite
     worker = here.worker(lease_s=600.0)
     valkey.kill()
-    job_id = harm.submit(here, *[few] * 25, ring=False)
+    job_id = harm.submit(here, *[few] * 25, notify=False)
     harm.in_the_middle(here, job_id)
     began = time.monotonic()
     stop(worker, signal.SIGTERM)

@@ -31,7 +31,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
 
     def epochs() -> int:
         return len(training.epoch_rows(here.engine, training_job))

@@ -22,7 +22,7 @@ def test_twenty_workers_killed_at_random_moments_cost_nothing_but_time(
 ) -> None:
     chance = random.Random(20)
     sources = 3 * KILLS
-    job_id = harm.submit(here, *[few] * sources, ring=False)
+    job_id = harm.submit(here, *[few] * sources, notify=False)
     limits = {"lease_s": 1.0, "sweep_s": 0.5}
     living = here.begin_worker(**limits)
     for kill in range(KILLS):

@@ -43,7 +43,7 @@ def test_a_stopped_workers_late_write_is_refused_and_the_outcomes_are_the_others
     here: Site, few: Path
 ) -> None:
     film = sorted((few / "NORMAL").iterdir())[0]
-    # It hears no second bell and makes no sweep: what it does after its rest is its own old work.
+    # It takes no second wake-up and makes no sweep: what it does after its sleep is old work.
     sleeper = here.begin_worker(lease_s=2.0, sweep_s=600.0)
     sleeper_id = here.hello(sleeper)
     job_id = harm.submit(here, film)

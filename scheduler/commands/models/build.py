@@ -20,7 +20,7 @@ from scheduler.submitting import session, submit
 from worker.config import Settings
 
 if TYPE_CHECKING:
-    from worker.engine import Choice
+    from worker.engine import EngineChoice
     from worker.engine.gate import Films
 
 #: Precisions whose files TensorRT is given.
@@ -73,7 +73,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     wanted = _wanted(database, row["id"], asked)
     from worker.engine import choose
     from worker.errors import EngineError
-    from worker.machine.gpu_lease import Board
+    from worker.machine.gpu_lease import GpuLease
 
     try:
         choice = choose(replace(settings, engine="tensorrt"))
@@ -82,7 +82,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     assert choice.gpu is not None
     films = None if folder is None else _films(folder, row, settings)
     display = displays.opened(silent=as_json)
-    board = Board(choice.gpu.uuid, "models build")
+    board = GpuLease(choice.gpu.uuid, "models build")
     try:
         _wait(board, display)
         made = [
@@ -144,13 +144,13 @@ def _build(
     database: sa.Engine,
     model_id: int,
     precision: str,
-    choice: Choice,
+    choice: EngineChoice,
     films: Films | None,
     display: Display,
 ) -> dict[str, Any]:
     """One engine: built or found, compared, timed and recorded. What is shown of it."""
     from scheduler.measure import stages
-    from worker.engine import open_on, store
+    from worker.engine import gate, open_on, store
     from worker.engine.choose import NAMES
     from worker.errors import EngineError, GpuLost
     from worker.scoring import serving
@@ -175,7 +175,8 @@ def _build(
         told["seconds"] = round(time.monotonic() - started, 1)
         try:
             report("comparing with the processor", 0, 0)
-            verdict, kept = serving.proved(settings, path, engine, films)
+            verdict = gate.against_processor(settings, path, engine, films)
+            kept = serving.columns(engine, verdict)
             report("measuring", 0, 0)
             rate = stages.rate(engine, TIMED_S)
         finally:
