@@ -24,10 +24,10 @@ WAKE_UPS = "pneumoq:score"
 
 @pytest.fixture
 def with_broker(
-    broker: servers.Valkey, sqlite_url: str, tmp_path: Path, model: tuple[Path, Card]
+    broker: servers.Valkey, database_url: str, tmp_path: Path, model: tuple[Path, Card]
 ) -> Iterator[Site]:
     """A site with a model, on Valkey and on Redis."""
-    with harm.with_model(site(sqlite_url, broker, tmp_path / "site"), model) as made:
+    with harm.with_model(site(database_url, broker, tmp_path / "site"), model) as made:
         yield made
 
 
@@ -123,9 +123,8 @@ def test_a_job_is_taken_and_done_while_there_is_no_broker_at_all(
 
 
 def test_a_broker_that_hangs_delivers_no_bell_and_stops_nobody(
-    on_sqlite: Site, valkey: servers.Valkey, few: Path
+    here: Site, valkey: servers.Valkey, few: Path
 ) -> None:
-    here = on_sqlite
     worker = here.worker()
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGSTOP)
@@ -144,6 +143,7 @@ def test_a_bell_that_is_never_rung_is_made_up_for_by_an_idle_worker(here: Site, 
     harm.calm(here)
 
 
+@harm.on_postgresql
 def test_every_bell_delivered_ten_times_does_nothing_twice(
     here: Site, valkey: servers.Valkey, few: Path
 ) -> None:

@@ -15,6 +15,7 @@ from db.base import database, workers
 from db.queue import jobs, training
 from db.work import control
 from tests.faults import harm, made_up_gpu
+from tests.support import soak
 from tests.support.site import Site, stop
 from worker import wakeup
 
@@ -25,10 +26,10 @@ SPEC = {
 
 
 @pytest.fixture
-def here(on_sqlite: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def here(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose workers have a GPU."""
     made_up_gpu.have(tmp_path / "site-packages", monkeypatch)
-    return on_sqlite
+    return here
 
 
 def train(here: Site, data: Path) -> int:
@@ -54,7 +55,9 @@ def computes(here: Site, queue: str) -> str:
     return "; ".join(str(row["engine"]) for row in workers.alive(here.engine, queue))
 
 
-@pytest.mark.parametrize("queues", [["train", "score"], ["score,train"]])
+@pytest.mark.parametrize(
+    "queues", [["train", "score"], pytest.param(["score,train"], marks=soak.ONLY)]
+)
 def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_rests(
     here: Site, few: Path, queues: list[str]
 ) -> None:
@@ -111,7 +114,7 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
     database.write(here.engine, lambda c: control.cancel(c, job_id, "tests"))
 
 
-@pytest.mark.parametrize("asked", ["tensorrt", "onnx"])
+@pytest.mark.parametrize("asked", ["tensorrt", pytest.param("onnx", marks=soak.ONLY)])
 def test_training_gives_way_only_to_scoring_that_is_served_here(
     here: Site, few: Path, asked: str
 ) -> None:

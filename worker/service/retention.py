@@ -103,7 +103,7 @@ def _models(home: Path, engine: sa.Engine, retiring: Sequence[int]) -> Iterator[
     for path in sorted((home / "models").glob("*.onnx")):
         if path.stem in unused:
             yield Freed(path=path, size_bytes=_size(path), why="of a retired model")
-    for path in sorted((home / "models").glob(".fetch-*")):
+    for path in sorted((home / "models").glob(".*")):
         if _age_s(path) > ABANDONED_S:
             yield Freed(path=path, size_bytes=_size(path), why="never finished")
     for entry in plans.ls(home):

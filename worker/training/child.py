@@ -8,6 +8,7 @@ JSON on the inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer import errors
+from trainer import atomic, errors
 from trainer.data import dataset, gathering
 from trainer.judging import parity
 from trainer.learning import loop
@@ -223,11 +224,11 @@ def _scalars(folder: Path, report: Any) -> Scalars | None:
 
 def _deliver(files: Sequence[Path], labels: Sequence[str], model_dir: Path) -> None:
     """Copy a model's files and its labels.txt where the user wants them, each in one step."""
-    with tempfile.TemporaryDirectory(dir=model_dir, prefix=".part-") as part:
-        names = [Path(shutil.copy(file, part)).name for file in files]
-        (Path(part) / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
-        for name in (*names, "labels.txt"):
-            (Path(part) / name).replace(model_dir / name)
+    with contextlib.ExitStack() as stack:  # none is replaced before all are there
+        for file in files:
+            shutil.copy(file, stack.enter_context(atomic.replacing(model_dir / file.name)))
+        listed = stack.enter_context(atomic.replacing(model_dir / "labels.txt"))
+        listed.write_text("".join(f"{label}\n" for label in labels))
 
 
 def _described(data: dataset.Dataset) -> dict[str, Any]:
