@@ -12,22 +12,16 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 from tests.support import servers
+from tests.support.absent import absent
 from worker.machine import gpu
 
 # A run that was started in the background ignores Ctrl-C, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _absent(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 @functools.cache
@@ -64,7 +58,7 @@ def postgres_server() -> Iterator[servers.Postgres]:
         with servers.postgres() as cluster:
             yield cluster
     except servers.NotInstalled as error:
-        _absent(str(error))
+        absent(str(error))
 
 
 @pytest.fixture
@@ -97,4 +91,4 @@ def broker(request: pytest.FixtureRequest) -> Iterator[servers.Valkey]:
         with servers.valkey(program()) as server:
             yield server
     except servers.NotInstalled as error:
-        _absent(str(error))
+        absent(str(error))
