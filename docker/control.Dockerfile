@@ -17,12 +17,13 @@ ARG EXTRAS=postgres
 ARG TORCH_INDEX=
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eux; \
-    touch README.md; \
+    touch LICENSE NOTICE README.md; \
     pip install -c constraints.txt setuptools; \
     pip install -c constraints.txt --no-build-isolation \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$EXTRAS]"
 
 FROM libraries AS code
+COPY LICENSE NOTICE ./
 COPY db db
 COPY scheduler scheduler
 COPY trainer trainer

@@ -43,10 +43,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY pyproject.toml ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eux; \
-    touch README.md; \
+    touch LICENSE NOTICE README.md; \
     pip install -c constraints.txt --no-build-isolation ".[postgres]"
 
 FROM libraries AS code
+COPY LICENSE NOTICE ./
 COPY db db
 COPY scheduler scheduler
 COPY trainer trainer

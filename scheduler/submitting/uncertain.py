@@ -23,7 +23,7 @@ from trainer.data import layout, manifest
 from trainer.film import content
 from worker import archive
 from worker.scoring import reread
-from worker.scoring.reread import Recalled
+from worker.scoring.reread import Reread
 
 #: The folder of films that are unlike the training films. It is no class.
 UNUSUAL = f"{layout.APART}unusual"
@@ -117,7 +117,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], fold
     return copied
 
 
-def _name(film: Recalled, stored: str, labels: Collection[str]) -> str:
+def _name(film: Reread, stored: str, labels: Collection[str]) -> str:
     """A film's own name, as far as the patient may be read from it; its number where that is odd.
 
     What the database hides stays hidden.

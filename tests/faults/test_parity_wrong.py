@@ -67,5 +67,5 @@ def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
     kind = choose(site.settings).kind
     assert run["reason"] == (
         f"it was not worse (AUROC is as good), but did not prove itself on {kind}: fp32 differs "
-        "from training by up to 0.01 in probability on 160 drawn films, where 0.0001 is rounding"
+        "from training by up to 0.01 in probability on 160 drawn films (limit 0.0001)"
     )

@@ -54,6 +54,16 @@ def test_a_decoder_process_loads_no_database_no_queue_and_no_engine() -> None:
     }
 
 
+def test_the_pipeline_loads_no_database_and_no_queue() -> None:
+    assert not loaded("-c", "import worker.scoring.pipeline") & {
+        "celery",
+        "db",
+        "kombu",
+        "redis",
+        "sqlalchemy",
+    }
+
+
 def test_the_gpus_decoder_loads_torch_only_when_it_is_to_serve() -> None:
     assert not loaded("-c", "import worker.decoding.gpu_child") & {
         "torch",

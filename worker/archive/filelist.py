@@ -97,7 +97,7 @@ class ListSource(Source):
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Number and path of each line that has one; the others are counted."""
-        self.passed_over.clear()
+        self.skipped.clear()
         with self._open(newline=None) as text:
             for number in itertools.count(1):
                 line = text.readline(_LONGEST_LINE)
@@ -108,16 +108,16 @@ class ListSource(Source):
                 line = line.removesuffix("\n")
                 path = line.strip()
                 if not path:
-                    self.passed_over["blank_line"] += 1
+                    self.skipped["blank_line"] += 1
                 elif path[0] == "#":
-                    self.passed_over["comment"] += 1
+                    self.skipped["comment"] += 1
                 else:
                     # Blanks around a path are the typist's, unless there is such a file.
                     yield number, line if line != path and self._exists(line) else path
 
     def _rows(self, delimiter: str) -> Iterator[str]:
         """The path of each row of a table; empty rows are counted."""
-        self.passed_over.clear()
+        self.skipped.clear()
         with self._open(newline="") as text:
             rows = csv.reader(text, delimiter=delimiter)
             try:
@@ -146,7 +146,7 @@ class ListSource(Source):
                     "`path`, and write paths absolute or relative to the list's folder"
                 )
             if not self._exists(paths[0]) and not set("/\\.") & set(paths[0]):
-                self.passed_over["header"] += 1  # a word over a column of paths
+                self.skipped["header"] += 1  # a word over a column of paths
                 del head[0]
         for row in itertools.chain(head, filled):
             # A row that is too short, or empty there, is an item that cannot be read.
@@ -155,7 +155,7 @@ class ListSource(Source):
     def _filled(self, row: list[str]) -> bool:
         if any(cell.strip() for cell in row):
             return True
-        self.passed_over["blank_line"] += 1
+        self.skipped["blank_line"] += 1
         return False
 
     def _exists(self, path: str) -> bool:

@@ -95,8 +95,8 @@ def write(path: Path, about: dict[str, Any], data: bytes, key: bytes) -> str:
     return signature
 
 
-def glance(path: Path) -> tuple[str, dict[str, Any]]:
-    """A file's signature and what it says about itself, unverified; empty where it is damaged.
+def preview(path: Path) -> tuple[str, dict[str, Any]]:
+    """A file's signature and what it claims about itself, unverified; empty where it is damaged.
 
     Raises OSError.
     """

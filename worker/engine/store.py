@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from db.base import database as connecting
 from db.base.errors import NotFound
 from db.registry import models
-from worker.engine import FILE_OF
+from worker.engine.choose import FILE_OF
 from worker.errors import EngineError
 
 

@@ -25,7 +25,7 @@ from db.nightly.watched import Seen, Waiting
 from db.queue import listings
 from db.registry import aliases
 from worker import archive, wakeup
-from worker.archive.names import display, passed_over_as
+from worker.archive.names import display, skipped_as
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused
 from worker.schedules import fleet
@@ -176,7 +176,7 @@ def files(folder: Path) -> Iterator[Seen]:
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != RESCUED)
         for name in sorted(names):
             place = f"{path}/{name}"
-            if _passed_over(name) or passed_over_as(os.path.relpath(place, folder)):
+            if _passed_over(name) or skipped_as(os.path.relpath(place, folder)):
                 continue
             try:
                 status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs

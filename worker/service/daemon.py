@@ -22,7 +22,7 @@ from db.base.errors import Unavailable
 from db.registry import engine_checks
 from worker import wakeup
 from worker.config import Settings
-from worker.engine import Choice, choose, kinds
+from worker.engine import EngineChoice, choose, kinds
 from worker.errors import ConfigError, GpuLost
 from worker.machine import gpu, health
 from worker.machine.gpu_lease import Board
@@ -71,7 +71,7 @@ class Daemon:
         #: Whether it ends because it can do no more.
         self.failed = False
         #: What it scores with.
-        self._choice: Choice | None = choose(settings) if "score" in queues else None
+        self._choice: EngineChoice | None = choose(settings) if "score" in queues else None
         found = gpu.find()
         # Whether training uses the GPU that is there, PyTorch decides in its own process.
         self._training_board = Board(found[0].uuid, "training") if found else None
@@ -150,8 +150,8 @@ class Daemon:
                 self._stop,
                 self._ring_score,
                 choice=self._choice,
-                board=None if on is None else Board(on.uuid, "scoring"),
-                say=self._say,
+                gpu_lease=None if on is None else Board(on.uuid, "scoring"),
+                set_status=self._say,
             )
         scorer = self._scorer
         try:
@@ -190,7 +190,7 @@ class Daemon:
         choice = self._choice
         assert choice is not None
         if self._scorer is not None:
-            self._scorer.rest()
+            self._scorer.release_gpu()
         while not self._stop.is_set():
             # What this process began before, and did not end, is its own to begin anew.
             there = workers.alive_ids(self._database, self._settings.lease_s) - {self.worker_id}
@@ -201,7 +201,7 @@ class Daemon:
             if due is None:
                 break
             try:
-                passed, detail = engine_check.prove(
+                passed, detail = engine_check.check(
                     self._settings, self._database, self.worker_id, choice, due.model_id,
                     self._stop, self._say,
                 )  # fmt: skip
@@ -254,7 +254,7 @@ class Daemon:
     def _train_due(self) -> bool:
         if self._scorer is not None:
             # The GPU that it may hold while idle is this process's own to wait for.
-            self._scorer.rest()
+            self._scorer.release_gpu()
         return attempt.work(
             self._settings, self._database, self.worker_id, self._heartbeat, self._stop,
             board=self._training_board, say=self._say,
@@ -312,7 +312,7 @@ class Daemon:
         if self._working.acquire(blocking=False):
             try:
                 if self._scorer is not None:
-                    self._scorer.rest()
+                    self._scorer.release_gpu()
             finally:
                 self._working.release()
 

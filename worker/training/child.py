@@ -31,6 +31,7 @@ from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
 from worker.engine import gate, open_engine
+from worker.engine.base import identity
 from worker.errors import WorkerError
 from worker.machine.process import die_with_parent
 from worker.training import night_child, precisions, reference
@@ -272,7 +273,7 @@ def _parity(
     measured = reference.measure(trained, engine, stop.is_set, golden=bool(work.get("night")))
     engine.close()
     row = {
-        **precisions.identity(engine),
+        **identity(engine),
         "options": {"batch": batch, "threads": work["threads"], "films": len(films)},
         "parity_delta": delta,
         "passed": True,

@@ -21,7 +21,6 @@ from trainer.data.labelled import TEST, TRAIN, VAL, Entry, listed
 from trainer.errors import DatasetError, FilmError
 from trainer.film import rules
 from worker.engine import Engine
-from worker.scoring.shard import label
 
 #: All splits together.
 ALL = "all"
@@ -96,7 +95,7 @@ def _batch(
         if not isinstance(one, FilmError):
             pixels[n, 0] = one
     said = engine.submit(pixels).result()
-    called = label(said.scores, card)
+    called = card.decide(said.scores)
     for n, (entry, one) in enumerate(zip(entries, found, strict=True)):
         if isinstance(one, FilmError):
             yield Scored(file=entry.file, truth=entry.name, code=one.code, reason=str(one))

@@ -26,6 +26,7 @@ from trainer.judging import parity
 from trainer.modelfile import quantise
 from worker import archive
 from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
+from worker.engine.base import identity
 from worker.errors import ArchiveError, EngineError, MemberError
 
 Films = NDArray[np.uint8]
@@ -109,16 +110,6 @@ def derive(
     return Derived(
         files=files, engines=engines, notes=notes, films_per_s=fp32_rate, of_drawn=of_drawn
     )
-
-
-def identity(engine: Engine) -> dict[str, Any]:
-    """The columns of the engines table that say which engine it is."""
-    return {
-        "backend": engine.backend,
-        "backend_version": engine.backend_version,
-        "device": engine.device,
-        "precision": engine.precision,
-    }
 
 
 def spread(total: int, most: int) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from scheduler.submitting import session, submit
 from worker.config import Settings
 
 if TYPE_CHECKING:
-    from worker.engine import Choice
+    from worker.engine import EngineChoice
     from worker.engine.gate import Films
 
 #: Precisions whose files TensorRT is given.
@@ -144,13 +144,13 @@ def _build(
     database: sa.Engine,
     model_id: int,
     precision: str,
-    choice: Choice,
+    choice: EngineChoice,
     films: Films | None,
     display: Display,
 ) -> dict[str, Any]:
     """One engine: built or found, compared, timed and recorded. What is shown of it."""
     from scheduler.measure import stages
-    from worker.engine import open_on, store
+    from worker.engine import gate, open_on, store
     from worker.engine.choose import NAMES
     from worker.errors import EngineError, GpuLost
     from worker.scoring import serving
@@ -175,7 +175,8 @@ def _build(
         told["seconds"] = round(time.monotonic() - started, 1)
         try:
             report("comparing with the processor", 0, 0)
-            verdict, kept = serving.proved(settings, path, engine, films)
+            verdict = gate.against_processor(settings, path, engine, films)
+            kept = serving.columns(engine, verdict)
             report("measuring", 0, 0)
             rate = stages.rate(engine, TIMED_S)
         finally:

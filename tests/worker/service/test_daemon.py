@@ -148,9 +148,9 @@ def test_a_database_that_goes_away_while_a_model_is_fetched_is_no_failed_proof(
     sa.event.listen(database, "before_cursor_execute", harm)
     stop = threading.Event()
     with pytest.raises(sa.exc.OperationalError):
-        engine_check.prove(settings, database, "w", choose(settings), candidate, stop)
+        engine_check.check(settings, database, "w", choose(settings), candidate, stop)
     away = False
-    found = engine_check.prove(settings, database, "w", choose(settings), candidate, stop)
+    found = engine_check.check(settings, database, "w", choose(settings), candidate, stop)
     assert found == (True, "fp32 runs")
 
 
@@ -162,4 +162,4 @@ def test_a_build_that_is_interrupted_has_found_out_nothing(
 
     monkeypatch.setattr(serving, "open_on", interrupted)
     with pytest.raises(engine_check.Stopped, match="stopped while TensorRT built it"):
-        engine_check.prove(settings, database, "w", choose(settings), candidate, threading.Event())
+        engine_check.check(settings, database, "w", choose(settings), candidate, threading.Event())

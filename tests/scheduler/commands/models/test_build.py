@@ -17,7 +17,7 @@ from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from trainer import card as cards
 from worker.config import Settings
-from worker.engine import Choice, choose, gate
+from worker.engine import EngineChoice, choose, gate
 from worker.machine.gpu import find, why_none
 
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")
@@ -61,7 +61,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def on_processor(monkeypatch: pytest.MonkeyPatch) -> Choice:
+def on_processor(monkeypatch: pytest.MonkeyPatch) -> EngineChoice:
     """The engine that every machine has."""
     monkeypatch.setenv("PNEUMOQ_ENGINE", "onnx")
     choice = choose(session.settings())
@@ -93,7 +93,7 @@ def test_a_precision_without_a_file_is_refused_before_anything_is_built(
 
 
 def test_an_engine_is_compared_timed_and_recorded(
-    engine: sa.Engine, model: int, settings: Settings, on_processor: Choice
+    engine: sa.Engine, model: int, settings: Settings, on_processor: EngineChoice
 ) -> None:
     display = Heard()
 
@@ -114,7 +114,7 @@ def test_an_engine_is_compared_timed_and_recorded(
 
 
 def test_the_films_to_compare_on_may_be_ones_own(
-    engine: sa.Engine, model: int, settings: Settings, on_processor: Choice, tmp_path: Path
+    engine: sa.Engine, model: int, settings: Settings, on_processor: EngineChoice, tmp_path: Path
 ) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
@@ -139,7 +139,7 @@ def test_a_folder_without_films_is_refused(
 
 
 def test_an_engine_that_cannot_be_opened_costs_that_precision_only(
-    engine: sa.Engine, model: int, settings: Settings, on_processor: Choice, tmp_path: Path
+    engine: sa.Engine, model: int, settings: Settings, on_processor: EngineChoice, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.onnx"
     samples.write_model(other, ("NORMAL", "PNEUMONIA"), seed=2)
