@@ -139,20 +139,18 @@ def _step(text: str) -> None:
 
 def _draw(films: Path, archive: Path) -> None:
     """Draw the films, unless an earlier run did."""
-    from trainer import phantom
+    from trainer import atomic, phantom
 
+    films.parent.mkdir(parents=True, exist_ok=True)
     if not films.exists():
         click.echo(f"Drawing {TRAIN_PATIENTS} patients into {films} …")
-        part = films.with_name("films.part")
-        shutil.rmtree(part, ignore_errors=True)
-        count = phantom.write_folder(part, TRAIN_PATIENTS)
-        part.replace(films)
+        with atomic.new_folder(films) as part:
+            count = phantom.write_folder(part, TRAIN_PATIENTS)
         click.echo(f"  {count} films in NORMAL/ and PNEUMONIA/")
     if not archive.exists():
         click.echo(f"Drawing {ARCHIVE_PATIENTS} other patients into {archive} …")
-        part = archive.with_name("archive.part")
-        count = phantom.write_zip(part, ARCHIVE_PATIENTS, first_patient=FIRST_ARCHIVE_PATIENT)
-        part.replace(archive)
+        with atomic.replacing(archive) as part:
+            count = phantom.write_zip(part, ARCHIVE_PATIENTS, first_patient=FIRST_ARCHIVE_PATIENT)
         click.echo(f"  {count} films, unlabelled")
 
 
@@ -187,7 +185,7 @@ def _follow(
     from scheduler.show import follow
     from worker import wakeup
 
-    wakeup.ring(settings, queue)
+    wakeup.notify(settings, queue)
     try:
         status = follow.to_the_end(engine, job_id, tick=watch)
     except BaseException:

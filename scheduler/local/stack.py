@@ -91,7 +91,7 @@ def command_of_broker(settings: Settings) -> list[str]:
         str(get_binary_path()),
         "--port", "0", "--unixsocket", str(folder / "valkey.sock"), "--unixsocketperm", "700",
         "--dir", str(data), "--daemonize", "no",
-        # Bells outlive a restart; a full memory refuses new ones instead of dropping old ones.
+        # Wake-ups outlive a restart; a full memory refuses new ones instead of dropping old ones.
         "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
         "--maxmemory-policy", "noeviction",
     ]  # fmt: skip

@@ -151,7 +151,7 @@ class Jobs:
                 precision=self._precision, source_rows=[source] * times,
             ),
         )  # fmt: skip
-        wakeup.ring(self._settings, "score")
+        wakeup.notify(self._settings, "score")
         while (row := jobs.get(self._engine, job_id))["state"] not in FINAL_JOB_STATES:
             self._watch()
             time.sleep(LOOK_S)

@@ -102,7 +102,7 @@ def upgraded(
             migrate.upgrade(kept)
             yield kept, before
             return
-        engine = database.connect(request.getfixturevalue("postgres_url"))
+        engine = database.connect(request.getfixturevalue("empty_postgres_url"))
         try:
             migrate.upgrade(engine, REVISION)
             _copy(kept, engine)

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema, workers
 from db.queue import jobs
 from tests.worker import samples
-from trainer import card as cards
 from worker import config
 from worker.config import Settings
 from worker.machine import gpu
@@ -106,7 +105,7 @@ def without_gpu(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     settings.home.mkdir()
     engine = database.connect(settings.database_url)
     migrate.upgrade(engine)
-    samples.register(engine, model_file, cards.read(model_file))
+    samples.register(engine, model_file)
     engine.dispose()
     return settings
 

@@ -6,7 +6,6 @@ named. Paths are absolute or relative to the list's own folder.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import itertools
@@ -15,6 +14,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainer import table
+from trainer.errors import TableError
 from worker.archive.folder import examine, member_of
 from worker.archive.member import NO_FILE, Member
 from worker.archive.source import Kind, Source, cannot_open, open_file, pread
@@ -74,12 +75,13 @@ class ListSource(Source):
 
     def _walk(self) -> Iterator[Member]:
         first = next((line for _, line in self._lines()), None)
-        delimiter = _delimiter(first or "")
-        table = Path(self.uri).suffix.lower() in (".csv", ".tsv")
-        if not table and delimiter and first is not None:
+        separator = table.separator(first or "")
+        is_table = Path(self.uri).suffix.lower() in (".csv", ".tsv")
+        if not is_table and separator and first is not None:
             # Commas may be part of a path, so that only a head makes a table of a text.
-            table = _column(next(csv.reader([first], delimiter=delimiter), [])) is not None
-        paths = self._rows(delimiter or ",") if table else (path for _, path in self._lines())
+            _, head = next(table.rows(io.StringIO(first), separator, strict=False), (0, []))
+            is_table = _column(head) is not None
+        paths = self._rows(separator or ",") if is_table else (path for _, path in self._lines())
         for path in paths:
             yield self._member(path)
 
@@ -115,17 +117,17 @@ class ListSource(Source):
                     # Blanks around a path are the typist's, unless there is such a file.
                     yield number, line if line != path and self._exists(line) else path
 
-    def _rows(self, delimiter: str) -> Iterator[str]:
+    def _rows(self, separator: str) -> Iterator[str]:
         """The path of each row of a table; empty rows are counted."""
         self.skipped.clear()
         with self._open(newline="") as text:
-            rows = csv.reader(text, delimiter=delimiter)
+            rows = (row for _, row in table.rows(text, separator, strict=False))
             try:
                 yield from self._cells(rows)
-            except csv.Error as error:
+            except TableError as error:
                 raise ArchiveError(
                     "corrupt",
-                    f"{self.uri}: line {rows.line_num:,} is no row of a CSV file ({error}); save "
+                    f"{self.uri}: line {error.line:,} is no row of a CSV file ({error}); save "
                     "it as CSV again",
                 ) from error
 
@@ -206,9 +208,3 @@ def _column(head: list[str]) -> int | None:
     """The column of paths by the table's head; None where the head names none."""
     names = [cell.strip().lower() for cell in head]
     return next((names.index(name) for name in COLUMNS if name in names), None)
-
-
-def _delimiter(line: str) -> str | None:
-    """What parts the cells of a table's first line."""
-    found = max(",;\t", key=line.count)
-    return found if found in line else None

@@ -21,8 +21,8 @@ from trainer import errors
 from worker.config import Settings
 from worker.engine import EngineChoice, gate
 from worker.engine.base import Engine
-from worker.errors import EngineError, WorkerError
-from worker.machine.gpu_lease import ASK_S, Board
+from worker.errors import EngineError, GpuLost, WorkerError
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.scoring import serving
 
 #: Of a faster precision, 99 % of probabilities must be this near to those of the same file where it
@@ -73,6 +73,8 @@ def check(
                     engine.close()
     except errors.Stopped as error:  # a build that was interrupted
         raise Stopped(str(error)) from error
+    except GpuLost:
+        raise
     except EngineError as error:
         away = error.__cause__
         if isinstance(away, sa.exc.DBAPIError) and connecting.passing(away):
@@ -120,7 +122,7 @@ def _gpu(choice: EngineChoice, stop: threading.Event) -> Iterator[None]:
     if choice.gpu is None:
         yield
         return
-    lease = Board(choice.gpu.uuid, "an engine check")
+    lease = GpuLease(choice.gpu.uuid, "an engine check")
     try:
         while not lease.take():
             if stop.wait(ASK_S):

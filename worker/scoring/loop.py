@@ -21,7 +21,7 @@ from db.work.claims import Claimed
 from worker.config import Settings
 from worker.engine import EngineChoice, choose, kinds
 from worker.errors import EngineError, GpuLost
-from worker.machine.gpu_lease import ASK_S, Board
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.claims import Claims, Found
 from worker.scoring.commits import Commits
@@ -55,7 +55,7 @@ class Scorer:
         notify: Callable[[int], object],
         *,
         choice: EngineChoice | None = None,
-        gpu_lease: Board | None = None,
+        gpu_lease: GpuLease | None = None,
         set_status: Callable[[str], object] = lambda text: None,
     ) -> None:
         """`choice` is what to score with, and `gpu_lease` the GPU's where it needs one.

@@ -26,7 +26,7 @@ from worker.engine.choose import NAMES
 from worker.engine.pieces import InPieces
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def opened(
     choice = choose(settings)
     if choice.gpu is None and threads is not None:
         choice = replace(choice, threads=threads, lanes=threads)
-    lease = None if choice.gpu is None else Board(choice.gpu.uuid, "a command")
+    lease = None if choice.gpu is None else GpuLease(choice.gpu.uuid, "a command")
     try:
         if lease is not None and not lease.take():
             choice = _beside(choice, settings, lease)
@@ -192,7 +192,7 @@ def opened(
             lease.release()
 
 
-def _beside(choice: EngineChoice, settings: Settings, lease: Board) -> EngineChoice:
+def _beside(choice: EngineChoice, settings: Settings, lease: GpuLease) -> EngineChoice:
     """The processor, while another process has the GPU: it may have it for hours."""
     reason = f"the GPU is in use by {lease.holder()}"
     other: EngineChoice | None = choice

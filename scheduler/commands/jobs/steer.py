@@ -74,7 +74,7 @@ def resume(job: int, reason: str | None, as_json: bool) -> None:
     """
     _change(control.resume, job, reason, "goes on", as_json=as_json)
     engine = session.database()
-    submit.ring(
+    submit.notify(
         session.settings(), "train" if jobs.get(engine, job)["kind"] == "train" else "score"
     )
 

@@ -73,7 +73,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     wanted = _wanted(database, row["id"], asked)
     from worker.engine import choose
     from worker.errors import EngineError
-    from worker.machine.gpu_lease import Board
+    from worker.machine.gpu_lease import GpuLease
 
     try:
         choice = choose(replace(settings, engine="tensorrt"))
@@ -82,7 +82,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     assert choice.gpu is not None
     films = None if folder is None else _films(folder, row, settings)
     display = displays.opened(silent=as_json)
-    board = Board(choice.gpu.uuid, "models build")
+    board = GpuLease(choice.gpu.uuid, "models build")
     try:
         _wait(board, display)
         made = [

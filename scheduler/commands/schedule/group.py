@@ -445,7 +445,7 @@ def run(ctx: click.Context, name: str, wait: bool, as_json: bool) -> None:
     settings, engine = session.settings(), session.database()
     row = schedules.get(engine, name)
     run_id = database.write(engine, lambda c: schedules.run_now(c, name))
-    submit.ring(settings, row["kind"])
+    submit.notify(settings, row["kind"])
     made = runs.get(engine, run_id)
     if wait and made["job_id"] is not None:
         ctx.exit(follow.follow(engine, made["job_id"], as_json=as_json, goes_on=True))

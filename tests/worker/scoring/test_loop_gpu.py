@@ -27,7 +27,7 @@ from worker import config
 from worker.engine import Engine, EngineChoice, choose, open_engine
 from worker.engine.onnx import OnnxEngine
 from worker.errors import GpuLost
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import serving
 from worker.scoring.loop import Scorer
@@ -72,7 +72,9 @@ class Site:
         self.heartbeat = Heartbeat(engine, "w", lease_s=20)
         self.heartbeat.start()
 
-    def scorer(self, choice: EngineChoice | None = None, gpu_lease: Board | None = None) -> Scorer:
+    def scorer(
+        self, choice: EngineChoice | None = None, gpu_lease: GpuLease | None = None
+    ) -> Scorer:
         """A new one, as of a new process."""
         self.stop = threading.Event()
         return Scorer(
@@ -217,10 +219,10 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    trainer = Board(GPU.uuid, "training", tmp_path)
+    trainer = GpuLease(GPU.uuid, "training", tmp_path)
     assert trainer.take()
     job_id = samples.submit_score(site.engine, model_id, folder)
-    scorer = site.scorer(ON_GPU, Board(GPU.uuid, "scoring", tmp_path))
+    scorer = site.scorer(ON_GPU, GpuLease(GPU.uuid, "scoring", tmp_path))
     thread = threading.Thread(target=scorer.drain)
     thread.start()
     samples.wait(lambda: site.statuses, "it to say that it waits")
@@ -260,9 +262,9 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
 def test_scoring_does_not_wait_for_the_gpu_where_nothing_is_due_or_when_it_is_stopped(
     site: Site, folder: Path, tmp_path: Path, model_id: int, opened: list[Engine]
 ) -> None:
-    trainer = Board(GPU.uuid, "training", tmp_path)
+    trainer = GpuLease(GPU.uuid, "training", tmp_path)
     assert trainer.take()
-    scorer = site.scorer(ON_GPU, Board(GPU.uuid, "scoring", tmp_path))
+    scorer = site.scorer(ON_GPU, GpuLease(GPU.uuid, "scoring", tmp_path))
     scorer.drain()
     assert site.statuses == []
     samples.submit_score(site.engine, model_id, folder)
@@ -275,7 +277,7 @@ def test_scoring_does_not_wait_for_the_gpu_where_nothing_is_due_or_when_it_is_st
     scorer.close()
     # It keeps no turn either: whoever is next has it at once.
     trainer.release()
-    other = Board(GPU.uuid, "training", tmp_path)
+    other = GpuLease(GPU.uuid, "training", tmp_path)
     assert other.take()
     other.release()
 
