@@ -43,7 +43,7 @@ OUTCOMES = (
     "promoted", "kept", "skipped", "failed", "missed", "cancelled", "completed",
     "completed_with_errors",
 )  # fmt: skip
-#: What hooks are told of.
+#: Events of which hooks get a notice.
 NOTICES = ("failed", "skipped", "missed", "kept", "promoted", "drift", "test")
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so

@@ -54,9 +54,9 @@ def _empty(connection: sa.Connection) -> None:
 
 
 @pytest.fixture
-def empty(database_url: str) -> Iterator[sa.Engine]:
+def empty(empty_database_url: str) -> Iterator[sa.Engine]:
     """A database without a schema."""
-    engine = connecting.connect(database_url)
+    engine = connecting.connect(empty_database_url)
     if engine.dialect.name == "sqlite":
         portability.watch(engine)
     yield engine

@@ -52,9 +52,9 @@ def champion_scores(site: Site, films: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_night_whose_workers_and_beat_are_killed_at_every_step_ends_once(
-    on_sqlite: Site, few: Path, tmp_path: Path
+    here: Site, few: Path, tmp_path: Path
 ) -> None:
-    site = on_sqlite
+    site = here
     data = spots.write(tmp_path / "data", 60, 1)
     scorer, beat = site.worker("score"), site.beat()
     run_id = a_night(site, data)

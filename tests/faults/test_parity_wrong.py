@@ -53,9 +53,9 @@ def a_candidate(site: Site, file: Path, card: Card) -> int:
 
 
 def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
-    on_sqlite: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = on_sqlite
+    site = here
     file = tmp_path / "candidate.onnx"
     run_id = a_candidate(site, file, samples.write_model(file, ("NORMAL", "PNEUMONIA"), seed=7))
     made_up_gpu.miscompute(tmp_path / "site-packages", monkeypatch)
@@ -67,5 +67,5 @@ def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
     kind = choose(site.settings).kind
     assert run["reason"] == (
         f"it was not worse (AUROC is as good), but did not prove itself on {kind}: fp32 differs "
-        "from training by up to 0.01 in probability on 160 drawn films, where 0.0001 is rounding"
+        "from training by up to 0.01 in probability on 160 drawn films (limit 0.0001)"
     )

@@ -10,6 +10,7 @@ from db.base import database
 from db.queue import jobs, training
 from db.work import control
 from tests.faults import harm
+from tests.support import soak
 from tests.support.site import Site
 from worker import wakeup
 
@@ -19,11 +20,12 @@ SPEC = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("queues", [["score,train"], ["train", "score"]])
+@pytest.mark.parametrize(
+    "queues", [["score,train"], pytest.param(["train", "score"], marks=soak.ONLY)]
+)
 def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
-    on_sqlite: Site, few: Path, queues: list[str]
+    here: Site, few: Path, queues: list[str]
 ) -> None:
-    here = on_sqlite
     trainer, *others = [here.worker(queue, lease_s=20.0) for queue in queues]
     training_job = database.write(
         here.engine,
@@ -31,7 +33,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
 
     def epochs() -> int:
         return len(training.epoch_rows(here.engine, training_job))

@@ -14,11 +14,10 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from db.registry import engines, models
-from scheduler.submitting import session
+from scheduler import session
 from tests.gpu import agreement
 from tests.scheduler.console import run
 from tests.worker import samples
-from trainer import card as cards
 from worker.engine import plans
 from worker.machine.gpu import Gpu
 
@@ -35,7 +34,7 @@ def engine() -> Iterator[sa.Engine]:
 def model(tensorrt: str, engine: sa.Engine, model_files: dict[str, Path]) -> int:
     """A registered model with a file in each precision."""
     fp32 = model_files["fp32"]
-    model_id = samples.register(engine, fp32, cards.read(fp32))
+    model_id = samples.register(engine, fp32)
     more = {name: file for name, file in model_files.items() if name != "fp32"}
     database.write(engine, lambda c: models.add_precisions(c, model_id, more, [], "tester@here"))
     return model_id

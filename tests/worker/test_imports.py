@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema, workers
 from db.queue import jobs
 from tests.worker import samples
-from trainer import card as cards
 from worker import config
 from worker.config import Settings
 from worker.machine import gpu
@@ -54,12 +53,29 @@ def test_a_decoder_process_loads_no_database_no_queue_and_no_engine() -> None:
     }
 
 
+def test_the_pipeline_loads_no_database_and_no_queue() -> None:
+    assert not loaded("-c", "import worker.scoring.pipeline") & {
+        "celery",
+        "db",
+        "kombu",
+        "redis",
+        "sqlalchemy",
+    }
+
+
 def test_the_gpus_decoder_loads_torch_only_when_it_is_to_serve() -> None:
     assert not loaded("-c", "import worker.decoding.gpu_child") & {
         "torch",
         "torchvision",
         "sqlalchemy",
     }
+
+
+def test_a_training_process_starts_without_torchvision() -> None:
+    start = "import worker.training.child; from trainer.network import model"
+    packages = loaded("-c", f"{start}; model.build(2, model.SCRATCH)")
+    assert {"torch", "onnx", "trainer"} <= packages
+    assert not packages & {"torchvision", "sklearn", "matplotlib"}
 
 
 def test_the_score_command_loads_no_torch(tmp_path: Path) -> None:
@@ -96,7 +112,7 @@ def without_gpu(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     settings.home.mkdir()
     engine = database.connect(settings.database_url)
     migrate.upgrade(engine)
-    samples.register(engine, model_file, cards.read(model_file))
+    samples.register(engine, model_file)
     engine.dispose()
     return settings
 

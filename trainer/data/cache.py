@@ -1,4 +1,4 @@
-"""Pixels: every film of a dataset decoded once, into one memory-mapped file.
+"""Cache: every film of a dataset decoded once, into one memory-mapped file.
 
 Decoding is the slow half of an epoch on a small machine, and the films do not change; so each is
 made into pixels by `trainer.film.rules` once, and every epoch (and the next run on the same films)
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,11 +91,13 @@ def decode(
         outcomes = _decoded(jobs, size, rule, workers)
         decoded = 0
         broken: dict[str, tuple[str, str]] = {}
-        started = heard = time.monotonic()
-        part = folder / f".{key}.{uuid.uuid4().hex}"
+        started = reported = time.monotonic()
         try:
             # Written front to back and not through a map, where a full disk is a deadly signal.
-            with part.open("wb") as file:
+            with (
+                atomic.replacing(planes_path, sync=True) as part,
+                part.open("wb") as file,
+            ):
                 write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
                                               "shape": (len(order), size, size)})  # fmt: skip
                 for done, sha256 in enumerate(order, 1):
@@ -114,24 +114,20 @@ def decode(
                     if stop():
                         raise Stopped(f"stopped after decoding {done} of {len(order)} films")
                     now = time.monotonic()
-                    if now - heard > REPORT_EVERY_S:
-                        heard = now
+                    if now - reported > REPORT_EVERY_S:
+                        reported = now
                         report(
                             f"decoding films: {done} of {len(order)}, "
                             f"{decoded / (now - started):.0f} per second"
                         )
-                file.flush()
-                os.fsync(file.fileno())
-            # The list of films first: the planes are looked at only when both are there.
-            about = {"rule": rule, "size": size, "films": order, "broken": broken}
-            atomic.replace(about_path, json.dumps(about).encode())
-            part.replace(planes_path)
+                # The list of films first: the planes are looked at only when both are there.
+                about = {"rule": rule, "size": size, "films": order, "broken": broken}
+                atomic.replace(about_path, json.dumps(about).encode())
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk: say which
             raise
         finally:
             outcomes.close()
-            part.unlink(missing_ok=True)
 
     planes = np.load(planes_path, mmap_mode="r")
     broken = json.loads(about_path.read_text())["broken"]
@@ -150,8 +146,8 @@ def superfluous(folder: Path, older_than_s: float) -> list[Path]:
     All are older than `older_than_s` seconds. Not for while a run reads or writes there.
     """
     abouts = sorted(folder.glob("*.json"), key=_age_s)
-    whole_ones = [about for about in abouts if about.with_suffix(".npy").is_file()]
-    kept = {about.stem for about in whole_ones[:KEPT_FILES]}
+    complete = [about for about in abouts if about.with_suffix(".npy").is_file()]
+    kept = {about.stem for about in complete[:KEPT_FILES]}
     files = [*folder.glob("*.json"), *folder.glob("*.npy"), *folder.glob(".*")]
     return sorted(
         file

@@ -1,4 +1,4 @@
-"""The sweep: it finds work that is due, rings for it, and closes jobs that nobody closed.
+"""The sweep: it finds work that is due, notifies workers of it, and closes what nobody closed.
 
 Any number of sweeps may run at once; each does only what the database says is still to be done.
 """
@@ -27,7 +27,7 @@ def run(
     who: str,
     found: Callable[[str], object] = lambda queue: None,
 ) -> None:
-    """One sweep; `found` is told of each queue on which work is due, before any bell is rung."""
+    """One sweep; `found` is called with each queue on which work is due, before any wake-up."""
     for job_id in endings.waiting_to_close(engine):
         closed = database.write(engine, lambda c, j=job_id: endings.close_if_done(c, j, who))  # type: ignore[misc]
         if closed:
@@ -36,7 +36,7 @@ def run(
     for queue in due:
         found(queue)
     for queue in due:
-        wakeup.ring(settings, queue)
+        wakeup.notify(settings, queue)
 
 
 class Sweeper:

@@ -1,4 +1,4 @@
-"""Nights: a training job that a schedule made does more than train, and this is the rest.
+"""Nights: what a training job that a schedule made does besides training.
 
 What the training process needs to know of the champion and of earlier nights is written into a file
 for it; what it finds (worker.training.night_child) becomes rows here: the snapshot, the frozen
@@ -64,7 +64,7 @@ class Night:
         last = nights.last_decided(self._engine, run.schedule_id)
         before = nights.last_trained(self._engine, run.schedule_id)
         films = None if before is None else nights.films(self._engine, before)
-        told = {
+        facts = {
             "champion": champion,
             "learned": {
                 "films": sorted({film.sha256 for film in learned}),
@@ -82,37 +82,37 @@ class Night:
             "rules": dict(self._rules),
         }
         path = folder / FILE
-        path.write_text(json.dumps(told), encoding="utf-8", errors="surrogateescape")
+        path.write_text(json.dumps(facts), encoding="utf-8", errors="surrogateescape")
         return path
 
-    def hear(self, event: str, news: dict[str, Any]) -> bool:
+    def record(self, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""
         lease, run_id = self._lease, self._run.id
         if event == "frozen":
-            write(self._engine, lambda c: nights.freeze(c, lease, run_id, **news))
+            write(self._engine, lambda c: nights.freeze(c, lease, run_id, **payload))
         elif event == "snapshot":
-            write(self._engine, lambda c: nights.note(c, lease, run_id, snapshot=news))
+            write(self._engine, lambda c: nights.note(c, lease, run_id, snapshot=payload))
         else:
             return False
         return True
 
-    def rest(self, connection: sa.Connection, ended: Mapping[str, Any]) -> None:
-        """Nothing is trained tonight: settle the run and complete the job."""
+    def skip_run(self, connection: sa.Connection, result: Mapping[str, Any]) -> None:
+        """Nothing is trained tonight: end the run and complete the job."""
         leases.fence(connection, self._lease)
-        outcome, reason = BEFORE_TRAINING[ended["event"]], str(ended["reason"])
-        runs.finish(connection, self._run.id, outcome, reason, hook_text=str(ended["told"]))
+        outcome, reason = BEFORE_TRAINING[result["event"]], str(result["reason"])
+        runs.finish(connection, self._run.id, outcome, reason, hook_text=str(result["told"]))
         endings.finish(
             connection, self._lease.job_id, "completed", self._lease.worker_id,
             f"{outcome}: {reason}",
         )  # fmt: skip
 
-    def judged(self, connection: sa.Connection, model_id: int, ended: Mapping[str, Any]) -> None:
+    def judged(self, connection: sa.Connection, model_id: int, result: Mapping[str, Any]) -> None:
         """A model was made and registered: keep what it and the champion did on the frozen films.
 
-        The run is settled where the champion stays, and where there was none; otherwise it waits
-        for workers to prove the model.
+        The run ends here where the champion stays, and where there was none; otherwise it waits
+        for the workers' engine checks of the model.
         """
-        found, run = ended["judged"], self._run
+        found, run = result["judged"], self._run
         frozen = connection.execute(
             sa.text("SELECT evaluation_id FROM schedules WHERE id = :id"), {"id": run.schedule_id}
         ).scalar()

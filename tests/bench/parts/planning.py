@@ -2,7 +2,7 @@
 
     python -m tests.bench.parts.planning      # settings from PNEUMOQ_…; prints JSON
 
-The planner is the worker's own, with its heartbeat and its bells.
+The planner is the worker's own, with its heartbeat and its wake-ups.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
         claimed,
         heartbeat,
         threading.Event(),
-        lambda times: wakeup.ring(settings, "score", times),
+        lambda times: wakeup.notify(settings, "score", times),
         lambda: None,
     )
     planner.join()

@@ -130,7 +130,7 @@ def test_the_newest_migration_is_the_one_that_the_code_needs(tmp_path: Path) -> 
 
 
 def test_processes_that_upgrade_at_the_same_time_all_succeed(
-    empty: sa.Engine, database_url: str, tmp_path: Path
+    empty: sa.Engine, empty_database_url: str, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
     script = (
@@ -145,7 +145,7 @@ def test_processes_that_upgrade_at_the_same_time_all_succeed(
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, database_url, str(go)],
+            [sys.executable, "-c", script, empty_database_url, str(go)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -224,16 +224,16 @@ def test_the_views_tell_what_was_committed(database: sa.Engine) -> None:
 
 @pytest.mark.postgres
 def test_an_owner_who_may_not_make_roles_still_gets_the_schema(
-    postgres_server: servers.Postgres, postgres_url: str
+    postgres_server: servers.Postgres, empty_postgres_url: str
 ) -> None:
     """And is told by `query` what to ask for; after that `db upgrade` grants what is missing."""
-    name = sa.make_url(postgres_url).database
+    name = sa.make_url(empty_postgres_url).database
     with postgres_server.connect() as connection:
         # The role is the cluster's, and other tests' databases have made it before.
         connection.execute("DROP ROLE IF EXISTS lowly")
         connection.execute("CREATE ROLE lowly LOGIN")
         connection.execute(f"ALTER DATABASE {name} OWNER TO lowly".encode())
-    lowly = postgres_url.replace("postgres@", "lowly@")
+    lowly = empty_postgres_url.replace("postgres@", "lowly@")
     engine = connect(lowly)
     try:
         migrate.upgrade(engine)

@@ -240,9 +240,9 @@ def test_names_that_collide_or_are_odd_all_find_a_place() -> None:
         "N/a.jpeg", "N/item-0000001/a.jpeg", "N/item-0000002/a.jpeg/b.jpeg", "N/c/d.jpeg",
         "N/item-0000004/c",
     ]  # fmt: skip
-    from worker.scoring.reread import Recalled
+    from worker.scoring.reread import Reread
 
     for odd in ("../x.jpeg", "/etc/x", ".hidden/x", "x" * 201):
-        film = Recalled(item_no=5, name=odd, data=samples.film(1))
+        film = Reread(item_no=5, name=odd, data=samples.film(1))
         stored = archive.display(odd)
         assert uncertain._name(film, stored, ["N"]) in ("item-0000005.jpeg", "x")

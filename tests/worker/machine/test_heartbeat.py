@@ -191,7 +191,7 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
 
     heart.beat()
     assert (row()["health"], row()["engine"]) == ({"temperature_c": 61}, "TensorRT")
-    heart.tell("TensorRT; model 1 in fp16")
+    heart.set_status("TensorRT; model 1 in fp16")
     heart.beat()
     assert row()["engine"] == "TensorRT; model 1 in fp16"
     # Every few seconds, not with every beat.

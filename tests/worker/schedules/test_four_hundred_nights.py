@@ -43,7 +43,7 @@ STILL_GOING = 300
 TOGETHER = range(0, NIGHTS, 25)
 
 
-#: Ticks, and dies: with the run written and its job not, before it commits, or before it rings.
+#: Ticks, and dies: with the run written and its job not, before it commits, or before it notifies.
 KILLED_BEAT = """
 import os, signal, sys
 from datetime import datetime

@@ -232,7 +232,7 @@ def test_this_machine_proves_a_model_that_it_computes_as_training_did(
 
     def prove() -> tuple[bool, str]:
         choice = choose(settings)
-        return engine_check.prove(settings, database, "w", choice, number, threading.Event())
+        return engine_check.check(settings, database, "w", choice, number, threading.Event())
 
     assert prove() == (True, "fp32 runs"), "an imported model was never seen by PyTorch"
     engine = open_engine(model_file, batch=8, threads=1)

@@ -169,7 +169,7 @@ def test_one_unreadable_file_costs_that_file_and_is_told(here: Site, films: Path
 
 def test_a_bell_that_never_rang_is_made_up_for_by_a_sweep(here: Site, films: Path) -> None:
     here.worker()
-    job_id = here.score(films, model_id=1, ring=False)
+    job_id = here.score(films, model_id=1, notify=False)
     assert here.ended(job_id) == "completed"
 
 
@@ -183,7 +183,7 @@ def test_the_broker_may_lose_everything_in_the_middle(
     valkey.start(keep_data=False)
     assert here.ended(job_id) == "completed"
     # The worker found its way back to the empty broker: a second job reaches it.
-    assert here.ended(here.score(films, model_id=1, ring=False)) == "completed"
+    assert here.ended(here.score(films, model_id=1, notify=False)) == "completed"
 
 
 def test_a_cancelled_job_ends_now_and_keeps_what_is_committed(here: Site, films: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 import torch
 
 from db.base import database as connecting
+from db.base import workers
 from db.base.schema import datasets
 from db.queue import jobs
 from db.queue import training as rows
@@ -30,26 +32,13 @@ from db.work import control
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
 from tests.worker import samples
-from trainer import checkpoint, phantom
+from trainer import checkpoint
 from trainer.card import Card
 from worker import config
 from worker.config import Settings
 from worker.engine import open_engine, store
 from worker.machine.heartbeat import Heartbeat
-from worker.training import attempt
-
-SPEC = {
-    "epochs": 1,
-    "patience": 0,
-    "size": 32,
-    "batch_size": 8,
-    "lr": 1e-3,
-    "init": "scratch",
-    "precision": "fp32",
-    "val_fraction": 0.3,
-    "operating_point": "youden",
-    "positive": "PNEUMONIA",
-}
+from worker.training import loop, process
 
 #: How often a training process is killed.
 KILLS = 5
@@ -78,14 +67,6 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A labelled folder of a dozen patients."""
-    root = tmp_path_factory.mktemp("labelled")
-    phantom.write_folder(root, 12)
-    return root
-
-
 class Trainer:
     """A worker's training, and what can happen to it."""
 
@@ -99,7 +80,7 @@ class Trainer:
     def submit(self, *data: Path, parent: int | None = None, **spec: Any) -> int:
         """Submit a training job; its number."""
         sources = [str(path) for path in data]
-        chosen = {**SPEC, "data": sources[0] if len(sources) == 1 else sources, **spec}
+        chosen = {**samples.TRAINING, "data": sources[0] if len(sources) == 1 else sources, **spec}
         return connecting.write(
             self.engine,
             lambda c: jobs.submit(
@@ -115,9 +96,9 @@ class Trainer:
         """What its training processes had to say."""
         return [detail for event, detail in self.events(job_id) if event == "note"]
 
-    def work(self) -> None:
-        """Train what is due."""
-        attempt.work(self.settings, self.engine, "w", self.heartbeat, self.stop)
+    def work(self) -> bool:
+        """Train what is due; whether more urgent scoring is to go first."""
+        return loop.Trainer(self.settings, self.engine, "w", self.heartbeat, self.stop).drain()
 
     @contextmanager
     def working(self) -> Iterator[threading.Thread]:
@@ -156,7 +137,7 @@ def trainer(settings: Settings, database: sa.Engine) -> Iterator[Trainer]:
 
 
 def children(parent: int | None = None) -> list[int]:
-    """Training processes of this process, or of another."""
+    """Training processes, real or not, of this process, or of another."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -165,7 +146,7 @@ def children(parent: int | None = None) -> list[int]:
         except OSError:
             continue
         ours = int(ppid) == (parent or os.getpid()) and state != "Z"
-        if ours and b"worker.training.child" in command:
+        if ours and process.CHILD.encode() in command:
             found.append(int(stat.parent.name))
     return found
 
@@ -447,6 +428,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     assert "lower the learning rate (it is 1e+30)" in job["reason"]
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, labelled: Path) -> None:
     job_id = trainer.submit(labelled, epochs=ENDLESS)
     with trainer.working() as thread:
@@ -459,6 +441,7 @@ def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, label
     assert trainer.job(job_id)["state"] == "cancelled"
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -468,7 +451,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
         trainer.stop.set()
         began = time.monotonic()
         thread.join(samples.PATIENCE_S)
-        assert time.monotonic() - began < attempt.GRACE_S
+        assert time.monotonic() - began < process.GRACE_S
         assert not children()
     job = trainer.job(job_id)
     assert (job["state"], job["attempts"]) == ("queued", 0)
@@ -482,12 +465,13 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     assert any("continuing after epoch" in detail for _, detail in trainer.events(job_id))
 
 
+@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     "database_url",
     ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
     indirect=True,
 )
-def test_two_workers_that_hear_the_same_bell_train_a_job_once(
+def test_two_workers_that_take_the_same_wake_up_train_a_job_once(
     settings: Settings, trainer: Trainer, labelled: Path
 ) -> None:
     job_id = trainer.submit(labelled)
@@ -495,18 +479,18 @@ def test_two_workers_that_hear_the_same_bell_train_a_job_once(
     heart.start()
     ready = threading.Barrier(2)
 
-    def hear(worker_id: str, heartbeat: Heartbeat) -> None:
+    def wake(worker_id: str, heartbeat: Heartbeat) -> None:
         ready.wait()
         for _ in range(2):  # a message may come twice
-            attempt.work(settings, trainer.engine, worker_id, heartbeat, trainer.stop)
+            loop.Trainer(settings, trainer.engine, worker_id, heartbeat, trainer.stop).drain()
 
-    workers = [
-        threading.Thread(target=hear, args=args)
+    both = [
+        threading.Thread(target=wake, args=args)
         for args in (("w", trainer.heartbeat), ("other", heart))
     ]
-    for thread in workers:
+    for thread in both:
         thread.start()
-    for thread in workers:
+    for thread in both:
         thread.join(samples.PATIENCE_S)
     heart.end()
     assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("completed", 1)
@@ -516,6 +500,7 @@ def test_two_workers_that_hear_the_same_bell_train_a_job_once(
     assert len(models.listing(trainer.engine)) == 1
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_job_that_another_worker_took_over_is_left_to_it(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -533,6 +518,36 @@ def test_a_job_that_another_worker_took_over_is_left_to_it(
     assert (job["state"], job["worker_id"]) == ("running", "other")
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_training_gives_way_to_more_urgent_scoring_here_and_goes_on_after_it(
+    trainer: Trainer, labelled: Path, model_id: int
+) -> None:
+    connecting.write(
+        trainer.engine,
+        lambda c: workers.register(
+            c, "scorer", host=socket.gethostname(), pid=1, queues="score", engine="CPU",
+            versions={},
+        ),
+    )  # fmt: skip
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working():
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        patient = samples.submit_score(trainer.engine, model_id, labelled)
+        urgent = samples.submit_score(trainer.engine, model_id, labelled, priority=1)
+    reason = f"scoring job {urgent} goes first: its priority is 1, not 0"
+    assert ("yielded", reason) in trainer.events(job_id)
+    assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("queued", 0)
+    assert trainer.work(), "it waits"
+    assert trainer.job(job_id)["state"] == "queued"
+
+    connecting.write(trainer.engine, lambda c: control.cancel(c, urgent, "tester"))
+    before = trainer.epochs(job_id)
+    with trainer.working():
+        samples.wait(lambda: len(trainer.epochs(job_id)) > len(before), "another epoch")
+        connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))
+    assert trainer.job(patient)["state"] == "queued", "what is no more urgent was not waited for"
+
+
 def test_a_training_process_ends_when_its_worker_is_killed(
     settings: Settings, trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
@@ -543,11 +558,11 @@ def test_a_training_process_ends_when_its_worker_is_killed(
         "from db.base import database\n"
         "from worker import config\n"
         "from worker.machine.heartbeat import Heartbeat\n"
-        "from worker.training import attempt\n"
+        "from worker.training import loop\n"
         "settings = config.load()\n"
         "engine = database.connect(settings.database_url)\n"
         "heart = Heartbeat(engine, 'killed', lease_s=settings.lease_s)\n"
-        "attempt.work(settings, engine, 'killed', heart, threading.Event())\n"
+        "loop.Trainer(settings, engine, 'killed', heart, threading.Event()).drain()\n"
     )
     worker = subprocess.Popen(
         [sys.executable, script],

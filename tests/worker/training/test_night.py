@@ -31,7 +31,7 @@ from worker import config
 from worker.engine import gate, open_engine, store
 from worker.machine.heartbeat import Heartbeat
 from worker.schedules import promotion
-from worker.training import attempt
+from worker.training import loop
 
 JOB = {
     "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
@@ -78,7 +78,7 @@ class Nights:
 
     def work(self, stop: threading.Event) -> None:
         """Train what is due."""
-        attempt.work(self.settings, self.engine, "w", self.heartbeat, stop)
+        loop.Trainer(self.settings, self.engine, "w", self.heartbeat, stop).drain()
 
     def end(self, run_id: int) -> sa.RowMapping:
         """Work on a run's job to its end, and settle what it made."""

@@ -21,19 +21,6 @@ from trainer import card as cards
 
 
 @pytest.fixture(scope="session")
-def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that can be run."""
-    path = tmp_path_factory.mktemp("model") / "real.onnx"
-    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
-    return path
-
-
-@pytest.fixture
-def model_id(engine: sa.Engine, real_model: Path) -> int:
-    return samples.register(engine, real_model, cards.read(real_model))
-
-
-@pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of films without labels."""
     root = tmp_path_factory.mktemp("films")
