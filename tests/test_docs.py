@@ -86,7 +86,7 @@ def test_settings_views_and_targets_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     settings = {row["variable"] for row in config.describe(config.load({}))}
     settings |= {f"PNEUMOQ_{name.upper()}_FILE" for name in config.SECRETS}
-    settings |= {f"PNEUMOQ_{name.upper()}" for name in config.TOLD}
+    settings |= {f"PNEUMOQ_{name.upper()}" for name in config.PAYLOAD}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert set(re.findall(r"\bPNEUMOQ_[A-Z_]+\b", text)) <= settings
