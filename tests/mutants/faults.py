@@ -55,24 +55,27 @@ class Fault:
         """The module that it is in, with dots."""
         return self.file.removesuffix(".py").replace("/", ".")
 
-    def apply(self, root: Path) -> None:
-        """Put it into a copy of the repository; raises DoesNotApply."""
+    def changed(self, root: Path) -> str:
+        """The file's text with it; raises DoesNotApply."""
         path = root / self.file
-        if not path.exists():
-            raise DoesNotApply(f"{self.name}: there is no {self.file}")
-        source = path.read_text()
+        source = path.read_text() if path.exists() else ""
         start, end = _lines(source, self.within)
         lines = source.splitlines(keepends=True)
         part = "".join(lines[start:end])
         if part.count(self.old) != 1:
             raise DoesNotApply(
-                f"{self.name}: {self.file}, {self.within or 'whole'}, holds this "
-                f"{part.count(self.old)} times: {self.old}"
+                f"{FILE.name}, {self.name}: {self.file}, {self.within or 'anywhere'}, holds this "
+                f"{part.count(self.old)} times; change file, within and old to what the code is "
+                f"now:\n{self.old}"
             )
         lines[start:end] = [part.replace(self.old, self.new)]
         changed = "".join(lines)
         ast.parse(changed)
-        path.write_text(changed)
+        return changed
+
+    def apply(self, root: Path) -> None:
+        """Put it into a copy of the repository; raises DoesNotApply."""
+        (root / self.file).write_text(self.changed(root))
 
 
 def _lines(source: str, within: str) -> tuple[int, int]:
