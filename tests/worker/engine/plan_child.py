@@ -1,6 +1,6 @@
 """A process that asks for the plan of a network, for tests that end it or race it.
 
-python -m tests.worker.scoring.plan_child HOME NETWORK WHAT FOLDER
+python -m tests.worker.engine.plan_child HOME NETWORK WHAT FOLDER
 
 WHAT is `plain`; `build`: it stops within the build; `write`: it stops half-way through writing;
 `wait`: it builds on once the file `waiting` is in FOLDER. What it reports is there as files of that
