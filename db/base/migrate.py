@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     # Imported where it is used: looking at a current schema must not wait for Alembic to load.
     from alembic.config import Config
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 #: The revision that this code is written for; a test holds it equal to the newest migration.
 HEAD = "0005"
