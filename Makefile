@@ -3,6 +3,7 @@
 #
 #   make demo     the whole service on this machine, on made-up films
 #   make test     every test (ARGS='-k film' picks some)
+#   make soak     the long tests with all their repetitions: hours (PART=3: a part, in minutes)
 #   make check    formatting, lint, types and layers
 #   make bench    the measurements in tests/bench: half an hour or more (ARGS=--quick: minutes)
 #   make test-gpu what needs an NVIDIA GPU: its tests, then its benchmark (ARGS=--quick for that one)
@@ -22,6 +23,11 @@ BENCHES = $(filter-out tests/bench/_%,$(sort $(wildcard tests/bench/*.py)))
 # The caller's environment must not decide which packages are seen.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
+# Twice as many processes as cores: tests wait for the processes that they start. Those that share
+# something expensive run in one of them, the longest first.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * len(os.sched_getaffinity(0))))')
+
 # What a GPU machine needs besides. On a Jetson torch and TensorRT are NVIDIA's own, and are seen by
 # the environment; elsewhere GPU_EXTRAS=rtx takes TensorRT-RTX in TensorRT's place.
 ifneq ($(wildcard /etc/nv_tegra_release),)
@@ -33,13 +39,16 @@ endif
 # Where no environment can be made (no network, say), the Python that is at hand runs the same.
 GPU_PYTHON = $(if $(wildcard .venv-gpu/complete),.venv-gpu/bin/python,PYTHONPATH="$(CURDIR):$(PYTHONPATH)" python3)
 
-.PHONY: demo test test-gpu measured-on-gpu check bench clean
+.PHONY: demo test soak test-gpu measured-on-gpu check bench clean
 
 demo: .venv/complete
 	$(BIN)/pneumoq demo
 
 test: .venv/complete
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	$(PYTEST) $(ARGS)
+
+soak: .venv/complete
+	PNEUMOQ_TEST_SOAK=$(if $(PART),part,full) $(PYTEST) $(if $(PART),--part $(PART)) $(ARGS)
 
 test-gpu:
 	@why=$$($(or $(PYTHON),python3) -c 'from worker import gpu; print(gpu.why_none())') || exit 1; \

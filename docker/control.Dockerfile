@@ -1,5 +1,5 @@
 # The command line, beat and scoring by the CPU. Build it from the repository's folder:
-#   docker build -f docker/control.Dockerfile -t pneumoq/control:0.1.0 .
+#   docker build -f docker/control.Dockerfile -t pneumoq/control:0.2.0 .
 # The image is small and does not train; `--build-arg EXTRAS=postgres,train` makes one that does.
 
 # Any Debian or Ubuntu with Python 3.10 to 3.13 and venv will do.
@@ -17,12 +17,13 @@ ARG EXTRAS=postgres
 ARG TORCH_INDEX=
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     set -eux; \
-    touch README.md; \
+    touch LICENSE NOTICE README.md; \
     pip install -c constraints.txt setuptools; \
     pip install -c constraints.txt --no-build-isolation \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$EXTRAS]"
 
 FROM libraries AS code
+COPY LICENSE NOTICE ./
 COPY db db
 COPY scheduler scheduler
 COPY trainer trainer

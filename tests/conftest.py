@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
+import sqlalchemy as sa
 
-from tests.support import servers
+from db.base import database, migrate
+from tests.support import once, order, servers, soak
 from worker.machine import gpu
+
+#: Under which name durations are recorded.
+RUN = "test" if soak.RUN is soak.Run.QUICK else "soak"
 
 # A run that was started in the background ignores Ctrl-C, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -33,6 +41,52 @@ def _absent(reason: str) -> NoReturn:
 @functools.cache
 def _no_gpu() -> str:
     return gpu.why_none()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", type=int, help="run one part of the soak only, from 1 on")
+    parser.addoption(
+        "--record-durations", action="store_true", help=f"write {order.FILE.name} anew"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile(
+        "run",
+        max_examples=soak.repetitions(quick=30, full=500, part=100),
+        derandomize="CI" in os.environ,
+        deadline=None,
+    )
+    hypothesis.settings.load_profile("run")
+    if config.getoption("--record-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Recorder(config))
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups afterwards
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what belongs to this run, what takes longest first."""
+    chosen, others = soak.of_this_run(items)
+    number = config.getoption("--part")
+    if number is not None:
+        all_parts, chosen = chosen, order.part(chosen, number)
+        kept = set(chosen)
+        others += [item for item in all_parts if item not in kept]
+    config.hook.pytest_deselected(items=others)
+    items[:] = order.longest_first(chosen, RUN)
+
+
+class _Recorder:
+    """Adds up what each test took."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._took: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._took[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        order.record(RUN, len(self._config.getoption("tx")) or 1, self._took)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -51,35 +105,87 @@ def clean_environment(
     monkeypatch.setenv("PNEUMOQ_HOME", str(tmp_path_factory.mktemp("home")))
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this run share, for `once.made`."""
+    return once.folder(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def empty_sqlite_url(tmp_path: Path) -> str:
     """URL of a SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path}/pneumoq.db"
 
 
 @pytest.fixture(scope="session")
+def migrated_file(shared_folder: Path) -> Path:
+    """A SQLite file with today's schema and no rows, to be copied."""
+    return once.made(shared_folder, "migrated.db", lambda path: _migrate(f"sqlite:///{path}"))
+
+
+@pytest.fixture
+def sqlite_url(empty_sqlite_url: str, migrated_file: Path) -> str:
+    """URL of a fresh SQLite database with today's schema and no rows."""
+    shutil.copy(migrated_file, empty_sqlite_url.removeprefix("sqlite:///"))
+    return empty_sqlite_url
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[servers.Postgres]:
-    """One private PostgreSQL cluster for the whole run."""
+    """One private PostgreSQL cluster for this process; it keeps nothing through a power cut."""
     try:
-        with servers.postgres() as cluster:
+        with servers.memory_folder("pneumoq-pg-") as data, servers.postgres(data) as cluster:
             yield cluster
     except servers.NotInstalled as error:
         _absent(str(error))
 
 
 @pytest.fixture
-def postgres_url(postgres_server: servers.Postgres) -> Iterator[str]:
+def empty_postgres_url(postgres_server: servers.Postgres) -> Iterator[str]:
     """URL of a fresh, empty PostgreSQL database, dropped after the test."""
     with postgres_server.database() as url:
         yield url
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh, empty database; the test runs once on SQLite and once on PostgreSQL."""
-    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
-    url: str = request.getfixturevalue(fixture)
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: servers.Postgres) -> Iterator[str]:
+    """Name of a PostgreSQL database with today's schema and no rows, to be copied."""
+    with postgres_server.database() as url:
+        _migrate(url)
+        yield str(sa.make_url(url).database)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: servers.Postgres, migrated_postgres: str) -> Iterator[str]:
+    """URL of a fresh PostgreSQL database with today's schema and no rows, dropped afterwards."""
+    with postgres_server.database(migrated_postgres) as url:
+        yield url
+
+
+def _migrate(url: str) -> None:
+    engine = database.connect(url)
+    migrate.upgrade(engine)
+    engine.dispose()
+
+
+def _one_of_both(request: pytest.FixtureRequest, prefix: str) -> str:
+    url: str = request.getfixturevalue(f"{prefix}{request.param}_url")
     return url
+
+
+BOTH = ["sqlite", pytest.param("postgres", id="postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=BOTH)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh database with today's schema; once on SQLite and once on PostgreSQL."""
+    return _one_of_both(request, "")
+
+
+@pytest.fixture(params=BOTH)
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh, empty database; the test runs once on SQLite and once on PostgreSQL."""
+    return _one_of_both(request, "empty_")
 
 
 @pytest.fixture

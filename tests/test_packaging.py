@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(
             ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, tree)
     _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tree / "out", tree)
     (built,) = (tree / "out").glob("*.whl")
@@ -82,6 +82,20 @@ def test_the_wheel_contains_nothing_else(wheel: Path) -> None:
         tops = {name.split("/")[0] for name in archive.namelist()}
 
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+
+
+def test_the_wheel_carries_its_licence_and_notice(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {
+            name.rpartition("/")[2]: archive.read(name)
+            for name in archive.namelist()
+            if ".dist-info/licenses/" in name
+        }
+        (stated,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = archive.read(stated).decode().splitlines()
+
+    assert carried == {name: (ROOT / name).read_bytes() for name in ("LICENSE", "NOTICE")}
+    assert "License-Expression: Apache-2.0" in lines
 
 
 def test_the_installed_packages_import_outside_the_clone(installed: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.errors import CardError
 from trainer.film.rules import Golden
@@ -71,6 +72,17 @@ class Card:
     def positive_index(self) -> int:
         """Column of `scores` that is P(positive)."""
         return self.labels.index(self.positive)
+
+    def decide(self, scores: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Classes `int [N]` of scores `[N, C]` by the operating threshold.
+
+        Positive at or above it, else the likeliest of the others.
+        """
+        others = scores.copy()
+        others[:, self.positive_index] = -1
+        # In double, as the database and a person compare.
+        positive = scores[:, self.positive_index].astype(np.float64) >= self.threshold
+        return np.where(positive, self.positive_index, others.argmax(axis=1))
 
     def to_json(self) -> str:
         """The JSON object that goes into the file's metadata map."""

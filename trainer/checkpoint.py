@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import uuid
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from trainer import atomic
 from trainer.errors import CheckpointError
 
 
@@ -20,25 +19,17 @@ def save(path: Path, values: dict[str, Any], previous: Path | None = None) -> No
     With `previous` the old file is kept under that name (after a crash perhaps under that name
     alone). Raises CheckpointError where it cannot be written, the old file being as it was.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with part.open("wb") as raw:
+        with atomic.replacing(path, sync=True, previous=previous) as part, part.open("wb") as raw:
             file: Any = _Noting(raw)
             try:
                 torch.save(values, file)
             except RuntimeError as error:  # PyTorch's, for whatever the file raised
                 raise file.refused or error from error
-            raw.flush()
-            os.fsync(raw.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        part.replace(path)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written: {error.strerror}; make room there and continue"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class _Noting:

@@ -4,6 +4,7 @@ TrainerError
 ├── FilmError             one film cannot be made into pixels: skip that film, keep the rest
 │   └── FilmRefused       it is intact, but not a film to be scored
 ├── DatasetError          the labelled folder cannot be trained on: mend the folder
+├── TableError            a text is no CSV: mend the line that is named
 ├── WeightsError          the initial weights cannot be used: choose others
 ├── ImportRefused         a model file from elsewhere cannot be taken in: see what is supported
 ├── CardError             the model file's metadata is missing or malformed: not one of our models
@@ -43,6 +44,14 @@ class FilmRefused(FilmError):
 
 class DatasetError(TrainerError, ValueError):
     """The labelled folder cannot be trained on."""
+
+
+class TableError(TrainerError, ValueError):
+    """A text is no CSV; `line` is the number of the line where that shows."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class WeightsError(TrainerError, ValueError):

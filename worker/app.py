@@ -1,4 +1,4 @@
-"""The Celery app: it carries bells, nothing else. Every setting has its reason."""
+"""The Celery app: it carries wake-ups, nothing else. Every setting has its reason."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from worker.config import Settings
 
 QUEUES = ("score", "train")
 
-#: A bell that its worker did not acknowledge is rung again after this many seconds. Work may take
-#: longer: then the second bell finds nothing to claim. Leases, not this clock, decide about work.
+#: A wake-up that its worker did not acknowledge is delivered again after this many seconds. Work
+#: may take longer: then the second one finds nothing to claim. Leases, not this clock, decide.
 VISIBILITY_TIMEOUT_S = 3600
 
 
@@ -24,12 +24,12 @@ def make(settings: Settings) -> Celery:
         # Results are rows. A result backend on the same server loses tasks when it goes down.
         task_ignore_result=True,
         result_backend=None,
-        # A bell whose worker is killed rings again for somebody else.
+        # A wake-up whose worker is killed is delivered again, to another one.
         task_acks_late=True,
         # One piece of work at a time, in a thread: a forked process would have no heartbeat.
         worker_pool="threads",
         worker_concurrency=1,
-        # A busy worker must not sit on bells that an idle one could hear.
+        # A busy worker must not hold wake-ups that an idle one could take.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         # Repeating what killed a worker is the lease's decision, with a count and a wait.
@@ -53,7 +53,7 @@ def make(settings: Settings) -> Celery:
             f"sweep-{q}": {
                 "task": "worker.tasks.sweep",
                 "schedule": settings.sweep_s,
-                # An unheard sweep is worthless once the next one is there.
+                # A sweep that was not begun is worthless once the next one is there.
                 "options": {"queue": q, "expires": settings.sweep_s},
             }
             for q in QUEUES

@@ -24,7 +24,7 @@ _SOCKET_PATH_MAX = 107
 
 _SQLITE = "sqlite:///"
 
-#: What a setting may say, where it is one of a few words.
+#: What a setting may be, where it is one of a few words.
 CHOICES = {"engine": ("auto", "tensorrt", "onnx"), "decode": ("cpu", "gpu")}
 
 #: What kombu reaches a Redis or Valkey by.
@@ -35,9 +35,9 @@ _BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 SECRETS = ("database_url", "broker_url", "reader_url", "site_key", "hook_url")
 _FILE = "_FILE"
 
-#: What a hook's command is told, as variables: `event` is `PNEUMOQ_EVENT`. No settings, but they
+#: What a hook's command gets as variables: `event` is `PNEUMOQ_EVENT`. They are no settings, but
 #: may be there: such a command may call `pneumoq`.
-TOLD = (
+PAYLOAD = (
     "event", "text", "id", "at", "schedule", "scheduled_for", "kind", "run", "job", "model",
     "model_name",
 )  # fmt: skip
@@ -59,7 +59,7 @@ class Settings:
         "Secret under which patients and names are hashed; PNEUMOQ_HOME/site.key if not set"
     )
     lease_s: float = _setting("Seconds until the work of a vanished worker is taken over", 60.0)
-    sweep_s: float = _setting("Seconds between sweeps that ring again for due work", 15.0)
+    sweep_s: float = _setting("Seconds between sweeps that wake workers again for due work", 15.0)
     decoders: int = _setting("Processes that decode films, per scoring worker")
     engine_threads: int = _setting("Threads that the CPU engine computes with")
     batch: int = _setting("Films per call of the CPU engine", 8)
@@ -99,8 +99,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     of a secret that cannot be read.
     """
     environ = os.environ if environ is None else environ
-    told = {PREFIX + name.upper() for name in TOLD}
-    given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != "" and k not in told}
+    payload = {PREFIX + name.upper() for name in PAYLOAD}
+    given = {
+        k: v for k, v in environ.items() if k.startswith(PREFIX) and v != "" and k not in payload
+    }
     for name in SECRETS:
         variable = PREFIX + name.upper()
         file = given.pop(variable + _FILE, None)
@@ -209,7 +211,7 @@ def _check_hooks(url: str | None, command: str | None) -> None:
 
 
 def time_zone() -> str | None:
-    """What `TZ` says, as containers are told their zone; a colon before it is POSIX's."""
+    """The value of `TZ`, which gives containers their zone; a colon before it is POSIX's."""
     return os.environ.get("TZ", "").removeprefix(":") or None
 
 
@@ -226,16 +228,16 @@ def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
 
 
 #: Characters of such a variable: the system refuses one of 128 KiB.
-_TOLD_CHARACTERS = 10_000
+_PAYLOAD_CHARACTERS = 10_000
 
 
-def hook_environment(told: Mapping[str, Any]) -> dict[str, str]:
-    """This process's environment for a hook's command: no secrets, and what it is told as TOLD."""
+def hook_environment(payload: Mapping[str, Any]) -> dict[str, str]:
+    """This process's environment for a hook's command: no secrets, and PAYLOAD."""
     secret = {PREFIX + name.upper() for name in SECRETS}
     return {k: v for k, v in os.environ.items() if k not in secret} | {
-        PREFIX + name.upper(): str(told[name]).replace("\0", "")[:_TOLD_CHARACTERS]
-        for name in TOLD
-        if told.get(name) is not None
+        PREFIX + name.upper(): str(payload[name]).replace("\0", "")[:_PAYLOAD_CHARACTERS]
+        for name in PAYLOAD
+        if payload.get(name) is not None
     }
 
 

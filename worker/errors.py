@@ -1,12 +1,12 @@
 """Errors of the worker, and what a caller can do about each.
 
 WorkerError
-├── ConfigError           a setting is malformed: mend the environment variable
+├── ConfigError           a setting is malformed: correct the environment variable
 ├── EngineError           the model cannot be run here: the message says what is missing
 │   ├── OutOfMemory       the device is too small for this batch: try a smaller one
 │   └── GpuLost           the device answers no more: end this process, another starts anew
 ├── PrecisionRefused      the model may not be computed in the precision asked for
-├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to mend
+├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to correct
 └── MemberError           one member of an archive cannot be read: record it, read the next
 """
 

@@ -1,4 +1,4 @@
-"""The tasks that bells name, and what a worker process does when it starts and ends."""
+"""The tasks that wake-ups name, and what a worker process does when it starts and ends."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _daemon: Daemon | None = None
 
 @signals.worker_init.connect
 def start(sender: Any = None, **_: Any) -> None:
-    """Before the first bell: say hello in the database and begin the heartbeat."""
+    """Before the first wake-up: register in the database and begin the heartbeat."""
     global _daemon
     os.nice(NICENESS)  # the decoders and the trainer inherit it
-    heard = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
+    queues = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
     try:
-        _daemon = Daemon(config.load(), heard, _end)
+        _daemon = Daemon(config.load(), queues, _end)
     except Exception as error:
-        # Celery drops what a signal's receiver raises, and would go on to hear bells for nothing.
+        # Celery drops what a signal's receiver raises, and would take wake-ups for nothing.
         raise SystemExit(f"this worker cannot start: {error}") from error
 
 
@@ -68,17 +68,17 @@ def _running() -> Daemon:
 
 @app.task(name="worker.tasks.work_score")
 def work_score() -> None:
-    """A bell: score what is due."""
+    """A wake-up: score what is due."""
     _running().score()
 
 
 @app.task(name="worker.tasks.work_train")
 def work_train() -> None:
-    """A bell: train what is due."""
+    """A wake-up: train what is due."""
     _running().train()
 
 
 @app.task(name="worker.tasks.sweep")
 def sweep() -> None:
-    """Beat's tick: ring for what is due and close what is done."""
+    """Beat's tick: notify workers of what is due, and close what is done."""
     _running().sweep()

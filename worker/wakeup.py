@@ -1,8 +1,8 @@
-"""Bells: messages that say "work is due on this queue" and nothing that matters.
+"""Wake-ups: messages that say "work is due on this queue" and carry nothing else.
 
-The database is the truth; a bell that is lost, doubled or late changes nothing but when somebody
-looks. The app is imported only here and in the worker, so that commands which enqueue nothing do
-not import Celery.
+The database is the truth; a wake-up that is lost, doubled or late changes only when a worker looks.
+The app is imported only here and in the worker, so that commands which enqueue nothing do not
+import Celery.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from worker.config import Settings
 
 log = logging.getLogger(__name__)
 
-#: More bells than this never hang on one queue: each wakes one idle worker, and a worker that is
+#: No queue ever holds more wake-ups than this: each wakes one idle worker, and a worker that is
 #: awake works until nothing is due.
 MOST = 32
 
-#: A broker that takes longer to answer counts as away: whoever rings has better things to do.
+#: A broker that takes longer to answer counts as away: whoever notifies has better things to do.
 PATIENCE_S = 5.0
 
 
-def ring(settings: Settings, queue: str, times: int = 1) -> bool:
+def notify(settings: Settings, queue: str, times: int = 1) -> bool:
     """Wake up to `times` idle workers of a queue (`score` or `train`).
 
     Returns whether the broker took it; if not, the work waits for a sweep.
@@ -43,6 +43,6 @@ def ring(settings: Settings, queue: str, times: int = 1) -> bool:
             *connection.connection_errors,
             *connection.channel_errors,  # its memory is full, or it lets us only read
         ) as error:
-            log.warning("the broker took no bell (%s); the work waits for a sweep", error)
+            log.warning("the broker took no wake-up (%s); the work waits for a sweep", error)
             return False
     return True

@@ -34,7 +34,7 @@ SILENT_S = 5.0
 IDLE_IN_TRANSACTION_S = 60
 
 #: Silence on a TCP connection: when PostgreSQL's client begins to ask whether the server is still
-#: there, how often, and how many times; a server without power says no goodbye.
+#: there, how often, and how many times; a server without power closes no connection.
 _KEEPALIVE = {
     "keepalives_idle": 15,
     "keepalives_interval": 5,
@@ -169,7 +169,7 @@ def patiently(work: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
     """
     began = time.monotonic()
     delay_s = 0.02
-    told = False
+    warned = False
     while True:
         try:
             return work()
@@ -181,8 +181,8 @@ def patiently(work: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
                 raise Unavailable(
                     f"the database did not answer for {patience_s:.0f} s: {error.orig}"
                 ) from error
-            if waited_s >= SILENT_S and not told:
-                told = True
+            if waited_s >= SILENT_S and not warned:
+                warned = True
                 log.warning("the database does not answer; trying on: %s", error.orig)
         # Full jitter, so that workers that were locked out together do not return together.
         time.sleep(random.uniform(delay_s / 2, delay_s))

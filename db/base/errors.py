@@ -1,7 +1,7 @@
 """Errors of the database package, and what a caller can do about each.
 
 DatabaseError
-├── NotMigrated         the schema is absent or old: `pneumoq db upgrade`
+├── NotMigrated         the schema is absent, old, or too new; the message says what to do
 ├── NotFound            no such job, model or alias
 ├── Conflict            the row's state forbids it: final states are final
 ├── LeaseLost           another worker holds it now, or the job ended: stop and write nothing
@@ -18,7 +18,12 @@ class DatabaseError(Exception):
 
 
 class NotMigrated(DatabaseError):
-    """The schema is absent or of another version; run `pneumoq db upgrade`."""
+    """The schema is absent, or this release may not use it: what was found, and what to do."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found = found
+        self.advice = advice
 
 
 class NotFound(DatabaseError, LookupError):

@@ -1,4 +1,4 @@
-"""Notices: what hooks are told, written in the transaction of what happened, and sent afterwards.
+"""The outbox: notices for the hooks, written in the transaction of the event, and sent afterwards.
 
 A payload holds numbers, names that people gave to schedules and models, and figures; never a path,
 a film's name, or anything from outside: a webhook may be read by anyone.
@@ -60,7 +60,7 @@ def add(
     text: str = "",
     **facts: Any,
 ) -> int:
-    """Write down that something happened, to be told to the hooks.
+    """Write a notice of an event, to be sent to the hooks.
 
     `event` is one of `schema.NOTICES`; `text` a sentence and `facts` figures that may be read by
     anyone. A run's job and schedule, a job's run, and names are looked up here; without a text, a
@@ -163,8 +163,8 @@ def claim(connection: sa.Connection, who: str, notice_id: int | None = None) -> 
     )
 
 
-def settle(connection: sa.Connection, notice: Notice, errors: Sequence[str]) -> str:
-    """Write down how sending went: delivered, or a line for each hook that did not take it.
+def record_result(connection: sa.Connection, notice: Notice, errors: Sequence[str]) -> str:
+    """Record how sending went: delivered, or in `errors` a line for each hook that did not take it.
 
     Returns the notice's state. Where another has claimed it meanwhile, nothing is written.
     """
@@ -194,8 +194,8 @@ def settle(connection: sa.Connection, notice: Notice, errors: Sequence[str]) -> 
     return state
 
 
-def unheard(connection: sa.Connection) -> int:
-    """Settle notices that wait while no hook is set anywhere; returns how many.
+def mark_undelivered(connection: sa.Connection) -> int:
+    """Give up the notices that wait while no hook is set anywhere; returns how many.
 
     A machine whose latest worker has hooks sends them, if only once it is on again.
     """

@@ -43,7 +43,7 @@ OUTCOMES = (
     "promoted", "kept", "skipped", "failed", "missed", "cancelled", "completed",
     "completed_with_errors",
 )  # fmt: skip
-#: What hooks are told of.
+#: Events of which hooks get a notice.
 NOTICES = ("failed", "skipped", "missed", "kept", "promoted", "drift", "test")
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
@@ -688,3 +688,11 @@ workers = Table(
     Index(None, "seen_at"),
     comment="Worker processes, past and present.",
 )  # fmt: skip
+
+compatibility = Table(
+    "compatibility",
+    metadata,
+    _c("revision", sa.String(32), "Revision of the schema that this is said of.", primary_key=True),
+    _c("oldest_release", sa.String(32), "Oldest release of PneumoQ that may use it."),
+    comment="Which releases of PneumoQ may use this schema: one row.",
+)

@@ -15,7 +15,7 @@ from db.base.types import now
 GONE_AFTER_S = 45.0
 
 
-def hello(
+def register(
     connection: sa.Connection,
     worker_id: str,
     *,
@@ -26,7 +26,7 @@ def hello(
     versions: Mapping[str, str],
     health: Mapping[str, Any] | None = None,
 ) -> None:
-    """A worker process has started. Its answer may be lost, and this be repeated.
+    """Insert the row of a worker process that has started; repeated where the answer was lost.
 
     `versions` may have `engines` among them: the words of `jobs.engine` that it serves, as in
     `auto,tensorrt`.
@@ -42,7 +42,7 @@ def hello(
             versions=dict(versions),
             started_at=now(),
             seen_at=now(),
-            **_told(health),
+            **_health(health),
         )
     )
 
@@ -53,25 +53,26 @@ def seen(
     health: Mapping[str, Any] | None = None,
     engine: str | None = None,
 ) -> None:
-    """A worker process is alive; `health` says how its machine is, None that it was not read.
+    """Note that a worker process is alive.
 
-    `engine` is what it computes with now, where that has changed.
+    `health` is how its machine does, None where that was not read; `engine` is what it computes
+    with now, where that has changed.
     """
     computes = {} if engine is None else {"engine": engine}
     connection.execute(
         sa.update(workers)
         .where(workers.c.id == worker_id)
-        .values(seen_at=now(), **computes, **_told(health))
+        .values(seen_at=now(), **computes, **_health(health))
     )
 
 
-def _told(health: Mapping[str, Any] | None) -> dict[str, Any]:
+def _health(health: Mapping[str, Any] | None) -> dict[str, Any]:
     # Left out where it was not read: None would be kept as the JSON `null`, which is not NULL.
     return {} if health is None else {"health": dict(health)}
 
 
-def goodbye(connection: sa.Connection, worker_id: str) -> None:
-    """A worker process has ended in good order."""
+def deregister(connection: sa.Connection, worker_id: str) -> None:
+    """Note that a worker process has ended in good order."""
     connection.execute(
         sa.update(workers).where(workers.c.id == worker_id).values(seen_at=now(), stopped_at=now())
     )
@@ -110,7 +111,7 @@ def listens(engine: sa.Engine, worker_id: str, queue: str) -> bool | None:
 
 
 def kinds(row: Mapping[str, Any] | sa.RowMapping) -> frozenset[str]:
-    """The words of `jobs.engine` that a worker of this row serves; one that tells none: auto."""
+    """The words of `jobs.engine` that a worker of this row serves; without such words: auto."""
     return frozenset(str(row["versions"].get("engines", "auto")).split(","))
 
 

@@ -1,10 +1,10 @@
-"""Alembic's entry: run migrations, views and grants on the engine `db.base.migrate` hands over."""
+"""Alembic's entry: run migrations, views and grants on the engine of `db.base.migrate`."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from db.base import views
+from db.base import migrate, views
 from db.base.schema import metadata
 
 engine = context.config.attributes["engine"]
@@ -26,3 +26,4 @@ with engine.connect() as connection:
         context.run_migrations()
         if context.get_context().get_current_heads() == (context.get_head_revision(),):
             views.create(connection)
+            migrate.state(connection)

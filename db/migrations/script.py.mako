@@ -2,6 +2,8 @@
 
 Revision: ${up_revision}
 After: ${down_revision}
+
+It only adds: the rule is in `db.migrations`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,6 @@
-"""TODO."""
+"""Schedules: jobs that the clock makes, and what became of each of their times.
+
+Start with `schedules`, whose `tick` makes a run at each time, and `runs`, which a job or a verdict
+ends. `nights` is what a nightly training job knows of those before it; `watched` holds the files of
+watched folders: seen, taken by a job, done.
+"""

@@ -18,8 +18,8 @@ from db.base.schema import datasets, runs, schedules
 from db.base.schema import jobs as jobs_table
 from db.base.schema import models as models_table
 from db.base.types import now
-from db.queue import jobs
-from db.queue.jobs import Lease
+from db.queue import leases
+from db.queue.leases import Lease
 
 
 class Kept(NamedTuple):
@@ -48,7 +48,7 @@ def last_decided(engine: sa.Engine, schedule_id: int) -> sa.RowMapping | None:
 
 
 def last_trained(engine: sa.Engine, schedule_id: int) -> int | None:
-    """The dataset of the newest run of a schedule that made a model: what changes are told from."""
+    """The dataset that changes are counted from: of a schedule's newest run that made a model."""
     select = (
         sa.select(jobs_table.c.dataset_id)
         .join(runs, runs.c.job_id == jobs_table.c.id)
@@ -67,7 +67,7 @@ def last_trained(engine: sa.Engine, schedule_id: int) -> int | None:
 def learned(engine: sa.Engine, model_ids: Iterable[int], schedule_id: int) -> list[Kept]:
     """The films that these models were trained on, and those that they began from.
 
-    Models that this schedule made are passed over once it has frozen films, on none of which, nor
+    Models that this schedule made are skipped once it has frozen films, on none of which, nor
     on others of their patients, it has trained: a chain of years is read in a moment.
     """
     train = sa.select(models_table.c.id, models_table.c.parent_id)
@@ -81,11 +81,11 @@ def learned(engine: sa.Engine, model_ids: Iterable[int], schedule_id: int) -> li
         .where(models_table.c.dataset_id.is_not(None))
     )
     with database.reading(engine) as connection:
-        settled = connection.execute(frozen).scalar() is not None
+        is_frozen = connection.execute(frozen).scalar() is not None
         read = {
             row.dataset_id
             for row in connection.execute(select)
-            if not (settled and row.schedule_id == schedule_id)
+            if not (is_frozen and row.schedule_id == schedule_id)
         }
     return [
         film for number in sorted(read) for film in films(engine, number) if film.split == "train"
@@ -127,9 +127,9 @@ def freeze(
 ) -> int:
     """Keep the films that a schedule's models are compared on, once and for all. Fenced.
 
-    Of two that choose at the same moment the first one's choice stays, which is the same.
+    Of two workers that freeze at the same moment, the first one's films stay; both drew the same.
     """
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     dataset_id, _ = database.find_or_insert(
         connection,
         sa.select(datasets.c.id).where(datasets.c.hash == digest),
@@ -156,9 +156,9 @@ def freeze(
     return dataset_id
 
 
-def looked(connection: sa.Connection, lease: Lease, run_id: int, **columns: Any) -> None:
+def note(connection: sa.Connection, lease: Lease, run_id: int, **columns: Any) -> None:
     """Write columns of the run that a training job is for. Fenced by the job's lease."""
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     connection.execute(
         sa.update(runs).where(runs.c.id == run_id, runs.c.finished_at.is_(None)).values(**columns)
     )

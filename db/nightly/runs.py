@@ -1,7 +1,7 @@
 """Runs: what a schedule did at each of its times, and what became of it.
 
 A run is made once per schedule and time, in the transaction that makes its job; the job's end, or
-the verdict on the model that it made, settles it.
+the verdict on the model that it made, ends it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from db.base.errors import NotFound
 from db.base.schema import runs, schedules
 from db.base.types import now
 
-#: Outcomes that hooks are told of here; a failed job tells of itself.
-_TOLD = ("promoted", "kept", "skipped", "missed")
+#: Outcomes of which hooks get a notice here; a failed job has a notice of its own.
+_NOTIFIED = ("promoted", "kept", "skipped", "missed")
 
 
 def begin(
@@ -62,45 +62,35 @@ def finish(
     outcome: str,
     reason: str | None,
     *,
-    told: str | None = "",
+    hook_text: str | None = "",
     **columns: Any,
 ) -> bool:
-    """Settle a run, once; False where it is settled already.
+    """End a run, once; False where it has ended already.
 
-    `reason` is for who looks at the run; `told` is what hooks are told, which may name nothing from
-    outside: no path and no film; None leaves them in peace. `columns` are written along.
+    `reason` is for who looks at the run; `hook_text` is what hooks get, which may name
+    nothing from outside: no path and no film; with None they get no notice. `columns` are written
+    along.
     """
     changed = note(
         connection, run_id, state="done", outcome=outcome, reason=reason, finished_at=now(),
         **columns,
     )  # fmt: skip
-    if changed and outcome in _TOLD and told is not None:
+    if changed and outcome in _NOTIFIED and hook_text is not None:
         model_id = connection.execute(
             sa.select(runs.c.candidate_id).where(runs.c.id == run_id)
         ).scalar()
-        outbox.add(connection, outcome, run_id=run_id, model_id=model_id, text=told)
+        outbox.add(connection, outcome, run_id=run_id, model_id=model_id, text=hook_text)
     return changed
 
 
-def job_ended(
-    connection: sa.Connection, job_id: int, state: str, who: str, reason: str | None
-) -> None:
-    """A job reached a final state: the run that made it, if any, is settled by it.
-
-    A training job that completed has made a model, or skipped: its run is settled by that.
-    """
-    run = connection.execute(
-        sa.select(runs.c.id, schedules.c.kind)
+def open_of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
+    """The open run that made a job, as its `id` and its schedule's `kind`; None where none did."""
+    columns = [runs.c.id, schedules.c.kind]
+    return connection.execute(
+        sa.select(*columns)
         .join(schedules, schedules.c.id == runs.c.schedule_id)
         .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
     ).one_or_none()
-    if run is not None and run.kind == "score":
-        from db.nightly import watched  # which submits jobs, whose ends are told here
-
-        watched.job_ended(connection, job_id, state)
-    if run is None or (run.kind == "train" and state == "completed"):
-        return
-    finish(connection, run.id, state, reason)
 
 
 def of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:

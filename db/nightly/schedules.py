@@ -20,7 +20,7 @@ from db.base.schema import runs as runs_table
 from db.base.types import now
 from db.nightly import runs
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
 
 #: Characters of a name; a removed one has its number after them.
 LONGEST_NAME = 48
@@ -174,7 +174,7 @@ def make_run(
     """
     if schedule.kind == "score":
         return runs.begin(connection, schedule.id, scheduled_for, cause, "due")
-    champion = models.alias_of(connection, models.CHAMPION)
+    champion = aliases.model_of(connection, aliases.CHAMPION)
     run_id = runs.begin(
         connection, schedule.id, scheduled_for, cause, "running", champion_id=champion
     )
@@ -239,8 +239,8 @@ def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times
             what = f"job {going['job_id']}" if going["job_id"] else "its folder"
             reason = f"the run of {which} was still going on ({what})"
             # A folder is looked at every few minutes, and the next look takes what waits.
-            told = reason if row.kind == "train" else None
-            runs.finish(connection, skipped, "skipped", reason, told=told)
+            hook_text = reason if row.kind == "train" else None
+            runs.finish(connection, skipped, "skipped", reason, hook_text=hook_text)
         return None
     return make_run(connection, row, last, "catch_up" if late > LATE else "clock")
 
@@ -276,7 +276,7 @@ def _locked(connection: sa.Connection, name: str) -> sa.Row[Any]:
 
 
 def _open_run(connection: sa.Connection, schedule_id: int) -> sa.RowMapping | None:
-    """The run of a schedule that is not settled: its job is open, or its model is being proved."""
+    """The open run of a schedule: its job is open, or the engine checks of its model are."""
     return connection.execute(
         sa.select(runs_table.c.id, runs_table.c.scheduled_for, runs_table.c.job_id)
         .where(runs_table.c.schedule_id == schedule_id, runs_table.c.finished_at.is_(None))
@@ -298,4 +298,4 @@ def _missed(
         if len(times) == 1
         else f"no worker ran at {len(times)} times, from {first} to {last} UTC"
     ) + (", nor in time to make up for it" if too_late else ", nor until the next time")
-    runs.finish(connection, run_id, "missed", reason, told=reason)
+    runs.finish(connection, run_id, "missed", reason, hook_text=reason)

@@ -12,12 +12,17 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from db.base import bulk
-from db.base.schema import item_errors, jobs, shard_listings, shards, sources
+from db.base.schema import SCORING_JOB_STATES, item_errors, jobs, shard_listings, shards, sources
+from db.base.types import now
 from db.queue import jobs as job_rows
-from db.queue.jobs import Lease
+from db.queue import leases
+from db.queue.leases import Lease, Shard
 
 SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
 LISTINGS = ("job_id", "shard_no", "listing")
+
+#: Attempts that each half of a bisected shard has.
+HALF_ATTEMPTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ def add(
     `first_item` is the number that their first item is to have. Where they are there already,
     because they were committed but the answer was lost, they are not appended again.
     """
-    job_rows.fence(connection, lease)
+    leases.fence(connection, lease)
     row = connection.execute(
         sa.select(jobs.c.planned_items, jobs.c.planned_shards).where(jobs.c.id == lease.job_id)
     ).one()
@@ -69,6 +74,85 @@ def add(
     )
 
 
+def complete(connection: sa.Connection, lease: Lease, skipped: dict[str, int]) -> None:
+    """The listing is complete: the job runs until its last shard is done."""
+    leases.fence(connection, lease)
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == lease.job_id)
+        .values(
+            state="running",
+            planned_at=now(),
+            lease_until=None,
+            attempts=0,
+            passed_over=skipped,
+        )
+    )
+    job_rows.log(connection, lease.job_id, lease.worker_id, "planned")
+
+
+def bisect(connection: sa.Connection, shard: Shard, first: NewShard, second: NewShard) -> None:
+    """Put two halves in a shard's place, so that what kills its workers is cornered.
+
+    The first half keeps the number; the second is appended to the job. Both are due at once and
+    have HALF_ATTEMPTS attempts. Raises LeaseLost as `results.commit` does.
+    """
+    if shard.n_items < 2 or first.n_items + second.n_items != shard.n_items:
+        raise ValueError(
+            f"shard {shard.shard_no} of job {shard.job_id} has {shard.n_items} items; "
+            f"halves of {first.n_items} and {second.n_items} do not make it up"
+        )
+    row = connection.execute(
+        sa.select(jobs.c.state, jobs.c.planned_shards)
+        .where(jobs.c.id == shard.job_id)
+        .with_for_update()
+    ).one()
+    attempts = leases.MAX_ATTEMPTS - HALF_ATTEMPTS
+    kept = connection.execute(
+        sa.update(shards)
+        .where(leases.held(shard), sa.literal(row.state in SCORING_JOB_STATES))
+        .values(
+            state="ready",
+            n_items=first.n_items,
+            lease_until=None,
+            attempts=attempts,
+            not_before=None,
+        )
+    )
+    if kept.rowcount != 1:
+        raise leases.lost(shard)
+    number = row.planned_shards
+    connection.execute(
+        sa.insert(shards).values(
+            job_id=shard.job_id,
+            shard_no=number,
+            source_no=shard.source_no,
+            first_item=shard.first_item + first.n_items,
+            n_items=second.n_items,
+            state="ready",
+            attempts=attempts,
+            last_error=shard.last_error,
+        )
+    )
+    connection.execute(
+        sa.update(shard_listings)
+        .where(shard_listings.c.job_id == shard.job_id, shard_listings.c.shard_no == shard.shard_no)
+        .values(listing=first.listing)
+    )
+    connection.execute(
+        sa.insert(shard_listings).values(
+            job_id=shard.job_id, shard_no=number, listing=second.listing
+        )
+    )
+    connection.execute(
+        sa.update(jobs).where(jobs.c.id == shard.job_id).values(planned_shards=number + 1)
+    )
+    job_rows.log(
+        connection, shard.job_id, shard.worker_id, "shard_bisected",
+        f"shard {shard.shard_no} of {shard.n_items} items: the second half is shard {number} now",
+    )  # fmt: skip
+
+
 def set_seek_index(
     connection: sa.Connection,
     lease: Lease,
@@ -81,7 +165,7 @@ def set_seek_index(
 
     With `streams` it can only start at the beginning, and one worker at a time reads it.
     """
-    job_rows.fence(connection, lease)
+    leases.fence(connection, lease)
     connection.execute(
         sa.update(sources)
         .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)
@@ -97,7 +181,7 @@ def set_identity(
     content_id: str | None,
 ) -> None:
     """Note that a source is another one now than when it was submitted."""
-    job_rows.fence(connection, lease)
+    leases.fence(connection, lease)
     connection.execute(
         sa.update(sources)
         .where(sources.c.job_id == lease.job_id, sources.c.source_no == source_no)

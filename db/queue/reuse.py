@@ -16,9 +16,8 @@ import sqlalchemy as sa
 from db.base import bulk
 from db.base.schema import films, jobs, shards, sources
 from db.base.types import now
-from db.queue import jobs as job_rows
-from db.queue import listings
-from db.queue.jobs import Lease
+from db.queue import leases, listings
+from db.queue.leases import Lease
 from db.queue.results import Cam, Identity
 
 #: Contents in one statement of `known`; SQLite takes at most 32,766 values.
@@ -193,7 +192,7 @@ def copy_source(
     until `complete`. Where no shard begins there, or the origin was purged meanwhile, nothing is
     copied, and the rest is to be listed from the archive.
     """
-    job_rows.fence(connection, lease)
+    leases.fence(connection, lease)
     # On PostgreSQL this keeps out who bisects a shard or purges the job.
     origin = connection.execute(
         sa.select(jobs.c.planned_at, jobs.c.purged_at)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.schema import SCORING_JOB_STATES, datasets, epochs
+from db.base.schema import datasets, epochs
 from db.base.schema import jobs as jobs_table
 from db.base.types import now
-from db.queue import jobs, leases
-from db.queue.jobs import Lease
+from db.queue import leases
+from db.queue.leases import Lease
 
 
 def record_dataset(
@@ -30,7 +30,7 @@ def record_dataset(
     manifest_csv: str,
 ) -> int:
     """Keep the dataset a job reads, once per content, and note it at the job. Fenced."""
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     dataset_id, _ = database.find_or_insert(
         connection,
         sa.select(datasets.c.id).where(datasets.c.hash == digest),
@@ -59,7 +59,7 @@ def record_epoch(connection: sa.Connection, lease: Lease, row: Mapping[str, Any]
 
     `row` may have more than the table has columns.
     """
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     row = {name: value for name, value in row.items() if name in epochs.c}
     connection.execute(
         sa.delete(epochs).where(epochs.c.job_id == lease.job_id, epochs.c.epoch >= row["epoch"])
@@ -69,7 +69,7 @@ def record_epoch(connection: sa.Connection, lease: Lease, row: Mapping[str, Any]
 
 def record_progress(connection: sa.Connection, lease: Lease, progress: Mapping[str, Any]) -> None:
     """Keep how far the current epoch is, over what was kept before. Fenced."""
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     connection.execute(
         sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(progress=dict(progress))
     )
@@ -80,52 +80,10 @@ def record_checkpoint(connection: sa.Connection, lease: Lease) -> None:
 
     However often its worker is killed, a job is given up only when it makes no progress.
     """
-    jobs.fence(connection, lease)
+    leases.fence(connection, lease)
     connection.execute(
         sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(attempts=1)
     )
-
-
-def urgent(engine: sa.Engine, kinds: Collection[str] | None = None) -> str | None:
-    """Why the next training job that is due should wait, or None; `kinds` as of `more_urgent`."""
-    with database.reading(engine) as connection:
-        next_one = connection.execute(
-            jobs.due("train", sa.select(jobs_table.c.priority)).limit(1)
-        ).one_or_none()
-        return None if next_one is None else more_urgent(connection, next_one.priority, kinds)
-
-
-def more_urgent(
-    connection: sa.Connection, priority: int, kinds: Collection[str] | None = None
-) -> str | None:
-    """The scoring job to which training of this priority gives way, in words, or None.
-
-    `kinds` are the engines that would score it, as of `leases.first_due`: for a job that asks for
-    another, nobody needs to wait here.
-    """
-    found = connection.execute(
-        sa.select(jobs_table.c.id, jobs_table.c.priority)
-        .where(
-            jobs_table.c.kind == "score",
-            jobs_table.c.state.in_(("queued", *SCORING_JOB_STATES)),
-            jobs_table.c.priority > priority,
-            leases.served(kinds),
-        )
-        .order_by(jobs_table.c.priority.desc(), jobs_table.c.id)
-        .limit(1)
-    ).one_or_none()
-    if found is None:
-        return None
-    return f"scoring job {found.id} goes first: its priority is {found.priority}, not {priority}"
-
-
-def complete(connection: sa.Connection, lease: Lease, model_id: int) -> None:
-    """The job made this model: note it and finish the job. Fenced."""
-    jobs.fence(connection, lease)
-    connection.execute(
-        sa.update(jobs_table).where(jobs_table.c.id == lease.job_id).values(model_id=model_id)
-    )
-    jobs.finish(connection, lease.job_id, "completed", lease.worker_id)
 
 
 def epoch_rows(engine: sa.Engine, job_id: int, after: int = 0) -> list[sa.RowMapping]:

@@ -1,4 +1,4 @@
-"""Models: registering them with their files, naming them by alias, and reading the files back."""
+"""Models: registering them with their files, and reading both back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from db.base import database, outbox
+from db.base import database
 from db.base.errors import Conflict, NotFound
 from db.base.schema import (
-    aliases,
     engines,
     evaluations,
     model_chunks,
@@ -26,31 +25,14 @@ from db.base.schema import (
     promotions,
 )
 from db.base.types import now
-
-#: The alias that `score` uses when no model is named.
-CHAMPION = "champion"
+from db.registry import aliases, events
+from db.registry import engines as engine_rows
 
 #: Bytes in one row of model_chunks.
 CHUNK_BYTES = 1 << 20
 
 #: Characters of evaluations.split.
 LONGEST_SPLIT = 64
-
-#: Fewer characters than this are not taken for the start of a SHA-256.
-LEAST_SHA256 = 8
-
-#: Columns of the engines table that, with the file, say which engine it is.
-ENGINE_KEY = ("backend", "backend_version", "device", "precision")
-
-#: engines.backend of the two flavours of TensorRT.
-TENSORRT = ("tensorrt", "tensorrt_rtx")
-
-#: Kind of worker → precisions that are faster than fp32 there, the fastest first. A processor
-#: widens fp16 again, and TensorRT computes bf16's file in fp32.
-FASTEST = {"onnx": ("int8", "bf16"), "tensorrt": ("int8", "fp16"), "either": ("int8",)}
-
-#: Longer numbers do not fit into a 64-bit column.
-_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +61,18 @@ class NewModel:
     engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     #: Split name → metrics, with `n_films`.
     evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    #: What drift is measured against, and what engines must say of drawn films.
+    #: What drift is measured against, and what engines must answer for drawn films.
     reference: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any], **values: Any) -> NewModel:
         """By what the model file's card says, as JSON; `values` are the other fields."""
-        told = (
+        fields = (
             "labels", "positive", "size", "film_rule", "temperature", "threshold",
             "threshold_rule", "ood_threshold", "metrics",
         )  # fmt: skip
         return cls(
-            arch="resnet18", card=dict(card), **{name: card[name] for name in told}, **values
+            arch="resnet18", card=dict(card), **{name: card[name] for name in fields}, **values
         )
 
 
@@ -136,48 +118,19 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
         precision: _store(connection, model_id, precision, path)
         for precision, path in new.files.items()
     }
-    _record_engines(connection, digests, new.engines)
+    engine_rows.add(connection, digests, new.engines)
     for split, metrics in new.evaluations.items():
         record_evaluation(
             connection, model_id, split, metrics, dataset_id=new.dataset_id, job_id=new.job_id
         )
-    _log(connection, model_id, who, "registered", f"{new.origin} as {new.name}")
-    if connection.execute(sa.select(aliases).where(aliases.c.name == CHAMPION)).first() is None:
+    events.log(connection, model_id, who, "registered", f"{new.origin} as {new.name}")
+    if aliases.model_of(connection, aliases.CHAMPION) is None:
         # Two first models at the same moment: the second keeps its registration, not the title.
         with suppress(IntegrityError), connection.begin_nested():
-            move_alias(connection, CHAMPION, model_id, who, "the first model there is", how="first")
-    return model_id
-
-
-def record_evaluation(
-    connection: sa.Connection, model_id: int, split: str, metrics: Mapping[str, float], **of: Any
-) -> None:
-    """Add how a model did on `n_films` labelled films, which is one of the metrics.
-
-    `of` are `dataset_id` and `job_id` where there are such. A split's name is cut to its column.
-    """
-    connection.execute(
-        sa.insert(evaluations).values(
-            model_id=model_id,
-            split=split[:LONGEST_SPLIT],
-            n_films=int(metrics["n_films"]),
-            metrics={k: v for k, v in metrics.items() if k != "n_films"},
-            created_at=now(),
-            **of,
-        )
-    )
-
-
-def _record_engines(
-    connection: sa.Connection, digests: Mapping[str, str], tried: Sequence[Mapping[str, Any]]
-) -> None:
-    """Insert rows of the engines table, each with the file that its precision is computed from."""
-    for engine in tried:
-        file = {"bf16": "fp32"}.get(engine["precision"], engine["precision"])
-        if file in digests:  # a file that failed its gate is not kept, nor what it did
-            connection.execute(
-                sa.insert(engines).values(**engine, sha256=digests[file], created_at=now())
+            aliases.move(
+                connection, aliases.CHAMPION, model_id, who, "the first model there is", how="first"
             )
+    return model_id
 
 
 def add_precisions(
@@ -208,82 +161,33 @@ def add_precisions(
         connection.execute(
             sa.delete(engines).where(
                 engines.c.sha256.in_(list(digests.values())),
-                *(engines.c[key] == engine[key] for key in ENGINE_KEY),
+                *(engines.c[key] == engine[key] for key in engine_rows.KEY),
             )
         )
-    _record_engines(connection, digests, tried)
+    engine_rows.add(connection, digests, tried)
     if files:
-        _log(connection, model_id, who, "quantised", f"{name} has files in {', '.join(files)} too")
+        events.log(
+            connection, model_id, who, "quantised", f"{name} has files in {', '.join(files)} too"
+        )
 
 
-def record_engine(connection: sa.Connection, sha256: str, row: Mapping[str, Any]) -> None:
-    """Keep what became of an engine made from this file; one tried before is recorded anew.
+def record_evaluation(
+    connection: sa.Connection, model_id: int, split: str, metrics: Mapping[str, float], **of: Any
+) -> None:
+    """Add how a model did on `n_films` labelled films, which is one of the metrics.
 
-    `row` is columns of the engines table, `passed` among them. Two workers may do so at once.
+    `of` are `dataset_id` and `job_id` where there are such. A split's name is cut to its column.
     """
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
-    values = {"parity_delta": None, "worker_id": None, **row, "sha256": sha256, "created_at": now()}
-    key = ("sha256", *ENGINE_KEY)
     connection.execute(
-        insert(engines)
-        .values(**values)
-        .on_conflict_do_update(
-            index_elements=list(key),
-            set_={name: value for name, value in values.items() if name not in key},
+        sa.insert(evaluations).values(
+            model_id=model_id,
+            split=split[:LONGEST_SPLIT],
+            n_films=int(metrics["n_films"]),
+            metrics={k: v for k, v in metrics.items() if k != "n_films"},
+            created_at=now(),
+            **of,
         )
     )
-
-
-def engine_passed(
-    engine: sa.Engine, sha256: str, backend: str, version: str, device: str, precision: str
-) -> sa.RowMapping | None:
-    """The row of this very engine, where it passed its gate the last time that it was tried."""
-    select = sa.select(engines).where(
-        engines.c.sha256 == sha256,
-        engines.c.backend == backend,
-        engines.c.backend_version == version,
-        engines.c.device == device,
-        engines.c.precision == precision,
-        engines.c.passed,
-    )
-    with database.reading(engine) as connection:
-        return connection.execute(select).mappings().first()
-
-
-def best_precision(engine: sa.Engine, model_id: int, on: str = "onnx") -> str:
-    """The fastest precision of a model that may be used, for workers of one kind.
-
-    On `onnx`, workers that compute the file as it is: int8, else bf16, else fp32. (A bf16 engine
-    that passed did so on a processor that has bfloat16.) On `tensorrt`: int8, else fp16, else fp32.
-    On `either`: what is fast on both.
-    """
-    usable = usable_precisions(engine, model_id, on)
-    return next((precision for precision in FASTEST[on] if precision in usable), "fp32")
-
-
-def usable_precisions(engine: sa.Engine, model_id: int, on: str = "onnx") -> set[str]:
-    """The precisions of a model that passed their parity gate, for workers of one kind.
-
-    What passed elsewhere counts on TensorRT too, until it has been tried there: a worker tries its
-    own engine before it serves. From then on the latest trial there has the last word.
-    """
-    with database.reading(engine) as connection:
-        tried = connection.execute(
-            sa.select(engines.c.precision, engines.c.backend, engines.c.passed)
-            .join(model_files, model_files.c.sha256 == engines.c.sha256)
-            .where(model_files.c.model_id == model_id)
-            .order_by(engines.c.created_at, engines.c.id)
-        ).all()
-    usable = {row.precision for row in tried if row.passed and row.backend not in TENSORRT}
-    there = {row.precision: row.passed for row in tried if row.backend in TENSORRT}
-    if on != "onnx":
-        usable -= {precision for precision, passed in there.items() if not passed}
-    if on == "tensorrt":
-        usable |= {precision for precision, passed in there.items() if passed}
-    return usable
 
 
 def _store(connection: sa.Connection, model_id: int, precision: str, path: Path) -> str:
@@ -316,151 +220,8 @@ def _store(connection: sa.Connection, model_id: int, precision: str, path: Path)
     return sha256
 
 
-def _log(connection: sa.Connection, model_id: int, who: str, event: str, detail: str) -> None:
-    connection.execute(
-        sa.insert(model_events).values(
-            model_id=model_id, at=now(), who=who, event=event, detail=detail
-        )
-    )
-
-
-def move_alias(
-    connection: sa.Connection,
-    alias: str,
-    model_id: int,
-    who: str,
-    reason: str,
-    *,
-    how: str = "promote",
-    run_id: int | None = None,
-) -> int | None:
-    """Let an alias stand for a model, in one transaction with its history.
-
-    Returns the model it stood for before. Jobs that are already submitted keep theirs. `how` is
-    first, promote or rollback, and `run_id` the run that decided it. Raises Conflict for a model
-    that is retired.
-    """
-    before = alias_of(connection, alias, lock=True)
-    state = connection.execute(sa.select(models.c.state).where(models.c.id == model_id)).scalar()
-    if state == "retired":
-        raise Conflict(f"model {model_id} is retired: its files may be gone; promote another")
-    if before is None:
-        connection.execute(
-            sa.insert(aliases).values(
-                name=alias, model_id=model_id, moved_at=now(), moved_by=who, reason=reason
-            )
-        )
-    else:
-        connection.execute(
-            sa.update(aliases)
-            .where(aliases.c.name == alias)
-            .values(model_id=model_id, moved_at=now(), moved_by=who, reason=reason)
-        )
-        if before != model_id:
-            _log(connection, before, who, "replaced", f"as {alias} by model {model_id}: {reason}")
-    _log(connection, model_id, who, "promoted", f"to {alias}: {reason}")
-    if before != model_id:
-        connection.execute(
-            sa.insert(promotions).values(
-                alias=alias, model_id=model_id, previous_id=before, how=how, run_id=run_id,
-                at=now(), who=who, reason=reason,
-            )
-        )  # fmt: skip
-        if alias == CHAMPION and before is not None and run_id is None:
-            # A run tells of its own promotion; a person's reason may hold anything.
-            outbox.add(
-                connection, "promoted", model_id=model_id, text=f"{how}: in place of model {before}"
-            )
-    return before
-
-
-def rollback(connection: sa.Connection, alias: str, who: str, reason: str) -> tuple[int, int]:
-    """Let an alias stand again for the model before: that which this one took the place of.
-
-    Returns both, now and before. Done twice it goes back two. Raises Conflict where there is no
-    model before, or it is retired.
-    """
-    current = alias_of(connection, alias, lock=True)
-    if current is None:
-        raise Conflict(f"no model is {alias}; `pneumoq models ls` lists them")
-    target = before(connection, alias)
-    if target is None:
-        raise Conflict(
-            f"model {current} is the first {alias} there was; `pneumoq models promote` takes any "
-            "other model"
-        )
-    move_alias(connection, alias, target, who, reason, how="rollback")
-    return target, current
-
-
-def before(connection: sa.Connection, alias: str) -> int | None:
-    """The model that `rollback` goes back to; None where there is none.
-
-    A rollback undoes the promotion before it, so a model that an alias stood for twice is come by
-    twice.
-    """
-    line: list[int] = []
-    for row in connection.execute(
-        sa.select(promotions.c.how, promotions.c.model_id, promotions.c.previous_id)
-        .where(promotions.c.alias == alias)
-        .order_by(promotions.c.id)
-    ):
-        if not line and row.previous_id is not None:
-            line.append(int(row.previous_id))  # moves of before were not kept of every alias
-        if row.how == "rollback":
-            line.pop()
-        else:
-            line.append(int(row.model_id))
-    return line[-2] if len(line) > 1 else None
-
-
-def alias_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> int | None:
-    """The model that an alias stands for now; with `lock` it stays so until commit."""
-    select = sa.select(aliases.c.model_id).where(aliases.c.name == alias)
-    found = connection.execute(select.with_for_update() if lock else select).scalar()
-    return None if found is None else int(found)
-
-
-def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
-    """The model that an alias, a number, a name or the start of a file's SHA-256 stands for."""
-    with database.reading(engine) as connection:
-        found = named(connection, reference)
-    if not found:
-        hint = (
-            "train one with `pneumoq train FOLDER`"
-            if reference == CHAMPION
-            else "`pneumoq models ls` lists them"
-        )
-        raise NotFound(f"there is no model {reference!r}; {hint}")
-    if len(found) > 1:
-        raise NotFound(f"{reference!r} stands for several models; give the number")
-    return found[0]
-
-
-def named(connection: sa.Connection, reference: str) -> Sequence[sa.RowMapping]:
-    """The models that a reference may stand for: as `resolve`, which wants exactly one."""
-    found = connection.execute(
-        sa.select(models)
-        .join(aliases, aliases.c.model_id == models.c.id)
-        .where(aliases.c.name == reference)
-    ).mappings().all()  # fmt: skip
-    if not found and reference.isdecimal() and len(reference) <= _MOST_DIGITS:
-        found = connection.execute(
-            sa.select(models).where(models.c.id == int(reference))
-        ).mappings().all()  # fmt: skip
-    if not found:
-        by_file = sa.select(model_files.c.model_id).where(
-            model_files.c.sha256.startswith(reference.lower(), autoescape=True)
-        )
-        same = models.c.name == reference
-        if len(reference) >= LEAST_SHA256:
-            same = sa.or_(same, models.c.id.in_(by_file))
-        found = connection.execute(sa.select(models).where(same)).mappings().all()
-    return found
-
-
 def pruned(connection: sa.Connection, model_id: int) -> str | None:
-    """What to say to who wants to use a model whose bytes were removed; None where they are there.
+    """Why a model cannot be used whose bytes were removed; None where they are there.
 
     The model is retired then; its row stays.
     """
@@ -552,7 +313,7 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
                     created_at=models.c.created_at.type,
                     champion_since=promotions.c.at.type,
                 ),
-                {"champion": CHAMPION},
+                {"champion": aliases.CHAMPION},
             ).mappings()
         )
 

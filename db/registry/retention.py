@@ -13,19 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.schema import (
-    aliases,
-    jobs,
-    model_chunks,
-    model_events,
-    model_files,
-    runs,
-    schedules,
-    shards,
-)
+from db.base.schema import aliases as alias_table
+from db.base.schema import jobs, model_chunks, model_files, runs, schedules, shards
 from db.base.schema import models as table
 from db.base.types import now
-from db.registry import models
+from db.registry import aliases, events
 
 #: Of a training job that made no model, files stay for so many days: it may be resumed.
 UNFINISHED_DAYS = 7
@@ -87,45 +79,45 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
     """Models that must stay, and why."""
     used: dict[int, str] = {}
 
-    def say(model_id: Any, why: str) -> None:
+    def keep(model_id: Any, why: str) -> None:
         if model_id is not None:
             used.setdefault(int(model_id), why)
 
-    for row in connection.execute(sa.select(aliases.c.name, aliases.c.model_id)):
-        say(row.model_id, f"it is {row.name}")
-        say(
-            models.before(connection, row.name),
+    for row in connection.execute(sa.select(alias_table.c.name, alias_table.c.model_id)):
+        keep(row.model_id, f"it is {row.name}")
+        keep(
+            aliases.before(connection, row.name),
             f"it was {row.name} before, to roll back to",
         )
     for row in connection.execute(
         sa.select(table.c.id, table.c.parent_id)
-        .join(aliases, aliases.c.model_id == table.c.id)
-        .where(aliases.c.name == models.CHAMPION)
+        .join(alias_table, alias_table.c.model_id == table.c.id)
+        .where(alias_table.c.name == aliases.CHAMPION)
     ):
-        say(row.parent_id, f"model {row.id}, the champion, began from it")
+        keep(row.parent_id, f"model {row.id}, the champion, began from it")
     for job in connection.execute(
         sa.select(jobs.c.id, jobs.c.model_id, jobs.c.spec).where(jobs.c.finished_at.is_(None))
     ):
-        say(job.model_id, f"job {job.id} is open")
+        keep(job.model_id, f"job {job.id} is open")
         began = job.spec.get("warm_start")
         if isinstance(began, int) and not isinstance(began, bool):
-            say(began, f"job {job.id} begins from it")
+            keep(began, f"job {job.id} begins from it")
     for run in connection.execute(
         sa.select(runs.c.id, runs.c.champion_id, runs.c.candidate_id).where(
             runs.c.finished_at.is_(None)
         )
     ):
-        say(run.champion_id, f"run {run.id} compares with it")
-        say(run.candidate_id, f"run {run.id} is about it")
+        keep(run.champion_id, f"run {run.id} compares with it")
+        keep(run.candidate_id, f"run {run.id} is about it")
     for schedule in connection.execute(
         sa.select(schedules.c.name, schedules.c.spec).where(
             schedules.c.kind == "score", schedules.c.removed_at.is_(None)
         )
     ):
         reference = _model_of(schedule.spec)
-        found = models.named(connection, reference) if reference else []
+        found = aliases.named(connection, reference) if reference else []
         if len(found) == 1:
-            say(found[0]["id"], f"schedule {schedule.name} scores with it")
+            keep(found[0]["id"], f"schedule {schedule.name} scores with it")
     return used
 
 
@@ -139,17 +131,13 @@ def retire(
 ) -> list[Judged]:
     """Retire the models that need not stay; how each was judged. For `database.write`."""
     # Nobody moves an alias meanwhile: what it is moved to must not be retired just then.
-    connection.execute(sa.select(aliases.c.name).order_by(aliases.c.name).with_for_update())
+    connection.execute(sa.select(alias_table.c.name).order_by(alias_table.c.name).with_for_update())
     found = judge(connection, keep, schedule_id)
     for judged in found:
         if judged.stays:
             continue
         connection.execute(sa.update(table).where(table.c.id == judged.id).values(state="retired"))
-        connection.execute(
-            sa.insert(model_events).values(
-                model_id=judged.id, at=now(), who=who, event="retired", detail=judged.why
-            )
-        )
+        events.log(connection, judged.id, who, "retired", judged.why)
     return found
 
 
@@ -243,11 +231,9 @@ def _free(connection: sa.Connection, model: Bytes, who: str) -> bool:
     gone = connection.execute(sa.delete(model_chunks).where(model_chunks.c.sha256.in_(files)))
     if not gone.rowcount:
         return False  # somebody was faster
-    connection.execute(
-        sa.insert(model_events).values(
-            model_id=model.id, at=now(), who=who, event="pruned",
-            detail=f"{model.size_bytes / 1e6:.1f} MB of files removed; its row and card stay",
-        )
+    events.log(
+        connection, model.id, who, "pruned",
+        f"{model.size_bytes / 1e6:.1f} MB of files removed; its row and card stay",
     )  # fmt: skip
     return True
 
@@ -269,7 +255,7 @@ def _retired(retiring: Sequence[int]) -> sa.ColumnElement[bool]:
     return sa.or_(table.c.state == "retired", table.c.id.in_(retiring))
 
 
-def settled_training(engine: sa.Engine, retiring: Sequence[int] = ()) -> dict[int, str]:
+def unneeded_training(engine: sa.Engine, retiring: Sequence[int] = ()) -> dict[int, str]:
     """Training jobs whose files on the machine that trained are of no more use, and why."""
     long_ago = now(-UNFINISHED_DAYS * 86_400.0)
     with database.reading(engine) as connection:

@@ -1,4 +1,4 @@
-"""What people do to jobs that are there: pause, resume, retry. `jobs.cancel` is beside `finish`."""
+"""What people do to jobs that are there: pause, resume, cancel, retry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from db.base.errors import Conflict
 from db.base.schema import FINAL_JOB_STATES, jobs, shards, sources
 from db.queue import jobs as job_rows
+from db.work import endings
 
 #: Options of `retry` that are columns of jobs; all others go into the spec.
 _COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key"})
@@ -56,6 +57,14 @@ def resume(connection: sa.Connection, job_id: int, who: str, reason: str | None 
     state = "queued" if row.planned_at is None else "running"
     connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(state=state))
     job_rows.log(connection, job_id, who, "resumed", reason)
+
+
+def cancel(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
+    """End a job now. What is committed stays; workers notice within a heartbeat and stop."""
+    row = job_rows.locked(connection, job_id)
+    if row.state in FINAL_JOB_STATES:
+        raise Conflict(f"job {job_id} is already {row.state}")
+    endings.finish(connection, job_id, "cancelled", who, reason or f"cancelled by {who}")
 
 
 def retry(

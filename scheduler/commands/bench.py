@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from db.registry import models
+from db.registry import aliases
+from scheduler import engines, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session, sources
+from scheduler.submitting import precision, sources
 
 #: Films that a repetition measures with, unless told.
 FILMS = 1000
@@ -19,7 +20,7 @@ FILMS = 1000
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--model",
-    default=models.CHAMPION,
+    default=aliases.CHAMPION,
     show_default=True,
     help="Alias, number, name or SHA-256 of the model.",
 )
@@ -64,15 +65,15 @@ def command(
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
     (row,) = sources.rows([source], [])
-    chosen = models.resolve(engine, model)
+    chosen = aliases.resolve(engine, model)
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
     figures = bench.run(
         settings, engine, model_id=chosen["id"], precision=pinned, row=row, films=films,
-        repeats=repeats, say=say,
+        repeats=repeats, report=report,
     )  # fmt: skip
     facts: dict[str, Any] = {
         "model_id": chosen["id"],

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from db.registry import models
-from scheduler import errors
+from db.registry import aliases
+from scheduler import engines, errors, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session
+from scheduler.submitting import precision
 
 
 @click.command("classify")
@@ -17,7 +17,7 @@ from scheduler.submitting import engines, precision, session
 @click.argument("out", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--model",
-    default=models.CHAMPION,
+    default=aliases.CHAMPION,
     show_default=True,
     help="Alias, number, name or SHA-256 of the model.",
 )
@@ -48,7 +48,7 @@ def command(
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
-    chosen = models.resolve(engine, model)
+    chosen = aliases.resolve(engine, model)
     from worker.scoring import classify
 
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))

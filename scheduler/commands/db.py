@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from db.base import migrate, schema, views
+from scheduler import session
 from scheduler.show import output
-from scheduler.submitting import session
 
 
 @click.group("db")
@@ -25,9 +25,10 @@ def command() -> None:
 @command.command("upgrade")
 @output.json_option
 def upgrade(as_json: bool) -> None:
-    """Create the schema, or bring it up to date. Stop the workers first.
+    """Create the schema, or bring it up to date. Stop workers of release 0.1.0 first.
 
-    All of it happens, or nothing. Running it again changes nothing.
+    All of it happens, or nothing. Running it again changes nothing. Workers of later releases may
+    work on meanwhile.
 
     \b
     Example:
@@ -39,12 +40,13 @@ def upgrade(as_json: bool) -> None:
         session.make_private_folder(settings.database_path.parent)
     before = migrate.current(engine)
     migrate.upgrade(engine)
+    now = migrate.current(engine)
     if as_json:
-        output.emit({"before": before, "revision": migrate.HEAD}, as_json=True)
-    elif before == migrate.HEAD:
-        click.echo(f"the schema is up to date ({before})")
+        output.emit({"before": before, "revision": now}, as_json=True)
+    elif before == now:
+        click.echo(f"the schema is up to date ({now})")
     else:
-        click.echo(f"the schema is now {migrate.HEAD} (before: {before or 'none'})")
+        click.echo(f"the schema is now {now} (before: {before or 'none'})")
 
 
 @command.command("schema")

@@ -15,9 +15,8 @@ from typing import Any
 import click
 
 from db.base.errors import Conflict
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Patients to train on, and patients of the archive that is scored; none is in both.
 TRAIN_PATIENTS, ARCHIVE_PATIENTS = 300, 110
@@ -92,7 +91,7 @@ def command(ctx: click.Context, folder: Path) -> None:
     with contextlib.ExitStack() as stacked:
         _step("Starting Valkey, a training worker, a scoring worker and beat")
         stacked.enter_context(stack.sole(settings))
-        running = stacked.enter_context(stack.Stack(settings, engine, say=click.echo))
+        running = stacked.enter_context(stack.Stack(settings, engine, report=click.echo))
         who = session.who()
 
         _step(
@@ -139,28 +138,27 @@ def _step(text: str) -> None:
 
 def _draw(films: Path, archive: Path) -> None:
     """Draw the films, unless an earlier run did."""
-    from trainer import phantom
+    from trainer import atomic, phantom
 
+    films.parent.mkdir(parents=True, exist_ok=True)
     if not films.exists():
         click.echo(f"Drawing {TRAIN_PATIENTS} patients into {films} …")
-        part = films.with_name("films.part")
-        shutil.rmtree(part, ignore_errors=True)
-        count = phantom.write_folder(part, TRAIN_PATIENTS)
-        part.replace(films)
+        with atomic.new_folder(films) as part:
+            count = phantom.write_folder(part, TRAIN_PATIENTS)
         click.echo(f"  {count} films in NORMAL/ and PNEUMONIA/")
     if not archive.exists():
         click.echo(f"Drawing {ARCHIVE_PATIENTS} other patients into {archive} …")
-        part = archive.with_name("archive.part")
-        count = phantom.write_zip(part, ARCHIVE_PATIENTS, first_patient=FIRST_ARCHIVE_PATIENT)
-        part.replace(archive)
+        with atomic.replacing(archive) as part:
+            count = phantom.write_zip(part, ARCHIVE_PATIENTS, first_patient=FIRST_ARCHIVE_PATIENT)
         click.echo(f"  {count} films, unlabelled")
 
 
 def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
     from db.base import database
     from db.queue import jobs
+    from scheduler import engines
     from scheduler.measure import survey
-    from scheduler.submitting import engines, precision
+    from scheduler.submitting import precision
 
     rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}
@@ -183,17 +181,17 @@ def _follow(
     watch: Callable[[], None],
 ) -> None:
     from db.base import database
-    from db.queue import jobs
+    from db.work import control
     from scheduler.show import follow
     from worker import wakeup
 
-    wakeup.ring(settings, queue)
+    wakeup.notify(settings, queue)
     try:
         status = follow.to_the_end(engine, job_id, tick=watch)
     except BaseException:
         # The next demo must not begin by finishing this one.
         with contextlib.suppress(Conflict):
-            database.write(engine, lambda c: jobs.cancel(c, job_id, session.who()))
+            database.write(engine, lambda c: control.cancel(c, job_id, session.who()))
         raise
     if status != errors.DONE:
         ctx.exit(status)

@@ -16,12 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.base import database, migrate, workers
-from db.base.errors import DatabaseError
-from scheduler import errors
+from db.base.errors import DatabaseError, NotMigrated
+from scheduler import errors, session
 from scheduler.checks import gpu, machine
 from scheduler.checks.finding import Finding, ok, problem, warning
 from scheduler.show import output
-from scheduler.submitting import session
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError
@@ -141,9 +140,14 @@ def database_and_workers(settings: Settings) -> Iterator[Finding]:
             yield from _live(None)
             return
     started = time.monotonic()
+    refused: NotMigrated | None = None
     try:
         revision = migrate.current(engine)
         alive = None if revision is None else workers.alive(engine)
+        try:
+            migrate.check(engine)
+        except NotMigrated as error:
+            refused = error
     except (SQLAlchemyError, DatabaseError) as error:
         text = " ".join(str(getattr(error, "orig", error)).split())
         yield problem(
@@ -152,19 +156,16 @@ def database_and_workers(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
         return
     took_ms = (time.monotonic() - started) * 1000
-    if revision is None:
-        found = "answers, without a PneumoQ schema"
-        if file is not None:
-            yield ok("database", found, "the first command makes it")
-        else:
-            yield problem("database", found, "run `pneumoq db upgrade`")
-    elif revision != migrate.HEAD:
-        yield problem(
-            "database", f"schema {revision}, this PneumoQ needs {migrate.HEAD}",
-            "stop the workers and run `pneumoq db upgrade`",
-        )  # fmt: skip
+    if revision is None and file is not None:
+        yield ok("database", "answers, without a PneumoQ schema", "the first command makes it")
+    elif refused is not None:
+        yield problem("database", refused.found, refused.advice)
     else:
-        yield ok("database", f"{_server(engine)}, schema {revision}, answers in {took_ms:.0f} ms")
+        newer = "" if revision == migrate.HEAD else f" (newer than {migrate.HEAD}, may be used)"
+        yield ok(
+            "database",
+            f"{_server(engine)}, schema {revision}{newer}, answers in {took_ms:.0f} ms",
+        )
     yield from _live(alive)
 
 
@@ -202,10 +203,10 @@ def _live(alive: list[sa.RowMapping] | None) -> Iterator[Finding]:
             f"process {worker['pid']} on {worker['host']}{computes}, "
             f"since {output.when(worker['started_at'])}"
         )
-        told = worker["health"] or {}
-        if told:
-            found = f"{found}; {health.text(told)}"
-        if "throttled" in told:
+        state = worker["health"] or {}
+        if state:
+            found = f"{found}; {health.text(state)}"
+        if "throttled" in state:
             yield warning(name, found, "its GPU is slowed down: see to its cooling and power")
         else:
             yield ok(name, found)

@@ -8,7 +8,6 @@ import gzip
 import heapq
 import io
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,9 +17,9 @@ import sqlalchemy as sa
 
 from db.base import database, views
 from db.queue import jobs
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
+from trainer import atomic
 
 #: Rows fetched at a time.
 FETCH = 2000
@@ -172,32 +171,14 @@ def _stream(connection: sa.Connection, view: views.View, job: int) -> Iterator[S
 @contextlib.contextmanager
 def _appearing(file: Path) -> Iterator[IO[str]]:
     """A text file, compressed where its name says so, that is there when all of it is."""
-    with tempfile.NamedTemporaryFile(
-        dir=file.absolute().parent, prefix=f".{file.name[:100]}-", delete=False
-    ) as raw:
-        temporary = Path(raw.name)
-        try:
-            zipped = gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.name.endswith(".gz") else None
-            text = io.TextIOWrapper(zipped or raw, encoding="utf-8", newline="")
-            yield text
-            text.flush()
-            text.detach()
-            if zipped is not None:
-                zipped.close()
-            raw.flush()
-            # As a file that was opened by its name would be, and not for its owner's eyes only.
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    import os
-
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    with atomic.replacing(file) as part, part.open("wb") as raw:
+        zipped = gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.name.endswith(".gz") else None
+        text = io.TextIOWrapper(zipped or raw, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()
+        if zipped is not None:
+            zipped.close()
 
 
 def _csv(file: IO[str], columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> int:

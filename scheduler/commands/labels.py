@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.errors import NotFound
 from db.queue import jobs, labels
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
+from trainer import table
+from trainer.errors import TableError
 
 #: Headers that are understood, in lower case.
 NAMES = ("name", "path", "file", "filename", "image", "film")
 TRUTHS = ("label", "class", "truth", "target", "finding")
 NUMBERS = ("item_no", "item")
-
-#: A longer field than this is no name and no class: a quote was left open.
-LONGEST_FIELD = 1 << 16
 
 
 @click.group("labels")
@@ -192,22 +189,15 @@ def _header(file: Path) -> list[str]:
 
 def _read(file: Path) -> Iterator[list[str]]:
     """The lines of a CSV that are not empty; separated by comma, semicolon or tab."""
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = None
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
-            first = text.readline()
-            text.seek(0)
-            separator = max(",;\t", key=first.count)
-            reader = csv.reader(text, delimiter=separator, strict=True)
-            yield from (row for row in reader if row)
+            yield from (row for _, row in table.rows(text) if row)
     except UnicodeDecodeError as error:
         raise errors.Failure(
             f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8"
         ) from error
-    except csv.Error as error:
-        where = f", line {reader.line_num}" if reader else ""
-        raise errors.Failure(f"{file}{where} is no CSV: {error}") from error
+    except TableError as error:
+        raise errors.Failure(f"{file}, line {error.line} is no CSV: {error}") from error
 
 
 def _rows(

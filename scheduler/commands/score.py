@@ -9,8 +9,9 @@ import click
 import sqlalchemy as sa
 
 from db.queue import jobs
-from db.registry import models
-from scheduler.submitting import engines, precision, session, sources, submit
+from db.registry import aliases
+from scheduler import engines, session
+from scheduler.submitting import precision, sources, submit
 from trainer.film import rules
 
 
@@ -22,7 +23,7 @@ from trainer.film import rules
 )  # fmt: skip
 @click.option(
     "--model",
-    default=models.CHAMPION,
+    default=aliases.CHAMPION,
     show_default=True,
     help="Alias, number, name or SHA-256 of the model.",
 )
@@ -101,7 +102,7 @@ def command(
     """
     settings, engine = session.settings(), session.database()
     rows = sources.rows(sources_, lists)
-    chosen = models.resolve(engine, model)
+    chosen = aliases.resolve(engine, model)
     wanted = engines.stored(asked_engine)
     settings = engines.settings_of(settings, asked_engine)
     on = engines.kind_here(settings) if local else engines.kind_of_fleet(engine, wanted)

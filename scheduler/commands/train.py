@@ -14,9 +14,9 @@ from click.core import ParameterSource
 
 from db.base.errors import NotFound
 from db.queue import jobs
-from db.registry import models
-from scheduler import errors
-from scheduler.submitting import session, submit
+from db.registry import aliases
+from scheduler import errors, session
+from scheduler.submitting import submit
 
 #: Options that are about the submission, not about what is trained.
 _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_json")
@@ -272,7 +272,7 @@ def of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
 def _pin(ctx: click.Context, engine: sa.Engine, spec: dict[str, Any]) -> None:
     """Settle which model a warm start begins from, whatever is promoted until the job runs."""
     check_init(ctx)
-    spec["warm_start"] = models.resolve(engine, models.CHAMPION)["id"]
+    spec["warm_start"] = aliases.resolve(engine, aliases.CHAMPION)["id"]
 
 
 def check_init(ctx: click.Context) -> None:
@@ -334,8 +334,8 @@ def _check_pattern(pattern: str | None) -> None:
 
 def _check_name(engine: sa.Engine, name: str) -> None:
     """Refuse a name that means a model already: after hours of training it would be too late."""
-    if name.isdecimal() or name == models.CHAMPION:
+    if name.isdecimal() or name == aliases.CHAMPION:
         raise click.BadParameter("this would be taken for another model", param_hint="--name")
     with contextlib.suppress(NotFound):
-        taken = models.resolve(engine, name)
+        taken = aliases.resolve(engine, name)
         raise click.BadParameter(f"model {taken['id']} is called so", param_hint="--name")

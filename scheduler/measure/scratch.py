@@ -20,9 +20,8 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import jobs
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.local import stack
-from scheduler.submitting import session
 from worker import wakeup
 from worker.config import Settings
 
@@ -151,7 +150,7 @@ class Jobs:
                 precision=self._precision, source_rows=[source] * times,
             ),
         )  # fmt: skip
-        wakeup.ring(self._settings, "score")
+        wakeup.notify(self._settings, "score")
         while (row := jobs.get(self._engine, job_id))["state"] not in FINAL_JOB_STATES:
             self._watch()
             time.sleep(LOOK_S)
@@ -167,8 +166,8 @@ def running(
     model_id: int,
     precision: str,
     accept: Sequence[str],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[Jobs]:
     """A private stack with one worker that does real jobs."""
-    with stack.private(settings, engine, ["score"], say=say) as (own, watch):
+    with stack.private(settings, engine, ["score"], report=report) as (own, watch):
         yield Jobs(own, engine, watch, model_id, precision, accept)

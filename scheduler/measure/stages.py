@@ -24,10 +24,11 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs, leases, listings, results
 from db.queue.results import Cam, Prediction
+from db.work import claims, endings
 from scheduler.measure.survey import Located
 from trainer.card import Card
 from worker.config import Settings
-from worker.decoding import handle
+from worker.decoding import protocol
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Engine, Pending
 
@@ -36,7 +37,7 @@ WARM_FILMS = 64
 #: Batches that are computed before a measurement of inference begins.
 WARM_BATCHES = 4
 #: Films whose pixels have room at once, per decoder process: more than it can have waiting.
-ROOM = 4 * handle.MOST
+ROOM = 4 * protocol.REQUEST_FILMS
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
 #: Backends that compute on the processor that also decodes.
@@ -255,7 +256,7 @@ class Writing:
             database.write(self._engine, partial(results.commit, shard=shard, outcomes=outcomes))
             seconds += time.perf_counter() - started
             database.write(
-                self._engine, partial(jobs.close_if_done, job_id=shard.job_id, who="bench")
+                self._engine, partial(endings.close_if_done, job_id=shard.job_id, who="bench")
             )
         return seconds
 
@@ -267,15 +268,15 @@ class Writing:
                 connection, kind="score", spec={}, submitted_by="bench", model_id=self._model_id,
                 precision=self._precision, priority=100, source_rows=[source],
             )  # fmt: skip
-            claimed = jobs.claim(connection, "score", "bench", 3600.0)
+            claimed = claims.claim_job(connection, "score", "bench", 3600.0)
             assert claimed is not None
             new = listings.NewShard(source_no=0, n_items=WRITE_FILMS, listing=b"")
             listings.add(connection, claimed.lease, [new] * WRITE_SHARDS)
-            jobs.planned(connection, claimed.lease, {})
+            listings.complete(connection, claimed.lease, {})
 
         database.write(self._engine, plan)
         for _ in range(WRITE_SHARDS):
-            shard = database.write(self._engine, lambda c: leases.claim(c, "bench", 3600.0))
+            shard = database.write(self._engine, lambda c: claims.claim_shard(c, "bench", 3600.0))
             assert shard is not None
             yield shard
 

@@ -62,7 +62,7 @@ def look(row: Mapping[str, Any], most: int) -> Survey:
             elif (at := chance.randrange(number + 1)) < most:
                 kept[at] = (number, member)
         found.items = found.endings.total()
-        found.passed_over.update(source.passed_over)
+        found.passed_over.update(source.skipped)
         found.index = source.index()
     found.sample = [member for _, member in sorted(kept, key=lambda pair: pair[0])]
     return found

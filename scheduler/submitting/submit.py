@@ -16,10 +16,9 @@ from db.base import database, schema, workers
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import budget as budgets
 from db.queue import jobs
-from scheduler import errors
+from scheduler import engines, errors
 from scheduler.local import stack
 from scheduler.show import follow, output
-from scheduler.submitting import engines
 from worker.config import Settings
 
 Make = Callable[[sa.Connection], int]
@@ -46,7 +45,7 @@ def submit(
     note: str = "",
     wanted: str | None = None,
 ) -> int:
-    """Insert the job that `make` makes, ring, and follow it if asked; returns the exit status.
+    """Insert the job that `make` makes, wake workers, and follow it if asked; the exit status.
 
     `note` is said of a new job. `wanted` is its `jobs.engine`.
 
@@ -67,7 +66,7 @@ def submit(
         job_id = database.write(engine, make)
         if note and not as_json and earlier is None:
             click.echo(note, err=True)
-        ring(reached, queue)
+        notify(reached, queue)
         if wait or local:
             if not as_json and earlier is None:
                 click.echo(f"Job {job_id} is on the queue.", err=True)
@@ -111,8 +110,8 @@ def _somebody(
     if local:
         if wanted is not None:
             engines.kind_here(settings)  # where that cannot be, it says why before anything is kept
-        say = partial(click.echo, err=True)
-        with stack.private(settings, engine, [queue], say=say) as own:
+        report = partial(click.echo, err=True)
+        with stack.private(settings, engine, [queue], report=report) as own:
             yield own
         return
     if not later and not workers.alive(engine, queue):
@@ -134,15 +133,15 @@ def once() -> str:
     return f"{ONCE}{uuid.uuid4().hex}"
 
 
-def ring(settings: Settings, queue: str) -> None:
-    """Ring for work that was put on a queue; says so where the broker does not answer."""
+def notify(settings: Settings, queue: str) -> None:
+    """Wake workers for work that was put on a queue; says so where the broker does not answer."""
     import logging
 
     from worker import wakeup
 
     # What it has to say is said below, in a line for people.
     logging.getLogger(wakeup.__name__).addHandler(logging.NullHandler())
-    if not wakeup.ring(settings, queue):
+    if not wakeup.notify(settings, queue):
         click.echo(
             "The broker does not answer; the job is kept, and starts at a worker's next sweep.",
             err=True,

@@ -8,8 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,11 +17,12 @@ import sqlalchemy as sa
 
 from db.queue import uncertain
 from scheduler import errors
+from trainer import atomic
 from trainer.data import layout, manifest
 from trainer.film import content
 from worker import archive
 from worker.scoring import reread
-from worker.scoring.reread import Recalled
+from worker.scoring.reread import Reread
 
 #: The folder of films that are unlike the training films. It is no class.
 UNUSUAL = f"{layout.APART}unusual"
@@ -65,14 +64,8 @@ def write(engine: sa.Engine, job_id: int, most: int, folder: Path) -> Copied:
         raise errors.Failure(
             f"job {job_id} has no prediction without a true label: nothing is left to be labelled"
         )
-    part = folder.absolute().with_name(f".{folder.absolute().name}.{uuid.uuid4().hex[:8]}")
-    part.mkdir()
-    try:
-        copied = _copy(engine, job_id, picked, part)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return copied
+    with atomic.new_folder(folder) as part:
+        return _copy(engine, job_id, picked, part)
 
 
 def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], folder: Path) -> Copied:
@@ -117,7 +110,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], fold
     return copied
 
 
-def _name(film: Recalled, stored: str, labels: Collection[str]) -> str:
+def _name(film: Reread, stored: str, labels: Collection[str]) -> str:
     """A film's own name, as far as the patient may be read from it; its number where that is odd.
 
     What the database hides stays hidden.

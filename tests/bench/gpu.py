@@ -271,7 +271,7 @@ def _scoring(
     engine.close()
     rates: dict[str, list[float]] = {"decoding alone": [], "ours": []}
     with site.installation("sqlite", engine=backend, gpu_batch=max(BATCHES)) as at:
-        model_id = site.register(at.engine, {p: files[p] for p in {"fp32", precision}})
+        model_id = samples.register(at.engine, {p: files[p] for p in {"fp32", precision}})
         at.worker()
         site.score(at, model_id, films, precision=precision, force=True)  # builds, and gets warm
         for _ in range(rounds):

@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.bench.parts import archives, constant, memory, report, site
 from tests.bench.parts import films as film_files
+from tests.worker import samples
 from trainer import phantom
 
 #: Side of a film in pixels, and S of the model.
@@ -55,11 +56,11 @@ def templates(originals: Path) -> list[bytes]:
 
 def measure(kind: str, source: Path, films: int, claims: report.Claims) -> None:
     """Score the archive and print what was resident on the way."""
-    samples: list[tuple[int, float, list[float]]] = []
+    readings: list[tuple[int, float, list[float]]] = []
     with site.installation(kind) as at:
         path = at.logs / "constant.onnx"
         constant.write(path, SIZE)
-        model_id = site.register(at.engine, {"fp32": path})
+        model_id = samples.register(at.engine, {"fp32": path})
         worker = at.worker()
         decoders: list[int] = []
 
@@ -67,7 +68,7 @@ def measure(kind: str, source: Path, films: int, claims: report.Claims) -> None:
             nonlocal decoders
             decoders = decoders or memory.decoders_of(worker.pid)
             if decoders and done:
-                samples.append(
+                readings.append(
                     (
                         done,
                         memory.resident_mb(worker.pid),
@@ -81,27 +82,27 @@ def measure(kind: str, source: Path, films: int, claims: report.Claims) -> None:
             raise RuntimeError(f"a decoder was replaced\n{at.tail()}")
         # The last shard was committed after the last look.
         look(course.seconds, course.items)
-    first = next(n for n, s in enumerate(samples) if s[0] >= min(WARM, films // 4))
-    chosen = sorted({first + n * (len(samples) - 1 - first) // 10 for n in range(11)})
+    first = next(n for n, s in enumerate(readings) if s[0] >= min(WARM, films // 4))
+    chosen = sorted({first + n * (len(readings) - 1 - first) // 10 for n in range(11)})
     names = ["worker", *(f"decoder {n + 1}" for n in range(len(decoders)))]
     report.table(
         (f"MB resident, {kind}", *names),
-        [(f"after {samples[n][0]:,} films", *_around(samples, n)) for n in chosen],
+        [(f"after {readings[n][0]:,} films", *_around(readings, n)) for n in chosen],
     )
-    before, after = _around(samples, first), _around(samples, len(samples) - 1)
+    before, after = _around(readings, first), _around(readings, len(readings) - 1)
     for name, early, late in zip(names, before, after, strict=True):
         claims.check(
             late <= early * (1 + MORE),
-            f"{kind}: {name} within {MORE:.0%} of its memory after {samples[first][0]:,} films",
+            f"{kind}: {name} within {MORE:.0%} of its memory after {readings[first][0]:,} films",
             f"{late / early - 1:+.1%} after {course.items:,} ({early:.0f} → {late:.0f} MB), "
             f"at {course.rate:,.0f} films/s",
         )
 
 
-def _around(samples: list[tuple[int, float, list[float]]], n: int) -> list[float]:
-    """The medians of the samples from n on, or up to the last."""
-    start = max(0, min(n, len(samples) - AROUND))
-    near = samples[start : start + AROUND]
+def _around(readings: list[tuple[int, float, list[float]]], n: int) -> list[float]:
+    """The medians of the readings from n on, or up to the last."""
+    start = max(0, min(n, len(readings) - AROUND))
+    near = readings[start : start + AROUND]
     rows = [[worker, *decoders] for _, worker, decoders in near]
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 

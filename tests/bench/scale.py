@@ -29,6 +29,7 @@ from pathlib import Path
 from db.queue import jobs
 from tests.bench.parts import archives, constant, memory, report, site
 from tests.support.site import Site
+from tests.worker import samples
 from worker import config
 
 #: S of the model, and the side of a film.
@@ -133,7 +134,7 @@ def asking(at: Site, job_id: int) -> Iterator[list[float]]:
 def _register(at: Site) -> int:
     path = at.logs / "constant.onnx"
     constant.write(path, SIZE)
-    return site.register(at.engine, {"fp32": path})
+    return samples.register(at.engine, {"fp32": path})
 
 
 def _complete(at: Site, job_id: int, items: int) -> None:

@@ -36,6 +36,7 @@ from tests.bench.parts import films as film_files
 from tests.bench.parts import models, rivals, site, stages
 from tests.bench.parts import report as reporting
 from tests.support.site import Site
+from tests.worker import samples
 from trainer import card as cards
 from trainer.data import dataset
 from trainer.film import rules
@@ -217,7 +218,7 @@ def main() -> int:
             f"{len(films.paths):,} films of {films.mean_bytes / 1e3:,.0f} kB, {precision}, "
             f"{given.database}\n"
         )
-        model_id = site.register(at.engine, trained.files)
+        model_id = samples.register(at.engine, trained.files)
         at.worker()
         warm = film_files.prepare(cache, 94, given.originals)
         site.score(at, model_id, warm.archive, precision=precision, force=True)

@@ -54,6 +54,16 @@ def _empty(connection: sa.Connection) -> None:
 
 
 @pytest.fixture
+def empty(empty_database_url: str) -> Iterator[sa.Engine]:
+    """A database without a schema."""
+    engine = connecting.connect(empty_database_url)
+    if engine.dialect.name == "sqlite":
+        portability.watch(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def sqlite_database(migrated_file: Path, tmp_path: Path) -> Iterator[sa.Engine]:
     """A migrated SQLite database with a model."""
     folder = tmp_path / "database"

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from db.base.database import reading, write, writing
 from db.queue import jobs, leases, listings, results
 from db.registry.models import NewModel
+from db.work import claims, endings
 
 T = TypeVar("T")
 
@@ -59,10 +60,10 @@ def queued(database: sa.Engine, kind: str = "score", **options: Any) -> int:
     return write(database, lambda c: jobs.submit(c, **(values | options)))
 
 
-def planning(database: sa.Engine, **options: Any) -> jobs.Claimed:
+def planning(database: sa.Engine, **options: Any) -> claims.Claimed:
     """A scoring job that the worker `planner` has just claimed."""
     job_id = queued(database, **options)
-    claimed = write(database, lambda c: jobs.claim(c, "score", "planner", LEASE_S))
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "planner", LEASE_S))
     assert claimed is not None
     assert claimed.lease.job_id == job_id, "another job was due before it"
     return claimed
@@ -79,7 +80,7 @@ def running(database: sa.Engine, shards: int = 1, items: int = 1, **options: Any
 
     def plan(connection: sa.Connection) -> None:
         listings.add(connection, lease, new_shards(shards, items))
-        jobs.planned(connection, lease, {})
+        listings.complete(connection, lease, {})
 
     write(database, plan)
     return lease.job_id
@@ -89,7 +90,7 @@ def claimed(
     database: sa.Engine, worker_id: str = "worker", lease_s: float = LEASE_S
 ) -> leases.Shard:
     """The best shard that is due, claimed."""
-    shard = write(database, lambda c: leases.claim(c, worker_id, lease_s))
+    shard = write(database, lambda c: claims.claim_shard(c, worker_id, lease_s))
     assert shard is not None, "no shard is due"
     return shard
 
@@ -124,7 +125,12 @@ def commit(database: sa.Engine, shard: leases.Shard, **counts: int) -> None:
 
 def close(database: sa.Engine, job_id: int) -> bool:
     """Close a job if it is done; whether it was closed."""
-    return write(database, lambda c: jobs.close_if_done(c, job_id, "closer"))
+    return write(database, lambda c: endings.close_if_done(c, job_id, "closer"))
+
+
+def events(database: sa.Engine, job_id: int) -> list[str]:
+    """The words of a job's history, oldest first."""
+    return [event["event"] for event in jobs.events(database, job_id)]
 
 
 def count(database: sa.Engine, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:

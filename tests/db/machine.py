@@ -5,48 +5,37 @@ After each step SQL says what is there, and the machine says whether that may be
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import rule
 
 from db.base.database import reading, write
 from db.base.errors import Conflict, LeaseLost
-from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES, metadata
+from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES
 from db.queue import budget, jobs, leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
-from db.work import control, purge
+from db.work import claims, control, endings, purge
 from tests.db import given
+from tests.db.invariants import Invariants, T, content_of, name_of
 
-T = metadata.tables
 #: Emptied before each run, in this order.
 EMPTIED = (
     "predictions", "cams", "refusals", "item_errors", "identities", "labels", "films", "rollups",
     "shard_listings", "shards", "sources", "job_events", "evaluations",
 )  # fmt: skip
-OUTCOMES = ("predictions", "refusals", "item_errors")
 
 #: Which of the things there are: taken modulo their number.
 pick = st.integers(0, 1000)
 workers = st.sampled_from(["ann", "bob", "cyd"])
 #: Whether something is tried that may not be allowed any more.
 late = st.sampled_from([False, False, False, True])
-
-
-def _name(source_no: int, n: int) -> str:
-    return f"source {source_no}, film {n}"
-
-
-def _content(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 def _listing(names: list[str]) -> bytes:
@@ -61,29 +50,17 @@ def _empty(connection: sa.Connection) -> None:
         connection.execute(sa.delete(T[name]))
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Invariants):
     """Calls in any order on a real database."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        super().__init__()
-        self.engine = engine
+        super().__init__(engine)
         #: Every claim there ever was, lost or not.
-        self.claims: list[jobs.Claimed] = []
+        self.claims: list[claims.Claimed] = []
         self.held: list[Shard] = []
-        #: Final state and reason, as first seen.
-        self.ended: dict[int, tuple[str, str | None]] = {}
-        #: Outcomes as first seen: (job, item) → table and row.
-        self.outcomes: dict[tuple[int, int], tuple[Any, ...]] = {}
         write(engine, _empty)
 
-    # What the database says
-
-    def rows(self, statement: sa.Select[Any]) -> list[sa.RowMapping]:
-        with reading(self.engine) as connection:
-            return list(connection.execute(statement).mappings())
-
-    def all(self, table: str) -> list[sa.RowMapping]:
-        return self.rows(sa.select(T[table]).order_by(*T[table].primary_key.columns))
+    # What there is to be done something with
 
     def job(self, which: int, *states: str) -> sa.RowMapping:
         """Any job; one in these states if there is one; a new one if there is none at all."""
@@ -103,14 +80,14 @@ class Machine(RuleBasedStateMachine):
         if live and which % 2:
             return live[which % len(live)]
         for _ in range(2):
-            found = write(self.engine, lambda c: leases.claim(c, "dee", given.LEASE_S))
+            found = write(self.engine, lambda c: claims.claim_shard(c, "dee", given.LEASE_S))
             if found is not None:
                 self.held.append(found)
                 return found
             self.list_more(which, False, [3, 1 + which % 4], which % 3 == 0)
         return None
 
-    def planner(self, which: int, late: bool) -> jobs.Claimed | None:
+    def planner(self, which: int, late: bool) -> claims.Claimed | None:
         """A job that is being planned, else claimed now; or one whose lease may be lost."""
         if late:
             return self.claims[which % len(self.claims)] if self.claims else None
@@ -120,7 +97,7 @@ class Machine(RuleBasedStateMachine):
             return live[which % len(live)]
         if not self.rows(sa.select(T["jobs"].c.id).where(T["jobs"].c.state == "queued")):
             self.submit(which % 2, 1 + which % 2, (None, "2", "50%", None)[which % 4], None)
-        found = write(self.engine, lambda c: jobs.claim(c, "score", "dee", given.LEASE_S))
+        found = write(self.engine, lambda c: claims.claim_job(c, "score", "dee", given.LEASE_S))
         if found is not None:
             self.claims.append(found)
         return found
@@ -138,7 +115,7 @@ class Machine(RuleBasedStateMachine):
         )
         return {(row["job_id"], row["shard_no"], row["lease_token"]) for row in found}
 
-    def still_planner(self, claimed: jobs.Claimed) -> bool:
+    def still_planner(self, claimed: claims.Claimed) -> bool:
         return (claimed.lease.job_id, claimed.lease.token) in self.being_planned()
 
     def being_planned(self) -> set[tuple[int, int]]:
@@ -180,7 +157,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=workers)
     def claim_plan(self, worker: str) -> None:
         """A job that nobody may be planning."""
-        claimed = write(self.engine, lambda c: jobs.claim(c, "score", worker, given.LEASE_S))
+        claimed = write(self.engine, lambda c: claims.claim_job(c, "score", worker, given.LEASE_S))
         if claimed is not None:
             self.claims.append(claimed)
 
@@ -222,12 +199,12 @@ class Machine(RuleBasedStateMachine):
             source_no += 1
         start, new = before.get(source_no, 0), []
         for size in sizes:
-            names = [_name(source_no, start + n) for n in range(size)]
+            names = [name_of(source_no, start + n) for n in range(size)]
             new.append(NewShard(source_no=source_no, n_items=size, listing=_listing(names)))
             start += size
         self.expect(self.still_planner(claimed), lambda c: listings.add(c, lease, new), LeaseLost)
 
-    def failed(self, claimed: jobs.Claimed) -> list[NewShard]:
+    def failed(self, claimed: claims.Claimed) -> list[NewShard]:
         """The shards of a job over what failed in its parent, of which some may be listed."""
         parent = claimed.parent_job_id
         assert parent is not None
@@ -254,7 +231,9 @@ class Machine(RuleBasedStateMachine):
         if claimed is None:
             return
         self.expect(
-            self.still_planner(claimed), lambda c: jobs.planned(c, claimed.lease, {}), LeaseLost
+            self.still_planner(claimed),
+            lambda c: listings.complete(c, claimed.lease, {}),
+            LeaseLost,
         )
 
     @rule(which=pick, late=late, good=st.booleans(), renew=st.booleans())
@@ -264,10 +243,10 @@ class Machine(RuleBasedStateMachine):
             return
         allowed, lease = self.still_planner(claimed), claimed.lease
         if renew:
-            self.expect(allowed, lambda c: jobs.renew(c, lease, given.LEASE_S), LeaseLost)
+            self.expect(allowed, lambda c: leases.renew(c, lease, given.LEASE_S), LeaseLost)
         else:
             self.expect(
-                allowed, lambda c: jobs.hand_back(c, lease, "x", in_good_order=good), LeaseLost
+                allowed, lambda c: leases.hand_back(c, lease, "x", in_good_order=good), LeaseLost
             )
 
     @rule(
@@ -280,7 +259,7 @@ class Machine(RuleBasedStateMachine):
         row = self.job(which, *(() if late else states[what]))
         final, paused = row["state"] in FINAL_JOB_STATES, row["state"] == "paused"
         allowed = {"pause": not final and not paused, "resume": paused, "cancel": not final}[what]
-        call = {"pause": control.pause, "resume": control.resume, "cancel": jobs.cancel}[what]
+        call = {"pause": control.pause, "resume": control.resume, "cancel": control.cancel}[what]
         self.expect(allowed, lambda c: call(c, row["id"], "a person"), Conflict)
 
     @rule(which=pick, late=late, failed_only=st.booleans())
@@ -314,7 +293,7 @@ class Machine(RuleBasedStateMachine):
             over = not budget.parse(text).allows(errors, row["planned_items"])
         done = row["planned_at"] is not None and all(s["finished_at"] is not None for s in mine)
         expected = row["state"] in SCORING_JOB_STATES and (over or done)
-        assert (row["id"] in jobs.waiting_to_close(self.engine)) == expected
+        assert (row["id"] in endings.waiting_to_close(self.engine)) == expected
 
         assert given.close(self.engine, row["id"]) == expected
 
@@ -346,11 +325,11 @@ class Machine(RuleBasedStateMachine):
         }  # fmt: skip
         if best:
             found = write(
-                self.engine, lambda c: leases.claim_best(c, worker, given.LEASE_S, planning=True)
+                self.engine, lambda c: claims.claim_best(c, worker, given.LEASE_S, planning=True)
             )
         else:
-            found = write(self.engine, lambda c: leases.claim(c, worker, given.LEASE_S))
-        if isinstance(found, jobs.Claimed):
+            found = write(self.engine, lambda c: claims.claim_shard(c, worker, given.LEASE_S))
+        if isinstance(found, claims.Claimed):
             self.claims.append(found)
         elif found is not None:
             self.held.append(found)
@@ -367,7 +346,7 @@ class Machine(RuleBasedStateMachine):
             self.planned(0, late=False)
         row = self.job(0, "running")
         for _ in range(12):
-            shard = write(self.engine, lambda c: leases.claim(c, "eve", given.LEASE_S))
+            shard = write(self.engine, lambda c: claims.claim_shard(c, "eve", given.LEASE_S))
             if shard is None:
                 break
             made = self.made(shard, chance, known)
@@ -388,16 +367,16 @@ class Machine(RuleBasedStateMachine):
         before: dict[bytes, reuse.Known] = {}
         if known:
             with reading(self.engine) as connection:
-                before = reuse.known(connection, [_content(n) for n in names], 1, shard.precision)
+                before = reuse.known(connection, [content_of(n) for n in names], 1, shard.precision)
         made: list[results.Outcome] = []
         for item_no, name in enumerate(names, shard.first_item):
             kind = chance.choice(("prediction",) * 4 + ("refused", "error"))
             study = results.Identity(None, "study", None) if chance.random() < 0.3 else None
             if kind == "prediction":
-                old = before.get(_content(name))
+                old = before.get(content_of(name))
                 made.append(
                     results.Prediction(
-                        item_no, name, 1, 0.75, True, content=_content(name), identity=study,
+                        item_no, name, 1, 0.75, True, content=content_of(name), identity=study,
                         reused_from=None if old is None else (old.job_id, old.item_no),
                     )
                 )  # fmt: skip
@@ -424,7 +403,7 @@ class Machine(RuleBasedStateMachine):
         if shard is None:
             return
         allowed = self.still_held(shard)
-        lost = write(self.engine, lambda c: leases.renew(c, [shard], given.LEASE_S))
+        lost = write(self.engine, lambda c: leases.renew_shards(c, [shard], given.LEASE_S))
         assert lost == ([] if allowed else [shard])
 
     @rule(which=pick, late=late, good=st.booleans())
@@ -432,7 +411,7 @@ class Machine(RuleBasedStateMachine):
         shard = self.shard(which, late)
         if shard is None:
             return
-        write(self.engine, lambda c: leases.hand_back(c, shard, "x", in_good_order=good))
+        write(self.engine, lambda c: leases.hand_back_shard(c, shard, "x", in_good_order=good))
 
     @rule(which=pick, late=late, at=pick)
     def bisect(self, which: int, late: bool, at: int) -> None:
@@ -446,10 +425,10 @@ class Machine(RuleBasedStateMachine):
             for half in (names[:cut], names[cut:])
         ]
         if len(names) < 2:
-            self.expect(False, lambda c: leases.bisect(c, shard, *halves), ValueError)
+            self.expect(False, lambda c: listings.bisect(c, shard, *halves), ValueError)
         else:
             self.expect(
-                self.still_held(shard), lambda c: leases.bisect(c, shard, *halves), LeaseLost
+                self.still_held(shard), lambda c: listings.bisect(c, shard, *halves), LeaseLost
             )
 
     @rule(which=pick, late=late)
@@ -478,143 +457,6 @@ class Machine(RuleBasedStateMachine):
             ),
         )
         write(self.engine, lambda c: c.execute(sa.update(table).values(not_before=None)))
-
-    # What must hold at any moment
-
-    @invariant()
-    def nothing_is_lost_or_done_twice(self) -> None:
-        seen = self.see()
-        by_job: dict[int, list[sa.RowMapping]] = defaultdict(list)
-        for row in seen["shards"]:
-            by_job[row["job_id"]].append(row)
-        outcomes = self.seen_outcomes(seen)
-        rollups: Counter[tuple[int, int]] = Counter()
-        for row in seen["rollups"]:
-            rollups[row["job_id"], row["shard_no"]] += row["n"]
-        done = {row["job_id"]: row["done"] for row in seen["progress"]}
-        for job in seen["jobs"]:
-            mine = sorted(by_job[job["id"]], key=lambda s: s["first_item"])
-            self.check_job(job, mine, done[job["id"]])
-            if job["purged_at"] is not None:
-                assert not [key for key in outcomes if key[0] == job["id"]]
-                continue
-            assert len(mine) == job["planned_shards"]
-            assert {s["shard_no"] for s in mine} == set(range(len(mine)))
-            next_item = 0
-            names = []
-            for s in mine:
-                assert s["first_item"] == next_item, "items are missing or in two shards"
-                next_item += s["n_items"]
-                inside = json.loads(s["listing"])
-                assert len(inside) == s["n_items"]
-                names += [(s["source_no"], name) for name in inside]
-                self.check_shard(s, inside, outcomes, rollups)
-            assert next_item == job["planned_items"]
-            assert len(set(names)) == len(names)
-            if not job["spec"].get("failed_only"):
-                listed: Counter[int] = Counter()
-                for source_no, name in names:
-                    assert name == _name(source_no, listed[source_no])
-                    listed[source_no] += 1
-        self.check_reuse(seen, outcomes)
-
-    def see(self) -> dict[str, list[sa.RowMapping]]:
-        """Everything there is, at one moment."""
-        shard, listing = T["shards"], T["shard_listings"]
-        selects: dict[str, sa.Executable] = {
-            name: sa.select(T[name])
-            for name in (*OUTCOMES, "jobs", "rollups", "films", "identities")
-        } | {
-            "shards": sa.select(shard, listing.c.listing).join_from(shard, listing, isouter=True),
-            "progress": sa.text("SELECT job_id, done FROM v_job_progress"),
-        }
-        with reading(self.engine) as connection:
-            return {
-                name: list(connection.execute(select).mappings())
-                for name, select in selects.items()
-            }
-
-    def seen_outcomes(
-        self, seen: dict[str, list[sa.RowMapping]]
-    ) -> dict[tuple[int, int], tuple[Any, ...]]:
-        """All outcomes there are; none has changed, and none is there twice."""
-        found: dict[tuple[int, int], tuple[Any, ...]] = {}
-        for table in OUTCOMES:
-            for row in seen[table]:
-                key = (row["job_id"], row["item_no"])
-                assert key not in found, f"item {key} has two outcomes"
-                found[key] = (table, *row.values())
-        purged = {j["id"] for j in seen["jobs"] if j["purged_at"] is not None}
-        for key, value in self.outcomes.items():
-            assert found.get(key) == value or key[0] in purged, f"the outcome of {key} has changed"
-        self.outcomes = dict(found)
-        return found
-
-    def check_job(self, job: sa.RowMapping, mine: list[sa.RowMapping], done: int) -> None:
-        state = job["state"]
-        if job["id"] in self.ended:
-            assert (state, job["reason"]) == self.ended[job["id"]], "a final state has changed"
-        if state in FINAL_JOB_STATES:
-            self.ended.setdefault(job["id"], (state, job["reason"]))
-            assert (job["reason"] is None) == state.startswith("completed")
-        assert (state == "planning") == (job["lease_until"] is not None)
-        assert state != "running" or job["planned_at"] is not None
-        assert state != "planning" or job["planned_at"] is None
-        assert job["attempts"] >= 0
-        if state.startswith("completed") and job["purged_at"] is None:
-            assert all(s["finished_at"] is not None for s in mine)
-            errors = sum(s["n_errors"] for s in mine)
-            assert state == ("completed_with_errors" if errors else "completed")
-        if state in ("paused", "queued"):
-            assert not [s for s in mine if s["state"] == "leased"]
-        final = [s for s in mine if s["finished_at"] is not None]
-        assert done == sum(s["n_items"] for s in final)
-        assert done <= job["planned_items"]
-
-    def check_shard(
-        self,
-        s: sa.RowMapping,
-        names: list[str],
-        outcomes: dict[tuple[int, int], tuple[Any, ...]],
-        rollups: Counter[tuple[int, int]],
-    ) -> None:
-        assert (s["state"] == "leased") == (s["lease_until"] is not None)
-        assert s["attempts"] >= 0
-        first = s["first_item"]
-        kinds: Counter[str] = Counter()
-        for item_no, name in enumerate(names, first):
-            outcome = outcomes.get((s["job_id"], item_no))
-            if outcome is not None:
-                kinds[outcome[0]] += 1
-                assert name in outcome, "the outcome of another film"
-        if s["finished_at"] is None:
-            assert not kinds, "outcomes of a shard that is not done"
-            return
-        assert kinds.total() == s["n_items"], "a finished shard lacks outcomes"
-        counts = (s["n_predictions"], s["n_refused"], s["n_errors"])
-        assert counts == tuple(kinds[table] for table in OUTCOMES)
-        assert s["state"] != "dead" or s["n_errors"] == s["n_items"]
-        assert rollups[s["job_id"], s["shard_no"]] == s["n_predictions"]
-
-    def check_reuse(
-        self,
-        seen: dict[str, list[sa.RowMapping]],
-        outcomes: dict[tuple[int, int], tuple[Any, ...]],
-    ) -> None:
-        rows = {(p["job_id"], p["item_no"]): p for p in seen["predictions"]}
-        there = {j["id"] for j in seen["jobs"]}
-        for p in rows.values():
-            if p["reused_from_job"] is not None:
-                assert p["reused_from_job"] in there
-                origin = rows.get((p["reused_from_job"], p["reused_from_item"]))
-                if origin is not None:
-                    assert origin["name"] == p["name"]
-                    assert origin["reused_from_job"] is None, "a chain"
-        for film in seen["films"]:
-            origin = rows[film["job_id"], film["item_no"]]
-            assert _content(origin["name"]) == bytes(film["content"])
-        for row in seen["identities"]:
-            assert (row["job_id"], row["item_no"]) in outcomes
 
 
 def _time(engine: sa.Engine, text: str) -> str:

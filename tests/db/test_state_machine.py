@@ -1,12 +1,6 @@
-"""Whatever is called in whatever order, each item ends in exactly one outcome.
-
-`PNEUMOQ_TEST_EXAMPLES` is how many random runs are made instead of the few that CI makes, each time
-others: `PNEUMOQ_TEST_EXAMPLES=5000 pytest tests/db/test_state_machine.py`.
-"""
+"""Whatever is called in whatever order, each item ends in exactly one outcome."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import sqlalchemy as sa
@@ -14,21 +8,26 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.db.machine import Machine
+from tests.support import soak
 
-#: Random runs of 40 calls, so many that both take less than a minute.
-EXAMPLES = {"sqlite": 60, "postgresql": 25}
+#: Random runs of 40 calls.
+EXAMPLES = {
+    "sqlite": soak.repetitions(quick=15, full=1000, part=60),
+    "postgresql": soak.repetitions(quick=8, full=1000, part=25),
+}
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_random_calls_never_lose_an_item_or_give_it_two_outcomes(database: sa.Engine) -> None:
-    longer = os.environ.get("PNEUMOQ_TEST_EXAMPLES")
+    longer = soak.RUN is soak.Run.FULL
     run_state_machine_as_test(
         lambda: Machine(database),
         settings=settings(
-            max_examples=int(longer or EXAMPLES[database.dialect.name]),
+            max_examples=EXAMPLES[database.dialect.name],
             stateful_step_count=40,
             deadline=None,
-            derandomize=longer is None,
+            derandomize=not longer,
             database=None,
             # A failure is shrunk only where somebody waits for it.
             phases=[Phase.generate, *([Phase.shrink] if longer else [])],

@@ -315,7 +315,7 @@ def test_what_it_starts_works_and_says_so(broker_url: str, secrets: Path, tmp_pa
         _becomes_healthy(
             environment, *SERVICES["beat"]["healthcheck"]["test"][3:], log=logs["beat"]
         )
-        wakeup.ring(
+        wakeup.notify(
             config.load({k: v for k, v in environment.items() if k[:8] == "PNEUMOQ_"}), "score"
         )
         deadline = time.monotonic() + servers.PATIENCE_S

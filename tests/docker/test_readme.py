@@ -1,4 +1,7 @@
-"""docker/README.md: its shell lines parse, and name what is there."""
+"""docker/README.md: its shell lines parse, and name what is there.
+
+`tests/test_docs.py` looks at this page too, as at every other.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ import re
 import subprocess
 from pathlib import Path
 
-import click
 import pytest
 
-from scheduler import cli
 from tests.support.paths import ROOT
+from tests.support.typed import check
 from worker import config
 
 DOCKER = ROOT / "docker"
@@ -47,17 +49,7 @@ def test_the_commands_that_it_names_exist() -> None:
     ]
     assert len(typed) > 10
     for words in typed:
-        command: click.Command = cli.cli
-        while isinstance(command, click.Group):
-            name = words.pop(0).strip("'")
-            found = command.get_command(click.Context(command), name)
-            assert found is not None, f"{command.name}: no command {name!r}"
-            command = found
-        options = {option for p in command.params for option in p.opts}
-        for word in words:
-            if word in (">", "#", "|"):
-                break
-            assert not word.startswith("--") or word in options, f"{command.name} {word}"
+        check(words)
 
 
 def test_the_files_that_it_names_are_there() -> None:

@@ -1,7 +1,8 @@
 """What a worker process of a test runs at its start: a GPU that is not there, or one that is lost.
 
 `sitecustomize` of a folder on PYTHONPATH is run by every Python; only workers heed it. The engine
-is real in either case.
+is real in either case. Who shares the GPU is asked of training's worker, not of its process: a
+stand-in has that one's place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if "celery" in sys.orig_argv:
     from worker.engine import Machine
     from worker.machine import gpu, gpu_lease
     from worker.scoring import serving
+    from worker.training import process
+    process.CHILD = "tests.worker.training.stand_in_child"
     made_up = gpu.Gpu(
         index=0, name="Made up", uuid="GPU-0", compute_capability=(8, 7), memory_bytes=1 << 30,
         integrated=False, driver="13.0",

@@ -11,9 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from tests.faults import harm
-from tests.support import chance, servers
+from tests.support import chance, servers, soak
 from tests.support.site import site
 from trainer.card import Card
+
+#: How many jobs.
+JOBS = soak.repetitions(quick=1, full=2)
 
 #: Of so many commits the answer to one is lost, on the average.
 ONE_IN = 6
@@ -94,6 +97,7 @@ def forgetful(postgres_server: servers.Postgres) -> Iterator[tuple[Forgetful, Pa
         thread.join()
 
 
+@pytest.mark.soak
 @pytest.mark.postgres
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(
     postgres_server: servers.Postgres,
@@ -108,8 +112,8 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(
     there = sa.make_url(postgres_url).update_query_dict({"host": str(folder)})
     with harm.with_model(site(postgres_url, valkey, tmp_path / "site"), model) as here:
         worker = here.worker(database_url=there.render_as_string(hide_password=False), lease_s=1.0)
-        for _ in range(2):
+        for _ in range(JOBS):
             harm.completed(here, harm.submit(here, *[few] * 20), 20 * harm.count(few))
-        assert way.lost > 10
+        assert way.lost > 5 * JOBS
         harm.alive(worker)
         harm.calm(here)

@@ -77,13 +77,12 @@ def _cut(archive: Path, members: list[tuple[str, Path]]) -> None:
 
 @pytest.mark.parametrize("harm_done", [_replaced, _overwritten, _removed, _cut])
 def test_a_zip_that_changes_half_way_gives_right_predictions_and_clear_errors(
-    on_sqlite: Site,
+    here: Site,
     few: Path,
     names: list[tuple[str, Path]],
     tmp_path: Path,
     harm_done: Callable[[Path, list[tuple[str, Path]]], None],
 ) -> None:
-    here = on_sqlite
     archive = _zipped(tmp_path / "films.zip", names)
     job_id, _ = _half_scored(here, archive)
     harm_done(archive, names)
@@ -132,12 +131,11 @@ def test_a_folder_emptied_half_way_costs_the_films_that_are_gone(
 
 
 def test_an_archive_that_changed_before_it_was_listed_fails_the_job_and_says_so(
-    on_sqlite: Site, names: list[tuple[str, Path]], tmp_path: Path
+    here: Site, names: list[tuple[str, Path]], tmp_path: Path
 ) -> None:
-    here = on_sqlite
     changed = _zipped(tmp_path / "changed.zip", names)
     removed = _zipped(tmp_path / "removed.zip", names)
-    job_ids = [harm.submit(here, path, ring=False) for path in (changed, removed)]
+    job_ids = [harm.submit(here, path, notify=False) for path in (changed, removed)]
     _replaced(changed, names)
     removed.unlink()
     here.worker()

@@ -18,36 +18,36 @@ from tests.support.site import Site, site
 from trainer.card import Card
 from worker import wakeup
 
-#: The list on which bells hang.
-BELLS = "pneumoq:score"
+#: The list that holds wake-ups.
+WAKE_UPS = "pneumoq:score"
 
 
 @pytest.fixture
 def with_broker(
-    broker: servers.Valkey, sqlite_url: str, tmp_path: Path, model: tuple[Path, Card]
+    broker: servers.Valkey, database_url: str, tmp_path: Path, model: tuple[Path, Card]
 ) -> Iterator[Site]:
     """A site with a model, on Valkey and on Redis."""
-    with harm.with_model(site(sqlite_url, broker, tmp_path / "site"), model) as made:
+    with harm.with_model(site(database_url, broker, tmp_path / "site"), model) as made:
         yield made
 
 
 def _hears(here: Site, broker: servers.Valkey) -> None:
-    """Wait until a worker takes a bell off a broker that works again."""
+    """Wait until a worker takes a wake-up off a broker that works again."""
     with broker.client() as client:
-        assert wakeup.ring(here.settings, "score")
-        here.wait(lambda: client.llen(BELLS) == 0, "a bell to be heard")
+        assert wakeup.notify(here.settings, "score")
+        here.wait(lambda: client.llen(WAKE_UPS) == 0, "a wake-up to be taken")
 
 
 @contextmanager
 def _at_each_bell(broker: servers.Valkey, do: Callable[[], object]) -> Iterator[None]:
-    """Do something whenever a bell is put on the list."""
+    """Do something whenever a wake-up is put on the list."""
     ended = threading.Event()
     patient = redis.Redis(unix_socket_path=str(broker.socket), socket_timeout=None)
     with patient, patient.monitor() as commands:
 
         def watch() -> None:
             for command in commands.listen():
-                if command["command"].startswith(f"LPUSH {BELLS} "):
+                if command["command"].startswith(f"LPUSH {WAKE_UPS} "):
                     do()
                 elif ended.is_set():
                     return
@@ -67,7 +67,7 @@ def test_a_broker_killed_in_the_middle_comes_back_empty_and_is_heard_again(
     with_broker: Site, broker: servers.Valkey, few: Path
 ) -> None:
     here = with_broker
-    # No sweep helps: what is heard afterwards is a bell.
+    # No sweep helps: what is taken afterwards is a wake-up.
     worker = here.worker(sweep_s=600.0)
     job_id = harm.submit(here, *[few] * 10)
     harm.in_the_middle(here, job_id)
@@ -115,7 +115,7 @@ def test_a_job_is_taken_and_done_while_there_is_no_broker_at_all(
     harm.alive(early)
     early.kill()
     late = here.worker()
-    harm.completed(here, harm.submit(here, few, ring=False), harm.count(few))
+    harm.completed(here, harm.submit(here, few, notify=False), harm.count(few))
 
     broker.start()
     _hears(here, broker)
@@ -123,15 +123,14 @@ def test_a_job_is_taken_and_done_while_there_is_no_broker_at_all(
 
 
 def test_a_broker_that_hangs_delivers_no_bell_and_stops_nobody(
-    on_sqlite: Site, valkey: servers.Valkey, few: Path
+    here: Site, valkey: servers.Valkey, few: Path
 ) -> None:
-    here = on_sqlite
     worker = here.worker()
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGSTOP)
     try:
-        assert not wakeup.ring(here.settings, "score")
-        harm.completed(here, harm.submit(here, few, few, ring=False), 2 * harm.count(few))
+        assert not wakeup.notify(here.settings, "score")
+        harm.completed(here, harm.submit(here, few, few, notify=False), 2 * harm.count(few))
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
     _hears(here, valkey)
@@ -140,21 +139,22 @@ def test_a_broker_that_hangs_delivers_no_bell_and_stops_nobody(
 
 def test_a_bell_that_is_never_rung_is_made_up_for_by_an_idle_worker(here: Site, few: Path) -> None:
     here.worker()
-    harm.completed(here, harm.submit(here, few, ring=False), harm.count(few))
+    harm.completed(here, harm.submit(here, few, notify=False), harm.count(few))
     harm.calm(here)
 
 
+@harm.on_postgresql
 def test_every_bell_delivered_ten_times_does_nothing_twice(
     here: Site, valkey: servers.Valkey, few: Path
 ) -> None:
     with valkey.client() as client:
-        assert wakeup.ring(here.settings, "score")
-        message = client.lindex(BELLS, 0)
+        assert wakeup.notify(here.settings, "score")
+        message = client.lindex(WAKE_UPS, 0)
         delivered = 0
 
         def again() -> None:
             nonlocal delivered
-            client.rpush(BELLS, *[message] * 9)
+            client.rpush(WAKE_UPS, *[message] * 9)
             delivered += 9
 
         with _at_each_bell(valkey, again):
@@ -165,7 +165,7 @@ def test_every_bell_delivered_ten_times_does_nothing_twice(
             for job_id in job_ids:
                 harm.completed(here, job_id, 5 * harm.count(few))
         assert delivered >= 9 * 4
-        here.wait(lambda: client.llen(BELLS) == 0, "all bells to be heard")
+        here.wait(lambda: client.llen(WAKE_UPS) == 0, "all wake-ups to be taken")
     attempts = here.rows("SELECT DISTINCT attempts, lease_token FROM shards")
     assert attempts == [(1, 1)], "a shard was claimed twice"
     harm.alive(*pair)

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harm
-from tests.support import servers
+from tests.support import servers, soak
 from tests.support.site import Site, site
 from trainer.card import Card
 
 #: For how long, in seconds.
 AWAY_S = 30.0
+
+#: How often it crashes.
+CRASHES = soak.repetitions(quick=3, full=6)
 
 SOURCES = 20
 
@@ -34,6 +37,7 @@ def on_breakable(
             yield here
 
 
+@harm.on_postgresql
 def test_a_database_locked_for_half_a_minute_delays_a_job_by_that(here: Site, few: Path) -> None:
     pair = [here.begin_worker(lease_s=10.0), here.begin_worker(lease_s=10.0)]
     for worker in pair:
@@ -47,6 +51,7 @@ def test_a_database_locked_for_half_a_minute_delays_a_job_by_that(here: Site, fe
     harm.calm(here)
 
 
+@pytest.mark.soak
 @pytest.mark.postgres
 def test_a_database_gone_for_half_a_minute_delays_a_job_by_that(
     on_breakable: Site, breakable_postgres: servers.Postgres, few: Path
@@ -65,6 +70,7 @@ def test_a_database_gone_for_half_a_minute_delays_a_job_by_that(
     harm.calm(here)
 
 
+@pytest.mark.soak
 @pytest.mark.postgres
 def test_a_database_that_crashes_again_and_again_loses_nothing_it_confirmed(
     on_breakable: Site, breakable_postgres: servers.Postgres, few: Path
@@ -72,7 +78,7 @@ def test_a_database_that_crashes_again_and_again_loses_nothing_it_confirmed(
     here = on_breakable
     worker = here.worker(lease_s=2.0)
     job_id = harm.submit(here, *[few] * SOURCES)
-    for crash in range(6):
+    for crash in range(CRASHES):
         harm.in_the_middle(here, job_id, 2 * crash)
         breakable_postgres.stop(signal.SIGQUIT)
         breakable_postgres.start()

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 from tests.faults import harm
-from tests.support import chance
+from tests.support import chance, soak
 from tests.support.site import Site
 
 #: How often a decoder dies in one job.
-KILLS = 15
+KILLS = soak.repetitions(quick=6, full=15)
 
 
 def test_decoders_killed_at_random_moments_cost_at_most_the_films_they_were_at(
     here: Site, few: Path
 ) -> None:
     moments = chance.moments()
-    sources = 30
+    sources = 2 * KILLS
     worker = here.worker(decoders=2, lease_s=60.0)
     job_id = harm.submit(here, *[few] * sources)
     harm.in_the_middle(here, job_id)
@@ -30,7 +30,7 @@ def test_decoders_killed_at_random_moments_cost_at_most_the_films_they_were_at(
             os.kill(moments.choice(found), moments.choice([signal.SIGKILL, signal.SIGSEGV]))
             kills += 1
         time.sleep(moments.uniform(0, 0.4))
-        if kills % 5 == 0:
+        if kills % 3 == 0:
             # Where none lives to decode a film, the worker is right to say so and to give up.
             harm.goes_on(here, job_id)
     assert kills == KILLS, "the job was over too soon"

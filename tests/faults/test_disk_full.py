@@ -20,6 +20,7 @@ SOURCES = 25
 DISK_MB = 256
 
 
+@pytest.mark.soak
 def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
     valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path
 ) -> None:
@@ -32,6 +33,7 @@ def test_a_full_disk_under_sqlite_delays_a_job_until_there_is_room(
             _job_through(here, disk, few)
 
 
+@pytest.mark.soak
 @pytest.mark.postgres
 def test_a_full_disk_under_postgresql_delays_a_job_until_there_is_room(
     valkey: servers.Valkey, tmp_path: Path, model: tuple[Path, Card], few: Path

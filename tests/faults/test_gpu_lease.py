@@ -1,6 +1,7 @@
 """Training and scoring share one GPU between real processes: one has it, and nobody waits for ever.
 
-The GPU is made up: its lease is real, and the engine is ONNX Runtime on the processor.
+The GPU is made up: its lease is real, the engine is ONNX Runtime on the processor, and a stand-in
+takes the place of the training process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import pytest
 
 from db.base import database, workers
 from db.queue import jobs, training
+from db.work import control
 from tests.faults import harm, made_up_gpu
+from tests.support import soak
 from tests.support.site import Site, stop
 from worker import wakeup
 
@@ -23,10 +26,10 @@ SPEC = {
 
 
 @pytest.fixture
-def here(on_sqlite: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def here(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose workers have a GPU."""
     made_up_gpu.have(tmp_path / "site-packages", monkeypatch)
-    return on_sqlite
+    return here
 
 
 def train(here: Site, data: Path) -> int:
@@ -37,7 +40,7 @@ def train(here: Site, data: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(data)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     here.wait(lambda: epochs(here, job_id), "the first epoch")
     return job_id
 
@@ -52,7 +55,9 @@ def computes(here: Site, queue: str) -> str:
     return "; ".join(str(row["engine"]) for row in workers.alive(here.engine, queue))
 
 
-@pytest.mark.parametrize("queues", [["train", "score"], ["score,train"]])
+@pytest.mark.parametrize(
+    "queues", [["train", "score"], pytest.param(["score,train"], marks=soak.ONLY)]
+)
 def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_rests(
     here: Site, few: Path, queues: list[str]
 ) -> None:
@@ -72,10 +77,8 @@ def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_re
     before = epochs(here, training_job)
     here.wait(lambda: epochs(here, training_job) > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1
-    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
-    )
+    database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
+    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")
     harm.calm(here)
 
 
@@ -102,16 +105,16 @@ def test_training_waits_with_nothing_in_hand_until_scoring_rests(here: Site, few
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     here.wait(lambda: "training waits for the GPU" in computes(here, "train"), "training to wait")
     assert here.state(job_id) == "queued"
     harm.completed(here, scoring, 30 * harm.count(few))
     here.wait(lambda: epochs(here, job_id), "training to begin")
     here.wait(lambda: "waits" not in computes(here, "train"), "its row to say so")
-    database.write(here.engine, lambda c: jobs.cancel(c, job_id, "tests"))
+    database.write(here.engine, lambda c: control.cancel(c, job_id, "tests"))
 
 
-@pytest.mark.parametrize("asked", ["tensorrt", "onnx"])
+@pytest.mark.parametrize("asked", ["tensorrt", pytest.param("onnx", marks=soak.ONLY)])
 def test_training_gives_way_only_to_scoring_that_is_served_here(
     here: Site, few: Path, asked: str
 ) -> None:
@@ -125,7 +128,5 @@ def test_training_gives_way_only_to_scoring_that_is_served_here(
         before = epochs(here, training_job)
         here.wait(lambda: epochs(here, training_job) > before + 3, "training to go on")
         assert here.events(training_job, "yielded") == 0
-    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
-    here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
-    )
+    database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
+    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")

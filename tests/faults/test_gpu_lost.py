@@ -11,9 +11,8 @@ from tests.support.site import PATIENCE_S, Site
 
 
 def test_a_worker_that_loses_its_gpu_says_why_and_ends_for_another_to_take_its_place(
-    on_sqlite: Site, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Site, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = on_sqlite
     lost = made_up_gpu.lose(tmp_path / "site-packages", monkeypatch)
     worker = here.worker()
     job_id = harm.submit(here, few)

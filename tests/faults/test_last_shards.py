@@ -7,13 +7,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from db.base import database, migrate
+from db.base import database
 from db.queue import jobs, leases, results
 from db.registry import models
+from db.work import endings
 from tests.db import given
+from tests.support import soak
 
 #: How many jobs.
-TIMES = 40
+TIMES = soak.repetitions(quick=12, full=40)
 
 
 def _finish(engine: sa.Engine, shard: leases.Shard, together: threading.Barrier) -> bool:
@@ -21,14 +23,13 @@ def _finish(engine: sa.Engine, shard: leases.Shard, together: threading.Barrier)
     outcomes = given.outcomes(shard)
     together.wait(timeout=30)
     database.write(engine, lambda c: results.commit(c, shard, outcomes))
-    return database.write(engine, lambda c: jobs.close_if_done(c, shard.job_id, shard.worker_id))
+    return database.write(engine, lambda c: endings.close_if_done(c, shard.job_id, shard.worker_id))
 
 
 def test_the_last_two_shards_finish_at_the_same_instant_and_close_the_job_once(
     database_url: str, tmp_path: Path
 ) -> None:
     engines = [database.connect(database_url) for _ in range(2)]
-    migrate.upgrade(engines[0])
     database.write(engines[0], lambda c: models.register(c, given.model(tmp_path, "m"), "tests"))
     for _ in range(TIMES):
         job_id = given.running(engines[0], shards=2, items=3)

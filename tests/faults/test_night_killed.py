@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.registry import models
+from db.registry import aliases, models
 from tests.faults import harm
 from tests.support.site import Site, stop
 from tests.worker import samples, spots
@@ -46,15 +46,15 @@ def a_night(site: Site, data: Path) -> int:
 
 def champion_scores(site: Site, films: Path) -> None:
     """The champion is who it was, and does its work."""
-    assert int(models.resolve(site.engine, models.CHAMPION)["id"]) == 1
+    assert int(aliases.resolve(site.engine, aliases.CHAMPION)["id"]) == 1
     harm.completed(site, harm.submit(site, films), harm.count(films))
 
 
 @pytest.mark.timeout(900)
 def test_a_night_whose_workers_and_beat_are_killed_at_every_step_ends_once(
-    on_sqlite: Site, few: Path, tmp_path: Path
+    here: Site, few: Path, tmp_path: Path
 ) -> None:
-    site = on_sqlite
+    site = here
     data = spots.write(tmp_path / "data", 60, 1)
     scorer, beat = site.worker("score"), site.beat()
     run_id = a_night(site, data)
@@ -88,7 +88,7 @@ def test_a_night_whose_workers_and_beat_are_killed_at_every_step_ends_once(
     if run()["state"] == "proving":
         # Whoever proves it is killed, perhaps in the middle; another of its kind takes over.
         stop(scorer, signal.SIGKILL)
-        assert int(models.resolve(site.engine, models.CHAMPION)["id"]) == 1
+        assert int(aliases.resolve(site.engine, aliases.CHAMPION)["id"]) == 1
         scorer = site.worker("score")
     site.wait(lambda: run()["finished_at"] is not None, "the night to be settled")
 
@@ -100,7 +100,7 @@ def test_a_night_whose_workers_and_beat_are_killed_at_every_step_ends_once(
     assert site.rows("SELECT COUNT(*) FROM runs")[0][0] == 1
     assert ended["candidate_id"] == 2
     assert len(models.listing(site.engine)) == 2
-    champion = int(models.resolve(site.engine, models.CHAMPION)["id"])
+    champion = int(aliases.resolve(site.engine, aliases.CHAMPION)["id"])
     assert champion == (2 if ended["outcome"] == "promoted" else 1)
     assert site.rows("SELECT COUNT(*) FROM promotions WHERE how = 'promote'")[0][0] == champion - 1
     harm.alive(scorer, trainer)

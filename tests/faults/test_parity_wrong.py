@@ -11,8 +11,8 @@ from db.base.database import write
 from db.base.schema import models as models_table
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
+from db.work import claims, endings
 from tests.faults import made_up_gpu
 from tests.support.site import Site
 from tests.worker import samples
@@ -40,22 +40,22 @@ def a_candidate(site: Site, file: Path, card: Card) -> int:
         row = connection.execute(sa.select(schedules_table)).one()
         run_id = schedules.make_run(connection, row, row.created_at, "clock")
         assert run_id is not None
-        claimed = jobs.claim(connection, "train", "t", 60.0)
+        claimed = claims.claim_job(connection, "train", "t", 60.0)
         assert claimed is not None
         runs.note(
             connection, run_id, state="proving", candidate_id=number, reason="AUROC is as good",
             verdict={"told": "as good"},
         )  # fmt: skip
-        jobs.finish(connection, claimed.lease.job_id, "completed", "t")
+        endings.finish(connection, claimed.lease.job_id, "completed", "t")
         return run_id
 
     return write(site.engine, make)
 
 
 def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
-    on_sqlite: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = on_sqlite
+    site = here
     file = tmp_path / "candidate.onnx"
     run_id = a_candidate(site, file, samples.write_model(file, ("NORMAL", "PNEUMONIA"), seed=7))
     made_up_gpu.miscompute(tmp_path / "site-packages", monkeypatch)
@@ -63,9 +63,9 @@ def test_a_worker_that_computes_wrongly_keeps_the_champion_and_is_named(
     site.wait(lambda: runs.get(site.engine, run_id)["finished_at"], "the night to be settled")
     run = runs.get(site.engine, run_id)
     assert run["outcome"] == "kept"
-    assert models.resolve(site.engine, models.CHAMPION)["id"] == 1
+    assert aliases.resolve(site.engine, aliases.CHAMPION)["id"] == 1
     kind = choose(site.settings).kind
     assert run["reason"] == (
         f"it was not worse (AUROC is as good), but did not prove itself on {kind}: fp32 differs "
-        "from training by up to 0.01 in probability on 160 drawn films, where 0.0001 is rounding"
+        "from training by up to 0.01 in probability on 160 drawn films (limit 0.0001)"
     )

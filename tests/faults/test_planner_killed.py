@@ -11,8 +11,9 @@ import pytest
 
 from db.base import database
 from db.queue import jobs
+from db.work import control
 from tests.faults import harm
-from tests.faults.conftest import once
+from tests.support import once, soak
 from tests.support.site import Site, stop
 from worker.scoring import planning
 
@@ -20,11 +21,11 @@ from worker.scoring import planning
 MEMBERS = 1000
 
 #: How often a planner is killed in one job.
-DEATHS = 3
+DEATHS = soak.repetitions(quick=2, full=3)
 
 
 @pytest.fixture(scope="session")
-def large(common: Path, few: Path) -> Path:
+def large(shared_folder: Path, few: Path) -> Path:
     """A zip of a thousand films, each under a name of its own."""
 
     def make(path: Path) -> None:
@@ -33,13 +34,14 @@ def large(common: Path, few: Path) -> Path:
             for n in range(MEMBERS):
                 into.writestr(f"{n:05d}.jpeg", data[n % len(data)])
 
-    return once(common, "large.zip", make)
+    return once.made(shared_folder, "large.zip", make)
 
 
 def _half_listed(here: Site, job_id: int) -> bool:
     return 0 < int(jobs.get(here.engine, job_id)["planned_items"]) < MEMBERS
 
 
+@harm.on_postgresql
 def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_nothing(
     here: Site, large: Path
 ) -> None:
@@ -61,7 +63,7 @@ def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_noth
         if _half_listed(here, job_id):
             return job_id
         if here.state(job_id) != "completed":
-            database.write(here.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+            database.write(here.engine, lambda c: control.cancel(c, job_id, "tester"))
         return None
 
     job_id = None
@@ -77,7 +79,7 @@ def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_noth
 
 def test_a_planner_killed_again_and_again_still_comes_to_the_end(here: Site, few: Path) -> None:
     sources = 40
-    job_id = harm.submit(here, *[few] * sources, ring=False)
+    job_id = harm.submit(here, *[few] * sources, notify=False)
     deaths = 0
     while jobs.get(here.engine, job_id)["planned_at"] is None:
         before = jobs.get(here.engine, job_id)["planned_shards"]

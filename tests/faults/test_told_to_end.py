@@ -14,6 +14,7 @@ from tests.support.site import Site, stop
 GRACE_S = 15.0
 
 
+@harm.on_postgresql
 def test_a_worker_told_to_end_hands_its_shards_to_another_within_seconds(
     here: Site, few: Path
 ) -> None:
@@ -36,12 +37,11 @@ def test_a_worker_told_to_end_hands_its_shards_to_another_within_seconds(
 
 
 def test_a_worker_told_to_end_while_the_broker_is_away_ends_all_the_same(
-    on_sqlite: Site, valkey: servers.Valkey, few: Path
+    here: Site, valkey: servers.Valkey, few: Path
 ) -> None:
-    here = on_sqlite
     worker = here.worker(lease_s=600.0)
     valkey.kill()
-    job_id = harm.submit(here, *[few] * 25, ring=False)
+    job_id = harm.submit(here, *[few] * 25, notify=False)
     harm.in_the_middle(here, job_id)
     began = time.monotonic()
     stop(worker, signal.SIGTERM)

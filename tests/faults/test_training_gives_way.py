@@ -8,7 +8,9 @@ import pytest
 
 from db.base import database
 from db.queue import jobs, training
+from db.work import control
 from tests.faults import harm
+from tests.support import soak
 from tests.support.site import Site
 from worker import wakeup
 
@@ -18,11 +20,12 @@ SPEC = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("queues", [["score,train"], ["train", "score"]])
+@pytest.mark.parametrize(
+    "queues", [["score,train"], pytest.param(["train", "score"], marks=soak.ONLY)]
+)
 def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
-    on_sqlite: Site, few: Path, queues: list[str]
+    here: Site, few: Path, queues: list[str]
 ) -> None:
-    here = on_sqlite
     trainer, *others = [here.worker(queue, lease_s=20.0) for queue in queues]
     training_job = database.write(
         here.engine,
@@ -30,7 +33,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
             c, kind="train", spec={**SPEC, "data": str(few)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
 
     def epochs() -> int:
         return len(training.epoch_rows(here.engine, training_job))
@@ -49,7 +52,7 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
     before = epochs()
     here.wait(lambda: epochs() > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1, "giving way is no attempt"
-    database.write(here.engine, lambda c: jobs.cancel(c, training_job, "tests"))
+    database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
     here.wait(
         lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
     )

@@ -7,22 +7,21 @@ import time
 from pathlib import Path
 
 from tests.faults import harm
-from tests.support import chance
+from tests.support import chance, soak
 from tests.support.site import Site, stop
 
 #: How often.
-KILLS = 20
+KILLS = soak.repetitions(quick=6, full=20)
 
 #: Nobody lives to finish more than this many shards, or the job would end before the last kill.
 SHARDS = 2
 
 
-def test_twenty_workers_killed_at_random_moments_cost_nothing_but_time(
-    here: Site, few: Path
-) -> None:
+@harm.on_postgresql
+def test_workers_killed_at_random_moments_cost_nothing_but_time(here: Site, few: Path) -> None:
     moments = chance.moments()
     sources = 3 * KILLS
-    job_id = harm.submit(here, *[few] * sources, ring=False)
+    job_id = harm.submit(here, *[few] * sources, notify=False)
     limits = {"lease_s": 1.0, "sweep_s": 0.5}
     living = here.begin_worker(**limits)
     for kill in range(KILLS):

@@ -12,10 +12,14 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from tests.faults import harm
+from tests.support import soak
 from tests.support.site import Site, stop
 
 #: A worker that used no processor for this long waits for something, in seconds.
 QUIET_S = 0.5
+
+#: How often one of the two is stopped.
+TURNS = soak.repetitions(quick=4, full=6)
 
 
 def _waits_to_write(here: Site, pid: int) -> bool:
@@ -39,11 +43,12 @@ def _finished(here: Site, job_id: int) -> sa.Row[tuple[str, int]] | None:
     return rows[0] if rows else None
 
 
+@harm.on_postgresql
 def test_a_stopped_workers_late_write_is_refused_and_the_outcomes_are_the_others(
     here: Site, few: Path
 ) -> None:
     film = sorted((few / "NORMAL").iterdir())[0]
-    # It hears no second bell and makes no sweep: what it does after its rest is its own old work.
+    # It takes no second wake-up and makes no sweep: what it does after its sleep is old work.
     sleeper = here.begin_worker(lease_s=2.0, sweep_s=600.0)
     sleeper_id = here.hello(sleeper)
     job_id = harm.submit(here, film)
@@ -90,7 +95,7 @@ def test_workers_stopped_and_continued_in_turns_do_nothing_twice(here: Site, few
         here.hello(worker)
     job_id = harm.submit(here, *[few] * 25)
     harm.in_the_middle(here, job_id)
-    for turn in range(6):
+    for turn in range(TURNS):
         one = pair[turn % 2]
         harm.freeze(one)
         time.sleep(1.2)  # longer than its lease
@@ -100,6 +105,7 @@ def test_workers_stopped_and_continued_in_turns_do_nothing_twice(here: Site, few
     harm.calm(here)
 
 
+@pytest.mark.soak
 @pytest.mark.postgres
 def test_a_stopped_writer_does_not_lock_others_out_for_ever(postgres_url: str) -> None:
     engine = database.connect(postgres_url)

@@ -13,12 +13,11 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
-from db.registry import models
-from scheduler.submitting import session
+from db.registry import engines, models
+from scheduler import session
 from tests.gpu import agreement
 from tests.scheduler.console import run
 from tests.worker import samples
-from trainer import card as cards
 from worker.engine import plans
 from worker.machine.gpu import Gpu
 
@@ -35,7 +34,7 @@ def engine() -> Iterator[sa.Engine]:
 def model(tensorrt: str, engine: sa.Engine, model_files: dict[str, Path]) -> int:
     """A registered model with a file in each precision."""
     fp32 = model_files["fp32"]
-    model_id = samples.register(engine, fp32, cards.read(fp32))
+    model_id = samples.register(engine, fp32)
     more = {name: file for name, file in model_files.items() if name != "fp32"}
     database.write(engine, lambda c: models.add_precisions(c, model_id, more, [], "tester@here"))
     return model_id
@@ -60,7 +59,7 @@ def test_engines_are_built_ahead_of_time_and_pass_their_gate(
         assert one["films_per_s"] > 0
     rows = models.detail(engine, model)["engines"]
     assert {row["backend"] for row in rows} <= {"tensorrt", "tensorrt_rtx"}
-    assert models.best_precision(engine, model, "tensorrt") == "int8"
+    assert engines.best_precision(engine, model, "tensorrt") == "int8"
 
     before = {entry.key: entry.built_at for entry in plans.ls(session.settings().home)}
     assert len(before) == 3

@@ -15,7 +15,7 @@ from tests.support.paths import SHARED
 from tests.worker.decoding.test_gpu_child import gpu_process, jpegs, serving, write
 from tests.worker.decoding.test_pool import SIDE, given, members, pixels, place, through
 from trainer.film import gpu, rules
-from worker.decoding import gpu_child
+from worker.decoding import gpu_trial
 from worker.decoding.pool import Decoders, OnGpu
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +37,7 @@ def torch() -> Any:
 
 
 def test_it_is_offered_and_says_how_quick_it_is(torch: Any) -> None:
-    assert "films/s on cuda" in gpu_child.offered("cuda", 0.0)
+    assert "films/s on cuda" in gpu_trial.offered("cuda", 0.0)
 
 
 def test_pixels_are_within_the_bounds_for_every_rule(torch: Any) -> None:

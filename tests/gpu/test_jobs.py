@@ -15,14 +15,13 @@ import pytest
 
 from db.base import database
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
 from tests.faults import harm
 from tests.gpu import agreement
 from tests.support import servers
 from tests.support.site import Site, site, stop
 from tests.trainer import samples as drawn
 from tests.worker import samples
-from trainer import card as cards
 from trainer.film import rules
 from worker import wakeup
 from worker.engine import open_engine, store
@@ -79,9 +78,9 @@ def trained(here: Site, folder: Path) -> int:
             c, kind="train", spec={**SPEC, "data": str(folder)}, submitted_by="tests"
         ),
     )
-    assert wakeup.ring(here.settings, "train")
+    assert wakeup.notify(here.settings, "train")
     assert ended(here, job_id) == "completed", here.tail()
-    return int(models.resolve(here.engine, models.CHAMPION)["id"])
+    return int(aliases.resolve(here.engine, aliases.CHAMPION)["id"])
 
 
 def test_a_model_is_trained_on_the_gpu_and_scores_with_tensorrt_as_on_the_processor(
@@ -112,7 +111,7 @@ def test_a_model_is_trained_on_the_gpu_and_scores_with_tensorrt_as_on_the_proces
 def test_a_worker_that_is_killed_while_it_has_the_gpu_costs_nothing_but_time(
     tensorrt: str, here: Site, labelled: Path, model_files: dict[str, Path]
 ) -> None:
-    model_id = samples.register(here.engine, model_files["fp32"], cards.read(model_files["fp32"]))
+    model_id = samples.register(here.engine, model_files["fp32"])
     worker = here.worker("score", engine="tensorrt")
     job_id = here.score(*[labelled] * 20, model_id=model_id, spec=harm.ANEW)
     for _ in range(3):

@@ -8,12 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database, workers
-from db.queue import jobs, leases, listings, results, training
-from db.queue.jobs import Lease
-from db.queue.leases import Shard
+from db.queue import jobs, listings, results, training
+from db.queue.leases import Lease, Shard
 from db.queue.results import NotPredicted, Outcome, Prediction
 from db.registry import models
 from db.registry.models import NewModel
+from db.work import claims, endings
 
 LEASE_S = 60.0
 WORKER = "w1"
@@ -67,11 +67,11 @@ def plan(engine: sa.Engine, *shard_sizes: int) -> None:
     """List the next job's items, as a planner does."""
 
     def work(connection: sa.Connection) -> None:
-        claimed = jobs.claim(connection, "score", WORKER, LEASE_S)
+        claimed = claims.claim_job(connection, "score", WORKER, LEASE_S)
         assert claimed is not None
         new = [listings.NewShard(source_no=0, n_items=n, listing=b"") for n in shard_sizes]
         listings.add(connection, claimed.lease, new)
-        jobs.planned(connection, claimed.lease, {"folder": 1})
+        listings.complete(connection, claimed.lease, {"folder": 1})
 
     database.write(engine, work)
 
@@ -102,10 +102,10 @@ def do_shard(
         )  # fmt: skip
 
     def work(connection: sa.Connection) -> None:
-        shard = leases.claim(connection, WORKER, LEASE_S)
+        shard = claims.claim_shard(connection, WORKER, LEASE_S)
         assert shard is not None
         results.commit(connection, shard, [outcome(shard, n) for n in range(shard.n_items)])
-        jobs.close_if_done(connection, shard.job_id, WORKER)
+        endings.close_if_done(connection, shard.job_id, WORKER)
 
     database.write(engine, work)
 
@@ -122,7 +122,7 @@ def a_claimed_training(engine: sa.Engine, epochs: int = 3) -> Lease:
 
     def work(connection: sa.Connection) -> Lease:
         jobs.submit(connection, kind="train", spec={"epochs": epochs}, submitted_by="tester@here")
-        claimed = jobs.claim(connection, "train", WORKER, LEASE_S)
+        claimed = claims.claim_job(connection, "train", WORKER, LEASE_S)
         assert claimed is not None
         return claimed.lease
 
@@ -156,7 +156,7 @@ def a_trained_job(engine: sa.Engine, folder: Path, name: str = "trained") -> int
     for epoch, auroc in enumerate((0.9, 0.97, 0.95), start=1):
         do_epoch(engine, lease, epoch, val_auroc=auroc, best=epoch < 3)
     model_id = a_model(engine, folder, name, job_id=lease.job_id)
-    database.write(engine, lambda c: training.complete(c, lease, model_id))
+    database.write(engine, lambda c: endings.complete_training(c, lease, model_id))
     return lease.job_id
 
 
@@ -173,7 +173,7 @@ def a_worker(
     """A worker process that has just said hello."""
     database.write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, name, host=host, pid=4321, queues=queues, engine=computes,
             versions={"engines": engines}, health=health,
         ),

@@ -28,6 +28,10 @@ from redis.retry import Retry
 #: Longest wait for a server to answer or to end, in seconds.
 PATIENCE_S = 30.0
 
+#: A file system in memory, and how much must be free in it for a cluster's files.
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 1 << 30
+
 #: PostgreSQL refuses to run as root; root lends it one of these accounts.
 UNPRIVILEGED = ("postgres", "nobody")
 
@@ -117,6 +121,17 @@ def short_folder(prefix: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def memory_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder for a server's files: in memory where there is room for them."""
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if in_memory else "/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Postgres:
     """A private cluster, which a test may end and start again; its databases are the test's."""
 
@@ -189,11 +204,15 @@ class Postgres:
         )
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """A fresh, empty database: its URL. Dropped afterwards, with any connection left open."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """A fresh database: its URL. Dropped afterwards, with any connection left open.
+
+        It is a copy of `template`, to which nobody may be connected: empty, if none is named.
+        """
         name = f"test_{next(self._numbers)}"
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         with self.connect() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         try:
             yield self.url(name)
         finally:

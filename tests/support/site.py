@@ -102,11 +102,11 @@ class Site:
             for log in sorted(self.logs.glob("*.log"))
         )
 
-    def score(self, *sources: Path, model_id: int, ring: bool = True, **job: Any) -> int:
+    def score(self, *sources: Path, model_id: int, notify: bool = True, **job: Any) -> int:
         """Submit a scoring job, as the command line does."""
         job_id = samples.submit_score(self.engine, model_id, *sources, **job)
-        if ring:
-            assert wakeup.ring(self.settings, "score", 4)
+        if notify:
+            assert wakeup.notify(self.settings, "score", 4)
         return job_id
 
     def state(self, job_id: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from db.base import database
 from db.queue import jobs
 from db.registry import models
+from trainer import card as cards
 from trainer import phantom
 from trainer.card import Card
 from trainer.film import rules
@@ -25,6 +26,20 @@ from worker import archive
 
 #: S of the models here.
 SIZE = 64
+
+#: What a training job asks for that takes seconds; `data` is left to the test.
+TRAINING: dict[str, Any] = {
+    "epochs": 1,
+    "patience": 0,
+    "size": 32,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "init": "scratch",
+    "precision": "fp32",
+    "val_fraction": 0.3,
+    "operating_point": "youden",
+    "positive": "PNEUMONIA",
+}
 
 #: Longest wait for something that happens in another thread or process, in seconds.
 PATIENCE_S = 60.0
@@ -77,10 +92,18 @@ def write_model(
     return made
 
 
-def register(engine: sa.Engine, file: Path, card: Card) -> int:
-    """Register a model file; the model's number."""
+def register(engine: sa.Engine, files: Path | Mapping[str, Path], card: Card | None = None) -> int:
+    """Register a model's file, or its files by precision (`fp32` among them); its number.
+
+    `card` is read from the file where it is not given.
+    """
+    file = files if isinstance(files, Path) else files["fp32"]
+    card = card or cards.read(file)
     new = models.NewModel.of(
-        json.loads(card.to_json()), name=file.stem, origin="trained", files={card.precision: file}
+        json.loads(card.to_json()),
+        name=file.stem,
+        origin="trained",
+        files={card.precision: file} if isinstance(files, Path) else dict(files),
     )
     return database.write(engine, lambda c: models.register(c, new, "tests"))
 

@@ -286,4 +286,4 @@ def test_of_a_hook_only_the_host_is_shown() -> None:
 
 def test_what_a_hook_is_told_is_no_setting() -> None:
     assert config.load({"PNEUMOQ_EVENT": "failed", "PNEUMOQ_JOB": "3"}) == config.load({})
-    assert not set(config.TOLD) & set(config.Settings.__dataclass_fields__)
+    assert not set(config.PAYLOAD) & set(config.Settings.__dataclass_fields__)

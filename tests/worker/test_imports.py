@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema, workers
 from db.queue import jobs
 from tests.worker import samples
-from trainer import card as cards
 from worker import config
 from worker.config import Settings
 from worker.machine import gpu
@@ -49,6 +48,16 @@ def test_a_decoder_process_loads_no_database_no_queue_and_no_engine() -> None:
         "kombu",
         "onnx",
         "openvino",
+        "redis",
+        "sqlalchemy",
+    }
+
+
+def test_the_pipeline_loads_no_database_and_no_queue() -> None:
+    assert not loaded("-c", "import worker.scoring.pipeline") & {
+        "celery",
+        "db",
+        "kombu",
         "redis",
         "sqlalchemy",
     }
@@ -96,7 +105,7 @@ def without_gpu(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     settings.home.mkdir()
     engine = database.connect(settings.database_url)
     migrate.upgrade(engine)
-    samples.register(engine, model_file, cards.read(model_file))
+    samples.register(engine, model_file)
     engine.dispose()
     return settings
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,10 +92,12 @@ def decode(
         decoded = 0
         broken: dict[str, tuple[str, str]] = {}
         started = heard = time.monotonic()
-        part = folder / f".{key}.{uuid.uuid4().hex}"
         try:
             # Written front to back and not through a map, where a full disk is a deadly signal.
-            with part.open("wb") as file:
+            with (
+                atomic.replacing(planes_path, sync=True) as part,
+                part.open("wb") as file,
+            ):
                 write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
                                               "shape": (len(order), size, size)})  # fmt: skip
                 for done, sha256 in enumerate(order, 1):
@@ -120,18 +120,14 @@ def decode(
                             f"decoding films: {done} of {len(order)}, "
                             f"{decoded / (now - started):.0f} per second"
                         )
-                file.flush()
-                os.fsync(file.fileno())
-            # The list of films first: the planes are looked at only when both are there.
-            about = {"rule": rule, "size": size, "films": order, "broken": broken}
-            atomic.replace(about_path, json.dumps(about).encode())
-            part.replace(planes_path)
+                # The list of films first: the planes are looked at only when both are there.
+                about = {"rule": rule, "size": size, "films": order, "broken": broken}
+                atomic.replace(about_path, json.dumps(about).encode())
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk: say which
             raise
         finally:
             outcomes.close()
-            part.unlink(missing_ok=True)
 
     planes = np.load(planes_path, mmap_mode="r")
     broken = json.loads(about_path.read_text())["broken"]

@@ -9,11 +9,11 @@ import dataclasses
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer import atomic
 from trainer.data import dataset, gathering, layout, manifest, patients, preview
 from trainer.data.dataset import Dataset
 from trainer.data.labelled import TEST, TRAIN, VAL, Film
@@ -103,10 +103,9 @@ def write_folder(data: Dataset, folder: Path, *, copy: bool = False) -> None:
         raise DatasetError(
             f"{folder}: there is no folder {folder.absolute().parent}; make it first"
         )
-    part = folder.absolute().with_name(f".{folder.absolute().name}.{uuid.uuid4().hex[:8]}")
     taken: set[str] = set()
     films: list[Film] = []
-    try:
+    with atomic.new_folder(folder) as part:
         for film in data.films:
             name = _free(f"{film.split}/{data.labels[film.label]}", film, data.labels, taken)
             place = part / name
@@ -115,9 +114,6 @@ def write_folder(data: Dataset, folder: Path, *, copy: bool = False) -> None:
             films.append(dataclasses.replace(film, path=name))
         (part / layout.LABELS).write_text("".join(f"{name}\n" for name in data.labels))
         manifest.write(part / MANIFEST, sorted(films, key=lambda f: f.path), data.labels)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _free(folder: str, film: Film, labels: Sequence[str], taken: set[str]) -> str:

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.disjoint import DisjointSets
+
 #: Side of the pixels that a print is made of, and of the square of coefficients that is kept.
 SIDE, KEPT = 64, 16
 
@@ -65,23 +67,16 @@ def fingerprint(pixels: NDArray[np.uint8]) -> Print:
 
 def groups(prints: NDArray[np.float32]) -> list[list[int]]:
     """Rows of `prints`, `float32 [N, 255]`, that show one picture, two or more in each group."""
-    parent = list(range(len(prints)))
-
-    def find(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
+    alike_rows: DisjointSets[int] = DisjointSets()
     for pairs in _candidates(prints):
         for start in range(0, len(pairs), BATCH):
             left, right = pairs[start : start + BATCH].T
             alike = np.einsum("ij,ij->i", prints[left], prints[right]) >= SAME
             for a, b in zip(left[alike].tolist(), right[alike].tolist(), strict=True):
-                here, there = find(a), find(b)
-                parent[max(here, there)] = min(here, there)
+                alike_rows.join(a, b)
     found: dict[int, list[int]] = {}
     for row in range(len(prints)):
-        found.setdefault(find(row), []).append(row)
+        found.setdefault(alike_rows.find(row), []).append(row)
     return [rows for rows in found.values() if len(rows) > 1]
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import csv
 import os
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from trainer import atomic, table
 from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
-from trainer.errors import DatasetError
+from trainer.errors import DatasetError, TableError
 
 COLUMNS = ("path", "label", "patient", "sha256", "split")
 
@@ -96,42 +96,34 @@ def corrections(path: Path) -> list[tuple[int, str, str, str]]:
 
 def write(path: Path, films: Iterable[Film], labels: Sequence[str]) -> None:
     """Write a manifest, replaced in one step."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.writer(file)
-            rows.writerow(COLUMNS)
-            for film in films:
-                rows.writerow(
-                    (film.path, labels[film.label], film.patient, film.sha256, film.split)
-                )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        atomic.replacing(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for film in films:
+            rows.writerow((film.path, labels[film.label], film.patient, film.sha256, film.split))
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and the cells that there are, stripped, by column in lower case."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            first = file.readline()
-            file.seek(0)
-            # Spreadsheets of half of Europe write semicolons.
-            separator = max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
+            rows = table.rows(file)
+            header = [name.strip().lower() for name in next(rows, (0, []))[1]]
             missing = [name for name in needed if name not in header]
             if missing:
                 raise DatasetError(
                     f"{path} has no column {listed(missing)}; its first line must be like "
                     f"{','.join(COLUMNS)}"
                 )
-            for cells in reader:
+            for line, cells in rows:
                 if not cells:
                     continue
                 if len(cells) != len(header):
                     raise DatasetError(
-                        f"{path}, line {reader.line_num}: {len(cells)} fields where the header "
+                        f"{path}, line {line}: {len(cells)} fields where the header "
                         f"has {len(header)}"
                     )
                 values = {
@@ -139,11 +131,11 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                     for name, cell in zip(header, cells, strict=True)
                 }
                 if "path" in needed and not values["path"]:
-                    raise DatasetError(f"{path}, line {reader.line_num}: the path is empty")
-                yield reader.line_num, values
+                    raise DatasetError(f"{path}, line {line}: the path is empty")
+                yield line, values
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except csv.Error as error:
+    except TableError as error:
         raise DatasetError(f"{path} is no CSV: {error}") from error
 
 

@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
+from trainer.data.disjoint import DisjointSets
 from trainer.data.labelled import Film
 from trainer.errors import DatasetError
 
@@ -60,23 +61,16 @@ def joined(films: Sequence[Film]) -> list[Film]:
 
 
 def together(films: Sequence[Film], shared: Iterable[tuple[str, str]]) -> list[Film]:
-    """Films whose patients are one wherever two of `shared` have the same key (union-find).
+    """Films whose patients are one wherever two of `shared` have the same key.
 
     `shared` is of (key, patient).
     """
-    parent: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
+    # The smallest name stays, so that the result does not depend on the order.
+    sets: DisjointSets[str] = DisjointSets()
     first: dict[str, str] = {}
     for key, patient in shared:
-        here, there = find(patient), find(first.setdefault(key, patient))
-        # The smaller name stays, so that the result does not depend on the order.
-        parent[max(here, there)] = min(here, there)
-    return [dataclasses.replace(film, patient=find(film.patient)) for film in films]
+        sets.join(patient, first.setdefault(key, patient))
+    return [dataclasses.replace(film, patient=sets.find(film.patient)) for film in films]
 
 
 def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, seed: int) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from trainer import atomic
 from trainer import card as cards
 from trainer.card import Card
 
@@ -49,9 +49,4 @@ def write(path: Path, graph: Graph, inputs: list[Any], outputs: list[Any], card:
     )
     helper.set_model_props(proto, {cards.KEY: card.to_json()})
     onnx.checker.check_model(proto, full_check=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(proto.SerializeToString(deterministic=True))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    atomic.replace(path, proto.SerializeToString(deterministic=True))

@@ -6,7 +6,6 @@ named. Paths are absolute or relative to the list's own folder.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import itertools
@@ -15,6 +14,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainer import table
+from trainer.errors import TableError
 from worker.archive.folder import examine, member_of
 from worker.archive.member import NO_FILE, Member
 from worker.archive.source import Kind, Source, cannot_open, open_file, pread
@@ -74,12 +75,13 @@ class ListSource(Source):
 
     def _walk(self) -> Iterator[Member]:
         first = next((line for _, line in self._lines()), None)
-        delimiter = _delimiter(first or "")
-        table = Path(self.uri).suffix.lower() in (".csv", ".tsv")
-        if not table and delimiter and first is not None:
+        separator = table.separator(first or "")
+        is_table = Path(self.uri).suffix.lower() in (".csv", ".tsv")
+        if not is_table and separator and first is not None:
             # Commas may be part of a path, so that only a head makes a table of a text.
-            table = _column(next(csv.reader([first], delimiter=delimiter), [])) is not None
-        paths = self._rows(delimiter or ",") if table else (path for _, path in self._lines())
+            _, head = next(table.rows(io.StringIO(first), separator, strict=False), (0, []))
+            is_table = _column(head) is not None
+        paths = self._rows(separator or ",") if is_table else (path for _, path in self._lines())
         for path in paths:
             yield self._member(path)
 
@@ -97,7 +99,7 @@ class ListSource(Source):
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Number and path of each line that has one; the others are counted."""
-        self.passed_over.clear()
+        self.skipped.clear()
         with self._open(newline=None) as text:
             for number in itertools.count(1):
                 line = text.readline(_LONGEST_LINE)
@@ -108,24 +110,24 @@ class ListSource(Source):
                 line = line.removesuffix("\n")
                 path = line.strip()
                 if not path:
-                    self.passed_over["blank_line"] += 1
+                    self.skipped["blank_line"] += 1
                 elif path[0] == "#":
-                    self.passed_over["comment"] += 1
+                    self.skipped["comment"] += 1
                 else:
                     # Blanks around a path are the typist's, unless there is such a file.
                     yield number, line if line != path and self._exists(line) else path
 
-    def _rows(self, delimiter: str) -> Iterator[str]:
+    def _rows(self, separator: str) -> Iterator[str]:
         """The path of each row of a table; empty rows are counted."""
-        self.passed_over.clear()
+        self.skipped.clear()
         with self._open(newline="") as text:
-            rows = csv.reader(text, delimiter=delimiter)
+            rows = (row for _, row in table.rows(text, separator, strict=False))
             try:
                 yield from self._cells(rows)
-            except csv.Error as error:
+            except TableError as error:
                 raise ArchiveError(
                     "corrupt",
-                    f"{self.uri}: line {rows.line_num:,} is no row of a CSV file ({error}); save "
+                    f"{self.uri}: line {error.line:,} is no row of a CSV file ({error}); save "
                     "it as CSV again",
                 ) from error
 
@@ -146,7 +148,7 @@ class ListSource(Source):
                     "`path`, and write paths absolute or relative to the list's folder"
                 )
             if not self._exists(paths[0]) and not set("/\\.") & set(paths[0]):
-                self.passed_over["header"] += 1  # a word over a column of paths
+                self.skipped["header"] += 1  # a word over a column of paths
                 del head[0]
         for row in itertools.chain(head, filled):
             # A row that is too short, or empty there, is an item that cannot be read.
@@ -155,7 +157,7 @@ class ListSource(Source):
     def _filled(self, row: list[str]) -> bool:
         if any(cell.strip() for cell in row):
             return True
-        self.passed_over["blank_line"] += 1
+        self.skipped["blank_line"] += 1
         return False
 
     def _exists(self, path: str) -> bool:
@@ -206,9 +208,3 @@ def _column(head: list[str]) -> int | None:
     """The column of paths by the table's head; None where the head names none."""
     names = [cell.strip().lower() for cell in head]
     return next((names.index(name) for name in COLUMNS if name in names), None)
-
-
-def _delimiter(line: str) -> str | None:
-    """What parts the cells of a table's first line."""
-    found = max(",;\t", key=line.count)
-    return found if found in line else None

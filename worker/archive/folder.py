@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from worker.archive.member import STORED, Member
-from worker.archive.names import passed_over_as
+from worker.archive.names import skipped_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
@@ -55,7 +55,7 @@ class FolderSource(Source):
                     # Gone already, or a link that leads nowhere: reading it says which.
                     mode, size = stat.S_IFREG, 0
                 if stat.S_ISDIR(mode):
-                    self.passed_over["directory"] += 1
+                    self.skipped["directory"] += 1
                     try:
                         below = names_in(path)
                     except OSError:
@@ -65,7 +65,7 @@ class FolderSource(Source):
                         continue
                     stack.append((name + "/", iter(below)))
                     break
-                reason = passed_over_as(name)
+                reason = skipped_as(name)
                 if reason is None and stat.S_ISLNK(mode):
                     reason = "linked_directory"
                 if reason is None and not stat.S_ISREG(mode):
@@ -73,7 +73,7 @@ class FolderSource(Source):
                 if reason is None:
                     yield member_of(name, size)
                 else:
-                    self.passed_over[reason] += 1
+                    self.skipped[reason] += 1
             else:
                 stack.pop()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from worker.archive.folder import examine, member_of, names_in
 from worker.archive.member import Member
-from worker.archive.names import passed_over_as
+from worker.archive.names import skipped_as
 from worker.archive.source import Kind, Source, cannot_open
 from worker.errors import ArchiveError
 
@@ -98,9 +98,9 @@ class GlobSource(Source):
                     inner -= {len(self._matchers)}
                     if not inner:
                         linked = stat.S_ISLNK(mode)
-                        self.passed_over["linked_directory" if linked else "directory"] += 1
+                        self.skipped["linked_directory" if linked else "directory"] += 1
                         continue
-                    self.passed_over["directory"] += 1
+                    self.skipped["directory"] += 1
                     try:
                         below = names_in(path)
                     except OSError:
@@ -111,14 +111,14 @@ class GlobSource(Source):
                     break
                 if not last:
                     continue
-                reason = passed_over_as(name)
+                reason = skipped_as(name)
                 if reason is None and not stat.S_ISREG(mode):
                     reason = "special_file"
                 if reason is None:
                     found = True
                     yield member_of(name, size)
                 else:
-                    self.passed_over[reason] += 1
+                    self.skipped[reason] += 1
             else:
                 stack.pop()
         if not found:

@@ -32,10 +32,10 @@ _CLUTTER_FOLDERS = {
 }
 
 
-def passed_over_as(name: str) -> str | None:
+def skipped_as(name: str) -> str | None:
     """Why an entry of this name is no film by construction, or None for a member.
 
-    The reasons are the keys of `Source.passed_over`: `directory`, `macos_metadata` (`__MACOSX/`,
+    The reasons are the keys of `Source.skipped`: `directory`, `macos_metadata` (`__MACOSX/`,
     `.DS_Store`, AppleDouble `._*`), `windows_metadata` (`Thumbs.db`, `desktop.ini`),
     `linux_metadata` (`.directory`), `nas_metadata` (`@eaDir/`) and `trash` (`.Trash*/`,
     `$RECYCLE.BIN/`).
@@ -45,7 +45,7 @@ def passed_over_as(name: str) -> str | None:
         folder, base = name.replace("\\", "/").rpartition("/")[::2]
     if not base:
         return "directory"
-    if folder and (reason := _folder_passed_over_as(folder)):
+    if folder and (reason := _folder_skipped_as(folder)):
         return reason
     if base[0] == "." and base.startswith("._"):
         return "macos_metadata"
@@ -53,7 +53,7 @@ def passed_over_as(name: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _folder_passed_over_as(folder: str) -> str | None:
+def _folder_skipped_as(folder: str) -> str | None:
     for part in folder.replace("\\", "/").split("/"):
         if part in _CLUTTER_FOLDERS:
             return _CLUTTER_FOLDERS[part]

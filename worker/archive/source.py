@@ -50,7 +50,7 @@ class Source(abc.ABC):
         self.uri = uri
         #: Entries that are no films by construction, counted by reason, as of the last listing.
         #: Complete once `members` is exhausted, and independent of its `start`.
-        self.passed_over: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
 
     def members(self, start: int = 0) -> Iterator[Member]:
         """Members in a fixed order, from number `start` on; memory does not grow with them.
@@ -58,7 +58,7 @@ class Source(abc.ABC):
         Folders go depth first by name, archives in their own order. Raises ArchiveError, possibly
         after many members, where the archive turns out to be cut short or damaged.
         """
-        self.passed_over.clear()
+        self.skipped.clear()
         return itertools.islice(self._all(), start, None)
 
     def _all(self) -> Iterator[Member]:
@@ -81,7 +81,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def _walk(self) -> Iterator[Member]:
-        """All members from the first on, counting into `passed_over`."""
+        """All members from the first on, counting into `skipped`."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:

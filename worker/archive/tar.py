@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Protocol, cast
 
 from worker.archive.member import LINK, SCATTERED, STORED, Member
-from worker.archive.names import passed_over_as
+from worker.archive.names import skipped_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
@@ -81,11 +81,11 @@ class TarSource(Source):
                 # tarfile keeps all headers, for a caller who might go back.
                 tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out
                 count, position = count + 1, tar.offset
-                reason = _special(info) or passed_over_as(info.name)
+                reason = _special(info) or skipped_as(info.name)
                 if reason is None:
                     yield _member(info)
                 else:
-                    self.passed_over[reason] += 1
+                    self.skipped[reason] += 1
         except ArchiveError:
             raise
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:

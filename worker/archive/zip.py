@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.archive.member import DEFLATED, LINK, STORED, Member
-from worker.archive.names import passed_over_as
+from worker.archive.names import skipped_as
 from worker.archive.source import (
     BOMB_BYTES,
     BOMB_RATIO,
@@ -105,7 +105,7 @@ class ZipSource(Source):
 
     def _walk(self) -> Iterator[Member]:
         directory = self._directory
-        base, passed_over = directory.base, self.passed_over
+        base, skipped = directory.base, self.skipped
         packed, plain, entries = os.fstat(self._fd).st_size, 0, 0
         readable = False  # until a member without a password was seen, or is known to come
         for fields, raw, extra in self._entries():
@@ -117,9 +117,9 @@ class ZipSource(Source):
                 *fields[7:10],
             )
             name = raw.decode("ascii") if raw.isascii() else _name(raw, flags, extra)
-            reason = passed_over_as(name)
+            reason = skipped_as(name)
             if reason is not None:
-                passed_over[reason] += 1
+                skipped[reason] += 1
                 continue
             disk, offset = fields[13], fields[16]
             if _FULL32 in (size, stored, offset) or disk == _FULL16:

@@ -3,89 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import mmap
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
 
-from worker import archive
-from worker.archive import Kind, Member
-from worker.decoding import child
-from worker.decoding.child import MARK_NUMBERS, Reply
+from worker.decoding.film import Decoded, Film, OnGpu
+from worker.decoding.memory import PixelMemory
+from worker.decoding.protocol import (
+    MESSAGE_BYTES,
+    NO_CONTENT,
+    REQUEST_FILMS,
+    Inheritance,
+    Marks,
+    Reply,
+    Request,
+    Source,
+)
 
-#: Films in one message to a decoder: as many as it is through with in CHUNK_S, which hides the
-#: round trip and still shares out the last films of a shard.
-FEWEST, MOST = 2, 256
+#: Films in one request: as many as the decoder is through with in CHUNK_S, which hides the round
+#: trip and still shares out the last films of a shard, but no fewer than two, so that it has the
+#: next one at hand.
+FEWEST = 2
 CHUNK_S = 0.03
 
-#: Messages that may wait at one decoder.
+#: Requests that may wait at one decoder.
 QUEUE = 2
-
-#: A decoder must report ready within this many seconds of its start.
-START_S = 60.0
-
-#: One on a GPU loads torch, makes a CUDA context and is measured; a Jetson is slow at all three.
-GPU_START_S = 300.0
 
 #: A killed process that is still there after this many seconds (it waits for a dead disk or file
 #: server, which not even SIGKILL ends) is left to itself.
 REAP_S = 5.0
-
-#: Characters of a member's name that go to a decoder, unless the name is the way to its bytes.
-NAME_LENGTH = 200
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a film's bytes are."""
-
-    kind: Kind
-    uri: str
-    #: Another one says that another archive may lie at the same path: it is opened anew.
-    edition: str
-    #: Compressed archives: an open window on the uncompressed stream, and where that begins.
-    window_fd: int | None = None
-    base: int = 0
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Film:
-    """One film to be decoded; `token` is the caller's own."""
-
-    token: Any
-    place: Place
-    member: Member
-    rule: str
-    size: int
-    #: Offset of its pixels in the shared memory, in bytes; below 0 where only its content hash is
-    #: wanted.
-    offset: int
-    #: Codes of refusals that are overridden.
-    accept: tuple[str, ...] = ()
-    #: Decoders that ended while at it.
-    strikes: int = 0
-    #: A GPU decoder ended while at it and others: which one it was is found out one by one.
-    alone: bool = False
-
-    @property
-    def suspect(self) -> bool:
-        """Whether it may end what decodes it."""
-        return self.alone or self.strikes > 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OnGpu:
-    """One decoder more, which decodes JPEG in torch on this device (`gpu_child`)."""
-
-    device: str = "cuda"
-    #: Times as quick as a decoder on the CPU that it must prove to be before it is given films.
-    at_least: float = 1.0
 
 
 class Pace:
@@ -95,54 +45,26 @@ class Pace:
         #: Seconds that one of them took for a film.
         self.film_s = CHUNK_S / FEWEST
 
-    def heard(self, reply: Reply) -> None:
-        """Take a little of each new answer, so that one slow film does not decide."""
+    def update(self, reply: Reply) -> None:
+        """Take a little of each new reply, so that one slow film does not decide."""
         self.film_s += 0.2 * (reply.seconds / reply.films - self.film_s)
 
     @property
     def chunk(self) -> int:
-        """Films in one message."""
-        return max(FEWEST, min(MOST, int(CHUNK_S / self.film_s)))
-
-
-class Marks:
-    """What each decoder was at last, in memory that outlives it."""
-
-    def __init__(self, count: int) -> None:
-        self.fd = os.memfd_create("pneumoq-marks", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, count * MARK_NUMBERS * 8)
-        self._memory = mmap.mmap(self.fd, count * MARK_NUMBERS * 8)
-        self._numbers = memoryview(self._memory).cast("q")
-
-    def clear(self, number: int) -> None:
-        """A new process with this number is at none."""
-        self._numbers[number * MARK_NUMBERS] = 0
-
-    def read(self, number: int) -> tuple[int, float]:
-        """Films begun since the process started, and when (time.monotonic) the latest was."""
-        # The decoder writes the time first: read last, it is that of this film or of a later one.
-        begun = self._numbers[number * MARK_NUMBERS]
-        return begun, self._numbers[number * MARK_NUMBERS + 1] / 1e9
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._numbers.release()
-        self._memory.close()
-        os.close(self.fd)
+        """Films in one request."""
+        return max(FEWEST, min(REQUEST_FILMS, int(CHUNK_S / self.film_s)))
 
 
 class DecoderProcess:
     """One process and what it has been given.
 
-    Where `gpu` is given it is one of `worker.decoding.gpu_child`, which is at several films at
-    once.
+    Where `gpu` is given it runs `worker.decoding.gpu_child`, which is at several films at once.
     """
 
     def __init__(
         self,
         number: int,
-        memory_fd: int,
-        memory_bytes: int,
+        memory: PixelMemory,
         marks: Marks,
         limit_mb: int,
         pace: Pace,
@@ -153,29 +75,31 @@ class DecoderProcess:
         self.on_gpu = gpu is not None
         self._marks = marks
         marks.clear(number)
-        kind: dict[str, Any] = {}
-        if gpu is not None:
-            kind = {"module": "worker.decoding.gpu_child", "more": (gpu.device, str(gpu.at_least))}
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.process = subprocess.Popen(
-                child.arguments(
-                    theirs.fileno(), memory_fd, memory_bytes, marks.fd, number, limit_mb, **kind
-                ),
-                pass_fds=(theirs.fileno(), memory_fd, marks.fd),
+            inheritance = Inheritance(
+                parent_pid=os.getpid(),
+                socket_fd=theirs.fileno(),
+                memory_fd=memory.fd,
+                memory_bytes=memory.size,
+                marks_fd=marks.fd,
+                number=number,
+                limit_mb=limit_mb,
+                device="" if gpu is None else gpu.device,
+                at_least=0.0 if gpu is None else gpu.at_least,
+            )
+            module = "worker.decoding.child" if gpu is None else "worker.decoding.gpu_child"
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *inheritance.arguments()],
+                pass_fds=(theirs.fileno(), memory.fd, marks.fd),
                 stdin=subprocess.DEVNULL,
                 cwd="/",  # a folder named like one of our packages must not be found first
             )
         self.ready = False
         self.given: deque[Film] = deque()
-        self.chunks: deque[int] = deque()  # films left of each message that was sent
-        self.heard = time.monotonic()
+        self.requests: deque[int] = deque()  # films left of each request that was sent
+        self.last_event = time.monotonic()
         self.answered = 0
-
-    @property
-    def start_s(self) -> float:
-        """It must report ready within this many seconds of its start."""
-        return GPU_START_S if self.on_gpu else START_S
 
     @property
     def begun(self) -> int:
@@ -187,48 +111,72 @@ class DecoderProcess:
         begun, since = self._marks.read(self.number)
         if begun > self.answered:
             return min(begun - self.answered, len(self.given)) - 1, since
-        return 0, self.heard  # it is at none yet: it may be opening the archive of the first
+        return 0, self.last_event  # at none yet: it may be opening the archive of the first
 
     @property
     def free(self) -> bool:
-        """Whether it takes another message."""
-        return self.ready and len(self.chunks) < QUEUE
+        """Whether it takes another request."""
+        return self.ready and len(self.requests) < QUEUE
 
     def give(self, films: list[Film]) -> None:
         """Send it films of one place, rule and size; OSError where it has died."""
-        place = films[0].place
-        # Only files in folders are found by name; in archives names may be longer than a message.
-        length = None if place.kind in archive.BY_NAME else NAME_LENGTH
-        message = {
-            "source": [place.kind, place.uri, place.edition, place.base],
-            "rule": films[0].rule,
-            "size": films[0].size,
-            "accept": films[0].accept,
-            "films": [
-                [f.offset, m.name[:length], m.offset, m.stored, m.size, m.method, m.crc]
-                for f in films
-                for m in (f.member,)
-            ],
-        }
+        first = films[0]
+        place = first.place
+        request = Request(
+            source=Source(place.kind, place.uri, place.edition, place.base),
+            rule=first.rule,
+            size=first.size,
+            accept=first.accept,
+            films=[(film.offset, film.member) for film in films],
+        )
         if not self.given:
-            self.heard = time.monotonic()
+            self.last_event = time.monotonic()
         self.given.extend(films)
-        self.chunks.append(len(films))
+        self.requests.append(len(films))
         fds = [] if place.window_fd is None else [place.window_fd]
-        socket.send_fds(self.socket, [json.dumps(message).encode()], fds)
+        socket.send_fds(self.socket, [request.pack()], fds)
+
+    def receive(self) -> bytes | None:
+        """Its next message; empty where it has closed its socket, None where there is none yet."""
+        try:
+            message = self.socket.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        self.last_event = time.monotonic()
+        return message
+
+    def take(self, reply: Reply) -> list[Decoded]:
+        """The films that a reply is about; ValueError where it was not given so many."""
+        if not (self.requests and 0 < reply.films <= self.requests[0]):
+            raise ValueError(f"a reply about {reply.films} films that it was not given")
+        self.answered += reply.films
+        self.requests[0] -= reply.films
+        if not self.requests[0]:
+            self.requests.popleft()
+        self.pace.update(reply)
+        return [
+            Decoded(
+                film=self.given.popleft(),
+                failure=reply.failures.get(n),
+                content=None if content == NO_CONTENT else content,
+                tags=reply.tags.get(n),
+            )
+            for n, content in enumerate(reply.contents)
+        ]
+
+    def kill(self) -> None:
+        """Have it end; `receive` will notice."""
+        self._process.kill()
+        self.ready = False
 
     def end(self, grace_s: float = 0.0) -> int:
         """Kill the process unless it ends by itself in time; its exit status."""
         self.socket.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(grace_s)
-        self.process.kill()
+            return self._process.wait(grace_s)
+        self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(REAP_S)
+            return self._process.wait(REAP_S)
         return -signal.SIGKILL
-
-
-def name_bytes(film: Film) -> int:
-    """Characters of a film's name in a message."""
-    length = len(film.member.name)
-    return length if film.place.kind in archive.BY_NAME else min(length, NAME_LENGTH)

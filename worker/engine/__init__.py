@@ -1,14 +1,10 @@
-"""Engines: what turns pixels into scores. One interface; one module per backend.
-
-    base.py      the interface, and what a network answers
-    choose.py    which one it is on this machine, and why
-    cpu.py       OpenVINO on the processor
-    tensorrt.py  TensorRT through PyCUDA, which device.py holds; built by build.py, kept by plans.py
-    onnx.py      ONNX Runtime with CUDA
-    pieces.py    the processor's engine for batches that were cut for a GPU
-    gate.py      whether an engine says what the processor says
-
-An engine belongs to the thread that opened it. `worker.scoring.serving` opens those that may serve.
+"""Engines: what turns pixels into scores, behind one interface (`base`). Start with `choose`: which
+engine scores on this machine, and why. One module per backend: `cpu` (OpenVINO, also what every
+other engine is compared with; `pieces` feeds it batches that were cut for a GPU), `onnx` (ONNX
+Runtime with CUDA), `tensorrt` (TensorRT through PyCUDA, which `device` holds; `flavour` finds which
+TensorRT, `build` builds, `plans` keeps what was built in `signed` files, `progress` reports it).
+`gate` decides whether an engine agrees with the processor's, `observe` measures a network for int8,
+and `store` fetches model files. An engine belongs to the thread that opened it.
 """
 
 from __future__ import annotations
@@ -16,10 +12,10 @@ from __future__ import annotations
 from worker.engine.base import Engine, Outputs, Pending
 from worker.engine.choose import (
     FILE_OF,
-    Choice,
+    EngineChoice,
     Machine,
     choose,
-    instead,
+    fallback,
     kinds,
     kinds_of,
     open_engine,
@@ -28,13 +24,13 @@ from worker.engine.choose import (
 
 __all__ = [
     "FILE_OF",
-    "Choice",
     "Engine",
+    "EngineChoice",
     "Machine",
     "Outputs",
     "Pending",
     "choose",
-    "instead",
+    "fallback",
     "kinds",
     "kinds_of",
     "open_engine",

@@ -13,7 +13,7 @@ from trainer.card import Card
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
-    """What the network said about a batch of N films. The arrays are the caller's to keep."""
+    """What the network answered on a batch of N films. The arrays are the caller's to keep."""
 
     #: `float32 [N, C]`, calibrated probabilities.
     scores: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Engine(Protocol):
     def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> Pending:
         """Start on `uint8 [batch, 1, S, S]`, which must stay as it is until the result is there.
 
-        Only the first `films` rows (all unless told) are wanted. An engine may compute the others
+        Only the first `films` rows (all where None) are wanted. An engine may compute the others
         too, and answer with more rows than asked for. Raises GpuLost.
         """
         ...
@@ -57,3 +57,13 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the device's memory."""
         ...
+
+
+def identity(engine: Engine) -> dict[str, str]:
+    """Which engine it is: the columns of the engines table by which it is found there."""
+    return {
+        "backend": engine.backend,
+        "backend_version": engine.backend_version,
+        "device": engine.device,
+        "precision": engine.precision,
+    }

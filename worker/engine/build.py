@@ -107,7 +107,7 @@ def build(
         data = onnx.read_bytes()
     except OSError as error:
         raise EngineError(f"{onnx.name} cannot be read: {error.strerror}") from error
-    with flavour.messages.heard() as errors, _interrupt_kept() as interrupted:
+    with flavour.messages.errors() as errors, _interrupt_kept() as interrupted:
         progress = Progress(report, lambda: interrupted() or stop())
         try:
             _sound(data)
@@ -172,8 +172,8 @@ def _compile(
     try:
         builder = trt.Builder(messages)
     except TypeError as error:  # what a constructor that returns nothing looks like from Python
-        said = f": {errors[-1]}" if errors else ""
-        raise _Refused(f"it does not start{said}; is an NVIDIA driver installed?") from error
+        cause = f": {errors[-1]}" if errors else ""
+        raise _Refused(f"it does not start{cause}; is an NVIDIA driver installed?") from error
     # By name: the bit's number differs between 10 and 11.
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
@@ -241,7 +241,7 @@ def _check(trt: Any, network: Any, options: Options) -> None:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """What TensorRT tells of its phases, and asks whether to go on."""
+    """What TensorRT reports of its phases, and asks whether to go on."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -261,7 +261,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 @contextlib.contextmanager
 def _interrupt_kept() -> Iterator[Callable[[], bool]]:
-    """Keeps Ctrl-C until the block's end; what is yielded says whether there was one.
+    """Keeps Ctrl-C until the block's end; what is yielded tells whether there was one.
 
     Python would raise it inside whichever callback comes next, and TensorRT prints and forgets what
     is raised in most of them.

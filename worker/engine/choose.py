@@ -46,7 +46,7 @@ NAMES = {
 }
 
 
-#: Characters of `Choice.kind`: what the proofs table has room for.
+#: Characters of `EngineChoice.kind`: what the table of engine checks has room for.
 LONGEST_KIND = 200
 
 #: Where Linux says what the processor is, and the word before it; ARM has no such line.
@@ -67,8 +67,8 @@ class Wanted(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What is scored with here. `str` says it to a person, with the reason where there is one."""
+class EngineChoice:
+    """What is scored with here. `str` is for a person, with the reason where there is one."""
 
     #: auto, tensorrt or onnx.
     asked: str
@@ -92,7 +92,7 @@ class Choice:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             what = f"CPU ({name}, {threads})"
         else:
-            # Some builds of TensorRT do not tell their version before they are imported.
+            # Some builds of TensorRT do not show their version before they are imported.
             what = f"{' '.join(filter(None, (name, self.version)))} on {self.gpu.device}"
         return f"{what}: {self.reason}" if self.reason else what
 
@@ -103,7 +103,7 @@ class Choice:
         words = (NAMES[self.backend], self.version, "on", device)
         return " ".join(filter(None, words))[:LONGEST_KIND]
 
-    def asking(self, engine: str | None) -> Choice:
+    def asking(self, engine: str | None) -> EngineChoice:
         """The same for a job that asks for an engine itself."""
         return self if engine in (None, AUTO) else replace(self, asked=str(engine))
 
@@ -156,7 +156,7 @@ class Machine:
 
 @functools.cache
 def processor() -> str:
-    """The processor's name, or its architecture where it does not tell."""
+    """The processor's name, or its architecture where it has none."""
     with contextlib.suppress(OSError):
         for line in _PROCESSORS.read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -165,8 +165,8 @@ def processor() -> str:
     return platform.machine()
 
 
-def choose(settings: Wanted, machine: Machine | None = None) -> Choice:
-    """The engine for these settings on a machine, this one unless told.
+def choose(settings: Wanted, machine: Machine | None = None) -> EngineChoice:
+    """The engine for these settings on a machine, this one where none is given.
 
     TensorRT where there is a GPU, TensorRT and PyCUDA; else ONNX Runtime where it has CUDA; else
     the processor. Raises EngineError where `tensorrt` is asked for and something of it is missing.
@@ -181,15 +181,15 @@ def choose(settings: Wanted, machine: Machine | None = None) -> Choice:
         return _on_gpu(settings, *machine.tensorrt, machine.gpu, asked, "")
     if asked == TENSORRT:
         raise EngineError(
-            f"TensorRT was asked for, and this machine cannot use it: {missing}. Mend that, or ask "
-            "for auto (PNEUMOQ_ENGINE)"
+            f"TensorRT was asked for, and this machine cannot use it: {missing}. Correct that, or "
+            "ask for auto (PNEUMOQ_ENGINE)"
         )
     return _without_tensorrt(settings, machine, asked, missing)
 
 
-def instead(
-    choice: Choice, settings: Wanted, reason: str, machine: Machine | None = None
-) -> Choice | None:
+def fallback(
+    choice: EngineChoice, settings: Wanted, reason: str, machine: Machine | None = None
+) -> EngineChoice | None:
     """What is tried after an engine that does not do; None where there is nothing left."""
     if choice.asked == TENSORRT or choice.backend == "openvino":
         return None
@@ -199,7 +199,7 @@ def instead(
     return _without_tensorrt(settings, machine, choice.asked, reason)
 
 
-def kinds(choice: Choice) -> set[str]:
+def kinds(choice: EngineChoice) -> set[str]:
     """What a job may ask for that this worker can serve."""
     return kinds_of(choice.backend)
 
@@ -210,7 +210,7 @@ def kinds_of(backend: str) -> set[str]:
 
 
 def open_on(
-    choice: Choice,
+    choice: EngineChoice,
     path: Path,
     *,
     precision: str,
@@ -220,7 +220,7 @@ def open_on(
 ) -> Engine:
     """Make a model file ready to compute with what was chosen.
 
-    The first time on a GPU TensorRT builds, which takes minutes, and `report` is told; what that
+    The first time on a GPU TensorRT builds, which takes minutes, and `report` is called; what that
     raises ends the build. Raises EngineError as `open_engine`, and GpuLost.
     """
     if choice.gpu is None:
@@ -278,7 +278,7 @@ def _card(path: Path, precision: str) -> Card:
     return card
 
 
-def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: str) -> Choice:
+def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: str) -> EngineChoice:
     if machine.gpu is not None and machine.onnxruntime is not None:
         version = machine.onnxruntime
         return _on_gpu(settings, "onnxruntime", version, machine.gpu, asked, reason)
@@ -291,16 +291,16 @@ def _without_tensorrt(settings: Wanted, machine: Machine, asked: str, reason: st
 
 def _on_gpu(
     settings: Wanted, backend: str, version: str, gpu: Gpu, asked: str, reason: str
-) -> Choice:
-    return Choice(
+) -> EngineChoice:
+    return EngineChoice(
         asked=asked, backend=backend, version=version, gpu=gpu, reason=reason,
         batch=settings.gpu_batch, threads=settings.engine_threads, lanes=LANES,
     )  # fmt: skip
 
 
-def _on_processor(settings: Wanted, machine: Machine, asked: str, reason: str) -> Choice:
+def _on_processor(settings: Wanted, machine: Machine, asked: str, reason: str) -> EngineChoice:
     threads = settings.engine_threads
-    return Choice(
+    return EngineChoice(
         asked=asked, backend="openvino", version=machine.openvino, gpu=None, reason=reason,
         batch=settings.batch, threads=threads, lanes=threads,
     )  # fmt: skip

@@ -6,7 +6,7 @@ and OpenVINO alone runs bfloat16 and the symmetric int8 that TensorRT takes fast
 
     fp32   the fp32 file, as it is
     bf16   the fp32 file, its convolutions in bfloat16; twice as fast where the processor has it
-    fp16   the fp16 file, its weights widened again: proof of the file, and no faster
+    fp16   the fp16 file, its weights widened again: checks the file, and is no faster
     int8   the int8 file: its convolutions in 8-bit integers, the rest in float
 
 A film's probability must not depend on its neighbours in the batch or on how many cores there are.

@@ -1,9 +1,9 @@
-"""Flavour: which TensorRT is here, and what it says while it works.
+"""Flavour: which TensorRT is here, and what it logs while it works.
 
     tensorrt       Jetson (JetPack brings it) and servers
     tensorrt_rtx   RTX cards; it also builds where there is no GPU at all
 
-One Python API, so that what is said to one is said to the other. Nothing is imported before it is
+One Python API, so that both are called alike. Nothing is imported before it is
 asked for.
 """
 
@@ -102,9 +102,9 @@ def _installed(name: str) -> str | None:
     if spec.origin is not None:
         with contextlib.suppress(OSError):
             text = Path(spec.origin).read_text(errors="replace")
-            said = re.search(r"^__version__ *= *[\"']([^\"']+)", text, re.MULTILINE)
-            if said:
-                return said[1]
+            stated = re.search(r"^__version__ *= *[\"']([^\"']+)", text, re.MULTILINE)
+            if stated:
+                return stated[1]
     return ""
 
 
@@ -124,11 +124,11 @@ def _messages(trt: Any) -> Any:
     """One logger for each module and process.
 
     TensorRT holds on to the first one that it is given and ignores others as long as anything made
-    with that one lives; a second one would hear nothing.
+    with that one lives; a second one would get nothing.
     """
 
     class Messages(trt.ILogger):  # type: ignore[misc]
-        """Forwards what TensorRT says to `logging`, and keeps its last errors.
+        """Forwards what TensorRT logs to `logging`, and keeps its last errors.
 
         Its errors are warnings there: many belong to a way of computing that was tried and left.
         Whoever fails over one raises it.
@@ -151,7 +151,7 @@ def _messages(trt: Any) -> Any:
                 _log.debug("TensorRT: %s", _one_line(text))
 
         @contextlib.contextmanager
-        def heard(self) -> Iterator[deque[str]]:
+        def errors(self) -> Iterator[deque[str]]:
             """The last errors of any thread since the block began, each in one line."""
             errors: deque[str] = deque(maxlen=KEPT)
             with self._lock:

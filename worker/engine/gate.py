@@ -1,4 +1,4 @@
-"""The gate that an engine passes before it serves: it must say what the processor's engine says.
+"""The gate that an engine passes before it serves: it must agree with the processor's engine.
 
 Both read the same model file and the same golden films, which are drawn here: no patient's film is
 ever kept for this. The films are those, of a larger set, whose probabilities lie apart, since near
@@ -12,6 +12,7 @@ import dataclasses
 import functools
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from trainer import phantom
 from trainer.card import Card
 from trainer.judging import parity
 from worker.engine.base import Engine, Outputs, Pending
+from worker.engine.choose import Wanted, open_engine
 
 Films = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -127,7 +129,9 @@ def check(candidate: Engine, reference: Engine, films: Films) -> Verdict:
     delta = _largest(found.scores - expected.scores)
     if precision in ("fp32", "fp16"):
         if delta > limits.probability:
-            wrong.append(f"probabilities differ by up to {delta:.2g}, {limits.probability:g} may")
+            wrong.append(
+                f"probabilities differ by up to {delta:.2g} (limit {limits.probability:g})"
+            )
     elif not compared.passed:
         wrong.append(str(compared))
     for name, theirs, ours in (
@@ -138,7 +142,9 @@ def check(candidate: Engine, reference: Engine, films: Films) -> Verdict:
         if share is None:
             wrong.append(f"{name} are missing or of another shape")
         elif share > limits.maps:
-            wrong.append(f"{name} differ by up to {share:.2g} of their range, {limits.maps:g} may")
+            wrong.append(
+                f"{name} differ by up to {share:.2g} of their range (limit {limits.maps:g})"
+            )
     where = f"on {len(chosen)} films"
     return Verdict(
         passed=not wrong,
@@ -149,8 +155,26 @@ def check(candidate: Engine, reference: Engine, films: Films) -> Verdict:
     )
 
 
+def against_processor(
+    settings: Wanted, path: Path, engine: Engine, films: Films | None = None
+) -> Verdict:
+    """As `check`, of an engine made from `path`, on the films that are drawn where none are given.
+
+    Raises EngineError where the processor cannot compute the file.
+    """
+    # bf16 is compared with fp32 of the same file.
+    precision = "fp32" if engine.precision == "bf16" else engine.precision
+    reference = open_engine(
+        path, batch=settings.batch, threads=settings.engine_threads, precision=precision
+    )
+    try:
+        return check(engine, reference, golden(engine.card) if films is None else films)
+    finally:
+        reference.close()
+
+
 def answers(engine: Engine, films: Films) -> Outputs:
-    """What an engine says of films `uint8 [N, 1, S, S]`, N > 0, in batches of its size."""
+    """What an engine answers on films `uint8 [N, 1, S, S]`, N > 0, in batches of its size."""
     # With its pixels, which must stay until the batch is computed.
     pending: deque[tuple[Pending, Films, int]] = deque()
     found: list[Outputs] = []

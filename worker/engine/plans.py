@@ -116,7 +116,7 @@ def obtain(
     waiting = functools.partial(report, "another process is building it", 0, 0)
     with signed.locked(_lock(path), waiting, stop):
         # Whoever held the lock may have built it.
-        kept = _kept(path, key, secret, told=True)
+        kept = _kept(path, key, secret, quiet=True)
         if kept is not None:
             return kept
         signed.sweep(folder, path)
@@ -133,7 +133,7 @@ def obtain(
 def forget(plan: Plan) -> None:
     """Throw away a plan that TensorRT does not load; one that was built since then stays."""
     with contextlib.suppress(OSError):
-        if signed.glance(plan.path)[0] == plan.signature:
+        if signed.preview(plan.path)[0] == plan.signature:
             plan.path.unlink(missing_ok=True)
 
 
@@ -195,8 +195,11 @@ def _lock(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
-def _kept(path: Path, key: str, secret: bytes, told: bool = False) -> Plan | None:
-    """The plan in a file, if there is one and this machine built it; else the log says why."""
+def _kept(path: Path, key: str, secret: bytes, quiet: bool = False) -> Plan | None:
+    """The plan in a file, if there is one and this machine built it.
+
+    Why a file is not taken is logged, unless `quiet`.
+    """
     try:
         about, data, signature = signed.read(path, secret)
         if _key({name: value for name, value in about.items() if name not in _BESIDES}) != key:
@@ -204,7 +207,7 @@ def _kept(path: Path, key: str, secret: bytes, told: bool = False) -> Plan | Non
     except FileNotFoundError:
         return None
     except (signed.NotOurs, OSError) as error:
-        if not told:
+        if not quiet:
             _log.warning("engine %s is not loaded but built anew: %s", path.name, error)
         return None
     with contextlib.suppress(OSError):
@@ -260,9 +263,9 @@ def _verify(onnx: Path, sha256: str) -> None:
 
 
 def _entry(path: Path) -> Entry:
-    """What a plan says about itself, unverified. Raises FileNotFoundError."""
+    """What a plan claims about itself, unverified. Raises FileNotFoundError."""
     status = path.stat()
-    about = signed.glance(path)[1]
+    about = signed.preview(path)[1]
     options = about.get("options", {})
     return Entry(
         path=path,

@@ -1,4 +1,4 @@
-"""Progress: how far a build is, out of the phases that TensorRT tells of.
+"""Progress: how far a build is, out of the phases that TensorRT reports.
 
 Phases nest: each is one step of its parent. It knows nothing of TensorRT but that.
 """
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: What a build is told about: a phase in words, and how far the whole is: `step` of `steps`.
+#: What a build reports: a phase in words, and how far the whole is: `step` of `steps`.
 #: `steps` is 0 where nobody knows how long it takes.
 Report = Callable[[str, int, int], None]
 
@@ -38,11 +38,11 @@ class Progress:
     def __init__(self, report: Report, stop: Callable[[], bool]) -> None:
         """`report` and `stop` are asked at PACE_S at most. What they raise stops the build too."""
         self._report, self._stop = report, stop
-        self._lock = threading.Lock()  # a builder may tell of phases from threads of its own
+        self._lock = threading.Lock()  # a builder may report phases from threads of its own
         self._phases: dict[str, _Phase] = {}
         self._furthest = 0
         self._asked: float | None = None
-        #: Whether `stop` said so.
+        #: Whether `stop` returned true.
         self.stopped = False
         #: What `report` or `stop` raised; it cannot pass through TensorRT, and waits here.
         self.raised: BaseException | None = None
@@ -70,7 +70,7 @@ class Progress:
             self._phases.pop(name, None)
 
     def _within(self, name: str, phase: str | None) -> bool:
-        """Whether a phase is said to be within `name`, which would make a circle."""
+        """Whether a phase is reported to be within `name`, which would make a circle."""
         while phase is not None:
             phase = self._phases[phase].parent if phase in self._phases else None
             if phase == name:
@@ -79,7 +79,7 @@ class Progress:
 
     def _tell(self, name: str) -> None:
         now = time.monotonic()
-        # The last step of the whole is told by whoever holds its result.
+        # The last step of the whole is reported by whoever holds its result.
         self._furthest = max(self._furthest, min(round(WHOLE * self._done()), WHOLE - 1))
         if self._asked is not None and now - self._asked < PACE_S:
             return

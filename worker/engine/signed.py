@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer import atomic
 from trainer.errors import Stopped
 
 #: First line of each file; the signature is the second, what it says of itself the third.
@@ -95,8 +96,8 @@ def write(path: Path, about: dict[str, Any], data: bytes, key: bytes) -> str:
     return signature
 
 
-def glance(path: Path) -> tuple[str, dict[str, Any]]:
-    """A file's signature and what it says about itself, unverified; empty where it is damaged.
+def preview(path: Path) -> tuple[str, dict[str, Any]]:
+    """A file's signature and what it claims about itself, unverified; empty where it is damaged.
 
     Raises OSError.
     """
@@ -114,7 +115,7 @@ def sweep(folder: Path, path: Path) -> None:
     for part in folder.glob(".*"):
         with contextlib.suppress(FileNotFoundError):
             abandoned = time.time() - part.stat().st_mtime > ABANDONED_S
-            if abandoned or part.name.startswith(f".{path.name}."):
+            if abandoned or atomic.is_part_of(part, path):
                 part.unlink()
 
 
@@ -160,13 +161,5 @@ def _sign(key: bytes, *parts: memoryview | bytes) -> str:
 
 def _replace(path: Path, *parts: bytes) -> None:
     """Replace a file in one step, readable to nobody else; raises OSError."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())  # a Jetson is switched off at the wall
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with atomic.replacing(path, private=True, sync=True) as part, part.open("wb") as file:
+        file.writelines(parts)

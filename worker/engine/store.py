@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,7 +10,8 @@ import sqlalchemy as sa
 from db.base import database as connecting
 from db.base.errors import NotFound
 from db.registry import models
-from worker.engine import FILE_OF
+from trainer import atomic
+from worker.engine.choose import FILE_OF
 from worker.errors import EngineError
 
 
@@ -40,22 +39,15 @@ def fetch(database: sa.Engine, home: Path, model_id: int, precision: str = "fp32
 def _bring(database: sa.Engine, model_id: int, sha256: str, path: Path) -> None:
     """Write the file in one step, whoever else is writing it."""
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".fetch-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            for chunk in models.read_chunks(database, sha256):
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-            if digest.hexdigest() != sha256:
-                with connecting.reading(database) as connection:
-                    gone = models.pruned(connection, model_id)
-                if gone is not None:
-                    raise EngineError(gone)
-                raise EngineError(
-                    f"model {model_id} is damaged in the database: its bytes have another SHA-256"
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with atomic.replacing(path, private=True, sync=True) as part, part.open("wb") as file:
+        for chunk in models.read_chunks(database, sha256):
+            digest.update(chunk)
+            file.write(chunk)
+        if digest.hexdigest() != sha256:
+            with connecting.reading(database) as connection:
+                gone = models.pruned(connection, model_id)
+            if gone is not None:
+                raise EngineError(gone)
+            raise EngineError(
+                f"model {model_id} is damaged in the database: its bytes have another SHA-256"
+            )

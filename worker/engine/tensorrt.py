@@ -69,7 +69,7 @@ class TensorRtEngine:
         lanes: int = 3,
         report: Report = silent,
     ) -> None:
-        """Builds where `home` holds no plan of this file for this GPU, and tells `report`.
+        """Builds where `home` holds no plan of this file for this GPU, and calls `report`.
 
         Where memory is short there are fewer lanes, then fewer films in a piece. Raises EngineError
         where TensorRT, PyCUDA or the GPU refuses, OutOfMemory where not even single films fit, and
@@ -140,7 +140,7 @@ class TensorRtEngine:
         """Make the engine of the plan that is kept, or of a new one where that is refused."""
         sha256 = hashlib.sha256(self._path.read_bytes()).hexdigest()
         gpu = self._device.gpu
-        with self._flavour.messages.heard() as errors:
+        with self._flavour.messages.errors() as errors:
             for _ in range(2):
                 plan = plans.obtain(home, self._path, sha256, self._flavour, gpu, options, report)
                 # What was built or opened before may have left errors behind.
@@ -234,7 +234,7 @@ class _Lane:
         self._stream: Stream | None = None
         try:
             device.require(int(engine.device_memory_size_v2))
-            with self._messages.heard() as errors:
+            with self._messages.errors() as errors:
                 self._context = engine.create_execution_context()
                 if self._context is None:
                     raise self._failure(errors, "no execution context")
@@ -249,7 +249,7 @@ class _Lane:
         """Enqueue the first `wanted` films of a batch. Raises OutOfMemory and GpuLost."""
         stream, films = self._stream, self._films
         assert stream is not None
-        with self._device.speaking(), self._messages.heard() as errors:
+        with self._device.speaking(), self._messages.errors() as errors:
             for number, begin in enumerate(range(0, wanted, self._piece)):
                 rows = min(self._piece, wanted - begin)
                 buffer = self._buffers[films.name]

@@ -29,7 +29,7 @@ _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
 class Gpu:
     """One GPU, as the driver names it."""
 
-    #: CUDA's number of it in this process, where CUDA_VISIBLE_DEVICES has its say.
+    #: CUDA's number of it in this process, where CUDA_VISIBLE_DEVICES decides.
     index: int
     name: str
     #: "GPU-…", the same in every process and after every start; of a MIG slice its own.

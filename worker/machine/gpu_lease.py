@@ -25,11 +25,11 @@ ASK_S = 0.5
 _LENGTH = 200
 
 
-class Board:
+class GpuLease:
     """The lease of one GPU, as one user of it in this process sees it. Not thread safe."""
 
     def __init__(self, uuid: str, who: str, folder: Path | None = None) -> None:
-        """`who` is what others are told while this one holds it: "scoring", "training"."""
+        """`who` is what others read while this one holds it: "scoring", "training"."""
         self.who = f"{who} (process {os.getpid()})"
         name = "pneumoq-" + re.sub(r"[^0-9A-Za-z-]", "-", uuid)
         place = folder or _place()
@@ -59,7 +59,7 @@ class Board:
         return True
 
     def holder(self) -> str:
-        """Who has it, in words, as far as it can be told."""
+        """Who has it, in words, as far as that is known."""
         return self._main.read() or "another process"
 
     def leave(self) -> None:

@@ -1,7 +1,7 @@
 """Health: how hot the GPU is, what it draws, and whether it is slowed down, for the worker's row.
 
-A Jetson tells it in sysfs; a graphics card through NVML, which is called by ctypes because no
-package has to be there for it. What a machine does not tell is left out. Nothing here raises.
+A Jetson shows it in sysfs; a graphics card through NVML, which is called by ctypes because no
+package has to be there for it. What a machine does not show is left out. Nothing here raises.
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ import sqlalchemy as sa
 
 from db.base import database, workers
 from db.base.errors import LeaseLost, Unavailable
-from db.queue import jobs, leases
-from db.queue.jobs import Lease
-from db.queue.leases import Shard
+from db.queue import leases
+from db.queue.leases import Lease, Shard
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +45,15 @@ class Heartbeat:
         lease_s: float,
         health: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
-        """`health` tells how the machine is; it must be quick."""
+        """`health` returns how the machine is; it must be quick."""
         self._engine = engine
         self._worker_id = worker_id
         self._lease_s = lease_s
         self._beat_s = min(lease_s / RENEWALS_PER_LEASE, LONGEST_BEAT_S)
         self._health = health
         self._health_at = time.monotonic()
-        #: What the worker computes with, where its row does not say so yet.
-        self._engine_text: str | None = None
+        #: What the row's `engine` is to be, where it is not yet.
+        self._status: str | None = None
         self._lock = threading.Lock()
         self._held: dict[_Key, Held] = {}
         self._lost: set[_Key] = set()
@@ -81,10 +80,10 @@ class Heartbeat:
         with self._lock:
             return _key(held) in self._lost
 
-    def tell(self, engine: str) -> None:
-        """Have the worker's row say what it computes with, from the next beat on."""
+    def set_status(self, text: str) -> None:
+        """Put what the worker computes with, and does, into its row from the next beat on."""
         with self._lock:
-            self._engine_text = engine
+            self._status = text
 
     def end(self) -> None:
         """Beat no more."""
@@ -106,26 +105,26 @@ class Heartbeat:
         """Renew everything once."""
         with self._lock:
             held = [h for k, h in self._held.items() if k not in self._lost]
-            text = self._engine_text
+            status = self._status
         health = None
         if self._health is not None and time.monotonic() >= self._health_at:
             self._health_at = time.monotonic() + HEALTH_S
             health = self._health() or None
 
         def renew(connection: sa.Connection) -> list[Held]:
-            workers.seen(connection, self._worker_id, health, text)
+            workers.seen(connection, self._worker_id, health, status)
             shards = [h for h in held if isinstance(h, Shard)]
-            return list(leases.renew(connection, shards, self._lease_s))
+            return list(leases.renew_shards(connection, shards, self._lease_s))
 
         gone = database.write(self._engine, renew, patience_s=self._lease_s)
         with self._lock:
-            if self._engine_text == text:
-                self._engine_text = None
+            if self._status == status:
+                self._status = None
         for lease in (h for h in held if isinstance(h, Lease)):
             try:
                 database.write(
                     self._engine,
-                    lambda c, lease=lease: jobs.renew(c, lease, self._lease_s),  # type: ignore[misc]
+                    lambda c, lease=lease: leases.renew(c, lease, self._lease_s),  # type: ignore[misc]
                     patience_s=self._lease_s,
                 )
             except LeaseLost:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from db.base import workers
-from db.registry import models
+from db.registry import engines, models
 from worker.errors import PrecisionRefused
 
 
@@ -33,7 +33,7 @@ def kind_of_fleet(database: sa.Engine, asked: str | None) -> str:
 
 
 def pin(engine: sa.Engine, model_id: int, asked: str, on: str = "onnx") -> str:
-    """The precision to pin for workers of a kind, as `models.best_precision` has them.
+    """The precision to pin for workers of a kind, as `db.registry.engines.best_precision` has them.
 
     fp16 and int8 may be asked for wherever they passed, on whatever engine. Raises PrecisionRefused
     where the model may not be computed in the one asked for.
@@ -41,13 +41,13 @@ def pin(engine: sa.Engine, model_id: int, asked: str, on: str = "onnx") -> str:
     if asked == "fp32":
         return asked
     if asked == "auto":
-        return models.best_precision(engine, model_id, on)
+        return engines.best_precision(engine, model_id, on)
     if asked == "bf16" and on == "tensorrt":
         raise PrecisionRefused(
             "TensorRT computes in fp32, fp16 or int8; leave --precision out, or give --engine onnx"
         )
     tried = [r for r in models.detail(engine, model_id)["engines"] if r["precision"] == asked]
-    usable = models.usable_precisions(engine, model_id, on)
+    usable = engines.usable_precisions(engine, model_id, on)
     if asked in usable or (on != "tensorrt" and any(row["passed"] for row in tried)):
         return asked
     why = "it did not pass its parity gate" if tried else "it was not made for that"

@@ -1,7 +1,7 @@
-"""Settling: a new model that all kinds of workers have proved becomes the champion, once.
+"""Promotion: a new model that passed the engine checks of all kinds of workers becomes champion.
 
-Any worker may do it; the run's row decides who was first. Where one kind does not agree, or the
-champion was changed by hand meanwhile, the champion stays, and the run says why.
+Any worker may do it; the run's row decides who was first, so it happens once. Where one kind does
+not agree, or the champion was changed by hand meanwhile, the champion stays, and the run says why.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sqlalchemy as sa
 from db.base import database, workers
 from db.base.types import now
 from db.nightly import runs
-from db.registry import engine_checks, models
+from db.registry import aliases, engine_checks
 from worker.config import Settings
 
 log = logging.getLogger(__name__)
 
-#: A kind of worker that has not decided after so long will not.
-PROVE_S = 6 * 3600.0
+#: A kind of worker whose engine check is not made after so long will not make it.
+CHECK_S = 6 * 3600.0
 
 #: Scoring workers that were seen within so long are expected back, even where none is there now.
 EXPECTED_S = 7 * 24 * 3600.0
@@ -42,32 +42,32 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
 
 
 def _kind(row: sa.RowMapping) -> str:
-    """What a worker's row says that it computes with; of one that says nothing, its host."""
+    """What a worker computes with, by its row; its host, where the row does not have that."""
     return str(row["versions"].get("proves") or f"a worker on {row['host']}")
 
 
 def _decide(
     connection: sa.Connection, waiting: sa.RowMapping, kinds: set[str], expected: bool, who: str
 ) -> str | None:
-    """Promote, or keep the champion, or None: there is a proof to wait for."""
+    """Promote, or keep the champion, or None: there is an engine check to wait for."""
     run_id = int(waiting["id"])
-    tried = engine_checks.of_run(connection, run_id)
-    failed = [proof for proof in tried if proof["passed"] is False]
+    checks = engine_checks.of_run(connection, run_id)
+    failed = [check for check in checks if check["passed"] is False]
     if failed:
-        why = "; ".join(f"{proof['kind']}: {proof['detail']}" for proof in failed)
+        why = "; ".join(f"{check['kind']}: {check['detail']}" for check in failed)
         return _keep(
             connection, run_id,
             f"it was not worse ({waiting['reason']}), but did not prove itself on {why}",
             told="it was not worse, but did not prove itself on "
-            + ", ".join(proof["kind"] for proof in failed),
+            + ", ".join(check["kind"] for check in failed),
         )  # fmt: skip
-    decided = {proof["kind"] for proof in tried if proof["passed"]}
-    missing = (kinds | {proof["kind"] for proof in tried}) - decided
+    decided = {check["kind"] for check in checks if check["passed"]}
+    missing = (kinds | {check["kind"] for check in checks}) - decided
     if not decided and not missing and expected:
         missing = {"any scoring worker"}
     if missing:
         return _wait(connection, run_id, sorted(missing))
-    return _promote(connection, waiting, tried, who)
+    return _promote(connection, waiting, checks, who)
 
 
 def _wait(connection: sa.Connection, run_id: int, missing: Sequence[str]) -> str | None:
@@ -78,38 +78,38 @@ def _wait(connection: sa.Connection, run_id: int, missing: Sequence[str]) -> str
         .bindparams(id=run_id)
     ).scalar()
     current = connection.execute(sa.select(now())).scalar_one()
-    if began is None or current - began < timedelta(seconds=PROVE_S):
+    if began is None or current - began < timedelta(seconds=CHECK_S):
         return None
-    told = f"not proved within {PROVE_S / 3600:.0f} h on {', '.join(missing)}"
+    told = f"not proved within {CHECK_S / 3600:.0f} h on {', '.join(missing)}"
     return _keep(connection, run_id, told, told=told)
 
 
 def _keep(connection: sa.Connection, run_id: int, reason: str, *, told: str) -> str | None:
-    kept = runs.finish(connection, run_id, "kept", reason, told=told)
+    kept = runs.finish(connection, run_id, "kept", reason, hook_text=told)
     return f"kept: {reason}" if kept else None
 
 
 def _promote(
-    connection: sa.Connection, waiting: sa.RowMapping, tried: Sequence[sa.RowMapping], who: str
+    connection: sa.Connection, waiting: sa.RowMapping, checks: Sequence[sa.RowMapping], who: str
 ) -> str | None:
     run_id, candidate = int(waiting["id"]), int(waiting["candidate_id"])
-    champion = models.alias_of(connection, models.CHAMPION, lock=True)
+    champion = aliases.model_of(connection, aliases.CHAMPION, lock=True)
     if champion != waiting["champion_id"]:
         told = (
             f"the champion was changed to model {champion} meanwhile, and this model was compared "
             f"with model {waiting['champion_id']}"
         )
         return _keep(connection, run_id, told, told=told)
-    proved = "; ".join(f"proved on {proof['kind']}: {proof['detail']}" for proof in tried)
+    proved = "; ".join(f"proved on {check['kind']}: {check['detail']}" for check in checks)
     reason = f"{waiting['reason']}; {proved or 'no scoring worker was there to prove it on'}"
     promoted = runs.finish(
-        connection, run_id, "promoted", reason, told=str(waiting["verdict"].get("told", ""))
+        connection, run_id, "promoted", reason, hook_text=str(waiting["verdict"].get("told", ""))
     )
     if not promoted:
         return None  # another worker was first
-    models.move_alias(
-        connection, models.CHAMPION, candidate, who, f"run of schedule {waiting['name']}: {reason}",
-        run_id=run_id,
+    aliases.move(
+        connection, aliases.CHAMPION, candidate, who,
+        f"run of schedule {waiting['name']}: {reason}", run_id=run_id,
     )  # fmt: skip
     return f"model {candidate} is promoted"
 

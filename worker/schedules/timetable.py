@@ -29,14 +29,14 @@ MOST_TIMES = 10_000
 
 _FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 
-#: What was said of a database, so that it is said once.
-_told: set[tuple[str, str]] = set()
+#: What was logged of a database, so that it is logged once.
+_logged: set[tuple[str, str]] = set()
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
-    """A chore: make the runs whose time has come, and ring for their jobs."""
+    """A chore: make the runs whose time has come, and notify workers of their jobs."""
     if tick(engine):
-        wakeup.ring(settings, "train")
+        wakeup.notify(settings, "train")
 
 
 def tick(
@@ -44,7 +44,7 @@ def tick(
 ) -> list[int]:
     """Make the runs that are due by this clock; their numbers.
 
-    Nothing is made by a clock that is behind what was written last, as a board's without a battery
+    Nothing is made by a clock that is behind what was written last, as a Jetson's without a battery
     is after a power cut.
     """
     ids = schedules.active(engine)
@@ -53,9 +53,9 @@ def tick(
     at = clock(engine)
     behind = schedules.clock_behind(engine, at)
     if behind is not None:
-        _say_once(engine, "clock", f"no schedule runs: {behind_text(at, behind)}")
+        _log_once(engine, "clock", f"no schedule runs: {behind_text(at, behind)}")
         return []
-    _told.discard((engine.url.render_as_string(), "clock"))
+    _logged.discard((engine.url.render_as_string(), "clock"))
     made: list[int | None] = []
     for number in ids:
         try:
@@ -63,19 +63,19 @@ def tick(
                 database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
             )
         except ConfigError as error:  # of what only the machine knows where it was added
-            _say_once(engine, str(number), f"schedule {number} does not run here: {error}")
+            _log_once(engine, str(number), f"schedule {number} does not run here: {error}")
     return [run_id for run_id in made if run_id is not None]
 
 
-def _say_once(engine: sa.Engine, what: str, text: str) -> None:
+def _log_once(engine: sa.Engine, what: str, text: str) -> None:
     key = engine.url.render_as_string(), what
-    if key not in _told:
-        _told.add(key)
+    if key not in _logged:
+        _logged.add(key)
         log.error("%s", text)
 
 
 def behind_text(at: datetime, behind: timedelta) -> str:
-    """What to say of a clock that cannot be believed."""
+    """Why a clock cannot be believed, in words."""
     return (
         f"the clock says {at:%Y-%m-%d %H:%M} UTC, {behind} earlier than what was written last; set "
         "it (timedatectl), and they go on"
@@ -144,7 +144,7 @@ def _times(cron: str, tz: str, after: datetime) -> Iterator[datetime]:
     """All times after an instant, rising, in UTC.
 
     The fields are matched on the wall's clock, which knows no zone; what instants a wall's time
-    stands for is told here.
+    stands for is decided here.
     """
     place, last = zone(tz), after.astimezone(timezone.utc)
     follows = any(field.startswith("*") for field in cron.split()[:2])

@@ -23,9 +23,9 @@ from db.base.errors import Conflict, LeaseLost, NotFound, Unavailable
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen, Waiting
 from db.queue import listings
-from db.registry import models
+from db.registry import aliases
 from worker import archive, wakeup
-from worker.archive.names import display, passed_over_as
+from worker.archive.names import display, skipped_as
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused
 from worker.schedules import fleet
@@ -100,7 +100,7 @@ def _fail(connection: sa.Connection, due: sa.RowMapping, who: str, reason: str) 
 
 
 def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
-    """Take what is new and has settled; raises Unreadable, NotFound and LeaseLost."""
+    """Take what is new and unchanged for long enough; raises Unreadable, NotFound and LeaseLost."""
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
     settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
@@ -119,9 +119,9 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         return
     unchanged = [file for file in new if at - file.since >= settled]
     ready, unread = _read(engine, who, run_id, schedule_id, unchanged)
-    ready, broken = _whole(ready)
-    said = [*_odd(odd), *unread, *broken.values()]
-    for line in said:
+    ready, broken = _without_broken(ready)
+    problems = [*_odd(odd), *unread, *broken.values()]
+    for line in problems:
         log.warning("schedule %s: %s", due["name"], line)
     if broken:
         database.write(
@@ -129,12 +129,12 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         )
     if not ready:
         if growing:
-            said.append(f"{len(growing)} still growing")
-        reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *said])
-        database.write(engine, lambda c: _rest(c, run_id, who, reason))
+            problems.append(f"{len(growing)} still growing")
+        reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *problems])
+        database.write(engine, lambda c: _skip_run(c, run_id, who, reason))
         return
     rows, paths = _sources(folders, ready)
-    model = models.resolve(engine, spec["job"]["model"])
+    model = aliases.resolve(engine, spec["job"]["model"])
     on = fleet.kind_of_fleet(engine, spec["engine"])
     pinned = fleet.pin(engine, model["id"], spec["precision"], on)
     job_id = database.write(
@@ -152,13 +152,13 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         ),
     )  # fmt: skip
     log.info("schedule %s: job %d takes %d files", due["name"], job_id, len(paths))
-    wakeup.ring(settings, "score")
+    wakeup.notify(settings, "score")
 
 
-def _rest(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:
+def _skip_run(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:
     watched.fence(connection, run_id, who)
-    # No news: hooks would hear it every few minutes.
-    runs.finish(connection, run_id, "skipped", reason, told=None)
+    # No news: hooks would get it every few minutes.
+    runs.finish(connection, run_id, "skipped", reason, hook_text=None)
 
 
 def files(folder: Path) -> Iterator[Seen]:
@@ -176,7 +176,7 @@ def files(folder: Path) -> Iterator[Seen]:
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != RESCUED)
         for name in sorted(names):
             place = f"{path}/{name}"
-            if _passed_over(name) or passed_over_as(os.path.relpath(place, folder)):
+            if _skipped(name) or skipped_as(os.path.relpath(place, folder)):
                 continue
             try:
                 status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
@@ -186,7 +186,7 @@ def files(folder: Path) -> Iterator[Seen]:
                 yield Seen(place, status.st_size, status.st_mtime_ns)
 
 
-def _passed_over(name: str) -> bool:
+def _skipped(name: str) -> bool:
     """Whether a name is that of a hidden or unfinished file."""
     return name.startswith(".") or name.lower().endswith(UNFINISHED)
 
@@ -201,7 +201,7 @@ def _can_be_kept(path: str) -> bool:
 
 
 def _odd(paths: Sequence[str]) -> Iterator[str]:
-    """What to say of files whose paths cannot be kept, if there are any."""
+    """Which files have paths that cannot be kept, in words, if there are any."""
     if paths:
         yield (
             f"{len(paths)} not taken whose names, or folders' names, are no UTF-8 or have line "
@@ -212,9 +212,9 @@ def _odd(paths: Sequence[str]) -> Iterator[str]:
 def _read(
     engine: sa.Engine, who: str, run_id: int, schedule_id: int, unchanged: list[Waiting]
 ) -> tuple[list[Waiting], list[str]]:
-    """Of files that have settled, those whose content was not taken before, each content once.
+    """Of unchanged files, those whose content was not taken before, each content once.
 
-    Also what to say of files that cannot be read.
+    Also which files cannot be read, in words.
     """
     known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
@@ -259,7 +259,7 @@ def _content(file: Waiting) -> str | None:
     return digest.hexdigest() if same else None
 
 
-def _whole(ready: list[Waiting]) -> tuple[list[Waiting], dict[str, str]]:
+def _without_broken(ready: list[Waiting]) -> tuple[list[Waiting], dict[str, str]]:
     """Without archives that cannot be listed to their end, of those whose job failed; why not, by
     path.
 

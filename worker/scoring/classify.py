@@ -14,12 +14,11 @@ from trainer.errors import FilmError
 from trainer.film import rules
 from worker.config import Settings
 from worker.scoring import serving
-from worker.scoring.shard import label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the model says about one film."""
+    """What a model answers on one film."""
 
     label: str
     #: P(positive class), 0 to 1.
@@ -56,7 +55,7 @@ def classify(
     scores = outputs.scores[0]
     ood = None if outputs.ood is None else float(outputs.ood[0])
     return Answer(
-        label=card.labels[int(label(outputs.scores[:1], card)[0])],
+        label=card.labels[int(card.decide(outputs.scores[:1])[0])],
         probability=float(scores[card.positive_index]),
         scores={name: float(s) for name, s in zip(card.labels, scores, strict=True)},
         ood=ood,

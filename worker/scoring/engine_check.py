@@ -1,8 +1,8 @@
-"""Proof: a new model is tried on this machine before it may become the champion anywhere.
+"""Engine check: a new model is tried on this machine before it may become the champion anywhere.
 
-The films are drawn, the same ones on every machine; what training's own PyTorch says of them came
-with the model. So a processor that computes otherwise, a broken driver or a library with a fault
-shows before a patient's film is scored by it.
+The films are drawn, the same ones on every machine; the scores that training's own PyTorch gave
+them came with the model. So a processor that computes otherwise, a broken driver or a library with
+a fault shows before a patient's film is scored by it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.registry import models
+from db.registry import engines, models
 from trainer import errors
 from worker.config import Settings
-from worker.engine import Choice, gate
+from worker.engine import EngineChoice, gate
 from worker.engine.base import Engine
-from worker.errors import EngineError, WorkerError
-from worker.machine.gpu_lease import ASK_S, Board
+from worker.errors import EngineError, GpuLost, WorkerError
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.scoring import serving
 
 #: Of a faster precision, 99 % of probabilities must be this near to those of the same file where it
@@ -35,35 +35,36 @@ class Stopped(WorkerError):
     """The worker is to stop; nothing was found out."""
 
 
-def prove(
+def check(
     settings: Settings,
     database: sa.Engine,
     worker_id: str,
-    choice: Choice,
+    choice: EngineChoice,
     model_id: int,
     stop: threading.Event,
-    say: Callable[[str], object] = lambda text: None,
+    set_status: Callable[[str], object] = lambda text: None,
 ) -> tuple[bool, str]:
     """Whether this machine computes a model as training did, and a sentence about it.
 
     fp32 must agree with training's PyTorch to rounding; then the precision that would serve here is
     made ready as it would be for a job: on a GPU its engine is built and passes its own gate. To be
     called in the thread that may own a GPU's context. Raises Stopped and GpuLost, and DBAPIError
-    where the database went away, which says nothing of the model.
+    where the database went away: neither tells anything of the model. `set_status` has the worker's
+    row say what is tried.
     """
     row = models.get(database, model_id)
     golden = (row["reference"] or {}).get("golden")
     on = "tensorrt" if choice.backend.startswith("tensorrt") else "onnx"
-    best = models.best_precision(database, model_id, on)
+    best = engines.best_precision(database, model_id, on)
     found = []
     try:
         with _gpu(choice, stop):
             for precision in dict.fromkeys(("fp32", best)):
                 if stop.is_set():
                     raise Stopped("the worker was stopped")
-                say(f"proving model {model_id} in {precision}")
+                set_status(f"checking model {model_id} in {precision}")
                 engine = serving.serve(
-                    settings, database, model_id, precision, choice, _heeding(stop),
+                    settings, database, model_id, precision, choice, _until(stop),
                     worker_id=worker_id,
                 )  # fmt: skip
                 try:
@@ -72,6 +73,8 @@ def prove(
                     engine.close()
     except errors.Stopped as error:  # a build that was interrupted
         raise Stopped(str(error)) from error
+    except GpuLost:
+        raise
     except EngineError as error:
         away = error.__cause__
         if isinstance(away, sa.exc.DBAPIError) and connecting.passing(away):
@@ -80,8 +83,8 @@ def prove(
     return True, "; ".join(found)
 
 
-def _tried(engine: Engine, choice: Choice, golden: dict[str, Any] | None) -> str:
-    """What an engine says against what training said; EngineError where it is too far off."""
+def _tried(engine: Engine, choice: EngineChoice, golden: dict[str, Any] | None) -> str:
+    """How near an engine is to training, a clause; EngineError where it is too far off."""
     if engine.backend != choice.backend:
         raise EngineError(
             f"{engine.precision} does not run on {choice.kind}; {serving.described(engine)} took "
@@ -94,42 +97,42 @@ def _tried(engine: Engine, choice: Choice, golden: dict[str, Any] | None) -> str
     if by_training is None:
         return f"{engine.precision} runs"
     expected = np.asarray(by_training, np.float64)
-    said = gate.answers(engine, gate.golden(engine.card)).scores.astype(np.float64)
-    if said.shape != expected.shape:
-        raise EngineError(f"{engine.precision} gives {said.shape}, and training {expected.shape}")
-    off = np.nan_to_num(np.abs(said - expected), nan=1.0).max(1)
+    scores = gate.answers(engine, gate.golden(engine.card)).scores.astype(np.float64)
+    if scores.shape != expected.shape:
+        raise EngineError(f"{engine.precision} gives {scores.shape}, and training {expected.shape}")
+    off = np.nan_to_num(np.abs(scores - expected), nan=1.0).max(1)
     largest, most = float(off.max()), float(np.percentile(off, 99))
     limit = gate.LIMITS["fp32"].probability
     if engine.precision == "fp32" and largest > limit:
         raise EngineError(
             f"fp32 differs from training by up to {largest:.2g} in probability on {len(off)} drawn "
-            f"films, where {limit:g} is rounding"
+            f"films (limit {limit:g})"
         )
     if most > COARSE:
         raise EngineError(
-            f"{engine.precision} differs from training by {most:.2g} in probability on "
-            f"{len(off)} drawn films, where {COARSE:g} may be"
+            f"{engine.precision} differs from training by {most:.2g} in probability (99th "
+            f"percentile of {len(off)} drawn films; limit {COARSE:g})"
         )
     return f"{engine.precision} within {largest:.2g} of training on {len(off)} drawn films"
 
 
 @contextlib.contextmanager
-def _gpu(choice: Choice, stop: threading.Event) -> Iterator[None]:
-    """The GPU's lease, where one is used."""
+def _gpu(choice: EngineChoice, stop: threading.Event) -> Iterator[None]:
+    """Hold the GPU's lease, where one is used."""
     if choice.gpu is None:
         yield
         return
-    board = Board(choice.gpu.uuid, "proving a model")
+    lease = GpuLease(choice.gpu.uuid, "an engine check")
     try:
-        while not board.take():
+        while not lease.take():
             if stop.wait(ASK_S):
                 raise Stopped("the worker was stopped")
         yield
     finally:
-        board.release()
+        lease.release()
 
 
-def _heeding(stop: threading.Event) -> Callable[[str, int, int], None]:
+def _until(stop: threading.Event) -> Callable[[str, int, int], None]:
     """A report of a build that ends it when the worker is to stop."""
 
     def report(phase: str, step: int, steps: int) -> None:

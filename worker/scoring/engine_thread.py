@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +20,8 @@ from worker.errors import EngineError, GpuLost
 
 log = logging.getLogger(__name__)
 
-#: While somebody waits for engines to be closed, the thread is looked after this often.
-REST_TICK_S = 0.5
+#: While somebody waits for engines to be closed, the thread is looked after this often, in seconds.
+RELEASE_TICK_S = 0.5
 
 
 class Model(NamedTuple):
@@ -45,7 +45,7 @@ class Request:
     model: Model
     #: `uint8 [batch, 1, S, S]`, left alone until the request is done.
     pixels: NDArray[np.uint8]
-    #: How many of them are wanted, from the first on; all unless told.
+    #: How many of them are wanted, from the first on; all where None.
     films: int | None = None
     answer: Outputs | None = None
     error: EngineError | None = None
@@ -69,38 +69,41 @@ class EngineThread:
         self._load = load
         self._wake = wake
         self._requests: queue.SimpleQueue[Request | threading.Event | None] = queue.SimpleQueue()
-        self.done: deque[Request] = deque()
+        self._done: deque[Request] = deque()
         #: By number and precision.
         self._engines: dict[tuple[int, str], Engine] = {}
-        #: What the engine computes now, with the engine.
+        #: What is being computed, with its engine.
         self._started: deque[tuple[Engine, Request]] = deque()
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Queue a batch; it turns up in `done`."""
+        """Queue a batch; `finished` returns it."""
         self._requests.put(request)
 
-    def check(self) -> None:
-        """Raise what ended the thread, if it has ended: no request will be answered.
+    def finished(self) -> Iterator[Request]:
+        """What is done and was not returned before; then raises what ended the thread, if it has.
 
-        GpuLost says that batches in `done` may be to blame. Those that are not there were not
-        being computed.
+        After that no request will be answered. GpuLost says that those returned with it may be to
+        blame: others were not being computed.
         """
-        if isinstance(self._broken, GpuLost):
-            raise GpuLost(str(self._broken)) from self._broken
-        if self._broken is not None:
-            raise RuntimeError(f"the engine ended: {self._broken}") from self._broken
+        broken = self._broken  # looked at first: what was being computed then is done by now
+        while self._done:
+            yield self._done.popleft()
+        if isinstance(broken, GpuLost):
+            raise GpuLost(str(broken)) from broken
+        if broken is not None:
+            raise RuntimeError(f"the engine ended: {broken}") from broken
 
-    def rest(self) -> None:
+    def release_gpu(self) -> None:
         """Close the engines that hold a GPU's memory, and wait until they are closed.
 
         The next request opens one anew.
         """
-        rested = threading.Event()
-        self._requests.put(rested)
-        while self._thread.is_alive() and not rested.wait(REST_TICK_S):
+        released = threading.Event()
+        self._requests.put(released)
+        while self._thread.is_alive() and not released.wait(RELEASE_TICK_S):
             pass
 
     def close(self) -> None:
@@ -177,7 +180,7 @@ class EngineThread:
         self, request: Request, answer: Outputs | None = None, error: EngineError | None = None
     ) -> None:
         request.answer, request.error, request.pending = answer, error, None
-        self.done.append(request)
+        self._done.append(request)
         self._wake()
 
     def _close_engines(self, *, only_gpu: bool = False) -> None:

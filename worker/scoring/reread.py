@@ -1,4 +1,4 @@
-"""Recall: items of a scoring job read once more, out of the folders and archives they came from."""
+"""Rereading: items of a scoring job are read once more, out of their folders and archives."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from db.queue.listings import Listing
 from worker import archive
 from worker.archive import Member, Reader
 from worker.errors import ArchiveError, MemberError
-from worker.scoring.shard import TAR_HEADER
+from worker.scoring.opening import TAR_HEADER
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recalled:
+class Reread:
     """One item, with its bytes or why there are none."""
 
     item_no: int
@@ -28,7 +28,7 @@ class Recalled:
     reason: str = ""
 
 
-def read(engine: sa.Engine, job_id: int, items: Iterable[tuple[int, int]]) -> Iterator[Recalled]:
+def read(engine: sa.Engine, job_id: int, items: Iterable[tuple[int, int]]) -> Iterator[Reread]:
     """Items of a job, given as (shard_no, item_no), one at a time in that order's sorting.
 
     Raises ArchiveError where a source is gone, was changed, or is not known any more.
@@ -87,13 +87,13 @@ class _Source:
         else:
             self._reader = archive.open_reader(kind, uri)
 
-    def read(self, item_no: int, member: Member) -> Recalled:
+    def read(self, item_no: int, member: Member) -> Reread:
         """One member's bytes, or why there are none."""
         try:
             data = self._data(member)
         except MemberError as error:
-            return Recalled(item_no=item_no, name=member.name, data=b"", reason=str(error))
-        return Recalled(item_no=item_no, name=member.name, data=data)
+            return Reread(item_no=item_no, name=member.name, data=b"", reason=str(error))
+        return Reread(item_no=item_no, name=member.name, data=data)
 
     def _data(self, member: Member) -> bytes:
         if self._reader is not None:

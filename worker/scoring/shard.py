@@ -1,32 +1,23 @@
-"""A shard while it is being scored: its members, and the outcomes so far."""
+"""A shard while it is being scored: the outcomes so far of its members."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from db.base import database
-from db.queue import listings
 from db.queue.leases import Shard
 from db.queue.results import Cam, Identity, NotPredicted, Outcome, Prediction
 from db.queue.reuse import Known
-from trainer.card import Card
 from worker import archive
-from worker.archive import Kind, Member
-from worker.decoding.pool import Decoded, Place
+from worker.decoding.pool import Decoded
 from worker.engine import Outputs
 from worker.machine.privacy import Privacy
-from worker.scoring.engine_thread import Model
-
-#: Bytes of a tar header.
-TAR_HEADER = 512
+from worker.scoring.pipeline import Run
 
 #: Names that end so are those of DICOM files, which may name a patient, whatever is in them.
 DICOM_NAMES = (".dcm", ".dicom", ".dic")
@@ -35,34 +26,21 @@ _HASHED = re.compile("#[0-9a-f]{32}")
 
 
 @dataclass(kw_only=True, eq=False)
-class ShardRun:
+class ShardRun(Run):
     """One claimed shard on its way through."""
 
     shard: Shard
-    card: Card
-    place: Place
-    members: list[Member]
     privacy: Privacy
-    #: Indexes into `members` whose content must be known before it is decided whether to decode.
-    unread: deque[int] = field(default_factory=deque)
-    #: Indexes into `members` that were not handed to a decoder yet.
-    waiting: deque[int] = field(default_factory=deque)
     outcomes: list[Outcome] = field(default_factory=list)
-    #: Films handed to the decoders and not back yet.
-    decoding: int = 0
     #: By index into `members`: content hashes as far as they are known.
     contents: dict[int, bytes] = field(default_factory=dict)
     #: By index into `members`: identifying tags as they stand in DICOM films.
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
     #: (item_no, name in the database, name in the archive) of names that were hashed.
     hashed_names: list[tuple[int, str, str]] = field(default_factory=list)
-    #: The lease is gone: whatever comes back is dropped.
-    abandoned: bool = False
 
     def __post_init__(self) -> None:
-        shard, spec = self.shard, self.shard.spec
-        self.model = Model(shard.model_id, shard.precision, shard.engine or "auto")
-        self.accept: tuple[str, ...] = tuple(spec.get("accept") or ())
+        spec = self.shard.spec
         self._hash_names = bool(spec.get("hash_names"))
         self._keep_cam = spec.get("keep_cam", "flagged")
 
@@ -70,11 +48,6 @@ class ShardRun:
     def complete(self) -> bool:
         """Whether every item has its outcome."""
         return len(self.outcomes) == len(self.members)
-
-    @property
-    def unfed(self) -> int:
-        """Films that the decoders have not been given yet."""
-        return len(self.unread) + len(self.waiting)
 
     def read(self, index: int, decoded: Decoded) -> None:
         """Item `index` is back from a decoder."""
@@ -100,7 +73,7 @@ class ShardRun:
         card = self.card
         all_scores = outputs.scores[rows]
         probabilities = all_scores[:, card.positive_index].tolist()
-        labels = label(all_scores, card).tolist()
+        labels = card.decide(all_scores).tolist()
         oods = [None] * len(rows) if outputs.ood is None else outputs.ood[rows].tolist()
         limit = card.ood_threshold
         for n, index in enumerate(indexes):
@@ -126,7 +99,7 @@ class ShardRun:
             )
 
     def known(self, found: Mapping[bytes, Known]) -> None:
-        """All contents are read: what is known is answered from the store, the rest must wait."""
+        """All contents are read: what is known is answered from the store, the others must wait."""
         answered = {o.item_no for o in self.outcomes}
         limit = self.card.ood_threshold
         for index in range(len(self.members)):
@@ -168,7 +141,7 @@ class ShardRun:
         return stored
 
     def _identity(self, index: int) -> Identity | None:
-        """Of a DICOM film: keyed hashes of whose it is, as far as it says."""
+        """Of a DICOM film: keyed hashes of whose it is, as far as it names them."""
         tags = self.tags.get(index)
         if tags is None:
             return None
@@ -202,67 +175,8 @@ def is_hidden(name: str, *, hide: bool) -> bool:
     return not _HASHED.fullmatch(name) and (hide or name.lower().endswith(DICOM_NAMES))
 
 
-def label(scores: NDArray[np.float32], card: Card) -> NDArray[np.intp]:
-    """Classes `int [N]` of scores `[N, C]` by the operating threshold.
-
-    Positive at or above it, else the likeliest of the others.
-    """
-    others = scores.copy()
-    others[:, card.positive_index] = -1
-    # In double, as the database and a person compare.
-    positive = scores[:, card.positive_index].astype(np.float64) >= card.threshold
-    return np.where(positive, card.positive_index, others.argmax(axis=1))
-
-
 def _quantised(cam: NDArray[np.float32]) -> Cam:
     low, high = float(cam.min()), float(cam.max())
     span = high - low or 1.0
     levels = np.rint((cam - low) * (255 / span)).astype(np.uint8)
     return Cam(height=cam.shape[0], width=cam.shape[1], low=low, high=high, data=levels.tobytes())
-
-
-class Opener:
-    """Makes claimed shards ready to be read. Used by one thread."""
-
-    def __init__(self, engine: sa.Engine, privacy: Privacy) -> None:
-        self._engine = engine
-        self._privacy = privacy
-        self._spool: tuple[tuple[int, int], archive.Spool] | None = None
-
-    def open(self, shard: Shard, kind: Kind, uri: str, card: Card) -> ShardRun:
-        """Unpack the listing and, for a compressed archive, inflate the shard's window.
-
-        Raises ArchiveError where the archive cannot be read now.
-        """
-        members = archive.unpack(shard.listing)
-        edition = f"{shard.job_id}.{shard.source_no}"
-        place = Place(kind=kind, uri=uri, edition=edition)
-        if kind in archive.WINDOWED:
-            # What is too large to be read is not inflated either; it has a shard of its own.
-            readable = [m for m in members if m.stored <= archive.MAX_BYTES]
-            # From the first member's header on, which its reader checks.
-            first = max(0, min((m.offset for m in readable), default=0) - TAR_HEADER)
-            end = max((m.offset + m.stored for m in readable), default=0)
-            spool = self._open_spool(shard, kind, uri)
-            window_fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
-            place = Place(kind=kind, uri=uri, edition=edition, window_fd=window_fd, base=first)
-        return ShardRun(
-            shard=shard, card=card, place=place, members=members, privacy=self._privacy,
-            waiting=deque(range(len(members))),
-        )  # fmt: skip
-
-    def _open_spool(self, shard: Shard, kind: Kind, uri: str) -> archive.Spool:
-        # Shards of a job come one after another: the stream goes on where it was.
-        key = (shard.job_id, shard.source_no)
-        if self._spool is None or self._spool[0] != key:
-            self.close()
-            with database.reading(self._engine) as connection:
-                index = listings.seek_index(connection, *key)
-            self._spool = (key, archive.open_spool(kind, uri, index))
-        return self._spool[1]
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._spool is not None:
-            self._spool[1].close()
-            self._spool = None

@@ -1,7 +1,7 @@
 """Chores: what any worker does now and then beside its work, whoever gets to it first.
 
 Each has a thread of its own, so that a slow one (a webhook that does not answer, a large file that
-is hashed) delays no other, and no bell. The database says what is still to be done, so that any
+is hashed) delays no other, and no work. The database says what is still to be done, so that any
 number of workers may do them at once.
 """
 
@@ -37,7 +37,7 @@ class Chore(NamedTuple):
 CHORES: tuple[Chore, ...] = (
     Chore("timetable", timetable.run),
     Chore("watch", watch.run),
-    Chore("settle", promotion.run),
+    Chore("promotion", promotion.run),
     Chore("hooks", hooks.deliver),
     Chore("retention", retention.of_schedules),
     Chore("tidying", retention.hourly, 3600.0),

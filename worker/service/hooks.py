@@ -1,8 +1,8 @@
 """Hooks: notices are sent to a web address and to a command of the site's own.
 
 What is sent was written in the transaction of what happened, so nothing that happened goes untold;
-it is sent outside of any, and marked afterwards. So a hook may hear the same twice: by its `id` it
-can tell. A hook that took a notice is not told again when another did not.
+it is sent outside of any, and marked afterwards. So a hook may get the same twice, with the
+same `id`. A hook that took a notice does not get it again because another did not.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ WEB_S = 10.0
 #: Seconds that a command may take; then it and what it started are killed.
 COMMAND_S = 30.0
 
-#: What a hook is called in notices.last_error, and how it is told.
+#: What a hook is called in notices.last_error, and how it is reached.
 _WEB, _COMMAND = "webhook", "command"
 
-#: Sends, and says why it did not arrive, or None.
+#: Sends a notice; returns why it did not arrive, or None.
 Hook = Callable[[Mapping[str, Any]], str | None]
 
 
@@ -52,21 +52,21 @@ def of(settings: Settings) -> dict[str, Hook]:
     hooks: dict[str, Hook] = {}
     url, command = settings.hook_url, settings.hook_command
     if url is not None:
-        hooks[_WEB] = lambda told: post(url, told)
+        hooks[_WEB] = lambda payload: post(url, payload)
     if command is not None:
-        hooks[_COMMAND] = lambda told: run(command, told)
+        hooks[_COMMAND] = lambda payload: run(command, payload)
     return hooks
 
 
 def deliver(settings: Settings, engine: sa.Engine, who: str) -> int:
     """Send every notice that is due, one after the other; returns how many were tried.
 
-    Where no hook is set, here or at any worker, what waits is settled as unheard.
+    Where no hook is set, here or at any worker, what waits is marked as undelivered.
     """
     hooks = of(settings)
     if not hooks:
         if outbox.waiting(engine):
-            database.write(engine, outbox.unheard)
+            database.write(engine, outbox.mark_undelivered)
         return 0
     tried = 0
     while True:
@@ -78,18 +78,18 @@ def deliver(settings: Settings, engine: sa.Engine, who: str) -> int:
 
 
 def send(engine: sa.Engine, notice: Notice, hooks: Mapping[str, Hook]) -> dict[str, str | None]:
-    """Send a claimed notice and mark it: why each hook that was told did not take it, or None."""
+    """Send a claimed notice and mark it: why each hook that was tried did not take it, or None."""
     failed = (notice.last_error or "").splitlines()
     again = [name for name in hooks if any(line.startswith(f"{name}: ") for line in failed)]
-    told = {name: hooks[name](notice.sent) for name in again or hooks}
-    errors = [f"{name}: {error}" for name, error in told.items() if error is not None]
-    state = database.write(engine, lambda c: outbox.settle(c, notice, errors))
+    results = {name: hooks[name](notice.sent) for name in again or hooks}
+    errors = [f"{name}: {error}" for name, error in results.items() if error is not None]
+    state = database.write(engine, lambda c: outbox.record_result(c, notice, errors))
     if errors:
         log.warning("notice %d is %s: %s", notice.id, state, "; ".join(errors))
-    return told
+    return results
 
 
-def run(command: str, told: Mapping[str, Any]) -> str | None:
+def run(command: str, payload: Mapping[str, Any]) -> str | None:
     """Run a command line, without a shell, with the notice as JSON on its standard input.
 
     What it prints is neither kept nor logged. Returns why it failed, or None.
@@ -100,14 +100,14 @@ def run(command: str, told: Mapping[str, Any]) -> str | None:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=config.hook_environment(told),
+            env=config.hook_environment(payload),
             cwd="/",
             start_new_session=True,
         )
     except OSError as error:
         return f"it cannot be run: {error.strerror}"
     try:
-        process.communicate(_json(told), timeout=COMMAND_S)
+        process.communicate(_json(payload), timeout=COMMAND_S)
     except subprocess.TimeoutExpired:
         # With all that it started. Of one that ended in time that goes on: mailers send behind it.
         with suppress(ProcessLookupError, PermissionError):
@@ -117,13 +117,13 @@ def run(command: str, told: Mapping[str, Any]) -> str | None:
     return None if process.returncode == 0 else f"it ended with status {process.returncode}"
 
 
-def post(url: str, told: Mapping[str, Any]) -> str | None:
+def post(url: str, payload: Mapping[str, Any]) -> str | None:
     """POST the notice as JSON. Returns why it did not arrive, without the URL, or None.
 
     Any answer of 200 to 299 is a yes. A redirect is not followed: it may lead anywhere.
     """
     address, credentials = _without_credentials(url)
-    request = urllib.request.Request(address, data=_json(told), method="POST")
+    request = urllib.request.Request(address, data=_json(payload), method="POST")
     request.add_header("Content-Type", "application/json")
     request.add_header("User-Agent", "pneumoq")
     if credentials is not None:
@@ -161,8 +161,8 @@ def _why(error: object, web: _Web) -> str:
     return f"it cannot be reached: {type(error).__name__}"
 
 
-def _json(told: Mapping[str, Any]) -> bytes:
-    return json.dumps(told, ensure_ascii=False).encode()
+def _json(payload: Mapping[str, Any]) -> bytes:
+    return json.dumps(payload, ensure_ascii=False).encode()
 
 
 def _without_credentials(url: str) -> tuple[str, str | None]:

@@ -1,6 +1,6 @@
 """Retention on this machine: files that nothing will read again are removed, and models retired.
 
-The database says what a file belongs to. A file of which it says nothing stays, for the folder may
+The database knows what a file belongs to. A file that it does not know stays, for the folder may
 have served another database.
 """
 
@@ -75,7 +75,7 @@ def tidy(
 ) -> list[Freed]:
     """Remove what is of no more use in this machine's home; what was, or would be.
 
-    What cannot be removed is told in the log and stays. `retiring` are models that count as
+    What cannot be removed is logged, and stays. `retiring` are models that count as
     retired already.
     """
     freed = []
@@ -90,11 +90,11 @@ def tidy(
 
 
 def _training(folder: Path, engine: sa.Engine, retiring: Sequence[int]) -> Iterator[Freed]:
-    settled = retention.settled_training(engine, retiring) if folder.is_dir() else {}
+    ended = retention.unneeded_training(engine, retiring) if folder.is_dir() else {}
     for path in sorted(folder.glob("job-*")):
         number = path.name.removeprefix("job-")
-        if number.isdecimal() and int(number) in settled:
-            why = f"of training job {number}: {settled[int(number)]}"
+        if number.isdecimal() and int(number) in ended:
+            why = f"of training job {number}: {ended[int(number)]}"
             yield Freed(path=path, size_bytes=_size(path), why=why)
 
 
@@ -103,7 +103,7 @@ def _models(home: Path, engine: sa.Engine, retiring: Sequence[int]) -> Iterator[
     for path in sorted((home / "models").glob("*.onnx")):
         if path.stem in unused:
             yield Freed(path=path, size_bytes=_size(path), why="of a retired model")
-    for path in sorted((home / "models").glob(".fetch-*")):
+    for path in sorted((home / "models").glob(".*")):
         if _age_s(path) > ABANDONED_S:
             yield Freed(path=path, size_bytes=_size(path), why="never finished")
     for entry in plans.ls(home):

@@ -1,4 +1,4 @@
-"""The sweep: it finds work that is due, rings for it, and closes jobs that nobody closed.
+"""The sweep: it finds work that is due, notifies workers of it, and closes what nobody closed.
 
 Any number of sweeps may run at once; each does only what the database says is still to be done.
 """
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import Unavailable
-from db.queue import jobs
+from db.work import claims, endings
 from worker import wakeup
 from worker.app import QUEUES
 from worker.config import Settings
@@ -27,16 +27,16 @@ def run(
     who: str,
     found: Callable[[str], object] = lambda queue: None,
 ) -> None:
-    """One sweep; `found` is told of each queue on which work is due, before any bell is rung."""
-    for job_id in jobs.waiting_to_close(engine):
-        closed = database.write(engine, lambda c, j=job_id: jobs.close_if_done(c, j, who))  # type: ignore[misc]
+    """One sweep; `found` is called with each queue on which work is due, before any wake-up."""
+    for job_id in endings.waiting_to_close(engine):
+        closed = database.write(engine, lambda c, j=job_id: endings.close_if_done(c, j, who))  # type: ignore[misc]
         if closed:
             log.info("job %d: closed by a sweep", job_id)
-    due = [queue for queue in QUEUES if jobs.anything_due(engine, queue)]
+    due = [queue for queue in QUEUES if claims.anything_due(engine, queue)]
     for queue in due:
         found(queue)
     for queue in due:
-        wakeup.ring(settings, queue)
+        wakeup.notify(settings, queue)
 
 
 class Sweeper:

@@ -1,6 +1,6 @@
-"""The training process: it trains, exports, proves parity, and reports; it knows no database.
+"""The training process: it trains, exports, checks parity, and reports; it knows no database.
 
-Started as `python -m worker.training.child` by worker.training.attempt. One line of JSON on
+Started as `python -m worker.training.child` by worker.training.process. One line of JSON on
 standard input says what to do; when standard input closes, it stops. Every report is one line of
 JSON on the inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch`, and finally
 `done`, `failed` or `stopped`.
@@ -8,6 +8,7 @@ JSON on the inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -24,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer import errors
+from trainer import atomic, errors
 from trainer.data import dataset, gathering
 from trainer.judging import parity
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
 from worker.engine import gate, open_engine
+from worker.engine.base import identity
 from worker.errors import WorkerError
 from worker.machine.process import die_with_parent
 from worker.training import night_child, precisions, reference
@@ -56,7 +58,7 @@ GPU_OUT_OF_MEMORY = (
 
 
 def main() -> None:
-    """Do what standard input says."""
+    """Do the work that standard input names."""
     parent_pid, report_fd = map(int, sys.argv[1:])
     die_with_parent(parent_pid)
     for ending in (signal.SIGINT, signal.SIGTERM):
@@ -85,8 +87,8 @@ def main() -> None:
             run(work, report, stop)
         except errors.Stopped:
             report("stopped")
-        except night_child.Resting as resting:
-            report(resting.event, reason=resting.reason, told=resting.told)
+        except night_child.RunSkipped as skipped:
+            report(skipped.event, reason=skipped.reason, told=skipped.told)
         except (errors.TrainerError, WorkerError) as error:
             fail(str(error))
         except (MemoryError, RuntimeError) as error:
@@ -132,7 +134,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     )
     report("dataset", **_described(data))
 
-    def hear(news: loop.Epoch | loop.Progress | loop.Saved | str) -> None:
+    def on_event(news: loop.Epoch | loop.Progress | loop.Saved | str) -> None:
         if isinstance(news, str):
             report("note", text=news)
             return
@@ -141,16 +143,16 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report(type(news).__name__.lower(), **dataclasses.asdict(news))
 
     try:
-        trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
+        trained = loop.train(options, data, folder, on_event, stop.is_set, Path(work["cache"]))
     except errors.CheckpointError as error:
         if night is None or options.resume_from is None:
             raise
         # Films come in at night too, and nobody is there to say what is to become of the rest.
         report("note", text=f"what an earlier attempt left is not gone on from: {error}")
         options = dataclasses.replace(options, resume_from=None)
-        trained = loop.train(options, data, folder, hear, stop.is_set, Path(work["cache"]))
-    # Films and moments are gone; on a board whose GPU has the processor's memory the engines of the
-    # gates need what they took. Without a GPU it does nothing.
+        trained = loop.train(options, data, folder, on_event, stop.is_set, Path(work["cache"]))
+    # Films and moments are gone. On a Jetson, whose GPU uses the processor's memory, the engines of
+    # the gates need what they took. Without a GPU it does nothing.
     torch.cuda.empty_cache()
     if trained.dataset.hash != data.hash:
         report("dataset", **_described(trained.dataset))
@@ -222,11 +224,11 @@ def _scalars(folder: Path, report: Any) -> Scalars | None:
 
 def _deliver(files: Sequence[Path], labels: Sequence[str], model_dir: Path) -> None:
     """Copy a model's files and its labels.txt where the user wants them, each in one step."""
-    with tempfile.TemporaryDirectory(dir=model_dir, prefix=".part-") as part:
-        names = [Path(shutil.copy(file, part)).name for file in files]
-        (Path(part) / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
-        for name in (*names, "labels.txt"):
-            (Path(part) / name).replace(model_dir / name)
+    with contextlib.ExitStack() as stack:  # none is replaced before all are there
+        for file in files:
+            shutil.copy(file, stack.enter_context(atomic.replacing(model_dir / file.name)))
+        listed = stack.enter_context(atomic.replacing(model_dir / "labels.txt"))
+        listed.write_text("".join(f"{label}\n" for label in labels))
 
 
 def _described(data: dataset.Dataset) -> dict[str, Any]:
@@ -272,7 +274,7 @@ def _parity(
     measured = reference.measure(trained, engine, stop.is_set, golden=bool(work.get("night")))
     engine.close()
     row = {
-        **precisions.identity(engine),
+        **identity(engine),
         "options": {"batch": batch, "threads": work["threads"], "films": len(films)},
         "parity_delta": delta,
         "passed": True,

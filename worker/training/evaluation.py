@@ -1,7 +1,7 @@
 """Evaluation: a model file measured on labelled films, with the engine that scores jobs.
 
 Films are decoded by threads a batch ahead of the engine; no more than that is ever held. What
-cannot be read is told, not left out in silence. Needs no torch.
+cannot be read is reported, not left out in silence. Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from trainer.data.labelled import TEST, TRAIN, VAL, Entry, listed
 from trainer.errors import DatasetError, FilmError
 from trainer.film import rules
 from worker.engine import Engine
-from worker.scoring.shard import label
 
 #: All splits together.
 ALL = "all"
@@ -74,7 +73,7 @@ def choose(data: Path, card: Card, split: str | None) -> tuple[str, tuple[Entry,
 
 
 def score(engine: Engine, entries: Sequence[Entry], *, threads: int) -> Iterator[Scored]:
-    """What the engine says of each film, in their order."""
+    """What the engine computes of each film, in their order."""
     waiting: deque[tuple[Sequence[Entry], list[Future[_Decoded]]]] = deque()
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode") as pool:
         for start in range(0, len(entries), engine.batch):
@@ -95,18 +94,18 @@ def _batch(
     for n, one in enumerate(found):
         if not isinstance(one, FilmError):
             pixels[n, 0] = one
-    said = engine.submit(pixels).result()
-    called = label(said.scores, card)
+    outputs = engine.submit(pixels).result()
+    called = card.decide(outputs.scores)
     for n, (entry, one) in enumerate(zip(entries, found, strict=True)):
         if isinstance(one, FilmError):
             yield Scored(file=entry.file, truth=entry.name, code=one.code, reason=str(one))
             continue
-        ood = -1.0 if said.ood is None else float(said.ood[n])
+        ood = -1.0 if outputs.ood is None else float(outputs.ood[n])
         yield Scored(
             file=entry.file,
             truth=entry.name,
             called=card.labels[int(called[n])],
-            probability=float(said.scores[n, card.positive_index]),
+            probability=float(outputs.scores[n, card.positive_index]),
             unusual=card.ood_threshold is not None and ood > card.ood_threshold,
         )
 

@@ -1,4 +1,4 @@
-"""Nights: a training job that a schedule made does more than train, and this is the rest.
+"""Nights: what a training job that a schedule made does besides training.
 
 What the training process needs to know of the champion and of earlier nights is written into a file
 for it; what it finds (worker.training.night_child) becomes rows here: the snapshot, the frozen
@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from db.base.database import reading, write
 from db.nightly import nights, runs
-from db.queue import jobs
-from db.queue.jobs import Lease
-from db.registry import models
+from db.queue import leases
+from db.queue.leases import Lease
+from db.registry import aliases, models
+from db.work import endings
 from worker.config import Settings
 from worker.engine import store
 
@@ -63,7 +64,7 @@ class Night:
         last = nights.last_decided(self._engine, run.schedule_id)
         before = nights.last_trained(self._engine, run.schedule_id)
         films = None if before is None else nights.films(self._engine, before)
-        told = {
+        facts = {
             "champion": champion,
             "learned": {
                 "films": sorted({film.sha256 for film in learned}),
@@ -81,37 +82,37 @@ class Night:
             "rules": dict(self._rules),
         }
         path = folder / FILE
-        path.write_text(json.dumps(told), encoding="utf-8", errors="surrogateescape")
+        path.write_text(json.dumps(facts), encoding="utf-8", errors="surrogateescape")
         return path
 
-    def hear(self, event: str, news: dict[str, Any]) -> bool:
+    def record(self, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""
         lease, run_id = self._lease, self._run.id
         if event == "frozen":
-            write(self._engine, lambda c: nights.freeze(c, lease, run_id, **news))
+            write(self._engine, lambda c: nights.freeze(c, lease, run_id, **payload))
         elif event == "snapshot":
-            write(self._engine, lambda c: nights.looked(c, lease, run_id, snapshot=news))
+            write(self._engine, lambda c: nights.note(c, lease, run_id, snapshot=payload))
         else:
             return False
         return True
 
-    def rest(self, connection: sa.Connection, ended: Mapping[str, Any]) -> None:
-        """Nothing is trained tonight: settle the run and complete the job."""
-        jobs.fence(connection, self._lease)
-        outcome, reason = BEFORE_TRAINING[ended["event"]], str(ended["reason"])
-        runs.finish(connection, self._run.id, outcome, reason, told=str(ended["told"]))
-        jobs.finish(
+    def skip_run(self, connection: sa.Connection, result: Mapping[str, Any]) -> None:
+        """Nothing is trained tonight: end the run and complete the job."""
+        leases.fence(connection, self._lease)
+        outcome, reason = BEFORE_TRAINING[result["event"]], str(result["reason"])
+        runs.finish(connection, self._run.id, outcome, reason, hook_text=str(result["told"]))
+        endings.finish(
             connection, self._lease.job_id, "completed", self._lease.worker_id,
             f"{outcome}: {reason}",
         )  # fmt: skip
 
-    def judged(self, connection: sa.Connection, model_id: int, ended: Mapping[str, Any]) -> None:
+    def judged(self, connection: sa.Connection, model_id: int, result: Mapping[str, Any]) -> None:
         """A model was made and registered: keep what it and the champion did on the frozen films.
 
-        The run is settled where the champion stays, and where there was none; otherwise it waits
-        for workers to prove the model.
+        The run ends here where the champion stays, and where there was none; otherwise it waits
+        for the workers' engine checks of the model.
         """
-        found, run = ended["judged"], self._run
+        found, run = result["judged"], self._run
         frozen = connection.execute(
             sa.text("SELECT evaluation_id FROM schedules WHERE id = :id"), {"id": run.schedule_id}
         ).scalar()
@@ -129,19 +130,21 @@ class Night:
         }  # fmt: skip
         reason, told = str(found["reason"]), str(found["told"])
         if run.champion_id is None:
-            first = models.alias_of(connection, models.CHAMPION) == model_id
+            first = aliases.model_of(connection, aliases.CHAMPION) == model_id
             outcome = "promoted" if first else "kept"
             reason = (
                 "it is the first model there is"
                 if first
                 else "another model became champion meanwhile, which this one was not compared with"
             )
-            runs.finish(connection, run.id, outcome, reason, told=reason, **columns)
+            runs.finish(connection, run.id, outcome, reason, hook_text=reason, **columns)
         elif not found["accepted"]:
-            runs.finish(connection, run.id, "kept", reason, told=told, **columns)
+            runs.finish(connection, run.id, "kept", reason, hook_text=told, **columns)
         elif not self._rules.get("promote", True):
             aside = "not promoted, as this schedule is to promote nothing by itself: "
-            runs.finish(connection, run.id, "kept", aside + reason, told=aside + told, **columns)
+            runs.finish(
+                connection, run.id, "kept", aside + reason, hook_text=aside + told, **columns
+            )
         else:
             runs.note(connection, run.id, state="proving", reason=reason, **columns)
 

@@ -1,7 +1,7 @@
 """What a scheduled training process does besides training: it looks first, and judges afterwards.
 
 Before: are the films what they were, and are they fit? After: what do the new model and the
-champion say of films that neither has learned? Knows no database; worker.training.night tells it
+champion say of films that neither has learned? Knows no database; worker.training.night hands it
 what it needs, and makes rows of what it reports.
 """
 
@@ -38,7 +38,7 @@ PRESENT = 0.95
 Report = Callable[..., None]
 
 
-class Resting(Exception):
+class RunSkipped(Exception):
     """Nothing is trained tonight; `event` says why in a word, `told` what hooks may know of it."""
 
     def __init__(self, event: str, reason: str, told: str) -> None:
@@ -64,10 +64,10 @@ class Night:
     """One night, from the training process's side."""
 
     def __init__(self, path: Path) -> None:
-        self._told: dict[str, Any] = json.loads(
+        self._facts: dict[str, Any] = json.loads(
             path.read_text(encoding="utf-8", errors="surrogateescape")
         )
-        self._rules: dict[str, Any] = self._told["rules"]
+        self._rules: dict[str, Any] = self._facts["rules"]
 
     def look(
         self,
@@ -80,22 +80,22 @@ class Night:
         seed: int,
         report: Report,
     ) -> Films:
-        """Read and check the films. Raises Resting where they are not to be trained on tonight, and
+        """Read and check the films. Raises RunSkipped where nothing is to be trained tonight, and
         DatasetError where they cannot be read."""
         gathered = gathering.gather(
             sources, patient_pattern=patient_pattern, corrections=corrections
         )
         positive = dataset.disease(positive, gathered.labels)
-        champion = self._told["champion"]
+        champion = self._facts["champion"]
         if champion is not None and champion["positive"] != positive:
             reason = "the champion tells another disease than these films are labelled with"
-            raise Resting("unfit", reason, reason)
+            raise RunSkipped("unfit", reason, reason)
         judged = self._frozen(gathered, patient_pattern, seed, report)
         apart, _ = frozen.set_apart(gathered, judged)
         films = self._counted(apart, judged)
         # Without a verdict hours of training would be for nothing, where it is to be promoted.
         lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
-        before = self._told["before"]
+        before = self._facts["before"]
         changed = None if before is None else snapshot.change(before, gathered)
         counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
@@ -109,13 +109,13 @@ class Night:
             "unreadable": len(gathered.unreadable),
         }
         report("snapshot", **found)
-        last = self._told["last"]
+        last = self._facts["last"]
         if last is not None and last["hash"] == found["hash"]:
             reason = (
                 f"nothing changed in the {len(apart.films)} films since the run of "
                 f"{last['scheduled_for']}, which came to: {last['outcome']}"
             )
-            raise Resting("skipped", reason, reason)
+            raise RunSkipped("skipped", reason, reason)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
             sources, patient_pattern=patient_pattern, corrections=corrections, workers=workers,
@@ -130,7 +130,7 @@ class Night:
         if unfit or lack:
             aside = "the films are not fit to train on: " if unfit else ""
             also = [lack] if lack else []
-            raise Resting(
+            raise RunSkipped(
                 "unfit",
                 aside + "; ".join([*(one.text for one in unfit), *also]),
                 aside + "; ".join([*(one.told for one in unfit), *also]),
@@ -140,7 +140,7 @@ class Night:
     def _counted(self, gathered: Gathered, judged: Sequence[Judged]) -> Films:
         """Which of the frozen films count tonight."""
         here, missing = frozen.present(judged, gathered)
-        contents, patients = (frozenset(self._told["learned"][of]) for of in ("films", "patients"))
+        contents, patients = (frozenset(self._facts["learned"][of]) for of in ("films", "patients"))
         known = [film.sha256 in contents or film.patient in patients for film in here]
         return Films(
             gathered=gathered,
@@ -151,7 +151,7 @@ class Night:
 
     def _lack(self, films: Films, positive: str) -> str:
         """Why no verdict can come of these frozen films; empty where one can, or none is needed."""
-        if self._told["champion"] is None:
+        if self._facts["champion"] is None:
             return ""
         here, gone = len(films.judged) + len(films.learned), len(films.missing)
         if here < PRESENT * (here + gone):
@@ -177,15 +177,15 @@ class Night:
         self, gathered: Gathered, patient_pattern: str | None, seed: int, report: Report
     ) -> tuple[Judged, ...]:
         """The films that models are compared on: those of earlier nights, or chosen now."""
-        if self._told["frozen"] is not None:
-            return frozen.from_csv(self._told["frozen"])
+        if self._facts["frozen"] is not None:
+            return frozen.from_csv(self._facts["frozen"])
         given = self._rules.get("evaluate_on")
         if given:
             judged = frozen.of_source(
                 Path(given), patient_pattern=patient_pattern, labels=gathered.labels
             )
         else:
-            learned = frozenset(self._told["learned"]["films"])
+            learned = frozenset(self._facts["learned"]["films"])
             judged = frozen.choose(gathered, learned=learned, seed=seed)
         report(
             "frozen",
@@ -202,13 +202,13 @@ class Night:
         self, films: Films, candidate: Path, *, positive: str, batch: int, threads: int
     ) -> dict[str, Any]:
         """What `night.Night.judged` keeps: both models' figures, and the verdict."""
-        champion, counted = self._told["champion"], films.judged
+        champion, counted = self._facts["champion"], films.judged
         paths = [candidate] if champion is None else [candidate, Path(champion["file"])]
-        said = [_said(path, counted, positive, batch=batch, threads=threads) for path in paths]
-        readable = np.logical_and.reduce([one.readable for one in said])
+        outputs = [_score(path, counted, positive, batch=batch, threads=threads) for path in paths]
+        readable = np.logical_and.reduce([one.readable for one in outputs])
         seen = [film for film, could in zip(counted, readable, strict=True) if could]
         truth = _truth(seen, positive)
-        sides = [verdict.Side(score=s.score[readable], threshold=s.threshold) for s in said]
+        sides = [verdict.Side(score=s.score[readable], threshold=s.threshold) for s in outputs]
         figures = [_figures(side, truth) for side in sides]
         missing = len(films.missing)
         answer: dict[str, Any] = {
@@ -252,20 +252,20 @@ class Night:
 
     def _aside(self, films: Films, unreadable: int) -> str:
         """What a reader should know of the films that the figures are of."""
-        said = []
+        found = []
         if films.learned:
             n = len(films.judged) + len(films.learned)
-            said.append(
+            found.append(
                 f"{len(films.learned)} of {n} frozen films do not count, as the models that are "
                 "compared have learned from them, or from films of their patients"
             )
         if unreadable:
-            said.append(f"{unreadable} cannot be read")
+            found.append(f"{unreadable} cannot be read")
         if films.missing:
-            said.append(f"{len(films.missing)} were removed or changed")
-        if not self._told["champion"]["known"]:
-            said.append("the champion was imported, and may have learned from any of them")
-        return f" ({'; '.join(said)})" if said else ""
+            found.append(f"{len(films.missing)} were removed or changed")
+        if not self._facts["champion"]["known"]:
+            found.append("the champion was imported, and may have learned from any of them")
+        return f" ({'; '.join(found)})" if found else ""
 
     def _margins(self) -> verdict.Margins:
         given = {
@@ -277,8 +277,8 @@ class Night:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Said:
-    """What a model says of the frozen films."""
+class _Scores:
+    """A model's scores of the frozen films."""
 
     #: P(positive), `float64 [N]`; NaN also of a film that cannot be read.
     score: NDArray[np.float64]
@@ -287,7 +287,9 @@ class _Said:
     threshold: float
 
 
-def _said(path: Path, films: Sequence[Judged], positive: str, *, batch: int, threads: int) -> _Said:
+def _score(
+    path: Path, films: Sequence[Judged], positive: str, *, batch: int, threads: int
+) -> _Scores:
     engine = open_engine(path, batch=batch, threads=threads)
     try:
         card = engine.card
@@ -300,7 +302,7 @@ def _said(path: Path, films: Sequence[Judged], positive: str, *, batch: int, thr
             Entry(file=film.file, name=film.name, split=TEST, stem=film.file.stem) for film in films
         ]
         score = [one.probability for one in evaluation.score(engine, entries, threads=threads)]
-        return _Said(
+        return _Scores(
             score=np.array([math.nan if p is None else p for p in score], dtype=np.float64),
             readable=np.array([p is not None for p in score], dtype=np.bool_),
             threshold=card.threshold,

@@ -26,6 +26,7 @@ from trainer.judging import parity
 from trainer.modelfile import quantise
 from worker import archive
 from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
+from worker.engine.base import identity
 from worker.errors import ArchiveError, EngineError, MemberError
 
 Films = NDArray[np.uint8]
@@ -60,9 +61,9 @@ def derive(
     """Make the other precisions' files beside an fp32 model file, and measure all there are.
 
     `calibration` and `held_out` are `uint8 [N, 1, S, S]`; the network should have been trained on
-    films like the former and must not have been on the latter. What each precision says of `drawn`
-    films, if there are any, is told too. Raises EngineError where fp32 itself cannot be run, and
-    Stopped.
+    films like the former and must not have been on the latter. What each precision computes of
+    `drawn` films, if there are any, is returned too. Raises EngineError where fp32 itself cannot be
+    run, and Stopped.
     """
     engine = open_engine(path, batch=batch, threads=threads)
     card = engine.card
@@ -82,7 +83,7 @@ def derive(
             notes.append(f"{precision} is left out: {error}")
             continue
         found, rate = scores(engine, held_out, stop)
-        said = None if drawn is None else scores(engine, drawn, stop)[0]
+        outputs = None if drawn is None else scores(engine, drawn, stop)[0]
         engine.close()
         result = parity.compare(reference, found, card)
         verdict = "passed" if result.passed else "failed its gate and is not used"
@@ -104,21 +105,11 @@ def derive(
         )
         if result.passed and precision in made:
             files[precision] = source
-        if result.passed and said is not None:
-            of_drawn[precision] = said
+        if result.passed and outputs is not None:
+            of_drawn[precision] = outputs
     return Derived(
         files=files, engines=engines, notes=notes, films_per_s=fp32_rate, of_drawn=of_drawn
     )
-
-
-def identity(engine: Engine) -> dict[str, Any]:
-    """The columns of the engines table that say which engine it is."""
-    return {
-        "backend": engine.backend,
-        "backend_version": engine.backend_version,
-        "device": engine.device,
-        "precision": engine.precision,
-    }
 
 
 def spread(total: int, most: int) -> NDArray[np.int64]:
@@ -129,7 +120,7 @@ def spread(total: int, most: int) -> NDArray[np.int64]:
 def scores(
     engine: Engine, films: Films, stop: Callable[[], bool] = lambda: False
 ) -> tuple[NDArray[np.float32], float]:
-    """What an engine says of films `[N, 1, S, S]`: scores `[N, C]`, and films per second."""
+    """An engine's scores `[N, C]` of films `uint8 [N, 1, S, S]`, and films per second."""
     started = time.perf_counter()
     # With its pixels, which must stay until the batch is computed.
     pending: deque[tuple[Pending, Films, int]] = deque()

@@ -28,7 +28,7 @@ BUCKETS = 20
 #: Films that are held in memory at once.
 CHUNK = 256
 
-#: Drawn films that PyTorch looks at at once, on boards with little memory too.
+#: Drawn films that PyTorch looks at at once, on Jetsons with little memory too.
 LOOK = 32
 
 #: Decimals of the scores that are kept: a hundredth of what fp32 engines may differ by.
@@ -46,7 +46,7 @@ def measure(
 
     `of`, `n`, `histogram` (validation films per bucket of P(positive)), `unusual` (how many of them
     are unlike the training films; None where the model cannot tell), and where it is asked for
-    `golden`: PyTorch's `scores [N][C]` of `gate.golden`, by which workers prove a model before it
+    `golden`: PyTorch's `scores [N][C]` of `gate.golden`, by which workers check a model before it
     is promoted by itself. Raises Stopped.
     """
     card = engine.card
@@ -57,10 +57,10 @@ def measure(
     for start in range(0, len(rows), CHUNK):
         if stop():
             raise Stopped("stopped while the reference was measured")
-        said = gate.answers(engine, trained.films.take(rows[start : start + CHUNK]))
-        histogram += counted(said.scores[:, card.positive_index])
-        if limit is not None and said.ood is not None:
-            unusual += int((said.ood.astype(np.float64) > limit).sum())
+        outputs = gate.answers(engine, trained.films.take(rows[start : start + CHUNK]))
+        histogram += counted(outputs.scores[:, card.positive_index])
+        if limit is not None and outputs.ood is not None:
+            unusual += int((outputs.ood.astype(np.float64) > limit).sum())
     found = {
         "of": "validation",
         "n": len(rows),

@@ -11,16 +11,16 @@ import click
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.registry import models
-from scheduler import errors
+from db.registry import aliases, engines, models
+from scheduler import errors, session
 from scheduler.show import display as displays
 from scheduler.show import output
 from scheduler.show.display import Display
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 from worker.config import Settings
 
 if TYPE_CHECKING:
-    from worker.engine import Choice
+    from worker.engine import EngineChoice
     from worker.engine.gate import Films
 
 #: Precisions whose files TensorRT is given.
@@ -69,11 +69,11 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
       pneumoq models build 3 --precision fp16 --films /data/films
     """
     settings, database = session.settings(), session.database()
-    row = models.resolve(database, model)
+    row = aliases.resolve(database, model)
     wanted = _wanted(database, row["id"], asked)
     from worker.engine import choose
     from worker.errors import EngineError
-    from worker.machine.gpu_lease import Board
+    from worker.machine.gpu_lease import GpuLease
 
     try:
         choice = choose(replace(settings, engine="tensorrt"))
@@ -82,7 +82,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     assert choice.gpu is not None
     films = None if folder is None else _films(folder, row, settings)
     display = displays.opened(silent=as_json)
-    board = Board(choice.gpu.uuid, "models build")
+    board = GpuLease(choice.gpu.uuid, "models build")
     try:
         _wait(board, display)
         made = [
@@ -134,7 +134,7 @@ def _wait(board: Any, display: Display) -> None:
     """Have the GPU to oneself."""
     if board.take():
         return
-    display.say(f"waiting for the GPU, which is in use by {board.holder()}")
+    display.line(f"waiting for the GPU, which is in use by {board.holder()}")
     while not board.take():
         time.sleep(LOOK_S)
 
@@ -144,13 +144,13 @@ def _build(
     database: sa.Engine,
     model_id: int,
     precision: str,
-    choice: Choice,
+    choice: EngineChoice,
     films: Films | None,
     display: Display,
 ) -> dict[str, Any]:
     """One engine: built or found, compared, timed and recorded. What is shown of it."""
     from scheduler.measure import stages
-    from worker.engine import open_on, store
+    from worker.engine import gate, open_on, store
     from worker.engine.choose import NAMES
     from worker.errors import EngineError, GpuLost
     from worker.scoring import serving
@@ -158,7 +158,7 @@ def _build(
     def report(phase: str, step: int, steps: int) -> None:
         display.show(precision, phase, step, steps or None)
 
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         **dict.fromkeys(COLUMNS),
         "precision": precision,
         "engine": f"{NAMES[choice.backend]} {choice.version}".rstrip(),
@@ -172,10 +172,11 @@ def _build(
             choice, path, precision=precision, home=settings.home,
             workspace_mb=settings.gpu_workspace_mb, report=report,
         )  # fmt: skip
-        told["seconds"] = round(time.monotonic() - started, 1)
+        result["seconds"] = round(time.monotonic() - started, 1)
         try:
             report("comparing with the processor", 0, 0)
-            verdict, kept = serving.proved(settings, path, engine, films)
+            verdict = gate.against_processor(settings, path, engine, films)
+            kept = serving.columns(engine, verdict)
             report("measuring", 0, 0)
             rate = stages.rate(engine, TIMED_S)
         finally:
@@ -183,8 +184,8 @@ def _build(
     except GpuLost:
         raise
     except EngineError as error:
-        return {**told, "text": str(error)}
+        return {**result, "text": str(error)}
     kept["options"]["films_per_s"] = round(rate, 1)
-    connecting.write(database, lambda c: models.record_engine(c, path.stem, kept))
-    said = {name: value for name, value in kept.items() if name != "options"}
-    return {**told, **kept["options"], **said, "text": verdict.text}
+    connecting.write(database, lambda c: engines.record(c, path.stem, kept))
+    shown = {name: value for name, value in kept.items() if name != "options"}
+    return {**result, **kept["options"], **shown, "text": verdict.text}

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from db.base import database
-from db.registry import models
-from scheduler import errors
+from db.registry import aliases, models
+from scheduler import engines, errors, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session
+from scheduler.submitting import precision
 
 if TYPE_CHECKING:
     from worker.training.evaluation import Scored
@@ -88,7 +88,7 @@ def run(
     """Measure, keep and print; returns the exit status."""
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     import numpy as np
 
     from trainer.card import Card

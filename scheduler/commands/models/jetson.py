@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 
 #: Formats of `models export` beside our own.
 FORMATS = ("jetson-inference", "pytorch")

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from db.base import database
-from db.registry import drift, models
+from db.registry import aliases, drift
+from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Characters of the longest bar.
 BAR = 40
@@ -45,7 +45,7 @@ def command(model: str, job: int | None, validation: bool, as_json: bool) -> Non
     if job is not None and validation:
         raise Failure("--job and --validation cannot both be the measure; give one of them")
     engine = session.database()
-    row = models.resolve(engine, model)
+    row = aliases.resolve(engine, model)
     number, who = int(row["id"]), session.who()
     if job is not None:
         chosen = job

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from db.base import database
 from db.base.errors import NotFound
-from db.registry import models
+from db.registry import aliases, models
 from tests.bench.parts import films
 from worker import config
 from worker.engine import store
@@ -48,7 +48,7 @@ def find(given: argparse.Namespace, cache: Path) -> Trained:
         (home / "complete").touch()
     settings = config.load({"PNEUMOQ_HOME": str(home)})
     engine = database.connect(settings.database_url)
-    champion = models.resolve(engine, models.CHAMPION)["id"]
+    champion = aliases.resolve(engine, aliases.CHAMPION)["id"]
     found = {}
     for precision in ("fp32", "int8"):
         try:

@@ -2,7 +2,7 @@
 
     python -m tests.bench.parts.planning      # settings from PNEUMOQ_…; prints JSON
 
-The planner is the worker's own, with its heartbeat and its bells.
+The planner is the worker's own, with its heartbeat and its wake-ups.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 
 from db.base import database, workers
-from db.queue import jobs
+from db.work import claims
 from tests.bench.parts import memory
 from worker import config, wakeup
 from worker.machine.heartbeat import Heartbeat
@@ -26,7 +26,7 @@ def main() -> None:
     engine = database.connect(settings.database_url)
     database.write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "planner", host="here", pid=os.getpid(), queues="score", engine=None, versions={}
         ),
     )
@@ -34,7 +34,9 @@ def main() -> None:
     heartbeat.start()
     before = memory.resident_mb(os.getpid())
     began = time.monotonic()
-    claimed = database.write(engine, lambda c: jobs.claim(c, "score", "planner", settings.lease_s))
+    claimed = database.write(
+        engine, lambda c: claims.claim_job(c, "score", "planner", settings.lease_s)
+    )
     assert claimed is not None, "no job waits to be planned"
     heartbeat.hold(claimed.lease)
     planner = Planner(
@@ -42,7 +44,7 @@ def main() -> None:
         claimed,
         heartbeat,
         threading.Event(),
-        lambda times: wakeup.ring(settings, "score", times),
+        lambda times: wakeup.notify(settings, "score", times),
         lambda: None,
     )
     planner.join()

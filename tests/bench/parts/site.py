@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from db.base import database
 from db.queue import jobs
-from db.registry import models
 from tests.support import servers
 from tests.support.site import Site, site
-from trainer import card as cards
 from worker import archive, wakeup
 
 #: As a hospital would run it: what the tests' cluster leaves out for speed is done.
@@ -54,18 +49,6 @@ def installation(kind: str, **settings: object) -> Iterator[Site]:
         yield stack.enter_context(site(url, broker, folder, **chosen))
 
 
-def register(engine: sa.Engine, files: Mapping[str, Path]) -> int:
-    """Register a model's files by precision (`fp32` among them); its number."""
-    card = cards.read(files["fp32"])
-    new = models.NewModel.of(
-        json.loads(card.to_json()),
-        name=files["fp32"].stem,
-        origin="trained",
-        files=dict(files),
-    )
-    return database.write(engine, lambda c: models.register(c, new, "bench"))
-
-
 def submit(
     at: Site, model_id: int, source: Path, *, precision: str = "fp32", force: bool = False
 ) -> int:
@@ -89,7 +72,7 @@ def submit(
             source_rows=[row],
         ),
     )
-    assert wakeup.ring(at.settings, "score", 1)
+    assert wakeup.notify(at.settings, "score", 1)
     return job_id
 
 

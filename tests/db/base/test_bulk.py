@@ -1,4 +1,4 @@
-"""Many rows at once: whole or not at all, and what goes wrong is heard as from any statement."""
+"""Many rows at once: whole or not at all, and errors are those of any statement."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from db.base.schema import schedules
 from db.base.types import now
 from db.nightly import runs
 from db.queue import jobs
+from db.work import endings
 from tests.db.given import together
 
 #: A film's path with a patient's name in it, as a reason for a failure may have it.
@@ -30,8 +31,8 @@ def claim(database: sa.Engine, who: str = "w1") -> Notice | None:
     return write(database, lambda c: outbox.claim(c, who))
 
 
-def settle(database: sa.Engine, notice: Notice, *errors: str) -> str:
-    return write(database, lambda c: outbox.settle(c, notice, errors))
+def record(database: sa.Engine, notice: Notice, *errors: str) -> str:
+    return write(database, lambda c: outbox.record_result(c, notice, errors))
 
 
 def pass_time(database: sa.Engine) -> None:
@@ -56,7 +57,7 @@ def a_run(database: sa.Engine) -> int:
         )  # fmt: skip
         run_id = runs.begin(connection, schedule_id, when, "clock", "running", job_id=job_id)
         assert run_id is not None
-        jobs.finish(connection, job_id, "failed", "w1", f"{PLANTED} cannot be read")
+        endings.finish(connection, job_id, "failed", "w1", f"{PLANTED} cannot be read")
         return run_id
 
     return write(database, work)
@@ -90,7 +91,7 @@ def test_of_a_run_s_reason_only_what_is_meant_to_be_told_is_told(database: sa.En
         run_id = runs.begin(connection, schedule_id, when, "clock", "running")
         assert run_id is not None
         reason = f"kept: {PLANTED} and 40 other films cannot be read"
-        assert runs.finish(connection, run_id, "kept", reason, told="41 films cannot be read")
+        assert runs.finish(connection, run_id, "kept", reason, hook_text="41 films cannot be read")
 
     write(database, work)
     notice = claim(database)
@@ -124,7 +125,7 @@ def test_a_notice_that_does_not_arrive_is_sent_again_until_it_is_given_up(
         if notice is None:
             break
         assert notice.attempt == attempt
-        settle(database, notice, "webhook: it answered 500")
+        record(database, notice, "webhook: it answered 500")
         assert claim(database) is None  # not at once
         left = sa.select(table.c.not_before, now())
         with reading(database) as connection:
@@ -147,10 +148,10 @@ def test_a_sender_that_does_not_come_back_is_replaced_and_changes_nothing_any_mo
     pass_time(database)
     second = claim(database)
     assert second is not None and second.sent == first.sent
-    assert settle(database, first, "command: it ended with status 1") == "waiting"
+    assert record(database, first, "command: it ended with status 1") == "waiting"
     assert outbox.get(database, number)["last_error"] is None
-    assert settle(database, second) == "delivered"
-    assert settle(database, first, "command: it ended with status 1") == "delivered"
+    assert record(database, second) == "delivered"
+    assert record(database, first, "command: it ended with status 1") == "delivered"
     assert claim(database) is None
 
 
@@ -168,7 +169,7 @@ def test_a_notice_that_ends_its_senders_is_given_up(database: sa.Engine) -> None
 def _hello(database: sa.Engine, name: str, host: str, **versions: str) -> None:
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, name, host=host, pid=1, queues="score", engine=None, versions=versions
         ),
     )
@@ -177,7 +178,7 @@ def _hello(database: sa.Engine, name: str, host: str, **versions: str) -> None:
 def test_without_a_hook_anywhere_notices_are_unheard(database: sa.Engine) -> None:
     _hello(database, "w1", "one")
     number = add(database)
-    assert write(database, outbox.unheard) == 1
+    assert write(database, outbox.mark_undelivered) == 1
     assert outbox.get(database, number)["state"] == "unheard"
     assert claim(database) is None
 
@@ -185,9 +186,9 @@ def test_without_a_hook_anywhere_notices_are_unheard(database: sa.Engine) -> Non
 def test_another_machine_s_hooks_are_waited_for(database: sa.Engine) -> None:
     _hello(database, "w1", "one")
     _hello(database, "w2", "two", hooks="yes")
-    write(database, lambda c: workers.goodbye(c, "w2"))  # off for a moment
+    write(database, lambda c: workers.deregister(c, "w2"))  # off for a moment
     number = add(database)
-    assert write(database, outbox.unheard) == 0
+    assert write(database, outbox.mark_undelivered) == 0
     _hello(database, "w3", "two")  # back, its hooks taken away
-    assert write(database, outbox.unheard) == 1
+    assert write(database, outbox.mark_undelivered) == 1
     assert [row["id"] for row in outbox.recent(database, state="unheard")] == [number]

@@ -19,7 +19,7 @@ def _hello(
     versions = {"db": "1", **({"engines": engines} if engines else {})}
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, worker_id, host="jetson", pid=7, queues=queues, engine="cpu", versions=versions,
             **options,
         ),
@@ -34,7 +34,7 @@ def test_a_worker_is_alive_from_hello_to_goodbye(database: sa.Engine) -> None:
     _hello(database, "a", "score")
     assert _alive(database) == ["a"]
 
-    write(database, lambda c: workers.goodbye(c, "a"))
+    write(database, lambda c: workers.deregister(c, "a"))
 
     assert _alive(database) == []
     assert given.one(database, workers_table).stopped_at is not None
@@ -63,8 +63,8 @@ def test_workers_are_told_apart_by_the_queues_they_listen_to(database: sa.Engine
 def test_the_health_of_a_machine_is_kept_until_it_is_read_again(database: sa.Engine) -> None:
     _hello(database, "a", "score")
     with reading(database) as connection:
-        told = sa.select(workers_table.c.health.is_(sa.null()))
-        assert connection.execute(told).scalar_one()
+        is_null = sa.select(workers_table.c.health.is_(sa.null()))
+        assert connection.execute(is_null).scalar_one()
 
     write(database, lambda c: workers.seen(c, "a", {"gpu_c": 61.5, "throttled": "thermal"}))
     write(database, lambda c: workers.seen(c, "a"))

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from db.base.database import write
 from db.base.schema import schedules as schedules_table
 from db.nightly import nights, schedules
-from db.queue import jobs, training
+from db.queue import training
 from db.registry import models
+from db.work import claims, endings
 from tests.db import given
 
 
@@ -34,7 +35,7 @@ class Site:
     def model(self, film: str, parent: int | None = None, **job: Any) -> int:
         """A model that was trained on a film, validated on a second and not shown a third."""
         job_id = given.queued(self.database, "train", **job)
-        claimed = write(self.database, lambda c: jobs.claim(c, "train", "w", given.LEASE_S))
+        claimed = write(self.database, lambda c: claims.claim_job(c, "train", "w", given.LEASE_S))
         assert claimed is not None
         lines = [f"{film}{split},NORMAL,{film},{split}" for split in ("train", "val", "test")]
         dataset_id = write(
@@ -51,7 +52,7 @@ class Site:
 
         def register(connection: sa.Connection) -> int:
             number = models.register(connection, new, "w")
-            training.complete(connection, claimed.lease, number)
+            endings.complete_training(connection, claimed.lease, number)
             return number
 
         return write(self.database, register)

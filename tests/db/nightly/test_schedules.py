@@ -16,7 +16,8 @@ from db.base.schema import notices as notices_table
 from db.base.schema import schedules as table
 from db.nightly import runs, schedules
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases, models
+from db.work import claims, endings
 from tests.db import given
 
 #: A time of the schedules here, later than anything that is written meanwhile.
@@ -53,7 +54,7 @@ def tick(database: sa.Engine, number: int, at: datetime) -> int | None:
     return write(database, lambda c: schedules.tick(c, number, at, nightly))
 
 
-def settle(database: sa.Engine, run_id: int, outcome: str = "kept") -> None:
+def end(database: sa.Engine, run_id: int, outcome: str = "kept") -> None:
     assert write(database, lambda c: runs.finish(c, run_id, outcome, None))
 
 
@@ -176,7 +177,7 @@ def test_where_nothing_is_made_up_for_what_is_on_time_runs_all_the_same(
     number = add(sqlite_database, catch_up_s=0)
     made = tick(sqlite_database, number, TONIGHT + timedelta(seconds=50))
     assert made is not None
-    settle(sqlite_database, made)
+    end(sqlite_database, made)
     assert tick(sqlite_database, number, TONIGHT + DAY + 3 * MINUTE) is None
     assert outcomes(sqlite_database, number)[-1] == (TONIGHT + DAY, "clock", "missed")
 
@@ -197,8 +198,8 @@ def test_times_that_came_to_nothing_are_one_row_that_counts_them(
         f"no worker ran at 7 times, from {first} to {last} UTC, nor until the next time"
     )
     with reading(sqlite_database) as connection:
-        (told,) = connection.execute(sa.select(notices_table.c.event)).scalars()
-    assert told == "missed"
+        (event,) = connection.execute(sa.select(notices_table.c.event)).scalars()
+    assert event == "missed"
 
 
 def test_one_time_that_came_to_nothing_is_told_as_one(sqlite_database: sa.Engine) -> None:
@@ -226,7 +227,7 @@ def test_a_run_that_is_still_open_is_not_doubled(database: sa.Engine) -> None:
     assert skipped["reason"] == (
         f"the run of {TONIGHT:%Y-%m-%d %H:%M} UTC was still going on (job {job_id})"
     )
-    settle(database, first)
+    end(database, first)
     assert tick(database, number, TONIGHT + 2 * DAY) is not None
 
 
@@ -243,15 +244,15 @@ def test_a_folder_that_is_still_looked_through_is_not_looked_through_twice(
         "was still going on (its folder)" in runs.of_schedule(sqlite_database, number)[0]["reason"]
     )
     with reading(sqlite_database) as connection:
-        told = connection.execute(sa.select(notices_table.c.event)).scalars().all()
-    assert told == [], "it is looked at every few minutes: hooks are left in peace"
+        events = connection.execute(sa.select(notices_table.c.event)).scalars().all()
+    assert events == [], "it is looked at every few minutes: hooks are left in peace"
 
 
 def test_a_clock_that_goes_back_does_nothing_twice(sqlite_database: sa.Engine) -> None:
     number = add(sqlite_database)
     made = tick(sqlite_database, number, TONIGHT + MINUTE)
     assert made is not None
-    settle(sqlite_database, made)
+    end(sqlite_database, made)
     for moment in (TONIGHT - HOUR, TONIGHT, TONIGHT + MINUTE):
         assert tick(sqlite_database, number, moment) is None
     assert len(outcomes(sqlite_database, number)) == 1
@@ -300,8 +301,8 @@ def test_a_warm_start_is_from_the_champion_of_that_moment(
     assert first is not None
     new = given.model(tmp_path, "second")
     second = write(sqlite_database, lambda c: models.register(c, new, "tests"))
-    write(sqlite_database, lambda c: models.move_alias(c, models.CHAMPION, second, "tests", "x"))
-    settle(sqlite_database, first)
+    write(sqlite_database, lambda c: aliases.move(c, aliases.CHAMPION, second, "tests", "x"))
+    end(sqlite_database, first)
     later = tick(sqlite_database, number, TONIGHT + DAY)
     assert later is not None
     for made, champion in ((first, 1), (later, second)):
@@ -333,7 +334,7 @@ def test_a_run_by_hand_is_for_this_moment_and_beside_the_times(database: sa.Engi
     run = runs.get(database, made)
     assert run["cause"] == "hand"
     assert abs(run["scheduled_for"] - schedules.database_clock(database)) < MINUTE
-    settle(database, made)
+    end(database, made)
     write(database, lambda c: schedules.set_paused(c, "nightly", False))
     considered(database, TONIGHT - HOUR)
     assert tick(database, number, TONIGHT) is not None
@@ -345,7 +346,7 @@ def test_a_run_by_hand_is_refused_while_one_is_open(database: sa.Engine) -> None
     job_id = runs.get(database, made)["job_id"]
     with pytest.raises(Conflict, match=rf"UTC is still going on \(job {job_id}\)$"):
         write(database, lambda c: schedules.run_now(c, "nightly"))
-    settle(database, made)
+    end(database, made)
     assert write(database, lambda c: schedules.run_now(c, "nightly")) != made
 
 
@@ -353,9 +354,11 @@ def test_a_job_that_fails_settles_its_run(sqlite_database: sa.Engine) -> None:
     number = add(sqlite_database)
     made = tick(sqlite_database, number, TONIGHT)
     assert made is not None
-    claimed = write(sqlite_database, lambda c: jobs.claim(c, "train", "w", 60.0))
+    claimed = write(sqlite_database, lambda c: claims.claim_job(c, "train", "w", 60.0))
     assert claimed is not None
-    write(sqlite_database, lambda c: jobs.finish(c, claimed.lease.job_id, "failed", "w", "no disk"))
+    write(
+        sqlite_database, lambda c: endings.finish(c, claimed.lease.job_id, "failed", "w", "no disk")
+    )
     run = runs.get(sqlite_database, made)
     assert (run["state"], run["outcome"], run["reason"]) == ("done", "failed", "no disk")
     assert tick(sqlite_database, number, TONIGHT + DAY) is not None
@@ -366,7 +369,7 @@ def test_the_list_has_each_schedule_with_its_last_run(sqlite_database: sa.Engine
     add(sqlite_database, "a", kind="score", spec={"job": {}})
     first = tick(sqlite_database, number, TONIGHT)
     assert first is not None
-    settle(sqlite_database, first)
+    end(sqlite_database, first)
     last = tick(sqlite_database, number, TONIGHT + DAY)
     listed = [
         (row["name"], row["run_id"], row["run_state"], row["run_for"])

@@ -16,6 +16,7 @@ from db.base.schema import watched as table
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen
 from db.queue import jobs
+from db.work import endings
 from tests.db import given
 
 #: What a run of the tests' schedule submits.
@@ -72,7 +73,7 @@ def take(database: sa.Engine, run_id: int, schedule: int, *found: Seen) -> int:
 
 
 def end(database: sa.Engine, job_id: int, state: str) -> None:
-    write(database, lambda c: jobs.finish(c, job_id, state, "looker"))
+    write(database, lambda c: endings.finish(c, job_id, state, "looker"))
 
 
 def states(database: sa.Engine, schedule: int) -> dict[str, tuple[str, int]]:
@@ -99,14 +100,14 @@ def test_a_run_is_left_to_who_lives_and_taken_from_who_vanished(
     for name in ("first", "second"):
         write(
             database,
-            lambda c, n=name: workers.hello(  # type: ignore[misc]
+            lambda c, n=name: workers.register(  # type: ignore[misc]
                 c, n, host="h", pid=1, queues="score", engine="x", versions={}
             ),
         )
     run_id = due(database, schedule, who="first")
     assert not claim(database, run_id, "second", *(workers.alive_ids(database) - {"second"}))
     assert claim(database, run_id, "first", *(workers.alive_ids(database) - {"first"})), "its own"
-    write(database, lambda c: workers.goodbye(c, "first"))
+    write(database, lambda c: workers.deregister(c, "first"))
     assert claim(database, run_id, "second", *(workers.alive_ids(database) - {"second"}))
     with pytest.raises(LeaseLost, match=f"run {run_id} is another worker's by now"):
         write(database, lambda c: watched.fence(c, run_id, "first"))
@@ -270,9 +271,9 @@ def test_the_third_job_that_fails_is_a_file_s_last(database: sa.Engine, schedule
     assert states(database, schedule) == {A.path: ("given_up", 3)}
     assert watched.waiting(database, schedule) == []
     with reading(database) as connection:
-        told = list(connection.execute(sa.select(notices.c.payload)).scalars())
-    assert [payload["event"] for payload in told] == ["failed"] * 3
-    assert "/in" not in str(told)
+        payloads = list(connection.execute(sa.select(notices.c.payload)).scalars())
+    assert [payload["event"] for payload in payloads] == ["failed"] * 3
+    assert "/in" not in str(payloads)
 
 
 def test_a_file_that_changed_while_its_job_went_on_is_scored_again(

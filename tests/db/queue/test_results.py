@@ -20,6 +20,7 @@ from db.base.schema import (
     shards,
 )
 from db.queue import jobs, results
+from db.work import control
 from tests.db import given
 from tests.support import chance
 
@@ -106,7 +107,7 @@ def test_the_histogram_counts_every_prediction_in_its_bucket(database: sa.Engine
 def test_an_item_that_has_an_outcome_already_keeps_the_whole_shard_out(
     database: sa.Engine, table: sa.Table
 ) -> None:
-    """Such a row cannot come from this program; when it is there, that must be heard."""
+    """Such a row cannot come from this program; when it is there, that must be an error."""
     given.running(database, items=9)
     shard = given.claimed(database)
     made = given.outcomes(shard, refused=3, errors=3)
@@ -161,7 +162,7 @@ def test_a_cancelled_job_takes_no_more_outcomes(database: sa.Engine) -> None:
     job_id = given.running(database, shards=2)
     done, late = given.claimed(database), given.claimed(database)
     given.commit(database, done)
-    write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+    write(database, lambda c: control.cancel(c, job_id, "a person"))
 
     with pytest.raises(LeaseLost):
         given.commit(database, late)
@@ -177,7 +178,7 @@ def test_a_commit_waits_for_a_cancel_that_is_under_way(database: sa.Engine) -> N
 
     committed = given.meanwhile(
         database,
-        lambda c: jobs.cancel(c, job_id, "a person"),
+        lambda c: control.cancel(c, job_id, "a person"),
         lambda: given.commit(database, shard),
     )
 
@@ -192,7 +193,7 @@ def test_a_cancel_waits_for_a_commit_that_is_under_way(database: sa.Engine) -> N
     cancelled = given.meanwhile(
         database,
         lambda c: results.commit(c, shard, given.outcomes(shard)),
-        lambda: write(database, lambda c: jobs.cancel(c, job_id, "a person")),
+        lambda: write(database, lambda c: control.cancel(c, job_id, "a person")),
     )
 
     assert cancelled is None
@@ -216,7 +217,7 @@ def test_cancelling_while_the_last_shard_commits_leaves_one_consistent_state(
 
         def cancel(job_id=job_id, delay_s=delay_s) -> None:  # type: ignore[no-untyped-def]
             time.sleep(max(0.0, -delay_s))
-            write(database, lambda c: jobs.cancel(c, job_id, "a person"))
+            write(database, lambda c: control.cancel(c, job_id, "a person"))
 
         finished, cancelled = given.together(finish, cancel)
 
@@ -230,3 +231,66 @@ def test_cancelling_while_the_last_shard_commits_leaves_one_consistent_state(
         assert row.state == ("done" if finished is None else "leased")
         ends = [e["event"] for e in jobs.events(database, job_id) if e["event"] in FINAL_JOB_STATES]
         assert ends == [state]
+
+
+def test_a_worker_cannot_commit_the_same_shard_twice(database: sa.Engine) -> None:
+    given.running(database)
+    shard = given.claimed(database)
+    given.commit(database, shard)
+
+    with pytest.raises(LeaseLost):
+        given.commit(database, shard)
+
+    assert given.count(database, predictions) == 1
+
+
+def test_a_shard_that_is_given_up_makes_one_error_row_per_item(database: sa.Engine) -> None:
+    job_id = given.running(database, items=3)
+    shard = given.claimed(database)
+
+    write(
+        database,
+        lambda c: results.give_up(c, shard, ["a", "b", "c"], "worker_died", "workers died"),
+    )
+
+    with reading(database) as connection:
+        rows = connection.execute(
+            sa.select(item_errors.c.item_no, item_errors.c.name, item_errors.c.code).order_by(
+                item_errors.c.item_no
+            )
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        (0, "a", "worker_died"),
+        (1, "b", "worker_died"),
+        (2, "c", "worker_died"),
+    ]
+    row = given.one(database, shards)
+    assert (row.state, row.n_errors, row.last_error) == ("dead", 3, "workers died")
+    assert given.close(database, job_id)
+    assert jobs.get(database, job_id)["state"] == "completed_with_errors"
+    assert "shard_dead" in [event["event"] for event in jobs.events(database, job_id)]
+
+
+def test_a_shard_cannot_be_given_up_with_some_of_its_names(database: sa.Engine) -> None:
+    given.running(database, items=3)
+    shard = given.claimed(database)
+
+    with pytest.raises(ValueError, match="3 items, but 2 names"):
+        write(
+            database, lambda c: results.give_up(c, shard, ["a", "b"], "worker_died", "workers died")
+        )
+
+    assert given.one(database, shards).state == "leased"
+
+
+def test_a_shard_is_not_done_before_each_item_has_an_outcome(database: sa.Engine) -> None:
+    given.running(database, items=3)
+
+    with pytest.raises(IntegrityError, match="ck_shards_complete"):
+        write(
+            database,
+            lambda c: c.exec_driver_sql(
+                "UPDATE shards SET state = 'done', n_errors = 2, "
+                "finished_at = (SELECT created_at FROM jobs)"
+            ),
+        )

@@ -11,6 +11,7 @@ from db.base.database import reading, write
 from db.base.errors import LeaseLost
 from db.base.schema import cams, films, identities, predictions, refusals, rollups, shards
 from db.queue import jobs, leases, listings, results, reuse
+from db.work import claims, control
 from tests.db import given
 
 CAM = results.Cam(2, 3, -1.5, 2.5, bytes([0, 1, 2, 253, 254, 255]))
@@ -155,11 +156,11 @@ def _origin(database: sa.Engine) -> int:
     dead = given.claimed(database)
     write(database, lambda c: results.give_up(c, dead, ["x"] * 4, "x", "died"))
     halved = given.claimed(database)
-    write(database, lambda c: leases.bisect(c, halved, *given.new_shards(2, items=2)))
+    write(database, lambda c: listings.bisect(c, halved, *given.new_shards(2, items=2)))
     return job_id
 
 
-def _copy_all(database: sa.Engine, lease: jobs.Lease, origin: int, limit: int = 2) -> int:
+def _copy_all(database: sa.Engine, lease: leases.Lease, origin: int, limit: int = 2) -> int:
     calls = 0
     while True:
         calls += 1
@@ -171,7 +172,7 @@ def _copy_all(database: sa.Engine, lease: jobs.Lease, origin: int, limit: int = 
 
 def test_an_unchanged_archive_is_copied_with_its_outcomes(database: sa.Engine) -> None:
     origin = _origin(database)
-    write(database, lambda c: jobs.cancel(c, origin, "x"))
+    write(database, lambda c: control.cancel(c, origin, "x"))
     lease = given.planning(database, source_rows=ZIP).lease
 
     assert _copy_all(database, lease, origin) == 4
@@ -193,7 +194,7 @@ def test_an_unchanged_archive_is_copied_with_its_outcomes(database: sa.Engine) -
         "1.jpg", 9.0, origin, 1,
     )  # fmt: skip
     assert given.count(database, rollups, rollups.c.job_id == lease.job_id) == 2
-    write(database, lambda c: jobs.planned(c, lease, {}))
+    write(database, lambda c: listings.complete(c, lease, {}))
     for _ in range(5):
         given.commit(database, given.claimed(database))
     assert given.close(database, lease.job_id)
@@ -206,7 +207,7 @@ def test_a_copy_of_a_copy_names_the_first(database: sa.Engine) -> None:
     origin = _origin(database)
     second = given.planning(database, source_rows=ZIP).lease
     _copy_all(database, second, origin)
-    write(database, lambda c: jobs.planned(c, second, {}))
+    write(database, lambda c: listings.complete(c, second, {}))
     third = given.planning(database, source_rows=ZIP).lease
 
     _copy_all(database, third, second.job_id)
@@ -225,11 +226,11 @@ def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
     origin = _origin(database)
     two = [{**ZIP[0], "content_id": None}, *ZIP]
     job_id = given.queued(database, source_rows=two)
-    first = write(database, lambda c: jobs.claim(c, "score", "a", given.EXPIRED_S))
+    first = write(database, lambda c: claims.claim_job(c, "score", "a", given.EXPIRED_S))
     assert first is not None
     write(database, lambda c: listings.add(c, first.lease, given.new_shards(1, items=5)))
     write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1, limit=1))
-    second = write(database, lambda c: jobs.claim(c, "score", "b", given.LEASE_S))
+    second = write(database, lambda c: claims.claim_job(c, "score", "b", given.LEASE_S))
     assert second is not None
     with pytest.raises(LeaseLost):
         write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1))

@@ -9,16 +9,17 @@ import pytest
 import sqlalchemy as sa
 
 from db.base.database import reading, write
-from db.base.errors import Conflict, LeaseLost
+from db.base.errors import LeaseLost
 from db.base.schema import EPOCH_MEASURES, datasets
-from db.queue import jobs, training
-from db.queue.jobs import Lease
+from db.queue import jobs, leases, training
+from db.queue.leases import Lease
+from db.work import claims, endings
 from tests.db import given
 
 
 def _held(database: sa.Engine, lease_s: float = given.LEASE_S) -> Lease:
     given.queued(database, "train")
-    found = write(database, lambda c: jobs.claim(c, "train", "worker", lease_s))
+    found = write(database, lambda c: claims.claim_job(c, "train", "worker", lease_s))
     assert found is not None
     return found.lease
 
@@ -59,9 +60,9 @@ def test_two_jobs_that_read_the_same_dataset_at_the_same_time_share_it(
     database: sa.Engine,
 ) -> None:
     for n in range(5):
-        leases = [_held(database) for _ in range(3)]
+        held = [_held(database) for _ in range(3)]
         digest = f"{n:064d}"
-        ids = given.together(*[lambda x=x, d=digest: _dataset(database, x, d) for x in leases])
+        ids = given.together(*[lambda x=x, d=digest: _dataset(database, x, d) for x in held])
         assert len(set(ids)) == 1, ids
 
 
@@ -82,11 +83,13 @@ def test_an_attempt_that_starts_over_replaces_the_epochs_after_it(database: sa.E
 
 def test_a_trainer_that_lost_its_lease_writes_nothing(database: sa.Engine) -> None:
     late = _held(database, given.EXPIRED_S)
-    assert write(database, lambda c: jobs.claim(c, "train", "other", given.LEASE_S)) is not None
+    assert (
+        write(database, lambda c: claims.claim_job(c, "train", "other", given.LEASE_S)) is not None
+    )
 
     for work in (
         lambda c: training.record_epoch(c, late, _epoch(1)),
-        lambda c: training.complete(c, late, 1),
+        lambda c: endings.complete_training(c, late, 1),
     ):
         with pytest.raises(LeaseLost):
             write(database, work)
@@ -96,19 +99,6 @@ def test_a_trainer_that_lost_its_lease_writes_nothing(database: sa.Engine) -> No
     assert training.epoch_rows(database, late.job_id) == []
     assert given.count(database, datasets) == 0
     assert jobs.get(database, late.job_id)["state"] == "running"
-
-
-def test_a_training_job_completes_with_the_model_it_made(database: sa.Engine) -> None:
-    lease = _held(database)
-
-    write(database, lambda c: training.complete(c, lease, 1))
-
-    row = jobs.get(database, lease.job_id)
-    assert (row["state"], row["model_id"]) == ("completed", 1)
-    with pytest.raises(LeaseLost):
-        write(database, lambda c: training.complete(c, lease, 1))
-    with pytest.raises(Conflict):
-        write(database, lambda c: jobs.cancel(c, lease.job_id, "a person"))
 
 
 def test_an_epoch_keeps_every_figure_and_the_view_shows_it(database: sa.Engine) -> None:
@@ -126,27 +116,13 @@ def test_an_epoch_keeps_every_figure_and_the_view_shows_it(database: sa.Engine) 
 
 def test_a_job_that_gets_further_each_time_is_not_given_up(database: sa.Engine) -> None:
     job_id = _held(database, lease_s=-1).job_id
-    for _ in range(2 * jobs.MAX_ATTEMPTS["train"]):
-        found = write(database, lambda c: jobs.claim(c, "train", "worker", 60))
+    for _ in range(2 * claims.MAX_ATTEMPTS["train"]):
+        found = write(database, lambda c: claims.claim_job(c, "train", "worker", 60))
         assert found is not None
         lease = found.lease
         write(database, lambda c, lease=lease: training.record_checkpoint(c, lease))  # type: ignore[misc]
-        write(database, lambda c, lease=lease: jobs.renew(c, lease, -1))  # type: ignore[misc]
+        write(database, lambda c, lease=lease: leases.renew(c, lease, -1))  # type: ignore[misc]
     assert jobs.get(database, job_id)["attempts"] == 1
     with pytest.raises(LeaseLost):
         write(database, lambda c: training.record_checkpoint(c, Lease(
             job_id=job_id, token=1, worker_id="late")))  # fmt: skip
-
-
-def test_training_waits_for_scoring_of_higher_priority_only(database: sa.Engine) -> None:
-    given.queued(database, "train", priority=1)
-    same = given.queued(database, priority=1)
-    assert training.urgent(database) is None
-    higher = given.queued(database, priority=2)
-    assert training.urgent(database) == (
-        f"scoring job {higher} goes first: its priority is 2, not 1"
-    )
-    write(database, lambda c: jobs.cancel(c, higher, "tester"))
-    assert training.urgent(database) is None
-    write(database, lambda c: jobs.cancel(c, same, "tester"))
-    assert training.urgent(database) is None

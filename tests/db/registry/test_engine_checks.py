@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db.base import workers
 from db.base.database import reading, write
-from db.base.schema import proofs as proofs_table
+from db.base.schema import proofs as checks_table
 from db.nightly import runs, schedules
 from db.registry import engine_checks, models
 from db.registry.engine_checks import Due
@@ -26,8 +26,8 @@ def candidate(database: sa.Engine, tmp_path: Path) -> int:
     )
 
 
-def proving(database: sa.Engine, candidate: int, count: int = 1) -> list[int]:
-    """Runs of one schedule whose model is to be proved."""
+def checking(database: sa.Engine, candidate: int, count: int = 1) -> list[int]:
+    """Runs of one schedule whose model is to be checked."""
 
     def add(connection: sa.Connection) -> list[int]:
         schedule = schedules.add(
@@ -53,18 +53,18 @@ def claim(database: sa.Engine, worker: str, *there: str, kind: str = CPU) -> Due
 
 def held(database: sa.Engine) -> list[tuple[str, str | None, int, bool | None]]:
     columns = (
-        proofs_table.c.kind, proofs_table.c.worker_id, proofs_table.c.attempts,
-        proofs_table.c.passed,
+        checks_table.c.kind, checks_table.c.worker_id, checks_table.c.attempts,
+        checks_table.c.passed,
     )  # fmt: skip
     with reading(database) as connection:
-        found = connection.execute(sa.select(*columns).order_by(proofs_table.c.kind))
+        found = connection.execute(sa.select(*columns).order_by(checks_table.c.kind))
         return [tuple(row) for row in found]
 
 
 def test_of_workers_of_a_kind_that_look_at_once_one_has_it(
     database: sa.Engine, candidate: int
 ) -> None:
-    (run_id,) = proving(database, candidate)
+    (run_id,) = checking(database, candidate)
     names = ("a", "b", "c", "d")
     found = given.together(
         *[lambda n=n: claim(database, n, *(set(names) - {n})) for n in names]  # type: ignore[misc]
@@ -76,7 +76,7 @@ def test_of_workers_of_a_kind_that_look_at_once_one_has_it(
 
 
 def test_of_workers_that_take_over_at_once_one_has_it(database: sa.Engine, candidate: int) -> None:
-    proving(database, candidate)
+    checking(database, candidate)
     assert claim(database, "gone") is not None
     names = ("a", "b", "c", "d")
     found = given.together(
@@ -89,7 +89,7 @@ def test_of_workers_that_take_over_at_once_one_has_it(database: sa.Engine, candi
 def test_each_kind_has_a_proof_of_its_own_and_the_oldest_model_goes_first(
     database: sa.Engine, candidate: int
 ) -> None:
-    first, second = proving(database, candidate, 2)
+    first, second = checking(database, candidate, 2)
     assert claim(database, "a", "g") == Due(first, candidate, CPU)
     assert claim(database, "g", "a", kind=GPU) == Due(first, candidate, GPU)
     assert claim(database, "b", "a", "g") == Due(second, candidate, CPU)
@@ -100,28 +100,28 @@ def test_a_worker_finds_something_due_only_while_nobody_there_is_at_it(
     database: sa.Engine, candidate: int
 ) -> None:
     assert not engine_checks.due(database, CPU, 60.0)
-    (run_id,) = proving(database, candidate)
+    (run_id,) = checking(database, candidate)
     assert engine_checks.due(database, CPU, 60.0)
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "a", host="a", pid=1, queues="score", engine="x", versions={"proves": CPU}
         ),
     )
     assert claim(database, "a", "a") is not None
     assert not engine_checks.due(database, CPU, 60.0)
     assert engine_checks.due(database, GPU, 60.0)
-    write(database, lambda c: workers.goodbye(c, "a"))
+    write(database, lambda c: workers.deregister(c, "a"))
     assert engine_checks.due(database, CPU, 60.0), "who was at it has ended"
     write(database, lambda c: runs.finish(c, run_id, "kept", "changed by hand"))
-    assert not engine_checks.due(database, CPU, 60.0), "the run is settled"
+    assert not engine_checks.due(database, CPU, 60.0), "the run has ended"
     assert claim(database, "b") is None
 
 
 def test_what_is_decided_stays_and_is_nobody_s_to_begin_anew(
     database: sa.Engine, candidate: int
 ) -> None:
-    proving(database, candidate)
+    checking(database, candidate)
     due = claim(database, "a")
     assert due is not None
 
@@ -139,13 +139,13 @@ def test_what_is_decided_stays_and_is_nobody_s_to_begin_anew(
 def test_a_kind_whose_worker_ended_each_time_is_decided_and_the_next_model_is_tried(
     database: sa.Engine, candidate: int
 ) -> None:
-    first, second = proving(database, candidate, 2)
+    first, second = checking(database, candidate, 2)
     for name in ("a", "b", "c"):
         found = claim(database, name)
         assert found is not None
         assert found.run_id == first
     assert claim(database, "d") == Due(second, candidate, CPU)
-    row = given.one(database, proofs_table, proofs_table.c.run_id == first)
+    row = given.one(database, checks_table, checks_table.c.run_id == first)
     assert row.passed is False
     assert row.finished_at is not None
     assert row.detail == "its worker ended each of the 3 times before it was done"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import sqlalchemy as sa
 
 from db.base.database import reading, write
 from db.base.errors import Conflict, NotFound
-from db.base.schema import aliases, model_chunks
+from db.base.schema import aliases as alias_table
+from db.base.schema import model_chunks
 from db.base.schema import models as models_table
-from db.registry import models
+from db.registry import aliases, engines, models
 from db.registry.models import NewModel
 from tests.db import given
 
@@ -25,7 +25,7 @@ def _register(database: sa.Engine, new: NewModel) -> int:
 
 
 def _champion(database: sa.Engine) -> int:
-    return int(models.resolve(database, models.CHAMPION)["id"])
+    return int(aliases.resolve(database, aliases.CHAMPION)["id"])
 
 
 def _history(database: sa.Engine, model_id: int) -> list[tuple[str, str]]:
@@ -49,7 +49,7 @@ def test_the_second_model_does_not(database: sa.Engine, tmp_path: Path) -> None:
 
 
 def test_of_two_first_models_one_becomes_the_champion(database: sa.Engine, tmp_path: Path) -> None:
-    write(database, lambda c: c.execute(sa.delete(aliases)))
+    write(database, lambda c: c.execute(sa.delete(alias_table)))
     first, second = (given.model(tmp_path, f"twin {n}") for n in range(2))
 
     later = given.meanwhile(
@@ -58,60 +58,8 @@ def test_of_two_first_models_one_becomes_the_champion(database: sa.Engine, tmp_p
         lambda: _register(database, second),
     )
 
-    assert models.resolve(database, "twin 1")["id"] == later
-    assert models.resolve(database, models.CHAMPION)["name"] == "twin 0"
-
-
-def test_an_alias_moves_and_both_models_remember(database: sa.Engine, tmp_path: Path) -> None:
-    second = _register(database, given.model(tmp_path, "second"))
-
-    before = write(
-        database, lambda c: models.move_alias(c, models.CHAMPION, second, "kim@ward", "AUROC +0.02")
-    )
-
-    assert before == 1
-    assert _champion(database) == second
-    assert _history(database, 1)[-1] == ("replaced", "as champion by model 2: AUROC +0.02")
-    assert _history(database, second)[-1] == ("promoted", "to champion: AUROC +0.02")
-    row = given.one(database, aliases)
-    assert (row.moved_by, row.reason) == ("kim@ward", "AUROC +0.02")
-    assert row.moved_at is not None
-
-
-def test_a_new_alias_replaces_nothing(database: sa.Engine) -> None:
-    assert write(database, lambda c: models.move_alias(c, "night", 1, "kim", "trying")) is None
-    assert models.resolve(database, "night")["id"] == 1
-
-
-def test_a_model_is_found_by_each_of_its_names(database: sa.Engine, tmp_path: Path) -> None:
-    second = _register(database, given.model(tmp_path, "second"))
-    sha256 = models.file_of(database, second)["sha256"]
-
-    for reference in ("second", str(second), sha256, sha256[:8], sha256[:8].upper()):
-        assert models.resolve(database, reference)["name"] == "second", reference
-    assert models.resolve(database, "champion")["name"] == "first"
-
-
-@pytest.mark.parametrize(
-    "reference", ["nobody", "99", "9" * 40, "²", "", "%", "0", "-1", "' OR 1 = 1 --", "ü" * 300]
-)
-def test_an_unknown_model_is_named_with_what_to_do(database: sa.Engine, reference: str) -> None:
-    with pytest.raises(NotFound, match=r"there is no model .*`pneumoq models ls` lists them"):
-        models.resolve(database, reference)
-
-
-def test_without_any_model_the_way_to_one_is_named(database: sa.Engine) -> None:
-    write(database, lambda c: c.execute(sa.delete(aliases)))
-
-    with pytest.raises(NotFound, match="train one with `pneumoq train FOLDER`"):
-        models.resolve(database, models.CHAMPION)
-
-
-def test_too_few_characters_are_not_taken_for_a_file(database: sa.Engine) -> None:
-    sha256 = models.file_of(database, 1)["sha256"]
-
-    with pytest.raises(NotFound):
-        models.resolve(database, "x" + sha256[:7])
+    assert aliases.resolve(database, "twin 1")["id"] == later
+    assert aliases.resolve(database, aliases.CHAMPION)["name"] == "twin 0"
 
 
 def test_a_name_that_is_taken_is_refused(database: sa.Engine, tmp_path: Path) -> None:
@@ -166,19 +114,19 @@ def test_what_hangs_on_a_model_is_told(database: sa.Engine, tmp_path: Path) -> N
     )
     model_id = _register(database, new)
 
-    told = models.detail(database, model_id)
+    detail = models.detail(database, model_id)
 
-    assert [(row["label_no"], row["name"]) for row in told["labels"]] == [
+    assert [(row["label_no"], row["name"]) for row in detail["labels"]] == [
         (0, "NORMAL"),
         (1, "PNEUMONIA"),
     ]
-    assert {row["precision"] for row in told["files"]} == {"fp32", "int8"}
-    (kept,) = told["engines"]
+    assert {row["precision"] for row in detail["files"]} == {"fp32", "int8"}
+    (kept,) = detail["engines"]
     assert (kept["sha256"], kept["options"]) == (
         hashlib.sha256(b"in eight bits").hexdigest(),
         {"threads": 4},
     )
-    (evaluation,) = told["evaluations"]
+    (evaluation,) = detail["evaluations"]
     assert (evaluation["split"], evaluation["n_films"], evaluation["metrics"]) == (
         "validation",
         624,
@@ -192,140 +140,6 @@ def _tried(precision: str, passed: bool = True, **values: Any) -> dict[str, Any]
         "precision": precision, "backend": "openvino", "backend_version": "2026.1", "device": "CPU",
         "options": {"films": 400}, "parity_delta": 0.001, "passed": passed, **values,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("tried", "best"),
-    [
-        ([], "fp32"),
-        ([_tried("fp32")], "fp32"),
-        ([_tried("bf16")], "bf16"),
-        ([_tried("bf16", passed=False)], "fp32"),
-        ([_tried("bf16"), _tried("int8")], "int8"),
-        ([_tried("bf16"), _tried("int8", passed=False)], "bf16"),
-        ([_tried("int8", backend="tensorrt")], "fp32"),
-        # A file that failed is not kept, nor is what was measured of it.
-        ([_tried("fp16")], "fp32"),
-    ],
-)
-def test_the_best_precision_is_the_fastest_that_passed(
-    database: sa.Engine, tmp_path: Path, tried: list[dict[str, Any]], best: str
-) -> None:
-    base = given.model(tmp_path, "full")
-    small = tmp_path / "small.onnx"
-    small.write_bytes(b"in eight bits")
-    files = {**base.files, "int8": small}
-    model_id = _register(database, given.model(tmp_path, "full", files=files, engines=tried))
-    assert models.best_precision(database, model_id) == best
-
-
-@pytest.mark.parametrize(
-    ("tried", "best"),
-    [
-        ([], "fp32"),
-        ([_tried("bf16")], "fp32"),  # its file is the fp32 one, which TensorRT computes in fp32
-        ([_tried("fp16")], "fp16"),
-        ([_tried("fp16"), _tried("int8")], "int8"),
-        ([_tried("int8", passed=False), _tried("fp16")], "fp16"),
-        ([_tried("int8"), _tried("int8", backend="tensorrt", passed=False)], "fp32"),
-        ([_tried("int8", passed=False), _tried("int8", backend="tensorrt_rtx")], "int8"),
-        (
-            [
-                _tried("fp16", backend="tensorrt", passed=False),
-                _tried("fp16", backend="tensorrt", backend_version="11.0"),
-            ],
-            "fp16",
-        ),
-    ],
-)
-def test_on_tensorrt_the_best_precision_is_another(
-    database: sa.Engine, tmp_path: Path, tried: list[dict[str, Any]], best: str
-) -> None:
-    model_id = _with_all_files(database, tmp_path, tried)
-
-    assert models.best_precision(database, model_id, "tensorrt") == best
-
-
-@pytest.mark.parametrize(
-    ("tried", "best"),
-    [
-        ([_tried("bf16"), _tried("fp16")], "fp32"),
-        ([_tried("bf16"), _tried("int8")], "int8"),
-        ([_tried("int8"), _tried("int8", backend="tensorrt", passed=False)], "fp32"),
-        ([_tried("int8", passed=False), _tried("int8", backend="tensorrt")], "fp32"),
-    ],
-)
-def test_where_either_may_score_the_best_precision_is_fast_and_passed_on_both(
-    database: sa.Engine, tmp_path: Path, tried: list[dict[str, Any]], best: str
-) -> None:
-    model_id = _with_all_files(database, tmp_path, tried)
-
-    assert models.best_precision(database, model_id, "either") == best
-
-
-def _with_all_files(database: sa.Engine, folder: Path, tried: list[dict[str, Any]]) -> int:
-    files = dict(given.model(folder, "full").files)
-    for precision in ("fp16", "int8"):
-        files[precision] = folder / f"{precision}.onnx"
-        files[precision].write_text(precision)
-    return _register(database, given.model(folder, "full", files=files, engines=tried))
-
-
-_ENGINE = ("tensorrt", "10.3.0", "NVIDIA Orin (8.7)", "fp16")
-
-
-def _passed(database: sa.Engine, sha256: str, *engine: str) -> sa.RowMapping | None:
-    return models.engine_passed(database, sha256, *(engine or _ENGINE))
-
-
-def test_an_engine_that_passed_is_known_by_all_that_it_is(database: sa.Engine) -> None:
-    sha256 = models.file_of(database, 1)["sha256"]
-    row = dict(zip((*models.ENGINE_KEY,), _ENGINE, strict=True))
-    told = {"options": {"max_batch": 64}, "parity_delta": 0.0004, "worker_id": "w"}
-
-    write(database, lambda c: models.record_engine(c, sha256, {**row, **told, "passed": True}))
-
-    found = _passed(database, sha256)
-    assert found is not None
-    assert {key: found[key] for key in told} == told
-    assert found["created_at"] is not None
-    for n in range(len(_ENGINE)):
-        other = [*_ENGINE]
-        other[n] = "int8"
-        assert _passed(database, sha256, *other) is None
-    assert _passed(database, "0" * 64) is None
-
-
-def test_an_engine_that_is_tried_again_has_one_row_that_says_how_it_did_last(
-    database: sa.Engine,
-) -> None:
-    sha256 = models.file_of(database, 1)["sha256"]
-    row = {**dict(zip(models.ENGINE_KEY, _ENGINE, strict=True)), "options": {}}
-
-    def record(**values: Any) -> None:
-        write(database, lambda c: models.record_engine(c, sha256, {**row, **values}))
-
-    record(passed=True, parity_delta=0.001, worker_id="first")
-    record(passed=False)
-
-    assert _passed(database, sha256) is None
-    (kept,) = models.detail(database, 1)["engines"]
-    assert (kept["passed"], kept["parity_delta"], kept["worker_id"]) == (False, None, None)
-    record(passed=True)
-    assert _passed(database, sha256) is not None
-
-
-def test_workers_that_record_the_same_engine_at_once_leave_one_row(database: sa.Engine) -> None:
-    sha256 = models.file_of(database, 1)["sha256"]
-    row = {**dict(zip(models.ENGINE_KEY, _ENGINE, strict=True)), "options": {}, "passed": True}
-
-    def record(name: str) -> Callable[[], None]:
-        return lambda: write(
-            database, lambda c: models.record_engine(c, sha256, {**row, "worker_id": name})
-        )
-
-    assert given.together(*[record(f"w{n}") for n in range(8)]) == [None] * 8
-    assert len(models.detail(database, 1)["engines"]) == 1
 
 
 def test_precisions_are_added_to_a_model_later(database: sa.Engine, tmp_path: Path) -> None:
@@ -342,10 +156,10 @@ def test_precisions_are_added_to_a_model_later(database: sa.Engine, tmp_path: Pa
         ),
     )
 
-    assert models.best_precision(database, model_id) == "int8"
-    told = models.detail(database, model_id)
+    assert engines.best_precision(database, model_id) == "int8"
+    detail = models.detail(database, model_id)
     # The one that was tried before is there once, as it did the last time.
-    assert sorted((row["precision"], row["passed"]) for row in told["engines"]) == [
+    assert sorted((row["precision"], row["passed"]) for row in detail["engines"]) == [
         ("bf16", True),
         ("int8", True),
     ]
@@ -373,7 +187,7 @@ def test_models_are_listed_newest_first(database: sa.Engine, tmp_path: Path) -> 
         ("second", 0, {"auroc": 0.9}),
         ("first", 1, {"auroc": 0.9}),
     ]
-    assert listed[0]["created_at"] == models.resolve(database, "second")["created_at"]
+    assert listed[0]["created_at"] == aliases.resolve(database, "second")["created_at"]
 
 
 def test_a_model_that_fails_to_register_leaves_no_bytes(
@@ -388,24 +202,3 @@ def test_a_model_that_fails_to_register_leaves_no_bytes(
 
     assert given.count(database, model_chunks) == before
     assert given.count(database, models_table) == 1
-
-
-def test_a_rollback_goes_back_through_a_model_that_was_champion_twice(
-    database: sa.Engine, tmp_path: Path
-) -> None:
-    second, third = (
-        write(database, lambda c, n=name: models.register(c, given.model(tmp_path, n), "tests"))
-        for name in ("second", "third")
-    )
-    for model_id in (second, third, second):
-        write(
-            database,
-            lambda c, m=model_id: models.move_alias(c, models.CHAMPION, m, "tests", "better"),
-        )
-
-    def back() -> int:
-        return write(database, lambda c: models.rollback(c, models.CHAMPION, "tests", "worse"))[0]
-
-    assert [back(), back(), back()] == [third, second, 1]
-    with pytest.raises(Conflict, match="model 1 is the first champion there was"):
-        back()

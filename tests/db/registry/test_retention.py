@@ -18,8 +18,8 @@ from db.base.schema import models as table
 from db.base.types import now
 from db.nightly import runs
 from db.queue import jobs
-from db.registry import models, retention
-from db.work import purge
+from db.registry import aliases, models, retention
+from db.work import control, endings, purge
 from tests.db import given
 
 #: Makes a model and gives its number.
@@ -39,7 +39,7 @@ def make(database: sa.Engine, tmp_path: Path) -> Make:
 
 
 def promote(database: sa.Engine, model_id: int) -> None:
-    write(database, lambda c: models.move_alias(c, models.CHAMPION, model_id, "tests", "better"))
+    write(database, lambda c: aliases.move(c, aliases.CHAMPION, model_id, "tests", "better"))
 
 
 def retire(database: sa.Engine, keep: int, schedule_id: int | None = None) -> list[int]:
@@ -89,13 +89,13 @@ def test_what_an_alias_a_rollback_or_the_champion_s_lineage_needs_stays(
     champion, named, free, newest = make(parent_id=parent), make(), make(), make()
     promote(database, before)
     promote(database, champion)
-    write(database, lambda c: models.move_alias(c, "trial", named, "tests", "to try"))
+    write(database, lambda c: aliases.move(c, "trial", named, "tests", "to try"))
     assert why(database, 1, parent) == f"model {champion}, the champion, began from it"
     assert why(database, 1, before) == "it was champion before, to roll back to"
     assert why(database, 1, named) == "it is trial"
     assert retire(database, 1) == [1, free]
-    write(database, lambda c: models.rollback(c, models.CHAMPION, "tests", "worse on the ward"))
-    assert models.resolve(database, "champion")["id"] == before
+    write(database, lambda c: aliases.rollback(c, aliases.CHAMPION, "tests", "worse on the ward"))
+    assert aliases.resolve(database, "champion")["id"] == before
     assert newest not in retire(database, 1)
 
 
@@ -131,7 +131,7 @@ def test_a_schedule_keeps_its_own_newest_and_leaves_others_alone(
         job_id = given.queued(
             database, "train", schedule_id=schedule_id, scheduled_for=when + timedelta(days=night)
         )
-        write(database, lambda c, j=job_id: jobs.finish(c, j, "completed", "w1"))  # type: ignore[misc]
+        write(database, lambda c, j=job_id: endings.finish(c, j, "completed", "w1"))  # type: ignore[misc]
         nightly.append(make(job_id=job_id))
     assert retention.surplus(database) == [(schedule_id, 2)]
     assert retire(database, 2, schedule_id) == nightly[:2]
@@ -175,7 +175,7 @@ def test_a_model_whose_bytes_are_gone_takes_no_job(database: sa.Engine, make: Ma
     retire(database, 1)
     given.queued(database, model_id=gone)  # its bytes are there yet
     assert retention.free(database, "tests") == []
-    write(database, lambda c: jobs.cancel(c, 1, "tests"))
+    write(database, lambda c: control.cancel(c, 1, "tests"))
     assert [freed.id for freed in retention.free(database, "tests")] == [gone]
     with pytest.raises(Conflict, match=f"model {gone} .* is retired, and its files were removed"):
         given.queued(database, model_id=gone)
@@ -208,7 +208,7 @@ def test_what_an_unfinished_training_left_stays_a_week_or_while_it_is_gone_on_wi
 ) -> None:
     def ended(state: str, days: float, model_id: int | None = None) -> int:
         job_id = given.queued(database, "train")
-        write(database, lambda c: jobs.finish(c, job_id, state, "w1"))
+        write(database, lambda c: endings.finish(c, job_id, state, "w1"))
         values = {"finished_at": now(-days * 86_400), "model_id": model_id}
         update = sa.update(job_table).where(job_table.c.id == job_id).values(values)
         write(database, lambda c: c.execute(update))
@@ -223,7 +223,7 @@ def test_what_an_unfinished_training_left_stays_a_week_or_while_it_is_gone_on_wi
     ended("completed", 30, kept)
     promote(database, kept)
     retire(database, 1)
-    assert retention.settled_training(database) == {
+    assert retention.unneeded_training(database) == {
         old["failed"]: "it failed more than 7 days ago",
         old["cancelled"]: "it was cancelled more than 7 days ago",
         old["completed"]: "it made no model more than 7 days ago",

@@ -75,7 +75,7 @@ def test_nothing_of_a_purged_job_is_left_but_its_sums(
 def test_only_old_jobs_that_have_ended_are_purged(database: sa.Engine) -> None:
     ended, kept = _ended(database), _ended(database)
     running, training = given.running(database), given.queued(database, "train")
-    write(database, lambda c: jobs.cancel(c, training, "x"))
+    write(database, lambda c: control.cancel(c, training, "x"))
 
     assert _purge(database, timedelta(days=1)) == (0, 0, 0)
     assert [row["id"] for row in purge.candidates(database, ALL)] == [ended, kept]
@@ -92,7 +92,7 @@ def test_a_job_that_a_retry_still_reads_is_kept(database: sa.Engine) -> None:
 
     assert _purge(database).jobs == 0
 
-    write(database, lambda c: jobs.cancel(c, child, "x"))
+    write(database, lambda c: control.cancel(c, child, "x"))
     assert _purge(database).jobs == 2
 
 

@@ -12,9 +12,9 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from scheduler import errors
+from db.base import migrate
+from scheduler import errors, session
 from scheduler.cli import COMMANDS, cli
-from scheduler.submitting import session
 from tests.scheduler.console import ROOT, only_line, run, start
 
 #: Their import takes longer than the commands that look things up.
@@ -178,21 +178,41 @@ def test_a_file_that_is_no_database_is_one_line(
 def test_an_old_schema_is_not_upgraded_unasked() -> None:
     engine = session.database()
     with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0000'"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0005'"))
     engine.dispose()
     result = run("jobs", "ls")
     assert result.exit_code == 2
     assert "run `pneumoq db upgrade`" in only_line(result.stderr)
 
 
-def test_a_schema_of_a_newer_version_is_explained() -> None:
+@pytest.mark.parametrize("command", [("db", "upgrade"), ("jobs", "ls")])
+def test_a_schema_that_a_newer_release_made_is_refused_and_left_alone(
+    command: tuple[str, ...],
+) -> None:
+    _newer_schema(None)
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "use the release that upgraded the database" in only_line(result.stderr)
+
+
+def test_commands_use_a_newer_schema_that_says_that_this_release_may() -> None:
+    _newer_schema(migrate.RELEASE)
+    assert run("jobs", "ls").exit_code == 0
+    result = run("db", "upgrade")
+    assert result.exit_code == 0
+    assert result.stdout == "the schema is up to date (9999)\n"
+
+
+def _newer_schema(oldest_release: str | None) -> None:
     engine = session.database()
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        if oldest_release is not None:
+            connection.execute(
+                sa.text("UPDATE compatibility SET revision = '9999', oldest_release = :oldest"),
+                {"oldest": oldest_release},
+            )
     engine.dispose()
-    result = run("db", "upgrade")
-    assert result.exit_code == 2
-    assert "a newer PneumoQ may have made it" in only_line(result.stderr)
 
 
 def test_the_first_command_makes_a_private_folder_and_the_schema_silently(

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from db.base import database, workers
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import run
 from tests.support import servers
@@ -124,9 +124,9 @@ def test_a_key_that_others_know_or_could_guess_is_told(monkeypatch: pytest.Monke
 
 @pytest.mark.postgres
 def test_a_postgresql_without_a_schema_is_a_problem(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", empty_postgres_url)
     assert checks(status=1)["database"]["advice"] == "run `pneumoq db upgrade`"
     run("db", "upgrade")
     assert checks()["database"]["found"].startswith("PostgreSQL ")

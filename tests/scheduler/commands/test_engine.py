@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from db.base import database, workers
 from db.queue import jobs
-from scheduler.submitting import engines
+from db.work import control
+from scheduler import engines
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run, start
 from worker.machine.gpu import find, why_none
@@ -80,7 +81,7 @@ def test_a_retry_keeps_the_engine_unless_another_is_asked_for(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
     job = _submitted(engine, films, "--later", "--engine", "tensorrt")
-    database.write(engine, lambda c: jobs.cancel(c, job["id"], "tester@here"))
+    database.write(engine, lambda c: control.cancel(c, job["id"], "tester@here"))
     for words, kept in (
         ((), "tensorrt"),
         (("--engine", "onnx"), "onnx"),
@@ -92,7 +93,7 @@ def test_a_retry_keeps_the_engine_unless_another_is_asked_for(
 
 def test_the_engine_of_a_training_job_cannot_be_chosen(engine: sa.Engine) -> None:
     job = rows.a_queued_job(engine, "train")
-    database.write(engine, lambda c: jobs.cancel(c, job, "tester@here"))
+    database.write(engine, lambda c: control.cancel(c, job, "tester@here"))
     result = run("jobs", "retry", job, "--later", "--engine", "onnx")
     assert result.exit_code == 2
     assert "is no scoring job" in only_line(result.stderr)
@@ -146,7 +147,7 @@ def test_a_job_that_has_ended_or_asks_for_nothing_waits_for_nobody(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
     ended = _submitted(engine, films, "--later", "--engine", "tensorrt")
-    database.write(engine, lambda c: jobs.cancel(c, ended["id"], "tester@here"))
+    database.write(engine, lambda c: control.cancel(c, ended["id"], "tester@here"))
     anything = _submitted(engine, films, "--later")
     for job in (ended, anything):
         assert json.loads(run("jobs", "show", job["id"], "--json").stdout)["waits"] is None
@@ -164,7 +165,7 @@ def test_who_follows_a_job_is_told_once_what_it_waits_for(
         f"job {job['id']} waits for a worker with TensorRT; alive are: CPU (OpenVINO, 2 threads) "
         "on desk\n"
     )
-    database.write(engine, lambda c: jobs.cancel(c, job["id"], "tester@here"))
+    database.write(engine, lambda c: control.cancel(c, job["id"], "tester@here"))
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "waits for" not in rest
@@ -177,7 +178,7 @@ def test_what_this_machine_lacks_is_named_before_anything_is_begun(
 ) -> None:
     if command == "retry":
         job = _submitted(engine, films, "--later", "--engine", "tensorrt")
-        database.write(engine, lambda c: jobs.cancel(c, job["id"], "tester@here"))
+        database.write(engine, lambda c: control.cancel(c, job["id"], "tester@here"))
     words = {
         "score": ("score", films, "--local", "--engine", "tensorrt"),
         "retry": ("jobs", "retry", 1, "--local"),
@@ -243,7 +244,7 @@ def test_a_worker_that_does_not_say_what_it_serves_is_taken_to_serve_what_asks_f
 ) -> None:
     database.write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "old", host="desk", pid=1, queues="score", engine="openvino", versions={}
         ),
     )

@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import leases, results
+from db.queue import results
 from db.queue.results import Prediction
-from scheduler.submitting import session
+from db.work import claims
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from worker.machine import privacy
@@ -29,7 +30,7 @@ def job(engine: sa.Engine, tmp_path: Path) -> int:
     number = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 10)
 
     def work(connection: sa.Connection) -> None:
-        shard = leases.claim(connection, rows.WORKER, rows.LEASE_S)
+        shard = claims.claim_shard(connection, rows.WORKER, rows.LEASE_S)
         assert shard is not None
         outcomes = [
             Prediction(n, f"ward {n % 2}/film {n}.png", int(p >= 0.4), p, p >= 0.4)
@@ -113,7 +114,7 @@ def test_a_film_whose_name_is_hashed_is_labelled_by_the_name_of_its_file(
     hashed = stored_name(privacy.load(session.settings()), "ward/SMITH.dcm", hide=False)
 
     def work(connection: sa.Connection) -> None:
-        shard = leases.claim(connection, rows.WORKER, rows.LEASE_S)
+        shard = claims.claim_shard(connection, rows.WORKER, rows.LEASE_S)
         assert shard is not None
         named = [(hashed, 0.9), ("plain.png", 0.1)]
         outcomes = [Prediction(n, name, int(p >= 0.4), p, p >= 0.4)

@@ -14,25 +14,12 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
+from scheduler import session
 from scheduler.measure import stages, survey
 from scheduler.measure.bench import Figures
-from scheduler.submitting import session
 from tests.scheduler.console import only_line, run, start
 from tests.worker import samples
 from worker.engine import open_engine, store
-
-
-@pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A small model of random weights."""
-    file = tmp_path_factory.mktemp("model") / "small.onnx"
-    return file, samples.write_model(file, ("NORMAL", "PNEUMONIA"), 0)
-
-
-@pytest.fixture
-def model(engine: sa.Engine, model_file: tuple[Path, Any]) -> int:
-    """That model, registered."""
-    return samples.register(engine, *model_file)
 
 
 @pytest.fixture
@@ -57,7 +44,7 @@ def dry(*words: Any) -> dict[str, Any]:
 
 
 def test_a_dry_run_counts_tries_out_and_submits_nothing(
-    engine: sa.Engine, model: int, films: Path
+    engine: sa.Engine, model_id: int, films: Path
 ) -> None:
     count = len(samples.films(8)[:16])
     report = dry(films)
@@ -78,7 +65,7 @@ def test_a_dry_run_counts_tries_out_and_submits_nothing(
 
 
 def test_a_dry_run_knows_what_the_store_would_answer(
-    engine: sa.Engine, model: int, films: Path, tmp_path: Path
+    engine: sa.Engine, model_id: int, films: Path, tmp_path: Path
 ) -> None:
     done = start("score", films, "--local", "--json")
     _, err = done.communicate(timeout=120)
@@ -98,7 +85,7 @@ def test_a_dry_run_knows_what_the_store_would_answer(
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
 def test_a_dry_run_reads_every_kind_of_archive(
-    model: int, films: Path, tmp_path: Path, ending: str
+    model_id: int, films: Path, tmp_path: Path, ending: str
 ) -> None:
     with zipfile.ZipFile(films) as packed:
         packed.extractall(tmp_path / "folder")
@@ -111,7 +98,7 @@ def test_a_dry_run_reads_every_kind_of_archive(
 
 
 def test_what_is_refused_is_foretold_and_can_be_accepted(
-    model: int, films: Path, tmp_path: Path
+    model_id: int, films: Path, tmp_path: Path
 ) -> None:
     from PIL import Image
 
@@ -124,7 +111,7 @@ def test_what_is_refused_is_foretold_and_can_be_accepted(
     assert (accepted["sample_refusals"], accepted["expected_predictions"]) == ({}, 3)
 
 
-def test_a_dry_run_of_what_is_not_there_is_one_line(model: int, tmp_path: Path) -> None:
+def test_a_dry_run_of_what_is_not_there_is_one_line(model_id: int, tmp_path: Path) -> None:
     result = run("score", tmp_path / "absent.zip", "--dry-run")
     assert result.exit_code == 2
     assert "no such file or folder" in only_line(result.stderr)
@@ -145,10 +132,10 @@ def test_a_sample_is_fair_and_in_order(tmp_path: Path) -> None:
 
 
 def test_decoding_and_inference_at_once_do_all_films_and_not_more(
-    engine: sa.Engine, model: int, films: Path
+    engine: sa.Engine, model_id: int, films: Path
 ) -> None:
     settings = session.settings()
-    path = store.fetch(engine, settings.home, model)
+    path = store.fetch(engine, settings.home, model_id)
     network = open_engine(path, batch=settings.batch, threads=settings.engine_threads)
     inference = stages.Inference(contextlib.closing(network))
     row = survey.row_of(str(films))
@@ -175,13 +162,13 @@ def test_the_limit_is_that_of_shared_cores_or_of_the_slower_stage() -> None:
 
 
 def test_the_bench_measures_every_stage_and_leaves_nothing_behind(
-    engine: sa.Engine, model: int, films: Path
+    engine: sa.Engine, model_id: int, films: Path
 ) -> None:
     home = session.settings().home
     result = run("bench", films, "--films", 34, "--repeats", 1, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert (report["films"], report["precision"], report["model_id"]) == (34, "fp32", model)
+    assert (report["films"], report["precision"], report["model_id"]) == (34, "fp32", model_id)
     assert [stage["stage"] for stage in report["stages"]][-1] == "a whole job"
     assert all(stage["per_s"] > 0 for stage in report["stages"])
     assert report["share_of_limit"] > 0
@@ -193,12 +180,12 @@ def test_the_bench_measures_every_stage_and_leaves_nothing_behind(
 
 @pytest.mark.postgres
 def test_the_bench_uses_a_schema_of_its_own_on_postgresql(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, films: Path, model_file: tuple[Path, Any]
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, films: Path, real_model: Path
 ) -> None:
     monkeypatch.setenv("PNEUMOQ_DATABASE_URL", postgres_url)
     run("db", "upgrade")
     engine = session.database()
-    samples.register(engine, *model_file)
+    samples.register(engine, real_model)
     result = run("bench", films, "--films", 8, "--repeats", 1)
     assert result.exit_code == 0, result.output
     assert "of this machine's limit" in result.stdout
@@ -211,7 +198,7 @@ def test_the_bench_uses_a_schema_of_its_own_on_postgresql(
     engine.dispose()
 
 
-def test_a_bench_of_nothing_is_one_line(model: int, tmp_path: Path) -> None:
+def test_a_bench_of_nothing_is_one_line(model_id: int, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = run("bench", tmp_path / "empty")
     assert result.exit_code == 2

@@ -16,7 +16,7 @@ from tests.scheduler.console import only_line, run
 def test_notices_are_listed_newest_first_with_what_became_of_them(engine: sa.Engine) -> None:
     assert run("notices", "ls").stderr == "no notices\n"
     write(engine, lambda c: outbox.add(c, "kept", text="the champion stays"))
-    write(engine, lambda c: outbox.unheard(c))
+    write(engine, lambda c: outbox.mark_undelivered(c))
     write(engine, lambda c: outbox.add(c, "drift", text="scores moved", psi=0.31))
     listed = [" ".join(line.split()[2:]) for line in run("notices", "ls").stdout.splitlines()[1:]]
     assert [line.partition("Z ")[2] or line for line in listed] == [
@@ -60,7 +60,7 @@ def test_where_no_hook_is_set_here_a_worker_s_is_tested(
 ) -> None:
     write(
         engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "w1", host="gpu1", pid=1, queues="score", engine=None, versions={"hooks": "yes"}
         ),
     )

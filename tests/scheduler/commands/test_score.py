@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
-from db.registry import models
+from db.registry import engines
+from db.work import control
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 
@@ -101,7 +102,7 @@ def test_options_are_kept_as_they_were_given(model: int, films: Path) -> None:
 def test_the_fastest_precision_that_passed_its_gate_is_pinned(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
-    best = models.best_precision(engine, model)
+    best = engines.best_precision(engine, model)
     result = run("score", films, "--later")
     assert f"Model {model} (first) computes in {best}, the fastest" in result.stderr
     assert jobs.get(engine, 1)["precision"] == best
@@ -199,7 +200,7 @@ def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
     run("score", films, "--later", "--key", "monday")
-    database.write(engine, lambda c: jobs.cancel(c, 1, "tester@here"))
+    database.write(engine, lambda c: control.cancel(c, 1, "tester@here"))
     again = run("score", films, "--key", "monday")
     assert again.exit_code == 0
     assert "job 1, which is cancelled" in again.stderr
@@ -215,7 +216,7 @@ def test_a_broker_that_is_away_keeps_the_job(engine: sa.Engine, model: int, film
 
 
 def test_who_submitted_a_job_is_told(engine: sa.Engine, model: int, films: Path) -> None:
-    from scheduler.submitting import session
+    from scheduler import session
 
     assert submitted(films)["submitted_by"] == session.who()
     assert session.who() in run("jobs", "ls").stdout

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
+from db.work import endings
 from tests.scheduler import rows
 from tests.scheduler.console import run
 
@@ -33,7 +34,7 @@ def test_a_job_that_ended_early_is_continued_by_a_new_one_with_its_options(
     engine: sa.Engine, tmp_path: Path, state: str
 ) -> None:
     assert run("train", tmp_path, "--later", "--epochs", "9").exit_code == 0
-    database.write(engine, lambda c: jobs.finish(c, 1, state, "tester"))
+    database.write(engine, lambda c: endings.finish(c, 1, state, "tester"))
     result = run("train", "--resume", "1", "--later", "--priority", "4")
     assert result.exit_code == 0, result.stderr
     first, second = jobs.get(engine, 1), jobs.get(engine, 2)

@@ -13,8 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import jobs, labels, leases, listings, results
+from db.queue import labels, listings, results
 from db.queue.results import Outcome, Prediction
+from db.work import claims, endings
 from scheduler.submitting import uncertain
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
@@ -47,7 +48,7 @@ def a_scored_archive(
     job_id = rows.a_queued_job(engine, model_id=model_id, source_rows=[row])
 
     def plan(connection: sa.Connection) -> None:
-        claimed = jobs.claim(connection, "score", "w1", 60.0)
+        claimed = claims.claim_job(connection, "score", "w1", 60.0)
         assert claimed is not None
         listings.add(
             connection,
@@ -58,10 +59,10 @@ def a_scored_archive(
             ],
         )
         listings.set_seek_index(connection, claimed.lease, 0, index)
-        jobs.planned(connection, claimed.lease, {})
+        listings.complete(connection, claimed.lease, {})
 
     def score(connection: sa.Connection) -> None:
-        claimed = leases.claim(connection, "w1", 60.0)
+        claimed = claims.claim_shard(connection, "w1", 60.0)
         assert claimed is not None
         outcomes: list[Outcome] = []
         for n in range(claimed.first_item, claimed.first_item + claimed.n_items):
@@ -74,7 +75,7 @@ def a_scored_archive(
                 )
             )  # fmt: skip
         results.commit(connection, claimed, outcomes)
-        jobs.close_if_done(connection, job_id, "w1")
+        endings.close_if_done(connection, job_id, "w1")
 
     database.write(engine, plan)
     database.write(engine, score)
@@ -239,9 +240,9 @@ def test_names_that_collide_or_are_odd_all_find_a_place() -> None:
         "N/a.jpeg", "N/item-0000001/a.jpeg", "N/item-0000002/a.jpeg/b.jpeg", "N/c/d.jpeg",
         "N/item-0000004/c",
     ]  # fmt: skip
-    from worker.scoring.reread import Recalled
+    from worker.scoring.reread import Reread
 
     for odd in ("../x.jpeg", "/etc/x", ".hidden/x", "x" * 201):
-        film = Recalled(item_no=5, name=odd, data=samples.film(1))
+        film = Reread(item_no=5, name=odd, data=samples.film(1))
         stored = archive.display(odd)
         assert uncertain._name(film, stored, ["N"]) in ("item-0000005.jpeg", "x")

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import training
+from db.work import endings
 from scheduler.show import curves
 from tests.scheduler import rows
 from tests.scheduler.console import run, start
@@ -94,7 +94,7 @@ def test_a_terminal_shows_curves_while_the_job_trains_and_keeps_them(
     while b"AUROC, validation 0.9700" not in shown:
         shown += os.read(ours, 4096)
     model = rows.a_model(engine, tmp_path)
-    database.write(engine, lambda c: training.complete(c, lease, model))
+    database.write(engine, lambda c: endings.complete_training(c, lease, model))
     drained: list[bytes] = []
 
     def drain() -> None:
@@ -124,6 +124,6 @@ def test_the_verdict_about_overfitting_is_said_at_the_end(
     for number, loss in enumerate((0.3, 0.2, 0.4, 0.5), start=1):
         rows.do_epoch(engine, lease, number, val_auroc=0.9, best=number == 1, val_loss=loss)
     model = rows.a_model(engine, tmp_path, "other")
-    database.write(engine, lambda c: training.complete(c, lease, model))
+    database.write(engine, lambda c: endings.complete_training(c, lease, model))
     summary = json.loads(run("jobs", "watch", lease.job_id, "--json").stdout)
     assert summary["verdict"].startswith("overfitting after epoch 2")

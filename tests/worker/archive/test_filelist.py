@@ -35,11 +35,11 @@ def read(kind: Kind, uri: str) -> list[tuple[str, str]]:
     return found
 
 
-def passed_over(kind: Kind, uri: str) -> dict[str, int]:
-    """What is passed over, by reason."""
+def skipped(kind: Kind, uri: str) -> dict[str, int]:
+    """What is skipped, by reason."""
     with archive.open_source(uri, kind) as source:
         list(source.members())
-        return dict(source.passed_over)
+        return dict(source.skipped)
 
 
 def refusal(kind: Kind, uri: str) -> ArchiveError:
@@ -84,7 +84,7 @@ def test_a_text_names_one_file_a_line(films: Path, end: str, bom: bytes) -> None
         ("a.png", "1"),
         ("a.png", "1"),
     ]
-    assert passed_over("list", uri) == {"comment": 1, "blank_line": 2}
+    assert skipped("list", uri) == {"comment": 1, "blank_line": 2}
 
 
 def test_a_path_that_cannot_be_read_is_an_item_too(films: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_row_of_a_table_without_its_file_is_an_item_too(films: Path) -> None:
         ("", "missing"),
         ("a.png", "1"),
     ]
-    assert passed_over("list", uri) == {"blank_line": 1}
+    assert skipped("list", uri) == {"blank_line": 1}
     headless = write(films, "gone.png,1\na.png,1\n", "headless.csv")
     assert read("list", headless) == [("gone.png", "missing"), ("a.png", "1")]
 
@@ -230,7 +230,7 @@ def test_a_pattern_counts_what_it_matches_and_passes_over(tmp_path: Path) -> Non
     (films / "loop").symlink_to(films)
     os.mkfifo(films / "pipe")
     assert read("glob", f"{films}/**") == [("a/1.png", "")]
-    assert passed_over("glob", f"{films}/**") == {
+    assert skipped("glob", f"{films}/**") == {
         "directory": 1,
         "linked_directory": 1,
         "macos_metadata": 1,

@@ -15,7 +15,7 @@ import zstandard
 
 from tests.worker.archives import MAKERS, as_tar, as_zip, contents, listed, patched, reading
 from worker import archive
-from worker.archive.names import Seen, passed_over_as
+from worker.archive.names import Seen, skipped_as
 from worker.errors import MemberError
 
 
@@ -142,4 +142,4 @@ def test_a_zip_name_with_a_zero_byte_is_read_and_shown(tmp_path: Path) -> None:
     ],
 )
 def test_clutter_is_told_by_its_name(name: str, reason: str | None) -> None:
-    assert passed_over_as(name) == reason
+    assert skipped_as(name) == reason

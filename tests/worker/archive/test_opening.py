@@ -30,11 +30,11 @@ def test_a_listing_is_the_same_twice_and_can_start_anywhere(maker: str, tmp_path
     path = MAKERS[maker](tmp_path / "films", {"a/": b"", **FILES} if "zip" in maker else FILES)
     with archive.open_source(str(path)) as source:
         whole = list(source.members())
-        passed = dict(source.passed_over)
+        passed = dict(source.skipped)
         assert list(source.members()) == whole
         assert list(source.members(start=4)) == whole[4:]
         assert list(source.members(start=99)) == []
-        assert dict(source.passed_over) == passed
+        assert dict(source.skipped) == passed
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -52,8 +52,8 @@ def test_what_is_no_film_by_construction_is_counted(maker: str, tmp_path: Path) 
     with archive.open_source(str(path)) as source:
         names = [m.name for m in source.members()]
         assert sorted(names) == ["a/not__MACOSX.png", "readme.txt"]
-        assert source.passed_over["macos_metadata"] == 3
-        assert source.passed_over["windows_metadata"] == 2
+        assert source.skipped["macos_metadata"] == 3
+        assert source.skipped["windows_metadata"] == 2
 
 
 @pytest.mark.parametrize("maker", MAKERS)

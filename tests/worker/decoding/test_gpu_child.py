@@ -32,7 +32,7 @@ from tests.worker.decoding.test_pool import (
 )
 from trainer import phantom
 from trainer.film import gpu, rules
-from worker.decoding import gpu_child
+from worker.decoding import gpu_trial
 from worker.decoding.pool import Decoded, Decoders, OnGpu
 
 #: It is measured before it serves, and on a CPU it is far too slow.
@@ -279,18 +279,18 @@ def test_where_nothing_is_gained_it_is_not_offered_and_the_others_go_on(
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "reason"),
     [
         ("torch", r"takes torch and torchvision .* pip install 'pneumoq\[train\]'"),
         ("torchvision", "takes torch and torchvision"),
     ],
 )
-def test_what_it_lacks_is_said(missing: str, said: str) -> None:
+def test_what_it_lacks_is_reported(missing: str, reason: str) -> None:
     script = (
         f"import re, sys; sys.modules[{missing!r}] = None\n"
-        "from worker.decoding import gpu_child\n"
-        "try: gpu_child.offered('cuda', 1.0)\n"
-        f"except gpu_child.NotOffered as why: assert re.search({said!r}, str(why)), why\n"
+        "from worker.decoding import gpu_trial\n"
+        "try: gpu_trial.offered('cuda', 1.0)\n"
+        f"except gpu_trial.NotOffered as why: assert re.search({reason!r}, str(why)), why\n"
         "else: sys.exit('it was offered')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
@@ -298,5 +298,5 @@ def test_what_it_lacks_is_said(missing: str, said: str) -> None:
 
 def test_pixels_out_of_bounds_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "MEAN_BOUND", 0.0)
-    with pytest.raises(gpu_child.NotOffered, match="differ from the CPU's by 0"):
-        gpu_child.offered("cpu", 0.0)
+    with pytest.raises(gpu_trial.NotOffered, match="differ from the CPU's by 0"):
+        gpu_trial.offered("cpu", 0.0)

@@ -80,7 +80,7 @@ def jpeg_with(comment: bytes) -> bytes:
 def expected_of_bad() -> dict[str, tuple[str, str, bytes]]:
     """Name → (table, code, bytes) of every bad member that is bad by its content."""
     found = {
-        # By some names a file is passed over unread.
+        # By some names a file is skipped unread.
         bad.name.removeprefix("._"): (
             "v_refusals" if bad.outcome == "refused" else "v_item_errors",
             bad.code,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -24,7 +23,7 @@ from PIL import Image
 from tests.worker import samples
 from trainer.film import rules
 from worker import archive
-from worker.decoding import child as decoder
+from worker.decoding import protocol
 from worker.decoding.pool import Decoded, Decoders, Film, Place
 
 SIDE = samples.SIZE * samples.SIZE
@@ -431,25 +430,28 @@ def test_a_decoder_whose_parent_is_gone_ends_without_a_word(folder: Path) -> Non
     os.ftruncate(memory, 600 * SIDE)
     os.ftruncate(marks, 64)
     with parent, theirs:
+        inheritance = protocol.Inheritance(
+            parent_pid=os.getpid(), socket_fd=theirs.fileno(), memory_fd=memory,
+            memory_bytes=600 * SIDE, marks_fd=marks, number=0, limit_mb=1024,
+        )  # fmt: skip
         process = subprocess.Popen(
-            decoder.arguments(theirs.fileno(), memory, 600 * SIDE, marks, 0, 1024),
+            [sys.executable, "-m", "worker.decoding.child", *inheritance.arguments()],
             pass_fds=(theirs.fileno(), memory, marks),
             stderr=subprocess.PIPE,
         )
         theirs.close()
-        assert parent.recv(16) == b"ready"
-        listing = members(folder)
-        work = {
-            "source": ["folder", str(folder), "1", 0], "rule": rules.DEFAULT_RULE,
-            "size": samples.SIZE, "accept": [],
-            "films": [[n * SIDE, *member] for n, member in enumerate(listing)],
-        }  # fmt: skip
-        parent.send(json.dumps(work).encode())
+        assert protocol.Started.unpack(parent.recv(protocol.MESSAGE_BYTES)).ready
+        request = protocol.Request(
+            source=protocol.Source("folder", str(folder), "1", 0),
+            rule=rules.DEFAULT_RULE, size=samples.SIZE, accept=(),
+            films=[(n * SIDE, member) for n, member in enumerate(members(folder))],
+        )  # fmt: skip
+        parent.send(request.pack())
         parent.close()
-        _, said = process.communicate(timeout=samples.PATIENCE_S)
+        _, errors = process.communicate(timeout=samples.PATIENCE_S)
     os.close(memory)
     os.close(marks)
-    assert (process.returncode, said) == (0, b"")
+    assert (process.returncode, errors) == (0, b"")
 
 
 def test_ctrl_c_and_sigterm_are_left_to_the_parent(pool: Pool, folder: Path) -> None:

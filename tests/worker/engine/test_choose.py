@@ -9,7 +9,7 @@ import pytest
 
 from worker import config
 from worker.config import Settings
-from worker.engine import Choice, Machine, choose, instead, kinds, open_on
+from worker.engine import EngineChoice, Machine, choose, fallback, kinds, open_on
 from worker.errors import EngineError
 from worker.machine import gpu as gpus
 from worker.machine.gpu import Gpu
@@ -100,15 +100,15 @@ def test_a_gpu_has_its_own_batch_and_the_processor_keeps_the_settings() -> None:
 def test_what_does_not_do_is_followed_by_the_next_best_with_the_reason() -> None:
     chosen = settings()
     first = choose(chosen, ALL)
-    second = instead(first, chosen, "it disagrees", ALL)
+    second = fallback(first, chosen, "it disagrees", ALL)
     assert second is not None
-    third = instead(second, chosen, "it too", ALL)
+    third = fallback(second, chosen, "it too", ALL)
     assert third is not None
     assert [c.backend for c in (first, second, third)] == ["tensorrt", "onnxruntime", "openvino"]
     assert (second.reason, third.reason, third.batch) == ("it disagrees", "it too", 8)
-    assert instead(third, chosen, "", ALL) is None
+    assert fallback(third, chosen, "", ALL) is None
     # A job that asks for TensorRT by name gets it or nothing, on the same worker.
-    assert instead(first.asking("tensorrt"), chosen, "it disagrees", ALL) is None
+    assert fallback(first.asking("tensorrt"), chosen, "it disagrees", ALL) is None
     assert first.asking(None) is first.asking("auto") is first
 
 
@@ -128,7 +128,7 @@ def test_this_machine_scores_on_its_processor_and_says_why() -> None:
 
 
 def test_a_gpu_is_not_asked_for_bf16(model_file: Path, tmp_path: Path) -> None:
-    chosen: Choice = choose(settings(), ALL)
+    chosen: EngineChoice = choose(settings(), ALL)
     with pytest.raises(EngineError, match="bf16 is computed on processors"):
         open_on(chosen, model_file, precision="bf16", home=tmp_path, workspace_mb=64)
 

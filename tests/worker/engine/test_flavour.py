@@ -14,13 +14,13 @@ from worker.engine.flavour import Flavour
 from worker.errors import EngineError
 
 
-def test_what_tensorrt_says_is_logged_and_its_errors_are_heard(
+def test_what_tensorrt_logs_is_logged_and_its_errors_are_kept(
     rtx: Flavour, caplog: pytest.LogCaptureFixture
 ) -> None:
     messages, trt = rtx.messages, rtx.module
     assert rtx.messages is messages  # TensorRT keeps the first that it is given
-    with caplog.at_level(logging.DEBUG, "worker.engine.flavour"), messages.heard() as errors:
-        with messages.heard() as inner:
+    with caplog.at_level(logging.DEBUG, "worker.engine.flavour"), messages.errors() as errors:
+        with messages.errors() as inner:
             messages.log(trt.ILogger.ERROR, "first\n  line")
         messages.log(trt.ILogger.INTERNAL_ERROR, "second")
         messages.log(trt.ILogger.WARNING, "third")

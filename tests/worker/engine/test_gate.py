@@ -127,7 +127,7 @@ def test_an_engine_of_another_precision_than_it_says_fails(
     verdict = gate.check(int8, opened(files["fp32"], ours=True), films)
     assert not verdict.passed
     assert "probabilities differ by up to" in verdict.text
-    assert "0.0001 may" in verdict.text
+    assert "(limit 0.0001)" in verdict.text
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1])

@@ -14,7 +14,7 @@ import pytest
 
 from tests.worker import samples
 from worker.machine import gpu_lease
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 
 #: No GPU has it.
 UUID = "GPU-00000000-made-up"
@@ -23,8 +23,8 @@ UUID = "GPU-00000000-made-up"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from worker.machine.gpu_lease import Board
-mine = Board(sys.argv[2], sys.argv[3], Path(sys.argv[1]))
+from worker.machine.gpu_lease import GpuLease
+mine = GpuLease(sys.argv[2], sys.argv[3], Path(sys.argv[1]))
 print("waiting", flush=True)
 while not mine.take():
     time.sleep(0.01)
@@ -78,7 +78,7 @@ def holding(tmp_path: Path) -> Iterator[Holding]:
 def test_one_process_has_the_gpu_and_the_other_says_who(holding: Holding, tmp_path: Path) -> None:
     first = holding("training")
     assert first.says() == "held"
-    mine = Board(UUID, "scoring", tmp_path)
+    mine = GpuLease(UUID, "scoring", tmp_path)
     assert not mine.take()
     assert not mine.held
     assert mine.holder() == f"training (process {first.process.pid})"
@@ -101,7 +101,7 @@ def test_who_waits_has_it_at_once_when_its_holder_is_killed(holding: Holding) ->
 def test_who_waited_comes_before_a_holder_that_wants_it_again(
     holding: Holding, tmp_path: Path
 ) -> None:
-    mine, other = Board(UUID, "training", tmp_path), Board(UUID, "scoring", tmp_path)
+    mine, other = GpuLease(UUID, "training", tmp_path), GpuLease(UUID, "scoring", tmp_path)
     assert mine.take()
     assert not other.take()  # it is next now
     mine.release()
@@ -121,7 +121,7 @@ def test_who_waited_comes_before_a_holder_that_wants_it_again(
 def test_a_waiter_that_is_killed_keeps_nobody_from_the_gpu(
     holding: Holding, tmp_path: Path
 ) -> None:
-    mine = Board(UUID, "scoring", tmp_path)
+    mine = GpuLease(UUID, "scoring", tmp_path)
     assert mine.take()
     waiter = holding()
     samples.wait(lambda: _taken(tmp_path / f"pneumoq-{UUID}.next.lock"), "its turn to be kept")
@@ -143,7 +143,7 @@ def _taken(path: Path) -> bool:
 def test_each_gpu_has_a_lease_of_its_own(holding: Holding, tmp_path: Path) -> None:
     first = holding(uuid="GPU-1")
     assert first.says() == "held"
-    other = Board("GPU-2", "scoring", tmp_path)
+    other = GpuLease("GPU-2", "scoring", tmp_path)
     assert other.take()
     other.release()
 
@@ -154,8 +154,8 @@ def test_a_child_keeps_the_lease_of_a_killed_process_until_it_has_ended_too(
     script = (
         "import subprocess, sys, time\n"
         "from pathlib import Path\n"
-        "from worker.machine.gpu_lease import Board\n"
-        "mine = Board(sys.argv[2], 'training', Path(sys.argv[1]))\n"
+        "from worker.machine.gpu_lease import GpuLease\n"
+        "mine = GpuLease(sys.argv[2], 'training', Path(sys.argv[1]))\n"
         "assert mine.take()\n"
         "child = subprocess.Popen(\n"
         "    ['sleep', '100'], pass_fds=(mine.descriptor,), stdout=subprocess.DEVNULL\n"
@@ -170,7 +170,7 @@ def test_a_child_keeps_the_lease_of_a_killed_process_until_it_has_ended_too(
     child = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    mine = Board(UUID, "scoring", tmp_path)
+    mine = GpuLease(UUID, "scoring", tmp_path)
     assert not mine.take()
     os.kill(child, signal.SIGKILL)
     samples.wait(mine.take, "the child's end to free it", patience_s=5)
@@ -180,11 +180,11 @@ def test_a_child_keeps_the_lease_of_a_killed_process_until_it_has_ended_too(
 def test_a_child_that_has_not_ended_yet_keeps_nobody_waiting_once_it_is_let_go_of(
     tmp_path: Path,
 ) -> None:
-    mine = Board(UUID, "training", tmp_path)
+    mine = GpuLease(UUID, "training", tmp_path)
     assert mine.take() and mine.descriptor is not None
     with subprocess.Popen(["sleep", "100"], pass_fds=(mine.descriptor,)) as child:
         mine.release()
-        other = Board(UUID, "scoring", tmp_path)
+        other = GpuLease(UUID, "scoring", tmp_path)
         assert other.take()
         other.release()
         child.kill()
@@ -195,7 +195,7 @@ def test_the_place_is_the_same_for_all_users_and_their_files_can_be_locked_by_ot
 ) -> None:
     before = os.umask(0o077)
     try:
-        mine = Board(UUID, "scoring", tmp_path)
+        mine = GpuLease(UUID, "scoring", tmp_path)
         assert mine.take()
     finally:
         os.umask(before)
@@ -210,5 +210,5 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     precious.write_text("mine")
     (tmp_path / f"pneumoq-{UUID}.lock").symlink_to(precious)
     with pytest.raises(OSError, match="symbolic links"):
-        Board(UUID, "scoring", tmp_path).take()
+        GpuLease(UUID, "scoring", tmp_path).take()
     assert precious.read_text() == "mine"

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base import workers
-from db.queue import jobs, leases, listings
+from db.queue import listings
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
+from db.work import claims, control
 from tests.worker import samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
@@ -39,14 +40,14 @@ def job_id(database: sa.Engine, model_id: int, tmp_path: Path) -> int:
     return samples.submit_score(database, model_id, tmp_path / "films")
 
 
-def claim_job(database: sa.Engine, worker_id: str = "w") -> jobs.Claimed | None:
+def claim_job(database: sa.Engine, worker_id: str = "w") -> claims.Claimed | None:
     """Claim a job to be planned."""
-    return connecting.write(database, lambda c: jobs.claim(c, "score", worker_id, LEASE_S))
+    return connecting.write(database, lambda c: claims.claim_job(c, "score", worker_id, LEASE_S))
 
 
 def claim_shard(database: sa.Engine, worker_id: str = "w") -> Shard | None:
     """Claim a shard."""
-    return connecting.write(database, lambda c: leases.claim(c, worker_id, LEASE_S))
+    return connecting.write(database, lambda c: claims.claim_shard(c, worker_id, LEASE_S))
 
 
 def planned(database: sa.Engine) -> None:
@@ -55,7 +56,7 @@ def planned(database: sa.Engine) -> None:
     assert claimed is not None
     new = [NewShard(source_no=0, n_items=1, listing=archive.pack([])) for _ in range(2)]
     connecting.write(database, lambda c: listings.add(c, claimed.lease, new))
-    connecting.write(database, lambda c: jobs.planned(c, claimed.lease, {}))
+    connecting.write(database, lambda c: listings.complete(c, claimed.lease, {}))
 
 
 def test_a_held_job_is_still_ours_long_after_its_lease(
@@ -118,7 +119,7 @@ def test_a_cancelled_job_is_noticed_within_a_beat_or_two(
     shard = claim_shard(database)
     assert shard is not None
     heartbeat.hold(shard)
-    connecting.write(database, lambda c: jobs.cancel(c, job_id, "tester"))
+    connecting.write(database, lambda c: control.cancel(c, job_id, "tester"))
     samples.wait(lambda: heartbeat.lost(shard), "the cancel to be noticed", patience_s=5)
 
 
@@ -128,7 +129,7 @@ def test_a_cancelled_plan_or_training_is_noticed_too(
     claimed = claim_job(database)
     assert claimed is not None
     heartbeat.hold(claimed.lease)
-    connecting.write(database, lambda c: jobs.cancel(c, job_id, "tester"))
+    connecting.write(database, lambda c: control.cancel(c, job_id, "tester"))
     samples.wait(lambda: heartbeat.lost(claimed.lease), "the cancel to be noticed", patience_s=5)
 
 
@@ -137,7 +138,7 @@ def known(database: sa.Engine) -> None:
     """Worker `w` said hello long ago."""
     connecting.write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "w", host="here", pid=1, queues="score", engine=None, versions={}
         ),
     )
@@ -178,7 +179,7 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
 
     connecting.write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "w", host="h", pid=1, queues="score", engine="TensorRT", versions={}
         ),
     )
@@ -190,7 +191,7 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
 
     heart.beat()
     assert (row()["health"], row()["engine"]) == ({"temperature_c": 61}, "TensorRT")
-    heart.tell("TensorRT; model 1 in fp16")
+    heart.set_status("TensorRT; model 1 in fp16")
     heart.beat()
     assert row()["engine"] == "TensorRT; model 1 in fp16"
     # Every few seconds, not with every beat.
@@ -203,7 +204,9 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
 def test_a_machine_that_tells_nothing_leaves_its_row_alone(database: sa.Engine) -> None:
     connecting.write(
         database,
-        lambda c: workers.hello(c, "w", host="h", pid=1, queues="score", engine=None, versions={}),
+        lambda c: workers.register(
+            c, "w", host="h", pid=1, queues="score", engine=None, versions={}
+        ),
     )
     Heartbeat(database, "w", lease_s=60.0, health=dict).beat()
     (found,) = workers.alive(database)

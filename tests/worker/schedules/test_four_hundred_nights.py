@@ -22,7 +22,8 @@ from db.base.schema import jobs as jobs_table
 from db.base.schema import runs as runs_table
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.queue import jobs
+from db.queue import leases
+from db.work import claims, endings
 from tests.support.paths import ROOT
 from worker.schedules import timetable
 
@@ -42,7 +43,7 @@ STILL_GOING = 300
 TOGETHER = range(0, NIGHTS, 25)
 
 
-#: Ticks, and dies: with the run written and its job not, before it commits, or before it rings.
+#: Ticks, and dies: with the run written and its job not, before it commits, or before it notifies.
 KILLED_BEAT = """
 import os, signal, sys
 from datetime import datetime
@@ -85,20 +86,20 @@ def tick(engine: sa.Engine, at: datetime) -> list[int]:
     return timetable.tick(engine, lambda _: at)
 
 
-def work(engine: sa.Engine, worker: str = "w", lease_s: float = 60.0) -> jobs.Claimed | None:
+def work(engine: sa.Engine, worker: str = "w", lease_s: float = 60.0) -> claims.Claimed | None:
     """Claim what is due, as a training worker does."""
-    return write(engine, lambda c: jobs.claim(c, "train", worker, lease_s))
+    return write(engine, lambda c: claims.claim_job(c, "train", worker, lease_s))
 
 
-def close(engine: sa.Engine, claimed: jobs.Claimed) -> None:
+def close(engine: sa.Engine, claimed: claims.Claimed) -> None:
     """End a night's job as one that kept the champion."""
 
     def end(connection: sa.Connection) -> None:
-        jobs.fence(connection, claimed.lease)
+        leases.fence(connection, claimed.lease)
         run = runs.of_job(connection, claimed.lease.job_id)
         assert run is not None
         assert runs.finish(connection, run.id, "kept", "no better")
-        jobs.finish(connection, claimed.lease.job_id, "completed", "w")
+        endings.finish(connection, claimed.lease.job_id, "completed", "w")
 
     write(engine, end)
 
@@ -128,7 +129,7 @@ def test_four_hundred_nights_give_exactly_the_runs_expected_once_each(
         ),
     )
     expected: list[tuple[datetime, str, str]] = []
-    going: jobs.Claimed | None = None
+    going: claims.Claimed | None = None
 
     for n, moment in enumerate(due):
         if n in OFF_FOR_A_WEEK:
@@ -174,7 +175,7 @@ def test_four_hundred_nights_give_exactly_the_runs_expected_once_each(
         if n == JOB_LOST:
             write(
                 database,
-                lambda c, held=claimed: jobs.hand_back(c, held.lease, "x", in_good_order=True),
+                lambda c, held=claimed: leases.hand_back(c, held.lease, "x", in_good_order=True),
             )
             claimed = work(database)
             assert claimed is not None

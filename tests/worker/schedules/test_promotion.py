@@ -17,8 +17,8 @@ from db.base.schema import models as models_table
 from db.base.schema import notices
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
-from db.queue import jobs
-from db.registry import engine_checks, models
+from db.registry import aliases, engine_checks, models
+from db.work import claims, endings
 from tests.db import given
 from tests.worker import samples
 from trainer.card import Card
@@ -50,20 +50,20 @@ class Site:
         self.run_id = run_id
 
         def trained(connection: sa.Connection) -> None:
-            claimed = jobs.claim(connection, "train", "t", 60.0)
+            claimed = claims.claim_job(connection, "train", "t", 60.0)
             assert claimed is not None
             runs.note(
                 connection, run_id, state="proving", candidate_id=candidate,
                 reason="AUROC is as good", verdict={"told": "as good"},
             )  # fmt: skip
-            jobs.finish(connection, claimed.lease.job_id, "completed", "t")
+            endings.finish(connection, claimed.lease.job_id, "completed", "t")
 
         write(engine, trained)
 
     def worker(self, name: str, kind: str) -> None:
         write(
             self.engine,
-            lambda c: workers.hello(
+            lambda c: workers.register(
                 c, name, host=name, pid=1, queues="score", engine="x", versions={"proves": kind}
             ),
         )
@@ -83,7 +83,7 @@ class Site:
 
     @property
     def champion(self) -> int:
-        return int(models.resolve(self.engine, models.CHAMPION)["id"])
+        return int(aliases.resolve(self.engine, aliases.CHAMPION)["id"])
 
     def told(self) -> list[dict[str, Any]]:
         with reading(self.engine) as connection:
@@ -163,7 +163,7 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_stays(here: Site, tmp_pat
     other = write(
         here.engine, lambda c: models.register(c, given.model(tmp_path, "other"), "tests")
     )
-    write(here.engine, lambda c: models.move_alias(c, models.CHAMPION, other, "kim", "mine"))
+    write(here.engine, lambda c: aliases.move(c, aliases.CHAMPION, other, "kim", "mine"))
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", other)
     assert f"the champion was changed to model {other} meanwhile" in run["reason"]
@@ -178,11 +178,11 @@ def test_a_proof_is_taken_over_from_a_worker_that_vanished_and_given_up_after_th
     assert late is not None
     assert here.claim(CPU, "b") is None, "a is at it"
     for gone, following in (("a", "b"), ("b", "c")):
-        write(here.engine, lambda c, g=gone: workers.goodbye(c, g))
+        write(here.engine, lambda c, g=gone: workers.deregister(c, g))
         assert here.claim(CPU, following) is not None
     written = write(here.engine, lambda c: engine_checks.decide(c, late, "a", True, "late"))
     assert not written, "it is not a's any more"
-    write(here.engine, lambda c: workers.goodbye(c, "c"))
+    write(here.engine, lambda c: workers.deregister(c, "c"))
     assert here.claim(CPU, "d") is None
     run = here.settle()
     assert run["outcome"] == "kept"
@@ -202,7 +202,7 @@ def test_who_is_expected_back_is_waited_for_and_not_for_ever(
     here: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.worker("a", CPU)
-    write(here.engine, lambda c: workers.goodbye(c, "a"))
+    write(here.engine, lambda c: workers.deregister(c, "a"))
     assert here.settle()["state"] == "proving", "a scoring worker was here lately"
     monkeypatch.setattr(promotion, "PROVE_S", -timedelta(days=1).total_seconds())
     run = here.settle()
@@ -232,7 +232,7 @@ def test_this_machine_proves_a_model_that_it_computes_as_training_did(
 
     def prove() -> tuple[bool, str]:
         choice = choose(settings)
-        return engine_check.prove(settings, database, "w", choice, number, threading.Event())
+        return engine_check.check(settings, database, "w", choice, number, threading.Event())
 
     assert prove() == (True, "fp32 runs"), "an imported model was never seen by PyTorch"
     engine = open_engine(model_file, batch=8, threads=1)

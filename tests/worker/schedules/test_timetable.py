@@ -255,7 +255,9 @@ def test_a_clock_that_is_behind_makes_nothing_and_says_so_once(
     number = a_schedule(here, cron=f"0 {(datetime.now(UTC).hour + 12) % 24} * * *")
     write(
         here,
-        lambda c: workers.hello(c, "w", host="h", pid=1, queues="train", engine=None, versions={}),
+        lambda c: workers.register(
+            c, "w", host="h", pid=1, queues="train", engine=None, versions={}
+        ),
     )
     seen = workers.alive(here)[0]["seen_at"]
     write(here, lambda c: c.execute(sa.update(table).values(considered_until=seen - 3 * DAY)))

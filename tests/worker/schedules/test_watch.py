@@ -25,6 +25,7 @@ from db.base.schema import notices, sources, watched
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.queue import jobs, listings
+from db.work import claims, endings
 from tests.support import servers
 from tests.support.site import site
 from tests.worker import samples
@@ -139,7 +140,7 @@ class Inbox:
         return found
 
     def close(self, run: sa.RowMapping, state: str) -> None:
-        write(self.engine, lambda c: jobs.finish(c, run["job_id"], state, "w"))
+        write(self.engine, lambda c: endings.finish(c, run["job_id"], state, "w"))
 
     def jobs(self) -> int:
         """How many jobs there are."""
@@ -164,7 +165,7 @@ def inbox(
 
 def plan(database: sa.Engine, job_id: int) -> list[str]:
     """Plan a job as a worker does; the names of its items in order."""
-    claimed = write(database, lambda c: jobs.claim(c, "score", "planner", lease_s=60))
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "planner", lease_s=60))
     assert claimed is not None and claimed.lease.job_id == job_id
     heartbeat = Heartbeat(database, "planner", lease_s=60)
     heartbeat.hold(claimed.lease)
@@ -179,7 +180,7 @@ def plan(database: sa.Engine, job_id: int) -> list[str]:
 def hello(database: sa.Engine, who: str) -> None:
     write(
         database,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, who, host="h", pid=1, queues="score", engine="x", versions={"engines": "auto,onnx"}
         ),
     )
@@ -368,7 +369,7 @@ def test_a_worker_that_only_trains_does_not_look(inbox: Inbox) -> None:
     inbox.folder.rename(inbox.folder.with_name("mounted elsewhere"))
     write(
         inbox.engine,
-        lambda c: workers.hello(
+        lambda c: workers.register(
             c, "trains", host="h", pid=2, queues="train", engine=None, versions={}
         ),
     )
@@ -396,7 +397,7 @@ def test_a_looker_that_lives_is_left_to_it_and_one_that_vanished_is_replaced(inb
     inbox.look("other")
     assert runs.get(inbox.engine, run_id)["worker_id"] == "w"
     assert inbox.files() == {}
-    write(inbox.engine, lambda c: workers.goodbye(c, "w"))
+    write(inbox.engine, lambda c: workers.deregister(c, "w"))
     inbox.look("other")
     assert inbox.files() == {"a.jpg": ("seen", 0)}
 

@@ -1,4 +1,4 @@
-"""A new model is proved by what this machine computes, and each way to fail has its sentence."""
+"""Engine checks: a model is tried by what this machine computes, and each failure is a sentence."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from numpy.typing import NDArray
 
 from db.base import database as connecting
 from db.base.schema import models as models_table
-from db.registry import models
+from db.registry import engines, models
+from tests.worker.scoring.made_up import ON_GPU
 from trainer.card import Card
 from worker import config
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, gate, open_engine
+from worker.engine import Engine, EngineChoice, choose, gate, open_engine
 from worker.engine.base import Outputs, Pending
 from worker.machine import gpu_lease
-from worker.machine.gpu import Gpu
 from worker.scoring import engine_check, serving
-
-GPU = Gpu(
-    index=0, name="Made up", uuid="GPU-1", compute_capability=(8, 7), memory_bytes=1 << 30,
-    integrated=False, driver="13.0",
-)  # fmt: skip
 
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -58,7 +53,7 @@ class ChangedPending:
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """SQLite only: who proves what is tested on both with the database."""
+    """SQLite only: who checks what is tested on both with the database."""
     return sqlite_url
 
 
@@ -76,7 +71,7 @@ def drawn(card: Card) -> gate.Films:
 
 
 @pytest.fixture(scope="module")
-def said(model_file: Path, drawn: gate.Films) -> NDArray[np.float32]:
+def scores(model_file: Path, drawn: gate.Films) -> NDArray[np.float32]:
     """What the engine on the processor says of them; PyTorch's place is taken by it."""
     engine = open_engine(model_file, batch=16, threads=1)
     scores = gate.answers(engine, drawn).scores
@@ -91,21 +86,21 @@ def drawn_once(drawn: gate.Films, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def learned(database: sa.Engine, model_id: int, said: NDArray[np.float32]) -> int:
-    """A model that came with what training said of the drawn films."""
+def learned(database: sa.Engine, model_id: int, scores: NDArray[np.float32]) -> int:
+    """A model that came with the scores that training gave the drawn films."""
     connecting.write(
         database,
         lambda c: c.execute(
-            sa.update(models_table).values(reference={"golden": {"scores": said.tolist()}})
+            sa.update(models_table).values(reference={"golden": {"scores": scores.tolist()}})
         ),
     )
     return model_id
 
 
-def prove(
-    settings: Settings, database: sa.Engine, model_id: int, choice: Choice | None = None
+def check(
+    settings: Settings, database: sa.Engine, model_id: int, choice: EngineChoice | None = None
 ) -> tuple[bool, str]:
-    return engine_check.prove(
+    return engine_check.check(
         settings, database, "w", choice or choose(settings), model_id, threading.Event()
     )
 
@@ -121,13 +116,13 @@ def computing(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     [
         (
             lambda scores: np.clip(scores + np.float32([[0.25, -0.25]]), 0, 1),
-            "fp32 differs from training by up to 0.25 in probability on 160 drawn films, where "
-            "0.0001 is rounding",
+            "fp32 differs from training by up to 0.25 in probability on 160 drawn films "
+            "(limit 0.0001)",
         ),
         (
             lambda scores: np.full_like(scores, np.nan),
-            "fp32 differs from training by up to 1 in probability on 160 drawn films, where 0.0001 "
-            "is rounding",
+            "fp32 differs from training by up to 1 in probability on 160 drawn films "
+            "(limit 0.0001)",
         ),
         (
             lambda scores: scores[:, :1],
@@ -136,21 +131,21 @@ def computing(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     ],
     ids=["off", "not-a-number", "another-shape"],
 )
-def test_a_machine_that_computes_wrongly_does_not_prove_a_model_and_says_how_far_off(
+def test_a_machine_that_computes_wrongly_does_not_pass_a_model_and_says_how_far_off(
     settings: Settings, database: sa.Engine, learned: int, monkeypatch: pytest.MonkeyPatch,
     change: Change, says: str,
 ) -> None:  # fmt: skip
     computing(monkeypatch, change)
-    assert prove(settings, database, learned) == (False, says)
+    assert check(settings, database, learned) == (False, says)
 
 
 def test_the_precision_that_would_serve_is_tried_too_and_not_only_fp32(
     settings: Settings, database: sa.Engine, learned: int, monkeypatch: pytest.MonkeyPatch,
-    said: NDArray[np.float32],
+    scores: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    # Where it was made, bf16 said something else of the drawn films than fp32 did.
-    by_bf16 = np.clip(said + np.float32([[0.3, -0.3]]), 0, 1)
-    golden = {"scores": said.tolist(), "bf16": by_bf16.tolist()}
+    # Where it was made, bf16 gave the drawn films other scores than fp32 did.
+    by_bf16 = np.clip(scores + np.float32([[0.3, -0.3]]), 0, 1)
+    golden = {"scores": scores.tolist(), "bf16": by_bf16.tolist()}
     connecting.write(
         database,
         lambda c: c.execute(sa.update(models_table).values(reference={"golden": golden})),
@@ -160,8 +155,8 @@ def test_the_precision_that_would_serve_is_tried_too_and_not_only_fp32(
         "options": {}, "passed": True,
     }  # fmt: skip
     sha256 = str(models.file_of(database, learned)["sha256"])
-    connecting.write(database, lambda c: models.record_engine(c, sha256, row))
-    assert models.best_precision(database, learned) == "bf16"
+    connecting.write(database, lambda c: engines.record(c, sha256, row))
+    assert engines.best_precision(database, learned) == "bf16"
     real = serving.open_on
 
     def rounded(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,36 +177,32 @@ def test_the_precision_that_would_serve_is_tried_too_and_not_only_fp32(
         return changed
 
     monkeypatch.setattr(serving, "open_on", open_on)
-    passed, detail = prove(settings, database, learned)
+    passed, detail = check(settings, database, learned)
     assert passed, detail
     assert [part.split()[0] for part in detail.split("; ")] == ["fp32", "bf16"]
     change = saturated
-    passed, detail = prove(settings, database, learned)
+    passed, detail = check(settings, database, learned)
     assert not passed
     assert detail.startswith("bf16 differs from training by 0.")
-    assert detail.endswith(" in probability on 160 drawn films, where 0.1 may be")
+    assert detail.endswith(" in probability (99th percentile of 160 drawn films; limit 0.1)")
 
 
-def test_an_engine_that_another_took_the_place_of_is_no_proof(
+def test_an_engine_that_another_took_the_place_of_does_not_pass(
     settings: Settings, database: sa.Engine, learned: int, monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """A GPU that fails would else be proved by the processor that serves instead of it."""
+    """A GPU that fails would else pass by the processor that serves in its place."""
     monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
-    on_gpu = Choice(
-        asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
-        lanes=2,
-    )  # fmt: skip
-    passed, detail = prove(settings, database, learned, on_gpu)
+    passed, detail = check(settings, database, learned, ON_GPU)
     assert not passed
-    assert detail.startswith(f"fp32 does not run on {on_gpu.kind}; OpenVINO ")
+    assert detail.startswith(f"fp32 does not run on {ON_GPU.kind}; OpenVINO ")
     assert detail.endswith(" took its place")
 
 
-def test_who_is_told_to_stop_has_found_out_nothing(
+def test_a_check_that_is_stopped_has_found_out_nothing(
     settings: Settings, database: sa.Engine, learned: int
 ) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(engine_check.Stopped):
-        engine_check.prove(settings, database, "w", choose(settings), learned, stop)
+        engine_check.check(settings, database, "w", choose(settings), learned, stop)

@@ -56,7 +56,9 @@ class Asked:
         """Wait for so many."""
         for _ in range(count):
             assert self.woken.acquire(timeout=samples.PATIENCE_S)
-        return [self.thread.done.popleft() for _ in range(count)]
+        found = list(self.thread.finished())
+        assert len(found) == count
+        return found
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def test_a_model_that_cannot_be_loaded_costs_its_own_batches(asked: Asked) -> No
     assert [r.answer is not None for r in requests] == [True, False, True, False, False, True]
     assert "not an ONNX file" in str(requests[1].error)
     assert str(requests[3].error) == "model 4 is not here"
-    asked.thread.check()
+    assert list(asked.thread.finished()) == []
 
 
 def test_a_model_that_is_not_here_does_not_cost_the_one_that_is_loaded(
@@ -125,7 +127,7 @@ def test_closing_finishes_what_is_queued(model_file: Path) -> None:
     asked = Asked({1: model_file})
     requests = asked.ask(*[1] * 6)
     asked.thread.close()
-    assert list(asked.thread.done) == requests
+    assert list(asked.thread.finished()) == requests
     assert all(r.answer is not None for r in requests)
 
 
@@ -142,7 +144,7 @@ def test_an_engine_thread_that_ends_says_so_instead_of_keeping_its_askers_waitin
     )
     assert asked.woken.acquire(timeout=samples.PATIENCE_S)
     with pytest.raises(RuntimeError, match="the engine ended"):
-        asked.thread.check()
+        list(asked.thread.finished())
     assert "the engine thread ended" in caplog.text
     began = time.monotonic()
     asked.thread.close()

@@ -233,13 +233,13 @@ _POISON = """
 import os, signal, sys
 
 if "worker.app" in " ".join(sys.orig_argv):
-    from worker.scoring import shard
+    from worker.scoring import opening
 
-    def open(self, claimed, *rest, _open=shard.Opener.open):
+    def open(self, claimed, *rest, _open=opening.Opener.open):
         run = _open(self, claimed, *rest)
         if any(m.name == {poison!r} for m in run.members):
             os.kill(os.getpid(), signal.SIGKILL)
         return run
 
-    shard.Opener.open = open
+    opening.Opener.open = open
 """

@@ -14,6 +14,7 @@ import pytest
 
 from db.base import database, workers
 from db.queue import jobs
+from db.work import control
 from tests.support import films as real
 from tests.support import servers
 from tests.support.paths import SHARED
@@ -171,7 +172,7 @@ def test_one_unreadable_file_costs_that_file_and_is_told(here: Site, films: Path
 
 def test_a_bell_that_never_rang_is_made_up_for_by_a_sweep(here: Site, films: Path) -> None:
     here.worker()
-    job_id = here.score(films, model_id=1, ring=False)
+    job_id = here.score(films, model_id=1, notify=False)
     assert here.ended(job_id) == "completed"
 
 
@@ -185,7 +186,7 @@ def test_the_broker_may_lose_everything_in_the_middle(
     valkey.start(keep_data=False)
     assert here.ended(job_id) == "completed"
     # The worker found its way back to the empty broker: a second job reaches it.
-    assert here.ended(here.score(films, model_id=1, ring=False)) == "completed"
+    assert here.ended(here.score(films, model_id=1, notify=False)) == "completed"
 
 
 def test_a_cancelled_job_ends_now_and_keeps_what_is_committed(here: Site, films: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_more_urgent_job_overtakes_within_a_shard(here: Site, films: Path) -> 
     )
     # What was in hand is finished: three small shards, and one that was being claimed just then.
     assert done_before[0].n <= 4
-    database.write(here.engine, lambda c: jobs.cancel(c, slow, "tester@here"))
+    database.write(here.engine, lambda c: control.cancel(c, slow, "tester@here"))
 
 
 def test_nothing_outlives_a_killed_worker(here: Site, films: Path) -> None:

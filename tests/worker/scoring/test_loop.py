@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.schema import model_chunks, shards
-from db.queue import jobs, leases, listings
+from db.queue import jobs, listings
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
+from db.work import claims
 from tests.worker import samples
 from trainer.card import Card
 from worker import config
@@ -155,18 +156,18 @@ def test_a_shard_that_cannot_be_opened_is_let_go_of(
     scoring: Scoring, folder: Path, model_id: int
 ) -> None:
     samples.submit_score(scoring.engine, model_id, folder)
-    claimed = connecting.write(scoring.engine, lambda c: jobs.claim(c, "score", "w", LEASE_S))
+    claimed = connecting.write(scoring.engine, lambda c: claims.claim_job(c, "score", "w", LEASE_S))
     assert claimed is not None
     new = [NewShard(source_no=0, n_items=1, listing=b"no listing")]
     connecting.write(scoring.engine, lambda c: listings.add(c, claimed.lease, new))
-    connecting.write(scoring.engine, lambda c: jobs.planned(c, claimed.lease, {}))
+    connecting.write(scoring.engine, lambda c: listings.complete(c, claimed.lease, {}))
     with pytest.raises(ValueError, match="listing is damaged"):
         scoring.scorer.drain()
     scoring.scorer.abandon()
 
     # The worker's heart beats on; this lease runs out all the same.
     def claim() -> Shard | None:
-        return connecting.write(scoring.engine, lambda c: leases.claim(c, "other", LEASE_S))
+        return connecting.write(scoring.engine, lambda c: claims.claim_shard(c, "other", LEASE_S))
 
     samples.wait(claim, "the lease to run out", patience_s=10 * LEASE_S)
 

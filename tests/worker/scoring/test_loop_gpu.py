@@ -21,28 +21,16 @@ from db.base import database as connecting
 from db.base.schema import shards
 from db.queue import jobs
 from tests.worker import samples
+from tests.worker.scoring.made_up import GPU, ON_GPU
 from trainer import card as cards
 from worker import config
-from worker.engine import Choice, Engine, choose, open_engine
+from worker.engine import Engine, EngineChoice, choose, open_engine
 from worker.engine.onnx import OnnxEngine
 from worker.errors import GpuLost
-from worker.machine.gpu import Gpu
-from worker.machine.gpu_lease import Board
+from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import serving
 from worker.scoring.loop import Scorer
-
-UUID = "GPU-00000000-made-up"
-
-GPU = Gpu(
-    index=0, name="Made up", uuid=UUID, compute_capability=(8, 7), memory_bytes=1 << 30,
-    integrated=False, driver="13.0",
-)  # fmt: skip
-
-ON_GPU = Choice(
-    asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
-    lanes=2,
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -80,16 +68,19 @@ class Site:
         )
         self.engine = engine
         self.folder = home
-        self.said: list[str] = []
+        self.statuses: list[str] = []
         self.heartbeat = Heartbeat(engine, "w", lease_s=20)
         self.heartbeat.start()
 
-    def scorer(self, choice: Choice | None = None, board: Board | None = None) -> Scorer:
+    def scorer(
+        self, choice: EngineChoice | None = None, gpu_lease: GpuLease | None = None
+    ) -> Scorer:
         """A new one, as of a new process."""
         self.stop = threading.Event()
         return Scorer(
             self.settings, self.engine, "w", self.heartbeat, self.stop, lambda times: None,
-            choice=choice or choose(self.settings), board=board, say=self.said.append,
+            choice=choice or choose(self.settings), gpu_lease=gpu_lease,
+            set_status=self.statuses.append,
         )  # fmt: skip
 
     def shards(self, job_id: int) -> list[sa.RowMapping]:
@@ -208,7 +199,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     """ONNX Runtime is what opens on a GPU; every engine that was opened."""
     made: list[Engine] = []
 
-    def open_on(choice: Choice, path: Path, *, precision: str, **_: Any) -> Engine:
+    def open_on(choice: EngineChoice, path: Path, *, precision: str, **_: Any) -> Engine:
         if choice.gpu is None:
             return open_engine(path, batch=choice.batch, threads=1, precision=precision)
         card = cards.read(path)
@@ -228,22 +219,22 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    trainer = Board(UUID, "training", tmp_path)
+    trainer = GpuLease(GPU.uuid, "training", tmp_path)
     assert trainer.take()
     job_id = samples.submit_score(site.engine, model_id, folder)
-    scorer = site.scorer(ON_GPU, Board(UUID, "scoring", tmp_path))
+    scorer = site.scorer(ON_GPU, GpuLease(GPU.uuid, "scoring", tmp_path))
     thread = threading.Thread(target=scorer.drain)
     thread.start()
-    samples.wait(lambda: site.said, "it to say that it waits")
-    assert site.said == [f"scoring waits for the GPU, which {trainer.holder()} has"]
-    assert site.said[0] in caplog.text
+    samples.wait(lambda: site.statuses, "it to say that it waits")
+    assert site.statuses == [f"scoring waits for the GPU, which {trainer.holder()} has"]
+    assert site.statuses[0] in caplog.text
     time.sleep(0.5)
     assert jobs.get(site.engine, job_id)["state"] == "queued", "nothing is claimed meanwhile"
     trainer.release()
     thread.join(samples.PATIENCE_S)
     assert not thread.is_alive()
     assert jobs.get(site.engine, job_id)["state"] == "completed"
-    assert site.said[-1] == f"model {model_id} in fp32"
+    assert site.statuses[-1] == f"model {model_id} in fp32"
     (text,) = site.events(job_id, "engine")
     assert text.startswith("ONNX Runtime ")
     assert "parity" in text and "on 96 films" in text
@@ -255,7 +246,7 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
     assert jobs.get(site.engine, again)["state"] == "completed"
     assert len(opened) == 1
     trainer.leave()
-    scorer.rest()
+    scorer.release_gpu()
     assert opened[0]._session is None, "its memory is given back"  # type: ignore[attr-defined]
     assert trainer.take()
     trainer.release()
@@ -271,22 +262,22 @@ def test_scoring_waits_for_the_gpu_holding_nothing_and_gives_it_back_when_it_res
 def test_scoring_does_not_wait_for_the_gpu_where_nothing_is_due_or_when_it_is_stopped(
     site: Site, folder: Path, tmp_path: Path, model_id: int, opened: list[Engine]
 ) -> None:
-    trainer = Board(UUID, "training", tmp_path)
+    trainer = GpuLease(GPU.uuid, "training", tmp_path)
     assert trainer.take()
-    scorer = site.scorer(ON_GPU, Board(UUID, "scoring", tmp_path))
+    scorer = site.scorer(ON_GPU, GpuLease(GPU.uuid, "scoring", tmp_path))
     scorer.drain()
-    assert site.said == []
+    assert site.statuses == []
     samples.submit_score(site.engine, model_id, folder)
     thread = threading.Thread(target=scorer.drain)
     thread.start()
-    samples.wait(lambda: site.said, "it to say that it waits")
+    samples.wait(lambda: site.statuses, "it to say that it waits")
     site.stop.set()
     thread.join(samples.PATIENCE_S)
     assert not thread.is_alive()
     scorer.close()
     # It keeps no turn either: whoever is next has it at once.
     trainer.release()
-    other = Board(UUID, "training", tmp_path)
+    other = GpuLease(GPU.uuid, "training", tmp_path)
     assert other.take()
     other.release()
 

@@ -20,10 +20,12 @@ import zstandard
 from db.base import database as connecting
 from db.base.schema import shard_listings, shards
 from db.queue import jobs, listings
+from db.work import claims, control
 from tests.worker import samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
-from worker.scoring.planning import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES, Planner
+from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
+from worker.scoring.planning import Planner
 
 
 class Row(NamedTuple):
@@ -43,27 +45,27 @@ class Desk:
         self.engine = engine
         self.heartbeat = Heartbeat(engine, "planner", lease_s=60)
         self.stop = threading.Event()
-        self.rung: list[int] = []
+        self.notified: list[int] = []
         self.woken = 0
-        self.on_ring: Callable[[], object] = lambda: None
+        self.on_notify: Callable[[], object] = lambda: None
 
     def plan(self, job_id: int) -> None:
         """Claim the job and plan it until the planner ends."""
         claimed = connecting.write(
-            self.engine, lambda c: jobs.claim(c, "score", "planner", lease_s=60)
+            self.engine, lambda c: claims.claim_job(c, "score", "planner", lease_s=60)
         )
         assert claimed is not None
         assert claimed.lease.job_id == job_id
 
-        def ring(times: int) -> None:
-            self.rung.append(times)
-            self.on_ring()
+        def notify(times: int) -> None:
+            self.notified.append(times)
+            self.on_notify()
 
         def wake() -> None:
             self.woken += 1
 
         self.heartbeat.hold(claimed.lease)
-        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, ring, wake)
+        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, notify, wake)
         planner.join()
         assert not planner.running
 
@@ -139,7 +141,7 @@ def test_a_small_job_still_has_several_shards(desk: Desk, model_id: int, tmp_pat
         94,
         len(sizes),
     )
-    assert sum(desk.rung) == len(sizes)
+    assert sum(desk.notified) == len(sizes)
     assert desk.woken >= 2
 
 
@@ -154,7 +156,7 @@ def test_shards_of_a_large_job_grow_to_their_largest_size(
     assert sizes[:-1] == sorted(sizes[:-1])
     for n, size in enumerate(sizes[:-1]):
         assert size <= max(SMALLEST, sum(sizes[:n]) // PARTS)
-    assert len(desk.rung) >= 2, "shards are there to be scored before the listing is over"
+    assert len(desk.notified) >= 2, "shards are there to be scored before the listing is over"
     assert desk.names(job_id) == listed(large)
 
 
@@ -166,13 +168,13 @@ def test_a_planner_that_was_stopped_is_continued_to_the_same_shards(
     desk.plan(undisturbed)
 
     job_id = samples.submit_score(desk.engine, model_id, small, large, small)
-    desk.rung.clear()
+    desk.notified.clear()
 
     def stop() -> None:
-        if len(desk.rung) == 2:
+        if len(desk.notified) == 2:
             desk.stop.set()
 
-    desk.on_ring = stop
+    desk.on_notify = stop
     desk.plan(job_id)
     some = desk.job(job_id)["planned_shards"]
     assert FLUSH_SHARDS <= some < len(desk.shards(undisturbed))
@@ -180,7 +182,7 @@ def test_a_planner_that_was_stopped_is_continued_to_the_same_shards(
     assert desk.job(job_id)["attempts"] == 0, "stopping in good order is no failed attempt"
 
     desk.stop.clear()
-    desk.on_ring = lambda: None
+    desk.on_notify = lambda: None
     desk.plan(job_id)
     assert desk.job(job_id)["state"] == "running"
     assert desk.shards(job_id) == desk.shards(undisturbed)
@@ -194,18 +196,18 @@ def test_a_planner_whose_worker_died_is_continued_to_the_same_shards(
     desk.plan(undisturbed)
 
     job_id = samples.submit_score(desk.engine, model_id, large)
-    desk.rung.clear()
+    desk.notified.clear()
 
     def die() -> None:
         # Whoever has it from now on writes nothing: its lease was taken over.
-        if len(desk.rung) == 1:
+        if len(desk.notified) == 1:
             with connecting.writing(desk.engine) as connection:
                 connection.exec_driver_sql(
                     f"UPDATE jobs SET lease_until = finished_at, lease_token = lease_token + 1, "
                     f"state = 'queued' WHERE id = {job_id}"
                 )
 
-    desk.on_ring = die
+    desk.on_notify = die
     desk.plan(job_id)
     assert 0 < desk.job(job_id)["planned_shards"] < len(desk.shards(undisturbed))
     desk.plan(job_id)
@@ -247,7 +249,7 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
             tar.add(file, file.name)
     job_id = samples.submit_score(desk.engine, model_id, path)
     indexed: list[bool] = []
-    desk.on_ring = lambda: indexed.append(index_of(desk.engine, job_id) is not None)
+    desk.on_notify = lambda: indexed.append(index_of(desk.engine, job_id) is not None)
     desk.plan(job_id)
     assert indexed == [True]
     assert desk.names(job_id) == [f.name for f in files]
@@ -340,14 +342,14 @@ def test_a_cancelled_job_is_planned_no_further(desk: Desk, model_id: int, large:
     job_id = samples.submit_score(desk.engine, model_id, large)
 
     def cancel() -> None:
-        connecting.write(desk.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        connecting.write(desk.engine, lambda c: control.cancel(c, job_id, "tester"))
         desk.heartbeat.beat()
 
-    desk.on_ring = cancel
+    desk.on_notify = cancel
     desk.plan(job_id)
-    assert len(desk.rung) == 1
+    assert len(desk.notified) == 1
     assert desk.job(job_id)["state"] == "cancelled"
-    assert len(desk.shards(job_id)) == desk.rung[0]
+    assert len(desk.shards(job_id)) == desk.notified[0]
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "tar.zst"])

@@ -6,7 +6,6 @@ reference, and needs no GPU.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,14 @@ from onnx import numpy_helper
 from db.base import database as connecting
 from db.base.schema import engines
 from db.registry import models
+from tests.worker.scoring.made_up import GPU, ON_GPU
 from trainer import card as cards
-from trainer.errors import Stopped
 from worker import config
 from worker.config import Settings
-from worker.engine import Choice, Engine, choose, open_engine, store
+from worker.engine import Engine, EngineChoice, choose, open_engine, store
 from worker.engine.onnx import OnnxEngine
 from worker.errors import EngineError, GpuLost
-from worker.machine.gpu import Gpu
 from worker.scoring import serving
-from worker.scoring.engine_thread import Model
-
-GPU = Gpu(
-    index=0, name="Made up", uuid="GPU-1", compute_capability=(8, 7), memory_bytes=1 << 30,
-    integrated=False, driver="13.0",
-)  # fmt: skip
-
-ON_GPU = Choice(
-    asked="auto", backend="onnxruntime", version="1", gpu=GPU, reason="", batch=16, threads=1,
-    lanes=2,
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -69,7 +56,7 @@ class Opening:
         self.error: EngineError | None = None
         self.batch = ON_GPU.batch
 
-    def __call__(self, choice: Choice, path: Path, *, precision: str, **_: Any) -> Engine:
+    def __call__(self, choice: EngineChoice, path: Path, *, precision: str, **_: Any) -> Engine:
         self.tried.append(choice.backend)
         if choice.gpu is None:
             return open_engine(path, batch=choice.batch, threads=1, precision=precision)
@@ -131,7 +118,7 @@ def test_the_gate_is_passed_once_for_the_same_engine_and_again_for_other_options
     path = store.fetch(database, settings.home, model_id)
 
     def text() -> str:
-        served = serving.found(settings, database, path, "fp32", ON_GPU)
+        served = serving.obtain(settings, database, path, "fp32", ON_GPU)
         served.engine.close()
         return served.text
 
@@ -152,7 +139,7 @@ def test_an_engine_that_disagrees_gives_way_to_the_processor_which_says_why(
 ) -> None:
     opening.file = broken
     path = store.fetch(database, settings.home, model_id)
-    served = serving.found(settings, database, path, "fp32", ON_GPU)
+    served = serving.obtain(settings, database, path, "fp32", ON_GPU)
     assert opening.tried == ["onnxruntime", "openvino"]
     # Films still come in the batches that were cut for a GPU.
     assert (served.engine.backend, served.engine.batch) == ("openvino", 16)
@@ -170,7 +157,7 @@ def test_what_cannot_be_opened_gives_way_too(
 ) -> None:
     opening.error = EngineError("no such library")
     path = store.fetch(database, settings.home, model_id)
-    served = serving.found(settings, database, path, "fp32", ON_GPU)
+    served = serving.obtain(settings, database, path, "fp32", ON_GPU)
     assert served.text.endswith(": ONNX Runtime: no such library")
     assert rows(database) == []
     served.engine.close()
@@ -203,32 +190,9 @@ def test_the_processors_engine_serves_without_a_gate_and_says_why_it_does(
 ) -> None:
     choice = choose(settings)
     path = store.fetch(database, settings.home, model_id)
-    served = serving.found(settings, database, path, "fp32", choice)
+    served = serving.obtain(settings, database, path, "fp32", choice)
     served.engine.close()
     assert served.text.startswith(f"OpenVINO {served.engine.backend_version}, fp32, on ")
     assert served.text.endswith(f": {choice.reason}")
     assert served.engine.batch == settings.batch
     assert rows(database) == []
-
-
-def test_a_build_ends_with_its_worker_and_is_told_of_meanwhile(
-    settings: Settings,
-    database: sa.Engine,
-    model_id: int,
-    model_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stop, said = threading.Event(), list[str]()
-
-    def build(choice: Choice, path: Path, *, report: Any, **_: Any) -> Engine:
-        report("Tactics 3/9", 300, 1000)
-        stop.set()
-        report("Tactics 4/9", 400, 1000)
-        raise AssertionError("it went on")
-
-    monkeypatch.setattr(serving, "open_on", build)
-    loader = serving.Loader(settings, database, "w", ON_GPU, stop, said.append)
-    model = Model(model_id, "fp32")
-    with pytest.raises(Stopped):
-        loader.load(loader.locate(model), model)
-    assert said == [f"model {model_id} in fp32: Tactics 3/9, 30 % done"]

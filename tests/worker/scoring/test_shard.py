@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import tarfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
-from db.base import database as connecting
-from db.queue import jobs, listings
 from db.queue.leases import Shard
 from db.queue.results import NotPredicted, Prediction
 from db.queue.reuse import Known
-from tests.worker import samples
 from trainer.card import Card
 from worker import archive
 from worker.archive import Member
 from worker.decoding.pool import Decoded, Film, Place
 from worker.engine import Outputs
 from worker.machine.privacy import Privacy
-from worker.scoring.shard import Opener, ShardRun, label, stored_name
+from worker.scoring.engine_thread import Model
+from worker.scoring.shard import ShardRun, stored_name
 
 PRIVACY = Privacy(b"the key of a site")
 
@@ -39,7 +34,10 @@ def run(card: Card, **spec: Any) -> ShardRun:
         n_items=3, listing=archive.pack(members), model_id=1, priority=0, spec=spec,
     )  # fmt: skip
     place = Place(kind="folder", uri="/films", edition="1")
-    return ShardRun(shard=shard, card=card, place=place, members=members, privacy=PRIVACY)
+    return ShardRun(
+        shard=shard, card=card, model=Model(1, "fp32"), place=place, members=members,
+        privacy=PRIVACY,
+    )  # fmt: skip
 
 
 def back(
@@ -56,8 +54,8 @@ def back(
     found.read(index, Decoded(film=film, failure=failure, content=content, tags=tags))
 
 
-def said(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
-    """What a network may have said about some films."""
+def outputs(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
+    """What a network may have answered on some films."""
     return Outputs(
         scores=np.array(scores, np.float32),
         cam=None if cam is None else np.array(cam, np.float32),
@@ -72,36 +70,10 @@ def only(found: ShardRun) -> Prediction:
     return outcome
 
 
-@pytest.mark.parametrize(
-    ("threshold", "probability", "expected"),
-    [(0.5, 0.5, 1), (0.5, 0.49, 0), (0.2, 0.3, 1), (0.9, 0.8, 0)],
-)
-def test_of_two_classes_the_threshold_decides(
-    card: Card, threshold: float, probability: float, expected: int
-) -> None:
-    chosen = dataclasses.replace(card, threshold=threshold)
-    assert label(np.array([[1 - probability, probability]], np.float32), chosen) == expected
-
-
-def test_of_three_classes_the_threshold_decides_about_the_positive_one_first(card: Card) -> None:
-    chosen = dataclasses.replace(
-        card, labels=("NORMAL", "PNEUMONIA", "OTHER"), positive="PNEUMONIA", threshold=0.3
-    )
-    for scores, expected in (
-        ((0.6, 0.3, 0.1), 1),  # positive, though NORMAL is likelier
-        ((0.5, 0.2, 0.3), 0),
-        ((0.1, 0.2, 0.7), 2),
-    ):
-        assert label(np.array([scores], np.float32), chosen) == expected
-    # Below its threshold the positive class is not called, even where it is the likeliest.
-    strict = dataclasses.replace(chosen, threshold=0.9)
-    assert label(np.array([(0.1, 0.7, 0.2)], np.float32), strict) == 2
-
-
-def test_a_prediction_holds_what_the_network_said(card: Card) -> None:
+def test_a_prediction_holds_what_the_network_answered(card: Card) -> None:
     chosen = dataclasses.replace(card, ood_threshold=1.5)
     found = run(chosen)
-    found.scored([1], [1], said((0.9, 0.1), (0.25, 0.75), ood=[1.0, 2.0]))
+    found.scored([1], [1], outputs((0.9, 0.1), (0.25, 0.75), ood=[1.0, 2.0]))
     outcome = only(found)
     assert (outcome.item_no, outcome.name) == (11, "b\\x1b.png")
     assert (outcome.label_no, outcome.probability, outcome.positive) == (1, 0.75, True)
@@ -112,7 +84,7 @@ def test_a_prediction_holds_what_the_network_said(card: Card) -> None:
 
 def test_all_scores_are_kept_where_there_are_more_than_two_classes(card: Card) -> None:
     found = run(dataclasses.replace(card, labels=("A", "B", "C"), positive="C"))
-    found.scored([0], [0], said((0.25, 0.5, 0.25)))
+    found.scored([0], [0], outputs((0.25, 0.5, 0.25)))
     assert only(found).scores == [0.25, 0.5, 0.25]
     assert only(found).label_no == 1
     assert (only(found).ood, only(found).unusual) == (None, False)
@@ -127,7 +99,7 @@ def test_a_film_that_failed_is_an_error_or_a_refusal(card: Card) -> None:
         NotPredicted(item_no=12, name="c.png", code="too_small", detail="an icon", refused=True),
     ]
     assert found.outcomes == expected
-    found.scored([1], [0], said((0.5, 0.5)))
+    found.scored([1], [0], outputs((0.5, 0.5)))
     assert found.complete
 
 
@@ -146,7 +118,7 @@ def test_maps_are_kept_of_all_films_of_flagged_ones_or_of_none(
     maps = [[[0.0, 1.0], [2.0, 3.0]]] * 2
     for row, expected in enumerate(kept):
         found = run(card, **spec)
-        found.scored([0], [row], said((0.2, 0.8), (0.8, 0.2), cam=maps))
+        found.scored([0], [row], outputs((0.2, 0.8), (0.8, 0.2), cam=maps))
         assert (only(found).cam is not None) == expected
 
 
@@ -155,7 +127,7 @@ def test_a_map_comes_back_from_its_bytes_within_half_a_level(card: Card) -> None
     for scale, offset in ((1, 0), (1e-3, 5), (1e4, -3), (0, 2)):
         cam = (rng.normal(size=(5, 7)) * scale + offset).astype(np.float32)
         found = run(card, keep_cam="all")
-        found.scored([0], [0], said((0.5, 0.5), cam=cam[None]))
+        found.scored([0], [0], outputs((0.5, 0.5), cam=cam[None]))
         kept = only(found).cam
         assert kept is not None
         assert (kept.height, kept.width, len(kept.data)) == (5, 7, 35)
@@ -171,7 +143,7 @@ def test_a_dicom_is_named_by_a_keyed_hash_and_its_map_stays_here(card: Card) -> 
     tags = {"patient": "SMITH-1", "study": "1.2.3", "accession": ""}
     back(found, 0, tags=tags)
     back(found, 1, ("lateral", "a lateral view", True), tags=tags)
-    found.scored([0], [0], said((0.5, 0.5)))
+    found.scored([0], [0], outputs((0.5, 0.5)))
     names = [stored_name(PRIVACY, name, hide=True) for name in ("a.png", "b\\x1b.png")]
     assert sorted(o.name for o in found.outcomes) == sorted(names)
     assert sorted(found.hashed_names) == [(10, names[0], "a.png"), (11, names[1], "b\\x1b.png")]
@@ -216,40 +188,3 @@ def test_what_the_store_knows_is_answered_and_the_rest_waits(card: Card) -> None
     answered = next(o for o in found.outcomes if isinstance(o, Prediction))
     assert (answered.item_no, answered.probability, answered.positive) == (12, 0.75, True)
     assert answered.reused_from == (7, 3)
-
-
-def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
-    database: sa.Engine, model_id: int, card: Card, tmp_path: Path
-) -> None:
-    films = samples.films(4)
-    with tarfile.open(tmp_path / "films.tar.gz", "w:gz") as tar:
-        for name, data in films:
-            (tmp_path / name).write_bytes(data)
-            tar.add(tmp_path / name, name)
-    job_id = samples.submit_score(database, model_id, tmp_path / "films.tar.gz")
-    uri = str(tmp_path / "films.tar.gz")
-    with archive.open_source(uri) as source:
-        listing = list(source.members())
-        index = source.index()
-    claimed = connecting.write(database, lambda c: jobs.claim(c, "score", "w", 60))
-    assert claimed is not None
-    connecting.write(database, lambda c: listings.set_seek_index(c, claimed.lease, 0, index))
-    shard = dataclasses.replace(
-        run(card).shard,
-        job_id=job_id,
-        n_items=3,
-        first_item=2,
-        listing=archive.pack(listing[2:5]),
-    )
-    before = samples.descriptors()
-    opener = Opener(database, PRIVACY)
-    opened = opener.open(shard, "tar.gz", uri, card)
-    assert opened.place.window_fd is not None
-    assert list(opened.waiting) == [0, 1, 2]
-    # A reader of its own, as a decoder process has.
-    reader = archive.ExtentReader(opened.place.window_fd, base=opened.place.base)
-    assert [reader.read(m) for m in opened.members] == [data for _, data in films[2:5]]
-    opened.close()
-    opener.close()
-    database.dispose()
-    assert samples.descriptors() <= before

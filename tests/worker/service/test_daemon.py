@@ -1,11 +1,9 @@
-"""One worker process: a new model is proved between the shards of a job, and troubles pass."""
+"""One worker process: a new model is checked between the shards of a job, and troubles pass."""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,13 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.schema import proofs
-from db.nightly import runs, schedules
+from db.nightly import runs
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases
 from tests.support import servers
 from tests.worker import samples
-from trainer import errors
-from trainer.card import Card
 from worker import config
 from worker.config import Settings
-from worker.engine import choose
-from worker.scoring import engine_check, serving
 from worker.service.daemon import Daemon
 
 SOURCES = 40
@@ -58,44 +52,21 @@ def daemon(settings: Settings, database: sa.Engine, model_id: int) -> Iterator[D
     made.close()
 
 
-@pytest.fixture
-def candidate(database: sa.Engine, model_id: int, other_model: tuple[Path, Card]) -> int:
-    """A model that is not the champion."""
-    return samples.register(database, *other_model)
-
-
-def a_proving_run(database: sa.Engine, candidate: int) -> int:
-    """A schedule's run whose model was not worse; its number."""
-
-    def add(connection: sa.Connection) -> int | None:
-        schedule = schedules.add(
-            connection, name="nightly", cron="0 2 * * *", tz="UTC", kind="train",
-            spec={"job": {"data": "/films"}, "night": {}}, catch_up_s=60, created_by="tests",
-        )  # fmt: skip
-        return runs.begin(
-            connection, schedule, datetime(2026, 1, 1, 2, tzinfo=timezone.utc), "clock", "proving",
-            champion_id=1, candidate_id=candidate, reason="as good", verdict={"told": "as good"},
-        )  # fmt: skip
-
-    run_id = connecting.write(database, add)
-    assert run_id is not None
-    return run_id
-
-
 def outcome(database: sa.Engine, run_id: int) -> str | None:
     """What became of a run, once it is settled."""
     samples.wait(lambda: runs.get(database, run_id)["finished_at"], "the run to be settled")
     return str(runs.get(database, run_id)["outcome"])
 
 
-def the_proof(database: sa.Engine) -> sa.Row[Any]:
+def the_check(database: sa.Engine) -> sa.Row[Any]:
     with connecting.reading(database) as connection:
         return connection.execute(sa.select(proofs)).one()
 
 
-def test_a_new_model_is_proved_between_the_shards_of_a_job_that_goes_on(
-    database: sa.Engine, daemon: Daemon, candidate: int, tmp_path: Path
-) -> None:
+def test_a_new_model_is_checked_between_the_shards_of_a_job_that_goes_on(
+    database: sa.Engine, daemon: Daemon, candidate: int, tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     folder = tmp_path / "films"
     folder.mkdir()
     for name, data in samples.films(4):
@@ -104,7 +75,7 @@ def test_a_new_model_is_proved_between_the_shards_of_a_job_that_goes_on(
     scoring = threading.Thread(target=daemon.score)
     scoring.start()
     samples.wait(lambda: jobs.progress(database, job_id)["shards_done"], "a shard to be done")
-    run_id = a_proving_run(database, candidate)
+    run_id = request.getfixturevalue("run_id")
     assert outcome(database, run_id) == "promoted"
     assert jobs.get(database, job_id)["state"] == "running", "the job was not waited for"
     scoring.join()
@@ -115,13 +86,12 @@ def test_a_new_model_is_proved_between_the_shards_of_a_job_that_goes_on(
             "SELECT model_id, COUNT(*) FROM predictions GROUP BY model_id"
         ).all()
     assert [tuple(row) for row in found] == [(1, SOURCES * len(list(folder.iterdir())))]
-    assert int(models.resolve(database, models.CHAMPION)["id"]) == candidate
+    assert int(aliases.resolve(database, aliases.CHAMPION)["id"]) == candidate
 
 
-def test_a_proof_whose_result_could_not_be_written_is_made_again_by_the_same_worker(
-    database: sa.Engine, candidate: int, settings: Settings
+def test_a_check_whose_result_could_not_be_written_is_made_again_by_the_same_worker(
+    database: sa.Engine, run_id: int, settings: Settings
 ) -> None:
-    run_id = a_proving_run(database, candidate)
     with connecting.writing(database) as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER refused BEFORE UPDATE OF passed ON proofs WHEN OLD.attempts < 2 "
@@ -130,36 +100,7 @@ def test_a_proof_whose_result_could_not_be_written_is_made_again_by_the_same_wor
     worker = Daemon(settings, ["score"])
     try:
         assert outcome(database, run_id) == "promoted"
-        row = the_proof(database)
+        row = the_check(database)
         assert (row.attempts, row.passed, row.worker_id) == (2, True, worker.worker_id)
     finally:
         worker.close()
-
-
-def test_a_database_that_goes_away_while_a_model_is_fetched_is_no_failed_proof(
-    settings: Settings, database: sa.Engine, candidate: int
-) -> None:
-    away = True
-
-    def harm(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if away and "model_chunks" in statement:
-            raise sa.exc.OperationalError(statement, None, sqlite3.OperationalError("disk I/O"))
-
-    sa.event.listen(database, "before_cursor_execute", harm)
-    stop = threading.Event()
-    with pytest.raises(sa.exc.OperationalError):
-        engine_check.prove(settings, database, "w", choose(settings), candidate, stop)
-    away = False
-    found = engine_check.prove(settings, database, "w", choose(settings), candidate, stop)
-    assert found == (True, "fp32 runs")
-
-
-def test_a_build_that_is_interrupted_has_found_out_nothing(
-    settings: Settings, database: sa.Engine, candidate: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*args: Any, **options: Any) -> None:
-        raise errors.Stopped("stopped while TensorRT built it")
-
-    monkeypatch.setattr(serving, "open_on", interrupted)
-    with pytest.raises(engine_check.Stopped, match="stopped while TensorRT built it"):
-        engine_check.prove(settings, database, "w", choose(settings), candidate, threading.Event())

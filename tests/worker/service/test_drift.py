@@ -15,8 +15,9 @@ from PIL import Image
 from db.base import database as connecting
 from db.base.schema import models as models_table
 from db.base.schema import rollups
-from db.queue import jobs, leases, listings, results
-from db.registry import drift
+from db.queue import jobs, listings, results
+from db.registry import divergence, drift
+from db.work import claims
 from tests.support import servers
 from tests.support.site import Site, site
 from tests.worker import samples
@@ -103,12 +104,12 @@ def test_the_reference_counts_scores_as_a_jobs_shards_do(
     samples.submit_score(database, model_id, films)
 
     def commit(connection: sa.Connection) -> None:
-        claimed = jobs.claim(connection, "score", "w", 60)
+        claimed = claims.claim_job(connection, "score", "w", 60)
         assert claimed is not None
         new = listings.NewShard(source_no=0, n_items=len(scores), listing=b"")
         listings.add(connection, claimed.lease, [new])
-        jobs.planned(connection, claimed.lease, {})
-        shard = leases.claim(connection, "w", 60)
+        listings.complete(connection, claimed.lease, {})
+        shard = claims.claim_shard(connection, "w", 60)
         assert shard is not None
         made = [
             results.Prediction(n, "x", 0, score, False) for n, score in enumerate(scores.tolist())
@@ -120,4 +121,4 @@ def test_the_reference_counts_scores_as_a_jobs_shards_do(
     with connecting.reading(database) as connection:
         rows = connection.execute(sa.select(rollups.c.bucket, rollups.c.n)).all()
     assert {row.bucket: row.n for row in rows} == dict(enumerate(reference.counted(scores)))
-    assert reference.BUCKETS == drift.BUCKETS
+    assert reference.BUCKETS == divergence.BUCKETS

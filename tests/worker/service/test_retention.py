@@ -19,8 +19,8 @@ from db.base.database import write
 from db.base.schema import jobs as job_table
 from db.base.schema import model_chunks, notices, schedules
 from db.base.types import now
-from db.queue import jobs
 from db.registry import models, retention
+from db.work import control, endings
 from tests.scheduler import rows
 from trainer.data import cache as pixel_cache
 from worker import config
@@ -71,7 +71,7 @@ def retire(engine: sa.Engine, keep: int = 1) -> None:
 def a_training(engine: sa.Engine, state: str, days: float, model_id: int | None = None) -> int:
     """A training job that ended so long ago."""
     job_id = rows.a_queued_job(engine, "train")
-    write(engine, lambda c: jobs.finish(c, job_id, state, "w1"))
+    write(engine, lambda c: endings.finish(c, job_id, state, "w1"))
     update = sa.update(job_table).where(job_table.c.id == job_id)
     values: dict[str, Any] = {"finished_at": now(-days * DAY_S), "model_id": model_id}
     write(engine, lambda c: c.execute(update.values(values)))
@@ -115,7 +115,7 @@ def test_an_open_job_s_model_keeps_its_files_though_it_is_retired(
     retire(engine)
     job_id = rows.a_queued_job(engine, model_id=gone)
     assert tidied(settings, engine) == set()
-    write(engine, lambda c: jobs.cancel(c, job_id, "tests"))
+    write(engine, lambda c: control.cancel(c, job_id, "tests"))
     assert tidied(settings, engine) == {file}
 
 
@@ -159,7 +159,7 @@ def test_caches_beyond_the_newest_go_unless_a_training_runs(
     put(cache / f".{'f' * 32}.5678")  # is being written
     lease = rows.a_claimed_training(engine)
     assert tidied(settings, engine) == set()
-    write(engine, lambda c: jobs.finish(c, lease.job_id, "failed", "w1"))
+    write(engine, lambda c: endings.finish(c, lease.job_id, "failed", "w1"))
     assert tidied(settings, engine) == {*made[-1], *made[-2], half, killed}
 
 
@@ -195,7 +195,7 @@ def test_the_chores_retire_a_schedule_s_surplus_and_free_its_bytes(
             engine, "train", schedule_id=1,
             scheduled_for=datetime(2026, 11, 1 + night, tzinfo=timezone.utc),
         )  # fmt: skip
-        write(engine, lambda c, j=job_id: jobs.finish(c, j, "completed", "w1"))  # type: ignore[misc]
+        write(engine, lambda c, j=job_id: endings.finish(c, j, "completed", "w1"))  # type: ignore[misc]
         made.append(rows.a_model(engine, tmp_path, f"night {night}", job_id=job_id))
     assert tidying.of_schedules(settings, engine, "w1") == 2
     assert [models.get(engine, n)["state"] for n in made] == ["retired", "retired", "candidate"]

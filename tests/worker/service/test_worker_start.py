@@ -22,19 +22,19 @@ def _started(queue: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_worker_without_a_schema_ends_and_says_what_to_do(sqlite_url: str) -> None:
-    ended = _started("score", PNEUMOQ_DATABASE_URL=sqlite_url)
+def test_a_worker_without_a_schema_ends_and_says_what_to_do(empty_sqlite_url: str) -> None:
+    ended = _started("score", PNEUMOQ_DATABASE_URL=empty_sqlite_url)
     assert ended.returncode == 1
     assert "this worker cannot start" in ended.stderr
     assert "pneumoq db upgrade" in ended.stderr
 
 
 def test_a_training_worker_without_pytorch_ends_and_says_what_to_install(
-    sqlite_url: str, tmp_path: Path
+    empty_sqlite_url: str, tmp_path: Path
 ) -> None:
     # Python runs this file at its start; it makes a machine without PyTorch of this one.
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    ended = _started("train", PNEUMOQ_DATABASE_URL=sqlite_url, PYTHONPATH=str(tmp_path))
+    ended = _started("train", PNEUMOQ_DATABASE_URL=empty_sqlite_url, PYTHONPATH=str(tmp_path))
     assert ended.returncode == 1
     assert "pneumoq[train]" in ended.stderr
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,34 +22,23 @@ import sqlalchemy as sa
 import torch
 
 from db.base import database as connecting
+from db.base import workers
 from db.base.schema import datasets
 from db.queue import jobs
 from db.queue import training as rows
-from db.registry import models
+from db.registry import aliases, engines, models
+from db.work import control
 from tests.support import chance
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
 from tests.worker import samples
-from trainer import checkpoint, phantom
+from trainer import checkpoint
 from trainer.card import Card
 from worker import config
 from worker.config import Settings
 from worker.engine import open_engine, store
 from worker.machine.heartbeat import Heartbeat
-from worker.training import attempt
-
-SPEC = {
-    "epochs": 1,
-    "patience": 0,
-    "size": 32,
-    "batch_size": 8,
-    "lr": 1e-3,
-    "init": "scratch",
-    "precision": "fp32",
-    "val_fraction": 0.3,
-    "operating_point": "youden",
-    "positive": "PNEUMONIA",
-}
+from worker.training import loop, process
 
 #: How often a training process is killed.
 KILLS = 5
@@ -77,14 +67,6 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A labelled folder of a dozen patients."""
-    root = tmp_path_factory.mktemp("labelled")
-    phantom.write_folder(root, 12)
-    return root
-
-
 class Trainer:
     """A worker's training, and what can happen to it."""
 
@@ -98,7 +80,7 @@ class Trainer:
     def submit(self, *data: Path, parent: int | None = None, **spec: Any) -> int:
         """Submit a training job; its number."""
         sources = [str(path) for path in data]
-        chosen = {**SPEC, "data": sources[0] if len(sources) == 1 else sources, **spec}
+        chosen = {**samples.TRAINING, "data": sources[0] if len(sources) == 1 else sources, **spec}
         return connecting.write(
             self.engine,
             lambda c: jobs.submit(
@@ -114,9 +96,9 @@ class Trainer:
         """What its training processes had to say."""
         return [detail for event, detail in self.events(job_id) if event == "note"]
 
-    def work(self) -> None:
-        """Train what is due."""
-        attempt.work(self.settings, self.engine, "w", self.heartbeat, self.stop)
+    def work(self) -> bool:
+        """Train what is due; whether more urgent scoring is to go first."""
+        return loop.Trainer(self.settings, self.engine, "w", self.heartbeat, self.stop).drain()
 
     @contextmanager
     def working(self) -> Iterator[threading.Thread]:
@@ -155,7 +137,7 @@ def trainer(settings: Settings, database: sa.Engine) -> Iterator[Trainer]:
 
 
 def children(parent: int | None = None) -> list[int]:
-    """Training processes of this process, or of another."""
+    """Training processes, real or not, of this process, or of another."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -164,7 +146,7 @@ def children(parent: int | None = None) -> list[int]:
         except OSError:
             continue
         ours = int(ppid) == (parent or os.getpid()) and state != "Z"
-        if ours and b"worker.training.child" in command:
+        if ours and process.CHILD.encode() in command:
             found.append(int(stat.parent.name))
     return found
 
@@ -201,7 +183,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert sum(first[f"val_{name}"] for name in counts) == dataset["n_val"]
     assert dataset["n_train"] + dataset["n_val"] == films == sum(dataset["classes"].values())
 
-    model = models.resolve(trainer.engine, models.CHAMPION)
+    model = aliases.resolve(trainer.engine, aliases.CHAMPION)
     assert (model["id"], model["name"]) == (job["model_id"], f"resnet18-job{job_id}")
     assert (model["job_id"], model["dataset_id"]) == (job_id, dataset["id"])
     hanging = models.detail(trainer.engine, model["id"])
@@ -230,7 +212,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     curves = b"".join(path.read_bytes() for path in (model_dir / "tensorboard").iterdir())
     for name in (b"Loss/train", b"Accuracy/train", b"Loss/val", b"Accuracy/val", b"AUROC/val"):
         assert curves.count(name) == 2
-    best = models.best_precision(trainer.engine, model["id"])
+    best = engines.best_precision(trainer.engine, model["id"])
     assert best == next((p for p in ("int8", "bf16") if p in passed), "fp32")
 
     (evaluation,) = hanging["evaluations"]
@@ -348,7 +330,7 @@ def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kil
     digest = hashlib.sha256(model_file.read_bytes()).hexdigest()
     start = {"name": f"model {digest[:12]}", "sha256": digest}
     assert model["card"]["provenance"]["init"] == start
-    assert models.resolve(trainer.engine, digest[:12])["id"] == model_id
+    assert aliases.resolve(trainer.engine, digest[:12])["id"] == model_id
     assert trainer.notes(job_id).count(f"going on from the weights of {start['name']}") == 2
 
 
@@ -405,14 +387,14 @@ def test_a_cancelled_job_is_continued_by_another_where_it_was(
     first = trainer.submit(labelled, epochs=ENDLESS)
     with trainer.working():
         samples.wait(lambda: trainer.epochs(first), "the first epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, first, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, first, "tester"))
     done = len(trainer.epochs(first))
     left = {path: path.stat().st_mtime_ns for path in trainer.folder(first).rglob("*.pth")}
 
     second = trainer.submit(labelled, parent=first, epochs=ENDLESS)
     with trainer.working():
         samples.wait(lambda: trainer.epochs(second), "another epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, second, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, second, "tester"))
     (note,) = [n for n in trainer.notes(second) if n.startswith("continuing after epoch")]
     assert int(note.split()[3]) >= done
     assert trainer.epochs(second)[0] > done
@@ -446,11 +428,12 @@ def test_a_loss_that_is_no_number_ends_the_job_with_advice(
     assert "lower the learning rate (it is 1e+30)" in job["reason"]
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, labelled: Path) -> None:
     job_id = trainer.submit(labelled, epochs=ENDLESS)
     with trainer.working() as thread:
         samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))
         began = time.monotonic()
         thread.join(samples.PATIENCE_S)
         assert time.monotonic() - began < 5
@@ -458,6 +441,7 @@ def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, label
     assert trainer.job(job_id)["state"] == "cancelled"
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -467,7 +451,7 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
         trainer.stop.set()
         began = time.monotonic()
         thread.join(samples.PATIENCE_S)
-        assert time.monotonic() - began < attempt.GRACE_S
+        assert time.monotonic() - began < process.GRACE_S
         assert not children()
     job = trainer.job(job_id)
     assert (job["state"], job["attempts"]) == ("queued", 0)
@@ -477,16 +461,17 @@ def test_a_stopped_worker_hands_its_job_back_and_another_goes_on_with_it(
     trainer.stop.clear()
     with trainer.working():
         samples.wait(lambda: len(trainer.epochs(job_id)) > len(before), "another epoch")
-        connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+        connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))
     assert any("continuing after epoch" in detail for _, detail in trainer.events(job_id))
 
 
+@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     "database_url",
     ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
     indirect=True,
 )
-def test_two_workers_that_hear_the_same_bell_train_a_job_once(
+def test_two_workers_that_take_the_same_wake_up_train_a_job_once(
     settings: Settings, trainer: Trainer, labelled: Path
 ) -> None:
     job_id = trainer.submit(labelled)
@@ -494,18 +479,18 @@ def test_two_workers_that_hear_the_same_bell_train_a_job_once(
     heart.start()
     ready = threading.Barrier(2)
 
-    def hear(worker_id: str, heartbeat: Heartbeat) -> None:
+    def wake(worker_id: str, heartbeat: Heartbeat) -> None:
         ready.wait()
         for _ in range(2):  # a message may come twice
-            attempt.work(settings, trainer.engine, worker_id, heartbeat, trainer.stop)
+            loop.Trainer(settings, trainer.engine, worker_id, heartbeat, trainer.stop).drain()
 
-    workers = [
-        threading.Thread(target=hear, args=args)
+    both = [
+        threading.Thread(target=wake, args=args)
         for args in (("w", trainer.heartbeat), ("other", heart))
     ]
-    for thread in workers:
+    for thread in both:
         thread.start()
-    for thread in workers:
+    for thread in both:
         thread.join(samples.PATIENCE_S)
     heart.end()
     assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("completed", 1)
@@ -515,6 +500,7 @@ def test_two_workers_that_hear_the_same_bell_train_a_job_once(
     assert len(models.listing(trainer.engine)) == 1
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_job_that_another_worker_took_over_is_left_to_it(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -532,6 +518,36 @@ def test_a_job_that_another_worker_took_over_is_left_to_it(
     assert (job["state"], job["worker_id"]) == ("running", "other")
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_training_gives_way_to_more_urgent_scoring_here_and_goes_on_after_it(
+    trainer: Trainer, labelled: Path, model_id: int
+) -> None:
+    connecting.write(
+        trainer.engine,
+        lambda c: workers.register(
+            c, "scorer", host=socket.gethostname(), pid=1, queues="score", engine="CPU",
+            versions={},
+        ),
+    )  # fmt: skip
+    job_id = trainer.submit(labelled, epochs=ENDLESS)
+    with trainer.working():
+        samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
+        patient = samples.submit_score(trainer.engine, model_id, labelled)
+        urgent = samples.submit_score(trainer.engine, model_id, labelled, priority=1)
+    reason = f"scoring job {urgent} goes first: its priority is 1, not 0"
+    assert ("yielded", reason) in trainer.events(job_id)
+    assert (trainer.job(job_id)["state"], trainer.job(job_id)["attempts"]) == ("queued", 0)
+    assert trainer.work(), "it waits"
+    assert trainer.job(job_id)["state"] == "queued"
+
+    connecting.write(trainer.engine, lambda c: control.cancel(c, urgent, "tester"))
+    before = trainer.epochs(job_id)
+    with trainer.working():
+        samples.wait(lambda: len(trainer.epochs(job_id)) > len(before), "another epoch")
+        connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))
+    assert trainer.job(patient)["state"] == "queued", "what is no more urgent was not waited for"
+
+
 def test_a_training_process_ends_when_its_worker_is_killed(
     settings: Settings, trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
@@ -542,11 +558,11 @@ def test_a_training_process_ends_when_its_worker_is_killed(
         "from db.base import database\n"
         "from worker import config\n"
         "from worker.machine.heartbeat import Heartbeat\n"
-        "from worker.training import attempt\n"
+        "from worker.training import loop\n"
         "settings = config.load()\n"
         "engine = database.connect(settings.database_url)\n"
         "heart = Heartbeat(engine, 'killed', lease_s=settings.lease_s)\n"
-        "attempt.work(settings, engine, 'killed', heart, threading.Event())\n"
+        "loop.Trainer(settings, engine, 'killed', heart, threading.Event()).drain()\n"
     )
     worker = subprocess.Popen(
         [sys.executable, script],
@@ -559,4 +575,4 @@ def test_a_training_process_ends_when_its_worker_is_killed(
         worker.kill()
         worker.wait()
     samples.wait(lambda: not Path(f"/proc/{child}").exists(), "the training process to end")
-    connecting.write(trainer.engine, lambda c: jobs.cancel(c, job_id, "tester"))
+    connecting.write(trainer.engine, lambda c: control.cancel(c, job_id, "tester"))

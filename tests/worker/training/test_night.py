@@ -27,7 +27,7 @@ from db.nightly import nights as kept
 from db.nightly import runs, schedules
 from db.queue import jobs
 from db.queue.training import epoch_rows
-from db.registry import models
+from db.registry import aliases, engines, models
 from tests.support import once
 from tests.worker import samples, spots
 from trainer.data import frozen
@@ -35,7 +35,7 @@ from worker import config
 from worker.engine import gate, open_engine, store
 from worker.machine.heartbeat import Heartbeat
 from worker.schedules import promotion
-from worker.training import attempt
+from worker.training import loop
 
 JOB = {
     "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
@@ -103,7 +103,7 @@ class Nights:
 
     def work(self, stop: threading.Event) -> None:
         """Train what is due."""
-        attempt.work(self.settings, self.engine, "w", self.heartbeat, stop)
+        loop.Trainer(self.settings, self.engine, "w", self.heartbeat, stop).drain()
 
     def end(self, run_id: int) -> sa.RowMapping:
         """Work on a run's job to its end, and settle what it made."""
@@ -123,7 +123,7 @@ class Nights:
 
     def champion(self) -> int:
         """The model in use."""
-        return int(models.resolve(self.engine, models.CHAMPION)["id"])
+        return int(aliases.resolve(self.engine, aliases.CHAMPION)["id"])
 
     def count(self) -> int:
         """Models that there are."""
@@ -233,7 +233,7 @@ def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_tra
     golden = np.array(models.get(nights.engine, 1)["reference"]["golden"]["scores"])
     assert golden.shape == said.shape == (gate.DRAWN, 2)
     assert np.abs(golden - said).max() < gate.LIMITS["fp32"].probability
-    usable = models.usable_precisions(nights.engine, 1)
+    usable = engines.usable_precisions(nights.engine, 1)
     assert usable - {"fp32"} == set(models.get(nights.engine, 1)["reference"]["golden"]) - {
         "scores"
     }

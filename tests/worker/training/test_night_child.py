@@ -17,7 +17,7 @@ from tests.worker import spots
 from trainer.data import frozen, gathering
 from trainer.data.frozen import Judged
 from trainer.errors import DatasetError
-from worker.training.night_child import Films, Night, Resting
+from worker.training.night_child import Films, Night, RunSkipped
 
 
 class Told:
@@ -48,9 +48,9 @@ class Told:
         } | changes  # fmt: skip
         return self.night().look([self._data], report=self._report, **values)
 
-    def rests(self, **changes: Any) -> Resting:
+    def rests(self, **changes: Any) -> RunSkipped:
         """Look at films that are not to be trained on tonight; why."""
-        with pytest.raises(Resting) as resting:
+        with pytest.raises(RunSkipped) as resting:
             self.look(**changes)
         assert str(self._data) not in resting.value.told
         return resting.value

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import jobs, training
+from db.queue import jobs
+from db.work import control, endings
 from scheduler.show.follow import Silence
 from tests.scheduler import rows
 from tests.scheduler.console import run, start
@@ -48,7 +49,7 @@ def test_item_errors_give_status_3(engine: sa.Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_job_that_did_not_complete_gives_status_1(engine: sa.Engine, state: str) -> None:
     job = rows.a_queued_job(engine)
-    database.write(engine, lambda c: jobs.finish(c, job, state, "w1", "the archive is gone"))
+    database.write(engine, lambda c: endings.finish(c, job, state, "w1", "the archive is gone"))
     result = run("jobs", "watch", job)
     assert result.exit_code == 1
     assert f"job {job} {state}: the archive is gone" in result.stdout
@@ -91,7 +92,7 @@ def test_epochs_are_printed_as_they_land(engine: sa.Engine, tmp_path: Path) -> N
     rows.do_epoch(engine, lease, 2, val_auroc=0.95, best=True)
     assert "0.9500" in first_line(process)
     model = rows.a_model(engine, tmp_path)
-    database.write(engine, lambda c: training.complete(c, lease, model))
+    database.write(engine, lambda c: endings.complete_training(c, lease, model))
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "best epoch   2 of 2" in out
@@ -154,7 +155,7 @@ def test_a_write_lock_does_not_end_the_following(engine: sa.Engine) -> None:
     process = start("jobs", "watch", job)
     first_line(process)
     with database.writing(engine) as connection:
-        jobs.cancel(connection, job, "tester@here")
+        control.cancel(connection, job, "tester@here")
         time.sleep(1.0)
         assert process.poll() is None
     process.communicate(timeout=30)

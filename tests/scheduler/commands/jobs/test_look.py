@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema, views
 from db.queue import jobs
 from db.registry import models
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 
@@ -305,9 +305,9 @@ def test_an_unknown_name_leads_to_the_schema(engine: sa.Engine, statement: str) 
 
 @pytest.mark.postgres
 def test_the_commands_answer_the_same_on_postgresql(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("PNEUMOQ_DATABASE_URL", empty_postgres_url)
     assert "run `pneumoq db upgrade`" in only_line(run("jobs", "ls").stderr)
     assert run("db", "upgrade").exit_code == 0
     engine = session.database()

@@ -11,13 +11,12 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.commands.models import build
-from scheduler.submitting import session
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
-from trainer import card as cards
 from worker.config import Settings
-from worker.engine import Choice, choose, gate
+from worker.engine import EngineChoice, choose, gate
 from worker.machine.gpu import find, why_none
 
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")
@@ -35,24 +34,11 @@ class Heard:
     def draw(self, rows: Any, epochs: int) -> None:
         raise AssertionError("there are no epochs")
 
-    def say(self, line: str) -> None:
+    def line(self, line: str) -> None:
         raise AssertionError(line)
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that can be run."""
-    path = tmp_path_factory.mktemp("model") / "real.onnx"
-    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
-    return path
-
-
-@pytest.fixture
-def model(engine: sa.Engine, model_file: Path) -> int:
-    return samples.register(engine, model_file, cards.read(model_file))
 
 
 @pytest.fixture
@@ -61,7 +47,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def on_processor(monkeypatch: pytest.MonkeyPatch) -> Choice:
+def on_processor(monkeypatch: pytest.MonkeyPatch) -> EngineChoice:
     """The engine that every machine has."""
     monkeypatch.setenv("PNEUMOQ_ENGINE", "onnx")
     choice = choose(session.settings())
@@ -72,37 +58,39 @@ def on_processor(monkeypatch: pytest.MonkeyPatch) -> Choice:
 
 @needs_none
 def test_without_a_gpu_it_says_what_is_missing_and_keeps_nothing(
-    engine: sa.Engine, model: int
+    engine: sa.Engine, model_id: int
 ) -> None:
     for words in ((), ("--precision", "fp32"), ("--json",)):
-        result = run("models", "build", model, *words)
+        result = run("models", "build", model_id, *words)
         assert (result.exit_code, result.stdout) == (2, "")
         line = only_line(result.stderr)
         assert line.startswith("Error: an engine is built on the machine that will use it: ")
         assert why_none() in line
-    assert models.detail(engine, model)["engines"] == []
+    assert models.detail(engine, model_id)["engines"] == []
     assert not (session.settings().home / "engines").exists()
 
 
 def test_a_precision_without_a_file_is_refused_before_anything_is_built(
-    engine: sa.Engine, model: int
+    engine: sa.Engine, model_id: int
 ) -> None:
-    result = run("models", "build", model, "--precision", "int8")
+    result = run("models", "build", model_id, "--precision", "int8")
     assert result.exit_code == 2
-    assert f"model {model} has no int8 file; `pneumoq models quantise" in only_line(result.stderr)
+    assert f"model {model_id} has no int8 file; `pneumoq models quantise" in only_line(
+        result.stderr
+    )
 
 
 def test_an_engine_is_compared_timed_and_recorded(
-    engine: sa.Engine, model: int, settings: Settings, on_processor: Choice
+    engine: sa.Engine, model_id: int, settings: Settings, on_processor: EngineChoice
 ) -> None:
     display = Heard()
 
-    told = build._build(settings, engine, model, "fp32", on_processor, None, display)
+    told = build._build(settings, engine, model_id, "fp32", on_processor, None, display)
 
     assert (told["precision"], told["passed"], told["parity_delta"]) == ("fp32", True, 0.0)
     assert told["engine"] == f"OpenVINO {on_processor.version}"
     assert told["films_per_s"] > 0
-    (row,) = models.detail(engine, model)["engines"]
+    (row,) = models.detail(engine, model_id)["engines"]
     assert (row["backend"], row["precision"], row["passed"]) == ("openvino", "fp32", True)
     assert row["options"]["films_per_s"] == told["films_per_s"]
     assert row["options"]["films"] == told["films"] == gate.FILMS
@@ -110,11 +98,11 @@ def test_an_engine_is_compared_timed_and_recorded(
         "comparing with the processor",
         "measuring",
     ]
-    assert json.loads(run("models", "show", model, "--json").stdout)["engines"][0]["passed"]
+    assert json.loads(run("models", "show", model_id, "--json").stdout)["engines"][0]["passed"]
 
 
 def test_the_films_to_compare_on_may_be_ones_own(
-    engine: sa.Engine, model: int, settings: Settings, on_processor: Choice, tmp_path: Path
+    engine: sa.Engine, model_id: int, settings: Settings, on_processor: EngineChoice, tmp_path: Path
 ) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
@@ -123,30 +111,30 @@ def test_the_films_to_compare_on_may_be_ones_own(
         (folder / Path(name).name).write_bytes(data)
     (folder / "notes.txt").write_text("no film")
 
-    films = build._films(folder, models.get(engine, model), settings)
-    told = build._build(settings, engine, model, "fp32", on_processor, films, Heard())
+    films = build._films(folder, models.get(engine, model_id), settings)
+    told = build._build(settings, engine, model_id, "fp32", on_processor, films, Heard())
 
     assert len(films) == len(whole)
     assert 0 < told["films"] <= len(whole)
 
 
 def test_a_folder_without_films_is_refused(
-    engine: sa.Engine, model: int, settings: Settings, tmp_path: Path
+    engine: sa.Engine, model_id: int, settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("no film")
     with pytest.raises(Exception, match="holds no film that can be read"):
-        build._films(tmp_path, models.get(engine, model), settings)
+        build._films(tmp_path, models.get(engine, model_id), settings)
 
 
 def test_an_engine_that_cannot_be_opened_costs_that_precision_only(
-    engine: sa.Engine, model: int, settings: Settings, on_processor: Choice, tmp_path: Path
+    engine: sa.Engine, model_id: int, settings: Settings, on_processor: EngineChoice, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.onnx"
     samples.write_model(other, ("NORMAL", "PNEUMONIA"), seed=2)
     database.write(
-        engine, lambda c: models.add_precisions(c, model, {"fp16": other}, [], "tester@here")
+        engine, lambda c: models.add_precisions(c, model_id, {"fp16": other}, [], "tester@here")
     )
-    told = build._build(settings, engine, model, "fp16", on_processor, None, Heard())
+    told = build._build(settings, engine, model_id, "fp16", on_processor, None, Heard())
     assert (told["precision"], told["passed"], told["films_per_s"]) == ("fp16", False, None)
     assert "holds the model in fp32" in told["text"]
-    assert models.detail(engine, model)["engines"] == []
+    assert models.detail(engine, model_id)["engines"] == []

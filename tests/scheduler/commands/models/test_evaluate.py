@@ -15,22 +15,8 @@ from sklearn import metrics as reference  # type: ignore[import-untyped]  # ship
 from db.registry import models
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
-from trainer import card as cards
 from trainer import phantom
 from trainer.film import rules
-
-
-@pytest.fixture(scope="session")
-def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that can be run."""
-    path = tmp_path_factory.mktemp("model") / "real.onnx"
-    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, threshold=0.4)
-    return path
-
-
-@pytest.fixture
-def model_id(engine: sa.Engine, real_model: Path) -> int:
-    return samples.register(engine, real_model, cards.read(real_model))
 
 
 @pytest.fixture(scope="session")
@@ -154,6 +140,6 @@ def test_an_imported_rule_makes_the_pixels_that_are_measured(
     samples.write_model(
         path, ("NORMAL", "PNEUMONIA"), seed=1, film_rule=rule, golden=tuple(rules.golden(rule))
     )
-    model = samples.register(engine, path, cards.read(path))
+    model = samples.register(engine, path)
     result = run("models", "evaluate", model, data, "--json")
     assert result.exit_code == 0, result.stderr

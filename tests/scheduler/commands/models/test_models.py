@@ -13,24 +13,11 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.schema import models as models_table
 from db.nightly import runs, schedules
-from db.registry import models
+from db.registry import aliases, engines, models
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from trainer import card as cards
-
-
-@pytest.fixture(scope="session")
-def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that can be run."""
-    path = tmp_path_factory.mktemp("model") / "real.onnx"
-    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
-    return path
-
-
-@pytest.fixture
-def model_id(engine: sa.Engine, real_model: Path) -> int:
-    return samples.register(engine, real_model, cards.read(real_model))
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +68,7 @@ def test_a_model_is_quantised_and_what_passed_is_used(
     detail = models.detail(engine, model_id)
     passed = {row["precision"] for row in detail["engines"] if row["passed"]}
     assert {f["precision"] for f in detail["files"]} == {"fp32", *(passed - {"bf16"})}
-    best = models.best_precision(engine, model_id)
+    best = engines.best_precision(engine, model_id)
     *verdicts, last = result.stdout.splitlines()
     assert len(verdicts) == 3
     assert last == f"model {model_id} (real) is computed in {best} from now on"
@@ -163,7 +150,7 @@ def test_a_rollback_to_a_retired_model_is_refused_and_the_champion_stays(
     result = run("models", "rollback")
     assert result.exit_code == 2
     assert f"model {first} is retired: its files may be gone" in only_line(result.stderr)
-    assert models.resolve(engine, "champion")["id"] == second
+    assert aliases.resolve(engine, "champion")["id"] == second
 
 
 def test_the_list_says_what_each_model_came_from(engine: sa.Engine, tmp_path: Path) -> None:

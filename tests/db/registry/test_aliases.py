@@ -1,4 +1,4 @@
-"""Promotions: the champion moves in one transaction with its history, and goes back by it."""
+"""An alias moves in one transaction with its history, goes back by it, and names one model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from db.base.database import reading, write
-from db.base.errors import Conflict
+from db.base.errors import Conflict, NotFound
+from db.base.schema import aliases as alias_table
 from db.base.schema import models as models_table
 from db.base.schema import notices, promotions
 from db.queue import jobs
-from db.registry import models
+from db.registry import aliases, models
 from tests.db import given
 
 
@@ -25,17 +26,17 @@ def register(database: sa.Engine, folder: Path, *names: str) -> list[int]:
 
 
 def champion(database: sa.Engine) -> int:
-    return int(models.resolve(database, models.CHAMPION)["id"])
+    return int(aliases.resolve(database, aliases.CHAMPION)["id"])
 
 
 def promote(database: sa.Engine, model_id: int) -> int | None:
     return write(
-        database, lambda c: models.move_alias(c, models.CHAMPION, model_id, "kim@ward", "better")
+        database, lambda c: aliases.move(c, aliases.CHAMPION, model_id, "kim@ward", "better")
     )
 
 
 def roll_back(database: sa.Engine) -> tuple[int, int]:
-    return write(database, lambda c: models.rollback(c, models.CHAMPION, "kim@ward", "worse"))
+    return write(database, lambda c: aliases.rollback(c, aliases.CHAMPION, "kim@ward", "worse"))
 
 
 def moves(database: sa.Engine) -> list[tuple[str, int, int | None]]:
@@ -43,6 +44,11 @@ def moves(database: sa.Engine) -> list[tuple[str, int, int | None]]:
         columns = (promotions.c.how, promotions.c.model_id, promotions.c.previous_id)
         found = connection.execute(sa.select(*columns).order_by(promotions.c.id))
         return [(row.how, row.model_id, row.previous_id) for row in found]
+
+
+def history(database: sa.Engine, model_id: int) -> list[tuple[str, str]]:
+    rows = models.detail(database, model_id)["events"]
+    return [(row["event"], row["detail"]) for row in rows]
 
 
 def test_a_rollback_goes_back_one_and_a_second_one_goes_back_two(
@@ -93,7 +99,7 @@ def test_two_promotions_at_the_same_moment_are_one_after_the_other(
     second, third = register(database, tmp_path, "second", "third")
     before = given.meanwhile(
         database,
-        lambda c: models.move_alias(c, models.CHAMPION, second, "kim@ward", "better"),
+        lambda c: aliases.move(c, aliases.CHAMPION, second, "kim@ward", "better"),
         lambda: promote(database, third),
     )
     assert before == second
@@ -149,8 +155,71 @@ def test_hooks_are_told_of_a_promotion_by_hand_but_not_what_the_person_wrote(
     promote(database, second)
     roll_back(database)
     with reading(database) as connection:
-        told = list(
+        payloads = list(
             connection.execute(sa.select(notices.c.payload).order_by(notices.c.id)).scalars()
         )
-    assert [(t["event"], t["model"]) for t in told] == [("promoted", second), ("promoted", 1)]
-    assert "better" not in str(told) and "worse" not in str(told)
+    assert [(t["event"], t["model"]) for t in payloads] == [("promoted", second), ("promoted", 1)]
+    assert "better" not in str(payloads) and "worse" not in str(payloads)
+
+
+def test_an_alias_moves_and_both_models_remember(database: sa.Engine, tmp_path: Path) -> None:
+    [second] = register(database, tmp_path, "second")
+
+    before = write(
+        database, lambda c: aliases.move(c, aliases.CHAMPION, second, "kim@ward", "AUROC +0.02")
+    )
+
+    assert before == 1
+    assert champion(database) == second
+    assert history(database, 1)[-1] == ("replaced", "as champion by model 2: AUROC +0.02")
+    assert history(database, second)[-1] == ("promoted", "to champion: AUROC +0.02")
+    row = given.one(database, alias_table)
+    assert (row.moved_by, row.reason) == ("kim@ward", "AUROC +0.02")
+    assert row.moved_at is not None
+
+
+def test_a_new_alias_replaces_nothing(database: sa.Engine) -> None:
+    assert write(database, lambda c: aliases.move(c, "night", 1, "kim", "trying")) is None
+    assert aliases.resolve(database, "night")["id"] == 1
+
+
+def test_a_model_is_found_by_each_of_its_names(database: sa.Engine, tmp_path: Path) -> None:
+    [second] = register(database, tmp_path, "second")
+    sha256 = models.file_of(database, second)["sha256"]
+
+    for reference in ("second", str(second), sha256, sha256[:8], sha256[:8].upper()):
+        assert aliases.resolve(database, reference)["name"] == "second", reference
+    assert aliases.resolve(database, "champion")["name"] == "first"
+
+
+@pytest.mark.parametrize(
+    "reference", ["nobody", "99", "9" * 40, "²", "", "%", "0", "-1", "' OR 1 = 1 --", "ü" * 300]
+)
+def test_an_unknown_model_is_named_with_what_to_do(database: sa.Engine, reference: str) -> None:
+    with pytest.raises(NotFound, match=r"there is no model .*`pneumoq models ls` lists them"):
+        aliases.resolve(database, reference)
+
+
+def test_without_any_model_the_way_to_one_is_named(database: sa.Engine) -> None:
+    write(database, lambda c: c.execute(sa.delete(alias_table)))
+
+    with pytest.raises(NotFound, match="train one with `pneumoq train FOLDER`"):
+        aliases.resolve(database, aliases.CHAMPION)
+
+
+def test_too_few_characters_are_not_taken_for_a_file(database: sa.Engine) -> None:
+    sha256 = models.file_of(database, 1)["sha256"]
+
+    with pytest.raises(NotFound):
+        aliases.resolve(database, "x" + sha256[:7])
+
+
+def test_a_rollback_goes_back_through_a_model_that_was_champion_twice(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    second, third = register(database, tmp_path, "second", "third")
+    for model_id in (second, third, second):
+        promote(database, model_id)
+    assert [roll_back(database)[0] for _ in range(3)] == [third, second, 1]
+    with pytest.raises(Conflict, match="model 1 is the first champion there was"):
+        roll_back(database)

@@ -26,11 +26,11 @@ def settings() -> Settings:
 
 
 def database(chosen: Settings | None = None) -> sa.Engine:
-    """The database of these settings, or of this process's; its schema is this code's.
+    """The database of these settings, or of this process's; this release may use its schema.
 
     SQLite without a schema gets its folder (for the owner's eyes only) and schema here, silently.
-    Raises NotMigrated for an old schema, and for PostgreSQL without one; ConfigError where the URL
-    is not that of a SQLite file or a PostgreSQL database.
+    Raises NotMigrated for an old schema, for one that this release may not use, and for PostgreSQL
+    without one; ConfigError where the URL is not that of a SQLite file or a PostgreSQL database.
     """
     chosen = chosen or settings()
     engine = connect(chosen)

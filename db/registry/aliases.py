@@ -1,0 +1,159 @@
+"""Aliases: the names that stand for a model, such as `champion`, and every move of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from db.base import database, outbox
+from db.base.errors import Conflict, NotFound
+from db.base.schema import aliases, model_files, models, promotions
+from db.base.types import now
+from db.registry import events
+
+#: The alias that `score` uses when no model is named.
+CHAMPION = "champion"
+
+#: Fewer characters than this are not taken for the start of a SHA-256.
+LEAST_SHA256 = 8
+
+#: Longer numbers do not fit into a 64-bit column.
+_MOST_DIGITS = 18
+
+
+def move(
+    connection: sa.Connection,
+    alias: str,
+    model_id: int,
+    who: str,
+    reason: str,
+    *,
+    how: str = "promote",
+    run_id: int | None = None,
+) -> int | None:
+    """Let an alias stand for a model, in one transaction with its history.
+
+    Returns the model it stood for before. Jobs that are already submitted keep theirs. `how` is
+    first, promote or rollback, and `run_id` the run that decided it. Raises Conflict for a model
+    that is retired.
+    """
+    before = model_of(connection, alias, lock=True)
+    state = connection.execute(sa.select(models.c.state).where(models.c.id == model_id)).scalar()
+    if state == "retired":
+        raise Conflict(f"model {model_id} is retired: its files may be gone; promote another")
+    if before is None:
+        connection.execute(
+            sa.insert(aliases).values(
+                name=alias, model_id=model_id, moved_at=now(), moved_by=who, reason=reason
+            )
+        )
+    else:
+        connection.execute(
+            sa.update(aliases)
+            .where(aliases.c.name == alias)
+            .values(model_id=model_id, moved_at=now(), moved_by=who, reason=reason)
+        )
+        if before != model_id:
+            events.log(
+                connection, before, who, "replaced", f"as {alias} by model {model_id}: {reason}"
+            )
+    events.log(connection, model_id, who, "promoted", f"to {alias}: {reason}")
+    if before != model_id:
+        connection.execute(
+            sa.insert(promotions).values(
+                alias=alias, model_id=model_id, previous_id=before, how=how, run_id=run_id,
+                at=now(), who=who, reason=reason,
+            )
+        )  # fmt: skip
+        if alias == CHAMPION and before is not None and run_id is None:
+            # A run's promotion has a notice of its own; a person's reason may hold anything.
+            outbox.add(
+                connection, "promoted", model_id=model_id, text=f"{how}: in place of model {before}"
+            )
+    return before
+
+
+def rollback(connection: sa.Connection, alias: str, who: str, reason: str) -> tuple[int, int]:
+    """Let an alias stand again for the model before: that which this one took the place of.
+
+    Returns both, now and before. Done twice it goes back two. Raises Conflict where there is no
+    model before, or it is retired.
+    """
+    current = model_of(connection, alias, lock=True)
+    if current is None:
+        raise Conflict(f"no model is {alias}; `pneumoq models ls` lists them")
+    target = before(connection, alias)
+    if target is None:
+        raise Conflict(
+            f"model {current} is the first {alias} there was; `pneumoq models promote` takes any "
+            "other model"
+        )
+    move(connection, alias, target, who, reason, how="rollback")
+    return target, current
+
+
+def before(connection: sa.Connection, alias: str) -> int | None:
+    """The model that `rollback` goes back to; None where there is none.
+
+    A rollback undoes the promotion before it, so a model that an alias stood for twice is come by
+    twice.
+    """
+    line: list[int] = []
+    for row in connection.execute(
+        sa.select(promotions.c.how, promotions.c.model_id, promotions.c.previous_id)
+        .where(promotions.c.alias == alias)
+        .order_by(promotions.c.id)
+    ):
+        if not line and row.previous_id is not None:
+            line.append(int(row.previous_id))  # moves of before were not kept of every alias
+        if row.how == "rollback":
+            line.pop()
+        else:
+            line.append(int(row.model_id))
+    return line[-2] if len(line) > 1 else None
+
+
+def model_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> int | None:
+    """The model that an alias stands for now; with `lock` it stays so until commit."""
+    select = sa.select(aliases.c.model_id).where(aliases.c.name == alias)
+    found = connection.execute(select.with_for_update() if lock else select).scalar()
+    return None if found is None else int(found)
+
+
+def resolve(engine: sa.Engine, reference: str) -> sa.RowMapping:
+    """The model that an alias, a number, a name or the start of a file's SHA-256 stands for."""
+    with database.reading(engine) as connection:
+        found = named(connection, reference)
+    if not found:
+        hint = (
+            "train one with `pneumoq train FOLDER`"
+            if reference == CHAMPION
+            else "`pneumoq models ls` lists them"
+        )
+        raise NotFound(f"there is no model {reference!r}; {hint}")
+    if len(found) > 1:
+        raise NotFound(f"{reference!r} stands for several models; give the number")
+    return found[0]
+
+
+def named(connection: sa.Connection, reference: str) -> Sequence[sa.RowMapping]:
+    """The models that a reference may stand for: as `resolve`, which wants exactly one."""
+    found = connection.execute(
+        sa.select(models)
+        .join(aliases, aliases.c.model_id == models.c.id)
+        .where(aliases.c.name == reference)
+    ).mappings().all()  # fmt: skip
+    if not found and reference.isdecimal() and len(reference) <= _MOST_DIGITS:
+        found = connection.execute(
+            sa.select(models).where(models.c.id == int(reference))
+        ).mappings().all()  # fmt: skip
+    if not found:
+        by_file = sa.select(model_files.c.model_id).where(
+            model_files.c.sha256.startswith(reference.lower(), autoescape=True)
+        )
+        same = models.c.name == reference
+        if len(reference) >= LEAST_SHA256:
+            same = sa.or_(same, models.c.id.in_(by_file))
+        found = connection.execute(sa.select(models).where(same)).mappings().all()
+    return found

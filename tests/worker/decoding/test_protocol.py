@@ -1,0 +1,179 @@
+"""What parent and decoders send each other arrives as it was, and nothing is ever too large."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from worker import archive
+from worker.archive import Kind, Member
+from worker.decoding import protocol
+from worker.decoding.protocol import (
+    Failure,
+    Inheritance,
+    Mark,
+    Marks,
+    Reply,
+    Request,
+    Source,
+    Started,
+)
+
+#: A character that JSON writes in the most bytes, and a byte of a path that is no text.
+WIDE, BYTE = "\N{LUNGS}", "\udcff"
+
+#: The largest number of any field.
+HUGE = (1 << 63) - 1
+
+
+def request(kind: Kind = "zip", names: tuple[str, ...] = ("a.jpeg",), uri: str = "/x") -> Request:
+    """A request for films of these names, with numbers as large as they get."""
+    return Request(
+        source=Source(kind, uri, "edition", HUGE),
+        rule="film-1",
+        size=1024,
+        accept=("lateral", "burned_in"),
+        films=[(HUGE, Member(name, HUGE, HUGE, HUGE, -1000, 1 << 31)) for name in names],
+    )
+
+
+def test_a_request_arrives_as_it_was() -> None:
+    sent = request(names=("a.jpeg", f"b{BYTE}.jpeg", f"{WIDE}.dcm", "\n\0\"'\\"))
+    assert Request.unpack(sent.pack()) == sent
+    without_crc = sent.films[0][1]._replace(crc=None)
+    stored = Request(
+        source=sent.source, rule="film-1", size=1, accept=(), films=[(-1, without_crc)]
+    )
+    assert Request.unpack(stored.pack()) == stored
+
+
+def test_a_reply_arrives_as_it_was() -> None:
+    sent = Reply(seconds=0.25)
+    sent.add(b"1" * protocol.CONTENT_BYTES, None, {})
+    sent.add(protocol.NO_CONTENT, Failure("not_found", f"{WIDE} is gone", refused=False), {})
+    sent.add(
+        b"3" * protocol.CONTENT_BYTES,
+        Failure("lateral", "it is a lateral view", refused=True),
+        {"format": "DICOM", "patient": f"P{BYTE}1"},
+    )
+    received = Reply.unpack(sent.pack())
+    assert received == sent
+    assert received.films == 3
+    assert received.failures.keys() == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [Started(ready=True), Started(ready=True, text="9 films/s"), Started(ready=False, text="no")],
+)
+def test_a_first_message_arrives_as_it_was(sent: Started) -> None:
+    assert Started.unpack(sent.pack()) == sent
+
+
+def test_an_inheritance_arrives_as_it_was() -> None:
+    sent = Inheritance(
+        parent_pid=1, socket_fd=2, memory_fd=3, memory_bytes=4, marks_fd=5, number=6, limit_mb=7,
+        device="cuda:1", at_least=1.5,
+    )  # fmt: skip
+    assert Inheritance.parse(sent.arguments()) == sent
+
+
+def test_a_mark_is_seen_by_the_parent_until_a_new_decoder_has_its_number() -> None:
+    marks = Marks(3)
+    other, mark = Mark(marks.fd, 0), Mark(marks.fd, 2)
+    other.begin()
+    began = time.monotonic()
+    mark.begin()
+    mark.begin()
+    begun, since = marks.read(2)
+    assert begun == 2
+    assert began <= since <= time.monotonic()
+    mark.restart_clock()
+    assert marks.read(2)[0] == 2
+    assert marks.read(2)[1] > since
+    marks.clear(2)
+    assert [marks.read(n)[0] for n in range(3)] == [1, 0, 0]
+    marks.close()
+
+
+@pytest.mark.parametrize("message", [b"", b"{}", b"[1]", b'["a", 1', b"\xff" * 40, b"1" * 15])
+def test_what_is_no_message_is_refused(message: bytes) -> None:
+    for kind in (Request, Reply, Started):
+        with pytest.raises(ValueError, match=r"no (request|reply|decoder.s first)"):
+            kind.unpack(message)
+
+
+def test_a_reply_that_was_cut_short_is_refused() -> None:
+    sent = Reply()
+    sent.add(protocol.NO_CONTENT, Failure("truncated", "cut", refused=False), {})
+    sent.add(protocol.NO_CONTENT, None, {})
+    whole = sent.pack()
+    for length in range(len(whole)):
+        with pytest.raises(ValueError, match="no reply of a decoder"):
+            Reply.unpack(whole[:length])
+
+
+def test_what_is_over_the_limit_is_refused_and_not_sent() -> None:
+    most = protocol.MESSAGE_BYTES
+    spare = most - len(request(uri="").pack())
+    assert len(request(uri="x" * spare).pack()) == most
+    with pytest.raises(ValueError, match=r"131,073 bytes, where 131,072 are the limit"):
+        request(uri="x" * (spare + 1)).pack()
+    reply = Reply(contents=[protocol.NO_CONTENT] * (most // protocol.CONTENT_BYTES))
+    with pytest.raises(ValueError, match="are the limit"):
+        reply.pack()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_largest_request_within_the_limits_can_be_sent(kind: Kind) -> None:
+    each = protocol.REQUEST_NAME_CHARACTERS // protocol.REQUEST_FILMS
+    names = (WIDE * each,) * protocol.REQUEST_FILMS
+    taken = sum(protocol.name_characters(kind, name) for name in names)
+    assert taken <= protocol.REQUEST_NAME_CHARACTERS < taken + protocol.REQUEST_FILMS
+    assert request(kind, names, uri=BYTE * 4095).pack()
+    assert request(kind, (WIDE * 1_000_000,), uri=BYTE * 4095).pack()  # one alone goes always
+
+
+def test_a_name_is_cut_to_what_counts_and_no_path_that_opens_is() -> None:
+    (cut,) = (m.name for _, m in Request.unpack(request("zip", ("n" * 999,)).pack()).films)
+    assert cut == "n" * protocol.NAME_CHARACTERS
+    for kind in archive.BY_NAME:
+        name = "n" * 4095
+        assert [m.name for _, m in Request.unpack(request(kind, (name,)).pack()).films] == [name]
+
+
+def test_the_largest_reply_within_the_limits_can_be_sent() -> None:
+    tags = {name: WIDE * 9_999 for name in ("format", "patient", "study", "accession")}
+    failure = Failure("decoder_died", WIDE * 9_999, refused=False)
+    worst, quiet = Reply(), Reply()
+    while not worst.full:
+        worst.add(protocol.NO_CONTENT, failure, {k: v for k, v in tags.items() if k != "format"})
+    assert worst.pack()
+    while not quiet.full:
+        quiet.add(protocol.NO_CONTENT, None, {})
+    assert quiet.films == protocol.REQUEST_FILMS
+    # Full by its films but one, and just not by what there is to say; then the worst film comes.
+    crowded = Reply(contents=[protocol.NO_CONTENT] * (protocol.REQUEST_FILMS - 3))
+    crowded.add(protocol.NO_CONTENT, failure, {"study": tags["study"], "patient": tags["study"]})
+    crowded.add(protocol.NO_CONTENT, failure, {"study": tags["study"]})
+    assert not crowded.full
+    crowded.add(protocol.NO_CONTENT, failure, {k: v for k, v in tags.items() if k != "format"})
+    assert crowded.pack()
+
+
+def test_no_message_is_larger_than_a_sockets_buffer() -> None:
+    default = int(Path("/proc/sys/net/core/wmem_default").read_text())
+    assert default > protocol.MESSAGE_BYTES
+
+
+def test_a_failures_message_and_a_tag_are_cut_to_what_is_sent_of_them() -> None:
+    reply = Reply()
+    reply.add(
+        protocol.NO_CONTENT, Failure("corrupt", "m" * 999, refused=False), {"study": "1" * 9_999}
+    )
+    assert len(reply.failures[0].message) == protocol.FAILURE_CHARACTERS
+    assert len(reply.tags[0]["study"]) == protocol.TAG_CHARACTERS
+    started = Started.unpack(Started(ready=False, text="w" * 999).pack())
+    assert len(started.text) == protocol.FAILURE_CHARACTERS

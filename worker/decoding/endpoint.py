@@ -1,0 +1,96 @@
+"""A decoder process's end of the connection to its parent: requests come in, replies go out."""
+
+from __future__ import annotations
+
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.decoding import memory, protocol
+from worker.decoding.protocol import Failure, Inheritance, Mark, Reply, Request
+from worker.machine.process import die_with_parent
+
+#: Replies are held back this many seconds, so that quick films share one.
+REPLY_S = 0.02
+
+#: After so many seconds without a request none is expected soon.
+IDLE_S = 2.0
+
+
+@dataclass(kw_only=True)
+class Endpoint:
+    """What a decoder process works with."""
+
+    parent: socket.socket
+    #: The shared memory.
+    pixels: NDArray[np.uint8]
+    mark: Mark
+    inherited: Inheritance
+
+    def requests(
+        self, idle: Callable[[], object] = lambda: None
+    ) -> Iterator[tuple[Request, int | None]]:
+        """Each request, with the file descriptor of a compressed archive's window.
+
+        `idle` is called when there was none for IDLE_S. Ends when the parent closes the socket.
+        """
+        while True:
+            if not select.select([self.parent], [], [], IDLE_S)[0]:
+                idle()
+            message, fds, _, _ = socket.recv_fds(self.parent, protocol.MESSAGE_BYTES, 1)
+            if not message:
+                return
+            yield Request.unpack(message), fds[0] if fds else None
+
+
+def inherit() -> Endpoint:
+    """Take over what the command line names, and become a process that ends with its parent."""
+    inherited = Inheritance.parse(sys.argv[1:])
+    die_with_parent(inherited.parent_pid)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)  # the parent's to handle, whoever else is sent it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return Endpoint(
+        parent=socket.socket(fileno=inherited.socket_fd),
+        pixels=memory.map_pixels(inherited.memory_fd, inherited.memory_bytes),
+        mark=Mark(inherited.marks_fd, inherited.number),
+        inherited=inherited,
+    )
+
+
+class Replies:
+    """Gathers what becomes of quick films; a film that takes long is answered for at once."""
+
+    def __init__(self, parent: socket.socket) -> None:
+        self._parent = parent
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reply = Reply()
+        self._began = time.monotonic()
+
+    def add(self, content: bytes, failure: Failure | None, tags: Mapping[str, str]) -> None:
+        """One more film is through; where many are at once, `send_if_due` comes after the last."""
+        self._reply.add(content, failure, tags)
+        if self._reply.full:
+            self.send()
+
+    def send_if_due(self) -> None:
+        """Send what has waited long enough."""
+        if time.monotonic() - self._began > REPLY_S:
+            self.send()
+
+    def send(self) -> None:
+        """Send what was not sent yet."""
+        if self._reply.films:
+            self._reply.seconds = time.monotonic() - self._began
+            self._parent.send(self._reply.pack())
+        self._begin()

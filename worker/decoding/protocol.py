@@ -1,0 +1,328 @@
+"""What the scoring process and its decoder processes send each other, and how large it may be.
+
+A decoder is started with an `Inheritance` as its command line. It sends one `Started`; then it is
+sent `Request`s, and answers each with one or more `Reply`s about the request's films in their
+order. Before each film it writes a mark (`Mark`) into memory that outlives it, from which the
+parent knows (`Marks`) which film it was at, and since when.
+
+A message is one packet of a SOCK_SEQPACKET socket. `pack` raises ValueError for what is larger than
+MESSAGE_BYTES, `unpack` for what is no such message; the other limits here see to it that neither
+happens. Opens no socket and no film.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import os
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from worker import archive
+
+#: Largest message, in bytes: a packet must fit into a socket's buffer, for which Linux gives
+#: 212,992 bytes (net.core.wmem_default) with the kernel's own part.
+MESSAGE_BYTES = 1 << 17
+
+#: Bytes that JSON takes for a character at most: two escaped surrogates.
+CHARACTER_BYTES = 12
+
+#: Films in a request: their numbers take 128 bytes each at most, a quarter of a message.
+REQUEST_FILMS = 256
+
+#: Characters of the names in one request, all together: half a message at most. With the numbers
+#: that leaves 32 kB for the path of the archive, whose 4,095 bytes JSON may write in 25 kB.
+REQUEST_NAME_CHARACTERS = MESSAGE_BYTES // 2 // CHARACTER_BYTES
+
+#: Characters of a name that is only there to be seen: the bytes are found by their offset.
+NAME_CHARACTERS = 200
+
+#: Characters of a name by which a file is opened. Linux takes paths of 4,095 bytes, so that what
+#: is cut off here is too long to be opened in either form.
+PATH_CHARACTERS = 4096
+
+#: Characters of a failure's message, or of why a decoder does not serve: some lines on a screen.
+FAILURE_CHARACTERS = 500
+
+#: Characters of an identifying DICOM tag: two values of at most 64 make the longest that is valid.
+TAG_CHARACTERS = 1024
+
+#: Bytes of failures and tags after which a reply is sent: the largest film's (one failure and
+#: three tags, 43 kB) and the contents of a request's films (4 kB) still fit after them.
+REPLY_BYTES = MESSAGE_BYTES // 2
+
+#: Bytes of a film's content hash (BLAKE2b-128).
+CONTENT_BYTES = 16
+
+#: In place of the content hash of a film whose bytes could not be read.
+NO_CONTENT = bytes(CONTENT_BYTES)
+
+#: A mark is two aligned 64-bit numbers: films begun since the process started, and when the latest
+#: was (time.monotonic_ns, which all processes of a machine share). Each is written in one step, the
+#: time first: `struct` would write byte by byte, and what the parent reads half-way blames a film
+#: that did nothing.
+MARK_NUMBERS = 2
+
+_REPLY_HEAD = struct.Struct("<IId")  # films, bytes of JSON, seconds
+
+
+class Source(NamedTuple):
+    """The archive that a request's films are in."""
+
+    kind: archive.Kind
+    uri: str
+    #: Another one says that another archive may lie at the same path: it is opened anew.
+    edition: str
+    #: Where the window begins in the uncompressed stream, for a window of a compressed archive. Its
+    #: file descriptor comes with the message.
+    base: int
+
+
+class Failure(NamedTuple):
+    """What is wrong with a film."""
+
+    code: str
+    message: str
+    #: Whether the film is refused rather than broken.
+    refused: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Films of one archive to be decoded by one rule."""
+
+    source: Source
+    rule: str
+    #: S: pixels are `uint8 [S,S]`.
+    size: int
+    #: Codes of refusals that are overridden.
+    accept: tuple[str, ...]
+    #: Offset of the pixels in the shared memory in bytes, below 0 where only the content hash is
+    #: wanted; and where the film's bytes are.
+    films: Sequence[tuple[int, archive.Member]]
+
+    def pack(self) -> bytes:
+        """As bytes for the socket; names are cut to what counts."""
+        most = _name_limit(self.source.kind)
+        message = [
+            self.source,
+            self.rule,
+            self.size,
+            self.accept,
+            [(offset, member.name[:most], *member[1:]) for offset, member in self.films],
+        ]
+        return _sendable(json.dumps(message).encode())
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Request:
+        """What `pack` made."""
+        try:
+            source, rule, size, accept, films = json.loads(message)
+            return cls(
+                source=Source(*source),
+                rule=rule,
+                size=size,
+                accept=tuple(accept),
+                films=[(offset, archive.Member(*member)) for offset, *member in films],
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"no request to a decoder: {error}") from error
+
+
+def name_characters(kind: archive.Kind, name: str) -> int:
+    """Characters that a film's name takes of REQUEST_NAME_CHARACTERS."""
+    return min(len(name), _name_limit(kind))
+
+
+def _name_limit(kind: archive.Kind) -> int:
+    return PATH_CHARACTERS if kind in archive.BY_NAME else NAME_CHARACTERS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """A decoder's first message: it serves, or it ends for a reason."""
+
+    ready: bool
+    #: How quick it is, in words, where that was measured; or why it does not serve.
+    text: str = ""
+
+    def pack(self) -> bytes:
+        """As bytes for the socket; the text is cut to FAILURE_CHARACTERS."""
+        return _sendable(json.dumps([self.ready, self.text[:FAILURE_CHARACTERS]]).encode())
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Started:
+        """What `pack` made."""
+        try:
+            ready, text = json.loads(message)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"no decoder's first message: {error}") from error
+        return cls(ready=ready, text=text)
+
+
+@dataclass(kw_only=True, slots=True)
+class Reply:
+    """What became of some films: one after the other is added, then all are sent."""
+
+    #: Spent on them.
+    seconds: float = 0.0
+    #: One content hash per film, NO_CONTENT where its bytes could not be read.
+    contents: list[bytes] = field(default_factory=list)
+    #: Place in this reply → what is wrong with the film.
+    failures: dict[int, Failure] = field(default_factory=dict)
+    #: Place in this reply → identifying DICOM tags, as they stand in the film.
+    tags: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: Bytes that failures and tags take at most.
+    _remarks: int = field(default=0, init=False, repr=False, compare=False)
+
+    @property
+    def films(self) -> int:
+        """How many films it is about."""
+        return len(self.contents)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is to be sent before another film is added."""
+        return self._remarks > REPLY_BYTES or self.films >= REQUEST_FILMS
+
+    def add(self, content: bytes, failure: Failure | None, tags: Mapping[str, str]) -> None:
+        """One more film; the failure's message and the tags are cut to what is sent of them."""
+        place = len(self.contents)
+        self.contents.append(content)
+        if failure is not None:
+            failure = failure._replace(message=failure.message[:FAILURE_CHARACTERS])
+            self.failures[place] = failure
+            self._remarks += 100 + CHARACTER_BYTES * len(failure.message)
+        if tags:
+            self.tags[place] = {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
+            self._remarks += 100 + CHARACTER_BYTES * sum(map(len, self.tags[place].values()))
+
+    def pack(self) -> bytes:
+        """As bytes for the socket."""
+        remarks = b""
+        if self.failures or self.tags:
+            remarks = json.dumps([list(self.failures.items()), list(self.tags.items())]).encode()
+        head = _REPLY_HEAD.pack(self.films, len(remarks), self.seconds)
+        return _sendable(head + remarks + b"".join(self.contents))
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Reply:
+        """What `pack` made."""
+        try:
+            films, length, seconds = _REPLY_HEAD.unpack_from(message)
+            end = _REPLY_HEAD.size + length
+            failures, tags = json.loads(message[_REPLY_HEAD.size : end]) if length else ((), ())
+            reply = cls(
+                seconds=seconds,
+                contents=[
+                    message[at : at + CONTENT_BYTES]
+                    for at in range(end, len(message), CONTENT_BYTES)
+                ],
+                failures={place: Failure(*failure) for place, failure in failures},
+                tags=dict(tags),
+            )
+        except (TypeError, ValueError, struct.error) as error:
+            raise ValueError(f"no reply of a decoder: {error}") from error
+        if end + films * CONTENT_BYTES != len(message):
+            raise ValueError(f"no reply of a decoder: {len(message)} bytes for {films} films")
+        return reply
+
+
+def _sendable(message: bytes) -> bytes:
+    if len(message) > MESSAGE_BYTES:
+        raise ValueError(
+            f"a message of {len(message):,} bytes, where {MESSAGE_BYTES:,} are the limit"
+        )
+    return message
+
+
+class Marks:
+    """What each decoder was at last, in memory that outlives it: the parent's side."""
+
+    def __init__(self, count: int) -> None:
+        self.fd = os.memfd_create("pneumoq-marks", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, count * MARK_NUMBERS * 8)
+        self._memory = mmap.mmap(self.fd, count * MARK_NUMBERS * 8)
+        self._numbers = memoryview(self._memory).cast("q")
+
+    def clear(self, number: int) -> None:
+        """A new process with this number is at none."""
+        self._numbers[number * MARK_NUMBERS] = 0
+
+    def read(self, number: int) -> tuple[int, float]:
+        """Films begun since the process started, and when (time.monotonic) the latest was."""
+        # The decoder writes the time first: read last, it is that of this film or of a later one.
+        begun = self._numbers[number * MARK_NUMBERS]
+        return begun, self._numbers[number * MARK_NUMBERS + 1] / 1e9
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._numbers.release()
+        self._memory.close()
+        os.close(self.fd)
+
+
+class Mark:
+    """Shows which film this decoder is at, and since when: the decoder's side."""
+
+    def __init__(self, fd: int, number: int) -> None:
+        self._numbers = memoryview(mmap.mmap(fd, 0)).cast("q")
+        self._at = number * MARK_NUMBERS
+        self._begun = 0
+
+    def begin(self) -> None:
+        """The next film is begun."""
+        self.restart_clock()
+        self._begun += 1
+        self._numbers[self._at] = self._begun
+
+    def restart_clock(self) -> None:
+        """The deadline of all films that are begun and not answered for counts from now."""
+        self._numbers[self._at + 1] = time.monotonic_ns()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inheritance:
+    """What a decoder process has from its parent; file descriptors are open in both."""
+
+    parent_pid: int
+    socket_fd: int
+    #: The shared memory for pixels, and its size in bytes.
+    memory_fd: int
+    memory_bytes: int
+    #: The memory for marks, and the decoder's number there.
+    marks_fd: int
+    number: int
+    #: Memory that decoding one film may take, in MiB.
+    limit_mb: int
+    #: For a decoder on a GPU: the torch device, and how many times as quick as a decoder on the CPU
+    #: it must prove to be.
+    device: str = ""
+    at_least: float = 0.0
+
+    def arguments(self) -> list[str]:
+        """As a command line."""
+        return [str(value) for value in dataclasses.astuple(self)]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Inheritance:
+        """What `arguments` made."""
+        *numbers, device, at_least = arguments
+        parent_pid, socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb = map(
+            int, numbers
+        )
+        return cls(
+            parent_pid=parent_pid,
+            socket_fd=socket_fd,
+            memory_fd=memory_fd,
+            memory_bytes=memory_bytes,
+            marks_fd=marks_fd,
+            number=number,
+            limit_mb=limit_mb,
+            device=device,
+            at_least=float(at_least),
+        )

@@ -1,0 +1,94 @@
+"""One film inside a decoder process: from its archive to its pixels, or to what is wrong with it.
+
+Knows nothing of the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import FilmError, FilmRefused
+from trainer.film import rules
+from worker import archive
+from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request, Source
+from worker.errors import ArchiveError, MemberError
+
+_TOO_LARGE = Failure(
+    "too_large", "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB", refused=False
+)
+
+
+class Sources:
+    """The reader of the archive that was read last; shards of one job follow each other."""
+
+    def __init__(self) -> None:
+        self._source: Source | None = None
+        self._reader: archive.Reader | None = None
+
+    @contextlib.contextmanager
+    def open(
+        self, source: Source, window_fd: int | None
+    ) -> Iterator[archive.Reader | ArchiveError]:
+        """A reader, or the ArchiveError that there is instead of one."""
+        if window_fd is not None:
+            window = archive.ExtentReader(window_fd, base=source.base, owned=True)
+            try:
+                yield window
+            finally:
+                window.close()
+            return
+        if self._source != source:
+            if self._reader is not None:
+                self._reader.close()
+            self._source, self._reader = None, None
+            try:
+                self._reader = archive.open_reader(source.kind, source.uri)
+            except ArchiveError as error:
+                yield error
+                return
+            self._source = source
+        assert self._reader is not None
+        yield self._reader
+
+
+def read(
+    reader: archive.Reader | ArchiveError, member: archive.Member, tags: dict[str, str]
+) -> tuple[bytes, Failure | None, bytes | None]:
+    """The film's content hash, what is wrong with it where something is, or else its bytes."""
+    if isinstance(reader, ArchiveError):
+        return NO_CONTENT, _failure(reader), None
+    try:
+        data = reader.read(member)
+        content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+    except MemberError as error:
+        return NO_CONTENT, _failure(error), None
+    except MemoryError:
+        return NO_CONTENT, _TOO_LARGE, None
+    if data[128:132] == b"DICM":
+        # Whatever else it holds or hides, its name may be a patient's.
+        tags["format"] = "DICOM"
+    return content, None, data
+
+
+def decode(
+    data: bytes, request: Request, pixels: NDArray[np.uint8], offset: int, tags: dict[str, str]
+) -> Failure | None:
+    """Put the film's pixels into their place, or return what is wrong with it."""
+    side = request.size
+    out = pixels[offset : offset + side * side]
+    try:
+        rules.decode(data, side, request.rule, out, accept=request.accept, tags=tags)
+    except FilmError as error:
+        return _failure(error)
+    except MemoryError:
+        return _TOO_LARGE
+    return None
+
+
+def _failure(error: ArchiveError | MemberError | FilmError) -> Failure:
+    return Failure(error.code, str(error), isinstance(error, FilmRefused))

@@ -1,0 +1,194 @@
+"""Keeps the decoder processes running: starts them, and replaces those that die or are too slow.
+
+A film at which a decoder ended gets a second chance in a new process, since a killed process may be
+innocent, and after that an error. A decoder on a GPU is one more beside those on the CPU and never
+does without them: it may refuse to serve. Knows nothing of the films that wait for a decoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from worker.decoding.film import Decoded, Film, OnGpu
+from worker.decoding.handle import DecoderProcess, Pace
+from worker.decoding.memory import PixelMemory
+from worker.decoding.protocol import Failure, Marks, Started
+
+log = logging.getLogger(__name__)
+
+#: A decoder must report ready within this many seconds of its start.
+START_S = 60.0
+
+#: One on a GPU loads torch, makes a CUDA context and is measured; a Jetson is slow at all three.
+GPU_START_S = 300.0
+
+#: A film is blamed when this many decoders ended while at it.
+STRIKES = 2
+
+#: After this many failed starts in a row no further one is tried.
+STARTS = 10
+
+#: A GPU decoder that ended this many times, having answered for fewer than GPU_FILMS films since
+#: its start each time, is not started again: its start takes seconds.
+GPU_ENDS, GPU_FILMS = 3, 1000
+
+#: A decoder that closed its socket is on its way out: its exit status tells why, if it comes in
+#: this many seconds.
+EXIT_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lost:
+    """What a decoder that has ended leaves."""
+
+    #: Films that others are to decode, in their order.
+    films: Sequence[Film]
+    #: The film at which too many decoders have ended.
+    blamed: Decoded | None = None
+
+
+class Supervisor:
+    """The decoder processes, as many as there should be."""
+
+    def __init__(
+        self,
+        count: int,
+        memory: PixelMemory,
+        *,
+        deadline_s: float,
+        limit_mb: int,
+        gpu: OnGpu | None,
+    ) -> None:
+        self._memory = memory
+        self._deadline_s = deadline_s
+        self._limit_mb = limit_mb
+        self._gpu = gpu
+        self._gpu_ends = 0
+        #: What became of the decoder on the GPU: `off`, `starting`, `serving: …` or `off: why`.
+        self.gpu_state = "off"
+        self._marks = Marks(count + 1)
+        self.selector = selectors.DefaultSelector()
+        self._failed_starts = 0
+        self._cpu_pace, self._gpu_pace = Pace(), Pace()
+        self.decoders = [self._start(number) for number in range(count)]
+        self._gpu_number = count
+        if gpu is not None:
+            self._start_on_gpu(gpu)
+
+    def _start_on_gpu(self, gpu: OnGpu) -> None:
+        self.gpu_state = "starting"
+        self.decoders.append(self._start(self._gpu_number, gpu))
+
+    def _start(self, number: int, gpu: OnGpu | None = None) -> DecoderProcess:
+        pace = self._cpu_pace if gpu is None else self._gpu_pace
+        new = DecoderProcess(number, self._memory, self._marks, self._limit_mb, pace, gpu)
+        self.selector.register(new.socket, selectors.EVENT_READ, new)
+        return new
+
+    def counted(self) -> list[DecoderProcess]:
+        """All that work, or will at once; one on a GPU may never."""
+        return [d for d in self.decoders if d.ready or not d.on_gpu]
+
+    def started(self, decoder: DecoderProcess, message: bytes) -> Lost | None:
+        """Note its first message: it is ready, or on a GPU may be lost instead."""
+        first = Started.unpack(message)
+        if not first.ready:
+            self._end(decoder)
+            return self._replace_on_gpu(decoder, first.text)
+        decoder.ready = True
+        if decoder.on_gpu:
+            self.gpu_state = f"serving: {first.text}"
+            log.info("films are decoded on the GPU too: %s", self.gpu_state)
+        else:
+            self._failed_starts = 0
+        return None
+
+    def overdue(self) -> list[DecoderProcess]:
+        """Those that are at one film, or at their start, for too long."""
+        now = time.monotonic()
+        return [d for d in self.decoders if self._is_overdue(d, now)]
+
+    def _is_overdue(self, decoder: DecoderProcess, now: float) -> bool:
+        if not decoder.ready:
+            return now - decoder.last_event > (GPU_START_S if decoder.on_gpu else START_S)
+        return bool(decoder.given) and now - decoder.at()[1] > self._deadline_s
+
+    def replace_overdue(self, decoder: DecoderProcess) -> Lost:
+        """End one that takes too long and start another.
+
+        Raises RuntimeError where decoders do not start at all.
+        """
+        self._end(decoder)
+        if decoder.on_gpu:
+            return self._replace_on_gpu(decoder, "it took too long")
+        message = f"decoding was given up after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
+        return self._replace(decoder, "decoder_timeout", message)
+
+    def replace_ended(self, decoder: DecoderProcess) -> Lost:
+        """Start another in the place of one that has ended.
+
+        Raises RuntimeError where decoders do not start at all.
+        """
+        status = self._end(decoder, EXIT_S)
+        cause = f"signal {-status}" if status < 0 else f"exit status {status}"
+        if decoder.on_gpu:
+            when = "at work" if decoder.ready else "in starting"
+            return self._replace_on_gpu(decoder, f"it ended ({cause}) {when}")
+        return self._replace(decoder, "decoder_died", f"the decoder ended at this film ({cause})")
+
+    def _end(self, decoder: DecoderProcess, grace_s: float = 0.0) -> int:
+        self.selector.unregister(decoder.socket)
+        return decoder.end(grace_s)
+
+    def _replace(self, decoder: DecoderProcess, code: str, message: str) -> Lost:
+        log.warning("decoder %d is replaced: %s", decoder.number, message)
+        if not decoder.ready and not decoder.given:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                raise RuntimeError(
+                    "decoder processes do not start; "
+                    "run `python -m worker.decoding.child` to see why"
+                )
+        # Read before the successor clears it.
+        suspect = decoder.given[decoder.at()[0]] if decoder.given else None
+        self.decoders[decoder.number] = self._start(decoder.number)
+        if suspect is None:
+            return Lost(films=())
+        suspect.strikes += 1
+        if suspect.strikes < STRIKES:
+            return Lost(films=decoder.given)
+        decoder.given.remove(suspect)
+        failure = Failure(code, message, refused=False)
+        return Lost(films=decoder.given, blamed=Decoded(film=suspect, failure=failure))
+
+    def _replace_on_gpu(self, decoder: DecoderProcess, why: str) -> Lost:
+        """It refused, died or took too long: what it had is decoded by others, at no film's cost.
+
+        It was at several films at once, and none of them is blamed before a decoder on the CPU,
+        which they are given to one by one, has ended at it too.
+        """
+        # Where it was at none, it may have been opening the archive of the first.
+        for film in islice(decoder.given, max(1, decoder.begun)):
+            film.alone = True
+        self.decoders.remove(decoder)
+        self._gpu_ends = 1 if decoder.answered >= GPU_FILMS else self._gpu_ends + 1
+        if self._gpu is not None and decoder.ready and self._gpu_ends < GPU_ENDS:
+            log.warning("the decoder on the GPU is replaced: %s", why)
+            self._start_on_gpu(self._gpu)
+        else:
+            self.gpu_state = f"off: {why}"
+            log.warning("films are decoded on the CPU alone, and not on the GPU: %s", why)
+        return Lost(films=decoder.given)
+
+    def close(self) -> None:
+        """End the processes."""
+        for decoder in self.decoders:
+            decoder.end()
+        self.selector.close()
+        self.decoders = []
+        self._marks.close()

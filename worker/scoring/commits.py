@@ -1,0 +1,141 @@
+"""Commits: what became of shards is written to the database, by a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.base import database as connecting
+from db.base.errors import LeaseLost
+from db.queue import jobs, leases, results, reuse
+from db.queue.leases import Shard
+from db.queue.reuse import Known
+from db.work import endings
+from worker.config import Settings
+from worker.machine import privacy
+from worker.machine.heartbeat import Heartbeat
+from worker.scoring.shard import ShardRun
+
+log = logging.getLogger(__name__)
+
+
+class Commits:
+    """One thread that writes, in the order in which it was asked to.
+
+    To be called from any thread; `wake` is called whenever something is through.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: sa.Engine,
+        worker_id: str,
+        heartbeat: Heartbeat,
+        wake: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._worker_id = worker_id
+        self._heartbeat = heartbeat
+        self._wake = wake
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="committing")
+
+    def close(self, *, abandon: bool = False) -> None:
+        """Finish what was asked for, or with `abandon` only what was begun."""
+        self._thread.shutdown(wait=True, cancel_futures=abandon)
+
+    def known(self, run: ShardRun) -> Future[Mapping[bytes, Known]]:
+        """Look up the contents of a shard's films: the outcomes of those scored before."""
+
+        def look_up() -> Mapping[bytes, Known]:
+            with connecting.reading(self._database) as connection:
+                return reuse.known(connection, list(run.contents.values()), *run.model[:2])
+
+        return self._submit(look_up)
+
+    def commit(self, run: ShardRun) -> Future[None]:
+        """Write a shard's outcomes, and close its job if that was the last."""
+        return self._submit(lambda: self._commit(run))
+
+    def hand_back(self, shard: Shard, reason: str, *, in_good_order: bool) -> Future[None]:
+        """Let another worker have the shard: at once in good order, else after a while."""
+        return self._submit(
+            lambda: hand_back(
+                self._database, self._heartbeat, shard, reason, in_good_order=in_good_order
+            )
+        )
+
+    def gpu_lost(self, shard: Shard, reason: str) -> Future[None]:
+        """Let another worker have a shard that was being computed when the GPU was lost.
+
+        It may be to blame: the attempt counts, as if the worker had been killed.
+        """
+        return self._submit(lambda: self._gpu_lost(shard, reason))
+
+    def log_engine(self, job_id: int, text: str) -> Future[None]:
+        """Write to the job's history what it is scored with here, once."""
+
+        def log_it(connection: sa.Connection) -> None:
+            jobs.log_once(connection, job_id, self._worker_id, "engine", text)
+
+        return self._submit(lambda: connecting.write(self._database, log_it))
+
+    def _submit(self, work: Callable[[], Any]) -> Future[Any]:
+        future = self._thread.submit(work)
+        future.add_done_callback(lambda _: self._wake())
+        return future
+
+    def _commit(self, run: ShardRun) -> None:
+        shard = run.shard
+        if run.hashed_names:
+            # First, because whoever dies in between could not make up for it.
+            self._keep_names(run)
+        try:
+            connecting.write(self._database, lambda c: results.commit(c, shard, run.outcomes))
+        except LeaseLost as error:
+            log.info("not committed: %s", error)
+            return
+        close_job(self._database, shard.job_id, self._worker_id)
+
+    def _keep_names(self, run: ShardRun) -> None:
+        try:
+            privacy.keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
+        except OSError as error:
+            # No reason to lose outcomes: whoever has the key and the films can make the map again.
+            log.warning(
+                "job %d: the map of hashed names cannot be kept (%s); make room in PNEUMOQ_HOME "
+                "and score the job again to have it",
+                run.shard.job_id, error.strerror,
+            )  # fmt: skip
+
+    def _gpu_lost(self, shard: Shard, reason: str) -> None:
+        detail = f"shard {shard.shard_no}, attempt {shard.attempt}: {reason}"
+        log.warning("job %d: the GPU was lost at %s", shard.job_id, detail)
+
+        def write(connection: sa.Connection) -> None:
+            leases.hand_back_shard(connection, shard, None, in_good_order=False)
+            jobs.log(connection, shard.job_id, self._worker_id, "gpu_lost", detail)
+
+        connecting.write(self._database, write)
+        self._heartbeat.release(shard)
+
+
+def hand_back(
+    database: sa.Engine, heartbeat: Heartbeat, shard: Shard, reason: str, *, in_good_order: bool
+) -> None:
+    """Let another worker have the shard, as `Commits.hand_back`, in this thread."""
+    log.info("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
+    connecting.write(
+        database, lambda c: leases.hand_back_shard(c, shard, reason, in_good_order=in_good_order)
+    )
+    heartbeat.release(shard)
+
+
+def close_job(database: sa.Engine, job_id: int, worker_id: str) -> None:
+    """Finish a job that has nothing left to do."""
+    if connecting.write(database, lambda c: endings.close_if_done(c, job_id, worker_id)):
+        log.info("job %d is done", job_id)

@@ -1,0 +1,183 @@
+"""Listing: what a job's sources hold becomes its shards, or is answered from an earlier job."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from db.base import database as connecting
+from db.queue import jobs, listings, reuse
+from db.work import endings
+from db.work.claims import Claimed
+from worker import archive
+from worker.errors import ArchiveError
+from worker.scoring.cutting import ShardWriter, cut
+
+log = logging.getLogger(__name__)
+
+
+class Lister:
+    """Lists the sources of one job that was claimed to be planned."""
+
+    def __init__(
+        self,
+        database: sa.Engine,
+        claimed: Claimed,
+        check: Callable[[], object],
+        written: Callable[[int], object],
+    ) -> None:
+        """`check` is called again and again; what it raises ends the listing.
+
+        `written` is called with how many shards were written that may be scored now.
+        """
+        self._database = database
+        self._claimed = claimed
+        self._lease = claimed.lease
+        self._check = check
+        self._written = written
+
+    def run(self) -> None:
+        """Go through the sources, from where an earlier planner was; then the job is planned.
+
+        Raises ArchiveError where the job cannot be scored, and LeaseLost.
+        """
+        job_id, worker_id = self._lease.job_id, self._lease.worker_id
+        skipped: Counter[str] = Counter()
+        wanted = self._wanted()
+        for row in jobs.source_rows(self._database, job_id):
+            if wanted is None and self._copied(row):
+                continue
+            names = listings.unpack_paths(row["paths"])
+            with archive.open_source(row["uri"], row["kind"], names) as source:
+                self._check_unchanged(source, row)
+                self._list(source, row["source_no"], wanted)
+                skipped.update(source.skipped)
+        items = sum(self._listed().values())
+        if not items:
+            raise ArchiveError(
+                "empty",
+                "the sources hold no files to be scored"
+                if wanted is None
+                else "the sources no longer hold any of the items that failed",
+            )
+        connecting.write(self._database, lambda c: listings.complete(c, self._lease, dict(skipped)))
+        connecting.write(self._database, lambda c: endings.close_if_done(c, job_id, worker_id))
+        log.info("job %d: %d items listed", job_id, items)
+
+    def _listed(self) -> dict[int, int]:
+        """Items of this job per source, by this planner and those before it."""
+        with connecting.reading(self._database) as connection:
+            return listings.planned(connection, self._lease.job_id)
+
+    def _check_unchanged(self, source: archive.Source, row: sa.RowMapping) -> None:
+        """The archive is still what was submitted; a retry takes it as it is now.
+
+        Who retries has often repaired the archive first.
+        """
+        fingerprint = source.fingerprint()
+        if fingerprint == row["fingerprint"]:
+            return
+        if self._claimed.parent_job_id is None:
+            raise ArchiveError(
+                "changed",
+                f"{row['uri']} was changed after the job was submitted; submit again",
+            )
+        content_id = source.content_id()
+        connecting.write(
+            self._database,
+            lambda c: listings.set_identity(
+                c, self._lease, row["source_no"], fingerprint, content_id
+            ),
+        )
+
+    def _wanted(self) -> set[tuple[int, int]] | None:
+        """Of a job that retries what failed: (source, name's hash) of each such item; else None.
+
+        Eight bytes stand for a name, since a job that was cancelled early may have millions left.
+        """
+        parent = self._claimed.parent_job_id
+        if parent is None or not self._claimed.spec.get("failed_only"):
+            return None
+        wanted: set[tuple[int, int]] = set()
+        last = -1
+        while True:
+            self._check()
+            with connecting.reading(self._database) as connection:
+                found = listings.after(connection, parent, last, to_retry=True)
+                for shard in found:
+                    again = listings.items_to_retry(connection, parent, shard.shard_no)
+                    members = archive.unpack(shard.listing)
+                    for item_no in again:
+                        name = members[item_no - shard.first_item].name
+                        wanted.add((shard.source_no, _name_hash(name)))
+            if not found:
+                return wanted
+            last = found[-1].shard_no
+
+    def _copied(self, row: sa.RowMapping) -> bool:
+        """Whether an unchanged archive was answered from an earlier job, without being listed."""
+        claimed = self._claimed
+        if row["content_id"] is None or claimed.spec.get("force"):
+            return False
+        with archive.open_source(row["uri"], row["kind"]) as source:
+            if source.content_id() != row["content_id"]:
+                return False  # listing it finds out whether it may be scored
+        with connecting.reading(self._database) as connection:
+            assert claimed.model_id is not None and claimed.precision is not None
+            origin = reuse.find_copy(
+                connection, row["content_id"], claimed.model_id, claimed.precision, claimed.spec
+            )
+        if origin is None:
+            return False
+        while True:
+            self._check()
+            copied = connecting.write(
+                self._database,
+                lambda c: reuse.copy_source(c, self._lease, *origin, row["source_no"]),
+            )
+            if copied.complete:
+                log.info("job %d: %s is answered from job %d", self._lease.job_id, row["uri"],
+                         origin[0])  # fmt: skip
+            elif copied.shards:
+                self._written(1)  # shards that had errors are to be scored again
+                continue
+            return copied.complete
+
+    def _list(
+        self, source: archive.Source, source_no: int, wanted: set[tuple[int, int]] | None
+    ) -> None:
+        """Write the shards of one source that are not written yet."""
+        listed = self._listed()
+        before, items = listed.get(source_no, 0), sum(listed.values())
+        if wanted is None:
+            members = source.members(start=before)
+        else:
+            chosen = (m for m in source.members() if (source_no, _name_hash(m.name)) in wanted)
+            members = itertools.islice(chosen, before, None)
+        compressed = source.kind in archive.WINDOWED
+        # A compressed archive's shards need the index, which is complete only at the end.
+        writer = ShardWriter(
+            self._database, self._lease, source_no, items, self._written, at_end=compressed
+        )
+        for shard in cut(members, items, source.part if compressed else None):
+            self._check()
+            writer.add(shard)
+        index = source.index()
+        if index is not None or source.streams:
+            connecting.write(
+                self._database,
+                lambda c: listings.set_seek_index(
+                    c, self._lease, source_no, index, streams=source.streams
+                ),
+            )
+        writer.flush()
+
+
+def _name_hash(name: str) -> int:
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

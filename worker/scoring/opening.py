@@ -1,0 +1,104 @@
+"""Opening: a claimed shard becomes films to be read, with the card of its model."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from db.base import database as connecting
+from db.queue import jobs, listings
+from db.queue.leases import Shard
+from db.registry import models
+from trainer.card import Card
+from worker import archive
+from worker.archive import Kind
+from worker.decoding.pool import Place
+from worker.errors import EngineError
+from worker.machine.privacy import Privacy
+from worker.scoring.batches import MAX_SIDE
+from worker.scoring.engine_thread import Model
+from worker.scoring.shard import ShardRun
+
+#: Bytes of a tar header.
+TAR_HEADER = 512
+
+
+class Opener:
+    """Makes claimed shards ready to be read. Used by one thread."""
+
+    def __init__(self, database: sa.Engine, privacy: Privacy) -> None:
+        self._database = database
+        self._privacy = privacy
+        self._cards: dict[int, Card] = {}
+        #: Of the job whose shard was opened last, by source_no.
+        self._sources: tuple[int, dict[int, sa.RowMapping]] | None = None
+        #: Of the (job, source) whose shard was opened last, where that is a compressed archive.
+        self._spool: tuple[tuple[int, int], archive.Spool] | None = None
+
+    def open(self, shard: Shard) -> ShardRun:
+        """Unpack the listing and, for a compressed archive, inflate the shard's window.
+
+        All its films are `waiting`. Raises ArchiveError where the archive cannot be read now, and
+        CardError or EngineError where its model cannot be used here.
+        """
+        source = self._source(shard)
+        card = self._card(shard.model_id)
+        kind: Kind = source["kind"]
+        members = archive.unpack(shard.listing)
+        place = Place(kind=kind, uri=source["uri"], edition=f"{shard.job_id}.{shard.source_no}")
+        if kind in archive.WINDOWED:
+            # What is too large to be read is not inflated either; it has a shard of its own.
+            readable = [m for m in members if m.stored <= archive.MAX_BYTES]
+            # From the first member's header on, which its reader checks.
+            first = max(0, min((m.offset for m in readable), default=0) - TAR_HEADER)
+            end = max((m.offset + m.stored for m in readable), default=0)
+            spool = self._open_spool(shard, place)
+            window_fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
+            place = replace(place, window_fd=window_fd, base=first)
+        return ShardRun(
+            shard=shard,
+            card=card,
+            model=Model(shard.model_id, shard.precision, shard.engine or "auto"),
+            place=place,
+            members=members,
+            accept=tuple(shard.spec.get("accept") or ()),
+            waiting=deque(range(len(members))),
+            privacy=self._privacy,
+        )
+
+    def _source(self, shard: Shard) -> sa.RowMapping:
+        if self._sources is None or self._sources[0] != shard.job_id:
+            rows = jobs.source_rows(self._database, shard.job_id)
+            self._sources = (shard.job_id, {row["source_no"]: row for row in rows})
+        return self._sources[1][shard.source_no]
+
+    def _card(self, model_id: int) -> Card:
+        if model_id not in self._cards:
+            row = models.get(self._database, model_id)
+            card = Card.from_json(json.dumps(row["card"]))
+            if card.size > MAX_SIDE:
+                raise EngineError(
+                    f"model {model_id} wants films of {card.size} pixels; at most {MAX_SIDE} "
+                    "are made"
+                )
+            self._cards[model_id] = card
+        return self._cards[model_id]
+
+    def _open_spool(self, shard: Shard, place: Place) -> archive.Spool:
+        # Shards of a job come one after another: the stream goes on where it was.
+        key = (shard.job_id, shard.source_no)
+        if self._spool is None or self._spool[0] != key:
+            self.close()
+            with connecting.reading(self._database) as connection:
+                index = listings.seek_index(connection, *key)
+            self._spool = (key, archive.open_spool(place.kind, place.uri, index))
+        return self._spool[1]
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._spool is not None:
+            self._spool[1].close()
+            self._spool = None
