@@ -25,14 +25,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def model(shared_folder: Path) -> tuple[Path, Card]:
     """A model file of two classes at 64 pixels, and its card."""
-
-    def make(path: Path) -> None:
-        path.mkdir()
-        card = samples.write_model(path / "small.onnx", ("NORMAL", "PNEUMONIA"), seed=1)
-        (path / "card.json").write_text(card.to_json())
-
-    made = once.made(shared_folder, "model-of-faults", make)
-    return made / "small.onnx", Card.from_json((made / "card.json").read_text())
+    return samples.once_written(shared_folder)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from db.base import database
 from db.queue import jobs
 from db.registry import models
+from tests.support import once
 from trainer import card as cards
 from trainer import phantom
 from trainer.card import Card
@@ -90,6 +91,18 @@ def write_model(
     )
     export.write(path, net.state_dict(), made, detector)
     return made
+
+
+def once_written(shared_folder: Path) -> tuple[Path, Card]:
+    """A model file of two classes at 64 pixels, made once a run, and its card."""
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        card = write_model(path / "small.onnx", ("NORMAL", "PNEUMONIA"), seed=1)
+        (path / "card.json").write_text(card.to_json())
+
+    made = once.made(shared_folder, "small-model", make)
+    return made / "small.onnx", Card.from_json((made / "card.json").read_text())
 
 
 def register(engine: sa.Engine, files: Path | Mapping[str, Path], card: Card | None = None) -> int:

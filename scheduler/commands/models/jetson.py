@@ -125,8 +125,8 @@ def _free_name(engine: sa.Engine, file: Path) -> str:
 
 def export(row: Mapping[Any, Any], path: Path, folder: Path, form: str, as_json: bool) -> None:
     """Write a model file of ours in another format into a folder, and say what was written."""
+    from trainer.folded import Network
     from trainer.modelfile import jetson_export
-    from trainer.modelfile.quantise import Network
 
     network = Network(path)
     try:
