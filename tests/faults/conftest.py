@@ -17,36 +17,22 @@ from trainer.card import Card
 
 @pytest.fixture(params=list(harm.BOTH_IN_SOAK["sqlite"]))
 def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh database: in the soak both, else SQLite, or what `harm.on` says."""
+    """URL of a fresh database: in the soak both, else SQLite, or what `harm.on_postgresql` says."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture(scope="session")
-def model(shared_folder: Path) -> tuple[Path, Card]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
     """A model file of two classes at 64 pixels, and its card."""
-
-    def make(path: Path) -> None:
-        path.mkdir()
-        card = samples.write_model(path / "small.onnx", ("NORMAL", "PNEUMONIA"), seed=1)
-        (path / "card.json").write_text(card.to_json())
-
-    made = once.made(shared_folder, "model-of-faults", make)
-    return made / "small.onnx", Card.from_json((made / "card.json").read_text())
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    return path, samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
 
 
 @pytest.fixture(scope="session")
-def films(shared_folder: Path) -> Path:
-    """A folder of about a hundred films in two class folders."""
-    return once.made(shared_folder, "films-of-faults", lambda path: phantom.write_folder(path, 45))
-
-
-@pytest.fixture(scope="session")
-def few(shared_folder: Path) -> Path:
+def few() -> Path:
     """A folder of about twenty films in two class folders."""
-    return once.made(
-        shared_folder, "few-of-faults", lambda path: phantom.write_folder(path, 8, seed=1)
-    )
+    return once.made("few-of-faults", lambda path: phantom.write_folder(path, 8, seed=1))
 
 
 @pytest.fixture

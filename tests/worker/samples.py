@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from db.base import database
 from db.queue import jobs
 from db.registry import models
+from tests.support import once
 from trainer import card as cards
 from trainer import phantom
 from trainer.card import Card
@@ -58,7 +60,22 @@ def pixels(encoded: Sequence[bytes], size: int = SIZE) -> NDArray[np.uint8]:
 def write_model(
     path: Path, labels: tuple[str, ...], seed: int, size: int = SIZE, **card: Any
 ) -> Card:
-    """Write a model of random weights whose scores cover 0 to 1; returns its card."""
+    """Write a model of random weights whose scores cover 0 to 1; returns its card.
+
+    It takes ten seconds of a processor, so the same one is made once a run.
+    """
+    asked = hashlib.sha256(repr((labels, seed, size, sorted(card.items()))).encode())
+    once.copied(
+        f"model-{asked.hexdigest()[:16]}.onnx",
+        lambda made: _write_model(made, labels, seed, size, card),
+        path,
+    )
+    return cards.read(path)
+
+
+def _write_model(
+    path: Path, labels: tuple[str, ...], seed: int, size: int, card: dict[str, Any]
+) -> None:
     seen = torch.from_numpy(pixels([data for _, data in films(12, seed)], size))
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # two that wait for each other are slower on a busy machine
@@ -89,7 +106,6 @@ def write_model(
         },
     )
     export.write(path, net.state_dict(), made, detector)
-    return made
 
 
 def register(engine: sa.Engine, files: Path | Mapping[str, Path], card: Card | None = None) -> int:
