@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harm
-from tests.support import once, servers
+from tests.support import once, servers, soak
 from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
 
-
-@pytest.fixture(params=list(harm.BOTH_IN_SOAK["sqlite"]))
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh database: in the soak both, else SQLite, or what `harm.on_postgresql` says."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+database_url = soak.database_url
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def _half_listed(here: Site, job_id: int) -> bool:
     return 0 < int(jobs.get(here.engine, job_id)["planned_items"]) < MEMBERS
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_nothing(
     here: Site, large: Path
 ) -> None:

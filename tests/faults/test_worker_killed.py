@@ -18,7 +18,7 @@ KILLS = soak.repetitions(quick=6, full=20)
 SHARDS = 2
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_workers_killed_at_random_moments_cost_nothing_but_time(here: Site, few: Path) -> None:
     chance = random.Random(20)
     sources = 3 * KILLS
