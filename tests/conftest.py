@@ -14,7 +14,6 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 
 from db.base import database, migrate
 from tests.support import once, order, servers, soak
+from tests.support.absent import absent
 from worker.machine import gpu
 
 #: Under which name durations are recorded.
@@ -30,12 +30,6 @@ RUN = "test" if soak.RUN is soak.Run.QUICK else "soak"
 # A run that was started in the background ignores Ctrl-C, and so would the commands it tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _absent(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
 
 
 @functools.cache
@@ -137,7 +131,7 @@ def postgres_server() -> Iterator[servers.Postgres]:
         with servers.memory_folder("pneumoq-pg-") as data, servers.postgres(data) as cluster:
             yield cluster
     except servers.NotInstalled as error:
-        _absent(str(error))
+        absent(str(error))
 
 
 @pytest.fixture
@@ -203,4 +197,4 @@ def broker(request: pytest.FixtureRequest) -> Iterator[servers.Valkey]:
         with servers.valkey(program()) as server:
             yield server
     except servers.NotInstalled as error:
-        _absent(str(error))
+        absent(str(error))

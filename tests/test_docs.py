@@ -86,7 +86,7 @@ def test_settings_views_and_targets_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     settings = {row["variable"] for row in config.describe(config.load({}))}
     settings |= {f"PNEUMOQ_{name.upper()}_FILE" for name in config.SECRETS}
-    settings |= {f"PNEUMOQ_{name.upper()}" for name in config.TOLD}
+    settings |= {f"PNEUMOQ_{name.upper()}" for name in config.PAYLOAD}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert set(re.findall(r"\bPNEUMOQ_[A-Z_]+\b", text)) <= settings
@@ -161,6 +161,7 @@ def test_pictures_are_small_and_shown() -> None:
     texts = "\n".join(page.read_text() for page in PAGES)
     pictures = [p for p in (ROOT / "docs").rglob("*") if p.is_file() and p.suffix != ".md"]
 
+    assert pictures
     for picture in pictures:
         assert picture.name in texts
         assert picture.stat().st_size < 200_000

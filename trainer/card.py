@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import CardError
-from trainer.film.rules import Golden
 
 KEY = "pneumoq"
 
@@ -32,6 +31,16 @@ KEY = "pneumoq"
 FORMAT = 1
 
 INPUT, SCORES, CAM, OOD = "image", "scores", "cam", "ood"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """One golden vector: these bytes must give these pixels wherever the rule is implemented."""
+
+    #: An encoded film of a few hundred bytes.
+    film: bytes
+    #: What the rule made of it, `uint8 [size, size]`.
+    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)

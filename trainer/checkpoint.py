@@ -1,4 +1,4 @@
-"""Checkpoint: tensors and plain values on disk, replaced whole and read without running code."""
+"""Checkpoint: tensors and plain values on disk, replaced in one step, read without running code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.errors import CheckpointError
 
 
 def save(path: Path, values: dict[str, Any], previous: Path | None = None) -> None:
-    """Replace `path` by `values`: after a crash the file is the old one or the new one, whole.
+    """Replace `path` by `values`: after a crash the file is the old one or the new one.
 
     With `previous` the old file is kept under that name (after a crash perhaps under that name
     alone). Raises CheckpointError where it cannot be written, the old file being as it was.
@@ -33,7 +33,7 @@ def save(path: Path, values: dict[str, Any], previous: Path | None = None) -> No
 
 
 class _Noting:
-    """A file that remembers what it refused, because PyTorch tells only that it did."""
+    """A file that remembers what it refused, because PyTorch reports only that it did."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -50,8 +50,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if board is not None:
         yield ok("jetson", board)
     yield from cards(found)
-    if told := health.read(uuid=found[0].uuid if found else None):
-        yield condition(told)
+    if state := health.read(uuid=found[0].uuid if found else None):
+        yield condition(state)
     yield tensorrt(
         flavour.available(), of_pip=_of_pip("tensorrt"), has_gpu=bool(found), board=board
     )
@@ -86,15 +86,15 @@ def cards(found: tuple[Gpu, ...]) -> Iterator[Finding]:
         yield ok("gpu", f"none: {why}")
 
 
-def condition(told: dict[str, object]) -> Finding:
+def condition(state: dict[str, object]) -> Finding:
     """How the GPU is: temperature, power, and what slows it down."""
-    text = health.text(told)
-    if "throttled" in told:
+    text = health.text(state)
+    if "throttled" in state:
         return warning(
             "gpu condition", text,
             "it is slowed down: see to its cooling and power supply, or choose a lower power mode",
         )  # fmt: skip
-    mode = told.get("power_mode")
+    mode = state.get("power_mode")
     if mode is not None and not str(mode).startswith("MAXN"):
         return ok(
             "gpu condition", text, "nvpmodel -q lists the power modes; a higher one is faster"

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from db.registry import aliases
+from scheduler import engines, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session, sources
+from scheduler.submitting import precision, sources
 
 #: Films that a repetition measures with, unless told.
 FILMS = 1000
@@ -67,12 +68,12 @@ def command(
     chosen = aliases.resolve(engine, model)
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
     figures = bench.run(
         settings, engine, model_id=chosen["id"], precision=pinned, row=row, films=films,
-        repeats=repeats, say=say,
+        repeats=repeats, report=report,
     )  # fmt: skip
     facts: dict[str, Any] = {
         "model_id": chosen["id"],

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from db.registry import aliases
-from scheduler import errors
+from scheduler import engines, errors, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session
+from scheduler.submitting import precision
 
 
 @click.command("classify")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from db.base import migrate, schema, views
+from scheduler import session
 from scheduler.show import output
-from scheduler.submitting import session
 
 
 @click.group("db")

@@ -15,9 +15,8 @@ from typing import Any
 import click
 
 from db.base.errors import Conflict
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Patients to train on, and patients of the archive that is scored; none is in both.
 TRAIN_PATIENTS, ARCHIVE_PATIENTS = 300, 110
@@ -92,7 +91,7 @@ def command(ctx: click.Context, folder: Path) -> None:
     with contextlib.ExitStack() as stacked:
         _step("Starting Valkey, a training worker, a scoring worker and beat")
         stacked.enter_context(stack.sole(settings))
-        running = stacked.enter_context(stack.Stack(settings, engine, say=click.echo))
+        running = stacked.enter_context(stack.Stack(settings, engine, report=click.echo))
         who = session.who()
 
         _step(
@@ -157,8 +156,9 @@ def _draw(films: Path, archive: Path) -> None:
 def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
     from db.base import database
     from db.queue import jobs
+    from scheduler import engines
     from scheduler.measure import survey
-    from scheduler.submitting import engines, precision
+    from scheduler.submitting import precision
 
     rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}

@@ -17,11 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.base import database, migrate, workers
 from db.base.errors import DatabaseError, NotMigrated
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.checks import gpu, machine
 from scheduler.checks.finding import Finding, ok, problem, warning
 from scheduler.show import output
-from scheduler.submitting import session
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError
@@ -204,10 +203,10 @@ def _live(alive: list[sa.RowMapping] | None) -> Iterator[Finding]:
             f"process {worker['pid']} on {worker['host']}{computes}, "
             f"since {output.when(worker['started_at'])}"
         )
-        told = worker["health"] or {}
-        if told:
-            found = f"{found}; {health.text(told)}"
-        if "throttled" in told:
+        state = worker["health"] or {}
+        if state:
+            found = f"{found}; {health.text(state)}"
+        if "throttled" in state:
             yield warning(name, found, "its GPU is slowed down: see to its cooling and power")
         else:
             yield ok(name, found)

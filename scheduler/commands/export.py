@@ -17,9 +17,8 @@ import sqlalchemy as sa
 
 from db.base import database, views
 from db.queue import jobs
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 from trainer import atomic
 
 #: Rows fetched at a time.

@@ -12,9 +12,8 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.errors import NotFound
 from db.queue import jobs, labels
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from scheduler.submitting import session
 from trainer import table
 from trainer.errors import TableError
 

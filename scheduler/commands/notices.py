@@ -10,10 +10,9 @@ import click
 import sqlalchemy as sa
 
 from db.base import database, outbox, workers
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session
 
 COLUMNS = ("notice", "at", "event", "state", "attempts", "text", "last_error")
 

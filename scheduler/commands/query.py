@@ -13,9 +13,9 @@ import click
 
 from db.base import query
 from db.base.errors import QueryRefused
+from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session
 from worker import config
 
 #: What databases say when a table or column does not exist.

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from db.queue import jobs
 from db.registry import aliases
-from scheduler.submitting import engines, precision, session, sources, submit
+from scheduler import engines, session
+from scheduler.submitting import precision, sources, submit
 from trainer.film import rules
 
 

@@ -15,8 +15,8 @@ from click.core import ParameterSource
 from db.base.errors import NotFound
 from db.queue import jobs
 from db.registry import aliases
-from scheduler import errors
-from scheduler.submitting import session, submit
+from scheduler import errors, session
+from scheduler.submitting import submit
 
 #: Options that are about the submission, not about what is trained.
 _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_json")

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from scheduler.submitting import engines, session
+from scheduler import engines, session
 
 
 @click.command("up")
@@ -55,7 +55,7 @@ def command(scoring_workers: int, no_train: bool, asked_engine: str | None, no_b
         click.echo(f"Starting workers ({', '.join(queues)}) in {settings.home} …")
         running = stack.Stack(
             settings, engine,
-            queues=queues, scoring_workers=scoring_workers, beat=not no_beat, say=click.echo,
+            queues=queues, scoring_workers=scoring_workers, beat=not no_beat, report=click.echo,
         )  # fmt: skip
         with running:
             signal.signal(signal.SIGINT, end)

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import sqlalchemy as sa
 
 from db.base import workers
-from scheduler.submitting import session
+from scheduler import session
 from worker import config
 from worker.config import Settings
 from worker.errors import ConfigError
@@ -108,11 +108,11 @@ class Stack:
         queues: Sequence[str] = ("score", "train"),
         scoring_workers: int = 1,
         beat: bool = True,
-        say: Callable[[str], None] = lambda text: None,
+        report: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._say = say
+        self._report = report
         self._members: list[Member] = []
         if settings.embedded_broker:
             self._members.append(Member(name="broker", command=command_of_broker(settings)))
@@ -208,7 +208,7 @@ class Stack:
             delay_s = RESTART_S[min(member.failures, len(RESTART_S) - 1)]
             member.failures += 1
             member.process, member.restart_at = None, now + delay_s
-            self._say(
+            self._report(
                 f"{member.name} ended ({_status(status)}); starting it again in {delay_s:g} s. "
                 f"Its log: {self.log_path(member)}"
             )
@@ -275,7 +275,7 @@ def private(
     settings: Settings,
     engine: sa.Engine,
     queues: Sequence[str],
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[Settings, Callable[[], None]]]:
     """A stack of one's own for one job, with a broker that nobody else hears.
 
@@ -286,8 +286,8 @@ def private(
     try:
         url = config.embedded_broker_url(folder)
         own = replace(settings, broker_url=url)
-        broker = Stack(replace(own, home=folder), engine, queues=(), beat=False, say=say)
-        with broker, Stack(own, engine, queues=queues, beat=False, say=say) as workers_only:
+        broker = Stack(replace(own, home=folder), engine, queues=(), beat=False, report=report)
+        with broker, Stack(own, engine, queues=queues, beat=False, report=report) as workers_only:
 
             def watch() -> None:
                 broker.watch()

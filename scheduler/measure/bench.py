@@ -98,7 +98,7 @@ def run(
     films: int,
     repeats: int,
     accept: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Figures:
     """Measure with `films` films of a source (columns of `sources`), repeated where it has fewer.
 
@@ -108,8 +108,8 @@ def run(
     """
     here = [w for w in workers.alive(engine) if w["host"] == socket.gethostname()]
     if here:
-        say(f"{len(here)} workers run here: end them first, or the figures will be too low")
-    say("looking through the source")
+        report(f"{len(here)} workers run here: end them first, or the figures will be too low")
+    report("looking through the source")
     found = survey.look(row, films)
     if not found.items:
         raise errors.Failure(f"{row['uri']} holds no files to be scored")
@@ -118,7 +118,7 @@ def run(
         scratch.site(settings, engine, model_id) as (own, empty),
     ):
         if found.items > films or row["kind"] in archive.WINDOWED:
-            say(
+            report(
                 f"packing {len(found.sample):,} of {found.items:,} items into a zip to measure with"
             )
             row = survey.repack(found, Path(folder) / "films.zip")
@@ -127,8 +127,8 @@ def run(
         times = max(1, round(films / len(found.sample)))
         found.sample = found.sample[:WARM_FILMS]
         warm = survey.repack(found, Path(folder) / "warm.zip")
-        with scratch.running(own, empty, model_id, precision, accept, say) as jobs:
-            say("starting a worker, and compiling the model")
+        with scratch.running(own, empty, model_id, precision, accept, report) as jobs:
+            report("starting a worker, and compiling the model")
             jobs.run(warm)
             inference = stages.Inference(_serving(own, empty, model_id, precision))
             decoding = stages.Decoding(
@@ -136,7 +136,7 @@ def run(
             )
             writing = stages.Writing(empty, model_id, precision, "patient0001/film")
             try:
-                return _in_turns(decoding, inference, writing, jobs, row, times, repeats, say)
+                return _in_turns(decoding, inference, writing, jobs, row, times, repeats, report)
             finally:
                 decoding.close()
                 inference.close()
@@ -161,7 +161,7 @@ def _in_turns(
     row: dict[str, Any],
     times: int,
     repeats: int,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Figures:
     count = decoding.count * times
     batch = inference.engine.batch
@@ -178,7 +178,7 @@ def _in_turns(
         shared=computes.backend in stages.ON_CPU,
     )
     for repeat in range(1, repeats + 1):
-        say(f"measuring {count:,} films, repetition {repeat} of {repeats}")
+        report(f"measuring {count:,} films, repetition {repeat} of {repeats}")
         figures.decode.append(count / decoding.run(count))
         figures.inference.append(batches * batch / inference.run(batches))
         figures.both.append(batches * batch / stages.both(decoding, inference, count))

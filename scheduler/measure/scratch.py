@@ -20,9 +20,8 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import jobs
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.local import stack
-from scheduler.submitting import session
 from worker import wakeup
 from worker.config import Settings
 
@@ -167,8 +166,8 @@ def running(
     model_id: int,
     precision: str,
     accept: Sequence[str],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[Jobs]:
     """A private stack with one worker that does real jobs."""
-    with stack.private(settings, engine, ["score"], say=say) as (own, watch):
+    with stack.private(settings, engine, ["score"], report=report) as (own, watch):
         yield Jobs(own, engine, watch, model_id, precision, accept)

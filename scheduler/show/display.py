@@ -30,7 +30,7 @@ class Display(Protocol):
     def draw(self, rows: Sequence[Mapping[Any, Any]], epochs: int) -> None:
         """Show the epochs so far, of `epochs` asked for."""
 
-    def say(self, line: str) -> None:
+    def line(self, text: str) -> None:
         """Print a line that stays."""
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class Silent:
     def draw(self, rows: Sequence[Mapping[Any, Any]], epochs: int) -> None:
         pass
 
-    def say(self, line: str) -> None:
+    def line(self, text: str) -> None:
         pass
 
     def close(self) -> None:
@@ -73,13 +73,13 @@ class Lines:
         due = silent_s >= SILENT_LINE_S or (text != self._text and silent_s >= LINE_S)
         if title != self._title or due:
             self._title, self._text, self._printed_at = title, text, time.monotonic()
-            self.say(f"{title}: {text}" if text else title)
+            self.line(f"{title}: {text}" if text else title)
 
     def draw(self, rows: Sequence[Mapping[Any, Any]], epochs: int) -> None:
         """Nothing: each epoch is a line already."""
 
-    def say(self, line: str) -> None:
-        click.echo(line, err=True)
+    def line(self, text: str) -> None:
+        click.echo(text, err=True)
 
     def close(self) -> None:
         pass
@@ -115,8 +115,8 @@ class Bar:
         if self._console.encoding.startswith("utf"):
             self._curves = curves.draw(rows, epochs, self._console.width)
 
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._live.stop()

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -21,18 +20,16 @@ from sqlalchemy.exc import DBAPIError
 from db.base import database, workers
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import jobs, training
-from db.registry import drift, models
-from scheduler import errors
+from scheduler import engines, errors
 from scheduler.show import display as displays
 from scheduler.show import output
+from scheduler.show import summary as summaries
 from scheduler.show.display import Display
-from scheduler.submitting import engines
-from trainer.learning import epoch as epochs
 
 T = TypeVar("T")
 
-#: Events of a training job that a person who follows it is told.
-SAID = ("note", "handed_back", "yielded")
+#: Events of a training job that a person who follows it is shown.
+SHOWN_EVENTS = ("note", "handed_back", "yielded")
 
 #: Seconds between two looks at the job, and how many times as long as a look it is at least:
 #: adding up a job of ten million films takes SQLite a tenth of a second.
@@ -45,14 +42,6 @@ NO_WORKER_S = 60.0
 PATIENCE_S = 60.0
 #: The rate shown is that of the latest seconds.
 RATE_WINDOW_S = 15.0
-
-#: Final state → exit status.
-STATUS = {
-    "completed": errors.DONE,
-    "completed_with_errors": errors.ITEM_ERRORS,
-    "failed": errors.JOB_FAILED,
-    "cancelled": errors.JOB_FAILED,
-}
 
 EPOCH_HEADER = (
     "epoch  train loss  val loss  val accuracy  val AUROC  learning rate  films/s   seconds"
@@ -82,24 +71,24 @@ class Rate:
 
 @dataclass(kw_only=True)
 class Silence:
-    """How long no worker has answered, so that it is said once."""
+    """How long no worker has answered, so that it is reported once."""
 
     #: time.monotonic() of the latest sign of life, and of the latest look for one.
     answered_at: float
     looked_at: float
-    said: bool = False
+    reported: bool = False
 
     def due(self, at: float) -> bool:
         """Whether it is time to look again."""
         return at - self.looked_at >= LOOK_FOR_WORKERS_S
 
     def note(self, at: float, *, alive: bool) -> bool:
-        """Remember what a look found; whether the silence is to be told now."""
+        """Remember what a look found; whether the silence is to be reported now."""
         self.looked_at = at
         if alive:
             self.answered_at = at
-        elif not self.said and at - self.answered_at >= NO_WORKER_S:
-            self.said = True
+        elif not self.reported and at - self.answered_at >= NO_WORKER_S:
+            self.reported = True
             return True
         return False
 
@@ -147,12 +136,12 @@ def to_the_end(
         row = _watch(engine, job_id, kind, display, tick)
     finally:
         display.close()
-    summary = _patiently(lambda: summarise(engine, row))
+    summary = _patiently(lambda: summaries.summarise(engine, row))
     if as_json:
         click.echo(output.to_json(summary))
     else:
-        close(summary)
-    return STATUS[row["state"]]
+        summaries.close(summary)
+    return summaries.STATUS[row["state"]]
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -171,10 +160,10 @@ def _watch(
     engine: sa.Engine, job_id: int, kind: str, display: Display, tick: Callable[[], None]
 ) -> sa.RowMapping:
     """Show progress until the job is final; its last row of v_job_progress."""
-    of = _patiently(lambda: asked(engine, job_id))
+    of = _patiently(lambda: summaries.asked(engine, job_id))
     rate = Rate()
     shown: dict[int, Any] = {}
-    said = 0
+    last_event = 0
     silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
     wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
     waited: str | None = None
@@ -184,12 +173,12 @@ def _watch(
         took_s = time.monotonic() - started
         if kind == "train":
             rows = _patiently(lambda: training.epoch_rows(engine, job_id))
-            _say_epochs(rows, shown, display)
+            _print_epochs(rows, shown, display)
             display.draw(rows, of)
             for event in _patiently(lambda: jobs.events(engine, job_id)):
-                if event["event"] in SAID and event["id"] > said:
-                    said = event["id"]
-                    display.say(output.printable(event["detail"] or event["event"]))
+                if event["event"] in SHOWN_EVENTS and event["id"] > last_event:
+                    last_event = event["id"]
+                    display.line(output.printable(event["detail"] or event["event"]))
             now = _patiently(lambda: jobs.get(engine, job_id))["progress"]
             display.show(*_training(row, now, len(rows), of))
         else:
@@ -200,13 +189,13 @@ def _watch(
         if silence.due(started):
             alive = bool(_patiently(lambda: workers.alive(engine, kind)))
             if silence.note(started, alive=alive):
-                display.say(
+                display.line(
                     f"no worker of the queue {kind!r} has answered for {NO_WORKER_S:.0f} s: "
                     "start one with `pneumoq up`; `pneumoq doctor` lists those there are"
                 )
             waits = _patiently(lambda: engines.waits(engine, wanted))
             if waits is not None and waits != waited:
-                display.say(f"job {job_id} {waits}")
+                display.line(f"job {job_id} {waits}")
             waited = waits
         tick()
         time.sleep(max(POLL_S, POLL_SHARE * took_s))
@@ -248,15 +237,15 @@ def _training(
     return title, text, done, total
 
 
-def _say_epochs(rows: Sequence[sa.RowMapping], shown: dict[int, Any], display: Display) -> None:
+def _print_epochs(rows: Sequence[sa.RowMapping], shown: dict[int, Any], display: Display) -> None:
     """Print epochs that are new, or that a later attempt has made again."""
     for row in rows:
         if shown.get(row["epoch"]) == row["finished_at"]:
             continue
         if not shown:
-            display.say(EPOCH_HEADER)
+            display.line(EPOCH_HEADER)
         shown[row["epoch"]] = row["finished_at"]
-        display.say(epoch_line(row))
+        display.line(epoch_line(row))
 
 
 def epoch_line(row: Any) -> str:
@@ -266,144 +255,3 @@ def epoch_line(row: Any) -> str:
         f"{row['val_accuracy']:12.4f}  {row['val_auroc']:9.4f}  {row['learning_rate']:13.2e}  "
         f"{row['films_per_s']:7.1f}  {row['seconds']:8.1f}"
     ) + ("  best" if row["best"] else "")
-
-
-def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
-    """What a job that has ended came to; `status` is its exit status."""
-    taken_s = _between(row["started_at"], row["finished_at"])
-    summary: dict[str, Any] = {
-        "job_id": row["job_id"],
-        "kind": row["kind"],
-        "state": row["state"],
-        "status": STATUS[row["state"]],
-        "reason": row["reason"],
-        "seconds": taken_s,
-    }
-    if row["kind"] == "score":
-        for name in ("items", "predictions", "positives", "unusual", "refused", "errors"):
-            summary[name] = int(row[name])
-        summary["from_store"] = from_store(engine, row["job_id"])
-        summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
-        summary["model_id"] = row["model_id"]
-        summary["drift"] = drift.of_job(engine, row["job_id"])
-        return summary
-    rows = training.epoch_rows(engine, row["job_id"])
-    best = [r for r in rows if r["best"]]
-    summary["epochs"] = len(rows)
-    summary["best_epoch"] = best[-1]["epoch"] if best else None
-    summary["val_auroc"] = best[-1]["val_auroc"] if best else None
-    summary["verdict"] = _verdict(rows, asked(engine, row["job_id"])) if rows else None
-    summary["model_id"] = row["model_id"]
-    registered = [m for m in models.listing(engine) if m["model_id"] == row["model_id"]]
-    if registered:
-        summary["model"] = registered[0]["name"]
-        summary["champion"] = bool(registered[0]["champion"])
-    return summary
-
-
-def asked(engine: sa.Engine, job_id: int) -> int:
-    """How many epochs a training job is to make."""
-    return int(jobs.get(engine, job_id)["spec"].get("epochs") or 1)
-
-
-def _verdict(rows: Sequence[sa.RowMapping], of: int) -> str:
-    """Whether a training job learned its films by heart, in a sentence."""
-    history = [
-        epochs.Epoch(
-            epoch=row["epoch"],
-            epochs=of,
-            train_loss=row["train_loss"],
-            train_accuracy=_number(row["train_accuracy"]),
-            train_auroc=_number(row["train_auroc"]),
-            val_loss=row["val_loss"],
-            val_accuracy=_number(row["val_accuracy"]),
-            val_auroc=_number(row["val_auroc"]),
-            lr=row["learning_rate"],
-            seconds=row["seconds"],
-            films_per_s=row["films_per_s"],
-            best=row["best"],
-        )
-        for row in rows
-    ]
-    return epochs.verdict(history)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def from_store(engine: sa.Engine, job_id: int) -> int:
-    """How many of a scoring job's predictions were made before, and only answered again."""
-    statement = sa.text("SELECT count(reused_from_job) FROM predictions WHERE job_id = :job")
-    with database.reading(engine) as connection:
-        return int(connection.execute(statement, {"job": job_id}).scalar_one())
-
-
-def _between(started: datetime | str | None, finished: datetime | str | None) -> float | None:
-    """Seconds; views give text on SQLite."""
-    if started is None or finished is None:
-        return None
-    return (_instant(finished) - _instant(started)).total_seconds()
-
-
-def _instant(value: datetime | str) -> datetime:
-    return datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
-
-
-def close(summary: dict[str, Any]) -> None:
-    """Print the summary for a person, and what to type next."""
-    job_id, state = summary["job_id"], str(summary["state"]).replace("_", " ")
-    taken = f" after {output.seconds(summary['seconds'])}" if summary["seconds"] else ""
-    reason = f": {output.printable(summary['reason'])}" if summary["reason"] else ""
-    click.echo(f"job {job_id} {state}{taken}{reason}")
-    if summary["kind"] == "score":
-        _close_scoring(summary)
-    else:
-        _close_training(summary)
-    if summary["status"] == errors.JOB_FAILED:
-        click.echo(f"Its history: pneumoq jobs events {job_id}")
-
-
-def _close_scoring(summary: dict[str, Any]) -> None:
-    job_id = summary["job_id"]
-    if not summary["items"]:
-        return
-    rate = summary["films_per_s"]
-    lines = {
-        "films": f"{summary['items']:,}" + (f"  ({rate:,.1f} films/s)" if rate else ""),
-        "predictions": f"{summary['predictions']:,}  ({summary['positives']:,} positive)",
-        "unusual": f"{summary['unusual']:,}  (unlike the training films: do not trust the label)",
-        "refused": f"{summary['refused']:,}  (intact, but no films to be scored)",
-        "errors": f"{summary['errors']:,}"
-        + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),
-    }
-    if summary["from_store"]:
-        lines["from store"] = f"{summary['from_store']:,}  (scored before; --force scores anew)"
-    for name, text in lines.items():
-        click.echo(f"  {name:<11}  {text}")
-    if summary["drift"] and summary["drift"]["warned"]:
-        click.echo(f"Drift: {summary['drift']['detail']}.")
-    click.echo("Research software, not a medical device.")
-    if summary["predictions"]:
-        click.echo(
-            'Next: pneumoq query "SELECT name, label, probability FROM v_predictions '  # noqa: S608
-            f'WHERE job_id = {job_id} ORDER BY probability DESC LIMIT 20"'
-        )
-
-
-def _close_training(summary: dict[str, Any]) -> None:
-    if summary["best_epoch"] is not None:
-        click.echo(
-            f"  best epoch   {summary['best_epoch']} of {summary['epochs']}, "
-            f"validation AUROC {summary['val_auroc']:.4f}"
-        )
-    if summary["verdict"]:
-        click.echo(f"  verdict      {summary['verdict']}")
-    if summary.get("model") is None:
-        return
-    number = summary["model_id"]
-    if summary["champion"]:
-        click.echo(f"  model        {number} ({summary['model']}), the champion: `score` uses it")
-    else:
-        click.echo(f"  model        {number} ({summary['model']}), a candidate")
-        click.echo(f"Next: pneumoq models show {number}; pneumoq models promote {number}")

@@ -16,10 +16,9 @@ from db.base import database, schema, workers
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import budget as budgets
 from db.queue import jobs
-from scheduler import errors
+from scheduler import engines, errors
 from scheduler.local import stack
 from scheduler.show import follow, output
-from scheduler.submitting import engines
 from worker.config import Settings
 
 Make = Callable[[sa.Connection], int]
@@ -111,8 +110,8 @@ def _somebody(
     if local:
         if wanted is not None:
             engines.kind_here(settings)  # where that cannot be, it says why before anything is kept
-        say = partial(click.echo, err=True)
-        with stack.private(settings, engine, [queue], say=say) as own:
+        report = partial(click.echo, err=True)
+        with stack.private(settings, engine, [queue], report=report) as own:
             yield own
         return
     if not later and not workers.alive(engine, queue):

@@ -23,6 +23,7 @@ import onnxruntime
 import torch
 
 from trainer import card as cards
+from trainer import folded
 from trainer.card import Card
 from trainer.film import rules
 from trainer.judging import parity
@@ -56,7 +57,7 @@ def write_model(path: Path, size: int) -> None:
 
 def write_files(path: Path, films: np.ndarray, threads: int) -> dict[str, Path]:
     """The model in every precision that has a file."""
-    network = quantise.Network(path)
+    network = folded.Network(path)
     files = {name: path.with_name(f"{name}.onnx") for name in ("fp16", "int8")}
     sample = observe.sample(network, films, threads=threads)
     quantise.int8(network, sample, files["int8"])

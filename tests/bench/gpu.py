@@ -35,7 +35,7 @@ from tests.bench.parts import report as reporting
 from tests.bench.parts import site, stages
 from tests.worker import samples
 from trainer import card as cards
-from trainer import phantom
+from trainer import folded, phantom
 from trainer.modelfile import quantise
 from worker.engine import Engine, flavour, observe
 from worker.engine.onnx import OnnxEngine
@@ -107,7 +107,7 @@ def _files(folder: Path, given: argparse.Namespace) -> dict[str, Path]:
     if path is None:
         path = folder / "fp32.onnx"
         samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, size=given.size)
-    network = quantise.Network(path)
+    network = folded.Network(path)
     seen = samples.pixels([d for _, d in samples.films(16, seed=3)], network.card.size)
     files = {"fp32": path, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}
     quantise.fp16(network, files["fp16"])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tests.trainer import samples as drawn
 from tests.worker import samples
 from trainer import card as cards
+from trainer import folded
 from trainer.data import dataset
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
@@ -74,7 +75,7 @@ def model_files(
     trained = loop.train(options, data, folder / "run", device=torch.device("cpu"))
     path = folder / "fp32.onnx"
     export.export(trained, path)
-    network = quantise.Network(path)
+    network = folded.Network(path)
     seen = observe.sample(network, films[:64], threads=2)
     quantise.int8(network, seen, folder / "int8.onnx")
     quantise.fp16(network, folder / "fp16.onnx")

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from db.registry import engines, models
-from scheduler.submitting import session
+from scheduler import session
 from tests.gpu import agreement
 from tests.scheduler.console import run
 from tests.worker import samples

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database, migrate
-from scheduler.submitting import session
+from scheduler import session
 
 
 @pytest.fixture(scope="session")

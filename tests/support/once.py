@@ -36,7 +36,7 @@ def made(name: str, make: Callable[[Path], object]) -> Path:
             unfinished = Path(tempfile.mkdtemp(dir=_folder)) / name
             make(unfinished)
             unfinished.rename(path)
-            unfinished.parent.rmdir()
+            shutil.rmtree(unfinished.parent)
     return path
 
 

@@ -12,6 +12,7 @@ from db.base import database as connecting
 from db.base import migrate
 from tests.worker import samples
 from tests.worker.engine.rtx import write_tiny
+from trainer import folded
 from trainer.card import Card
 from trainer.modelfile import quantise
 from worker.engine import flavour as flavours
@@ -49,7 +50,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
 def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """`model_file` in each precision that has a file; nobody may change them."""
     folder = tmp_path_factory.mktemp("precisions")
-    network = quantise.Network(model_file)
+    network = folded.Network(model_file)
     seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
     quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
     quantise.fp16(network, folder / "fp16.onnx")

@@ -71,6 +71,13 @@ def test_the_gpus_decoder_loads_torch_only_when_it_is_to_serve() -> None:
     }
 
 
+def test_a_training_process_starts_without_torchvision() -> None:
+    start = "import worker.training.child; from trainer.network import model"
+    packages = loaded("-c", f"{start}; model.build(2, model.SCRATCH)")
+    assert {"torch", "onnx", "trainer"} <= packages
+    assert not packages & {"torchvision", "sklearn", "matplotlib"}
+
+
 def test_the_score_command_loads_no_torch(tmp_path: Path) -> None:
     packages = loaded("-m", "scheduler", "score", str(tmp_path))
     assert {"scheduler", "worker", "db"} <= packages

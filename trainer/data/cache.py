@@ -1,4 +1,4 @@
-"""Pixels: every film of a dataset decoded once, into one memory-mapped file.
+"""Cache: every film of a dataset decoded once, into one memory-mapped file.
 
 Decoding is the slow half of an epoch on a small machine, and the films do not change; so each is
 made into pixels by `trainer.film.rules` once, and every epoch (and the next run on the same films)
@@ -91,7 +91,7 @@ def decode(
         outcomes = _decoded(jobs, size, rule, workers)
         decoded = 0
         broken: dict[str, tuple[str, str]] = {}
-        started = heard = time.monotonic()
+        started = reported = time.monotonic()
         try:
             # Written front to back and not through a map, where a full disk is a deadly signal.
             with (
@@ -114,8 +114,8 @@ def decode(
                     if stop():
                         raise Stopped(f"stopped after decoding {done} of {len(order)} films")
                     now = time.monotonic()
-                    if now - heard > REPORT_EVERY_S:
-                        heard = now
+                    if now - reported > REPORT_EVERY_S:
+                        reported = now
                         report(
                             f"decoding films: {done} of {len(order)}, "
                             f"{decoded / (now - started):.0f} per second"
@@ -146,8 +146,8 @@ def superfluous(folder: Path, older_than_s: float) -> list[Path]:
     All are older than `older_than_s` seconds. Not for while a run reads or writes there.
     """
     abouts = sorted(folder.glob("*.json"), key=_age_s)
-    whole_ones = [about for about in abouts if about.with_suffix(".npy").is_file()]
-    kept = {about.stem for about in whole_ones[:KEPT_FILES]}
+    complete = [about for about in abouts if about.with_suffix(".npy").is_file()]
+    kept = {about.stem for about in complete[:KEPT_FILES]}
     files = [*folder.glob("*.json"), *folder.glob("*.npy"), *folder.glob(".*")]
     return sorted(
         file

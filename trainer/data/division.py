@@ -68,9 +68,9 @@ def divide(
     joined = sum(len(set(group)) > 1 for group in groups)
     sides: dict[str, str] = {}
     for split, share in ((TEST, test), (VAL, val / (1 - test))):
-        rest = [film for film in films if film.patient not in sides]
+        others = [film for film in films if film.patient not in sides]
         if share:
-            held_out = patients.held_out(rest, data.labels, share, seed)
+            held_out = patients.held_out(others, data.labels, share, seed)
             sides |= dict.fromkeys(held_out, split)
     films = [dataclasses.replace(film, split=sides.get(film.patient, TRAIN)) for film in films]
     return Division(data=dataclasses.replace(data, films=tuple(films)), joined=joined)

@@ -1,7 +1,7 @@
 """Frozen films: the evaluation set that a schedule's models are compared on, night after night.
 
 Chosen once and kept by content, and never trained on: neither the films nor others of the same
-patients. A film may be moved; one that was changed or removed is missing, and is told.
+patients. A film may be moved; one that was changed or removed is missing, and is reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST = 20
 
 #: Share of each class that is set apart where nothing else settles it; more where that makes fewer
 #: than ENOUGH films of a class, up to the share MOST. With 100 films of a class, models that decide
-#: alike on all but one or two can be told not to be worse by 0.02.
+#: alike on all but one or two can be shown not to be worse by 0.02.
 FRACTION, ENOUGH, MOST = 0.15, 100, 0.4
 
 _COLUMNS = ("path", "sha256", "label", "patient", "slice")

@@ -154,11 +154,11 @@ def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
 
 def _merged(films: list[Film], new: list[Film], source: Source) -> tuple[list[Film], list[str]]:
     """Films with those of a later source after them: content that is there takes its label."""
-    said: dict[str, set[int]] = {}
+    given: dict[str, set[int]] = {}
     for film in new:
-        said.setdefault(film.sha256, set()).add(film.label)
+        given.setdefault(film.sha256, set()).add(film.label)
     # A source that contradicts itself corrects nothing: its films are added and then left out.
-    takes = {sha256: labels.pop() for sha256, labels in said.items() if len(labels) == 1}
+    takes = {sha256: labels.pop() for sha256, labels in given.items() if len(labels) == 1}
     here = {film.sha256 for film in films} & takes.keys()
     n = sum(film.label != takes.get(film.sha256, film.label) for film in films)
     relabelled = [

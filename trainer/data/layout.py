@@ -49,7 +49,7 @@ def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) ->
         for name in labels
         for file in _files(folder / name)
     ]
-    notes = [f"{root / name} is passed over: its name begins with {APART}." for name in apart]
+    notes = [f"{root / name} is skipped: its name begins with {APART}." for name in apart]
     return Source(root=root, path=root, labels=labels, entries=tuple(entries), notes=tuple(notes))
 
 
@@ -61,10 +61,10 @@ def disagreements(root: Path, labels: Sequence[str]) -> Iterator[str]:
         if not listing.is_file():
             continue
         lines = listing.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        said = tuple(line.strip() for line in lines if line.strip())
-        if said != tuple(labels):
+        given = tuple(line.strip() for line in lines if line.strip())
+        if given != tuple(labels):
             yield (
-                f"{listing} says {', '.join(said)}, the folders say {', '.join(labels)} (sorted "
+                f"{listing} says {', '.join(given)}, the folders say {', '.join(labels)} (sorted "
                 "by name, which is the order of the scores); correct labels.txt or remove it"
             )
 

@@ -2,7 +2,7 @@
 
 `path,label,patient,sha256,split`, one line per film, as `Dataset.write_csv` writes it. A path is
 relative to the folder that the manifest lies in, or absolute. Only path and label are needed; a
-line without a label is passed over. A column `slice` names parts of the films that models are
+line without a label is skipped. A column `slice` names parts of the films that models are
 compared on one by one. A file of corrections has the same form: a path or a sha256,
 and the label that the film should have.
 """
@@ -69,7 +69,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     if not known and len(labels) < 2:
         raise DatasetError(f"{path} has only the class {labels[0]}; two or more are needed")
     _check_once(path, entries)
-    notes = (f"{blank} lines of {path.name} have no label and are passed over.",) if blank else ()
+    notes = (f"{blank} lines of {path.name} have no label and are skipped.",) if blank else ()
     return Source(
         root=path.parent,
         path=path,

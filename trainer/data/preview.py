@@ -1,4 +1,4 @@
-"""Glance: every film of a dataset decoded once, small: whether it can be, and what it shows."""
+"""Preview: every film of a dataset decoded once, small: whether it can be, and what it shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Glance:
+class Preview:
     """What a decoded film is like."""
 
     #: For `duplicates.groups`.
@@ -41,13 +41,13 @@ def at(
     workers: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, Glance], list[LeftOut]]:
-    """Glances by content, and the films that cannot be decoded. Raises Stopped.
+) -> tuple[dict[str, Preview], list[LeftOut]]:
+    """Previews by content, and the films that cannot be decoded. Raises Stopped.
 
-    `workers` is a number of threads; `report` is told how many contents were seen, of how many.
+    `workers` is a number of threads; `report` gets how many contents were seen, of how many.
     """
     unique = {f.sha256: f for f in films}
-    seen: dict[str, Glance] = {}
+    seen: dict[str, Preview] = {}
     broken: dict[str, FilmError] = {}
     for sha256, found in _seen(root, list(unique.values()), max(1, workers)):
         if isinstance(found, FilmError):
@@ -65,7 +65,7 @@ def at(
     return seen, left_out
 
 
-def same_pictures(seen: dict[str, Glance]) -> list[list[str]]:
+def same_pictures(seen: dict[str, Preview]) -> list[list[str]]:
     """Contents that show one picture, two or more in each group."""
     if not seen:
         return []
@@ -76,8 +76,8 @@ def same_pictures(seen: dict[str, Glance]) -> list[list[str]]:
 
 def _seen(
     root: Path, films: Sequence[Film], workers: int
-) -> Iterator[tuple[str, Glance | FilmError]]:
-    def look(one: Film) -> tuple[str, Glance | FilmError]:
+) -> Iterator[tuple[str, Preview | FilmError]]:
+    def look(one: Film) -> tuple[str, Preview | FilmError]:
         try:
             return one.sha256, _look((root / one.path).read_bytes())
         except FilmError as error:
@@ -88,16 +88,16 @@ def _seen(
             )
 
     waiting = iter(films)
-    with ThreadPoolExecutor(workers, thread_name_prefix="glance") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="preview") as pool:
         while batch := list(islice(waiting, BATCH)):
             yield from pool.map(look, batch)
 
 
-def _look(data: bytes) -> Glance:
+def _look(data: bytes) -> Preview:
     pixels = rules.decode(data, duplicates.SIDE)
     kind = content.kind(data)
     width, height = _size(data, kind)
-    return Glance(print=duplicates.fingerprint(pixels), width=width, height=height, kind=kind)
+    return Preview(print=duplicates.fingerprint(pixels), width=width, height=height, kind=kind)
 
 
 def _size(data: bytes, kind: str) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class Unfit:
     #: For a person, with examples.
     text: str
     #: The same without anything from the folder: no path, no name.
-    told: str
+    shareable: str
 
 
 def change(before: Mapping[str, str], data: Dataset | Gathered) -> Change:
@@ -47,10 +47,10 @@ def change(before: Mapping[str, str], data: Dataset | Gathered) -> Change:
 
     Content that lies in two classes now is none that can be used, and counts as removed.
     """
-    said = collections.defaultdict(set)
+    classes = collections.defaultdict(set)
     for film in data.films:
-        said[film.sha256].add(data.labels[film.label])
-    after = {content: names.pop() for content, names in said.items() if len(names) == 1}
+        classes[film.sha256].add(data.labels[film.label])
+    after = {content: names.pop() for content, names in classes.items() if len(names) == 1}
     kept = before.keys() & after.keys()
     return Change(
         added=len(after.keys() - before.keys()),
@@ -77,7 +77,7 @@ def unfit(
     there have another class, and `max_unreadable` of all, or `UNREADABLE_MIN` - 1, be unreadable.
     """
     found = [
-        Unfit(text=finding.text, told=f"the films did not pass the check ({finding.code})")
+        Unfit(text=finding.text, shareable=f"the films did not pass the check ({finding.code})")
         for finding in (checkup.findings if checkup else ())
         if finding.level == "bad"
     ]
@@ -94,30 +94,30 @@ def _unreadable(data: Dataset | Gathered, checkup: Checkup | None, most: float) 
     broken |= set(checkup.unreadable if checkup else ())
     n = len(broken | {film.path for film in data.films} | {file.path for file in left_out})
     if len(broken) >= UNREADABLE_MIN and _above(len(broken), most, n):
-        said = f"{len(broken):,} of {n:,} films cannot be read, where {most:.0%} may"
-        text = f"{said}; the first is {min(broken)}. Bring them back, or remove them"
-        yield Unfit(text=text, told=said)
+        fact = f"{len(broken):,} of {n:,} films cannot be read, where {most:.0%} may"
+        text = f"{fact}; the first is {min(broken)}. Bring them back, or remove them"
+        yield Unfit(text=text, shareable=fact)
 
 
 def _shrunk(change: Change, most: float) -> Iterator[Unfit]:
     for name, n in sorted(change.before.items()):
         left = change.after.get(name, 0)
         if _above(n - left, most, n):
-            said = f"has {left:,} films where there were {n:,}: {(n - left) / n:.0%} are gone, "
-            said += f"where {most:.0%} may be"
+            fact = f"has {left:,} films where there were {n:,}: {(n - left) / n:.0%} are gone, "
+            fact += f"where {most:.0%} may be"
             yield Unfit(
-                text=f"{name} {said}. If they were removed on purpose, let --max-shrink be larger",
-                told=f"a class {said}",
+                text=f"{name} {fact}. If they were removed on purpose, let --max-shrink be larger",
+                shareable=f"a class {fact}",
             )
 
 
 def _relabelled(change: Change, most: float) -> Iterator[Unfit]:
     there = sum(change.before.values()) - change.removed
     if _above(change.relabelled, most, there):
-        said = f"{change.relabelled:,} of {there:,} films that were there have another class now, "
-        said += f"where {most:.0%} may"
-        text = f"{said}. If they were corrected on purpose, let --max-relabelled be larger"
-        yield Unfit(text=text, told=said)
+        fact = f"{change.relabelled:,} of {there:,} films that were there have another class now, "
+        fact += f"where {most:.0%} may"
+        text = f"{fact}. If they were corrected on purpose, let --max-relabelled be larger"
+        yield Unfit(text=text, shareable=fact)
 
 
 def _above(n: int, share: float, of: int) -> bool:

@@ -1,4 +1,4 @@
-"""Content: what a file is, told from its bytes and never from its name.
+"""Content: what a file is, known by its bytes and never by its name.
 
 Knows formats that are read, formats that are not, and the things that come to lie among films: web
 pages, archives, what desktop systems leave behind. Nothing of the content is repeated in a message,
@@ -171,7 +171,7 @@ def _is_bare_dicom(data: bytes) -> bool:
     explicit = data[4:6] in _VRS
     if data[:2] == b"\x02\x00" and not explicit:
         return False
-    at, last, seen, told = 0, (0, 0), 0, False
+    at, last, seen, readable = 0, (0, 0), 0, False
     while at + 8 <= len(data):
         tag = struct.unpack_from("<HH", data, at)
         vr = data[at + 4 : at + 6]
@@ -192,8 +192,8 @@ def _is_bare_dicom(data: bytes) -> bool:
         if length > len(data) - at - head:
             break
         if tag in _TELLING or tag == (0x0002, 0x0010):
-            told = data[at + head : at + head + length].strip(b"\0 ").isascii() and length > 1
+            readable = data[at + head : at + head + length].strip(b"\0 ").isascii() and length > 1
         seen, last, at = seen + 1, tag, at + head + length
-        if told and seen >= _PROOF:
+        if readable and seen >= _PROOF:
             return True
     return False

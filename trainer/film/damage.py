@@ -1,4 +1,4 @@
-"""Damage: what Pillow passes over in silence or notices too late.
+"""Damage: what Pillow skips in silence or notices too late.
 
 It leaves the rows black that a PNG's data does not reach, so that half a film would be scored, and
 it makes room for whatever a WebP claims to hold before it can be asked how much that is.

@@ -32,7 +32,7 @@ from trainer.film.refusals import MAX_PIXELS, check_size, refuse
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
-#: Everything that is looked at; the rest of a file is passed over unread.
+#: Everything that is looked at; everything else in a file is skipped unread.
 _KEYWORDS = (
     "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
     "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",

@@ -1,7 +1,7 @@
 """Film: the bytes of one X-ray file become gray pixels, by a rule that has a version.
 
 This is the only place where pixels are made. Training and scoring both call `decode`, and a model
-file names the rule it was trained with, so the two cannot drift apart. What a file is is told from
+file names the rule it was trained with, so the two cannot drift apart. What a file is is known by
 its content: JPEG, PNG, DICOM, TIFF, BMP, WebP and GIF are read, whatever they are called.
 
 Rule `gray-stretch-1`:
@@ -35,12 +35,12 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
+from trainer.card import Golden
 from trainer.errors import FilmError
 from trainer.film import codestream, content, damage, grayscale
 from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
@@ -314,23 +314,23 @@ def _pixels_message(mode: str) -> str:
 
 def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
     """The FilmError for what a decoder said about damaged data."""
-    said = re.sub(r" <_io.*>", "", str(error))
-    if "out of memory" in said:
+    message = re.sub(r" <_io.*>", "", str(error))
+    if "out of memory" in message:
         raise MemoryError from error
     if isinstance(error, Image.DecompressionBombError):
         return FilmError("too_large", "more pixels than any X-ray detector makes; shrink it first")
-    if "-bit layers" in said:
+    if "-bit layers" in message:
         return FilmError("unsupported_pixels", _pixels_message("16-bit"))
     # Pillow makes SyntaxErrors of what goes wrong in a header.
     ended = (EOFError, IndexError, struct.error)
     cut = isinstance(error, ended) or isinstance(error.__cause__, ended) or len(data) < _SHORTEST
     # A header without a frame, or with nothing after it.
     headless = ("truncated", "cannot load", "not identified") if kind == "JPEG" else ("truncated",)
-    cut = cut or any(word in said.lower() for word in headless)
+    cut = cut or any(word in message.lower() for word in headless)
     return FilmError(
         "truncated" if cut else "corrupt",
-        f"the {kind} image cannot be decoded ({type(error).__name__}: {said[:120]}); copy it again "
-        "from where it came from",
+        f"the {kind} image cannot be decoded ({type(error).__name__}: {message[:120]}); copy it "
+        "again from where it came from",
     )
 
 
@@ -342,16 +342,6 @@ RULES: dict[
     "gray-nearest-1": _gray_nearest_1,
     "gray-crop-1": _gray_crop_1,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Golden:
-    """One golden vector: these bytes must give these pixels wherever the rule is implemented."""
-
-    #: An encoded film of a few hundred bytes.
-    film: bytes
-    #: What the rule made of it, `uint8 [size, size]`.
-    pixels: NDArray[np.uint8]
 
 
 #: Decoders may differ by rounding; two correct ones were never seen further apart than this.

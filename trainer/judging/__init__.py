@@ -1,1 +1,5 @@
-"""TODO."""
+"""May this model decide? From scores and truth to figures, thresholds and verdicts; NumPy only.
+
+Start at `metrics`. `calibration` turns logits into probabilities and chooses the operating point,
+`parity` compares a faster precision with fp32, `verdict` a new model with the champion.
+"""

@@ -89,7 +89,7 @@ class Verdict:
     #: For a person, with the figures.
     text: str
     #: The same without a name of the user's: slices are often called as their folders are.
-    told: str
+    shareable: str
     #: JSON-able: `films`, `positives`, `patients`, `margins`, a difference per figure, `delong`
     #: (bounds of the AUROC's difference as if each film were a patient's only one), `slices`.
     figures: dict[str, Any]
@@ -121,11 +121,13 @@ def compare(
         "margins": {name: getattr(margins, name) for name in (*NAMES, "slice")},
     }
 
-    def verdict(accepted: bool, text: str, told: str = "") -> Verdict:
-        return Verdict(accepted=accepted, text=text, told=told or text, figures=figures)
+    def verdict(accepted: bool, text: str, shareable: str = "") -> Verdict:
+        return Verdict(accepted=accepted, text=text, shareable=shareable or text, figures=figures)
 
-    if said := lack(truth, owners):
-        return verdict(False, f"{said}: more frozen films are needed to compare the new model by")
+    if missing := lack(truth, owners):
+        return verdict(
+            False, f"{missing}: more frozen films are needed to compare the new model by"
+        )
     for side, name in ((candidate, "new model"), (champion, "champion")):
         if n := int(np.sum(~np.isfinite(side.score))):
             return verdict(False, f"the {name} gives no number for {n:,} of {len(truth):,} films")
@@ -159,8 +161,8 @@ def compare(
                 clause = f"({int(inside.sum()):,} films) {_clause(name, one, margins.slice)}"
                 against.append((f"in {part} {clause}", f"in a part of the films {clause}"))
     if against:
-        text, told = ("; ".join(clauses) for clauses in zip(*against, strict=True))
-        return verdict(False, f"{on} {text}", f"{on} {told}")
+        text, shareable = ("; ".join(clauses) for clauses in zip(*against, strict=True))
+        return verdict(False, f"{on} {text}", f"{on} {shareable}")
     better = ", ".join(
         f"{NAMES[name]} is {_number(one.candidate)}, the champion's {_number(one.champion)} "
         f"(95 % at worst {_number(one.low, sign=True)})"

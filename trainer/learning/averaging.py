@@ -1,4 +1,4 @@
-"""Ema: the moving average of a network's weights, which is steadier than the weights themselves."""
+"""Averaging: the moving average of a network's weights, steadier than the weights themselves."""
 
 from __future__ import annotations
 

@@ -93,8 +93,8 @@ def train(
 
     `device` is where; None: the GPU if there is one.
 
-    `report` hears sentences, a Progress about every second, a Saved per checkpoint and an Epoch per
-    epoch; `stop` is asked at each step. Raises Stopped when it says so, with a checkpoint written,
+    `report` gets sentences, a Progress about every second, a Saved per checkpoint and an Epoch per
+    epoch; `stop` is asked at each step. Raises Stopped when it is true, with a checkpoint written,
     TrainingFailed, CheckpointError, and what reading films and weights raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def train(
     # A processor is done with a step when it returns. A GPU has only begun, and is let run ahead.
     ahead = device.type == "cuda"
     feed = feeds.open(films, device, batch=batch)
-    report(f"training on {devices.described(device)} in {precision}{feed.said}")
+    report(f"training on {devices.described(device)} in {precision}{feed.description}")
 
     with devices.settings(options.threads):
         while len(history) < options.epochs and not epochs.tired(history, options.patience):
@@ -165,7 +165,7 @@ def train(
                 epoch=epoch,
             )
             labels = devices.send(train_labels[order], device)
-            began = heard = time.monotonic()
+            began = reported = time.monotonic()
             if state.step == 0:
                 state.begin(torch.zeros(steps * batch, len(data.labels), device=device))
             before_s, first = state.seconds, state.step
@@ -195,18 +195,18 @@ def train(
                 average.follow(overall)
                 state.note(loss, logits)
 
-                due = time.monotonic() - heard > REPORT_EVERY_S
+                due = time.monotonic() - reported > REPORT_EVERY_S
                 if due or not ahead:
                     _read(state, learn, options)
                 if due:
-                    heard = time.monotonic()
+                    reported = time.monotonic()
                     report(
                         Progress(
                             epoch=epoch,
                             epochs=options.epochs,
                             films_done=(step + 1) * batch,
                             films_total=steps * batch,
-                            films_per_s=(step + 1 - first) * batch / (heard - began),
+                            films_per_s=(step + 1 - first) * batch / (reported - began),
                             loss=state.losses / (step + 1),
                         )
                     )
@@ -322,12 +322,12 @@ def _network(
         net, init = model.build(len(data.labels), options.init, options.seed)
         net.to(device).to(memory_format=torch.channels_last)
         return net, init
-    net, init, said = warm.build(data.labels, start, options.seed)
-    report(said)
+    net, init, note = warm.build(data.labels, start, options.seed)
+    report(note)
     net.to(device).to(memory_format=torch.channels_last)
     # Also where the run goes on from a checkpoint: what that holds takes its place.
     with devices.settings(options.threads):
-        warm.settle(
+        warm.fit_norms(
             net, films, train_rows,
             strength=options.augment, seed=options.seed, batch=options.batch_size, stop=stop,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Options: everything that a training run may be told."""
+"""Options: everything that a training run may be given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.network import model
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything that a run may be told."""
+    """Everything that a run may be given."""
 
     #: Passes over the training films, 1 or more. From ImageNet weights a few are enough.
     epochs: int = 5

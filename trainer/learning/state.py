@@ -112,7 +112,7 @@ class State:
             self.seconds = float(values["seconds"])
             self.waited = float(values["waited"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"this is no whole checkpoint: {error}") from error
+            raise CheckpointError(f"this is no complete checkpoint: {error}") from error
 
 
 class Keeper:
@@ -147,7 +147,7 @@ class Keeper:
         return weights
 
     def restore(self, state: State, other: Path | None, report: Callable[[str], None]) -> bool:
-        """Load the newest whole checkpoint of our folder, or else of `other`; False without one.
+        """Load the newest complete checkpoint of our folder, or else of `other`; False without one.
 
         Raises CheckpointError where there are only damaged ones, or one of another run.
         """

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trainer.data.cache import Pixels
 from trainer.errors import CardError, QuantiseError, Stopped, WeightsError
-from trainer.modelfile.quantise import Network
+from trainer.folded import Network
 from trainer.network import augment, model
 from trainer.network.feed import Feed
 from trainer.network.model import Init, ResNet18
@@ -39,7 +39,7 @@ _EPOCH, _STEP = 0, 1_000_000
 def build(labels: Sequence[str], path: Path, seed: int = 0) -> tuple[ResNet18, Init, str]:
     """A network with the weights of a model file, which says what the file says in evaluation mode.
 
-    Its norms do nothing yet: `settle` makes them fit for training. The last layer follows by the
+    Its norms do nothing yet: `fit_norms` makes them fit for training. The last layer follows by the
     classes' names; for other classes it is drawn from `seed`. Also returns a sentence for a person.
     Raises WeightsError where the file is not of a network of ours.
     """
@@ -56,11 +56,11 @@ def build(labels: Sequence[str], path: Path, seed: int = 0) -> tuple[ResNet18, I
         ) from error
     # The start of the hash stands for the model wherever one is named.
     init = Init(name=f"model {digest[:12]}", sha256=digest)
-    said = f"going on from the weights of {init.name}"
+    note = f"going on from the weights of {init.name}"
     theirs = network.card.labels
     same = sorted(theirs) == sorted(labels)
     if not same:
-        said += f", whose classes are {', '.join(theirs)}: the last layer is new"
+        note += f", whose classes are {', '.join(theirs)}: the last layer is new"
 
     weights = {}
     for name, own in net.state_dict().items():
@@ -78,11 +78,11 @@ def build(labels: Sequence[str], path: Path, seed: int = 0) -> tuple[ResNet18, I
             own = torch.full_like(own, 1 - model.NORM_EPS)
         weights[name] = own
     net.load_state_dict(weights)
-    return net, init, said
+    return net, init, note
 
 
 @torch.no_grad()
-def settle(
+def fit_norms(
     net: ResNet18,
     films: Pixels,
     rows: NDArray[np.int64],

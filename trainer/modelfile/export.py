@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import datetime
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import onnx
 import PIL
 import torch
-import torchvision
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -285,6 +285,14 @@ def _side(size: int, halvings: int = 5) -> int:
     return size
 
 
+def _version(package: str) -> str:
+    """The version of a package that is not imported for it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _provenance(trained: Trained) -> dict[str, Any]:
     options = dataclasses.asdict(trained.options)
     # Paths mean nothing elsewhere and may name people.
@@ -301,7 +309,7 @@ def _provenance(trained: Trained) -> dict[str, Any]:
         "notes": list(trained.dataset.notes),
         "versions": {
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": _version("torchvision"),
             "numpy": np.__version__,
             "pillow": PIL.__version__,
             "onnx": onnx.__version__,

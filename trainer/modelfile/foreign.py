@@ -1,4 +1,4 @@
-"""Foreign: a ResNet18 in an ONNX file that another program exported, told by its shape, not names.
+"""Foreign: a ResNet18 in an ONNX file that another program exported, known by its shape, not names.
 
 Exporters name things differently and fold the batch norms or do not; what they cannot change is
 which convolution follows which. So the graph is walked from its input, every step checked, and the

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer import atomic
-from trainer.modelfile.quantise import LAST, Network
+from trainer.folded import LAST, Network
 
 #: What TensorRT 8.2 on JetPack 4 parses, and every later one.
 OPSET, IR_VERSION = 11, 6
 
 ONNX, LABELS = "resnet18.onnx", "labels.txt"
 
-#: Names that imagenet.py is told with --input-blob and --output-blob.
+#: Names that imagenet.py takes with --input-blob and --output-blob.
 INPUT, OUTPUT = "input_0", "output_0"
 
 #: Our own normalised films, which the new input takes the place of.

@@ -28,11 +28,11 @@ from trainer.data import cache as planes
 from trainer.data import dataset
 from trainer.errors import CheckpointError, ImportRefused
 from trainer.film import rules
+from trainer.folded import Network
 from trainer.judging import calibration, metrics
 from trainer.learning import loop
 from trainer.modelfile import export, foreign, jetson_export
 from trainer.modelfile.foreign import SUPPORTED
-from trainer.modelfile.quantise import Network
 from trainer.network import device as devices
 from trainer.network import model, ood
 from trainer.network.ood import Detector
@@ -259,8 +259,10 @@ def _checkpoint(path: Path) -> _Read:
     try:
         net.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ImportRefused(f"{path} is not torchvision's ResNet18: {said}; {SUPPORTED}") from error
+        message = " ".join(str(error).split())[:300]
+        raise ImportRefused(
+            f"{path} is not torchvision's ResNet18: {message}; {SUPPORTED}"
+        ) from error
     if not all(bool(v.isfinite().all()) for v in net.state_dict().values()):
         raise ImportRefused(f"{path} holds weights that are no numbers; train again")
     size = values.get("resolution", SIZE) if wrapped else SIZE

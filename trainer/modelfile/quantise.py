@@ -29,11 +29,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from trainer import card as cards
 from trainer.card import Card
-from trainer.errors import QuantiseError
+from trainer.folded import FIRST, GRAY, LAST, STEM, Network
 from trainer.modelfile import graph as graph_file
 from trainer.modelfile.graph import Graph
 
@@ -65,61 +64,8 @@ HALF_MAX = 32768.0
 #: Gray level that code 0 stands for.
 MIDDLE = 128
 
-#: Tensors of `trainer.modelfile.export` that everything here is hung upon.
-GRAY, FIRST, STEM, LAST = "gray", "conv1", "maxpool", "layer4.1.relu2"
-
 #: Nodes before the first convolution, which int8 does without.
 _NORMALISATION = ("centred", "normalised")
-
-
-class Network:
-    """The network inside an fp32 model file."""
-
-    def __init__(self, path: Path) -> None:
-        """Read a file that `export` wrote; raises CardError or QuantiseError for others."""
-        self.card = cards.read(path)
-        proto = onnx.load(str(path))
-        self.proto = proto
-        self.nodes = list(proto.graph.node)
-        self.constants = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
-        names = {node.name for node in self.nodes}
-        if self.card.precision != "fp32" or not {GRAY, FIRST, STEM, LAST} <= names:
-            raise QuantiseError(
-                f"{path.name} is not an fp32 file that PneumoQ trained, and only such a network is "
-                "known well enough to be quantised"
-            )
-        inferred = onnx.shape_inference.infer_shapes(proto).graph
-        #: Height of every tensor that has one.
-        self.side = {
-            value.name: value.type.tensor_type.shape.dim[2].dim_value
-            for value in inferred.value_info
-            if len(value.type.tensor_type.shape.dim) == 4
-        }
-
-    @property
-    def trunk(self) -> list[str]:
-        """Nodes up to the last feature maps, in order; their outputs have the same names."""
-        last = next(i for i, node in enumerate(self.nodes) if node.name == LAST)
-        return [node.name for node in self.nodes[: last + 1]]
-
-    @property
-    def convolutions(self) -> list[Any]:
-        """Nodes of the trunk's convolutions, in order."""
-        trunk = self.nodes[: len(self.trunk)]
-        return [node for node in trunk if node.op_type == "Conv"]
-
-    @property
-    def activations(self) -> list[str]:
-        """What the convolutions after the first one read: the tensors that `int8` must know."""
-        return list(dict.fromkeys(node.input[0] for node in self.convolutions[1:]))
-
-    def observable(self) -> bytes:
-        """The model with the activations as further outputs, serialised."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
-        for name in self.activations:
-            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        return bytes(proto.SerializeToString())
 
 
 class Sample:
@@ -146,9 +92,9 @@ class Sample:
 
     def patches(self, name: str, side: int) -> Floats:
         """`float32 [n, C, side, side]` of a tensor, 0 where a place is outside."""
-        whole = np.concatenate(self._patches[name])
-        edge = (whole.shape[-1] - side) // 2
-        return whole[:, :, edge : edge + side, edge : edge + side]
+        patches = np.concatenate(self._patches[name])
+        edge = (patches.shape[-1] - side) // 2
+        return patches[:, :, edge : edge + side, edge : edge + side]
 
     def largest(self, name: str) -> float:
         """Largest magnitude that was seen anywhere in a tensor."""
@@ -260,8 +206,8 @@ def _code(graph: Graph, name: str, sample: Sample) -> _Coded:
     shifted = graph.add("Sub", [name, shift], f"{name}.shifted")
     digits = [_digit(graph, shifted, name, step)]
     if fine:
-        rest = graph.add("Sub", [shifted, digits[0]], f"{name}.rest")
-        digits.append(_digit(graph, rest, f"{name}.fine", step / (2 * TOP)))
+        remainder = graph.add("Sub", [shifted, digits[0]], f"{name}.rest")
+        digits.append(_digit(graph, remainder, f"{name}.fine", step / (2 * TOP)))
     return _Coded(name=name, step=step, offset=offset, digits=tuple(digits))
 
 
@@ -366,18 +312,18 @@ def _one_after_another(kernel: Doubles, scale: Doubles, inverse: Doubles) -> Dou
     """
     order = np.argsort(np.diag(inverse), kind="stable")
     upper = np.linalg.cholesky(inverse[np.ix_(order, order)]).T
-    rest = kernel[:, order]
-    codes = np.empty_like(rest)
-    size, block = rest.shape[1], 64
+    remaining = kernel[:, order]
+    codes = np.empty_like(remaining)
+    size, block = remaining.shape[1], 64
     for start in range(0, size, block):
         end = min(start + block, size)
-        errors = np.empty((len(rest), end - start))
+        errors = np.empty((len(remaining), end - start))
         for k in range(start, end):
-            codes[:, k] = _nearest(rest[:, k], scale)
-            error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
-            rest[:, k + 1 : end] -= np.outer(error, upper[k, k + 1 : end])
+            codes[:, k] = _nearest(remaining[:, k], scale)
+            error = (remaining[:, k] - codes[:, k] * scale) / upper[k, k]
+            remaining[:, k + 1 : end] -= np.outer(error, upper[k, k + 1 : end])
             errors[:, k - start] = error
-        rest[:, end:] -= errors @ upper[start:end, end:]
+        remaining[:, end:] -= errors @ upper[start:end, end:]
     back = np.empty_like(codes)
     back[:, order] = codes
     return back

@@ -66,7 +66,7 @@ _KERNELS = ("bilinear", "area", "nearest")
 class Changes:
     """What is to be done to N films, decided; doing it needs no chance and asks the device nothing.
 
-    Tensors are on the device that `draw` was told.
+    Tensors are on the device that `draw` was given.
     """
 
     #: `float32 [13 + 5 × BOXES, N]`, what each film is changed by: the two rows of its affine map,

@@ -44,7 +44,7 @@ class Feed:
         return self._planes is not None
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """How films get there, as the end of a sentence for a person."""
         if self._device.type != "cuda":
             return ""

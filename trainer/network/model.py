@@ -15,7 +15,6 @@ from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from trainer import checkpoint
@@ -58,25 +57,59 @@ class Stages(NamedTuple):
     layer4: Any
 
 
-class ResNet18(nn.Module):
-    """ResNet18 (He et al. 2015) for gray films."""
+class Block(nn.Module):
+    """Two convolutions that learn what is to be added to their input (He et al. 2016, figure 2)."""
 
-    conv1: nn.Conv2d
-    bn1: nn.BatchNorm2d
-    relu: nn.ReLU
-    maxpool: nn.MaxPool2d
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
-    fc: nn.Linear
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        """`inputs` and `outputs` are numbers of channels; `stride` shrinks the maps."""
+        super().__init__()
+        # Where the shape changes the input is projected (the paper's option B). It is made first
+        # because torchvision makes it first: what a seed draws depends on the order.
+        projection = (
+            nn.Identity()
+            if (inputs, stride) == (outputs, 1)
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+        )
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[N, outputs, h / stride, w / stride]` of maps `[N, inputs, h, w]`."""
+        change = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        change = self.bn2(self.conv2(change))
+        change += self.downsample(x)
+        return F.relu(change, inplace=True)
+
+
+class ResNet18(nn.Module):
+    """ResNet18 (He et al. 2016) for gray films.
+
+    Names, order and random start of the parameters are those of torchvision's, so that a seed draws
+    here what it draws there.
+    """
+
     mean: Tensor
     std: Tensor
 
     def __init__(self, labels: int) -> None:
         super().__init__()
-        for name, child in torchvision.models.resnet18(num_classes=labels).named_children():
-            self.add_module(name, child)
+        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(Block(64, 64), Block(64, 64))
+        self.layer2 = nn.Sequential(Block(64, 128, stride=2), Block(128, 128))
+        self.layer3 = nn.Sequential(Block(128, 256, stride=2), Block(256, 256))
+        self.layer4 = nn.Sequential(Block(256, FEATURES, stride=2), Block(FEATURES, FEATURES))
+        self.fc = nn.Linear(FEATURES, labels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # Gradients keep their size on the way back through the rectifiers (He et al. 2015).
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -98,7 +131,8 @@ class ResNet18(nn.Module):
         gray = image.float()
         x = (gray - self.mean) / self.std  # [N, 3, S, S]: the gray plane three times
         x = x.contiguous(memory_format=torch.channels_last)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         x1 = self.layer1(x)
         x2 = self.layer2(x1)
         x3 = self.layer3(x2)
@@ -141,7 +175,9 @@ def build(labels: int, init: str | Path, seed: int = 0) -> tuple[ResNet18, Init]
 
 
 def _imagenet() -> Path:
-    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    from torchvision.models import ResNet18_Weights  # takes seconds, and no other start needs it
+
+    weights = ResNet18_Weights.IMAGENET1K_V1
     try:
         weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:

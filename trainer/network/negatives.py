@@ -8,19 +8,14 @@ NumPy and Pillow only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import ImageFilter
 
-Plane = NDArray[np.float32]
-Rng = np.random.Generator
-
-#: A drawn picture is made this many times as large, so that its edges are smooth.
-FINER = 2
+from trainer.network import drawn, spoiled
+from trainer.network.planes import Plane, Rng, to_image, to_plane
 
 
 def draw(
@@ -45,7 +40,7 @@ def _exposed(rng: Rng, plane: Plane) -> Plane:
     side = len(plane)
     if rng.random() < 0.3:
         soft = rng.uniform(0.3, 1.5) * side / 224
-        plane = _array(_image(plane).filter(ImageFilter.GaussianBlur(soft)))
+        plane = to_plane(to_image(plane).filter(ImageFilter.GaussianBlur(soft)))
     if rng.random() < 0.5:
         plane = 255 * (plane.clip(0, 255) / 255) ** np.float32(2 ** rng.uniform(-0.8, 0.8))
     if rng.random() < 0.3:
@@ -56,374 +51,28 @@ def _exposed(rng: Rng, plane: Plane) -> Plane:
     return plane
 
 
-# Spoiled films
-
-
-def _quarter_turned(rng: Rng, film: Plane) -> Plane:
-    return np.rot90(film, 1 + 2 * int(rng.integers(2)))
-
-
-def _upside_down(rng: Rng, film: Plane) -> Plane:
-    return np.rot90(film, 2) if rng.random() < 0.7 else np.flipud(film)
-
-
-def _askew(rng: Rng, film: Plane) -> Plane:
-    angle = rng.choice([-1, 1]) * rng.uniform(40, 140)
-    return _array(_image(film).rotate(angle, Image.Resampling.BILINEAR, fillcolor=_border(rng)))
-
-
-def _inverted(rng: Rng, film: Plane) -> Plane:
-    return 255 - film
-
-
-def _detail(rng: Rng, film: Plane) -> Plane:
-    side = len(film)
-    part = max(4, int(side * rng.uniform(0.12, 0.42)))
-    x, y = rng.integers(0, side - part + 1, 2)
-    box = (x, y, x + part, y + part)
-    return _array(_image(film).resize((side, side), Image.Resampling.BICUBIC, box))
-
-
-def _shuffled(rng: Rng, film: Plane) -> Plane:
-    n = int(rng.integers(2, 6))
-    edges = np.linspace(0, len(film), n + 1).astype(int)
-    cell = edges[1]
-    tiles = [film[y : y + cell, x : x + cell] for y in edges[:-1] for x in edges[:-1]]
-    tiles = [t for t in tiles if t.shape == (cell, cell)]
-    order = np.roll(rng.permutation(len(tiles)), 1)
-    made = film.copy()
-    places = [(y, x) for y in edges[:-1] for x in edges[:-1]]
-    for (y, x), tile in zip(places, order, strict=False):
-        made[y : y + cell, x : x + cell] = tiles[tile][: len(film) - y, : len(film) - x]
-    return np.asarray(made, np.float32)
-
-
-def _overlaid(rng: Rng, film: Plane) -> Plane:
-    other = np.rot90(film, int(rng.integers(1, 4)))
-    share = np.float32(rng.uniform(0.4, 0.6))
-    return np.asarray(share * film + (1 - share) * other, np.float32)
-
-
-def _swirled(rng: Rng, film: Plane) -> Plane:
-    x, y, side = *_axes(len(film)), len(film)
-    radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    angle = angle + rng.choice([-1, 1]) * rng.uniform(1.5, 5) * np.exp(-2 * radius)
-    back = radius * np.cos(angle), radius * np.sin(angle)
-    column, row = (((c + 1) / 2 * side).astype(int).clip(0, side - 1) for c in back)
-    return np.asarray(film[row, column], np.float32)
-
-
-def _same_spectrum(rng: Rng, film: Plane) -> Plane:
-    """The film's sizes of detail at random places."""
-    phase = np.angle(np.fft.fft2(rng.normal(size=film.shape)))
-    made = np.fft.ifft2(np.abs(np.fft.fft2(film - film.mean())) * np.exp(1j * phase)).real
-    return np.asarray((made + film.mean()), np.float32)
-
-
-def _edges(rng: Rng, film: Plane) -> Plane:
-    gy, gx = np.gradient(film)
-    made = _stretched(np.hypot(gx, gy))
-    return made if rng.random() < 0.5 else 255 - made
-
-
-def _two_tones(rng: Rng, film: Plane) -> Plane:
-    steps = int(rng.integers(1, 3))
-    levels = np.quantile(film, np.sort(rng.uniform(0.15, 0.85, steps)))
-    return (np.digitize(film, levels) * (255 / steps)).astype(np.float32)
-
-
-def _tiny(rng: Rng, film: Plane) -> Plane:
-    """A film, or several, small on something else: a contact sheet, a screenshot."""
-    side = len(film)
-    page = (
-        _stretched(_leaves(rng, film)) if rng.random() < 0.5 else np.full_like(film, _border(rng))
-    )
-    small = max(4, int(side * rng.uniform(0.15, 0.4)))
-    thumb = _array(_image(film).resize((small, small), Image.Resampling.BOX))
-    for _ in range(int(rng.integers(1, 7))):
-        y, x = rng.integers(0, side - small + 1, 2)
-        page[y : y + small, x : x + small] = thumb
-    return page
-
-
-def _smeared(rng: Rng, film: Plane) -> Plane:
-    """Nothing left but large shadows, or moved while exposed."""
-    side = len(film)
-    if rng.random() < 0.5:
-        return _array(_image(film).filter(ImageFilter.GaussianBlur(side * rng.uniform(0.05, 0.12))))
-    reach = int(side * rng.uniform(0.2, 0.5))
-    axis = int(rng.integers(0, 2))
-    padded = np.concatenate([film, film], axis=axis).cumsum(axis=axis, dtype=np.float64)
-    late, early = np.roll(padded, -reach, axis), padded
-    made = (late - early) / reach
-    return made[:side, :side].astype(np.float32) if reach < side else film
-
-
-# Drawn pictures
-
-
-def _page(rng: Rng, film: Plane) -> Plane:
-    """Lines of marks like words on paper, as a scanner or a camera sees a document."""
-    canvas, pen, side = _canvas(film, 255)
-    line = side * rng.uniform(0.02, 0.07)
-    y = side * rng.uniform(0.02, 0.15)
-    margin = side * rng.uniform(0.03, 0.15)
-    while y < side * 0.97:
-        x, end = margin, side - margin * rng.uniform(0.5, 4)
-        while x < end and rng.random() > 0.02:
-            word = line * rng.uniform(0.5, 4)
-            letter = line * 0.45
-            at = x
-            while at < x + word:
-                tall = line * rng.choice([0.35, 0.6])
-                box = (at, y + line * 0.6 - tall, at + letter * 0.7, y + line * 0.6)
-                if rng.random() < 0.5:
-                    pen.rectangle(box, outline=20, width=max(1, int(line * 0.09)))
-                else:
-                    pen.line(box, fill=20, width=max(1, int(line * 0.12)))
-                at += letter
-            x += word + line * 0.4
-        y += line * rng.choice([1.0, 1.0, 1.3, 2.5])
-    if rng.random() < 0.3:
-        for _ in range(int(rng.integers(2, 12))):
-            at = rng.uniform(0, side)
-            ends = ((0, at), (side, at)) if rng.random() < 0.5 else ((at, 0), (at, side))
-            pen.line(ends, fill=60, width=max(1, side // 200))
-    plane = _shrunk(canvas.rotate(rng.normal(0, 6), fillcolor=_border(rng)), film)
-    plane = plane * _light(rng, len(film))
-    return 255 - plane if rng.random() < 0.25 else plane
-
-
-def _bones(rng: Rng, film: Plane) -> Plane:
-    """A limb or several: long bones with dense rims in flesh, on the empty detector."""
-    canvas, _, side = _canvas(film, int(rng.integers(0, 40)))
-    plane = np.asarray(canvas, np.float32).copy()
-    toward = rng.uniform(0, math.pi)
-    count = int(rng.integers(1, 6))
-    for n in range(count):
-        angle = toward + rng.normal(0, 0.15)
-        along = np.array([math.cos(angle), math.sin(angle)])
-        across = np.array([-along[1], along[0]])
-        offset = 0.0 if count == 1 else (n - (count - 1) / 2) * side * rng.uniform(0.12, 0.3)
-        middle = side / 2 + across * offset
-        wide = side * rng.uniform(0.03, 0.12)
-        flesh = _rod(side, middle, along, side * rng.uniform(0.4, 1.2), wide * rng.uniform(2, 4))
-        plane = np.maximum(plane, flesh * rng.uniform(50, 120))
-        at = middle - along * side * 0.6
-        while np.dot(at - middle, along) < side * 0.6:
-            length = side * rng.uniform(0.15, 0.7)
-            centre = at + along * length / 2
-            for scale, level in ((1.0, rng.uniform(170, 250)), (0.6, rng.uniform(110, 180))):
-                bone = _rod(side, centre, along, length * 0.46, wide * scale)
-                bone = bone * level
-                plane = np.where(bone > 8, np.maximum(plane, bone) if scale == 1 else bone, plane)
-            at = at + along * length
-    plane = _shrunk(Image.fromarray(plane.clip(0, 255).astype(np.uint8)), film)
-    return plane + rng.normal(0, 4, plane.shape).astype(np.float32)
-
-
-def _slice(rng: Rng, film: Plane) -> Plane:
-    """A cut through a body: a bright ring on black with rounds inside, as CT and MR show it."""
-    canvas, pen, side = _canvas(film, int(rng.integers(0, 25)))
-    rx, ry = side * rng.uniform(0.25, 0.49, 2)
-    cx, cy = side * (0.5 + rng.normal(0, 0.03, 2))
-    pen.ellipse((cx - rx, cy - ry, cx + rx, cy + ry), fill=int(rng.integers(110, 255)))
-    rim = rng.uniform(0.82, 0.97)
-    flesh = int(rng.integers(70, 200))
-    pen.ellipse((cx - rx * rim, cy - ry * rim, cx + rx * rim, cy + ry * rim), fill=flesh)
-    for _ in range(int(rng.integers(2, 14))):
-        radius, angle = math.sqrt(rng.uniform(0, 0.5)), rng.uniform(0, 2 * math.pi)
-        x, y = cx + rx * radius * math.cos(angle), cy + ry * radius * math.sin(angle)
-        a, b = side * rng.uniform(0.02, 0.16, 2)
-        pen.ellipse((x - a, y - b, x + a, y + b), fill=int(rng.integers(0, 256)))
-    plane = _shrunk(canvas, film)
-    return plane + (plane > 40) * _cloud(rng, len(plane), 1.0) * rng.uniform(2, 25)
-
-
-def _fan(rng: Rng, film: Plane) -> Plane:
-    """Speckle in a sector on black, as ultrasound shows it."""
-    side = len(film)
-    x, y = _axes(side)
-    up = rng.uniform(0.9, 1.6)
-    radius, angle = np.hypot(x, y + up), np.arctan2(x, y + up)
-    inside = (np.abs(angle) < rng.uniform(0.3, 0.9)) & (radius < up + rng.uniform(0.4, 1.0))
-    inside &= radius > rng.uniform(0.05, 0.6)
-    if rng.random() < 0.25:
-        inside = np.abs(x) < rng.uniform(0.5, 1)
-    depth = _stretched(_cloud(rng, side, rng.uniform(1.0, 2.2))) / 255
-    speckle = rng.rayleigh(0.6, film.shape) if rng.random() < 0.8 else 1.0
-    plane = (inside * depth * speckle * rng.uniform(90, 220)).astype(np.float32)
-    if rng.random() < 0.5:
-        plane[: side // 12, : side // 2] = _page(rng, film)[: side // 12, : side // 2]
-    return np.asarray(plane, np.float32)
-
-
-def _leaves(rng: Rng, film: Plane) -> Plane:
-    """Overlapping shapes of all sizes: the statistics of photographs (Lee et al. 2001)."""
-    canvas, pen, side = _canvas(film, int(rng.integers(0, 256)))
-    straight = rng.random()
-    for _ in range(int(rng.integers(15, 160))):
-        size = side * min(0.6, 0.02 / (rng.random() + 0.02))
-        x, y = rng.uniform(0, side, 2)
-        a, b = size * rng.uniform(0.3, 1, 2)
-        fill = int(rng.integers(0, 256))
-        if rng.random() < straight:
-            corners = rng.uniform(-1, 1, (int(rng.integers(3, 6)), 2)) * (a, b) + (x, y)
-            pen.polygon([tuple(c) for c in corners], fill=fill)
-        else:
-            pen.ellipse((x - a, y - b, x + a, y + b), fill=fill)
-    plane = _shrunk(canvas, film)
-    return plane + _cloud(rng, len(film), rng.uniform(0.5, 1.5)) * rng.uniform(0, 30)
-
-
-def _clouds(rng: Rng, film: Plane) -> Plane:
-    plane = _stretched(_cloud(rng, len(film), rng.uniform(0, 2.5)))
-    return plane * _light(rng, len(film)) if rng.random() < 0.3 else plane
-
-
-def _scene(rng: Rng, film: Plane) -> Plane:
-    """Sky, ground and upright boxes between them."""
-    canvas, pen, side = _canvas(film, int(rng.integers(120, 256)))
-    horizon = side * rng.uniform(0.3, 0.8)
-    pen.rectangle((0, horizon, side, side), fill=int(rng.integers(0, 160)))
-    for _ in range(int(rng.integers(2, 12))):
-        x, wide, high = side * rng.random(), side * rng.uniform(0.03, 0.25), side * rng.random()
-        foot = horizon + side * rng.uniform(0, 0.2)
-        pen.rectangle((x, foot - high, x + wide, foot), fill=int(rng.integers(0, 256)))
-        if rng.random() < 0.5:
-            for row in np.arange(foot - high, foot, side * 0.05):
-                pen.line((x, row, x + wide, row), fill=int(rng.integers(0, 256)), width=side // 90)
-    plane = _shrunk(canvas, film) + _cloud(rng, len(film), 1.2) * rng.uniform(2, 25)
-    return plane * _light(rng, len(film))
-
-
-def _pattern(rng: Rng, film: Plane) -> Plane:
-    """Stripes, checks, rings, a ramp, or nothing at all."""
-    x, y = _axes(len(film))
-    angle, pitch = rng.uniform(0, math.pi), rng.uniform(1.5, 40)
-    wave = np.sin(pitch * (x * math.cos(angle) + y * math.sin(angle)))
-    other = np.sin(pitch * (y * math.cos(angle) - x * math.sin(angle)))
-    rings = np.sin(pitch * np.hypot(x - rng.normal(0, 0.3), y - rng.normal(0, 0.3)))
-    ramp = x * math.cos(angle) + y * math.sin(angle)
-    made = [wave, np.sign(wave), np.sign(wave * other), rings, ramp, np.zeros_like(ramp)]
-    middle, swing = rng.uniform(0, 255), rng.uniform(20, 130)
-    return np.asarray((middle + swing * made[rng.integers(len(made))]), np.float32)
-
-
-def _test_object(rng: Rng, film: Plane) -> Plane:
-    """What a physicist exposes: discs, wedges, bars and wires on an even field."""
-    canvas, pen, side = _canvas(film, int(rng.integers(30, 220)))
-    for _ in range(int(rng.integers(2, 10))):
-        (x, y), a = rng.uniform(0, side, 2), side * rng.uniform(0.03, 0.3)
-        fill, what = int(rng.integers(0, 256)), rng.integers(4)
-        if what == 0:
-            pen.ellipse((x - a, y - a, x + a, y + a), fill=fill)
-        elif what == 1:
-            for step in range(8):
-                pen.rectangle((x + step * a / 4, y, x + (step + 1) * a / 4, y + a), fill=step * 32)
-        elif what == 2:
-            for at in np.arange(0, a, max(2, a / 8)):
-                pen.line((x + at, y, x + at, y + a), fill=fill, width=max(1, int(a / 20)))
-        else:
-            ends = tuple(rng.uniform(0, side, 4))
-            pen.line(ends, fill=fill, width=max(1, int(a / 10)))
-    plane = _shrunk(canvas, film)
-    return plane + rng.normal(0, rng.uniform(1, 10), plane.shape).astype(np.float32)
-
-
 #: Every kind, by name.
 KINDS: dict[str, Callable[[Rng, Plane], Plane]] = {
-    "quarter turned": _quarter_turned,
-    "upside down": _upside_down,
-    "inverted": _inverted,
-    "askew": _askew,
-    "detail": _detail,
-    "shuffled": _shuffled,
-    "overlaid": _overlaid,
-    "swirled": _swirled,
-    "same spectrum": _same_spectrum,
-    "edges": _edges,
-    "two tones": _two_tones,
-    "tiny": _tiny,
-    "smeared": _smeared,
-    "page": _page,
-    "bones": _bones,
-    "slice": _slice,
-    "fan": _fan,
-    "leaves": _leaves,
-    "clouds": _clouds,
-    "scene": _scene,
-    "pattern": _pattern,
-    "test object": _test_object,
+    "quarter turned": spoiled.quarter_turned,
+    "upside down": spoiled.upside_down,
+    "inverted": spoiled.inverted,
+    "askew": spoiled.askew,
+    "detail": spoiled.detail,
+    "shuffled": spoiled.shuffled,
+    "overlaid": spoiled.overlaid,
+    "swirled": spoiled.swirled,
+    "same spectrum": spoiled.same_spectrum,
+    "edges": spoiled.edges,
+    "two tones": spoiled.two_tones,
+    "tiny": spoiled.tiny,
+    "smeared": spoiled.smeared,
+    "page": drawn.page,
+    "bones": drawn.bones,
+    "slice": drawn.cross_section,
+    "fan": drawn.fan,
+    "leaves": drawn.leaves,
+    "clouds": drawn.clouds,
+    "scene": drawn.scene,
+    "pattern": drawn.pattern,
+    "test object": drawn.test_object,
 }
-
-
-# Tools
-
-
-def _axes(side: int) -> tuple[Plane, Plane]:
-    """x as a row and y as a column, -1 to 1."""
-    axis = ((np.arange(side) + 0.5) * 2 / side - 1).astype(np.float32)
-    return axis[None, :], axis[:, None]
-
-
-def _image(plane: Plane) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(plane.clip(0, 255)).astype(np.uint8))
-
-
-def _array(image: Image.Image) -> Plane:
-    return np.asarray(image, np.float32)
-
-
-def _canvas(film: Plane, level: int) -> tuple[Image.Image, Any, int]:
-    side = FINER * len(film)
-    canvas = Image.new("L", (side, side), level)
-    return canvas, ImageDraw.Draw(canvas), side
-
-
-def _shrunk(canvas: Image.Image, film: Plane) -> Plane:
-    return np.asarray(
-        _array(canvas.resize(film.shape[::-1], Image.Resampling.BOX)).copy(), np.float32
-    )
-
-
-def _border(rng: Rng) -> int:
-    return (0, 255, int(rng.integers(0, 256)))[rng.integers(3)]
-
-
-def _stretched(plane: NDArray[Any]) -> Plane:
-    low, high = np.quantile(plane, (0.01, 0.99))
-    made = (plane - low) * (255 / max(float(high - low), 1e-6))
-    return np.asarray(made.clip(0, 255), np.float32)
-
-
-def _light(rng: Rng, side: int) -> Plane:
-    """Uneven light, 0.5 to 1."""
-    x, y = _axes(side)
-    angle, dark = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.5)
-    ramp = (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)
-    return (1 - dark * (ramp + 1) / 2).astype(np.float32)
-
-
-def _cloud(rng: Rng, side: int, power: float) -> Plane:
-    """Noise whose amplitude falls as frequency ** -power; spread 1."""
-    fy, fx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
-    fall = np.maximum(np.hypot(fx, fy), 1 / side) ** -power
-    made = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(side, side))) * fall, s=(side, side))
-    return (made / max(float(made.std()), 1e-6)).astype(np.float32)
-
-
-def _rod(
-    side: int,
-    centre: NDArray[np.floating[Any]],
-    along: NDArray[np.floating[Any]],
-    half: float,
-    wide: float,
-) -> Plane:
-    """1 inside a bar with round, thickened ends, 0 outside."""
-    at = np.arange(side, dtype=np.float32)
-    x, y = at[None, :] - centre[0], at[:, None] - centre[1]
-    u, v = x * along[0] + y * along[1], -x * along[1] + y * along[0]
-    past = np.maximum(np.abs(u) - half, 0)
-    thick = wide * (1 + 0.5 * (np.abs(u) / max(half, 1)).clip(0, 1) ** 4)
-    return np.asarray((np.hypot(past, v) < thick), np.float32)

@@ -1,7 +1,7 @@
 """Out of distribution: one number that says how unlike a film is to those trained on.
 
 Two answers to one question, of which the greater counts. How far are the film's features from the
-training films' (Lee et al. 2018, Mahalanobis distance)? That is told without having seen anything
+training films' (Lee et al. 2018, Mahalanobis distance)? That is known without having seen anything
 else. And do they look rather like a negative's, as `trainer.network.negatives` makes them? That
 knows what a distance is blind to: a film upside down is made of the same bone and air. Features are
 the film's own gray levels and what each layer makes of it, averaged over a few cells. Fitted in

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from trainer import phantom
+from trainer import anatomy, phantom
 from trainer.card import Card
 from trainer.judging import parity
 from worker.engine.base import Engine, Outputs, Pending
@@ -89,7 +89,7 @@ def golden(card: Card) -> Films:
 def _drawn(size: int) -> Films:
     films = np.empty((DRAWN, 1, size, size), np.uint8)
     for start in range(0, DRAWN, EXPOSURES):
-        patient = phantom.body(np.random.default_rng([start, 0]), positive=True)
+        patient = anatomy.draw(np.random.default_rng([start, 0]), positive=True)
         for n in range(start, min(start + EXPOSURES, DRAWN)):
             rng = np.random.default_rng([n, 1])
             sick = np.float32(rng.uniform(0, 1.3))

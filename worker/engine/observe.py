@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer import card as cards
+from trainer import folded
 from trainer.errors import Stopped
 from trainer.modelfile import quantise
 from worker.engine import cpu
@@ -19,7 +20,7 @@ BATCH = 4
 
 
 def sample(
-    network: quantise.Network,
+    network: folded.Network,
     films: NDArray[np.uint8],
     *,
     threads: int,

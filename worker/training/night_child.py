@@ -133,7 +133,7 @@ class Night:
             raise RunSkipped(
                 "unfit",
                 aside + "; ".join([*(one.text for one in unfit), *also]),
-                aside + "; ".join([*(one.told for one in unfit), *also]),
+                aside + "; ".join([*(one.shareable for one in unfit), *also]),
             )
         return films
 
@@ -242,7 +242,7 @@ class Night:
             },
         )
         aside = self._aside(films, len(counted) - len(seen))
-        text, told = found.text + aside, found.told + aside
+        text, told = found.text + aside, found.shareable + aside
         kept = {
             **found.figures, "accepted": found.accepted, "missing": missing, "told": told,
         }  # fmt: skip

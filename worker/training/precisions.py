@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer import folded
 from trainer.card import Card
 from trainer.errors import FilmError, QuantiseError, Stopped
 from trainer.film import rules
@@ -149,7 +150,7 @@ def _files(
 ) -> tuple[dict[str, Path], list[str]]:
     """The fp16 and int8 files, and why one is missing."""
     try:
-        network = quantise.Network(path)
+        network = folded.Network(path)
     except QuantiseError as error:
         return {}, [f"fp16 and int8 are left out: {error}"]
     sample = observe.sample(network, calibration, threads=threads, stop=stop)

@@ -15,9 +15,9 @@ from click.core import ParameterSource
 from db.base import database
 from db.queue import jobs
 from db.work import control
-from scheduler import errors
+from scheduler import engines, errors, session
 from scheduler.show import output
-from scheduler.submitting import engines, session, submit
+from scheduler.submitting import submit
 
 JOB = session.JOB
 
@@ -40,8 +40,8 @@ def cancel(job: int, reason: str | None, as_json: bool) -> None:
     Example:
       pneumoq jobs cancel 5 --reason "wrong folder"
     """
-    said = "is cancelled; what was committed stays"
-    _change(control.cancel, job, reason, said, as_json=as_json)
+    outcome = "is cancelled; what was committed stays"
+    _change(control.cancel, job, reason, outcome, as_json=as_json)
 
 
 @click.command("pause")
@@ -57,8 +57,8 @@ def pause(job: int, reason: str | None, as_json: bool) -> None:
     Example:
       pneumoq jobs pause 5 --reason "the ward needs the machine"
     """
-    said = f"is paused: `pneumoq jobs resume {job}` goes on with it"
-    _change(control.pause, job, reason, said, as_json=as_json)
+    outcome = f"is paused: `pneumoq jobs resume {job}` goes on with it"
+    _change(control.pause, job, reason, outcome, as_json=as_json)
 
 
 @click.command("resume")
@@ -83,7 +83,7 @@ def _change(
     change: Callable[[sa.Connection, int, str, str | None], None],
     job: int,
     reason: str | None,
-    said: str,
+    outcome: str,
     *,
     as_json: bool,
 ) -> None:
@@ -92,7 +92,7 @@ def _change(
     if as_json:
         output.emit(dict(jobs.progress(engine, job)), as_json=True)
     else:
-        click.echo(f"job {job} {said}")
+        click.echo(f"job {job} {outcome}")
 
 
 @click.command("retry")

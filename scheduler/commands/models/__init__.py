@@ -1,1 +1,3 @@
-"""TODO."""
+"""`pneumoq models`: `group` lists its commands; `look` reads, `champion` chooses, and each of
+the others is a command of its own.
+"""

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.registry import aliases, engines, models
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import display as displays
 from scheduler.show import output
 from scheduler.show.display import Display
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 from worker.config import Settings
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _wait(board: Any, display: Display) -> None:
     """Have the GPU to oneself."""
     if board.take():
         return
-    display.say(f"waiting for the GPU, which is in use by {board.holder()}")
+    display.line(f"waiting for the GPU, which is in use by {board.holder()}")
     while not board.take():
         time.sleep(LOOK_S)
 
@@ -158,7 +158,7 @@ def _build(
     def report(phase: str, step: int, steps: int) -> None:
         display.show(precision, phase, step, steps or None)
 
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         **dict.fromkeys(COLUMNS),
         "precision": precision,
         "engine": f"{NAMES[choice.backend]} {choice.version}".rstrip(),
@@ -172,7 +172,7 @@ def _build(
             choice, path, precision=precision, home=settings.home,
             workspace_mb=settings.gpu_workspace_mb, report=report,
         )  # fmt: skip
-        told["seconds"] = round(time.monotonic() - started, 1)
+        result["seconds"] = round(time.monotonic() - started, 1)
         try:
             report("comparing with the processor", 0, 0)
             verdict = gate.against_processor(settings, path, engine, films)
@@ -184,8 +184,8 @@ def _build(
     except GpuLost:
         raise
     except EngineError as error:
-        return {**told, "text": str(error)}
+        return {**result, "text": str(error)}
     kept["options"]["films_per_s"] = round(rate, 1)
     connecting.write(database, lambda c: engines.record(c, path.stem, kept))
-    said = {name: value for name, value in kept.items() if name != "options"}
-    return {**told, **kept["options"], **said, "text": verdict.text}
+    shown = {name: value for name, value in kept.items() if name != "options"}
+    return {**result, **kept["options"], **shown, "text": verdict.text}

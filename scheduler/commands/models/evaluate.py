@@ -14,9 +14,9 @@ import click
 
 from db.base import database
 from db.registry import aliases, models
-from scheduler import errors
+from scheduler import engines, errors, session
 from scheduler.show import output
-from scheduler.submitting import engines, precision, session
+from scheduler.submitting import precision
 
 if TYPE_CHECKING:
     from worker.training.evaluation import Scored

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session, submit
+from scheduler.submitting import submit
 
 #: Formats of `models export` beside our own.
 FORMATS = ("jetson-inference", "pytorch")
@@ -124,8 +125,8 @@ def _free_name(engine: sa.Engine, file: Path) -> str:
 
 def export(row: Mapping[Any, Any], path: Path, folder: Path, form: str, as_json: bool) -> None:
     """Write a model file of ours in another format into a folder, and say what was written."""
+    from trainer.folded import Network
     from trainer.modelfile import jetson_export
-    from trainer.modelfile.quantise import Network
 
     network = Network(path)
     try:

@@ -9,8 +9,8 @@ import click
 from db.base import database
 from db.registry import retention
 from db.registry.retention import Bytes, Judged
+from scheduler import session
 from scheduler.show import output
-from scheduler.submitting import session
 
 COLUMNS = ("what", "name", "size", "becomes", "why")
 

@@ -9,9 +9,9 @@ import click
 
 from db.base import database
 from db.registry import aliases, drift
+from scheduler import session
 from scheduler.errors import Failure
 from scheduler.show import output
-from scheduler.submitting import session
 
 #: Characters of the longest bar.
 BAR = 40

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from scheduler import session
 from scheduler.checks import gpu
-from scheduler.submitting import session
 from worker.machine.gpu import Gpu, find, why_none
 
 needs_none = pytest.mark.skipif(bool(find()), reason="this machine has a GPU")

@@ -13,9 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import migrate
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.cli import COMMANDS, cli
-from scheduler.submitting import session
 from tests.scheduler.console import ROOT, only_line, run, start
 
 #: Their import takes longer than the commands that look things up.

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from db.base import database, workers
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import run
 from tests.support import servers

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from db.base import database, workers
 from db.queue import jobs
 from db.work import control
-from scheduler.submitting import engines
+from scheduler import engines
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run, start
 from worker.machine.gpu import find, why_none

@@ -144,7 +144,7 @@ def test_an_interrupted_export_leaves_no_half_of_a_file(large_job: int, tmp_path
 def test_export_from_postgresql_is_the_same(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from scheduler.submitting import session
+    from scheduler import session
 
     monkeypatch.setenv("PNEUMOQ_DATABASE_URL", postgres_url)
     run("db", "upgrade")

@@ -12,7 +12,7 @@ from db.base import database
 from db.queue import results
 from db.queue.results import Prediction
 from db.work import claims
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from worker.machine import privacy

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.queue import jobs
+from scheduler import session
 from scheduler.measure import stages, survey
 from scheduler.measure.bench import Figures
-from scheduler.submitting import session
 from tests.scheduler.console import only_line, run, start
 from tests.worker import samples
 from worker.engine import open_engine, store

@@ -19,8 +19,8 @@ from db.base.schema import workers as workers_table
 from db.nightly import runs, schedules
 from db.queue import jobs
 from db.work import claims, endings
-from scheduler.commands.schedule import group as command
-from scheduler.submitting import session
+from scheduler import session
+from scheduler.commands.schedule import add, look, zones
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 
@@ -163,25 +163,25 @@ def test_an_option_s_value_is_not_taken_for_what_it_does(
 def test_without_a_zone_it_is_this_machine_s(engine: sa.Engine, films: Path) -> None:
     result = run("schedule", "add", "n", "--cron", "30 2 1 2 *", "train", films)
     assert result.exit_code == 0, result.output
-    assert schedules.get(engine, "n")["tz"] == command.local_zone()
+    assert schedules.get(engine, "n")["tz"] == zones.local_zone()
 
 
 def test_this_machine_s_zone_is_what_tz_or_one_of_two_files_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TZ", raising=False)
-    assert command.local_zone(tmp_path) == "UTC"
+    assert zones.local_zone(tmp_path) == "UTC"
     (tmp_path / "timezone").write_text("Asia/Kolkata\n")
     (tmp_path / "localtime").touch()  # a copy, which does not tell
-    assert command.local_zone(tmp_path) == "Asia/Kolkata"
+    assert zones.local_zone(tmp_path) == "Asia/Kolkata"
     (tmp_path / "localtime").unlink()
     (tmp_path / "localtime").symlink_to("/usr/share/zoneinfo/Europe/Paris")
-    assert command.local_zone(tmp_path) == "Europe/Paris"
+    assert zones.local_zone(tmp_path) == "Europe/Paris"
     for said, meant in (
         (":America/New_York", "America/New_York"), ("CET-1CEST,M3.5.0", "Europe/Paris"),
     ):  # fmt: skip
         monkeypatch.setenv("TZ", said)
-        assert command.local_zone(tmp_path) == meant
+        assert zones.local_zone(tmp_path) == meant
 
 
 def test_a_time_in_utc_is_said_once(engine: sa.Engine, films: Path) -> None:
@@ -269,7 +269,7 @@ def test_what_the_real_command_refuses_is_refused_with_its_words(
     [
         *(("train", o) for o in ("--resume 1", "--evaluate 1", "--name x", "--key k")),
         *(("score", o) for o in ("--list x.csv", "--dry-run", "--key k")),
-        *((kind, o) for kind in command.KINDS for o in ("--wait", "--local", "--later")),
+        *((kind, o) for kind in add.KINDS for o in ("--wait", "--local", "--later")),
     ],
 )
 def test_options_about_submitting_are_refused(
@@ -348,7 +348,7 @@ def test_the_list_has_the_next_time_in_both_zones_and_the_last_outcome(
     first = runs.get(engine, a_night(engine, "kept", "no better"))["scheduled_for"]
     year = next_february()
     head, line = run("schedule", "ls").stdout.splitlines()
-    assert head.split() == list(command.COLUMNS)
+    assert head.split() == list(look.COLUMNS)
     assert line.split() == [
         "nightly", "train", *NIGHTLY[1].split(), "Europe/Paris",
         f"{year}-02-01", "02:30", f"{year}-02-01", "01:30:00Z",
@@ -419,7 +419,7 @@ def test_runs_are_listed_newest_first_of_one_schedule_or_of_all(
     a_night(engine, "kept", "no better")
     write(engine, lambda c: schedules.run_now(c, "inbox"))
     listed = run("schedule", "runs").stdout.splitlines()
-    assert listed[0].split() == list(command.RUN_COLUMNS)
+    assert listed[0].split() == list(look.RUN_COLUMNS)
     assert [line.split()[:2] for line in listed[1:]] == [
         ["3", "inbox"], ["2", "nightly"], ["1", "nightly"],
     ]  # fmt: skip

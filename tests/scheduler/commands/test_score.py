@@ -216,7 +216,7 @@ def test_a_broker_that_is_away_keeps_the_job(engine: sa.Engine, model: int, film
 
 
 def test_who_submitted_a_job_is_told(engine: sa.Engine, model: int, films: Path) -> None:
-    from scheduler.submitting import session
+    from scheduler import session
 
     assert submitted(films)["submitted_by"] == session.who()
     assert session.who() in run("jobs", "ls").stdout

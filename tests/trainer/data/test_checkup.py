@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support.paths import SHARED
 from tests.trainer import samples
-from trainer.data import checkup, dataset, division
+from trainer.data import checkup, dataset, division, findings
 from trainer.data.checkup import Checkup
 from trainer.errors import DatasetError
 
@@ -21,7 +21,7 @@ DATA = SHARED / "data"
 
 def fit(root: Path) -> Path:
     """A folder that nothing is wrong with."""
-    samples.fill(root, patients=checkup.FEW_PATIENTS, films=1)
+    samples.fill(root, patients=findings.FEW_PATIENTS, films=1)
     return root
 
 

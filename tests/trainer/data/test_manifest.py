@@ -117,7 +117,7 @@ def test_semicolons_of_a_spreadsheet_and_lines_without_a_label_are_understood(
     lines[1] = lines[1].partition(";")[0] + ";"
     data = dataset.read(write(tmp_path / "m.csv", *lines))
     assert len(data.films) == 11
-    assert data.notes[0] == "1 lines of m.csv have no label and are passed over."
+    assert data.notes[0] == "1 lines of m.csv have no label and are skipped."
 
 
 def test_a_later_source_adds_films_and_corrects_those_that_are_there(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_films_that_were_set_apart_are_no_class_and_said(tmp_path: Path) -> None
     samples.write(tmp_path, "_unusual/1.png")
     data = dataset.read(tmp_path)
     assert len(data.films) == 12
-    assert "_unusual is passed over" in data.notes[0]
+    assert "_unusual is skipped" in data.notes[0]
 
 
 def test_a_csv_corrects_labels_by_path_and_by_content(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def reasons(found: tuple[Unfit, ...]) -> list[str]:
-    return [one.told for one in found]
+    return [one.shareable for one in found]
 
 
 def test_films_that_did_not_change_are_fit(root: Path) -> None:
@@ -73,7 +73,10 @@ def test_a_class_that_lost_more_than_it_may_is_a_reason_with_numbers(root: Path)
     sorted((root / "PNEUMONIA").iterdir())[0].unlink()
     data = read(root)
     (found,) = snapshot.unfit(data, None, snapshot.change(before, data), **MOST)
-    assert found.told == "a class has 15 films where there were 20: 25% are gone, where 20% may be"
+    assert (
+        found.shareable
+        == "a class has 15 films where there were 20: 25% are gone, where 20% may be"
+    )
     assert found.text.startswith("PNEUMONIA has 15 films")
     assert found.text.endswith("let --max-shrink be larger")
 
@@ -130,7 +133,9 @@ def test_labels_that_were_turned_are_a_reason_and_some_corrections_are_none(root
     change = snapshot.change(before, data)
     assert change.relabelled == 10
     (found,) = snapshot.unfit(data, None, change, **MOST)
-    assert found.told == ("10 of 40 films that were there have another class now, where 20% may")
+    assert found.shareable == (
+        "10 of 40 films that were there have another class now, where 20% may"
+    )
     assert found.text.endswith("let --max-relabelled be larger")
 
 
@@ -155,7 +160,7 @@ def test_three_unreadable_films_of_forty_are_a_reason_and_two_are_none(root: Pat
     films[2].write_bytes(b"")
     checked = checkup.check([root])
     (found,) = snapshot.unfit(data, checked, None, **MOST)
-    assert found.told == "3 of 40 films cannot be read, where 2% may"
+    assert found.shareable == "3 of 40 films cannot be read, where 2% may"
     assert "NORMAL/patient0000_0.jpeg" in found.text
     assert snapshot.unfit(data, checked, None, **MOST, max_unreadable=0.1) == ()
 
@@ -190,4 +195,4 @@ def test_what_cannot_be_trained_on_at_all_is_a_reason_and_what_is_told_names_not
     assert str(root) in found[0].text
     for one in found:
         for secret in (str(root), "labels.txt", "PNEUMONIA", "patient", "jpeg", "Jane"):
-            assert secret not in one.told
+            assert secret not in one.shareable

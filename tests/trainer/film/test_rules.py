@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from tests.support import hostile
 from tests.support.paths import SHARED
 from trainer import phantom
+from trainer.card import Golden
 from trainer.errors import FilmError, FilmRefused
 from trainer.film import rules
 
@@ -276,7 +277,7 @@ def test_pixels_go_where_the_caller_wants_them() -> None:
 def test_golden_vectors_hold_here_and_catch_another_rule(rule: str) -> None:
     vectors = rules.golden(rule)
     rules.check_golden(vectors, rule)
-    wrong = rules.Golden(film=vectors[0].film, pixels=vectors[0].pixels + np.uint8(5))
+    wrong = Golden(film=vectors[0].film, pixels=vectors[0].pixels + np.uint8(5))
     with pytest.raises(FilmError, match="differs by") as raised:
         rules.check_golden([*vectors[1:], wrong], rule)
     assert raised.value.code == "rule_mismatch"

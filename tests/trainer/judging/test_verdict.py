@@ -56,7 +56,7 @@ def test_a_better_model_is_accepted_and_the_worse_one_is_not() -> None:
     assert refused.text.startswith("on 600 frozen films of 600 patients the new model's AUROC is ")
     assert f"is {new:.3f}, the champion's {old:.3f}: lower by {old - new:.3f}" in refused.text
     assert "95 % at worst -0." in refused.text and "where -0.010 may be" in refused.text
-    assert refused.told == refused.text
+    assert refused.shareable == refused.text
 
 
 def test_who_is_better_turns_with_the_sides() -> None:
@@ -196,7 +196,7 @@ def test_too_few_films_of_a_class_are_nothing_to_judge_by(positives: int, negati
     fewest, name = min((positives, "positive"), (negatives, "negative"))
     if positives != negatives:
         assert found.text.startswith(f"{fewest} {name} frozen films are left, where 20 are")
-    assert "more frozen films are needed" in found.told
+    assert "more frozen films are needed" in found.shareable
 
 
 def test_films_of_a_handful_of_patients_are_nothing_to_judge_by() -> None:
@@ -238,7 +238,10 @@ def test_a_slice_in_which_the_new_model_fails_speaks_against_it_and_is_not_named
     found = judge(truth, patients, new, score, slices={"St. Mary": ward, "tiny": small})
     assert not found.accepted
     assert "in St. Mary (100 films) the new model's AUROC is" in found.text
-    assert "St. Mary" not in found.told and "in a part of the films (100 films)" in found.told
+    assert (
+        "St. Mary" not in found.shareable
+        and "in a part of the films (100 films)" in found.shareable
+    )
     assert found.figures["slices"]["tiny"] == {"films": 9, "judged": False}
     assert judge(truth, patients, score, score, slices={"St. Mary": ward}).accepted
 

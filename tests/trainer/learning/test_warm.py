@@ -60,14 +60,14 @@ def champion(trained: loop.Trained, tmp_path_factory: pytest.TempPathFactory) ->
 def warmed(champion: Champion, *labels: str) -> model.ResNet18:
     """A network that begins from the champion, ready for training."""
     net, _, _ = warm.build(labels or champion.card.labels, champion.path)
-    settle(net, champion)
+    fit_norms(net, champion)
     return net
 
 
-def settle(net: model.ResNet18, champion: Champion, **how: Any) -> None:
+def fit_norms(net: model.ResNet18, champion: Champion, **how: Any) -> None:
     """Measure the champion's training films as they are changed in its training."""
     strength = champion.trained.options.augment
-    warm.settle(
+    warm.fit_norms(
         net, champion.trained.films, champion.rows, **{"strength": strength, "seed": 0, **how}
     )
 
@@ -110,7 +110,7 @@ def test_before_and_after_the_norms_are_given_back_the_network_says_what_the_fil
     expected = by_the_file(champion.path, films)
     net, _, _ = warm.build(champion.card.labels, champion.path)
     assert np.abs(scores(net, champion.card, films) - expected).max() < 1e-4
-    settle(net, champion)
+    fit_norms(net, champion)
     assert np.abs(scores(net, champion.card, films) - expected).max() < 1e-4
     strange = np.random.default_rng(5).integers(0, 256, (4, 1, 48, 48), np.uint8)
     found = scores(net, champion.card, strange)
@@ -121,7 +121,7 @@ def test_each_norm_has_the_mean_and_spread_of_its_convolution_on_the_training_fi
     champion: Champion,
 ) -> None:
     net, _, _ = warm.build(champion.card.labels, champion.path)
-    settle(net, champion, strength=0)
+    fit_norms(net, champion, strength=0)
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
@@ -181,7 +181,7 @@ def test_the_start_is_named_by_the_files_hash_and_by_no_path(champion: Champion)
 def test_measuring_can_be_stopped(champion: Champion) -> None:
     net, _, _ = warm.build(champion.card.labels, champion.path)
     with pytest.raises(Stopped):
-        settle(net, champion, stop=lambda: True)
+        fit_norms(net, champion, stop=lambda: True)
 
 
 @pytest.mark.parametrize("damage", ["no file", "no model", "a shape", "a name", "a precision"])

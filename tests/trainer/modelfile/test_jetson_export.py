@@ -16,8 +16,8 @@ from tests.trainer.modelfile import jetson
 from trainer import card as cards
 from trainer.card import Card
 from trainer.film import rules
+from trainer.folded import Network
 from trainer.modelfile import jetson_export, jetson_import
-from trainer.modelfile.quantise import Network
 from trainer.network import model
 
 RULE = "gray-nearest-1"

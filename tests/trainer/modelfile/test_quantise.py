@@ -16,9 +16,10 @@ from onnx import TensorProto, numpy_helper
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import QuantiseError
+from trainer.folded import Network
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
-from trainer.modelfile.quantise import Network, Sample
+from trainer.modelfile.quantise import Sample
 from worker.engine import observe
 
 

@@ -39,7 +39,7 @@ def test_no_films_are_no_batches(films: cache.Pixels) -> None:
 def test_a_processor_keeps_films_in_their_file(films: cache.Pixels) -> None:
     one = feed.open(films, CPU, batch=4)
     assert not one.resident
-    assert one.said == ""
+    assert one.description == ""
 
 
 def test_films_that_do_not_fit_after_all_are_copied_batch_by_batch(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 
 from trainer import checkpoint
@@ -29,15 +30,50 @@ def films(n: int = 3, size: int = 64) -> torch.Tensor:
     return torch.from_numpy(rng.integers(0, 256, (n, 1, size, size), dtype=np.uint8))
 
 
-def test_parameters_have_torchvisions_names() -> None:
-    ours = model.ResNet18(2).state_dict()
-    theirs = torchvision.models.resnet18(num_classes=2).state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+def torchvisions(labels: int, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    net: torch.nn.Module = torchvision.models.resnet18(num_classes=labels)
+    return net
+
+
+@pytest.mark.parametrize(("labels", "seed"), [(2, 0), (5, 2**32 - 1)])
+def test_a_seed_draws_the_weights_that_it_draws_in_torchvision(labels: int, seed: int) -> None:
+    ours = model.build(labels, "scratch", seed)[0].state_dict()
+    theirs = torchvisions(labels, seed).state_dict()
+    assert list(ours) == list(theirs)  # in the same order
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_features_outputs_gradients_and_statistics_are_torchvisions_to_the_bit(
+    training: bool,
+) -> None:
+    ours, theirs = model.build(2, "scratch", seed=7)[0], torchvisions(2, seed=7)
+    labels = torch.arange(6) % 2
+    for _ in range(2):  # the second time with statistics that are not the first ones
+        image = films(6)
+        x = ((image.float() - ours.mean) / ours.std).contiguous(memory_format=torch.channels_last)
+        expected = theirs.train(training)(x)
+        maps = ours.train(training).stages(image).layer4
+        found = ours.fc(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        assert torch.equal(found, expected)
+        for net, logits in ((ours, found), (theirs, expected)):
+            net.zero_grad()
+            F.cross_entropy(logits, labels).backward()
+        gradients = [[p.grad for p in net.parameters()] for net in (ours, theirs)]
+        assert all(
+            one is not None and other is not None and torch.equal(one, other)
+            for one, other in zip(*gradients, strict=True)
+        )
+        state = theirs.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in ours.state_dict().items())
+        for net in (ours, theirs):
+            torch.optim.SGD(net.parameters(), lr=0.1).step()
 
 
 def test_logits_are_torchvisions_of_the_gray_plane_three_times() -> None:
     net, _ = model.build(2, "scratch")
-    theirs = torchvision.models.resnet18(num_classes=2)
+    theirs = torchvisions(2)
     theirs.load_state_dict(net.state_dict())
     image = films()
     normalise = torchvision.transforms.Normalize(model.MEAN, model.STD)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tests.worker import samples
 from trainer import card as cards
+from trainer import folded
 from trainer.card import Card
 from trainer.modelfile import quantise
 from worker.engine import Outputs, Pending, observe, open_engine
@@ -137,7 +138,7 @@ def test_files_of_other_precisions_are_run_too(
     delta: float,
 ) -> None:
     path = tmp_path / "other.onnx"
-    network = quantise.Network(model_file)
+    network = folded.Network(model_file)
     if precision == "int8":
         quantise.int8(network, observe.sample(network, films, threads=1), path)
     else:

@@ -204,7 +204,7 @@ def test_who_is_expected_back_is_waited_for_and_not_for_ever(
     here.worker("a", CPU)
     write(here.engine, lambda c: workers.deregister(c, "a"))
     assert here.settle()["state"] == "proving", "a scoring worker was here lately"
-    monkeypatch.setattr(promotion, "PROVE_S", -timedelta(days=1).total_seconds())
+    monkeypatch.setattr(promotion, "CHECK_S", -timedelta(days=1).total_seconds())
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", 1)
     assert run["reason"].endswith("on any scoring worker")
@@ -217,7 +217,7 @@ def test_a_kind_that_is_there_and_does_not_decide_is_named_when_time_is_up(
     here.worker("g", GPU)
     here.decide(CPU, "a", True)
     assert here.settle()["state"] == "proving"
-    monkeypatch.setattr(promotion, "PROVE_S", -3600.0)
+    monkeypatch.setattr(promotion, "CHECK_S", -3600.0)
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", 1)
     assert run["reason"].endswith(f" on {GPU}"), "the processor has decided"

@@ -98,6 +98,7 @@ def started(folder: Path, data: Path, after: Path | None = None, **spec: Any) ->
         process.end()
 
 
+@pytest.mark.timeout(900)
 def test_it_is_killed_stopped_and_finished_with_the_same_reports_whichever_it_is(
     child: str, labelled: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from db.base import database, migrate, schema, views
 from db.queue import jobs
 from db.registry import models
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db.base import database, schema
 from db.queue import jobs
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.registry import models
+from scheduler import session
 from scheduler.commands.models import build
-from scheduler.submitting import session
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from worker.config import Settings
@@ -34,7 +34,7 @@ class Heard:
     def draw(self, rows: Any, epochs: int) -> None:
         raise AssertionError("there are no epochs")
 
-    def say(self, line: str) -> None:
+    def line(self, line: str) -> None:
         raise AssertionError(line)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from db.base.database import reading, write
 from db.base.schema import jobs as job_table
 from db.base.schema import model_chunks
 from db.registry import models
-from scheduler.submitting import session
+from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from worker.engine import store

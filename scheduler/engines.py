@@ -69,7 +69,7 @@ def waits(database: sa.Engine, asked: str | None) -> str | None:
 
 def _named(rows: Sequence[sa.RowMapping]) -> str:
     """Workers by what they compute with, without the reasons, and where."""
-    told = dict.fromkeys(
+    named = dict.fromkeys(
         f"{(row['engine'] or 'unknown').partition(': ')[0]} on {row['host']}" for row in rows
     )
-    return ", ".join(told) or "none"
+    return ", ".join(named) or "none"
