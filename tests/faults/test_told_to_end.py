@@ -11,7 +11,7 @@ from tests.support import servers, soak
 from tests.support.site import Site, stop
 
 #: Handing back takes no longer than this, in seconds; a lease of ten minutes would.
-GRACE_S = 15.0
+GRACE_S = 60.0
 
 
 @soak.on_postgresql

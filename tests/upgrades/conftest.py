@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harm
-from tests.support import once, releases, servers
+from tests.support import once, releases, servers, soak
 from tests.support.absent import absent
 from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
+
+database_url = soak.database_url
 
 
 @pytest.fixture(scope="session")
