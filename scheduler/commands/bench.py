@@ -18,16 +18,8 @@ FILMS = 1000
 
 @click.command("bench")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    default=aliases.CHAMPION,
-    show_default=True,
-    help="Alias, number, name or SHA-256 of the model.",
-)
-@click.option(
-    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help=precision.HELP,
-)  # fmt: skip
+@precision.model_option
+@precision.option
 @click.option(
     "--films", type=click.IntRange(8, 10**6), default=FILMS, show_default=True,
     help="Films to measure with: a sample of a larger source, a smaller one several times over.",

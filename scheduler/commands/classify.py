@@ -15,16 +15,8 @@ from scheduler.submitting import precision
 @click.command("classify")
 @click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("out", required=False, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--model",
-    default=aliases.CHAMPION,
-    show_default=True,
-    help="Alias, number, name or SHA-256 of the model.",
-)
-@click.option(
-    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help=precision.HELP,
-)  # fmt: skip
+@precision.model_option
+@precision.option
 @engines.here
 @output.json_option
 def command(

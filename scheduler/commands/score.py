@@ -21,16 +21,8 @@ from trainer.film import rules
     "--list", "lists", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="Also score what a file lists: one path a line, or a CSV with a column path or file.",
 )  # fmt: skip
-@click.option(
-    "--model",
-    default=aliases.CHAMPION,
-    show_default=True,
-    help="Alias, number, name or SHA-256 of the model.",
-)
-@click.option(
-    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help=precision.HELP,
-)  # fmt: skip
+@precision.model_option
+@precision.option
 @engines.option(
     "Let only workers score that have TensorRT, or only those that compute the ONNX file as it is. "
     "Default: any worker (auto)."

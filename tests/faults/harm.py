@@ -75,20 +75,6 @@ def calm(here: Site) -> None:
         assert "Traceback" not in text, text[-6000:]
 
 
-def children(pid: int, command: str) -> list[int]:
-    """Child processes whose command line holds this text."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == pid and command.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue  # it ended meanwhile
-    return found
-
-
 def freeze(process: subprocess.Popen[bytes]) -> None:
     """SIGSTOP; returns when it has stopped."""
     process.send_signal(signal.SIGSTOP)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.faults import harm
-from tests.support import soak
+from tests.support import processes, soak
 from tests.support.site import Site
 
 #: How often a decoder dies in one job.
@@ -26,7 +26,7 @@ def test_decoders_killed_at_random_moments_cost_at_most_the_films_they_were_at(
     harm.in_the_middle(here, job_id)
     kills = 0
     while kills < KILLS and here.state(job_id) in ("planning", "running"):
-        found = harm.children(worker.pid, "worker.decoding.child")
+        found = processes.children(worker.pid, "worker.decoding.child")
         if found:
             os.kill(chance.choice(found), chance.choice([signal.SIGKILL, signal.SIGSEGV]))
             kills += 1

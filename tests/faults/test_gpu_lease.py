@@ -15,7 +15,7 @@ from db.base import database, workers
 from db.queue import jobs, training
 from db.work import control
 from tests.faults import harm, made_up_gpu
-from tests.support import soak
+from tests.support import processes, soak
 from tests.support.site import Site, stop
 from worker import wakeup
 
@@ -78,7 +78,7 @@ def test_urgent_scoring_gets_the_gpu_from_training_which_goes_on_when_scoring_re
     here.wait(lambda: epochs(here, training_job) > before, "training to go on")
     assert jobs.get(here.engine, training_job)["attempts"] == 1
     database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
-    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")
+    here.wait(lambda: not processes.children(trainer.pid, "stand_in_child"), "the training to end")
     harm.calm(here)
 
 
@@ -129,4 +129,4 @@ def test_training_gives_way_only_to_scoring_that_is_served_here(
         here.wait(lambda: epochs(here, training_job) > before + 3, "training to go on")
         assert here.events(training_job, "yielded") == 0
     database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
-    here.wait(lambda: not harm.children(trainer.pid, "stand_in_child"), "the training to end")
+    here.wait(lambda: not processes.children(trainer.pid, "stand_in_child"), "the training to end")

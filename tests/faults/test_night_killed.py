@@ -16,7 +16,7 @@ from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.registry import aliases, models
 from tests.faults import harm
-from tests.support import soak
+from tests.support import processes, soak
 from tests.support.site import Site, stop
 from tests.worker import samples, spots
 
@@ -113,7 +113,7 @@ def test_a_night_whose_workers_and_beat_are_killed_ends_once(
 
 def killed(worker: subprocess.Popen[bytes]) -> None:
     """SIGKILL a training worker; its training process ends with it."""
-    of_it = harm.children(worker.pid, "worker.training.child")
+    of_it = processes.children(worker.pid, "worker.training.child")
     stop(worker, signal.SIGKILL)
     for pid in of_it:
         samples.wait(lambda pid=pid: not _is_there(pid), f"process {pid} to end")

@@ -10,7 +10,7 @@ from db.base import database
 from db.queue import jobs, training
 from db.work import control
 from tests.faults import harm
-from tests.support import soak
+from tests.support import processes, soak
 from tests.support.site import Site
 from worker import wakeup
 
@@ -54,6 +54,6 @@ def test_training_gives_way_to_urgent_scoring_and_goes_on_after_it(
     assert jobs.get(here.engine, training_job)["attempts"] == 1, "giving way is no attempt"
     database.write(here.engine, lambda c: control.cancel(c, training_job, "tests"))
     here.wait(
-        lambda: not harm.children(trainer.pid, "worker.training.child"), "the training to end"
+        lambda: not processes.children(trainer.pid, "worker.training.child"), "the training to end"
     )
     harm.calm(here)

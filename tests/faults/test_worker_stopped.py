@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from tests.faults import harm
-from tests.support import soak
+from tests.support import processes, soak
 from tests.support.site import Site, stop
 
 #: A worker that used no processor for this long waits for something, in seconds.
@@ -27,7 +27,7 @@ def _waits_to_write(here: Site, pid: int) -> bool:
     if here.engine.dialect.name == "postgresql":
         waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         return bool(here.rows(waiting)[0].n)
-    every = [pid, *harm.children(pid, "worker.decoding.child")]
+    every = [pid, *processes.children(pid, "worker.decoding.child")]
     before = [harm.cpu_s(p) for p in every]
     time.sleep(QUIET_S)
     return sum(map(harm.cpu_s, every)) - sum(before) <= 0.02

@@ -37,10 +37,7 @@ COLUMNS = ("path", "truth", "called", "probability", "unusual", "code", "reason"
     "--split", type=click.Choice(["test", "val", "train", "all"]),
     help="Films of this split only. Default: test, and of a folder without splits all.",
 )  # fmt: skip
-@click.option(
-    "--precision", "asked", type=click.Choice(precision.CHOICES), default="auto", show_default=True,
-    help=precision.HELP,
-)  # fmt: skip
+@precision.option
 @engines.here
 @click.option(
     "--csv", "table", type=click.Path(path_type=Path, dir_okay=False),

@@ -10,6 +10,7 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
+from tests.trainer.modelfile import tensorrt
 from trainer import card
 from trainer.card import Card
 from trainer.film import rules
@@ -217,21 +218,4 @@ def test_three_classes_are_exported_with_the_chosen_ones_map(
 
 
 def test_tensorrt_builds_the_file(exported: tuple[Path, Card]) -> None:
-    trt = pytest.importorskip(
-        "tensorrt_rtx", reason="needs TensorRT-RTX, which builds without a GPU"
-    )
-    path, about = exported
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    network = builder.create_network(1 << int(flag))
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    parsed = parser.parse_from_file(str(path))
-    assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    profile.set_shape(card.INPUT, *((n, 1, about.size, about.size) for n in (1, 8, 32)))
-    assert config.add_optimization_profile(profile) >= 0
-    plan = builder.build_serialized_network(network, config)
-    assert plan is not None
-    outputs = {network.get_output(i).name for i in range(network.num_outputs)}
-    assert outputs == {card.SCORES, card.CAM, card.OOD}
+    tensorrt.check_builds(exported[0])

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from tests.trainer.modelfile import tensorrt
 from trainer import card as cards
-from trainer.card import Card
 from trainer.errors import QuantiseError
 from trainer.folded import Network
 from trainer.learning import loop
@@ -199,21 +199,4 @@ def test_weights_are_rounded_to_what_the_films_need() -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_tensorrt_builds_the_file(files: dict[str, Path], precision: str) -> None:
-    trt = pytest.importorskip(
-        "tensorrt_rtx", reason="needs TensorRT-RTX, which builds without a GPU"
-    )
-    path = files[precision]
-    about: Card = cards.read(path)
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    network = builder.create_network(1 << int(flag))
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    parsed = parser.parse_from_file(str(path))
-    assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    profile.set_shape(cards.INPUT, *((n, 1, about.size, about.size) for n in (1, 8, 32)))
-    assert config.add_optimization_profile(profile) >= 0
-    assert builder.build_serialized_network(network, config) is not None
-    outputs = {network.get_output(i).name for i in range(network.num_outputs)}
-    assert outputs == {cards.SCORES, cards.CAM, cards.OOD}
+    tensorrt.check_builds(files[precision])

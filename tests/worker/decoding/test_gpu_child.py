@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.support import hostile
+from tests.support import processes as running
 from tests.worker import samples
 from tests.worker.decoding.test_pool import (
     SIDE,
@@ -91,15 +92,8 @@ def serving(decoders: Decoders, state: str = "serving") -> None:
 
 def gpu_process() -> int:
     """The decoder of this process that is on the GPU."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-            command = (stat.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(ppid) == os.getpid() and state != "Z" and b"worker.decoding.gpu_child" in command:
-            return int(stat.parent.name)
-    raise AssertionError("no decoder on the GPU")
+    (found,) = running.children(os.getpid(), "worker.decoding.gpu_child")
+    return found
 
 
 def write(folder: Path, films: dict[str, bytes]) -> Path:

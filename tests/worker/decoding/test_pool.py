@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import processes as running
 from tests.worker import samples
 from trainer.film import rules
 from worker import archive
@@ -103,15 +104,7 @@ def pixels(decoders: Decoders, place: int) -> np.ndarray[Any, np.dtype[np.uint8]
 
 def processes(parent: int | None = None) -> list[int]:
     """The decoder processes of this process, or of another."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(ppid) == (parent or os.getpid()) and state != "Z":
-                command = (stat.parent / "cmdline").read_bytes()
-                if b"worker.decoding.child" in command:
-                    found.append(int(stat.parent.name))
-    return found
+    return running.children(parent or os.getpid(), "worker.decoding.child")
 
 
 def blocked_at(fifo: Path) -> list[int]:

@@ -249,6 +249,5 @@ def test_this_machine_proves_a_model_that_it_computes_as_training_did(
         passed, detail = prove()
         assert passed is passes
     assert detail == (
-        "fp32 differs from training by up to 0.01 in probability on 160 drawn films, where 0.0001 "
-        "is rounding"
+        "fp32 differs from training by up to 0.01 in probability on 160 drawn films (limit 0.0001)"
     )

@@ -29,6 +29,7 @@ from db.queue import jobs
 from db.queue import training as rows
 from db.registry import aliases, engines, models
 from db.work import control
+from tests.support import processes as running
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
 from tests.worker import samples
@@ -138,17 +139,7 @@ def trainer(settings: Settings, database: sa.Engine) -> Iterator[Trainer]:
 
 def children(parent: int | None = None) -> list[int]:
     """Training processes, real or not, of this process, or of another."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-            command = (stat.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        ours = int(ppid) == (parent or os.getpid()) and state != "Z"
-        if ours and process.CHILD.encode() in command:
-            found.append(int(stat.parent.name))
-    return found
+    return running.children(parent or os.getpid(), process.CHILD)
 
 
 @pytest.mark.parametrize(
