@@ -1,15 +1,15 @@
 """Health: how hot the GPU is, what it draws, and whether it is slowed down, for the worker's row.
 
-A Jetson shows it in sysfs; a graphics card through NVML, which is called by ctypes because no
-package has to be there for it. What a machine does not show is left out. Nothing here raises.
+A Jetson shows it in sysfs; a graphics card through NVML. What a machine does not show is left out.
+Nothing here raises.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,11 @@ _REASONS = {
     0x80: ("power", "HwPowerBrakeSlowdown"),
 }
 
-#: nvmlTemperatureSensors_t and nvmlClockType_t (nvml.h).
-_TEMPERATURE_GPU, _CLOCK_SM = 0, 1
-
 #: Over-current events that were counted up to the last reading, by the counter's path.
 _events: dict[Path, int] = {}
 
 
-def read(
-    root: Path = Path("/"), *, uuid: str | None = None, nvml: str = "libnvidia-ml.so.1"
-) -> dict[str, Any]:
+def read(root: Path = Path("/"), *, uuid: str | None = None) -> dict[str, Any]:
     """What is known, as plain numbers and words; {} where there is no NVIDIA GPU.
 
     `temperature_c`, `power_w`, `load_percent`, `clock_mhz` and `clock_max_mhz` of the GPU;
@@ -67,10 +62,9 @@ def read(
     GPU among several ("GPU-…"). Takes a few milliseconds.
     """
     health: dict[str, Any] = {}
-    library = _library(nvml)
-    if library is not None:
-        health.update(_card(library, uuid))
-    health.update(_jetson(root))
+    if _nvml_answers():
+        health.update(_card(uuid))
+    health.update(jetson(root))
     return health
 
 
@@ -102,8 +96,8 @@ def _throttled(reasons: list[tuple[str, str]]) -> dict[str, str]:
 # Jetson
 
 
-def _jetson(root: Path) -> dict[str, Any]:
-    """By sysfs; {} on machines that are no Jetson."""
+def jetson(root: Path) -> dict[str, Any]:
+    """The part of `read` that sysfs shows; {} on machines that are no Jetson."""
     zones = {_word(zone / "type"): zone for zone in root.glob("sys/class/thermal/thermal_zone*")}
     gpu = next(
         (d for d in root.glob("sys/class/devfreq/*") if _GPU_DEVICE.search(d.name)),
@@ -232,94 +226,63 @@ def _number(file: Path) -> float | None:
 # Cards
 
 
-class _Memory(ctypes.Structure):
-    """nvmlMemory_t, in bytes."""
-
-    _fields_ = (
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    )
-
-
-class _Utilization(ctypes.Structure):
-    """nvmlUtilization_t, in percent."""
-
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
-#: What each function takes, after nvml.h; all return nvmlReturn_t, where 0 is success. An
-#: nvmlDevice_t is a pointer.
-_FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "nvmlInit_v2": (),
-    "nvmlDeviceGetHandleByIndex_v2": (ctypes.c_uint, ctypes.POINTER(ctypes.c_void_p)),
-    "nvmlDeviceGetHandleByUUID": (ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)),
-    "nvmlDeviceGetTemperature": (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_uint)),
-    "nvmlDeviceGetPowerUsage": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint)),
-    "nvmlDeviceGetUtilizationRates": (ctypes.c_void_p, ctypes.POINTER(_Utilization)),
-    "nvmlDeviceGetClockInfo": (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_uint)),
-    "nvmlDeviceGetMaxClockInfo": (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_uint)),
-    "nvmlDeviceGetMemoryInfo": (ctypes.c_void_p, ctypes.POINTER(_Memory)),
-    # The newer name of the second; drivers since 535 have both.
-    "nvmlDeviceGetCurrentClocksEventReasons": (
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_ulonglong),
-    ),
-    "nvmlDeviceGetCurrentClocksThrottleReasons": (
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_ulonglong),
-    ),
-}
-
-
 @functools.cache
-def _library(name: str) -> ctypes.CDLL | None:
-    """NVML, initialised once for the process; None without a driver."""
+def _nvml_answers() -> bool:
+    """Whether there is a driver that lets itself be asked; asked once in a process."""
+    import pynvml
+
     try:
-        library = ctypes.CDLL(name)
-    except OSError:
-        return None
-    for function, takes in _FUNCTIONS.items():
-        entry = getattr(library, function, None)
-        if entry is not None:
-            entry.argtypes, entry.restype = takes, ctypes.c_int
-    return library if _call(library, "nvmlInit_v2") else None
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
 
 
-def _call(library: ctypes.CDLL, function: str, *arguments: Any) -> bool:
-    """Whether this driver has the function and answers it for this card."""
-    entry = getattr(library, function, None)
-    return entry is not None and entry(*arguments) == 0
+def _asked(question: Callable[..., Any], *arguments: Any) -> Any:
+    """NVML's answer; None where this driver or this card has none."""
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError):
+        return question(*arguments)
+    return None
 
 
-def _card(library: ctypes.CDLL, uuid: str | None) -> Iterator[tuple[str, Any]]:
-    card = ctypes.c_void_p()
+def _card(uuid: str | None) -> Iterator[tuple[str, Any]]:
+    import pynvml
+
     if uuid is None:
-        there = _call(library, "nvmlDeviceGetHandleByIndex_v2", 0, ctypes.byref(card))
+        card = _asked(pynvml.nvmlDeviceGetHandleByIndex, 0)
     else:
-        there = _call(library, "nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(card))
-    if not there:
+        card = _asked(pynvml.nvmlDeviceGetHandleByUUID, uuid)
+    if card is None:
         return
-    number = ctypes.c_uint()
-    if _call(library, "nvmlDeviceGetTemperature", card, _TEMPERATURE_GPU, ctypes.byref(number)):
-        yield "temperature_c", float(number.value)
-    if _call(library, "nvmlDeviceGetPowerUsage", card, ctypes.byref(number)):
-        yield "power_w", round(number.value / 1000, 2)  # milliwatts
-    load = _Utilization()
-    if _call(library, "nvmlDeviceGetUtilizationRates", card, ctypes.byref(load)):
+    degrees = _asked(pynvml.nvmlDeviceGetTemperature, card, pynvml.NVML_TEMPERATURE_GPU)
+    if degrees is not None:
+        yield "temperature_c", float(degrees)
+    milliwatts = _asked(pynvml.nvmlDeviceGetPowerUsage, card)
+    if milliwatts is not None:
+        yield "power_w", round(milliwatts / 1000, 2)
+    load = _asked(pynvml.nvmlDeviceGetUtilizationRates, card)
+    if load is not None:
         yield "load_percent", float(load.gpu)
-    if _call(library, "nvmlDeviceGetClockInfo", card, _CLOCK_SM, ctypes.byref(number)):
-        yield "clock_mhz", number.value
-    if _call(library, "nvmlDeviceGetMaxClockInfo", card, _CLOCK_SM, ctypes.byref(number)):
-        yield "clock_max_mhz", number.value
-    memory = _Memory()
-    if _call(library, "nvmlDeviceGetMemoryInfo", card, ctypes.byref(memory)):
+    for key, question in (
+        ("clock_mhz", pynvml.nvmlDeviceGetClockInfo),
+        ("clock_max_mhz", pynvml.nvmlDeviceGetMaxClockInfo),
+    ):
+        megahertz = _asked(question, card, pynvml.NVML_CLOCK_SM)
+        if megahertz is not None:
+            yield key, megahertz
+    memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, card)
+    if memory is not None:
         yield "memory_free_mb", memory.free >> 20
         yield "memory_total_mb", memory.total >> 20
-    bits = ctypes.c_ulonglong()
-    if any(
-        _call(library, f"nvmlDeviceGetCurrentClocks{name}Reasons", card, ctypes.byref(bits))
-        for name in ("Event", "Throttle")
+    # Drivers before 535 have the older of the two names only.
+    for question in (
+        pynvml.nvmlDeviceGetCurrentClocksEventReasons,
+        pynvml.nvmlDeviceGetCurrentClocksThrottleReasons,
     ):
-        reasons = [reason for bit, reason in _REASONS.items() if bits.value & bit]
-        yield from _throttled(reasons).items()
+        bits = _asked(question, card)
+        if bits is not None:
+            reasons = [reason for bit, reason in _REASONS.items() if bits & bit]
+            yield from _throttled(reasons).items()
+            return

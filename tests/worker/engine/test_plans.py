@@ -81,7 +81,7 @@ def child(home: Path, network: Path, what: str, folder: Path) -> Iterator[subpro
     folder.mkdir(exist_ok=True)
     arguments = (str(home), str(network), what, str(folder))
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.worker.scoring.plan_child", *arguments],
+        [sys.executable, "-m", "tests.worker.engine.plan_child", *arguments],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

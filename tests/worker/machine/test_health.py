@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from worker.machine import health
 
 #: Of an Orin Nano with JetPack 6 at work.
@@ -60,7 +64,7 @@ static char board;
 #define CHECK(device) do { if (!begun) return 1; if (device != CARD) return 2; } while (0)
 typedef struct { unsigned long long total, free, used; } nvmlMemory_t;
 typedef struct { unsigned int gpu, memory; } nvmlUtilization_t;
-int nvmlInit_v2(void) { begun = 1; return 0; }
+int nvmlInitWithFlags(unsigned int flags) { if (flags) return 2; begun = 1; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device)
 { if (index) return 6; *device = CARD; return 0; }
 int nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device)
@@ -82,8 +86,6 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsigned long
 { CHECK(device); *reasons = 0x100000024ULL | 0x1; return 0; }
 """
 
-NO_NVML = "libno-such-nvml.so.1"
-
 
 @pytest.fixture
 def orin(tmp_path: Path) -> Path:
@@ -95,7 +97,7 @@ def orin(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A library that answers as the driver's does, with one card."""
+    """The folder of a library that answers as the driver's does, with one card."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
@@ -103,7 +105,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "nvml.c").write_text(NVML)
     library = folder / "libnvidia-ml.so.1"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "nvml.c"], check=True)
-    return str(library)
+    return str(folder)
 
 
 def write(root: Path, name: str, content: str) -> None:
@@ -114,7 +116,7 @@ def write(root: Path, name: str, content: str) -> None:
 
 def jetson(root: Path) -> dict[str, object]:
     """What a Jetson's files say."""
-    return health.read(root, nvml=NO_NVML)
+    return health.jetson(root)
 
 
 def test_an_orin_tells_its_temperature_power_load_memory_and_mode(orin: Path) -> None:
@@ -190,9 +192,18 @@ def test_a_card_tells_the_same_through_the_driver(nvml: str, tmp_path: Path) -> 
         "throttled": "power, thermal",
         "throttled_by": "SwPowerCap, SwThermalSlowdown",
     }
-    assert health.read(tmp_path, nvml=nvml) == expected
-    assert health.read(tmp_path, nvml=nvml, uuid="GPU-5a1e") == expected
-    assert health.read(tmp_path, nvml=nvml, uuid="GPU-gone") == {}
+    # In a process of its own: NVML is loaded once, and by its name.
+    script = (
+        "import json, pathlib, sys; from worker.machine import health;"
+        "root = pathlib.Path(sys.argv[1]);"
+        "print(json.dumps([health.read(root, uuid=u) for u in (None, 'GPU-5a1e', 'GPU-gone')]))"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        env={**os.environ, "LD_LIBRARY_PATH": nvml}, cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(asked.stdout) == [expected, expected, {}]
 
 
 def test_a_machine_without_a_gpu_has_nothing_to_say(tmp_path: Path) -> None:

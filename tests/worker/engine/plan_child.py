@@ -1,6 +1,6 @@
 """A process that asks for the plan of a network, for tests that end it or race it.
 
-python -m tests.worker.scoring.plan_child HOME NETWORK WHAT FOLDER
+python -m tests.worker.engine.plan_child HOME NETWORK WHAT FOLDER
 
 WHAT is `plain`; `build`: it stops within the build; `write`: it stops half-way through writing;
 `wait`: it builds on once the file `waiting` is in FOLDER. What it reports is there as files of that
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import sys
 import time
 from pathlib import Path
@@ -40,7 +39,7 @@ def main(home: Path, network: Path, what: str, folder: Path) -> None:
                 time.sleep(0.01)
 
     if what == "write":
-        signed.os = _Slow(folder)  # type: ignore[assignment]
+        _write_half(folder)
     plan = plans.obtain(
         home,
         network,
@@ -53,28 +52,24 @@ def main(home: Path, network: Path, what: str, folder: Path) -> None:
     print("built" if plan.built else "kept", hashlib.sha256(plan.data).hexdigest())
 
 
-class _Slow:
-    """The module `os`, whose files never get further than half of what is written."""
+def _write_half(folder: Path) -> None:
+    """Files that are written from now on get no further than half of what is written."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    class Half(io.FileIO):
+        def writelines(self, parts: Any) -> None:
+            whole = b"".join(parts)
+            self.write(whole[: len(whole) // 2])
+            if len(whole) > signed.SECRET_BYTES:
+                (folder / "writing").touch()
+                time.sleep(FOREVER_S)
+            self.write(whole[len(whole) // 2 :])
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
+    real = Path.open
 
-    def fdopen(self, fd: int, mode: str) -> Any:
-        folder = self._folder
+    def opened(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        return Half(path, mode) if mode == "wb" else real(path, mode, *arguments, **options)
 
-        class Half(io.FileIO):
-            def writelines(self, parts: Any) -> None:
-                whole = b"".join(parts)
-                self.write(whole[: len(whole) // 2])
-                if len(whole) > signed.SECRET_BYTES:
-                    (folder / "writing").touch()
-                    time.sleep(FOREVER_S)
-                self.write(whole[len(whole) // 2 :])
-
-        return Half(fd, mode)
+    Path.open = opened  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":
