@@ -89,8 +89,8 @@ def _write_model(
         net.fc.weight *= 2 / raw.std(0)[:, None]
         net.fc.bias.copy_(-(raw * (2 / raw.std(0))).mean(0))
     torch.set_num_threads(before)
-    rows = np.arange(len(seen))
-    detector = ood.fit(net, seen[:, 0].numpy(), rows[::2], rows[1::2], seed)
+    rows, planes = np.arange(len(seen)), seen[:, 0].numpy()
+    detector = ood.fit(net, planes, rows[::2], ood.observe(net, planes[rows[1::2]]), seed)
     made = Card(
         labels=labels,
         positive=labels[-1],
