@@ -17,7 +17,7 @@ KILLS = soak.repetitions(quick=6, full=20)
 SHARDS = 2
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_workers_killed_at_random_moments_cost_nothing_but_time(here: Site, few: Path) -> None:
     moments = chance.moments()
     sources = 3 * KILLS

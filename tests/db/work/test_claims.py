@@ -41,6 +41,19 @@ def test_a_training_job_whose_worker_vanished_is_claimed_again(database: sa.Engi
         write(database, lambda c: leases.renew(c, first.lease, given.LEASE_S))
 
 
+def test_planning_outlasts_a_shard_that_ends_its_planners_worker_each_time(
+    database: sa.Engine,
+) -> None:
+    job_id = given.queued(database)
+    for _ in range(leases.MAX_ATTEMPTS):  # then that shard is given up or cut in two
+        write(database, lambda c: claims.claim_job(c, "score", "planner", given.EXPIRED_S))
+
+    found = write(database, lambda c: claims.claim_job(c, "score", "planner", given.LEASE_S))
+
+    assert found is not None
+    assert found.lease.job_id == job_id
+
+
 @pytest.mark.parametrize("kind", ["train", "score"])
 def test_a_job_whose_attempts_are_used_up_fails_and_says_so(database: sa.Engine, kind: str) -> None:
     job_id = given.queued(database, kind)
@@ -176,6 +189,20 @@ def test_shards_can_be_claimed_while_the_planner_still_lists(database: sa.Engine
     given.commit(database, given.claimed(database))
 
     assert not given.close(database, lease.job_id)
+
+
+def test_a_claim_waits_for_a_pause_that_is_under_way_and_takes_nothing(
+    database: sa.Engine,
+) -> None:
+    job_id = given.running(database)
+
+    found = given.meanwhile(
+        database,
+        lambda c: control.pause(c, job_id, "a person"),
+        lambda: write(database, lambda c: claims.claim_shard(c, "worker", given.LEASE_S)),
+    )
+
+    assert found is None
 
 
 def test_a_shard_whose_attempts_are_used_up_is_handed_out_to_be_given_up(

@@ -9,7 +9,8 @@ import random
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 import zstandard
 
 from db.base import database as connecting
+from db.base.schema import jobs as jobs_table
 from db.base.schema import shard_listings, shards
 from db.queue import jobs, listings
 from db.work import claims, control
@@ -210,6 +212,52 @@ def test_a_planner_whose_worker_died_is_continued_to_the_same_shards(
     desk.on_notify = die
     desk.plan(job_id)
     assert 0 < desk.job(job_id)["planned_shards"] < len(desk.shards(undisturbed))
+    desk.plan(job_id)
+    assert desk.shards(job_id) == desk.shards(undisturbed)
+
+
+@contextmanager
+def away(engine: sa.Engine) -> Iterator[None]:
+    """Nobody can open the database meanwhile."""
+    engine.dispose()
+    if engine.dialect.name == "sqlite":
+        file = Path(str(engine.url.database))
+        kept = file.rename(file.with_suffix(".kept"))
+        file.mkdir()
+        yield
+        file.rmdir()
+        kept.rename(file)
+        return
+    server = sa.create_engine(engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        statement = f'ALTER DATABASE "{engine.url.database}" ALLOW_CONNECTIONS'
+        connection.exec_driver_sql(f"{statement} false")
+        yield
+        connection.exec_driver_sql(f"{statement} true")
+    server.dispose()
+
+
+def test_a_planner_whose_database_goes_while_it_reads_is_continued_by_the_next(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    sources = folder(tmp_path / "one", 20), folder(tmp_path / "other", 30)
+    undisturbed = samples.submit_score(desk.engine, model_id, *sources)
+    desk.plan(undisturbed)
+    job_id = samples.submit_score(desk.engine, model_id, *sources)
+
+    with ExitStack() as gone:
+        # The first source's shards are written; of the second it reads how far it is listed.
+        desk.on_notify = lambda: gone.enter_context(away(desk.engine))
+        desk.plan(job_id)
+
+    assert desk.shards(job_id) == [row for row in desk.shards(undisturbed) if row.source_no == 0]
+    with connecting.writing(desk.engine) as connection:
+        connection.execute(
+            sa.update(jobs_table)
+            .where(jobs_table.c.id == job_id)
+            .values(lease_until=None, state="queued")
+        )
+    desk.on_notify = lambda: None
     desk.plan(job_id)
     assert desk.shards(job_id) == desk.shards(undisturbed)
 
