@@ -3,7 +3,8 @@
 #
 #   make demo     the whole service on this machine, on made-up films
 #   make test     every test (ARGS='-k film' picks some)
-#   make soak     the long tests with all their repetitions: hours (PART=3: a part, in minutes)
+#   make soak     the long tests with all their repetitions: hours (PART=3: one part, in minutes;
+#                 `make soak-part` prints the part that goes with a commit)
 #   make mutants  faults are put into the code one at a time: the tests must notice each (part of soak)
 #   make check    formatting, lint, types and layers
 #   make bench    the measurements in tests/bench: half an hour or more (ARGS=--quick: minutes)
@@ -23,6 +24,8 @@ BENCHES = $(filter-out tests/bench/_%,$(sort $(wildcard tests/bench/*.py)))
 
 # The caller's environment must not decide which packages are seen.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+# Every process that is started would compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Twice as many processes as cores: tests wait for the processes that they start. Those that share
 # something expensive run in one of them, the longest first.
@@ -40,13 +43,18 @@ endif
 # Where no environment can be made (no network, say), the Python that is at hand runs the same.
 GPU_PYTHON = $(if $(wildcard .venv-gpu/complete),.venv-gpu/bin/python,PYTHONPATH="$(CURDIR):$(PYTHONPATH)" python3)
 
-.PHONY: demo test soak mutants test-gpu measured-on-gpu check bench clean
+.PHONY: demo test soak soak-part soak-parts mutants test-gpu measured-on-gpu check bench clean
 
 demo: .venv/complete
 	$(BIN)/pneumoq demo
 
 test: .venv/complete
 	$(PYTEST) $(ARGS)
+
+# Which part of the soak goes with a commit, and how many parts there are.
+COMMIT ?= $(shell git rev-parse HEAD)
+soak-part soak-parts: .venv/complete
+	@$(BIN)/python -m tests.support.order $(if $(findstring parts,$@),,$(COMMIT))
 
 soak: .venv/complete
 	PNEUMOQ_TEST_SOAK=$(if $(PART),part,full) $(PYTEST) $(if $(PART),--part $(PART)) $(ARGS)

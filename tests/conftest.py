@@ -99,10 +99,10 @@ def clean_environment(
     monkeypatch.setenv("PNEUMOQ_HOME", str(tmp_path_factory.mktemp("home")))
 
 
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all test processes of this run share, for `once.made`."""
-    return once.folder(tmp_path_factory.getbasetemp())
+@pytest.fixture(scope="session", autouse=True)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The test processes of this run share what `once` makes."""
+    once.share(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
@@ -112,9 +112,9 @@ def empty_sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def migrated_file(shared_folder: Path) -> Path:
+def migrated_file() -> Path:
     """A SQLite file with today's schema and no rows, to be copied."""
-    return once.made(shared_folder, "migrated.db", lambda path: _migrate(f"sqlite:///{path}"))
+    return once.made("migrated.db", lambda path: _migrate(f"sqlite:///{path}"))
 
 
 @pytest.fixture

@@ -8,38 +8,26 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harm
-from tests.support import once, servers
+from tests.support import once, servers, soak
 from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
 
-
-@pytest.fixture(params=list(harm.BOTH_IN_SOAK["sqlite"]))
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh database: in the soak both, else SQLite, or what `harm.on` says."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+database_url = soak.database_url
 
 
 @pytest.fixture(scope="session")
-def model(shared_folder: Path) -> tuple[Path, Card]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
     """A model file of two classes at 64 pixels, and its card."""
-    return samples.once_written(shared_folder)
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    return path, samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
 
 
 @pytest.fixture(scope="session")
-def films(shared_folder: Path) -> Path:
-    """A folder of about a hundred films in two class folders."""
-    return once.made(shared_folder, "films-of-faults", lambda path: phantom.write_folder(path, 45))
-
-
-@pytest.fixture(scope="session")
-def few(shared_folder: Path) -> Path:
+def few() -> Path:
     """A folder of about twenty films in two class folders."""
-    return once.made(
-        shared_folder, "few-of-faults", lambda path: phantom.write_folder(path, 8, seed=1)
-    )
+    return once.made("few-of-faults", lambda path: phantom.write_folder(path, 8, seed=1))
 
 
 @pytest.fixture

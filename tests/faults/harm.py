@@ -12,27 +12,10 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
 
-from tests.support import soak
 from tests.support.site import Site
 from tests.worker import samples
 from trainer.card import Card
-
-#: The database that `make test` takes → both, the other one for the soak only.
-BOTH_IN_SOAK = {
-    first: [
-        pytest.param(name, id=called, marks=marks if name == first else [*marks, soak.ONLY])
-        for name, called, marks in (
-            ("sqlite", "sqlite", [pytest.mark.soak]),
-            ("postgres", "postgresql", [pytest.mark.soak, pytest.mark.postgres]),
-        )
-    ]
-    for first in ("sqlite", "postgres")
-}
-
-#: For tests that `make test` makes on PostgreSQL.
-on_postgresql = pytest.mark.parametrize("database_url", BOTH_IN_SOAK["postgres"], indirect=True)
 
 #: Scoring must be real work each time: nothing is answered from what was scored before.
 ANEW = {"keep_cam": "flagged", "force": True}

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.faults import harm
-from tests.support import servers
+from tests.support import servers, soak
 from tests.support.site import Site, site
 from trainer.card import Card
 from worker import wakeup
@@ -143,7 +143,7 @@ def test_a_bell_that_is_never_rung_is_made_up_for_by_an_idle_worker(here: Site, 
     harm.calm(here)
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_every_bell_delivered_ten_times_does_nothing_twice(
     here: Site, valkey: servers.Valkey, few: Path
 ) -> None:

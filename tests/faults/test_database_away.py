@@ -37,7 +37,7 @@ def on_breakable(
             yield here
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_a_database_locked_for_half_a_minute_delays_a_job_by_that(here: Site, few: Path) -> None:
     pair = [here.begin_worker(lease_s=10.0), here.begin_worker(lease_s=10.0)]
     for worker in pair:

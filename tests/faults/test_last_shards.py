@@ -26,6 +26,7 @@ def _finish(engine: sa.Engine, shard: leases.Shard, together: threading.Barrier)
     return database.write(engine, lambda c: endings.close_if_done(c, shard.job_id, shard.worker_id))
 
 
+@soak.on_postgresql
 def test_the_last_two_shards_finish_at_the_same_instant_and_close_the_job_once(
     database_url: str, tmp_path: Path
 ) -> None:

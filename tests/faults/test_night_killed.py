@@ -16,7 +16,7 @@ from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.registry import aliases, models
 from tests.faults import harm
-from tests.support import processes
+from tests.support import processes, soak
 from tests.support.site import Site, stop
 from tests.worker import samples, spots
 
@@ -25,6 +25,10 @@ JOB = {
     "precision": "fp32", "val_fraction": 0.2, "operating_point": "youden", "ema": 0.9,
     "augment": 0.25, "positive": "PNEUMONIA", "workers": 1, "seed": 0,
 }  # fmt: skip
+
+
+#: At every step in the soak, else in the middle of training and of comparing.
+FIRST, EACH = soak.repetitions(quick=2, full=0), soak.repetitions(quick=2, full=1)
 
 
 def a_night(site: Site, data: Path) -> int:
@@ -52,7 +56,7 @@ def champion_scores(site: Site, films: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_night_whose_workers_and_beat_are_killed_at_every_step_ends_once(
+def test_a_night_whose_workers_and_beat_are_killed_ends_once(
     here: Site, few: Path, tmp_path: Path
 ) -> None:
     site = here
@@ -77,7 +81,7 @@ def test_a_night_whose_workers_and_beat_are_killed_at_every_step_ends_once(
         ("models are compared", lambda: notes("comparing the model")),
     ]
     trainer = site.worker("train")
-    for what, reached in steps:
+    for what, reached in steps[FIRST::EACH]:
         site.wait(reached, what)
         assert run()["finished_at"] is None, f"the night was over before {what}"
         killed(trainer)

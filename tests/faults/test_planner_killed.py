@@ -25,7 +25,7 @@ DEATHS = soak.repetitions(quick=2, full=3)
 
 
 @pytest.fixture(scope="session")
-def large(shared_folder: Path, few: Path) -> Path:
+def large(few: Path) -> Path:
     """A zip of a thousand films, each under a name of its own."""
 
     def make(path: Path) -> None:
@@ -34,14 +34,14 @@ def large(shared_folder: Path, few: Path) -> Path:
             for n in range(MEMBERS):
                 into.writestr(f"{n:05d}.jpeg", data[n % len(data)])
 
-    return once.made(shared_folder, "large.zip", make)
+    return once.made("large.zip", make)
 
 
 def _half_listed(here: Site, job_id: int) -> bool:
     return 0 < int(jobs.get(here.engine, job_id)["planned_items"]) < MEMBERS
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_nothing(
     here: Site, large: Path
 ) -> None:

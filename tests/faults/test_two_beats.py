@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults import harm
+from tests.support import soak
 from tests.support.site import Site
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_two_beats_sweep_twice_as_often_and_nothing_is_done_twice(here: Site, few: Path) -> None:
     # No worker is notified but of what the beats' sweeps find.
     pair = [here.begin_worker(sweep_s=600.0, lease_s=60.0) for _ in range(2)]

@@ -43,7 +43,7 @@ def _finished(here: Site, job_id: int) -> sa.Row[tuple[str, int]] | None:
     return rows[0] if rows else None
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 def test_a_stopped_workers_late_write_is_refused_and_the_outcomes_are_the_others(
     here: Site, few: Path
 ) -> None:

@@ -4,7 +4,7 @@
 test and of each file's short ones together, and how many processes ran them at once. `make test
 ARGS=--record-durations` and `make soak ARGS=--record-durations` write it anew.
 
-Run as a program it prints which part of the soak goes with a commit, and of how many:
+Run as a program it prints how many parts the soak has, or which of them goes with a commit:
 `python -m tests.support.order HASH`.
 """
 
@@ -135,4 +135,4 @@ def of_commit(commit: str) -> int:
 
 
 if __name__ == "__main__":
-    print(of_commit(sys.argv[1]), parts())
+    print(of_commit(sys.argv[1]) if len(sys.argv) > 1 else parts())

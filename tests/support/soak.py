@@ -1,9 +1,11 @@
 """How often a test repeats what it repeats: a few times in `make test`, in full in `make soak`.
 
-`make soak` runs what is marked `soak`, with the full numbers. `ONLY` keeps a test, or
-one of its parameters, out of `make test`. `PNEUMOQ_TEST_SOAK` says which run this is: absent in
-`make test`, `full` in `make soak`, `part` in `make soak PART=k`, where what takes longer than a
-part may has a shorter form.
+`make soak` runs what is marked `soak`, with the full numbers. `ONLY` keeps a test, or one of its
+parameters, out of `make test`. Whole jobs by real processes take one database each in `make test`
+and both in the soak: `database_url = soak.database_url`, and `@soak.on_postgresql`.
+
+`PNEUMOQ_TEST_SOAK` says which run this is: absent in `make test`, `full` in `make soak`, `part` in
+`make soak PART=k`, where what takes longer than a part may has a shorter form.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 import pytest
+from _pytest.mark import ParameterSet
 
 #: What `make test` leaves out.
 ONLY = pytest.mark.soak(only=True)
@@ -28,6 +31,29 @@ class Run(Enum):
 
 #: Read once: tests see an environment without the variables of PneumoQ.
 RUN = Run(os.environ.get("PNEUMOQ_TEST_SOAK", ""))
+
+
+def _both(first: str) -> list[ParameterSet]:
+    """Both databases, of which `make test` takes the first."""
+    known = {
+        "sqlite": ("sqlite", [pytest.mark.soak]),
+        "postgres": ("postgresql", [pytest.mark.soak, pytest.mark.postgres]),
+    }
+    return [
+        pytest.param(name, id=called, marks=marks if name == first else [*marks, ONLY])
+        for name, (called, marks) in known.items()
+    ]
+
+
+@pytest.fixture(params=_both("sqlite"))
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh database: in the soak both, else SQLite; see `on_postgresql`."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+#: For tests that `make test` makes on PostgreSQL.
+on_postgresql = pytest.mark.parametrize("database_url", _both("postgres"), indirect=True)
 
 
 def repetitions(quick: int, full: int, part: int | None = None) -> int:

@@ -9,20 +9,22 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harm
-from tests.support import once, releases, servers
+from tests.support import once, releases, servers, soak
 from tests.support.absent import absent
 from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
 
+database_url = soak.database_url
+
 
 @pytest.fixture(scope="session")
-def built(shared_folder: Path) -> Callable[[str], Path]:
+def built() -> Callable[[str], Path]:
     """A release's packages, built from its commit: name → folder for PYTHONPATH."""
 
     def build(name: str) -> Path:
         try:
-            return once.made(shared_folder, f"release-{name}", partial(releases.build, name))
+            return once.made(f"release-{name}", partial(releases.build, name))
         except releases.NotAtHand as error:
             absent(str(error))
 
@@ -30,18 +32,15 @@ def built(shared_folder: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def films(shared_folder: Path) -> Path:
+def films() -> Path:
     """A folder of a few films in two class folders."""
-    return once.made(
-        shared_folder, "upgrade-films", lambda path: phantom.write_folder(path, 5, seed=1)
-    )
+    return once.made("upgrade-films", lambda path: phantom.write_folder(path, 5, seed=1))
 
 
 @pytest.fixture
-def here(
-    database_url: str, valkey: servers.Valkey, tmp_path: Path, shared_folder: Path
-) -> Iterator[Site]:
+def here(database_url: str, valkey: servers.Valkey, tmp_path: Path) -> Iterator[Site]:
     """A site whose model 1 is registered."""
-    model = samples.once_written(shared_folder)
+    small = tmp_path / "small.onnx"
+    model = small, samples.write_model(small, ("NORMAL", "PNEUMONIA"), seed=1)
     with harm.with_model(site(database_url, valkey, tmp_path / "site"), model) as made:
         yield made

@@ -18,7 +18,7 @@ from db.base import database, migrate, views
 from scheduler.local import stack
 from tests.db.base import additive
 from tests.faults import harm
-from tests.support import releases, servers
+from tests.support import releases, servers, soak
 from tests.support.absent import absent
 from tests.support.paths import ROOT
 from tests.support.site import PATIENCE_S, Site
@@ -78,7 +78,6 @@ def _everything(here: Site) -> tuple[dict[str, additive.Table], dict[str, list[s
         return additive.look(connection), {n: sorted(map(repr, found)) for n, found in rows.items()}
 
 
-@pytest.mark.parametrize("database_url", harm.BOTH_IN_SOAK["sqlite"], indirect=True)
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_release_that_may_not_use_the_schema_refuses_it_and_changes_nothing(
     here: Site, films: Path, built: Callable[[str], Path], name: str
@@ -152,7 +151,7 @@ def _tomorrow(engine: sa.Engine) -> None:
     database.write(engine, change)
 
 
-@harm.on_postgresql
+@soak.on_postgresql
 @pytest.mark.parametrize("name", ADMITTED)
 def test_workers_of_an_older_release_and_of_today_finish_jobs_while_the_schema_moves_on(
     here: Site, films: Path, built: Callable[[str], Path], name: str, tmp_path: Path

@@ -281,12 +281,13 @@ def predict(
     precision: str = "fp32",
     feed: Feed | None = None,
     stop: Callable[[], bool] = lambda: False,
+    watch: Callable[[model.Stages], None] = lambda stages: None,
 ) -> model.Reading:
     """What the network says of these films, float32 on the CPU, without the maps.
 
     They are read as they are, or with `view` (0, 1, …) as another acquisition would have made them:
     changed as in training (see `augment` for `strength`), the same way each time. `feed` has the
-    films on the network's device already.
+    films on the network's device already; `watch` sees the stages of each batch.
     """
     device = next(net.parameters()).device
     batch = devices.looked_at(device, films.size)
@@ -301,7 +302,9 @@ def predict(
             # Training's epochs begin at 1.
             x = augment.augment(x, seed=view, epoch=0, step=start, strength=strength)
         with devices.autocast(device, precision):
-            reading = net.read(x)
+            stages = net.stages(x)
+            reading = net.head(stages.layer4)
+        watch(stages)
         logits.append(reading.logits.float())
         pooled.append(reading.pooled.float())
     return model.Reading(torch.cat(logits).cpu(), torch.empty(0), torch.cat(pooled).cpu())

@@ -66,14 +66,17 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
     val_rows = films.rows(val)
     train_rows = films.rows(data.of(dataset.TRAIN))
     with devices.settings(trained.options.threads):
-        logits = loop.predict(trained.net, films, val_rows).logits.numpy()
+        seen = ood.Features()
+        logits = loop.predict(trained.net, films, val_rows, watch=seen.add).logits.numpy()
         views = [
             loop.predict(
                 trained.net, films, val_rows, view=view, strength=trained.options.augment
             ).logits.numpy()
             for view in range(VIEWS)
         ]
-        detector = ood.fit(trained.net, films.planes, train_rows, val_rows, trained.options.seed)
+        detector = ood.fit(
+            trained.net, films.planes, train_rows, seen.arrays(), trained.options.seed
+        )
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
     shifted = calibration.softmax(np.concatenate(views) + bias, temperature)

@@ -177,8 +177,9 @@ def _calibrated(
         films, decoded = planes.decode(films, Path(cache), size=card.size, rule=card.film_rule)
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))
         rows, val_rows = decoded.rows(train), decoded.rows(val)
-        detector = ood.fit(net, decoded.planes, rows, val_rows)
-        logits = loop.predict(net, decoded, val_rows).logits.numpy()
+        seen = ood.Features()
+        logits = loop.predict(net, decoded, val_rows, watch=seen.add).logits.numpy()
+        detector = ood.fit(net, decoded.planes, rows, seen.arrays())
     labels = np.array([f.label for f in val])
     truth = labels == card.positive_index
     temperature, bias = calibration.scaling(logits, labels)

@@ -31,6 +31,9 @@ CELLS = model.Stages(gray=8, layer1=1, layer2=2, layer3=1, layer4=1)
 #: Training films and negatives that are enough, a fraction of an epoch's time.
 FILMS, NEGATIVES = 700, 880
 
+#: Films that are looked at at once: what the layers make of more overflows a processor's caches.
+BATCH = 16
+
 #: Negatives per training film, at most.
 NEGATIVES_PER_FILM = 4
 
@@ -97,33 +100,49 @@ class Detector:
         return np.asarray(np.maximum(np.sqrt(squared), head), np.float64)
 
 
+class Features:
+    """What is looked at of films, collected batch by batch on the network's device."""
+
+    def __init__(self) -> None:
+        self._found: list[list[Tensor]] = [[] for _ in CELLS]
+
+    def add(self, stages: model.Stages) -> None:
+        """Look at a batch."""
+        for list_, x, cells in zip(self._found, stages, CELLS, strict=True):
+            list_.append(F.adaptive_avg_pool2d(x, cells).flatten(1))
+
+    def arrays(self) -> list[Floats]:
+        """Features `[N, D]` of each stage."""
+        return [torch.cat(list_).cpu().numpy() for list_ in self._found]
+
+
 @torch.no_grad()
-def observe(net: model.ResNet18, films: Films, batch: int = 64) -> list[Floats]:
+def observe(net: model.ResNet18, films: Films, batch: int = BATCH) -> list[Floats]:
     """Features `[N, D]` of each stage of films `uint8 [N, S, S]`."""
     device = next(net.parameters()).device
-    net.eval()
-    found: list[list[Tensor]] = [[] for _ in CELLS]
+    net = model.folded(net)
+    seen = Features()
     for start in range(0, len(films), batch):
         image = torch.from_numpy(np.ascontiguousarray(films[start : start + batch, None]))
-        stages = net.stages(image.to(device))
-        for list_, x, cells in zip(found, stages, CELLS, strict=True):
-            list_.append(F.adaptive_avg_pool2d(x, cells).flatten(1).cpu())
-    return [torch.cat(list_).numpy() for list_ in found]
+        seen.add(net.stages(image.to(device)))
+    return seen.arrays()
 
 
 def fit(
     net: model.ResNet18,
     planes: Films,
     train: NDArray[np.int64],
-    val: NDArray[np.int64],
+    val: list[Floats],
     seed: int = 0,
 ) -> Detector:
     """A detector for chest films like those of `train`; unit and threshold come from `val`.
 
-    Both are rows of `planes`, `uint8 [films, S, S]`. At most FILMS of either are looked at.
+    The former are rows of `planes`, `uint8 [films, S, S]`, the latter features of films that were
+    held out, which are looked at for other reasons too. At most FILMS of either are taken.
     """
     rng = np.random.default_rng(seed)
-    rows, held_out = (np.sort(rng.permutation(r)[:FILMS]) for r in (train, val))
+    rows = np.sort(rng.permutation(train)[:FILMS])
+    held_out = np.sort(rng.permutation(len(val[0]))[:FILMS])
     films = planes[rows]
     again = films[:: round(1 / AUGMENTED), None].copy()
     changed = augment.augment(
@@ -132,11 +151,11 @@ def fit(
     count = min(NEGATIVES, NEGATIVES_PER_FILM * len(films))
     strange = observe(net, negatives.draw(films, count, seed))
     films = np.concatenate([films, changed.round().byte().numpy()[:, 0]])
-    return fit_features(observe(net, films), strange, observe(net, planes[held_out]))
+    return fit_features(observe(net, films), strange, [x[held_out] for x in val])
 
 
 def fit_features(films: list[Floats], strange: list[Floats], val: list[Floats]) -> Detector:
-    """A detector from `observe`'s features of films, of negatives and of validation films."""
+    """A detector from features of films, of negatives and of validation films."""
     means = [x.mean(axis=0, dtype=np.float64) for x in films]
     gains = [_gain(x) for x in films]
     good, bad, held_out = (

@@ -88,7 +88,8 @@ def test_the_detector_in_the_file_is_the_one_that_was_fitted(
     pixels = trained.films
     rows = {split: pixels.rows(trained.dataset.of(split)) for split in ("train", "val")}
     with device.settings(trained.options.threads):
-        detector = ood.fit(trained.net, pixels.planes, rows["train"], rows["val"])
+        val = ood.observe(trained.net, pixels.planes[rows["val"]])
+        detector = ood.fit(trained.net, pixels.planes, rows["train"], val)
         strange = np.random.default_rng(0).integers(0, 256, (8, 48, 48), dtype=np.uint8)
         mixed = np.concatenate([films(trained, 24), strange])
         expected = detector(ood.observe(trained.net, mixed))

@@ -93,7 +93,7 @@ def test_chest_films_of_either_size_pass_and_everything_else_is_flagged() -> Non
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        detector = ood.fit(net, planes, np.arange(500), np.arange(500, 800))
+        detector = ood.fit(net, planes, np.arange(500), ood.observe(net, planes[500:800]))
 
         def said(films: Films) -> metrics.Scores:
             return detector(ood.observe(net, films))

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from db.queue import jobs
-from tests.support import hostile, servers
+from tests.support import hostile, servers, soak
 from tests.support.site import Site, processes_with, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
+
+database_url = soak.database_url
 
 GOOD = 1000
 

@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from db.work import control
-from tests.support import servers
+from tests.support import servers, soak
 from tests.support.site import Site, site
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
+
+database_url = soak.database_url
 
 PATIENTS = 12
 
@@ -87,6 +89,7 @@ def test_by_force_every_film_is_scored_anew(here: Site, films: list[Path], tmp_p
         assert reused(here, job_id) == 0
 
 
+@soak.on_postgresql
 def test_an_unchanged_archive_is_answered_without_reading_its_members(
     here: Site, films: list[Path], tmp_path: Path
 ) -> None:
@@ -109,6 +112,7 @@ def test_an_unchanged_archive_is_answered_without_reading_its_members(
     assert jobs.progress(here.engine, third)["errors"] == len(films)
 
 
+@soak.on_postgresql
 def test_what_failed_is_done_again_after_mending_and_nothing_else(
     here: Site, films: list[Path], tmp_path: Path
 ) -> None:
@@ -156,6 +160,7 @@ def test_an_archive_that_was_mended_may_be_retried_though_it_is_another_file_now
     assert set(here.probabilities(third)) == {f.name for f in films}
 
 
+@soak.on_postgresql
 def test_a_paused_job_waits_and_goes_on_where_it_was(
     here: Site, films: list[Path], tmp_path: Path
 ) -> None:
@@ -175,6 +180,7 @@ def test_a_paused_job_waits_and_goes_on_where_it_was(
     assert worst[0].n == 1
 
 
+@soak.on_postgresql
 def test_a_job_over_its_error_budget_is_ended_with_the_numbers(
     here: Site, films: list[Path], tmp_path: Path
 ) -> None:
@@ -189,7 +195,7 @@ def test_a_job_over_its_error_budget_is_ended_with_the_numbers(
 
 
 def test_a_shard_that_kills_its_workers_is_cut_in_two_until_one_item_is_left(
-    database_url: str,
+    sqlite_url: str,
     valkey: servers.Valkey,
     tmp_path: Path,
     films: list[Path],
@@ -197,12 +203,10 @@ def test_a_shard_that_kills_its_workers_is_cut_in_two_until_one_item_is_left(
     card: Card,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not database_url.startswith("sqlite"):
-        pytest.skip("what is done in the database is tested there on both")
     poison = films[5].name
     (tmp_path / "sitecustomize.py").write_text(_POISON.format(poison=poison))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    with site(database_url, valkey, tmp_path / "poisoned", lease_s=1.0) as here:
+    with site(sqlite_url, valkey, tmp_path / "poisoned", lease_s=1.0) as here:
         assert samples.register(here.engine, model_file, card) == 1
         here.worker()
         job_id = here.score(zipped(tmp_path / "films.zip", films), model_id=1)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hostile, servers
+from tests.support import hostile, servers, soak
 from tests.support.paths import SHARED
 from tests.support.site import Site, site
 from tests.worker import samples
 from trainer.card import Card
+
+database_url = soak.database_url
 
 DICOM = SHARED / "data" / "dicom"
 
@@ -60,6 +62,7 @@ def test_of_real_dicom_the_frontal_chest_films_are_scored_and_the_rest_is_told_w
     assert [(plain[e.name], e.code) for e in errors] == [("html_saved_as.dcm", "not_an_image")]
 
 
+@soak.on_postgresql
 def test_a_refusal_that_is_accepted_is_no_refusal(here: Site, tmp_path: Path) -> None:
     (tmp_path / "side.dcm").write_bytes(
         hostile.dicom(PatientID="77", StudyInstanceUID="1.2.3", ViewPosition="LL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import tarfile
 import time
@@ -14,12 +15,15 @@ import pytest
 from db.base import database, workers
 from db.queue import jobs
 from db.work import control
-from tests.support import servers
+from tests.support import films as real
+from tests.support import servers, soak
 from tests.support.paths import SHARED
 from tests.support.site import Site, processes_with, site, stop
 from tests.worker import samples
 from trainer import phantom
 from trainer.card import Card
+
+database_url = soak.database_url
 
 #: What was scored before is scored again.
 FORCED = {"force": True}
@@ -29,9 +33,10 @@ ORIGINALS = SHARED / "data" / "originals"
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of about a hundred films in two class folders."""
+    """A folder of about a hundred films in two class folders, twenty of them real."""
     folder = tmp_path_factory.mktemp("films") / "films"
     phantom.write_folder(folder, 45)
+    shutil.copytree(real.FOLDER, folder, dirs_exist_ok=True)
     return folder
 
 
@@ -109,6 +114,7 @@ def test_folder_zip_tar_and_targz_give_the_same_probabilities_with_one_worker_an
     two_workers_give(here, archives, expected)
 
 
+@soak.on_postgresql
 def test_a_worker_killed_in_the_middle_costs_nothing_but_time(here: Site, films: Path) -> None:
     count = sum(1 for p in films.rglob("*") if p.is_file())
     first = here.worker()
@@ -167,12 +173,14 @@ def test_one_unreadable_file_costs_that_file_and_is_told(here: Site, films: Path
     assert "text" in wrong["notes.txt"].detail
 
 
+@soak.on_postgresql
 def test_a_bell_that_never_rang_is_made_up_for_by_a_sweep(here: Site, films: Path) -> None:
     here.worker()
     job_id = here.score(films, model_id=1, notify=False)
     assert here.ended(job_id) == "completed"
 
 
+@soak.on_postgresql
 def test_the_broker_may_lose_everything_in_the_middle(
     here: Site, films: Path, valkey: servers.Valkey
 ) -> None:
@@ -186,6 +194,7 @@ def test_the_broker_may_lose_everything_in_the_middle(
     assert here.ended(here.score(films, model_id=1, notify=False)) == "completed"
 
 
+@soak.on_postgresql
 def test_a_cancelled_job_ends_now_and_keeps_what_is_committed(here: Site, films: Path) -> None:
     here.worker()
     job_id = here.score(*[films] * 20, model_id=1, spec=FORCED)
