@@ -297,6 +297,9 @@ def _errors_of_images() -> _Made:
     yield "cut.webp", "truncated", encoded(gray.convert("RGB"), "WEBP")[:700]
     claim = b"WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\x3f" * 2 + bytes(20)
     yield "bomb.webp", "too_large", b"RIFF" + struct.pack("<I", len(claim)) + claim
+    # Pillow finds nothing wrong with this size, and would make room for it.
+    claim = b"WEBPVP8X\x0a\0\0\0\0\0\0\0" + (12_000 - 1).to_bytes(3, "little") * 2 + bytes(20)
+    yield "large.webp", "too_large", b"RIFF" + struct.pack("<I", len(claim)) + claim
     yield "cut.gif", "truncated", encoded(gray, "GIF")[:5000]
 
 
