@@ -349,6 +349,10 @@ def _errors_of_dicom() -> _Made:
     yield "bomb.j2k.dcm", "corrupt", bytes(grown)
     runs = compressed(pixels, uid.RLELossless)
     yield "cut.rle.dcm", "truncated", runs[: len(runs) // 2]
+    # Its decoder takes what fits and says nothing, or panics where there are more bits.
+    header = struct.pack("<16I", 1, 64, *[0] * 14)
+    beyond = header + (b"\x7e" + bytes(127)) * (pixels.size // 127 + 1)
+    yield "beyond.rle.dcm", "corrupt", encapsulating(beyond, pixels, uid.RLELossless)
     frame = encoded(Image.fromarray(pixels), "JPEG")
     whole = encapsulating(frame, pixels, uid.JPEGBaseline8Bit)
     yield "cut.jpeg.dcm", "truncated", whole[: len(whole) - len(frame) // 2]

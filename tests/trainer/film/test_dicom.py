@@ -142,6 +142,14 @@ def test_eight_bits_in_big_endian_words_are_what_the_reference_makes_of_them() -
     assert np.abs(rules.decode(data, 64) - shrunk(hostile.picture(201, 241) / 255)).max() <= 1.01
 
 
+def test_a_table_in_big_endian_words_is_that_in_little_endian_ones() -> None:
+    little = hostile.dicom(deep(), **TWELVE, VOILUTSequence=lut(0, CURVE))
+    table = lut(0, CURVE)
+    table[0].add_new("LUTData", "OW", np.array(CURVE, ">u2").tobytes())
+    big = hostile.dicom(deep(), uid.ExplicitVRBigEndian, **TWELVE, VOILUTSequence=table)
+    assert np.array_equal(rules.decode(big, 64), rules.decode(little, 64))
+
+
 def _packaged() -> list[Path]:
     """Gray images among pydicom's own files."""
     found = []
