@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.faults import harm
-from tests.support import servers, soak
+from tests.support import chance, servers, soak
 from tests.support.site import site
 from trainer.card import Card
 
@@ -28,7 +27,7 @@ class Forgetful:
 
     def __init__(self, folder: Path, behind: Path) -> None:
         self._behind = behind / ".s.PGSQL.5432"
-        self._chance = random.Random(6)
+        self._moments = chance.moments()
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(folder / ".s.PGSQL.5432"))
         self._listening.listen()
@@ -58,7 +57,7 @@ class Forgetful:
         with client, server:
             while data := _received(client):
                 # A client waits for each answer, so a statement of its own comes by itself.
-                if data == b"Q\0\0\0\x0bCOMMIT\0" and self._chance.randrange(ONE_IN) == 0:
+                if data == b"Q\0\0\0\x0bCOMMIT\0" and self._moments.randrange(ONE_IN) == 0:
                     silent.set()
                     self.lost += 1
                 server.sendall(data)

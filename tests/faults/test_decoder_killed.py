@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
 
 from tests.faults import harm
-from tests.support import processes, soak
+from tests.support import chance, processes, soak
 from tests.support.site import Site
 
 #: How often a decoder dies in one job.
@@ -19,7 +18,7 @@ KILLS = soak.repetitions(quick=6, full=15)
 def test_decoders_killed_at_random_moments_cost_at_most_the_films_they_were_at(
     here: Site, few: Path
 ) -> None:
-    chance = random.Random(15)
+    moments = chance.moments()
     sources = 2 * KILLS
     worker = here.worker(decoders=2, lease_s=60.0)
     job_id = harm.submit(here, *[few] * sources)
@@ -28,9 +27,9 @@ def test_decoders_killed_at_random_moments_cost_at_most_the_films_they_were_at(
     while kills < KILLS and here.state(job_id) in ("planning", "running"):
         found = processes.children(worker.pid, "worker.decoding.child")
         if found:
-            os.kill(chance.choice(found), chance.choice([signal.SIGKILL, signal.SIGSEGV]))
+            os.kill(moments.choice(found), moments.choice([signal.SIGKILL, signal.SIGSEGV]))
             kills += 1
-        time.sleep(chance.uniform(0, 0.4))
+        time.sleep(moments.uniform(0, 0.4))
         if kills % 3 == 0:
             # Where none lives to decode a film, the worker is right to say so and to give up.
             harm.goes_on(here, job_id)

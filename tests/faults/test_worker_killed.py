@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from pathlib import Path
 
 from tests.faults import harm
-from tests.support import soak
+from tests.support import chance, soak
 from tests.support.site import Site, stop
 
 #: How often.
@@ -20,7 +19,7 @@ SHARDS = 2
 
 @soak.on_postgresql
 def test_workers_killed_at_random_moments_cost_nothing_but_time(here: Site, few: Path) -> None:
-    chance = random.Random(20)
+    moments = chance.moments()
     sources = 3 * KILLS
     job_id = harm.submit(here, *[few] * sources, notify=False)
     limits = {"lease_s": 1.0, "sweep_s": 0.5}
@@ -32,7 +31,7 @@ def test_workers_killed_at_random_moments_cost_nothing_but_time(here: Site, few:
         if kill % 3:
             # Two of three lives bring the job on; in the third, not even that is certain.
             here.wait(lambda before=before: here.done(job_id) > before, "a shard to be final")
-        end = time.monotonic() + chance.uniform(0, 0.8)
+        end = time.monotonic() + moments.uniform(0, 0.8)
         while time.monotonic() < end and here.done(job_id) < before + SHARDS:
             time.sleep(0.002)
         assert here.state(job_id) in ("queued", "planning", "running"), f"after {kill} kills"

@@ -35,6 +35,18 @@ def test_a_second_planner_goes_on_where_the_first_ended(database: sa.Engine) -> 
     assert [tuple(row) for row in ranges] == [(0, 0, 5), (1, 5, 5), (2, 10, 5)]
 
 
+def test_shards_whose_commit_was_not_answered_are_not_added_twice(database: sa.Engine) -> None:
+    lease = given.planning(database).lease
+    new = given.new_shards(2, items=5)
+    for _ in range(2):
+        write(database, lambda c: listings.add(c, lease, new, first_item=0))
+    assert given.count(database, shards) == 2
+
+    with pytest.raises(ValueError, match="somebody else lists it too"):
+        write(database, lambda c: listings.add(c, lease, new, first_item=5))
+    assert given.count(database, shards) == 2
+
+
 def test_a_planner_that_lost_its_lease_adds_nothing(database: sa.Engine) -> None:
     job_id = given.queued(database)
     first = write(database, lambda c: claims.claim_job(c, "score", "first", given.EXPIRED_S))

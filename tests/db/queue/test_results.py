@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import pytest
@@ -23,6 +22,7 @@ from db.base.schema import (
 from db.queue import jobs, results
 from db.work import control
 from tests.db import given
+from tests.support import chance
 
 OUTCOME_TABLES = (predictions, cams, refusals, item_errors, rollups)
 
@@ -204,11 +204,11 @@ def test_a_cancel_waits_for_a_commit_that_is_under_way(database: sa.Engine) -> N
 def test_cancelling_while_the_last_shard_commits_leaves_one_consistent_state(
     database: sa.Engine,
 ) -> None:
-    random.seed(0)
+    moments = chance.moments()
     for _ in range(RACES):
         job_id = given.running(database, items=3)
         shard = given.claimed(database)
-        delay_s = random.uniform(-0.004, 0.004)
+        delay_s = moments.uniform(-0.004, 0.004)
 
         def finish(shard=shard, delay_s=delay_s) -> None:  # type: ignore[no-untyped-def]
             time.sleep(max(0.0, delay_s))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import films
 from tests.support.paths import SHARED
 from tests.trainer import samples
 from trainer.data import dataset
@@ -265,6 +266,16 @@ def test_nothing_that_reads_films_or_judges_scores_imports_torch() -> None:
     modules = "trainer.card, trainer.data.dataset, trainer.data.cache, trainer.judging.metrics"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_real_films_of_twenty_patients_are_divided_by_patient() -> None:
+    data = dataset.read(films.FOLDER)
+    sides = patients_by_split(data)
+    assert data.labels == ("NORMAL", "PNEUMONIA")
+    assert len(data.films) == 20
+    assert len(sides["train"] | sides["val"]) == 20
+    assert not sides["train"] & sides["val"]
+    assert {"person14", "im0402"} <= sides["train"] | sides["val"]
 
 
 @pytest.mark.skipif(not KERMANY.is_dir(), reason="needs ../shared/data/kermany_224")

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support import films
 from tests.support.paths import SHARED
 from trainer import phantom
 from trainer.data import duplicates
@@ -43,13 +44,21 @@ def versions(data: bytes) -> list[bytes]:
 
 
 def test_a_picture_is_known_again_at_any_size_quality_and_brightness() -> None:
-    films = [made.data for made in phantom.films(30, seed=3)]
-    first = films[:3]
-    copies = [versions(data) for data in first]
-    everything = [*films, *copies[0], *copies[1], *copies[2]]
+    made = [film.data for film in phantom.films(30, seed=3)]
+    copies = [versions(data) for data in made[:3]]
+    everything = [*made, *copies[0], *copies[1], *copies[2]]
     found = duplicates.groups(prints(everything))
-    n = len(films)
+    n = len(made)
     assert sorted(found) == [[k, *range(n + 6 * k, n + 6 * k + 6)] for k in range(3)]
+
+
+def test_real_films_are_known_again_and_never_taken_for_one_another() -> None:
+    originals = [file.read_bytes() for file in films.FILES]
+    copies = [versions(data) for data in originals]
+    everything = [*originals, *(made for of_one in copies for made in of_one)]
+    found = duplicates.groups(prints(everything))
+    n = len(originals)
+    assert sorted(found) == [[k, *range(n + 6 * k, n + 6 * k + 6)] for k in range(n)]
 
 
 def test_two_films_are_enough_to_be_compared() -> None:

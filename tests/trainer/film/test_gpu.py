@@ -88,12 +88,6 @@ def test_pixels_of_real_films_are_those_of_the_film_rule() -> None:
     assert abs(np.mean(brighter)) < 0.02
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here")
-def test_gray_films_stored_as_rgb_that_need_no_shrinking_come_out_bit_for_bit() -> None:
-    films = [f.read_bytes() for f in sorted((DATA / "kermany_224/val").glob("*/*"))]
-    assert not differences(films, 224, rules.DEFAULT_RULE).any()
-
-
 def test_every_rule_is_there_and_meets_the_golden_vectors() -> None:
     assert gpu.RULES.keys() == rules.RULES.keys()
     for rule in rules.RULES:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import random
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -155,7 +157,7 @@ def test_an_archive_without_permission_says_so(maker: str, tmp_path: Path) -> No
     assert "permission denied" in str(error)
 
 
-def test_a_packed_listing_is_small_quick_and_exact() -> None:
+def test_a_packed_listing_is_small_exact_and_as_quick_as_json() -> None:
     rng = random.Random(5)
     members, offset = [], 0
     for n in range(1_000):
@@ -171,9 +173,15 @@ def test_a_packed_listing_is_small_quick_and_exact() -> None:
             )
         )
         offset += stored + 120
-    began = time.perf_counter()
-    listing = archive.pack(members)
-    assert time.perf_counter() - began < 0.1  # some 2 ms on an idle core
+    ours, theirs = [], []
+    for _ in range(5):
+        began = time.process_time()
+        listing = archive.pack(members)
+        ours.append(time.process_time() - began)
+        began = time.process_time()
+        zlib.compress(json.dumps(members).encode())
+        theirs.append(time.process_time() - began)
+    assert min(ours) < 2 * min(theirs)
     assert len(listing) < 20_000
     assert archive.unpack(listing) == members
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import tarfile
 import time
@@ -14,6 +15,7 @@ import pytest
 from db.base import database, workers
 from db.queue import jobs
 from db.work import control
+from tests.support import films as real
 from tests.support import servers, soak
 from tests.support.paths import SHARED
 from tests.support.site import Site, processes_with, site, stop
@@ -31,9 +33,10 @@ ORIGINALS = SHARED / "data" / "originals"
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of about a hundred films in two class folders."""
+    """A folder of about a hundred films in two class folders, twenty of them real."""
     folder = tmp_path_factory.mktemp("films") / "films"
     phantom.write_folder(folder, 45)
+    shutil.copytree(real.FOLDER, folder, dirs_exist_ok=True)
     return folder
 
 

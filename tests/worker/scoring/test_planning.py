@@ -20,7 +20,7 @@ import zstandard
 
 from db.base import database as connecting
 from db.base.schema import jobs as jobs_table
-from db.base.schema import shard_listings, shards
+from db.base.schema import shard_listings, shards, sources
 from db.queue import jobs, listings
 from db.work import claims, control
 from tests.worker import samples
@@ -240,10 +240,10 @@ def away(engine: sa.Engine) -> Iterator[None]:
 def test_a_planner_whose_database_goes_while_it_reads_is_continued_by_the_next(
     desk: Desk, model_id: int, tmp_path: Path
 ) -> None:
-    sources = folder(tmp_path / "one", 20), folder(tmp_path / "other", 30)
-    undisturbed = samples.submit_score(desk.engine, model_id, *sources)
+    films = folder(tmp_path / "one", 20), folder(tmp_path / "other", 30)
+    undisturbed = samples.submit_score(desk.engine, model_id, *films)
     desk.plan(undisturbed)
-    job_id = samples.submit_score(desk.engine, model_id, *sources)
+    job_id = samples.submit_score(desk.engine, model_id, *films)
 
     with ExitStack() as gone:
         # The first source's shards are written; of the second it reads how far it is listed.
@@ -310,6 +310,23 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
         assert [reader.read(m) for m in members] == [b"x"] * len(members)
         os.close(fd)
     spool.close()
+
+
+def test_a_compressed_tar_that_is_read_from_its_start_is_marked_as_a_stream(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "one-frame.tar.zst"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for n in range(40):
+            info = tarfile.TarInfo(f"{n}.png")
+            info.size = 1 << 20
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    path.write_bytes(zstandard.compress(buffer.getvalue()))
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    desk.plan(job_id)
+    with connecting.reading(desk.engine) as connection:
+        assert connection.execute(sa.select(sources.c.streams)).scalar_one()
 
 
 def index_of(engine: sa.Engine, job_id: int) -> bytes | None:

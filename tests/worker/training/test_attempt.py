@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from db.queue import jobs
 from db.queue import training as rows
 from db.registry import aliases, engines, models
 from db.work import control
+from tests.support import chance
 from tests.support import processes as running
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
@@ -342,14 +342,14 @@ def test_a_job_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
     quiet, disturbed = (trainer.submit(labelled, epochs=14, name=n) for n in ("quiet", "disturbed"))
     with connecting.writing(trainer.engine) as connection:
         connection.exec_driver_sql(f"UPDATE jobs SET priority = 1 WHERE id = {disturbed}")
-    chance = random.Random(time.time_ns())
+    moments = chance.moments()
     for kill in range(1, KILLS + 1):
         with trainer.working():
             done = len(trainer.epochs(disturbed))
             samples.wait(children, "the training process")
             if kill > 1:  # one is killed wherever it is, the others when they have got further
                 samples.wait(lambda n=done: len(trainer.epochs(disturbed)) > n, "an epoch")
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(moments.uniform(0, 0.5))
             os.kill(children()[0], signal.SIGKILL)
             trainer.stop.set()
         trainer.stop.clear()

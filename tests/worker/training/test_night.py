@@ -1,13 +1,16 @@
 """Nights with real training: what becomes champion, what does not, and what a person is told.
 
-One schedule lives through several nights, in the order of the tests; each looks at one of them.
+Two sites are made once for a whole run of the tests: one that has had its first night, and one that
+has had a second with more films. A test that goes on from there does so on a copy of its own.
 """
 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from db.nightly import runs, schedules
 from db.queue import jobs
 from db.queue.training import epoch_rows
 from db.registry import aliases, engines, models
+from tests.support import once
 from tests.worker import samples, spots
 from trainer.data import frozen
 from worker import config
@@ -41,18 +45,39 @@ JOB = {
 #: With few films what is demanded must be little.
 RULES = {"margin_auroc": 0.03, "margin_sensitivity": 0.1, "margin_specificity": 0.1}
 
+#: Where a site keeps its films.
+FILMS = "chest films"
+
 
 class Nights:
     """A database, a training worker, and a clock that is turned by hand."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, root: Path) -> None:
+        #: The films that the hospital adds to, and takes from.
+        self.folder = root / FILMS
+        home = root / "home"
+        home.mkdir(exist_ok=True)
         url = f"sqlite:///{home}/pneumoq.db"
         self.settings = config.load({"PNEUMOQ_HOME": str(home), "PNEUMOQ_DATABASE_URL": url})
         self.engine = connecting.connect(url)
         migrate.upgrade(self.engine)
         self.heartbeat = Heartbeat(self.engine, "w", lease_s=60.0)
         self.heartbeat.start()
-        self.at = schedules.database_clock(self.engine)
+        # Each night follows those that were.
+        last = [run["scheduled_for"] for run in self.runs()]
+        self.at = max([schedules.database_clock(self.engine), *last])
+
+    def close(self) -> None:
+        """End the heartbeat, and leave one file as the database."""
+        self.heartbeat.end()
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.engine.dispose()
+
+    def runs(self, name: str = "nightly") -> list[sa.RowMapping]:
+        """A schedule's runs, newest first."""
+        found = [row for row in schedules.listing(self.engine) if row["name"] == name]
+        return [run for row in found for run in runs.of_schedule(self.engine, row["id"], 100)]
 
     def add(self, name: str, data: Path, **rules: Any) -> None:
         """Add a schedule that trains on a folder."""
@@ -113,20 +138,69 @@ class Nights:
             return list(found.scalars())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The films that the hospital adds to, and takes from."""
-    return spots.write(tmp_path_factory.mktemp("films") / "chest", 60, 1)
+@contextmanager
+def opened(root: Path) -> Iterator[Nights]:
+    """The site that lies in a folder, with its heart beating."""
+    made = Nights(root)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
-@pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Nights]:
-    """A site with one schedule, which has had no night yet."""
-    made = Nights(tmp_path_factory.mktemp("home"))
-    made.add("nightly", folder)
-    yield made
-    made.heartbeat.end()
-    made.engine.dispose()
+@contextmanager
+def copied(site: Path, root: Path) -> Iterator[Nights]:
+    """A copy of a site that is at rest, in a folder that does not exist yet."""
+    shutil.copytree(site, root)
+    with closing(sqlite3.connect(root / "home" / "pneumoq.db")) as connection, connection:
+        (old,) = connection.execute(
+            "SELECT json_extract(spec, '$.job.data') FROM schedules WHERE name = 'nightly'"
+        ).fetchone()
+        for table in ("schedules", "jobs"):
+            connection.execute(
+                f"UPDATE {table} SET spec = replace(spec, ?, ?)", (old, str(root / FILMS))
+            )
+    with opened(root) as nights:
+        yield nights
+
+
+@pytest.fixture(scope="session")
+def first_site(shared_folder: Path) -> Path:
+    """A site that has had its first night: model 1 is the champion."""
+
+    def make(root: Path) -> None:
+        spots.write(root / FILMS, 60, 1)
+        with opened(root) as nights:
+            nights.add("nightly", nights.folder)
+            nights.pass_over("nightly")
+
+    return once.made(shared_folder, "first night", make)
+
+
+@pytest.fixture(scope="session")
+def second_site(first_site: Path, shared_folder: Path) -> Path:
+    """A site that had a second night with twice the films: model 2 is the champion."""
+
+    def make(root: Path) -> None:
+        with copied(first_site, root) as nights:
+            add_films(nights.folder, spots.write(root / "more", 60, 2))
+            nights.pass_over("nightly")
+
+    return once.made(shared_folder, "second night", make)
+
+
+@pytest.fixture
+def first(first_site: Path, tmp_path: Path) -> Iterator[Nights]:
+    """A copy of the site that has had its first night."""
+    with copied(first_site, tmp_path / "site") as nights:
+        yield nights
+
+
+@pytest.fixture
+def second(second_site: Path, tmp_path: Path) -> Iterator[Nights]:
+    """A copy of the site that has had its second night."""
+    with copied(second_site, tmp_path / "site") as nights:
+        yield nights
 
 
 def add_films(folder: Path, more: Path) -> None:
@@ -136,9 +210,10 @@ def add_films(folder: Path, more: Path) -> None:
 
 
 def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_trained_on(
-    nights: Nights,
+    first: Nights,
 ) -> None:
-    run = nights.pass_over("nightly")
+    nights = first
+    (run,) = nights.runs()
     assert (run["outcome"], run["reason"]) == ("promoted", "it is the first model there is")
     assert run["candidate_id"] == nights.champion() == 1
     row = schedules.get(nights.engine, "nightly")
@@ -164,7 +239,8 @@ def test_the_first_night_makes_the_champion_and_freezes_films_that_are_never_tra
     }
 
 
-def test_a_night_on_which_nothing_changed_trains_nothing_and_says_so(nights: Nights) -> None:
+def test_a_night_on_which_nothing_changed_trains_nothing_and_says_so(first: Nights) -> None:
+    nights = first
     run = nights.pass_over("nightly")
     assert run["outcome"] == "skipped"
     assert run["reason"].startswith("nothing changed in the 120 films since the run of ")
@@ -174,12 +250,9 @@ def test_a_night_on_which_nothing_changed_trains_nothing_and_says_so(nights: Nig
     assert (told["event"], told["text"]) == ("skipped", run["reason"])
 
 
-@pytest.mark.timeout(600)
-def test_films_that_help_make_a_model_that_is_promoted(
-    nights: Nights, folder: Path, tmp_path: Path
-) -> None:
-    add_films(folder, spots.write(tmp_path / "more", 60, 2))
-    run = nights.pass_over("nightly")
+def test_films_that_help_make_a_model_that_is_promoted(second: Nights) -> None:
+    nights = second
+    run = nights.runs()[0]
     assert run["outcome"] == "promoted", run["reason"]
     assert (run["champion_id"], run["candidate_id"], nights.champion()) == (1, 2, 2)
     assert (run["snapshot"]["added"], run["snapshot"]["removed"]) == (120, 0)
@@ -197,20 +270,15 @@ def test_films_that_help_make_a_model_that_is_promoted(
     assert [tuple(row) for row in both] == [(2, figures["films"]), (1, figures["films"])]
     (told,) = nights.told(run)
     assert (told["event"], told["model"]) == ("promoted", 2)
-    assert str(folder) not in str(told)
+    assert FILMS not in str(told)
 
 
-def test_a_class_that_shrank_is_not_trained_on(
-    nights: Nights, folder: Path, tmp_path: Path
-) -> None:
+def test_a_class_that_shrank_is_not_trained_on(second: Nights) -> None:
+    nights, folder = second, second.folder
     sick = sorted((folder / "PNEUMONIA").iterdir())
-    away = tmp_path / "away"
-    away.mkdir()
     for film in sick[::2]:
-        shutil.move(film, away / film.name)
+        film.unlink()
     run = nights.pass_over("nightly")
-    for film in away.iterdir():
-        shutil.move(film, folder / "PNEUMONIA" / film.name)
     assert run["outcome"] == "kept"
     assert "PNEUMONIA has 60 films where there were 120: 50% are gone" in run["reason"]
     assert "--max-shrink" in run["reason"]
@@ -220,27 +288,23 @@ def test_a_class_that_shrank_is_not_trained_on(
     assert (nights.champion(), nights.count()) == (2, 2)
 
 
-def test_films_that_were_corrupted_are_not_trained_on(nights: Nights, folder: Path) -> None:
+def test_films_that_were_corrupted_are_not_trained_on(second: Nights) -> None:
+    nights, folder = second, second.folder
     broken = sorted(folder.rglob("*.png"))[::8]
-    whole = {film: film.read_bytes() for film in broken}
-    for film, data in whole.items():
-        film.write_bytes(data[: len(data) // 3])
+    for film in broken:
+        film.write_bytes(film.read_bytes()[: film.stat().st_size // 3])
     run = nights.pass_over("nightly")
-    for film, data in whole.items():
-        film.write_bytes(data)
     assert run["outcome"] == "kept"
     assert "30 of 240 films cannot be read" in run["reason"]
     assert (nights.champion(), nights.count()) == (2, 2)
 
 
-def test_labels_that_were_exchanged_are_not_trained_on(nights: Nights, folder: Path) -> None:
+def test_labels_that_were_exchanged_are_not_trained_on(second: Nights) -> None:
+    nights, folder = second, second.folder
     turned = sorted(film for film in folder.rglob("*.png") if int(film.stem[-1]) == 0)
-    places = {film: folder / _other(film.parent.name) / f"x{film.name}" for film in turned}
-    for film, place in places.items():
-        shutil.move(film, place)
+    for film in turned:
+        shutil.move(film, folder / _other(film.parent.name) / f"x{film.name}")
     run = nights.pass_over("nightly")
-    for film, place in places.items():
-        shutil.move(place, film)
     assert run["outcome"] == "kept"
     assert "120 of 240 films that were there have another class now" in run["reason"]
     assert (nights.champion(), nights.count()) == (2, 2)
@@ -251,9 +315,10 @@ def _other(name: str) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_night_during_which_films_come_in_and_whose_worker_ends_starts_over_with_all_of_them(
-    nights: Nights, tmp_path: Path
+def test_a_night_whose_films_and_worker_change_starts_over_and_mixed_up_labels_make_no_champion(
+    second: Nights, tmp_path: Path
 ) -> None:
+    nights = second
     # Another schedule, which has seen nothing before that it could compare these with. Of labels
     # that are wrong by halves a network may learn the one thing there is to learn, by chance.
     data = spots.write(tmp_path / "wrong", 40, 4, wrong=0.7)
@@ -276,9 +341,7 @@ def test_a_night_during_which_films_come_in_and_whose_worker_ends_starts_over_wi
     assert "was made with another dataset" in note
     assert [row["epoch"] for row in epoch_rows(nights.engine, job_id)] == [1, 2, 3]
 
-
-def test_a_model_of_films_whose_labels_were_mixed_up_is_not_promoted(nights: Nights) -> None:
-    (run,) = runs.of_schedule(nights.engine, schedules.get(nights.engine, "wrong")["id"])
+    # Labels that were mixed up make no champion.
     assert run["outcome"] == "kept"
     assert (run["champion_id"], run["candidate_id"], nights.champion()) == (2, 3, 2)
     assert run["verdict"]["auroc"]["champion"] > 0.9
