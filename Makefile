@@ -57,10 +57,10 @@ soak-part soak-parts: .venv/complete
 	@$(BIN)/python -m tests.support.order $(if $(findstring parts,$@),,$(COMMIT))
 
 soak: .venv/complete
-	PNEUMOQ_TEST_SOAK=$(if $(PART),part,full) $(PYTEST) $(if $(PART),--part $(PART)) $(ARGS)
+	SOAK=$(if $(PART),part,full) $(PYTEST) $(if $(PART),--part $(PART)) $(ARGS)
 
 mutants: .venv/complete
-	PNEUMOQ_TEST_SOAK=full $(PYTEST) tests/mutants $(ARGS)
+	SOAK=full $(PYTEST) tests/mutants $(ARGS)
 
 test-gpu:
 	@why=$$($(or $(PYTHON),python3) -c 'from worker import gpu; print(gpu.why_none())') || exit 1; \

@@ -112,15 +112,15 @@ def empty_sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def migrated_file() -> Path:
+def migrated_sqlite() -> Path:
     """A SQLite file with today's schema and no rows, to be copied."""
     return once.made("migrated.db", lambda path: _migrate(f"sqlite:///{path}"))
 
 
 @pytest.fixture
-def sqlite_url(empty_sqlite_url: str, migrated_file: Path) -> str:
+def sqlite_url(empty_sqlite_url: str, migrated_sqlite: Path) -> str:
     """URL of a fresh SQLite database with today's schema and no rows."""
-    shutil.copy(migrated_file, empty_sqlite_url.removeprefix("sqlite:///"))
+    shutil.copy(migrated_sqlite, empty_sqlite_url.removeprefix("sqlite:///"))
     return empty_sqlite_url
 
 

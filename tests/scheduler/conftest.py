@@ -9,24 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from db.base import database, migrate
 from scheduler import session
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with today's schema and no rows."""
-    file = tmp_path_factory.mktemp("database") / "pneumoq.db"
-    engine = database.connect(f"sqlite:///{file}")
-    migrate.upgrade(engine)
-    engine.dispose()
-    return file
-
-
 @pytest.fixture
-def engine(empty_database: Path) -> Iterator[sa.Engine]:
+def engine(migrated_sqlite: Path) -> Iterator[sa.Engine]:
     """The database that the commands of this test will find."""
-    shutil.copy(empty_database, session.settings().home / "pneumoq.db")
+    shutil.copy(migrated_sqlite, session.settings().home / "pneumoq.db")
     engine = session.database()
     yield engine
     engine.dispose()

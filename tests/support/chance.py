@@ -1,6 +1,6 @@
 """Random moments that can be had again: every seed is printed, and can be set.
 
-A test that fails prints what to call it with: `PNEUMOQ_TEST_SEED=7 pytest …`.
+A test that fails prints what to call it with: `TEST_SEED=7 pytest …`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import time
 
 #: Set for all of a run: CI's moments are the same each time, a developer's are new.
-VARIABLE = "PNEUMOQ_TEST_SEED"
+VARIABLE = "TEST_SEED"
 
 #: Read once: tests run without the caller's settings.
 _GIVEN = os.environ.get(VARIABLE) or ("0" if os.environ.get("CI") else None)

@@ -4,7 +4,7 @@
 parameters, out of `make test`. Whole jobs by real processes take one database each in `make test`
 and both in the soak: `database_url = soak.database_url`, and `@soak.on_postgresql`.
 
-`PNEUMOQ_TEST_SOAK` says which run this is: absent in `make test`, `full` in `make soak`, `part` in
+`SOAK` says which run this is: absent in `make test`, `full` in `make soak`, `part` in
 `make soak PART=k`, where what takes longer than a part may has a shorter form.
 """
 
@@ -29,8 +29,8 @@ class Run(Enum):
     FULL = "full"
 
 
-#: Read once: tests see an environment without the variables of PneumoQ.
-RUN = Run(os.environ.get("PNEUMOQ_TEST_SOAK", ""))
+#: Read once. It is no variable of the product, which refuses those that it does not know.
+RUN = Run(os.environ.get("SOAK", ""))
 
 
 def _both(first: str) -> list[ParameterSet]:

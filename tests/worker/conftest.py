@@ -9,7 +9,6 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base import migrate
 from tests.worker import samples
 from tests.worker.engine.rtx import write_tiny
 from trainer import folded
@@ -74,7 +73,6 @@ def rtx() -> Flavour:
 def database(database_url: str) -> Iterator[sa.Engine]:
     """A migrated database without a row; the test runs once on SQLite and once on PostgreSQL."""
     engine = connecting.connect(database_url)
-    migrate.upgrade(engine)
     yield engine
     engine.dispose()
 

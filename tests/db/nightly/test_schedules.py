@@ -314,10 +314,8 @@ def test_a_warm_start_is_from_the_champion_of_that_moment(
 
 def test_a_warm_start_without_a_champion_is_an_ordinary_one(sqlite_url: str) -> None:
     from db.base import database as connecting
-    from db.base import migrate
 
     engine = connecting.connect(sqlite_url)
-    migrate.upgrade(engine)
     number = add(engine, spec={"job": {"data": "/films", "warm_start": True}})
     made = tick(engine, number, TONIGHT)
     assert made is not None

@@ -24,8 +24,11 @@ from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.queue import leases
 from db.work import claims, endings
+from tests.support import soak
 from tests.support.paths import ROOT
 from worker.schedules import timetable
+
+database_url = soak.database_url
 
 NIGHTS = 400
 ZONE = ZoneInfo("Europe/Paris")

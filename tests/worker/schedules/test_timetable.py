@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from db.base import database as connecting
-from db.base import migrate, workers
+from db.base import workers
 from db.base.database import write
 from db.base.schema import schedules as table
 from db.nightly import runs, schedules
@@ -226,7 +226,6 @@ TONIGHT = at(f"{datetime.now(UTC).year + 1}-03-10 02:00")
 def here(sqlite_url: str) -> Iterator[sa.Engine]:
     """A migrated database without a row, on SQLite only."""
     engine = connecting.connect(sqlite_url)
-    migrate.upgrade(engine)
     yield engine
     engine.dispose()
 

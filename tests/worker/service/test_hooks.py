@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base import migrate, outbox, workers
+from db.base import outbox, workers
 from db.base.database import write
 from db.base.schema import notices as table
 from db.base.types import now
@@ -90,7 +90,6 @@ def listener() -> Iterator[Listener]:
 @pytest.fixture
 def engine(sqlite_url: str) -> Iterator[sa.Engine]:
     made = connecting.connect(sqlite_url)
-    migrate.upgrade(made)
     yield made
     made.dispose()
 

@@ -14,7 +14,6 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base import migrate
 from db.base.database import write
 from db.base.schema import jobs as job_table
 from db.base.schema import model_chunks, notices, schedules
@@ -35,7 +34,6 @@ DAY_S = 86_400.0
 @pytest.fixture
 def engine(sqlite_url: str) -> Iterator[sa.Engine]:
     made = connecting.connect(sqlite_url)
-    migrate.upgrade(made)
     yield made
     made.dispose()
 

@@ -28,7 +28,7 @@ from db.queue import jobs
 from db.queue import training as rows
 from db.registry import aliases, engines, models
 from db.work import control
-from tests.support import chance
+from tests.support import chance, soak
 from tests.support import processes as running
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
@@ -42,7 +42,7 @@ from worker.machine.heartbeat import Heartbeat
 from worker.training import loop, process
 
 #: How often a training process is killed.
-KILLS = 5
+KILLS = soak.repetitions(quick=2, full=5)
 
 #: More epochs than any test waits for.
 ENDLESS = 10_000
@@ -335,6 +335,7 @@ def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_
     assert job["reason"].startswith("the training cannot begin: model 9 cannot be fetched: ")
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_job_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(
     trainer: Trainer, labelled: Path
