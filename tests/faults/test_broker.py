@@ -18,6 +18,9 @@ from tests.support.site import Site, site
 from trainer.card import Card
 from worker import wakeup
 
+#: Folders of films in each of three jobs.
+SOURCES = soak.repetitions(quick=5, full=8)
+
 #: The list that holds wake-ups.
 WAKE_UPS = "pneumoq:score"
 
@@ -86,7 +89,7 @@ def test_a_broker_that_is_emptied_again_and_again_loses_no_work(
     pair = [here.begin_worker(), here.begin_worker()]
     for worker in pair:
         here.hello(worker)
-    job_ids = [harm.submit(here, *[few] * 8) for _ in range(3)]
+    job_ids = [harm.submit(here, *[few] * SOURCES) for _ in range(3)]
     with valkey.client() as client:
         for shards in range(1, 10, 2):
             harm.in_the_middle(here, job_ids[-1], 0)
@@ -95,7 +98,7 @@ def test_a_broker_that_is_emptied_again_and_again_loses_no_work(
             )
             client.flushall()
     for job_id in job_ids:
-        harm.completed(here, job_id, 8 * harm.count(few))
+        harm.completed(here, job_id, SOURCES * harm.count(few))
     harm.alive(*pair)
 
 

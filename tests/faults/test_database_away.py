@@ -20,7 +20,7 @@ AWAY_S = 30.0
 #: How often it crashes.
 CRASHES = soak.repetitions(quick=3, full=6)
 
-SOURCES = 20
+SOURCES = soak.repetitions(quick=12, full=20)
 
 
 @pytest.fixture

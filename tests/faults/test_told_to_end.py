@@ -10,6 +10,9 @@ from tests.faults import harm
 from tests.support import servers, soak
 from tests.support.site import Site, stop
 
+#: Folders of films in one job.
+SOURCES = soak.repetitions(quick=12, full=25)
+
 #: Handing back takes no longer than this, in seconds; a lease of ten minutes would.
 GRACE_S = 60.0
 
@@ -20,7 +23,7 @@ def test_a_worker_told_to_end_hands_its_shards_to_another_within_seconds(
 ) -> None:
     pair = [here.begin_worker(lease_s=600.0), here.begin_worker(lease_s=600.0)]
     ids = [here.hello(worker) for worker in pair]
-    job_id = harm.submit(here, *[few] * 25)
+    job_id = harm.submit(here, *[few] * SOURCES)
     held = "SELECT count(*) AS n FROM shards WHERE state = 'leased' AND worker_id = :id"
     for worker, worker_id in zip(pair[:1], ids[:1], strict=True):
         harm.in_the_middle(here, job_id)
@@ -30,7 +33,7 @@ def test_a_worker_told_to_end_hands_its_shards_to_another_within_seconds(
         assert time.monotonic() - began < GRACE_S
         assert here.rows(held, id=worker_id)[0].n == 0
     # Leases of ten minutes were not waited for, and no attempt counts against what was handed back.
-    harm.completed(here, job_id, 25 * harm.count(few))
+    harm.completed(here, job_id, SOURCES * harm.count(few))
     assert here.rows("SELECT max(attempts) AS n FROM shards")[0].n == 1
     harm.alive(pair[1])
     harm.calm(here)
@@ -41,11 +44,11 @@ def test_a_worker_told_to_end_while_the_broker_is_away_ends_all_the_same(
 ) -> None:
     worker = here.worker(lease_s=600.0)
     valkey.kill()
-    job_id = harm.submit(here, *[few] * 25, notify=False)
+    job_id = harm.submit(here, *[few] * SOURCES, notify=False)
     harm.in_the_middle(here, job_id)
     began = time.monotonic()
     stop(worker, signal.SIGTERM)
     assert time.monotonic() - began < GRACE_S
     assert here.rows("SELECT count(*) AS n FROM shards WHERE state = 'leased'")[0].n == 0
     here.worker(lease_s=600.0)
-    harm.completed(here, job_id, 25 * harm.count(few))
+    harm.completed(here, job_id, SOURCES * harm.count(few))

@@ -137,7 +137,7 @@ def _failing(root: Path, files: Sequence[str], temporary: Path) -> str:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PNEUMOQ_", "PYTEST_"))
+        if name != "SOAK" and not name.startswith(("PNEUMOQ_", "PYTEST_"))
     } | {"PYTHONPATH": str(root)}
     temporary.parent.mkdir(exist_ok=True)
     done = subprocess.run(

@@ -250,7 +250,7 @@ def test_a_shard_that_is_given_up_makes_one_error_row_per_item(database: sa.Engi
 
     write(
         database,
-        lambda c: results.give_up(c, shard, ["a", "b", "c"], "worker_died", "workers died"),
+        lambda c: results.give_up(c, shard, ["a", "b", "c"], "given_up", "workers died"),
     )
 
     with reading(database) as connection:
@@ -260,9 +260,9 @@ def test_a_shard_that_is_given_up_makes_one_error_row_per_item(database: sa.Engi
             )
         ).all()
     assert [tuple(row) for row in rows] == [
-        (0, "a", "worker_died"),
-        (1, "b", "worker_died"),
-        (2, "c", "worker_died"),
+        (0, "a", "given_up"),
+        (1, "b", "given_up"),
+        (2, "c", "given_up"),
     ]
     row = given.one(database, shards)
     assert (row.state, row.n_errors, row.last_error) == ("dead", 3, "workers died")
