@@ -15,7 +15,7 @@ from db.work import control
 from tests.faults import harm
 from tests.support import once, soak
 from tests.support.site import Site, stop
-from worker.scoring import planning
+from worker.scoring import cutting
 
 #: Members of one archive: enough that listing takes a moment.
 MEMBERS = 1000
@@ -56,7 +56,7 @@ def test_a_planner_killed_within_an_archive_lists_nothing_twice_and_forgets_noth
             harm.freeze(planner)
             if _half_listed(here, job_id):
                 break
-            time.sleep(1.1 * planning.FLUSH_S)
+            time.sleep(1.1 * cutting.FLUSH_S)
             harm.thaw(planner)
             time.sleep(0.002)
         stop(planner, signal.SIGKILL)
