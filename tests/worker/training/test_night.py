@@ -165,7 +165,7 @@ def copied(site: Path, root: Path) -> Iterator[Nights]:
 
 
 @pytest.fixture(scope="session")
-def first_site(shared_folder: Path) -> Path:
+def first_site() -> Path:
     """A site that has had its first night: model 1 is the champion."""
 
     def make(root: Path) -> None:
@@ -174,11 +174,11 @@ def first_site(shared_folder: Path) -> Path:
             nights.add("nightly", nights.folder)
             nights.pass_over("nightly")
 
-    return once.made(shared_folder, "first night", make)
+    return once.made("first night", make)
 
 
 @pytest.fixture(scope="session")
-def second_site(first_site: Path, shared_folder: Path) -> Path:
+def second_site(first_site: Path) -> Path:
     """A site that had a second night with twice the films: model 2 is the champion."""
 
     def make(root: Path) -> None:
@@ -186,7 +186,7 @@ def second_site(first_site: Path, shared_folder: Path) -> Path:
             add_films(nights.folder, spots.write(root / "more", 60, 2))
             nights.pass_over("nightly")
 
-    return once.made(shared_folder, "second night", make)
+    return once.made("second night", make)
 
 
 @pytest.fixture
