@@ -2,7 +2,7 @@
 # pyproject.toml or constraints.txt; nothing outside this folder is touched.
 #
 #   make demo     the whole service on this machine, on made-up films
-#   make test     every test (ARGS='-k film' picks some)
+#   make test     the tests (ARGS='-k film' picks some)
 #   make soak     the long tests with all their repetitions: hours (PART=3: one part, in minutes;
 #                 `make soak-part` prints the part that goes with a commit)
 #   make mutants  faults are put into the code one at a time: the tests must notice each (part of soak)
@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 
 ARGS ?=
 BIN := .venv/bin
-BENCHES = $(filter-out tests/bench/_%,$(sort $(wildcard tests/bench/*.py)))
+BENCHES = $(sort $(wildcard tests/bench/*.py))
 
 # The caller's environment must not decide which packages are seen.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
