@@ -14,7 +14,7 @@ from tests.support.site import Site, stop
 SOURCES = soak.repetitions(quick=12, full=25)
 
 #: Handing back takes no longer than this, in seconds; a lease of ten minutes would.
-GRACE_S = 60.0
+GRACE_S = 15.0
 
 
 @soak.on_postgresql
