@@ -85,9 +85,12 @@ def grouped(
 
 def _seconds(items: Sequence[pytest.Item], seconds: Mapping[str, float]) -> float:
     names = {plain(item.nodeid) for item in items}
-    long = sum(seconds[name] for name in names if name in seconds)
     files = {name.partition("::")[0] for name in names if name not in seconds}
-    return long + sum(seconds.get(file, UNKNOWN_S) for file in files)
+    # Exact, so that it is the same in every process: a set has another order in each.
+    return math.fsum(
+        [seconds[name] for name in names if name in seconds]
+        + [seconds.get(file, UNKNOWN_S) for file in files]
+    )
 
 
 def parts() -> int:
