@@ -33,7 +33,7 @@ from trainer.learning.epoch import Epoch, Progress, Saved
 from trainer.learning.options import INCIDENTAL, Options
 from trainer.learning.state import BEST, CHECKPOINT, Keeper, State
 from trainer.learning.step import Step
-from trainer.network import augment, model
+from trainer.network import augment, model, optimizers
 from trainer.network import device as devices
 from trainer.network import feed as feeds
 from trainer.network.feed import Feed
@@ -119,7 +119,7 @@ def train(
     net, init = _network(options, data, films, train_rows, device, report, stop)
     # On a GPU one kernel changes all weights, and skips fp16's infinite gradients by itself.
     fused = True if device.type == "cuda" else None
-    optimizer = torch.optim.AdamW(_groups(net, options.weight_decay), lr=options.lr, fused=fused)
+    optimizer = optimizers.AdamW(_groups(net, options.weight_decay), lr=options.lr, fused=fused)
     average = averaging.Average(net, options.ema)
     train_labels = torch.tensor([f.label for f in train_films])
     val_labels = torch.tensor([f.label for f in val_films])

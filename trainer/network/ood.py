@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.network import augment, model, negatives
+from trainer.network import augment, model, negatives, optimizers
 
 Floats = NDArray[np.floating[Any]]
 Films = NDArray[np.uint8]
@@ -227,7 +227,7 @@ def _logistic(good: Floats, bad: Floats) -> tuple[Floats, float]:
     y = torch.cat([torch.zeros(len(good)), torch.ones(len(bad))])
     share = torch.cat([torch.full((len(g),), 0.5 / len(g)) for g in (good, bad)])
     weights = torch.zeros(x.shape[1] + 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    optimizer = optimizers.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
