@@ -24,11 +24,16 @@ FAILED = 1
 _daemon: Daemon | None = None
 
 
+def stand_back() -> None:
+    """Take `NICENESS`, which decoders and trainers inherit, or stay where that is behind it."""
+    os.nice(max(0, NICENESS - os.nice(0)))
+
+
 @signals.worker_init.connect
 def start(sender: Any = None, **_: Any) -> None:
     """Before the first wake-up: register in the database and begin the heartbeat."""
     global _daemon
-    os.nice(NICENESS)  # the decoders and the trainer inherit it
+    stand_back()
     queues = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
     try:
         _daemon = Daemon(config.load(), queues, _end)

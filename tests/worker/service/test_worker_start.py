@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from worker import app, config
 
 
@@ -37,6 +39,20 @@ def test_a_training_worker_without_pytorch_ends_and_says_what_to_install(
     ended = _started("train", PNEUMOQ_DATABASE_URL=empty_sqlite_url, PYTHONPATH=str(tmp_path))
     assert ended.returncode == 1
     assert "pneumoq[train]" in ended.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 10), (3, 10), (15, 15)])
+def test_a_worker_stands_back_to_one_place_however_it_was_started(before: int, after: int) -> None:
+    program = "import os; from worker import tasks; tasks.stand_back(); print(os.nice(0))"
+    # A test stands back itself, and only root may come forward again.
+    before = max(before, os.nice(0))
+    ended = subprocess.run(
+        ["nice", "-n", str(before - os.nice(0)), sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(ended.stdout) == max(after, before)
 
 
 def test_a_worker_works_on_one_thing_at_a_time_in_a_thread() -> None:
