@@ -43,6 +43,9 @@ endif
 # Where no environment can be made (no network, say), the Python that is at hand runs the same.
 GPU_PYTHON = $(if $(wildcard .venv-gpu/complete),.venv-gpu/bin/python,PYTHONPATH="$(CURDIR):$(PYTHONPATH)" python3)
 
+# They run beside each other: a second thread of one would only wait, spinning, for the first.
+test soak mutants: export OMP_NUM_THREADS = 1
+
 .PHONY: demo test soak soak-part soak-parts mutants test-gpu measured-on-gpu check bench clean
 
 demo: .venv/complete

@@ -18,7 +18,7 @@ from tests.support.site import Site, stop
 from worker.scoring import cutting
 
 #: Members of one archive: enough that listing takes a moment.
-MEMBERS = 1000
+MEMBERS = soak.repetitions(quick=300, full=1000)
 
 #: How often a planner is killed in one job.
 DEATHS = soak.repetitions(quick=2, full=3)
@@ -26,7 +26,7 @@ DEATHS = soak.repetitions(quick=2, full=3)
 
 @pytest.fixture(scope="session")
 def large(few: Path) -> Path:
-    """A zip of a thousand films, each under a name of its own."""
+    """A zip of many films, each under a name of its own."""
 
     def make(path: Path) -> None:
         data = [p.read_bytes() for p in sorted(few.rglob("*")) if p.is_file()]

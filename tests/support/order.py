@@ -23,7 +23,8 @@ from tests.support.paths import ROOT
 
 FILE = ROOT / "tests" / "data" / "durations.json"
 
-#: A test that takes longer, in seconds, is recorded by its name and need not run with its file.
+#: A test that takes longer itself, in seconds, is recorded by its name and need not run with its
+#: file. What was set up for it does not count: the file's other tests use that as well.
 LONG_S = 5.0
 
 #: What a file that is not recorded takes, in seconds: more than most, so that it begins early.
@@ -118,12 +119,16 @@ def part(items: Sequence[pytest.Item], number: int) -> list[pytest.Item]:
     return chosen
 
 
-def record(run: str, processes: int, durations: Mapping[str, float]) -> None:
-    """Write what each test took, in seconds, set-up and end included."""
+def record(run: str, processes: int, reports: Iterable[tuple[str, str, float]]) -> None:
+    """Write what tests took: `reports` are each one's name, phase (`call` or other) and seconds."""
+    whole: dict[str, float] = defaultdict(float)
+    itself: dict[str, float] = defaultdict(float)
+    for nodeid, phase, took in reports:
+        whole[plain(nodeid)] += took
+        itself[plain(nodeid)] += took if phase == "call" else 0.0
     seconds: dict[str, float] = defaultdict(float)
-    for nodeid, took in durations.items():
-        name = plain(nodeid)
-        seconds[name if took >= LONG_S else name.partition("::")[0]] += took
+    for name, took in whole.items():
+        seconds[name if itself[name] >= LONG_S else name.partition("::")[0]] += took
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
     known[run] = {
         "processes": processes,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support import once
 from tests.support.disk import fill, small_disk
 from tests.trainer import samples
 from trainer import checkpoint
@@ -20,11 +21,9 @@ OPTIONS = samples.OPTIONS
 
 
 @pytest.fixture(scope="module")
-def reference(data: dataset.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an undisturbed run with OPTIONS."""
-    folder = tmp_path_factory.mktemp("reference")
-    loop.train(OPTIONS, data, folder)
-    return folder
+def reference(data: dataset.Dataset) -> Path:
+    """Folder of an undisturbed run with OPTIONS; nobody may change it."""
+    return once.made("reference-of-loop", lambda folder: loop.train(OPTIONS, data, folder))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -22,7 +22,6 @@ from trainer import checkpoint
 from trainer.data import dataset
 from trainer.errors import Stopped, WeightsError
 from trainer.learning import loop, warm
-from trainer.modelfile import export
 from trainer.network import augment, model
 from trainer.network import device as devices
 
@@ -51,10 +50,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def champion(trained: loop.Trained, tmp_path_factory: pytest.TempPathFactory) -> Champion:
+def champion(trained: loop.Trained, exported: tuple[Path, cards.Card]) -> Champion:
     """The session's run, exported."""
-    path = tmp_path_factory.mktemp("champion") / "model.onnx"
-    return Champion(path, export.export(trained, path), trained)
+    return Champion(*exported, trained)
 
 
 def warmed(champion: Champion, *labels: str) -> model.ResNet18:

@@ -22,12 +22,6 @@ from trainer.network import device, model, ood
 Outputs = dict[str, NDArray[np.float32]]
 
 
-@pytest.fixture(scope="module")
-def exported(trained: loop.Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    return path, export.export(trained, path)
-
-
 def films(trained: loop.Trained, n: int) -> NDArray[np.uint8]:
     """Validation films `[n, S, S]`."""
     return trained.films.take(trained.films.rows(trained.dataset.of("val")[:n]))[:, 0]

@@ -1,4 +1,4 @@
-"""One archive of a thousand good films and everything that ever broke a decoder."""
+"""One archive of many good films and everything that ever broke a decoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from trainer.card import Card
 
 database_url = soak.database_url
 
-GOOD = 1000
+#: Good films in the archive.
+GOOD = soak.repetitions(quick=300, full=1000)
 
 #: What no decoder should need for a film, in MiB beside what it has at its start.
 FILM_MEMORY_MB = 256
@@ -96,7 +97,7 @@ def expected_of_bad() -> dict[str, tuple[str, str, bytes]]:
 
 
 def good_films() -> Iterator[tuple[str, bytes]]:
-    """A thousand good films, no two alike."""
+    """So many good films, no two alike."""
     made = jpegs()
     for n in range(GOOD):
         film = made[n % len(made)]

@@ -238,6 +238,7 @@ def test_nothing_outlives_a_killed_worker(here: Site, films: Path) -> None:
     here.wait(lambda: not processes_with(home), "its decoders to end")
 
 
+@soak.ONLY  # twenty real films and the drawn ones say the same above
 @pytest.mark.skipif(not ORIGINALS.is_dir(), reason=f"{ORIGINALS} is not here")
 def test_the_94_original_films_give_94_equal_predictions_from_every_kind_of_archive(
     here: Site, tmp_path: Path
