@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: The folder that all test processes of this run share; None outside of a test run.
 _folder: Path | None = None
@@ -38,6 +42,15 @@ def made(name: str, make: Callable[[Path], object]) -> Path:
             unfinished.rename(path)
             shutil.rmtree(unfinished.parent)
     return path
+
+
+def value(name: str, make: Callable[[], T]) -> T:
+    """What `make()` returned to the first that asked; outside of a test run it is called."""
+    if _folder is None:
+        return make()
+    path = made(name, lambda path: path.write_bytes(pickle.dumps(make())))
+    found: T = pickle.loads(path.read_bytes())  # noqa: S301  # this run wrote it
+    return found
 
 
 def copied(name: str, make: Callable[[Path], object], to: Path) -> None:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from db.base import database
 from db.queue import jobs
 from db.registry import models
-from tests.support import once
+from tests.support import drawn, once
 from trainer import card as cards
-from trainer import phantom
 from trainer.card import Card
 from trainer.film import rules
 from trainer.modelfile import export
@@ -49,7 +48,7 @@ PATIENCE_S = 60.0
 
 def films(patients: int, seed: int = 0) -> list[tuple[str, bytes]]:
     """Name and bytes of synthetic films, one to four per patient."""
-    return [(f.name, f.data) for f in phantom.films(patients, seed)]
+    return [(f.name, f.data) for f in drawn.films(patients, seed)]
 
 
 def pixels(encoded: Sequence[bytes], size: int = SIZE) -> NDArray[np.uint8]:

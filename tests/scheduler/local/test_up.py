@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.scheduler.terminal import PATIENCE_S, Terminal, wait
+from tests.support import drawn
 from trainer import phantom
 
 
@@ -27,7 +28,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled folder of a few dozen films."""
     folder = tmp_path_factory.mktemp("labelled") / "films"
-    phantom.write_folder(folder, 24)
+    drawn.write_folder(folder, 24)
     return folder
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.support import films
+from tests.support import drawn, films
 from tests.support.paths import SHARED
 from trainer import phantom
 from trainer.data import duplicates
@@ -44,7 +44,7 @@ def versions(data: bytes) -> list[bytes]:
 
 
 def test_a_picture_is_known_again_at_any_size_quality_and_brightness() -> None:
-    made = [film.data for film in phantom.films(30, seed=3)]
+    made = [film.data for film in drawn.films(30, seed=3)]
     copies = [versions(data) for data in made[:3]]
     everything = [*made, *copies[0], *copies[1], *copies[2]]
     found = duplicates.groups(prints(everything))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def first_losses(net: model.ResNet18, champion: Champion, batch: int = 16) -> fl
     order = np.random.default_rng(0).permutation(len(champion.rows))
     labels = torch.tensor([film.label for film in data.of(dataset.TRAIN)])[order]
     losses = []
-    net = net.train()
+    net = copy.deepcopy(net).train()  # its norms note what they see
     with torch.no_grad():
         for step, start in enumerate(range(0, len(order) - batch + 1, batch)):
             x = torch.from_numpy(films.take(champion.rows[order[start : start + batch]]))

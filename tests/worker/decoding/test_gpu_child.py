@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import hostile
+from tests.support import drawn, hostile, soak
 from tests.support import processes as running
 from tests.worker import samples
 from tests.worker.decoding.test_pool import (
@@ -31,7 +31,6 @@ from tests.worker.decoding.test_pool import (
     processes,
     through,
 )
-from trainer import phantom
 from trainer.film import gpu, rules
 from worker.decoding import gpu_trial
 from worker.decoding.pool import Decoded, Decoders, OnGpu
@@ -106,7 +105,7 @@ def write(folder: Path, films: dict[str, bytes]) -> Path:
 
 def jpegs(count: int) -> dict[str, bytes]:
     """Synthetic films by name, JPEG all of them."""
-    made = (f for f in phantom.films(count, 0) if f.name.endswith("jpeg"))
+    made = (f for f in drawn.films(count, 0) if f.name.endswith("jpeg"))
     return {f.name: f.data for _, f in zip(range(count), made, strict=False)}
 
 
@@ -215,6 +214,7 @@ def test_being_killed_costs_no_film_and_the_third_time_it_is_not_started_again(
     assert len(processes()) == 1
 
 
+@soak.ONLY
 def test_a_film_that_never_ends_is_the_other_decoders_to_name(pool: Pool, tmp_path: Path) -> None:
     folder = write(tmp_path / "films", jpegs(8))
     _, blocking = never_opening(tmp_path, folder)
@@ -225,6 +225,7 @@ def test_a_film_that_never_ends_is_the_other_decoders_to_name(pool: Pool, tmp_pa
     assert {d.film.token: d.failure[0] for d in done if d.failure} == {500: "decoder_timeout"}
 
 
+@soak.ONLY
 def test_a_film_that_hangs_the_gpus_decoder_goes_to_the_others_alone(
     pool: Pool, tmp_path: Path
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_film_that_hangs_the_gpus_decoder_goes_to_the_others_alone(
     assert [(f.suspect, f.strikes) for f in decoders.forget(lambda f: True)] == [(True, 0)]
 
 
+@soak.ONLY
 def test_a_film_that_takes_more_memory_than_allowed_costs_that_film_only(
     pool: Pool, tmp_path: Path
 ) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from db.queue import jobs
-from tests.support import hostile, servers, soak
+from tests.support import drawn, hostile, servers, soak
 from tests.support.site import Site, processes_with, site
 from tests.worker import samples
-from trainer import phantom
 from trainer.card import Card
 
 database_url = soak.database_url
@@ -71,7 +70,7 @@ def here(
 
 def jpegs() -> list[bytes]:
     """Good films whose format has room for a comment."""
-    return [f.data for f in phantom.films(40, 0) if f.data[:2] == b"\xff\xd8"]
+    return [f.data for f in drawn.films(40, 0) if f.data[:2] == b"\xff\xd8"]
 
 
 def jpeg_with(comment: bytes) -> bytes:

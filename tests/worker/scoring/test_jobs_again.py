@@ -12,10 +12,9 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs
 from db.work import control
-from tests.support import servers, soak
+from tests.support import drawn, servers, soak
 from tests.support.site import Site, site
 from tests.worker import samples
-from trainer import phantom
 from trainer.card import Card
 
 database_url = soak.database_url
@@ -38,7 +37,7 @@ def here(
 def films(tmp_path: Path) -> list[Path]:
     """Some films in a folder."""
     folder = tmp_path / "films"
-    phantom.write_folder(folder, PATIENTS)
+    drawn.write_folder(folder, PATIENTS)
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 

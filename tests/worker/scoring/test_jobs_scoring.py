@@ -15,12 +15,11 @@ import pytest
 from db.base import database, workers
 from db.queue import jobs
 from db.work import control
+from tests.support import drawn, servers, soak
 from tests.support import films as real
-from tests.support import servers, soak
 from tests.support.paths import SHARED
 from tests.support.site import Site, processes_with, site, stop
 from tests.worker import samples
-from trainer import phantom
 from trainer.card import Card
 
 database_url = soak.database_url
@@ -35,7 +34,7 @@ ORIGINALS = SHARED / "data" / "originals"
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of about a hundred films in two class folders, twenty of them real."""
     folder = tmp_path_factory.mktemp("films") / "films"
-    phantom.write_folder(folder, 45)
+    drawn.write_folder(folder, 45)
     shutil.copytree(real.FOLDER, folder, dirs_exist_ok=True)
     return folder
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import drawn
 from tests.support.paths import ROOT
 from tests.worker.training import stand_in_child
-from trainer import phantom
 from worker.training import process
 
 
@@ -16,7 +16,7 @@ from worker.training import process
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled folder of a dozen patients."""
     root = tmp_path_factory.mktemp("labelled")
-    phantom.write_folder(root, 12)
+    drawn.write_folder(root, 12)
     return root
 
 

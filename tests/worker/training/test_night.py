@@ -45,6 +45,9 @@ JOB = {
 #: With few films what is demanded must be little.
 RULES = {"margin_auroc": 0.03, "margin_sensitivity": 0.1, "margin_specificity": 0.1}
 
+#: In one process: the others would only wait for the sites.
+pytestmark = pytest.mark.xdist_group("nights")
+
 #: Where a site keeps its films.
 FILMS = "chest films"
 

@@ -14,8 +14,8 @@ from sklearn import metrics as reference  # type: ignore[import-untyped]  # ship
 
 from db.registry import models
 from tests.scheduler.console import only_line, run
+from tests.support import drawn
 from tests.worker import samples
-from trainer import phantom
 from trainer.film import rules
 
 
@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train/ and test/ of phantoms."""
     root = tmp_path_factory.mktemp("labelled")
     for split, seed in (("train", 1), ("test", 2)):
-        for made in phantom.films(24, seed):
+        for made in drawn.films(24, seed):
             path = root / split / made.label / Path(made.name).name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(made.data)
