@@ -106,7 +106,9 @@ def _files(folder: Path, given: argparse.Namespace) -> dict[str, Path]:
     path = given.model
     if path is None:
         path = folder / "fp32.onnx"
-        samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, size=given.size)
+        samples.write_model(
+            path, ("NORMAL", "PNEUMONIA"), seed=1, size=given.size, width=samples.WIDE
+        )
     network = folded.Network(path)
     seen = samples.pixels([d for _, d in samples.films(16, seed=3)], network.card.size)
     files = {"fp32": path, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}

@@ -8,7 +8,9 @@ import pytest
 
 from tests.support import drawn
 from tests.support.paths import ROOT
+from tests.worker import samples
 from tests.worker.training import stand_in_child
+from trainer.card import Card
 from worker.training import process
 
 
@@ -18,6 +20,14 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("labelled")
     drawn.write_folder(root, 12)
     return root
+
+
+@pytest.fixture(scope="session")
+def written_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
+    """A whole ResNet18 of two classes at 64 pixels, which training begins with, and its card."""
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    labels = ("NORMAL", "PNEUMONIA")
+    return path, samples.write_model(path, labels, seed=1, width=samples.WIDE)
 
 
 @pytest.fixture

@@ -76,7 +76,9 @@ def test_a_precision_that_decides_otherwise_fails_its_gate(
     engine.close()
     between = float(np.sort(found[:, 1])[len(found) // 2])
     path = tmp_path / "edge.onnx"
-    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1, threshold=between)
+    samples.write_model(
+        path, ("NORMAL", "PNEUMONIA"), seed=1, width=samples.WIDE, threshold=between
+    )
     result = precisions.derive(path, films[:16], films[16:], batch=4, threads=1)
     told = by_precision(result.notes)
     for row in result.engines:
