@@ -222,8 +222,9 @@ def test_a_more_urgent_job_overtakes_within_a_shard(here: Site, films: Path) -> 
         slow=slow,
         urgent=urgent,
     )
-    # What was in hand is finished: three small shards, and one that was being claimed just then.
-    assert done_before[0].n <= 4
+    # What was in hand is finished: three small shards, and what was claimed between the moment
+    # that the urgent job is dated and the one at which it could be seen.
+    assert done_before[0].n <= 8
     database.write(here.engine, lambda c: control.cancel(c, slow, "tester@here"))
 
 
