@@ -231,7 +231,8 @@ def _member(info: tarfile.TarInfo) -> Member:
     if info.issym() or info.islnk():
         method, size = LINK, 0
     elif info.issparse() or not info.isreg():
-        method = SCATTERED
+        # A sparse file states what it would take with its holes, which the archive does not hold.
+        method, size = SCATTERED, 0
     elif size < 0:
         raise ValueError("a negative size")
     return Member(

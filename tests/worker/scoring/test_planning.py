@@ -305,7 +305,7 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
     for row in desk.shards(job_id):
         members = archive.unpack(row.listing)
         first = members[0].offset - 512
-        fd = spool.window(first, members[-1].offset + members[-1].stored)
+        fd = spool.window([(first, members[-1].offset + members[-1].stored)])
         reader = archive.ExtentReader(fd, base=first)
         assert [reader.read(m) for m in members] == [b"x"] * len(members)
         os.close(fd)
@@ -445,7 +445,7 @@ def test_shards_of_a_compressed_tar_end_where_reading_can_start(
         members = archive.unpack(row.listing)
         # Each by a worker of its own.
         spool = archive.open_spool(kind, str(path), index_of(desk.engine, job_id))
-        os.close(spool.window(members[0].offset - 512, members[-1].offset + members[-1].stored))
+        os.close(spool.window(archive.spans(members)))
         inflated += spool.inflated
         spool.close()
     assert inflated <= 1.05 * len(data)
