@@ -58,6 +58,15 @@ def as_tar(path: Path, files: dict[str, bytes], compress: str = "") -> Path:
     return path
 
 
+def chained(depth: int) -> bytes:
+    """A tar that begins with so many headers in a row of which each is the next one's long name."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2
+    link = info.tobuf(tarfile.GNU_FORMAT) + b"x\0" + bytes(510)
+    film = tarfile.TarInfo("film.png")
+    return link * depth + film.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
 def sparse(name: str, size: int, data: bytes) -> bytes:
     """A sparse file of `size` bytes as GNU tar writes it: a header, and the data at its start."""
     info = tarfile.TarInfo(name)

@@ -14,6 +14,7 @@ from tests.worker.archives import (
     FILES,
     MAKERS,
     as_tar,
+    chained,
     contents,
     failure,
     listed,
@@ -120,6 +121,15 @@ def test_a_tar_that_changed_since_its_listing_is_noticed(tmp_path: Path) -> None
         reader.read(members[2])
     reader.close()
     assert caught.value.code == "truncated"
+
+
+def test_a_long_chain_of_long_names_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(chained(1_200)))
+    assert path.stat().st_size < 6_000
+    assert refusal(path).code == "corrupt"
+    path.write_bytes(chained(1_200))
+    assert refusal(path).code == "corrupt"
 
 
 def test_a_header_that_claims_gigabytes_for_itself_is_not_read(tmp_path: Path) -> None:
