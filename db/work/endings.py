@@ -118,15 +118,11 @@ def close(engine: sa.Engine, job_id: int, who: str) -> bool:
         if database.away(error):
             raise
         log.exception("job %d cannot be closed", job_id)
-        return fail(engine, job_id, who, unforeseen("closing the job", error))
-
-
-def fail(engine: sa.Engine, job_id: int, who: str, reason: str) -> bool:
-    """End a job as failed, unless it has ended already; whether it was ended."""
+        reason = unforeseen("closing the job", error)
     try:
         database.write(engine, lambda c: finish(c, job_id, "failed", who, reason))
     except Conflict:
-        return False
+        return False  # somebody else was faster
     return True
 
 

@@ -5,6 +5,7 @@ So the next shard is ready when this one is through. Knows nothing of decoders a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,7 +107,14 @@ class Claims:
             return
         # Its items cannot even be named, so that none of them could be told to be in error.
         reason = unforeseen(f"giving up shard {shard.shard_no}", error)
-        endings.fail(self._database, shard.job_id, self._worker_id, reason)
+
+        def fail(connection: sa.Connection) -> None:
+            if leases.renew_shards(connection, [shard], self._settings.lease_s):
+                raise leases.lost(shard)
+            endings.finish(connection, shard.job_id, "failed", self._worker_id, reason)
+
+        with contextlib.suppress(LeaseLost):
+            connecting.write(self._database, fail)
         self._heartbeat.release(shard)
 
     def _open(self, shard: Shard) -> ShardRun | None:

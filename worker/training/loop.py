@@ -122,20 +122,23 @@ class Trainer:
             # What was not foreseen ends this job alone. A machine that has run out of something may
             # not be the only one.
             log.exception("job %d cannot be trained", claimed.lease.job_id)
-            reason = unforeseen("training", error)
-            if isinstance(error, OSError | MemoryError):
-                self._put_back(claimed.lease, reason)
-            else:
-                endings.fail(self._database, claimed.lease.job_id, self._worker_id, reason)
+            machine = isinstance(error, OSError | MemoryError)
+            self._end(claimed.lease, unforeseen("training", error), again=machine)
         finally:
             self._heartbeat.release(claimed.lease)
             if self._gpu_lease is not None:
                 self._gpu_lease.release()
         return True
 
-    def _put_back(self, lease: Lease, reason: str) -> None:
+    def _end(self, lease: Lease, reason: str, *, again: bool) -> None:
+        """Give a job up: it fails, or is tried `again` after a while."""
+
+        def end(connection: sa.Connection) -> None:
+            leases.fence(connection, lease)
+            if again:
+                leases.hand_back(connection, lease, reason, in_good_order=False)
+            else:
+                endings.finish(connection, lease.job_id, "failed", lease.worker_id, reason)
+
         with contextlib.suppress(LeaseLost):
-            database.write(
-                self._database,
-                lambda c: leases.hand_back(c, lease, reason, in_good_order=False),
-            )
+            database.write(self._database, end)
