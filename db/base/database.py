@@ -59,13 +59,16 @@ def parse(url: str) -> sa.URL:
 def connect(url: str, patience_s: float = 0.0) -> sa.Engine:
     """An engine for `sqlite:///path` or `postgresql://…`; nothing is opened until it is used.
 
-    Whoever reads waits for a database that cannot be reached for up to `patience_s` seconds.
+    Whoever reads waits for a database that cannot be reached for up to `patience_s` seconds. Errors
+    of SQL leave out the values, which may be names of films.
     """
     parsed = parse(url)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        engine = sa.create_engine(
+            parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, hide_parameters=True
+        )
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         engine.update_execution_options(pneumoq_patience_s=patience_s)
@@ -77,6 +80,7 @@ def connect(url: str, patience_s: float = 0.0) -> sa.Engine:
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
         connect_args={"connect_timeout": 10, **_KEEPALIVE},
+        hide_parameters=True,
     )
     event.listen(engine, "connect", _postgres_connect)
     engine.update_execution_options(pneumoq_patience_s=patience_s)
@@ -206,6 +210,11 @@ def find_or_insert(
             if found is None:
                 raise
     return int(found), False
+
+
+def away(error: BaseException) -> bool:
+    """Whether it is the database that does not answer now: no job's fault, and no shard's."""
+    return isinstance(error, Unavailable) or (isinstance(error, DBAPIError) and passing(error))
 
 
 def passing(error: DBAPIError) -> bool:

@@ -46,5 +46,16 @@ class QueryRefused(DatabaseError):
     """The database refused the statement."""
 
 
+def unforeseen(what: str, error: BaseException) -> str:
+    """One line for a row: what failed by an exception that nobody foresaw.
+
+    Only its first line, which holds no values of a row; the traceback belongs in the log.
+    """
+    original = getattr(error, "orig", None) or error
+    first = (str(original).strip().splitlines() or [""])[0][:200]
+    said = type(original).__name__ + (f": {first}" if first else "")
+    return f"{what} failed ({said}); a worker's log says why"
+
+
 class UnknownLabel(DatabaseError, ValueError):
     """A label that is no class of the model."""

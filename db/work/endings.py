@@ -6,10 +6,12 @@ scores are compared with its model's reference, and hooks get a notice of a fail
 
 from __future__ import annotations
 
+import logging
+
 import sqlalchemy as sa
 
 from db.base import database, outbox
-from db.base.errors import Conflict
+from db.base.errors import Conflict, unforeseen
 from db.base.schema import SCORING_JOB_STATES, jobs, shards
 from db.base.types import now
 from db.nightly import runs, watched
@@ -17,6 +19,8 @@ from db.queue import budget, leases
 from db.queue import jobs as job_rows
 from db.queue.leases import Lease
 from db.registry import drift
+
+log = logging.getLogger(__name__)
 
 
 def finish(
@@ -84,9 +88,41 @@ def close_if_done(connection: sa.Connection, job_id: int, who: str) -> bool:
     )
     errors = connection.execute(sa.select(broken)).scalar_one()
     finish(connection, job_id, "completed_with_errors" if errors else "completed", who)
-    warning = drift.record(connection, job_id)
+    warning = _drift(connection, job_id)
     if warning is not None:
         job_rows.log(connection, job_id, who, "drift", warning)
+    return True
+
+
+def _drift(connection: sa.Connection, job_id: int) -> str | None:
+    """What `drift.record` warns of; a comparison that fails takes nothing back."""
+    try:
+        with connection.begin_nested():
+            return drift.record(connection, job_id)
+    except Exception as error:
+        if database.away(error):
+            raise
+        log.exception("job %d: its scores are not compared with the reference", job_id)
+        return unforeseen("comparing the scores with the model's reference", error)
+
+
+def close(engine: sa.Engine, job_id: int, who: str) -> bool:
+    """`close_if_done` in a transaction of its own; whether the job has ended by it.
+
+    A job that cannot be judged, for a reason that nobody foresaw, ends as failed: else it would
+    stay open for ever, and be in the way of others. Raises what a database that is away raises.
+    """
+    try:
+        return database.write(engine, lambda c: close_if_done(c, job_id, who))
+    except Exception as error:
+        if database.away(error):
+            raise
+        log.exception("job %d cannot be closed", job_id)
+        reason = unforeseen("closing the job", error)
+    try:
+        database.write(engine, lambda c: finish(c, job_id, "failed", who, reason))
+    except Conflict:
+        return False  # somebody else was faster
     return True
 
 
@@ -104,4 +140,11 @@ def waiting_to_close(engine: sa.Engine) -> list[int]:
                 jobs.c.id, sa.and_(jobs.c.planned_at.is_not(None), no_open_shard).label("done")
             ).where(jobs.c.kind == "score", jobs.c.state.in_(SCORING_JOB_STATES))
         ).all()
-        return [int(r.id) for r in found if r.done or budget.exceeded(connection, r.id)]
+        return [int(r.id) for r in found if r.done or _over_budget(connection, r.id)]
+
+
+def _over_budget(connection: sa.Connection, job_id: int) -> bool:
+    try:
+        return budget.exceeded(connection, job_id) is not None
+    except (AttributeError, TypeError, ValueError):
+        return True  # it can never be judged, and `close` says why

@@ -16,9 +16,6 @@ from worker.archive import Member
 from worker.decoding.pool import Place
 from worker.errors import MemberError
 
-#: Bytes before a member's data that its reader wants to see: the header of a tar.
-_HEADER = 512
-
 
 class Located(NamedTuple):
     """A film and the archive that it is in."""
@@ -116,11 +113,10 @@ def contents(found: Survey) -> Iterator[tuple[Member, bytes | MemberError]]:
 
 
 def _through_window(spool: archive.Spool, member: Member) -> bytes | MemberError:
-    first = max(0, member.offset - _HEADER)
-    # What is too large to be read is not inflated either.
-    end = member.offset + min(member.stored, archive.MAX_BYTES)
-    fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
-    with contextlib.closing(archive.ExtentReader(fd, base=first, owned=True)) as reader:
+    spans = archive.spans([member])
+    fd = spool.window(spans, cap=2 * archive.MAX_BYTES)
+    base = spans[0][0] if spans else 0
+    with contextlib.closing(archive.ExtentReader(fd, base=base, owned=True)) as reader:
         return _read(reader, member)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +48,19 @@ def fill(root: Path, patients: int, films: int = 2) -> None:
             for view in range(films):
                 path = root / name / f"patient{patient:04}_{view}.jpeg"
                 path.write_bytes(film(10 * patient + view, sick))
+
+
+@contextlib.contextmanager
+def unreadable(film: Path, for_s: float) -> Iterator[None]:
+    """Reading a film is an input/output error for so many seconds, as on a share that hiccups."""
+    aside, link = film.with_name(f".{film.name}"), film.with_name(f".{film.name}.link")
+    film.rename(aside)
+    # Nothing is mapped at the first address of a process, so that reading there is an error.
+    film.symlink_to("/proc/self/mem")
+    link.symlink_to(aside)
+    back = threading.Timer(for_s, os.replace, (link, film))
+    back.start()
+    try:
+        yield
+    finally:
+        back.join()

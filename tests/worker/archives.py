@@ -58,6 +58,27 @@ def as_tar(path: Path, files: dict[str, bytes], compress: str = "") -> Path:
     return path
 
 
+def chained(depth: int) -> bytes:
+    """A tar that begins with so many headers in a row of which each is the next one's long name."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2
+    link = info.tobuf(tarfile.GNU_FORMAT) + b"x\0" + bytes(510)
+    film = tarfile.TarInfo("film.png")
+    return link * depth + film.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+def sparse(name: str, size: int, data: bytes) -> bytes:
+    """A sparse file of `size` bytes as GNU tar writes it: a header, and the data at its start."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, len(data)
+    head = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    head[386:410] = b"%011o\0%011o\0" % (0, len(data))
+    head[483:495] = b"%011o\0" % size
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + data + bytes(-len(data) % 512)
+
+
 MAKERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
     "folder": as_folder,
     "zip": as_zip,
@@ -84,7 +105,7 @@ def reading(path: Path) -> Iterator[archive.Reader]:
         return
     end = max(m.offset + m.size for m in listed(path))
     spool = archive.open_spool(archive.kind(str(path)), str(path), None)
-    fd = spool.window(0, end)
+    fd = spool.window([(0, end)])
     yield archive.ExtentReader(fd)
     os.close(fd)
     spool.close()

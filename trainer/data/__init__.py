@@ -5,5 +5,5 @@ by way of `layout` (folders named like classes) and `manifest` (tables), in the 
 `patients` knows whose a film is. `cache` decodes each film once for training. `checkup` and its
 `findings` say what is wrong with a folder, `preview` and `duplicates` look for copies, `division`
 writes a split down, `frozen` holds films back for judging, `snapshot` compares with the last time.
-No torch.
+All read files with `patience`. No torch.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from trainer import atomic
 from trainer.data import dataset as datasets
 from trainer.data.dataset import Dataset, Film, LeftOut
+from trainer.data.patience import Patience
 from trainer.errors import FilmError, Stopped
 from trainer.film import rules
 
@@ -33,7 +35,7 @@ IN_FLIGHT = 4
 KEPT_FILES = 8
 
 #: Changes where the files mean something else.
-LAYOUT = "2"
+LAYOUT = "3"
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -59,6 +61,10 @@ class Pixels:
         return self.planes[rows][:, None]
 
 
+class _Unread(FilmError):
+    """A film could not be read, which says nothing about its content."""
+
+
 def decode(
     dataset: Dataset,
     folder: Path,
@@ -73,64 +79,20 @@ def decode(
 
     Files are kept in `folder` under a name made of the films' contents, the rule and the size, so
     that a folder may be shared by all runs; films that another dataset's files there have are
-    copied from them. `workers` is a number of threads: Pillow decodes without the interpreter's
-    lock. Raises DatasetError where too many films are unreadable, OSError where they find no room,
-    and Stopped.
+    copied from them. What cannot be read is asked for again, left out of this run alone, and tried
+    again by the next; what cannot be decoded is remembered. `workers` is a number of threads:
+    Pillow decodes without the interpreter's lock. Raises DatasetError where too many films are
+    unreadable, OSError where they find no room, and Stopped.
     """
     films = [f for f in dataset.films if f.split != datasets.TEST]
     unique = {f.sha256: f for f in films}
     order = sorted(unique)
-    key = hashlib.sha256("\n".join((LAYOUT, rule, str(size), *order)).encode()).hexdigest()[:32]
-    planes_path, about_path = folder / f"{key}.npy", folder / f"{key}.json"
-
-    if not (planes_path.is_file() and about_path.is_file()):
+    key = _name(rule, size, order)
+    if not ((folder / f"{key}.npy").is_file() and (folder / f"{key}.json").is_file()):
         folder.mkdir(parents=True, exist_ok=True)
-        kept = _kept(folder, rule, size)
-        jobs = [(dataset.root / unique[sha256].path, sha256) for sha256 in order
-                if sha256 not in kept]  # fmt: skip
-        outcomes = _decoded(jobs, size, rule, workers)
-        decoded = 0
-        broken: dict[str, tuple[str, str]] = {}
-        started = reported = time.monotonic()
-        try:
-            # Written front to back and not through a map, where a full disk is a deadly signal.
-            with (
-                atomic.replacing(planes_path, sync=True) as part,
-                part.open("wb") as file,
-            ):
-                write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
-                                              "shape": (len(order), size, size)})  # fmt: skip
-                for done, sha256 in enumerate(order, 1):
-                    if sha256 in kept:
-                        earlier, place = kept[sha256]
-                        outcome: NDArray[np.uint8] | FilmError = earlier[place]
-                    else:
-                        outcome = next(outcomes)
-                        decoded += 1
-                    if isinstance(outcome, FilmError):
-                        broken[sha256] = (outcome.code, str(outcome))
-                        outcome = np.zeros((size, size), np.uint8)
-                    file.write(np.ascontiguousarray(outcome).data)
-                    if stop():
-                        raise Stopped(f"stopped after decoding {done} of {len(order)} films")
-                    now = time.monotonic()
-                    if now - reported > REPORT_EVERY_S:
-                        reported = now
-                        report(
-                            f"decoding films: {done} of {len(order)}, "
-                            f"{decoded / (now - started):.0f} per second"
-                        )
-                # The list of films first: the planes are looked at only when both are there.
-                about = {"rule": rule, "size": size, "films": order, "broken": broken}
-                atomic.replace(about_path, json.dumps(about).encode())
-        except OSError as error:
-            error.filename = error.filename or str(folder)  # a full disk: say which
-            raise
-        finally:
-            outcomes.close()
-
-    planes = np.load(planes_path, mmap_mode="r")
-    broken = json.loads(about_path.read_text())["broken"]
+        key = _write(dataset.root, unique, folder, size, rule, workers, report, stop)
+    planes = np.load(folder / f"{key}.npy", mmap_mode="r")
+    broken = json.loads((folder / f"{key}.json").read_text())["broken"]
     left_out = [
         LeftOut(path=f.path, code=broken[f.sha256][0], reason=broken[f.sha256][1])
         for f in films
@@ -138,6 +100,78 @@ def decode(
     ]
     row = {sha256: i for i, sha256 in enumerate(order) if sha256 not in broken}
     return dataset.without(left_out), Pixels(planes=planes, row=row, size=size, rule=rule)
+
+
+def _name(rule: str, size: int, order: Sequence[str], unread: Sequence[str] = ()) -> str:
+    """What the files of these films are called; where some could not be read, no run looks there
+    that wants them all."""
+    without = ["without", *unread] if unread else []
+    parts = (LAYOUT, rule, str(size), *order, *without)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _write(
+    root: Path,
+    unique: dict[str, Film],
+    folder: Path,
+    size: int,
+    rule: str,
+    workers: int,
+    report: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> str:
+    """Write the files of these films, by content; returns their name."""
+    order = sorted(unique)
+    kept = _kept(folder, rule, size)
+    jobs = [(root / unique[sha256].path, sha256) for sha256 in order if sha256 not in kept]
+    outcomes = _decoded(jobs, size, rule, workers)
+    decoded = 0
+    broken: dict[str, tuple[str, str]] = {}
+    unread: list[str] = []
+    started = reported = time.monotonic()
+    written = folder / f"{uuid.uuid4().hex}.npy"
+    try:
+        # Written front to back and not through a map, where a full disk is a deadly signal.
+        with (
+            atomic.replacing(written, sync=True) as part,
+            part.open("wb") as file,
+        ):
+            write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
+                                          "shape": (len(order), size, size)})  # fmt: skip
+            for done, sha256 in enumerate(order, 1):
+                if sha256 in kept:
+                    earlier, place = kept[sha256]
+                    outcome: NDArray[np.uint8] | FilmError = earlier[place]
+                else:
+                    outcome = next(outcomes)
+                    decoded += 1
+                if isinstance(outcome, FilmError):
+                    broken[sha256] = (outcome.code, str(outcome))
+                    if isinstance(outcome, _Unread):
+                        unread.append(sha256)
+                    outcome = np.zeros((size, size), np.uint8)
+                file.write(np.ascontiguousarray(outcome).data)
+                if stop():
+                    raise Stopped(f"stopped after decoding {done} of {len(order)} films")
+                now = time.monotonic()
+                if now - reported > REPORT_EVERY_S:
+                    reported = now
+                    report(
+                        f"decoding films: {done} of {len(order)}, "
+                        f"{decoded / (now - started):.0f} per second"
+                    )
+        name = _name(rule, size, order, unread)
+        # The list of films first: the planes are looked at only when both are there.
+        about = {"rule": rule, "size": size, "films": order, "broken": broken}
+        atomic.replace(folder / f"{name}.json", json.dumps(about).encode())
+        written.replace(folder / f"{name}.npy")
+        return name
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # a full disk: say which
+        raise
+    finally:
+        outcomes.close()
+        written.unlink(missing_ok=True)
 
 
 def superfluous(folder: Path, older_than_s: float) -> list[Path]:
@@ -190,11 +224,12 @@ def _decoded(
     jobs: Sequence[tuple[Path, str]], size: int, rule: str, workers: int
 ) -> Generator[NDArray[np.uint8] | FilmError, None, None]:
     """What each job became, in order, a bounded number at a time."""
+    patience = Patience()
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
         waiting: list[Future[NDArray[np.uint8] | FilmError]] = []
         try:
             for path, sha256 in jobs:
-                waiting.append(pool.submit(_one, path, sha256, size, rule))
+                waiting.append(pool.submit(_one, path, sha256, size, rule, patience))
                 if len(waiting) >= IN_FLIGHT * max(1, workers):
                     yield waiting.pop(0).result()
             while waiting:
@@ -204,13 +239,15 @@ def _decoded(
                 future.cancel()
 
 
-def _one(path: Path, sha256: str, size: int, rule: str) -> NDArray[np.uint8] | FilmError:
+def _one(
+    path: Path, sha256: str, size: int, rule: str, patience: Patience
+) -> NDArray[np.uint8] | FilmError:
     try:
-        data = path.read_bytes()
+        data = patience.with_(path.read_bytes)
     except OSError as error:
-        return FilmError("unreadable", f"the file cannot be opened: {error.strerror}")
+        return _Unread("unreadable", f"the file cannot be opened: {error.strerror}")
     if hashlib.sha256(data).hexdigest() != sha256:
-        return FilmError("changed", "the file changed while the folder was being read; run again")
+        return _Unread("changed", "the file changed while the folder was being read; run again")
     try:
         return rules.decode(data, size, rule)
     except FilmError as error:

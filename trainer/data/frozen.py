@@ -18,6 +18,7 @@ from pathlib import Path
 from trainer.data import gathering, patients
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Film, listed
+from trainer.data.patience import Patience
 from trainer.errors import DatasetError
 
 #: Fewer films of a class than this are no set to judge by; another way of choosing is taken.
@@ -143,8 +144,11 @@ def present(
     here = {film.sha256: gathered.root / film.path for film in gathered.films}
     found: list[Judged] = []
     missing: list[Judged] = []
+    patience = Patience()
     for film in films:
-        file = here.get(film.sha256) or (film.file if _is(film.file, film.sha256) else None)
+        file = here.get(film.sha256)
+        if file is None and _is(film.file, film.sha256, patience):
+            file = film.file
         if file is None:
             missing.append(film)
         else:
@@ -220,13 +224,9 @@ def _fewest(films: Sequence[Film], labels: Sequence[str]) -> int:
     return min(counts[label] for label in range(len(labels)))
 
 
-def _is(file: Path, sha256: str) -> bool:
+def _is(file: Path, sha256: str, patience: Patience) -> bool:
     """Whether a file has this content."""
-    digest = hashlib.sha256()
     try:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+        return patience.with_(lambda: gathering.content_of(file)) == sha256
     except OSError:
         return False
-    return digest.hexdigest() == sha256

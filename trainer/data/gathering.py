@@ -17,6 +17,7 @@ from pathlib import Path
 
 from trainer.data import layout, manifest, patients
 from trainer.data.labelled import Entry, Film, LeftOut, Source, listed
+from trainer.data.patience import Patience
 from trainer.errors import DatasetError
 
 #: Files hashed at a time, and the threads that do it: enough to keep a disk busy.
@@ -133,14 +134,11 @@ def _films(
 
 def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
     """Each entry with its file's SHA-256, or with why it cannot be opened; in order."""
+    patience = Patience()
 
     def of(entry: Entry) -> tuple[Entry, str, str]:
         try:
-            with entry.file.open("rb") as file:
-                digest = hashlib.sha256()
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                return entry, digest.hexdigest(), ""
+            return entry, patience.with_(lambda: content_of(entry.file)), ""
         except OSError as error:
             return entry, "", error.strerror or str(error)
         except ValueError:
@@ -150,6 +148,15 @@ def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
         while batch := list(islice(waiting, BATCH)):
             yield from pool.map(of, batch)
+
+
+def content_of(file: Path) -> str:
+    """A file's SHA-256, hexadecimal; raises OSError."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _merged(films: list[Film], new: list[Film], source: Source) -> tuple[list[Film], list[str]]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from trainer.data import duplicates
 from trainer.data.labelled import Film, LeftOut
+from trainer.data.patience import Patience
 from trainer.errors import FilmError, Stopped
 from trainer.film import content, rules
 
@@ -77,9 +78,11 @@ def same_pictures(seen: dict[str, Preview]) -> list[list[str]]:
 def _seen(
     root: Path, films: Sequence[Film], workers: int
 ) -> Iterator[tuple[str, Preview | FilmError]]:
+    patience = Patience()
+
     def look(one: Film) -> tuple[str, Preview | FilmError]:
         try:
-            return one.sha256, _look((root / one.path).read_bytes())
+            return one.sha256, _look(patience.with_((root / one.path).read_bytes))
         except FilmError as error:
             return one.sha256, error
         except OSError as error:

@@ -40,6 +40,9 @@ _KEYWORDS = (
     "DirectoryRecordSequence", "EncapsulatedDocument", "ContentSequence", *dicom_pixels.KEYWORDS,
 )  # fmt: skip
 
+#: Characters of a tag's value: two identifiers of at most 64 make the longest that is valid.
+_LONGEST = 1024
+
 #: Modalities of radiographs. OT and SC name nothing, so the other tags decide.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG", "OT", "SC", ""})
 
@@ -271,7 +274,10 @@ def _codes(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """A value as text, several joined by backslashes as they are stored; empty where absent."""
+    """A value as text, several joined by backslashes as they are stored; empty where absent.
+
+    A damaged file may hold any amount: of that, what is more than _LONGEST is left out.
+    """
     value: Any = dataset.get(keyword)
     if value is None:
         return ""
@@ -279,7 +285,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
         value = value.decode("ascii", "replace")
     if not isinstance(value, str) and hasattr(value, "__iter__"):
         value = "\\".join(str(part) for part in value)
-    return str(value).strip("\0 \t\r\n")
+    return str(value).strip("\0 \t\r\n")[:_LONGEST]
 
 
 def _named(keyword: str) -> str:

@@ -31,7 +31,14 @@ from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
 from trainer.learning.epoch import Epoch, Progress, Saved
 from trainer.learning.options import INCIDENTAL, Options
-from trainer.learning.state import BEST, CHECKPOINT, Keeper, State
+from trainer.learning.state import (
+    BEST,
+    CHECKPOINT,
+    Keeper,
+    State,
+    keep_left_out,
+    without_left_out,
+)
 from trainer.learning.step import Step
 from trainer.network import augment, model, optimizers
 from trainer.network import device as devices
@@ -99,7 +106,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     data, films = pixel_cache.decode(
-        data,
+        without_left_out(data, folder, options.resume_from),
         cache or folder / "films",
         size=options.size,
         rule=options.film_rule,
@@ -107,6 +114,7 @@ def train(
         report=report,
         stop=stop,
     )
+    keep_left_out(folder, data)
     for note in data.notes:
         report(note)
     for file in data.left_out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import checkpoint
+from trainer import atomic, checkpoint
+from trainer.data.dataset import Dataset, LeftOut
 from trainer.errors import CheckpointError
 from trainer.learning import averaging
 from trainer.learning.epoch import Epoch
@@ -21,6 +23,9 @@ from trainer.network import model
 
 #: The newest state, the one before it, and the weights of the best epoch, in a run's folder.
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
+
+#: The files that the run does without, beside them.
+LEFT_OUT = "left_out.json"
 
 #: Seconds between two checkpoints inside an epoch; more where writing one takes more than
 #: CHECKPOINT_SHARE of that.
@@ -180,3 +185,22 @@ class Keeper:
                 f"{path} was made with another {', '.join(other)}; continue with the same, or "
                 "train in an empty folder"
             )
+
+
+def keep_left_out(folder: Path, data: Dataset) -> None:
+    """Write down what a run does without: when it is continued, it is trained on the same films."""
+    files = [dataclasses.asdict(file) for file in data.left_out]
+    atomic.replace(folder / LEFT_OUT, json.dumps(files).encode())
+
+
+def without_left_out(data: Dataset, *folders: Path | None) -> Dataset:
+    """The films less those that the run in the first of these folders that has one did without.
+
+    Whether they can be read now does not matter. Raises DatasetError where too little is left.
+    """
+    for folder in folders:
+        if folder is not None and (folder / LEFT_OUT).is_file():
+            there = {film.path for film in data.films}
+            files = [LeftOut(**file) for file in json.loads((folder / LEFT_OUT).read_text())]
+            return data.without([file for file in files if file.path in there])
+    return data

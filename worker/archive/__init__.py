@@ -24,7 +24,7 @@ from worker.archive.member import (
 from worker.archive.names import display
 from worker.archive.opening import open_reader, open_source, open_spool
 from worker.archive.source import BY_NAME, MAX_BYTES, WINDOWED, Kind, Reader, Source
-from worker.archive.stream import MAX_WINDOW, Spool
+from worker.archive.spool import MAX_WINDOW, Spool, spans
 from worker.archive.tar import ExtentReader
 
 __all__ = [
@@ -53,5 +53,6 @@ __all__ = [
     "open_source",
     "open_spool",
     "pack",
+    "spans",
     "unpack",
 ]

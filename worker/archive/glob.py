@@ -16,7 +16,7 @@ from pathlib import Path
 
 from worker.archive.folder import examine, member_of, names_in
 from worker.archive.member import Member
-from worker.archive.names import skipped_as
+from worker.archive.names import LONGEST_PATH, fits, shortened, skipped_as
 from worker.archive.source import Kind, Source, cannot_open
 from worker.errors import ArchiveError
 
@@ -59,6 +59,12 @@ class GlobSource(Source):
             None if part == _ANY else re.compile(fnmatch.translate(part), re.DOTALL).match
             for part in parts
         ]
+        if not fits(uri):
+            raise ArchiveError(
+                "unsupported",
+                f"{shortened(uri)}: a pattern of more than {LONGEST_PATH:,} bytes; write a shorter "
+                "one, or list the films",
+            )
         if not parts or ".." in parts:
             raise ArchiveError(
                 "unsupported",

@@ -23,7 +23,8 @@ SCATTERED = -2
 UNSAFE = -3
 #: `Member.method`: an earlier member has the same name; not read, since either may be meant.
 DUPLICATE = -4
-#: `Member.method`: a folder or a special file where a list names a file.
+#: `Member.method`: where a list names a file there is a folder or a special file, or the path is
+#: too long to be one.
 NO_FILE = -5
 
 #: Version of the listing that `pack` writes.

@@ -11,6 +11,12 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+#: Bytes of a path; Linux opens none that is longer.
+LONGEST_PATH = 4096
+
+#: Characters that are kept of each end of a path that is too long.
+_KEPT = 100
+
 #: Files that systems leave behind everywhere, by lower-case name.
 _CLUTTER = {
     ".ds_store": "macos_metadata",
@@ -71,6 +77,18 @@ def unsafe(name: str) -> bool:
     if name[:1] in ("/", "\\") or name[1:2] == ":":
         return True
     return ".." in name and ".." in name.replace("\\", "/").split("/")
+
+
+def fits(path: str) -> bool:
+    """Whether a path is short enough to be opened anywhere."""
+    if len(path) <= LONGEST_PATH // 4:
+        return True
+    return len(path.encode("utf-8", "surrogateescape")) <= LONGEST_PATH
+
+
+def shortened(path: str) -> str:
+    """Both ends of a path that is too long: where it begins, and what kind of file it names."""
+    return f"{path[:_KEPT]}…{path[-_KEPT:]}"
 
 
 class Seen:

@@ -12,7 +12,8 @@ from worker.archive.glob import GlobSource, base_of
 from worker.archive.gz import GzipStream, TarGzSource
 from worker.archive.kind import kind as _kind
 from worker.archive.source import Kind, Reader, Source, open_file
-from worker.archive.stream import Point, Spool, Stream, unpack_points
+from worker.archive.spool import Spool
+from worker.archive.stream import Point, Stream, unpack_points
 from worker.archive.tar import ExtentReader, TarSource
 from worker.archive.zip import ZipReader, ZipSource
 from worker.archive.zst import TarZstSource, ZstdStream

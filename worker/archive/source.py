@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Literal, Protocol
 
 from worker.archive.member import DUPLICATE, LINK, NO_FILE, SCATTERED, UNSAFE, Member
-from worker.archive.names import Seen, unsafe
+from worker.archive.names import LONGEST_PATH, Seen, fits, shortened, unsafe
 from worker.errors import ArchiveError, MemberError
 
 Kind = Literal["folder", "file", "zip", "tar", "tar.gz", "tar.zst", "list", "glob"]
@@ -63,7 +63,7 @@ class Source(abc.ABC):
 
     def _all(self) -> Iterator[Member]:
         try:
-            yield from self._walk() if self.kind in BY_NAME else self._judged()
+            yield from map(_named, self._walk()) if self.kind in BY_NAME else self._judged()
         except OSError as error:
             raise cannot_open(self.uri, error) from error
 
@@ -115,6 +115,13 @@ class Source(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _named(member: Member) -> Member:
+    """A member that is found by its name, marked where no file can have that."""
+    if fits(member.name):
+        return member
+    return member._replace(name=shortened(member.name), stored=0, size=0, method=NO_FILE)
 
 
 class Reader(Protocol):
@@ -210,7 +217,8 @@ _UNREAD = {
     ),
     NO_FILE: (
         "no_file",
-        "a folder or a device, not a file; list the films in it, or give the folder by itself",
+        f"no file can be there: a folder, a device, or a path of more than {LONGEST_PATH:,} bytes; "
+        "name the films themselves, or give the folder by itself",
     ),
 }
 

@@ -28,9 +28,6 @@ SPACING = 4 << 20
 #: do not let shrink: an index takes 64 MiB at most.
 MOST_POINTS = 2048
 
-#: A window is held in memory: 256 MiB at most, unless the caller says otherwise.
-MAX_WINDOW = 256 << 20
-
 #: A point before the header of a member is wanted so close to it.
 NEAR = 256 << 10
 
@@ -163,7 +160,7 @@ class StreamSource(TarSource):
     def _point(self, member: Member) -> Point:
         """Where reading starts for a member just listed; its header is read along."""
         points = self._stream.points if self._stream else [Point(0, 0)]
-        return points[_before(points, member.offset - BLOCK)]
+        return points[before(points, member.offset - BLOCK)]
 
     def index(self) -> bytes:
         """The points where reading can start; lists the archive where that was not done yet."""
@@ -232,95 +229,6 @@ class _StreamBlocks:
         return bool(self._plain)
 
 
-class Spool:
-    """Windows into the uncompressed stream of a compressed tar.
-
-    Not thread safe; the file descriptors that it gives out are.
-    """
-
-    def __init__(self, fd: int, uri: str, stream_type: type[Stream], points: list[Point]) -> None:
-        self._fd = fd
-        self._uri = uri
-        self._stream_type = stream_type
-        self._points = points
-        self._stream: Stream | None = None
-        #: Inflated bytes that lie behind the latest window, up to where the stream is.
-        self._ahead = b""
-        self._inflated = 0
-
-    @property
-    def inflated(self) -> int:
-        """Bytes inflated so far, for windows and on the way to them."""
-        return self._inflated + (self._stream.inflated if self._stream else 0)
-
-    def window(self, first: int, end: int, cap: int = MAX_WINDOW) -> int:
-        """Inflate bytes `first` to `end` of the stream into memory; a file descriptor for `pread`.
-
-        The caller closes it, and reads it through `ExtentReader(fd, base=first)`. Windows in
-        ascending order cost nothing but themselves. Raises ValueError for more than `cap` bytes
-        (split the range) and ArchiveError where the archive changed.
-        """
-        if not 0 <= first <= end:
-            raise ValueError(f"no window from {first} to {end}")
-        if end - first > cap:
-            raise ValueError(f"a window of {end - first:,} bytes; at most {cap:,}: split it")
-        fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC)
-        try:
-            self._fill(fd, first, end)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def close(self) -> None:
-        """Close the archive; windows given out stay."""
-        os.close(self._fd)
-
-    def _fill(self, fd: int, first: int, end: int) -> None:
-        stream = self._at_or_before(first)
-        ahead = self._ahead
-        at = stream.plain - len(ahead)
-        while at < end:
-            if not ahead:
-                try:
-                    # No more than that, lest it be inflated again by whoever has what follows.
-                    ahead = stream.read(min(CHUNK, end - at))
-                except ArchiveError as error:
-                    # The listing read it to its end, so it was whole then.
-                    self._drop()
-                    raise self._changed() from error
-                if not ahead:
-                    self._drop()
-                    raise self._changed()
-            wanted = memoryview(ahead)[max(0, first - at) : end - at]
-            if wanted:
-                _write(fd, wanted)
-            used = min(len(ahead), end - at)
-            at += used
-            ahead = ahead[used:]
-        self._ahead = ahead
-
-    def _at_or_before(self, first: int) -> Stream:
-        """The stream, standing where the fewest bytes lie before `first`."""
-        point = self._points[_before(self._points, first)]
-        if (
-            self._stream is not None
-            and point.plain <= self._stream.plain - len(self._ahead) <= first
-        ):
-            return self._stream
-        self._drop()
-        self._stream = self._stream_type(self._fd, self._uri, point)
-        return self._stream
-
-    def _drop(self) -> None:
-        """Forget where the stream is."""
-        self._inflated = self.inflated
-        self._stream, self._ahead = None, b""
-
-    def _changed(self) -> ArchiveError:
-        return changed(self._uri)
-
-
 def changed(uri: str) -> ArchiveError:
     """The ArchiveError for an archive that is not the one that was listed."""
     return ArchiveError(
@@ -360,16 +268,10 @@ def _trace(fd: int, point: Point) -> int:
     return zlib.crc32(pread(fd, _TRACE, point.packed))
 
 
-def _before(points: Sequence[Point], plain: int) -> int:
+def before(points: Sequence[Point], plain: int) -> int:
     """The number of the last point at or before a place of the stream."""
     return max(0, bisect.bisect_right(points, plain, key=_plain) - 1)
 
 
 def _plain(point: Point) -> int:
     return point.plain
-
-
-def _write(fd: int, data: memoryview) -> None:
-    done = 0
-    while done < len(data):
-        done += os.write(fd, data[done:])

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
-from typing import IO, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import IO, Protocol, TypeVar, cast
 
 from worker.archive.member import LINK, SCATTERED, STORED, Member
 from worker.archive.names import skipped_as
@@ -24,6 +24,8 @@ from worker.archive.source import (
     unreadable,
 )
 from worker.errors import ArchiveError, MemberError
+
+T = TypeVar("T")
 
 #: Size of a header, and what data is padded to.
 BLOCK = 512
@@ -52,6 +54,10 @@ class Blocks(Protocol):
         ...
 
 
+class _NoHeader(Exception):
+    """What comes next is no header."""
+
+
 class TarSource(Source):
     """Lists an uncompressed tar archive."""
 
@@ -73,11 +79,13 @@ class TarSource(Source):
     def _members(self, blocks: Blocks) -> Iterator[Member]:
         count, position = 0, 0
         try:
-            tar = tarfile.TarFile(
-                fileobj=cast(IO[bytes], blocks), encoding="utf-8", errors="surrogateescape"
+            tar = _parsed(
+                lambda: tarfile.TarFile(
+                    fileobj=cast(IO[bytes], blocks), encoding="utf-8", errors="surrogateescape"
+                )
             )
             # At 0 it is empty, and tarfile of Python 3.10 would look before the beginning.
-            while tar.offset and (info := tar.next()) is not None:
+            while tar.offset and (info := _parsed(tar.next)) is not None:
                 # tarfile keeps all headers, for a caller who might go back.
                 tar.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out
                 count, position = count + 1, tar.offset
@@ -86,9 +94,7 @@ class TarSource(Source):
                     yield _member(info)
                 else:
                     self.skipped[reason] += 1
-        except ArchiveError:
-            raise
-        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        except _NoHeader as error:
             raise self._broken(blocks, count, position) from error
         if blocks.last != bytes(BLOCK):
             raise self._broken(blocks, count, position)
@@ -219,6 +225,20 @@ def _where(entries: int, position: int) -> str:
     return f"after {entries:,} entries, at byte {position:,} of the tar"
 
 
+def _parsed(parse: Callable[[], T]) -> T:
+    """What tarfile makes of headers; raises _NoHeader where they are damaged, and what reading
+    raises.
+
+    For damage tarfile raises nearly anything; for a long chain of long names, a RecursionError.
+    """
+    try:
+        return parse()
+    except (ArchiveError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise _NoHeader from error
+
+
 def _special(info: tarfile.TarInfo) -> str | None:
     if info.isdir():
         return "directory"
@@ -231,9 +251,10 @@ def _member(info: tarfile.TarInfo) -> Member:
     if info.issym() or info.islnk():
         method, size = LINK, 0
     elif info.issparse() or not info.isreg():
-        method = SCATTERED
+        # A sparse file states what it would take with its holes, which the archive does not hold.
+        method, size = SCATTERED, 0
     elif size < 0:
-        raise ValueError("a negative size")
+        raise _NoHeader("a negative size")
     return Member(
         name=info.name, offset=info.offset_data, stored=size, size=size, method=method, crc=None
     )

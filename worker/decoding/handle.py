@@ -119,7 +119,10 @@ class DecoderProcess:
         return self.ready and len(self.requests) < QUEUE
 
     def give(self, films: list[Film]) -> None:
-        """Send it films of one place, rule and size; OSError where it has died."""
+        """Send it films of one place, rule and size.
+
+        OSError where it has died; ValueError, and nothing is given, where no message holds them.
+        """
         first = films[0]
         place = first.place
         request = Request(
@@ -128,13 +131,13 @@ class DecoderProcess:
             size=first.size,
             accept=first.accept,
             films=[(film.offset, film.member) for film in films],
-        )
+        ).pack()
         if not self.given:
             self.last_event = time.monotonic()
         self.given.extend(films)
         self.requests.append(len(films))
         fds = [] if place.window_fd is None else [place.window_fd]
-        socket.send_fds(self.socket, [request.pack()], fds)
+        socket.send_fds(self.socket, [request], fds)
 
     def receive(self) -> bytes | None:
         """Its next message; empty where it has closed its socket, None where there is none yet."""

@@ -17,7 +17,7 @@ from worker.decoding import protocol
 from worker.decoding.film import Decoded, Film, OnGpu, Place
 from worker.decoding.handle import QUEUE, DecoderProcess
 from worker.decoding.memory import PixelMemory
-from worker.decoding.protocol import REQUEST_NAME_CHARACTERS, Reply
+from worker.decoding.protocol import REQUEST_NAME_CHARACTERS, Failure, Reply
 from worker.decoding.supervisor import Lost, Supervisor
 
 __all__ = ["Decoded", "Decoders", "Film", "OnGpu", "Place"]
@@ -47,6 +47,8 @@ class Decoders:
             count, self._memory, deadline_s=deadline_s, limit_mb=limit_mb, gpu=gpu
         )
         self._queue: deque[Film] = deque()
+        #: What no request can hold, until `collect` says so.
+        self._unsendable: deque[Decoded] = deque()
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -95,6 +97,9 @@ class Decoders:
             chunk = self._chunk(chosen.pace.chunk)
             try:
                 chosen.give(chunk)
+            except ValueError as error:
+                failure = Failure("unreadable", f"no decoder can be asked for it: {error}", False)
+                self._unsendable.extend(Decoded(film=film, failure=failure) for film in chunk)
             except OSError:
                 # It has just died, or will: `collect` finds out, replaces it, and queues what it
                 # had.
@@ -115,9 +120,11 @@ class Decoders:
     def collect(self, timeout_s: float) -> Iterator[Decoded]:
         """Films that came through, waiting up to `timeout_s` for the first event.
 
-        Raises RuntimeError where decoder processes do not start, and ValueError where one answers
-        nonsense.
+        Raises RuntimeError where decoder processes do not start.
         """
+        while self._unsendable:
+            timeout_s = 0.0
+            yield self._unsendable.popleft()
         for key, _ in self.selector.select(timeout_s):
             if key.data is not None:
                 yield from self._receive(key.data)
@@ -130,10 +137,15 @@ class Decoders:
         while lost is None and (message := decoder.receive()) is not None:
             if not message:
                 lost = self._supervisor.replace_ended(decoder)
-            elif not decoder.ready:
-                lost = self._supervisor.started(decoder, message)
-            else:
-                yield from decoder.take(Reply.unpack(message))
+                break
+            try:
+                if decoder.ready:
+                    found = decoder.take(Reply.unpack(message))
+                else:
+                    found, lost = [], self._supervisor.started(decoder, message)
+            except ValueError as error:
+                found, lost = [], self._supervisor.replace_unreadable(decoder, error)
+            yield from found
         if lost is not None:
             yield from self._requeue(lost)
 

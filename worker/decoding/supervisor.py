@@ -127,7 +127,7 @@ class Supervisor:
         if decoder.on_gpu:
             return self._replace_on_gpu(decoder, "it took too long")
         message = f"decoding was given up after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
-        return self._replace(decoder, "decoder_timeout", message)
+        return self._replace(decoder, _at(decoder), "decoder_timeout", message)
 
     def replace_ended(self, decoder: DecoderProcess) -> Lost:
         """Start another in the place of one that has ended.
@@ -139,13 +139,33 @@ class Supervisor:
         if decoder.on_gpu:
             when = "at work" if decoder.ready else "in starting"
             return self._replace_on_gpu(decoder, f"it ended ({cause}) {when}")
-        return self._replace(decoder, "decoder_died", f"the decoder ended at this film ({cause})")
+        message = f"the decoder ended at this film ({cause})"
+        return self._replace(decoder, _at(decoder), "decoder_died", message)
+
+    def replace_unreadable(self, decoder: DecoderProcess, error: ValueError) -> Lost:
+        """End one whose answer cannot be read and start another.
+
+        Of several films in the request that it answers each may be to blame: they are decoded one
+        by one. Raises RuntimeError where decoders do not start at all.
+        """
+        self._end(decoder)
+        if decoder.on_gpu:
+            return self._replace_on_gpu(decoder, f"its answer cannot be read ({error})")
+        asked = list(islice(decoder.given, decoder.requests[0] if decoder.requests else 0))
+        for film in asked:
+            film.alone = True
+        message = f"the decoder's answer about this film cannot be read ({error})"
+        suspect = asked[0] if len(asked) == 1 else None
+        return self._replace(decoder, suspect, "decoder_died", message)
 
     def _end(self, decoder: DecoderProcess, grace_s: float = 0.0) -> int:
         self.selector.unregister(decoder.socket)
         return decoder.end(grace_s)
 
-    def _replace(self, decoder: DecoderProcess, code: str, message: str) -> Lost:
+    def _replace(
+        self, decoder: DecoderProcess, suspect: Film | None, code: str, message: str
+    ) -> Lost:
+        """Start another in the place of one that was ended, at `suspect` if at any film."""
         log.warning("decoder %d is replaced: %s", decoder.number, message)
         if not decoder.ready and not decoder.given:
             self._failed_starts += 1
@@ -154,11 +174,9 @@ class Supervisor:
                     "decoder processes do not start; "
                     "run `python -m worker.decoding.child` to see why"
                 )
-        # Read before the successor clears it.
-        suspect = decoder.given[decoder.at()[0]] if decoder.given else None
         self.decoders[decoder.number] = self._start(decoder.number)
         if suspect is None:
-            return Lost(films=())
+            return Lost(films=decoder.given)
         suspect.strikes += 1
         if suspect.strikes < STRIKES:
             return Lost(films=decoder.given)
@@ -192,3 +210,8 @@ class Supervisor:
         self.selector.close()
         self.decoders = []
         self._marks.close()
+
+
+def _at(decoder: DecoderProcess) -> Film | None:
+    """The film that it is at; to be asked before its successor has its mark."""
+    return decoder.given[decoder.at()[0]] if decoder.given else None

@@ -9,7 +9,7 @@ and `store` fetches model files. An engine belongs to the thread that opened it.
 
 from __future__ import annotations
 
-from worker.engine.base import Engine, Outputs, Pending
+from worker.engine.base import NOT_FINITE, Engine, Outputs, Pending
 from worker.engine.choose import (
     FILE_OF,
     EngineChoice,
@@ -24,6 +24,7 @@ from worker.engine.choose import (
 
 __all__ = [
     "FILE_OF",
+    "NOT_FINITE",
     "Engine",
     "EngineChoice",
     "Machine",

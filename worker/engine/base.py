@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 from trainer.card import Card
 
+#: Of a film of which that was answered.
+NOT_FINITE = (
+    "the model answers with what is no number (NaN or infinite); score with --precision fp32, and "
+    "if that does not help, by another model"
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
@@ -21,6 +27,19 @@ class Outputs:
     cam: NDArray[np.float32] | None
     #: `float32 [N]`, distance from the training films.
     ood: NDArray[np.float32] | None
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Of each film whether all that was answered are numbers, `bool [N]`; else it has no score.
+
+        A network may compute too large numbers, above all in few bits, or be damaged.
+        """
+        finite = np.isfinite(self.scores).all(axis=1, keepdims=False)
+        if self.ood is not None:
+            finite = finite & np.isfinite(self.ood)
+        if self.cam is not None:
+            finite = finite & np.isfinite(self.cam).all(axis=(1, 2))
+        return np.asarray(finite, np.bool_)
 
 
 class Pending(Protocol):

@@ -5,6 +5,7 @@ So the next shard is ready when this one is through. Knows nothing of decoders a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.errors import LeaseLost
+from db.base.errors import LeaseLost, unforeseen
 from db.queue import leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
-from db.work import claims
+from db.work import claims, endings
 from db.work.claims import Claimed
 from trainer.errors import CardError
 from worker import archive
@@ -89,10 +90,32 @@ class Claims:
         self._heartbeat.hold(claimed)
         try:
             return True, self._open(claimed)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception) and not connecting.away(error):
+                log.exception("job %d: shard %d cannot be opened", claimed.job_id, claimed.shard_no)
+                self._refuse(claimed, error)
+                return True, None
             # Nobody will know of this claim: its lease must run out.
             self._heartbeat.release(claimed)
             raise
+
+    def _refuse(self, shard: Shard, error: Exception) -> None:
+        """What was not foreseen costs the shard an attempt, and at last its job; nothing else."""
+        if shard.attempt <= leases.MAX_ATTEMPTS:
+            reason = unforeseen("opening the shard", error)
+            commits.hand_back(self._database, self._heartbeat, shard, reason, in_good_order=False)
+            return
+        # Its items cannot even be named, so that none of them could be told to be in error.
+        reason = unforeseen(f"giving up shard {shard.shard_no}", error)
+
+        def fail(connection: sa.Connection) -> None:
+            if leases.renew_shards(connection, [shard], self._settings.lease_s):
+                raise leases.lost(shard)
+            endings.finish(connection, shard.job_id, "failed", self._worker_id, reason)
+
+        with contextlib.suppress(LeaseLost):
+            connecting.write(self._database, fail)
+        self._heartbeat.release(shard)
 
     def _open(self, shard: Shard) -> ShardRun | None:
         if shard.attempt > leases.MAX_ATTEMPTS:

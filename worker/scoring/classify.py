@@ -13,6 +13,8 @@ from trainer.card import Card
 from trainer.errors import FilmError
 from trainer.film import rules
 from worker.config import Settings
+from worker.engine import NOT_FINITE
+from worker.errors import EngineError
 from worker.scoring import serving
 
 
@@ -52,6 +54,8 @@ def classify(
         except FilmError as error:
             raise FilmError(error.code, f"{path}: {error}") from error
         outputs = engine.submit(pixels, 1).result()
+    if not outputs.finite[0]:
+        raise EngineError(f"{path}: {NOT_FINITE}")
     scores = outputs.scores[0]
     ood = None if outputs.ood is None else float(outputs.ood[0])
     return Answer(

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.errors import LeaseLost
+from db.base.errors import LeaseLost, unforeseen
 from db.queue import jobs, leases, results, reuse
 from db.queue.leases import Shard
 from db.queue.reuse import Known
@@ -91,13 +91,20 @@ class Commits:
 
     def _commit(self, run: ShardRun) -> None:
         shard = run.shard
-        if run.hashed_names:
-            # First, because whoever dies in between could not make up for it.
-            self._keep_names(run)
         try:
+            if run.hashed_names:
+                # First, because whoever dies in between could not make up for it.
+                self._keep_names(run)
             connecting.write(self._database, lambda c: results.commit(c, shard, run.outcomes))
         except LeaseLost as error:
             log.info("not committed: %s", error)
+            return
+        except Exception as error:
+            if connecting.away(error):
+                raise
+            log.exception("job %d: shard %d cannot be committed", shard.job_id, shard.shard_no)
+            reason = unforeseen("committing the shard", error)
+            hand_back(self._database, self._heartbeat, shard, reason, in_good_order=False)
             return
         close_job(self._database, shard.job_id, self._worker_id)
 
@@ -137,5 +144,5 @@ def hand_back(
 
 def close_job(database: sa.Engine, job_id: int, worker_id: str) -> None:
     """Finish a job that has nothing left to do."""
-    if connecting.write(database, lambda c: endings.close_if_done(c, job_id, worker_id)):
+    if endings.close(database, job_id, worker_id):
         log.info("job %d is done", job_id)

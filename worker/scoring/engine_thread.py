@@ -39,7 +39,7 @@ class Request:
     """One batch for the engine; `answer` or `error` is set when it is done.
 
     The error is GpuLost where the batch was being computed when the GPU was lost: it may be to
-    blame.
+    blame. It is no EngineError where nobody foresaw it.
     """
 
     model: Model
@@ -48,7 +48,7 @@ class Request:
     #: How many of them are wanted, from the first on; all where None.
     films: int | None = None
     answer: Outputs | None = None
-    error: EngineError | None = None
+    error: Exception | None = None
     pending: Pending | None = field(default=None, repr=False)
 
 
@@ -72,6 +72,8 @@ class EngineThread:
         self._done: deque[Request] = deque()
         #: By number and precision.
         self._engines: dict[tuple[int, str], Engine] = {}
+        #: Of these engines the state is not known: they are opened anew before they are used.
+        self._distrusted: set[tuple[int, str]] = set()
         #: What is being computed, with its engine.
         self._started: deque[tuple[Engine, Request]] = deque()
         self._broken: BaseException | None = None
@@ -158,9 +160,11 @@ class EngineThread:
         except Stopped as error:  # a build takes minutes, and is not waited for
             self._finish(request, error=EngineError(str(error)))
         except EngineError as error:
-            if self._started and self._started[-1][1] is request:
-                self._started.pop()
-            self._finish(request, error=error)
+            self._refuse(request, error)
+        except Exception as error:
+            log.exception("model %d cannot be computed", request.model.number)
+            self._distrusted.add((request.model.number, request.model.precision))
+            self._refuse(request, error)
 
     def _finish_oldest(self) -> None:
         _, oldest = self._started[0]
@@ -170,14 +174,24 @@ class EngineThread:
         except GpuLost:
             raise
         except EngineError as error:
-            self._started.popleft()
-            self._finish(oldest, error=error)
+            self._refuse(oldest, error)
+        except Exception as error:
+            log.exception("model %d cannot be computed", oldest.model.number)
+            self._distrusted.add((oldest.model.number, oldest.model.precision))
+            self._refuse(oldest, error)
         else:
             self._started.popleft()
             self._finish(oldest, answer=answer)
 
+    def _refuse(self, request: Request, error: Exception) -> None:
+        """Be done with one that cannot be computed, whether it was begun or not."""
+        begun = next((one for one in self._started if one[1] is request), None)
+        if begun is not None:
+            self._started.remove(begun)
+        self._finish(request, error=error)
+
     def _finish(
-        self, request: Request, answer: Outputs | None = None, error: EngineError | None = None
+        self, request: Request, answer: Outputs | None = None, error: Exception | None = None
     ) -> None:
         request.answer, request.error, request.pending = answer, error, None
         self._done.append(request)
@@ -194,10 +208,11 @@ class EngineThread:
     def _engine(self, model: Model) -> Engine:
         key = (model.number, model.precision)
         engine = self._engines.get(key)
-        if engine is None or model.asked not in kinds_of(engine.backend):
+        if engine is None or key in self._distrusted or model.asked not in kinds_of(engine.backend):
             path = self._locate(model)
             # One at a time: on a small board a second model's memory is not there to be had.
             self._close_engines()
+            self._distrusted.clear()
             engine = self._load(path, model)
             log.info(
                 "model %d runs on %s %s (%s, %s)",

@@ -66,7 +66,7 @@ class Lister:
                 else "the sources no longer hold any of the items that failed",
             )
         connecting.write(self._database, lambda c: listings.complete(c, self._lease, dict(skipped)))
-        connecting.write(self._database, lambda c: endings.close_if_done(c, job_id, worker_id))
+        endings.close(self._database, job_id, worker_id)
         log.info("job %d: %d items listed", job_id, items)
 
     def _listed(self) -> dict[int, int]:

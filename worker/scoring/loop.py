@@ -14,6 +14,8 @@ from concurrent.futures import Future
 
 import sqlalchemy as sa
 
+from db.base import database as connecting
+from db.base.errors import unforeseen
 from db.queue.leases import Shard
 from db.queue.reuse import Known
 from db.work import claims
@@ -226,7 +228,7 @@ class Scorer:
         for lookup in [f for f in self._lookups if f.done()]:
             run = self._lookups.pop(lookup)
             if not run.abandoned:
-                run.known(lookup.result())
+                self._take_known(run, lookup)
         for run in self._pipeline.through():
             if run.abandoned:
                 self._let_go(run)
@@ -236,11 +238,23 @@ class Scorer:
             self._let_go(self._committing.pop(commit))
             commit.result()
 
-    def _failed(self, shard: Shard, error: EngineError) -> None:
+    def _take_known(self, run: ShardRun, lookup: Future[Mapping[bytes, Known]]) -> None:
+        try:
+            run.known(lookup.result())
+        except Exception as error:
+            if connecting.away(error):
+                raise
+            log.exception("job %d: earlier outcomes cannot be taken", run.shard.job_id)
+            self._pipeline.drop(run)
+            self._failed(run.shard, error)
+
+    def _failed(self, shard: Shard, error: Exception) -> None:
         if isinstance(error, GpuLost):
             self._commits.gpu_lost(shard, str(error))
-        else:
-            self._commits.hand_back(shard, str(error), in_good_order=self._stop.is_set())
+            return
+        known = isinstance(error, EngineError)
+        reason = str(error) if known else unforeseen("scoring the shard", error)
+        self._commits.hand_back(shard, reason, in_good_order=self._stop.is_set())
 
     def _log_engine(self, run: ShardRun) -> None:
         job_id, text = run.shard.job_id, self._loader.described(run.model)

@@ -22,9 +22,6 @@ from worker.scoring.batches import MAX_SIDE
 from worker.scoring.engine_thread import Model
 from worker.scoring.shard import ShardRun
 
-#: Bytes of a tar header.
-TAR_HEADER = 512
-
 
 class Opener:
     """Makes claimed shards ready to be read. Used by one thread."""
@@ -50,14 +47,10 @@ class Opener:
         members = archive.unpack(shard.listing)
         place = Place(kind=kind, uri=source["uri"], edition=f"{shard.job_id}.{shard.source_no}")
         if kind in archive.WINDOWED:
-            # What is too large to be read is not inflated either; it has a shard of its own.
-            readable = [m for m in members if m.stored <= archive.MAX_BYTES]
-            # From the first member's header on, which its reader checks.
-            first = max(0, min((m.offset for m in readable), default=0) - TAR_HEADER)
-            end = max((m.offset + m.stored for m in readable), default=0)
-            spool = self._open_spool(shard, place)
-            window_fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
-            place = replace(place, window_fd=window_fd, base=first)
+            # What is refused unread is not inflated either.
+            spans = archive.spans(members)
+            window_fd = self._open_spool(shard, place).window(spans, cap=2 * archive.MAX_BYTES)
+            place = replace(place, window_fd=window_fd, base=spans[0][0] if spans else 0)
         return ShardRun(
             shard=shard,
             card=card,

@@ -8,6 +8,7 @@ jobs or of leases: who gives it films derives from `Run` a class that keeps what
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import threading
@@ -23,9 +24,10 @@ from worker.archive import Member
 from worker.config import Settings
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu, Place
 from worker.engine import Engine, EngineChoice, Outputs
-from worker.errors import EngineError
 from worker.scoring.batches import Batch, Batches
 from worker.scoring.engine_thread import EngineThread, Model, Request
+
+log = logging.getLogger(__name__)
 
 #: More films are wanted when the decoders have work left for so long, in seconds: claiming and
 #: opening a shard take a few hundredths of one.
@@ -96,11 +98,12 @@ class Scored(Generic[R]):
 
 @dataclass(frozen=True)
 class Failed(Generic[R]):
-    """The engine could not compute films of a run, which was dropped."""
+    """Films of a run could not be computed, or what came of them not be taken; it was dropped."""
 
     run: R
-    #: GpuLost where they were being computed when the GPU was lost: they may be to blame.
-    error: EngineError
+    #: GpuLost where they were being computed when the GPU was lost: they may be to blame. No
+    #: EngineError where nobody foresaw it.
+    error: Exception
 
 
 class Pipeline(Generic[R]):
@@ -135,6 +138,8 @@ class Pipeline(Generic[R]):
         self._computing: dict[Request, Batch] = {}
         #: Whose contents are known, until `step` says so.
         self._known: deque[R] = deque()
+        #: What could not be taken of a decoder's answers, until `step` says so.
+        self._failed: deque[Failed[R]] = deque()
 
     def wake(self) -> None:
         """End the wait of `step`. To be called from any thread, also after `close`."""
@@ -222,6 +227,8 @@ class Pipeline(Generic[R]):
             self._decoded(decoded)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
+        while self._failed:
+            yield self._failed.popleft()
         while self._known:
             yield Read(self._known.popleft())
         for request in self._engine.finished():
@@ -243,7 +250,12 @@ class Pipeline(Generic[R]):
         run, index, batch, place = decoded.film.token
         run.decoding -= 1
         if not run.abandoned:
-            run.read(index, decoded)
+            try:
+                run.read(index, decoded)
+            except Exception as error:
+                log.exception("what came of a film cannot be taken")
+                self.drop(run)
+                self._failed.append(Failed(run, error))
         if batch is None:
             if not (run.unread or run.decoding or run.abandoned or run.complete):
                 self._known.append(run)
@@ -282,13 +294,19 @@ class Pipeline(Generic[R]):
         for run, (indexes, rows) in found.items():
             if run.abandoned:
                 continue
+            error = request.error
             if request.answer is not None:
-                run.scored(indexes, rows, request.answer)
-                yield Scored(run)
-                continue
-            assert request.error is not None
+                try:
+                    run.scored(indexes, rows, request.answer)
+                except Exception as unforeseen:
+                    log.exception("what model %d says of films cannot be taken", run.model.number)
+                    error = unforeseen
+                else:
+                    yield Scored(run)
+                    continue
+            assert error is not None
             self.drop(run)
-            yield Failed(run, request.error)
+            yield Failed(run, error)
         self._batches.release(batch)
 
 

@@ -7,10 +7,9 @@ import threading
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database as connecting
-from db.base.errors import LeaseLost, Unavailable
+from db.base.errors import LeaseLost, Unavailable, unforeseen
 from db.queue import leases
 from db.work import endings
 from db.work.claims import Claimed
@@ -71,12 +70,19 @@ class Planner:
             log.info("job %d cannot be planned: %s", job_id, error)
             reason = str(error)
             self._write(lambda c: self._fail(c, reason))
-        except (LeaseLost, Unavailable) as error:
+        except LeaseLost as error:
             log.warning("job %d: planning was given up: %s", job_id, error)
-        except DBAPIError as error:
-            if not connecting.passing(error):
-                raise
-            log.warning("job %d: planning was given up: %s", job_id, error.orig)
+        except Exception as error:
+            if connecting.away(error):
+                log.warning("job %d: planning was given up: %s", job_id,
+                            getattr(error, "orig", error))  # fmt: skip
+                return
+            # What was not foreseen ends this job alone: it would be met again at each attempt. A
+            # machine that has run out of something may not be the only one.
+            log.exception("job %d cannot be planned", job_id)
+            reason = unforeseen("planning the job", error)
+            machine = isinstance(error, OSError | MemoryError)
+            self._write(lambda c: self._put_back(c, reason) if machine else self._fail(c, reason))
         finally:
             self._heartbeat.release(self._lease)
             self._wake()
@@ -94,6 +100,9 @@ class Planner:
             connecting.write(self._database, work)
         except (LeaseLost, Unavailable) as error:
             log.warning("job %d: %s", self._lease.job_id, error)
+
+    def _put_back(self, connection: sa.Connection, reason: str) -> None:
+        leases.hand_back(connection, self._lease, reason, in_good_order=False)
 
     def _fail(self, connection: sa.Connection, reason: str) -> None:
         leases.fence(connection, self._lease)

@@ -13,7 +13,6 @@ from db.queue.listings import Listing
 from worker import archive
 from worker.archive import Member, Reader
 from worker.errors import ArchiveError, MemberError
-from worker.scoring.opening import TAR_HEADER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +98,9 @@ class _Source:
         if self._reader is not None:
             return self._reader.read(member)
         assert self._spool is not None
-        # From the member's header on, which its reader checks.
-        first = max(0, member.offset - TAR_HEADER)
-        end = member.offset + member.stored
-        fd = self._spool.window(first, end, cap=2 * archive.MAX_BYTES)
-        window = archive.ExtentReader(fd, base=first, owned=True)
+        spans = archive.spans([member])
+        fd = self._spool.window(spans, cap=2 * archive.MAX_BYTES)
+        window = archive.ExtentReader(fd, base=spans[0][0] if spans else 0, owned=True)
         try:
             return window.read(member)
         finally:

@@ -15,7 +15,7 @@ from db.queue.results import Cam, Identity, NotPredicted, Outcome, Prediction
 from db.queue.reuse import Known
 from worker import archive
 from worker.decoding.pool import Decoded
-from worker.engine import Outputs
+from worker.engine import NOT_FINITE, Outputs
 from worker.machine.privacy import Privacy
 from worker.scoring.pipeline import Run
 
@@ -56,17 +56,19 @@ class ShardRun(Run):
         if decoded.tags is not None:
             self.tags[index] = decoded.tags
         if decoded.failure is not None:
-            code, detail, refused = decoded.failure
-            self.outcomes.append(
-                NotPredicted(
-                    item_no=self.shard.first_item + index,
-                    name=self._name(index),
-                    code=code,
-                    detail=detail,
-                    refused=refused,
-                    identity=self._identity(index),
-                )
+            self._not_predicted(index, *decoded.failure)
+
+    def _not_predicted(self, index: int, code: str, detail: str, refused: bool) -> None:
+        self.outcomes.append(
+            NotPredicted(
+                item_no=self.shard.first_item + index,
+                name=self._name(index),
+                code=code,
+                detail=detail,
+                refused=refused,
+                identity=self._identity(index),
             )
+        )
 
     def scored(self, indexes: list[int], rows: list[int], outputs: Outputs) -> None:
         """Items `indexes` are these rows of an engine's outputs."""
@@ -75,8 +77,12 @@ class ShardRun(Run):
         probabilities = all_scores[:, card.positive_index].tolist()
         labels = card.decide(all_scores).tolist()
         oods = [None] * len(rows) if outputs.ood is None else outputs.ood[rows].tolist()
+        finite = outputs.finite[rows].tolist()
         limit = card.ood_threshold
         for n, index in enumerate(indexes):
+            if not finite[n]:
+                self._not_predicted(index, "no_score", NOT_FINITE, refused=False)
+                continue
             probability, ood = probabilities[n], oods[n]
             positive = probability >= card.threshold
             cam = None

@@ -29,9 +29,13 @@ def run(
 ) -> None:
     """One sweep; `found` is called with each queue on which work is due, before any wake-up."""
     for job_id in endings.waiting_to_close(engine):
-        closed = database.write(engine, lambda c, j=job_id: endings.close_if_done(c, j, who))  # type: ignore[misc]
-        if closed:
-            log.info("job %d: closed by a sweep", job_id)
+        try:
+            if endings.close(engine, job_id, who):
+                log.info("job %d: closed by a sweep", job_id)
+        except Exception as error:
+            if database.away(error):
+                raise
+            log.exception("job %d cannot be ended; the others are", job_id)
     due = [queue for queue in QUEUES if claims.anything_due(engine, queue)]
     for queue in due:
         found(queue)

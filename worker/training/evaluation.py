@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trainer.card import Card
 from trainer.data import layout, manifest
 from trainer.data.labelled import TEST, TRAIN, VAL, Entry, listed
+from trainer.data.patience import Patience
 from trainer.errors import DatasetError, FilmError
 from trainer.film import rules
 from worker.engine import Engine
@@ -75,10 +76,12 @@ def choose(data: Path, card: Card, split: str | None) -> tuple[str, tuple[Entry,
 def score(engine: Engine, entries: Sequence[Entry], *, threads: int) -> Iterator[Scored]:
     """What the engine computes of each film, in their order."""
     waiting: deque[tuple[Sequence[Entry], list[Future[_Decoded]]]] = deque()
+    patience = Patience()
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode") as pool:
         for start in range(0, len(entries), engine.batch):
             part = entries[start : start + engine.batch]
-            waiting.append((part, [pool.submit(_decode, entry, engine.card) for entry in part]))
+            films = [pool.submit(_decode, entry, engine.card, patience) for entry in part]
+            waiting.append((part, films))
             if len(waiting) > AHEAD:
                 yield from _batch(engine, *waiting.popleft())
         while waiting:
@@ -110,9 +113,9 @@ def _batch(
         )
 
 
-def _decode(entry: Entry, card: Card) -> _Decoded:
+def _decode(entry: Entry, card: Card, patience: Patience) -> _Decoded:
     try:
-        data = entry.file.read_bytes()
+        data = patience.with_(entry.file.read_bytes)
     except OSError as error:
         return FilmError("unreadable", f"the file cannot be opened: {error.strerror}")
     try:

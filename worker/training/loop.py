@@ -5,6 +5,7 @@ More urgent scoring on the same machine goes first, and training has the GPU's l
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import threading
@@ -13,8 +14,10 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.errors import LeaseLost
-from db.work import claims
+from db.base.errors import LeaseLost, unforeseen
+from db.queue import leases
+from db.queue.leases import Lease
+from db.work import claims, endings
 from worker.config import Settings
 from worker.errors import ConfigError
 from worker.machine.gpu_lease import ASK_S, GpuLease
@@ -113,8 +116,29 @@ class Trainer:
             ).run()  # fmt: skip
         except LeaseLost as error:
             log.info("training stopped: %s", error)
+        except Exception as error:
+            if database.away(error):
+                raise
+            # What was not foreseen ends this job alone. A machine that has run out of something may
+            # not be the only one.
+            log.exception("job %d cannot be trained", claimed.lease.job_id)
+            machine = isinstance(error, OSError | MemoryError)
+            self._end(claimed.lease, unforeseen("training", error), again=machine)
         finally:
             self._heartbeat.release(claimed.lease)
             if self._gpu_lease is not None:
                 self._gpu_lease.release()
         return True
+
+    def _end(self, lease: Lease, reason: str, *, again: bool) -> None:
+        """Give a job up: it fails, or is tried `again` after a while."""
+
+        def end(connection: sa.Connection) -> None:
+            leases.fence(connection, lease)
+            if again:
+                leases.hand_back(connection, lease, reason, in_good_order=False)
+            else:
+                endings.finish(connection, lease.job_id, "failed", lease.worker_id, reason)
+
+        with contextlib.suppress(LeaseLost):
+            database.write(self._database, end)

@@ -80,6 +80,30 @@ def test_a_film_that_changed_since_the_folder_was_read_is_left_out(
     assert [(f.path, f.code) for f in data.left_out] == [(read.films[0].path, "changed")]
 
 
+def test_a_film_that_could_not_be_read_once_is_there_in_the_next_run(
+    root: Path, tmp_path: Path
+) -> None:
+    read = dataset.read(root)
+    film = root / read.films[0].path
+    film.rename(tmp_path / "away")
+    data, _ = cache.decode(read, tmp_path / "cache", size=32)
+    assert [(f.path, f.code) for f in data.left_out] == [(read.films[0].path, "unreadable")]
+    (tmp_path / "away").rename(film)
+    data, films = cache.decode(read, tmp_path / "cache", size=32)
+    assert not data.left_out
+    plane = films.take(films.rows(read.films[:1]))[0, 0]
+    assert np.array_equal(plane, rules.decode(film.read_bytes(), 32))
+
+
+def test_a_film_that_cannot_be_read_for_a_moment_is_not_left_out(
+    root: Path, tmp_path: Path
+) -> None:
+    read = dataset.read(root)
+    with samples.unreadable(root / read.films[0].path, for_s=0.2):
+        data, _ = cache.decode(read, tmp_path / "cache", size=32)
+    assert not data.left_out
+
+
 def test_decoding_that_is_stopped_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
     asked = iter([False, False, True])
     with pytest.raises(Stopped, match="3 of 32 films"):

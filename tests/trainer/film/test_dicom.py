@@ -362,3 +362,23 @@ def test_real_files_are_scored_or_refused_for_the_right_reason(name: str, code: 
             return
     apart = np.abs(rules.decode(data, 64, accept=EVERYTHING) - reference(DATA / name))
     assert apart.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("keyword", "name"),
+    [
+        ("PatientID", "patient"),
+        ("IssuerOfPatientID", "patient"),
+        ("StudyInstanceUID", "study"),
+        ("AccessionNumber", "accession"),
+    ],
+)
+def test_a_tag_is_cut_where_it_is_read(keyword: str, name: str) -> None:
+    """A damaged file may hold any amount where a few characters belong."""
+    for value in ("1" * 130_000, ["1"] * 65_000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom would not write it without saying so
+            film = hostile.dicom(syntax=uid.ImplicitVRLittleEndian, **{keyword: value})
+        tags: dict[str, str] = {}
+        rules.decode(film, 64, tags=tags)
+        assert 1_000 < len(tags[name]) < 3_000

@@ -91,6 +91,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     assert [epoch.epoch for epoch in done.epochs] == [1, 2]
 
 
+def test_a_run_goes_on_without_the_films_that_it_began_without(tmp_path: Path) -> None:
+    root = tmp_path / "labelled"
+    samples.fill(root, patients=8)
+    data = dataset.read(root)
+    film = root / data.of("train")[0].path
+    film.rename(tmp_path / "away")
+    train_one_epoch(data, tmp_path / "run")
+    (tmp_path / "away").rename(film)
+    heard: list[object] = []
+    done = loop.train(OPTIONS, data, tmp_path / "run", heard.append)
+    assert "continuing after epoch 1 of 2" in heard
+    assert [file.path for file in done.dataset.left_out] == [data.of("train")[0].path]
+    fresh = loop.train(dataclasses.replace(OPTIONS, epochs=1), data, tmp_path / "next")
+    assert not fresh.dataset.left_out
+
+
 def test_a_run_stopped_at_any_step_goes_on_there_as_if_it_had_not_been_stopped(
     data: dataset.Dataset, reference: Path, tmp_path: Path
 ) -> None:

@@ -103,6 +103,19 @@ def test_a_path_that_cannot_be_read_is_an_item_too(films: Path) -> None:
     assert read("list", write(films, "#" * 5_000 + "\na\0b.png\n")) == [("a\0b.png", "missing")]
 
 
+def test_a_path_that_is_too_long_to_be_opened_is_refused_when_it_is_listed(films: Path) -> None:
+    long = "ward/" + "é" * 3_000 + ".dcm"
+    with archive.open_source(write(films, f"a.png\n{long}\nz.png\n"), "list") as source:
+        first, refused, last = source.members()
+    assert (first.name, last.name) == ("a.png", "z.png")
+    assert (refused.name[:6], refused.name[-5:], len(refused.name)) == ("ward/é", "é.dcm", 201)
+    reader = archive.open_reader("list", str(films))
+    with pytest.raises(MemberError, match="more than 4,096 bytes") as caught:
+        reader.read(refused)
+    reader.close()
+    assert caught.value.code == "no_file"
+
+
 def test_a_path_keeps_blanks_that_belong_to_it_and_bytes_that_are_no_text(films: Path) -> None:
     (films / " spaced ").write_bytes(b"spaced")
     Path(os.fsdecode(os.fsencode(films) + b"/caf\xe9")).write_bytes(b"latin")
@@ -254,6 +267,7 @@ def test_a_linked_folder_is_entered_where_the_pattern_names_its_level(tmp_path: 
         ("w*", "empty", "`**/*` takes in all that is below"),
         ("gone/*.png", "not_found", "no such file or folder"),
         ("*/../*.png", "unsupported", "cannot climb"),
+        ("*" * 5_000, "unsupported", "a pattern of more than 4,096 bytes"),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_refused(

@@ -43,7 +43,7 @@ def test_a_window_from_the_middle_is_read_with_the_index(
     for first, last in ((40, 50), (10, 12), (59, 59), (0, 3)):
         wanted = members[first : last + 1]
         base, end = wanted[0].offset, wanted[-1].offset + wanted[-1].size
-        fd = spool.window(base, end)
+        fd = spool.window([(base, end)])
         assert os.fstat(fd).st_size == end - base
         reader = archive.ExtentReader(fd, base=base)
         assert all(reader.read(m) == files[m.name] for m in wanted)
@@ -57,9 +57,9 @@ def test_a_window_from_the_middle_is_read_with_the_index(
 def test_a_window_beyond_the_cap_must_be_split(big_tar_gz: tuple[Path, dict[str, bytes]]) -> None:
     spool = archive.open_spool("tar.gz", str(big_tar_gz[0]), None)
     with pytest.raises(ValueError, match="split it"):
-        spool.window(0, 1_001, cap=1_000)
+        spool.window([(0, 1_001)], cap=1_000)
     with pytest.raises(ValueError, match="no window"):
-        spool.window(2, 1)
+        spool.window([(2, 1)])
     spool.close()
 
 
@@ -77,7 +77,7 @@ def test_an_archive_that_does_not_fit_its_index_has_changed(
         assert caught.value.code == "changed"
     spool = archive.open_spool("tar.gz", str(other), None)
     with pytest.raises(ArchiveError) as caught:
-        spool.window(members[30].offset, members[31].offset)
+        spool.window([(members[30].offset, members[31].offset)])
     assert caught.value.code == "changed"
     spool.close()
 
@@ -128,7 +128,7 @@ def inflated_to_score(path: Path, workers: int) -> tuple[int, dict[str, bytes]]:
     found = {}
     for spool, shard in zip(itertools.cycle(spools), shards, strict=False):
         base = shard[0].offset - 512
-        fd = spool.window(base, shard[-1].offset + shard[-1].stored)
+        fd = spool.window(archive.spans(shard))
         reader = archive.ExtentReader(fd, base=base)
         found.update({m.name: reader.read(m) for m in shard})
         os.close(fd)
@@ -193,7 +193,7 @@ def test_every_point_leads_to_the_right_bytes(content: str, level: int, tmp_path
     assert len(firsts) >= 2
     for first in firsts:
         spool = archive.open_spool("tar.gz", str(path), index)
-        fd = spool.window(first.offset - 512, first.offset + first.stored)
+        fd = spool.window(archive.spans([first]))
         assert archive.ExtentReader(fd, base=first.offset - 512).read(first) == files[first.name]
         assert spool.inflated < 1 << 20
         os.close(fd)
@@ -250,7 +250,7 @@ def test_a_spool_starts_again_only_for_bytes_that_it_passed(tmp_path: Path) -> N
     path.write_bytes(zstandard.compress(plain))
     spool = archive.open_spool("tar.zst", str(path), None)
     for first, end, inflated in ((0, 1_000, 1_000), (5_000, 6_000, 6_000), (5_500, 6_000, 12_000)):
-        fd = spool.window(first, end)
+        fd = spool.window([(first, end)])
         assert os.pread(fd, 9_999, 0) == plain[first:end]
         assert spool.inflated == inflated
         os.close(fd)

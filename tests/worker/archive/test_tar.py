@@ -14,12 +14,14 @@ from tests.worker.archives import (
     FILES,
     MAKERS,
     as_tar,
+    chained,
     contents,
     failure,
     listed,
     patched,
     reading,
     refusal,
+    sparse,
 )
 from worker import archive
 from worker.errors import MemberError
@@ -56,6 +58,14 @@ def test_links_in_a_tar_are_members_that_are_not_read(tmp_path: Path) -> None:
             info.type, info.linkname = form, "a.png"
             out.addfile(info)
     assert [failure(path, m).code for m in listed(path)] == ["link", "link"]
+
+
+def test_a_sparse_file_is_a_member_that_is_not_read_and_takes_no_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    plain = as_tar(path, {"one.png": b"one"}).read_bytes()
+    path.write_bytes(plain[:1024] + sparse("holes.png", 1 << 30, b"data") + plain[1024:])
+    assert [(m.name, m.stored) for m in listed(path)] == [("one.png", 3), ("holes.png", 0)]
+    assert failure(path, listed(path)[1]).code == "unreadable"
 
 
 @pytest.mark.parametrize("maker", ["tar", "tar.gz"])
@@ -111,6 +121,15 @@ def test_a_tar_that_changed_since_its_listing_is_noticed(tmp_path: Path) -> None
         reader.read(members[2])
     reader.close()
     assert caught.value.code == "truncated"
+
+
+def test_a_long_chain_of_long_names_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(chained(1_200)))
+    assert path.stat().st_size < 6_000
+    assert refusal(path).code == "corrupt"
+    path.write_bytes(chained(1_200))
+    assert refusal(path).code == "corrupt"
 
 
 def test_a_header_that_claims_gigabytes_for_itself_is_not_read(tmp_path: Path) -> None:

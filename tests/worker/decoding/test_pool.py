@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -295,6 +296,47 @@ def test_a_film_at_which_two_decoders_die_is_named_and_the_others_come_through(
     failure = next(d.failure for d in done if d.failure)
     assert failure == ("decoder_died", "the decoder ended at this film (signal 9)", False)
     samples.wait(lambda: len(processes()) == 2, "two decoders to be there again")
+
+
+#: Makes a decoder answer nonsense about the film of this content, and about those with it.
+NONSENSE = """
+from worker.decoding.protocol import Reply
+pack = Reply.pack
+Reply.pack = lambda self: {nonsense} if {content!r} in self.contents else pack(self)
+"""
+
+
+@pytest.mark.parametrize("nonsense", ["b'nonsense'", "pack(self)[:30]", "pack(self) + bytes(16)"])
+def test_a_film_about_which_no_decoder_answers_readably_is_named_and_the_others_come_through(
+    nonsense: str, pool: Pool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = members(folder)
+    bad = listing[2]
+    content = hashlib.blake2b((folder / bad.name).read_bytes(), digest_size=16).digest()
+    script = NONSENSE.format(nonsense=nonsense, content=content)
+    (tmp_path / "sitecustomize.py").write_text(script)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    decoders = pool(2)
+    decoders.give(given(place(folder), listing))
+    found = {d.film.member.name: d.failure for d in through(decoders, len(listing))}
+    failure = found.pop(bad.name)
+    assert failure is not None
+    assert failure.code == "decoder_died"
+    assert "answer about this film cannot be read" in failure.message
+    assert set(found.values()) == {None}
+
+
+def test_what_no_request_can_hold_costs_itself_only(pool: Pool, folder: Path) -> None:
+    listing = members(folder)
+    decoders = pool(1)
+    nowhere = Place(kind="folder", uri="/x" * protocol.MESSAGE_BYTES, edition="1")
+    decoders.give([*given(nowhere, listing[:2]), *given(place(folder), listing[2:], first=2)])
+    found = through(decoders, len(listing))
+    failed = {d.film.token: d.failure for d in found if d.failure is not None}
+    assert {token: failure.code for token, failure in failed.items()} == {
+        0: "unreadable",
+        1: "unreadable",
+    }
 
 
 def test_a_film_that_never_ends_is_named_after_its_deadline_and_the_others_come_through(

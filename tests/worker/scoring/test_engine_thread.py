@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ BATCH = 4
 class Asked:
     """An engine thread on real engines, and what was heard of it."""
 
-    def __init__(self, files: dict[int, Path]) -> None:
+    def __init__(self, files: dict[int, Path], wrap: Callable[[Engine], Any] = lambda e: e) -> None:
         self.loaded: list[Path] = []
         self.woken = threading.Semaphore(0)
 
@@ -34,7 +35,10 @@ class Asked:
 
         def load(path: Path, model: Model) -> Engine:
             self.loaded.append(path)
-            return open_engine(path, batch=BATCH, threads=2, precision=model.precision)
+            engine: Engine = wrap(
+                open_engine(path, batch=BATCH, threads=2, precision=model.precision)
+            )
+            return engine
 
         self.thread = EngineThread(locate, load, self.woken.release)
 
@@ -131,17 +135,46 @@ def test_closing_finishes_what_is_queued(model_file: Path) -> None:
     assert all(r.answer is not None for r in requests)
 
 
+def test_what_nobody_foresaw_costs_its_own_batch_and_the_engine_is_opened_anew(
+    asked: Asked, model_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (before,) = asked.ask(1)
+    # A batch of another size than the engine's is a mistake of ours, no trouble with the model.
+    wrong = Request(
+        model=Model(1, "fp32"),
+        pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8),
+    )
+    asked.thread.submit(wrong)
+    (after,) = asked.ask(1)
+    assert set(asked.done(3)) == {before, wrong, after}
+    assert wrong.error is not None
+    assert not isinstance(wrong.error, EngineError)
+    assert before.answer is not None
+    assert after.answer is not None
+    assert asked.loaded == [model_file] * 2
+    assert "Traceback" in caplog.text
+
+
 def test_an_engine_thread_that_ends_says_so_instead_of_keeping_its_askers_waiting(
     model_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = Asked({1: model_file})
-    # A batch of another size than the engine's is a mistake of ours, no trouble with the model.
-    asked.thread.submit(
-        Request(
-            model=Model(1, "fp32"),
-            pixels=np.zeros((BATCH + 1, 1, samples.SIZE, samples.SIZE), np.uint8),
-        )
-    )
+    class Stuck:
+        """A real engine, except that it cannot be closed."""
+
+        def __init__(self, inner: Engine) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return "onnxruntime" if name == "backend" else getattr(self._inner, name)
+
+        def close(self) -> None:
+            self._inner.close()
+            raise RuntimeError("the driver does not answer")
+
+    asked = Asked({1: model_file}, Stuck)
+    asked.ask(1)
+    asked.done(1)
+    asked.thread.release_gpu()
     assert asked.woken.acquire(timeout=samples.PATIENCE_S)
     with pytest.raises(RuntimeError, match="the engine ended"):
         list(asked.thread.finished())

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.schema import model_chunks, shards
-from db.queue import jobs, listings
-from db.queue.leases import Shard
+from db.queue import jobs, leases, listings
 from db.queue.listings import NewShard
 from db.work import claims
 from tests.worker import samples
@@ -152,24 +153,65 @@ def test_a_plan_that_takes_long_does_not_delay_a_pause_and_is_made_meanwhile(
     scoring.scorer.close()
 
 
-def test_a_shard_that_cannot_be_opened_is_let_go_of(
-    scoring: Scoring, folder: Path, model_id: int
-) -> None:
-    samples.submit_score(scoring.engine, model_id, folder)
+def with_a_damaged_listing(scoring: Scoring, folder: Path, model_id: int) -> int:
+    """A job of one shard, whose listing is none."""
+    job_id = samples.submit_score(scoring.engine, model_id, folder)
     claimed = connecting.write(scoring.engine, lambda c: claims.claim_job(c, "score", "w", LEASE_S))
     assert claimed is not None
     new = [NewShard(source_no=0, n_items=1, listing=b"no listing")]
     connecting.write(scoring.engine, lambda c: listings.add(c, claimed.lease, new))
     connecting.write(scoring.engine, lambda c: listings.complete(c, claimed.lease, {}))
-    with pytest.raises(ValueError, match="listing is damaged"):
-        scoring.scorer.drain()
-    scoring.scorer.abandon()
+    return job_id
 
-    # The worker's heart beats on; this lease runs out all the same.
-    def claim() -> Shard | None:
-        return connecting.write(scoring.engine, lambda c: claims.claim_shard(c, "other", LEASE_S))
 
-    samples.wait(claim, "the lease to run out", patience_s=10 * LEASE_S)
+def test_a_shard_that_cannot_be_opened_is_handed_back_and_others_are_scored(
+    scoring: Scoring, folder: Path, model_id: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = with_a_damaged_listing(scoring, folder, model_id)
+    good = samples.submit_score(scoring.engine, model_id, folder)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    assert jobs.get(scoring.engine, good)["state"] == "completed"
+    (shard,) = scoring.shards(bad)
+    assert shard["state"] == "ready"
+    assert 1 <= shard["attempts"] <= leases.MAX_ATTEMPTS, "on a slow machine it is tried again"
+    assert shard["last_error"].startswith("opening the shard failed (ValueError: a shard's listing")
+    assert "Traceback" in caplog.text
+
+
+def test_a_shard_that_cannot_even_be_given_up_fails_its_job(
+    scoring: Scoring, folder: Path, model_id: int
+) -> None:
+    bad = with_a_damaged_listing(scoring, folder, model_id)
+    used_up = sa.update(shards).where(shards.c.job_id == bad).values(attempts=leases.MAX_ATTEMPTS)
+    with connecting.writing(scoring.engine) as connection:
+        connection.execute(used_up)
+    good = samples.submit_score(scoring.engine, model_id, folder)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    assert jobs.get(scoring.engine, good)["state"] == "completed"
+    row = jobs.get(scoring.engine, bad)
+    assert row["state"] == "failed"
+    assert row["reason"].startswith("giving up shard 0 failed (ValueError: a shard's listing")
+
+
+def test_a_network_that_answers_no_numbers_costs_its_own_films(
+    scoring: Scoring, folder: Path, model_file: Path, model_id: int, tmp_path: Path
+) -> None:
+    network = onnx.load(model_file)
+    (weights,) = [one for one in network.graph.initializer if one.name.endswith("fc.bias")]
+    weights.raw_data = np.full(2, np.nan, np.float32).tobytes()
+    onnx.save(network, tmp_path / "nan.onnx")
+    nan_id = samples.register(scoring.engine, tmp_path / "nan.onnx")
+    bad = samples.submit_score(scoring.engine, nan_id, folder)
+    good = samples.submit_score(scoring.engine, model_id, folder)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    assert jobs.get(scoring.engine, good)["state"] == "completed"
+    assert jobs.get(scoring.engine, bad)["state"] == "completed_with_errors"
+    with connecting.reading(scoring.engine) as connection:
+        codes = connection.exec_driver_sql("SELECT DISTINCT code FROM item_errors").scalars().all()
+    assert codes == ["no_score"]
 
 
 def test_a_model_that_cannot_be_had_hands_its_shards_back_with_the_reason(

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import os
 import tarfile
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.queue import listings
 from db.queue.leases import Shard
 from db.work import claims
-from tests.worker import samples
+from tests.worker import archives, samples
 from trainer.card import Card
 from worker import archive
+from worker.errors import MemberError
 from worker.machine.privacy import Privacy
 from worker.scoring.engine_thread import Model
 from worker.scoring.opening import Opener
+from worker.scoring.shard import ShardRun
 
 
 def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
@@ -54,3 +60,65 @@ def test_opened_shards_of_a_compressed_archive_read_their_window_and_close_it(
     opener.close()
     database.dispose()
     assert samples.descriptors() <= before
+
+
+def opened(
+    database: sa.Engine, model_id: int, path: Path, opener: Opener
+) -> tuple[list[archive.Member], ShardRun]:
+    """All members of a compressed archive as one shard, opened by `opener`."""
+    job_id = samples.submit_score(database, model_id, path)
+    with archive.open_source(str(path)) as source:
+        listing = list(source.members())
+    return listing, opener.open(
+        Shard(
+            job_id=job_id, shard_no=0, token=1, worker_id="w", attempt=1, source_no=0, first_item=0,
+            n_items=len(listing), listing=archive.pack(listing), model_id=model_id, priority=0,
+            spec={},
+        )
+    )  # fmt: skip
+
+
+def read(run: ShardRun, member: archive.Member) -> bytes:
+    """A member's bytes, by a reader such as a decoder process has."""
+    assert run.place.window_fd is not None
+    return archive.ExtentReader(run.place.window_fd, base=run.place.base).read(member)
+
+
+def test_what_lies_between_the_films_of_a_shard_takes_no_memory(
+    database: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    """Of what is skipped (the left-overs of a Mac, say) nothing is held, however large it is."""
+    large = 48 << 20
+    with tarfile.open(tmp_path / "films.tar.gz", "w:gz", compresslevel=1) as tar:
+        for name, size in (("one.png", 3), ("__MACOSX/._one.png", large), ("two.png", 3)):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            tar.addfile(info, io.BytesIO(bytes(size)))
+    opener = Opener(database, Privacy(b"the key of a site"))
+    listing, run = opened(database, model_id, tmp_path / "films.tar.gz", opener)
+    assert [m.name for m in listing] == ["one.png", "two.png"]
+    assert listing[1].offset > large
+    assert [read(run, m) for m in listing] == [bytes(3), bytes(3)]
+    assert run.place.window_fd is not None
+    assert os.fstat(run.place.window_fd).st_blocks * 512 <= 1 << 20
+    run.close()
+    opener.close()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_sparse_member_of_a_compressed_archive_costs_itself_only(
+    last: bool, database: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    whole = archives.as_tar(tmp_path / "films.tar", {"one.png": b"one"}).read_bytes()
+    film, end = whole[:1024], whole[1024:]
+    holes = archives.sparse("holes.png", 1 << 20, b"data")
+    path = tmp_path / "films.tar.gz"
+    path.write_bytes(gzip.compress((film + holes if last else holes + film) + end))
+    opener = Opener(database, Privacy(b"the key of a site"))
+    listing, run = opened(database, model_id, path, opener)
+    by_name = {member.name: member for member in listing}
+    assert read(run, by_name["one.png"]) == b"one"
+    with pytest.raises(MemberError, match="sparse"):
+        read(run, by_name["holes.png"])
+    run.close()
+    opener.close()

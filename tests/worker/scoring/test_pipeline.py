@@ -230,6 +230,26 @@ def test_a_model_that_cannot_be_had_costs_its_own_runs_and_says_why(
     assert good.outcomes == alone(few, model_file)
 
 
+@pytest.mark.parametrize("where", ["read", "scored"])
+def test_a_run_that_cannot_take_what_came_of_its_films_costs_itself_only(
+    where: str, few: Path, model_file: Path, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("of what nobody foresaw")
+
+    with pipeline({1: model_file}, tmp_path) as made:
+        good, bad = run(few, 1, model_file), run(few, 1, model_file)
+        setattr(bad, where, fail)
+        made.add(bad)
+        made.add(good)
+        found: list[Kept] = []
+        events = list(drive(made, lambda: found.extend(made.through()) or len(found) == 2))
+        failed = [event for event in events if isinstance(event, Failed)]
+    assert {event.run for event in failed} == {bad}
+    assert isinstance(failed[0].error, IndexError)
+    assert good.outcomes == alone(few, model_file)
+
+
 def test_of_a_run_that_is_dropped_nothing_more_comes_and_its_room_is_used_again(
     films: Path, few: Path, model_file: Path, tmp_path: Path
 ) -> None:

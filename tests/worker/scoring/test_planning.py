@@ -23,7 +23,7 @@ from db.base.schema import jobs as jobs_table
 from db.base.schema import shard_listings, shards, sources
 from db.queue import jobs, listings
 from db.work import claims, control
-from tests.worker import samples
+from tests.worker import archives, samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
@@ -305,7 +305,7 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
     for row in desk.shards(job_id):
         members = archive.unpack(row.listing)
         first = members[0].offset - 512
-        fd = spool.window(first, members[-1].offset + members[-1].stored)
+        fd = spool.window([(first, members[-1].offset + members[-1].stored)])
         reader = archive.ExtentReader(fd, base=first)
         assert [reader.read(m) for m in members] == [b"x"] * len(members)
         os.close(fd)
@@ -445,7 +445,59 @@ def test_shards_of_a_compressed_tar_end_where_reading_can_start(
         members = archive.unpack(row.listing)
         # Each by a worker of its own.
         spool = archive.open_spool(kind, str(path), index_of(desk.engine, job_id))
-        os.close(spool.window(members[0].offset - 512, members[-1].offset + members[-1].stored))
+        os.close(spool.window(archive.spans(members)))
         inflated += spool.inflated
         spool.close()
     assert inflated <= 1.05 * len(data)
+
+
+def raising(error: Exception) -> Callable[[], object]:
+    """What raises that when it is called."""
+
+    def call() -> object:
+        raise error
+
+    return call
+
+
+def test_what_nobody_foresaw_fails_the_job_at_once_and_its_traceback_is_in_the_log(
+    desk: Desk, model_id: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = samples.submit_score(desk.engine, model_id, folder(tmp_path / "films", 9))
+    desk.on_notify = raising(KeyError("no such thing"))
+    desk.plan(job_id)
+    row = desk.job(job_id)
+    assert (row["state"], row["attempts"]) == ("failed", 1)
+    assert row["reason"] == (
+        "planning the job failed (KeyError: 'no such thing'); a worker's log says why"
+    )
+    assert "Traceback" in caplog.text
+    desk.on_notify = lambda: None
+    other = samples.submit_score(desk.engine, model_id, tmp_path / "films")
+    desk.plan(other)
+    assert desk.job(other)["state"] == "running"
+
+
+def test_a_machine_that_runs_out_of_something_puts_the_job_back(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    job_id = samples.submit_score(desk.engine, model_id, folder(tmp_path / "films", 9))
+    desk.on_notify = raising(OSError(24, "Too many open files"))
+    desk.plan(job_id)
+    row = desk.job(job_id)
+    assert (row["state"], row["attempts"]) == ("planning", 1)
+    with connecting.reading(desk.engine) as connection:
+        due = claims.due("score", sa.select(jobs_table.c.id, jobs_table.c.not_before))
+        assert connection.execute(due).first() is None, "after a while, and not at once"
+
+
+def test_an_archive_of_chained_headers_fails_its_job_at_the_first_attempt(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "chained.tar.gz"
+    path.write_bytes(gzip.compress(archives.chained(1_200)))
+    job_id = samples.submit_score(desk.engine, model_id, path)
+    desk.plan(job_id)
+    row = desk.job(job_id)
+    assert (row["state"], row["attempts"]) == ("failed", 1)
+    assert "the archive is damaged after 0 entries" in row["reason"]

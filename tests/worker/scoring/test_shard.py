@@ -90,6 +90,29 @@ def test_all_scores_are_kept_where_there_are_more_than_two_classes(card: Card) -
     assert (only(found).ood, only(found).unusual) == (None, False)
 
 
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        outputs((0.5, 0.5), (NAN, NAN)),
+        outputs((0.5, 0.5), (0.5, 0.5), ood=[1.0, INFINITE]),
+        outputs((0.5, 0.5), (0.5, 0.5), cam=[[[0.0]], [[NAN]]]),
+    ],
+)
+def test_a_film_whose_answer_is_no_number_is_in_error_and_no_other(
+    card: Card, answered: Outputs
+) -> None:
+    found = run(card, keep_cam="all")
+    found.scored([0, 1], [0, 1], answered)
+    good, bad = found.outcomes
+    assert isinstance(good, Prediction)
+    assert isinstance(bad, NotPredicted)
+    assert (bad.item_no, bad.code, bad.refused) == (11, "no_score", False)
+    assert "--precision fp32" in bad.detail
+
+
 def test_a_film_that_failed_is_an_error_or_a_refusal(card: Card) -> None:
     found = run(card)
     back(found, 0, ("truncated", "it ends early", False))

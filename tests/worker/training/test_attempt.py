@@ -325,6 +325,19 @@ def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kil
     assert trainer.notes(job_id).count(f"going on from the weights of {start['name']}") == 2
 
 
+def test_what_nobody_foresaw_fails_the_job_and_the_next_one_has_its_turn(
+    trainer: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    malformed = trainer.submit(tmp_path, warm_start="no number")
+    empty = trainer.submit(tmp_path)
+    trainer.work()
+    row = jobs.get(trainer.engine, malformed)
+    assert (row["state"], row["attempts"]) == ("failed", 1)
+    assert row["reason"].startswith("training failed (ValueError: invalid literal for int()")
+    assert "Traceback" in caplog.text
+    assert "two or more are needed" in jobs.get(trainer.engine, empty)["reason"]
+
+
 def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_so(
     trainer: Trainer, labelled: Path
 ) -> None:
