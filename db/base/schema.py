@@ -583,6 +583,13 @@ films = Table(
     _c("content", sa.LargeBinary(16), "BLAKE2b-128 of the film's bytes.", primary_key=True),
     _c("job_id", sa.BigInteger, "Job that holds the prediction."),
     _c("item_no", sa.Integer, "Item that holds the prediction."),
+    _c(
+        "overridden",
+        sa.Text,
+        "Refusals that it needed to be overridden: codes, comma-separated, or empty. NULL: not "
+        "known, but none that its job does not override.",
+        nullable=True,
+    ),
     comment="Content that was scored before, so that it can be answered without scoring.",
     sqlite_with_rowid=False,
 )

@@ -69,6 +69,8 @@ class Prediction(NamedTuple):
     #: Job and item whose prediction this repeats, where it was not scored now.
     reused_from: tuple[int, int] | None = None
     identity: Identity | None = None
+    #: Codes of refusals that were overridden, without which it would have been refused.
+    overridden: Sequence[str] = ()
 
 
 class NotPredicted(NamedTuple):
@@ -149,38 +151,48 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         ROLLUPS,
         [(job_id, shard_no, bucket, label, n) for (bucket, label), n in histogram.items()],
     )
-    _remember(
-        connection,
-        shard,
-        [(p.content, p.item_no) for p in predicted if p.content and not p.reused_from],
+    _remember(connection, shard, [p for p in predicted if p.content and not p.reused_from])
+
+
+#: What is there already stays, unless it answers less: it has no map and the new one has, or what
+#: it needed to be overridden is not known.
+_FILMS = """
+    INSERT INTO films (model_id, precision, content, job_id, item_no, overridden)
+    {new}
+    ON CONFLICT (model_id, precision, content) DO UPDATE SET
+        job_id = excluded.job_id, item_no = excluded.item_no, overridden = excluded.overridden
+    WHERE films.overridden IS NULL OR (
+        EXISTS (
+            SELECT 1 FROM cams c WHERE c.job_id = excluded.job_id AND c.item_no = excluded.item_no
+        ) AND NOT EXISTS (
+            SELECT 1 FROM cams c WHERE c.job_id = films.job_id AND c.item_no = films.item_no
+        )
     )
+"""
+_FILMS_POSTGRESQL = _FILMS.format(
+    new="SELECT %s, %s, content, %s, item_no, overridden "
+    "FROM unnest(%s::bytea[], %s::int[], %s::text[]) AS new (content, item_no, overridden)"
+)
+_FILMS_SQLITE = _FILMS.format(new="VALUES (?, ?, ?, ?, ?, ?)")
 
 
-def _remember(connection: sa.Connection, shard: Shard, contents: list[tuple[bytes, int]]) -> None:
-    """Let these items' predictions answer for the same films from now on."""
-    if not contents:
+def _remember(connection: sa.Connection, shard: Shard, scored: list[Prediction]) -> None:
+    """Let these predictions answer for the same films from now on."""
+    # Each content once, and always in the same order: two that commit the same films then wait for
+    # each other, instead of each for the other.
+    rows = sorted(
+        {p.content: (p.content, p.item_no, ",".join(p.overridden)) for p in scored}.values()
+    )
+    if not rows:
         return
-    # Always in the same order: two that commit the same films then wait for each other, instead of
-    # each for the other.
-    contents.sort()
+    model_id, precision, job_id = shard.model_id, shard.precision, shard.job_id
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            "INSERT INTO films (model_id, precision, content, job_id, item_no) "
-            "SELECT %s, %s, content, %s, item_no "
-            "FROM unnest(%s::bytea[], %s::int[]) AS new (content, item_no) ON CONFLICT DO NOTHING",
-            (
-                shard.model_id, shard.precision, shard.job_id,
-                [content for content, _ in contents], [item_no for _, item_no in contents],
-            ),
-        )  # fmt: skip
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        connection.exec_driver_sql(_FILMS_POSTGRESQL, (model_id, precision, job_id, *columns))
     else:
         connection.exec_driver_sql(
-            "INSERT INTO films (model_id, precision, content, job_id, item_no) "
-            "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [
-                (shard.model_id, shard.precision, content, shard.job_id, item_no)
-                for content, item_no in contents
-            ],
+            _FILMS_SQLITE,
+            [(model_id, precision, content, job_id, *rest) for content, *rest in rows],
         )
 
 

@@ -42,6 +42,8 @@ class Known(NamedTuple):
     cam: Cam | None
     #: Of DICOM, whose film it is.
     identity: Identity | None
+    #: Refusals that it needed to be overridden, by their codes: it answers where all of them are.
+    overridden: frozenset[str]
 
 
 def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
@@ -56,11 +58,13 @@ def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
 
 _KNOWN = """
     SELECT f.content, p.job_id, p.item_no, p.label_no, p.probability, p.scores, p.ood,
-           c.height, c.width, c.low, c.high, c.data, i.item_no, i.patient, i.study, i.accession
+           c.height, c.width, c.low, c.high, c.data, i.item_no, i.patient, i.study, i.accession,
+           f.overridden, j.spec
     FROM films f
     JOIN predictions p ON p.job_id = f.job_id AND p.item_no = f.item_no
     LEFT JOIN cams c ON c.job_id = f.job_id AND c.item_no = f.item_no
     LEFT JOIN identities i ON i.job_id = f.job_id AND i.item_no = f.item_no
+    LEFT JOIN jobs j ON j.id = f.job_id AND f.overridden IS NULL
 """
 
 
@@ -80,14 +84,28 @@ def known(
             values = (model_id, precision, *part)
         for row in connection.exec_driver_sql(_KNOWN + where, values):
             content, job_id, item_no, label_no, probability, scores, ood = row[:7]
-            height, width, low, high, data, identified, *identity = row[7:]
+            height, width, low, high, data, identified, *identity = row[7:16]
+            overridden, spec = row[16:]
             answers[bytes(content)] = Known(
                 job_id, item_no, label_no, probability,
-                json.loads(scores) if isinstance(scores, str) else scores, ood,
+                _json(scores), ood,
                 None if data is None else Cam(height, width, low, high, bytes(data)),
                 None if identified is None else Identity(*identity),
+                _overridden(overridden, spec),
             )  # fmt: skip
     return answers
+
+
+def _json(value: Any) -> Any:
+    """A value as PostgreSQL's driver gives it, or of the text as which SQLite keeps it."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _overridden(codes: str | None, spec: Any) -> frozenset[str]:
+    """What a film needed to be overridden; where that was not kept, all that its job overrode."""
+    if codes is None:
+        return frozenset(_json(spec).get("accept") or ())
+    return frozenset(codes.split(",")) if codes else frozenset()
 
 
 def find_copy(

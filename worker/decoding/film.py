@@ -67,6 +67,8 @@ class Decoded:
     content: bytes | None = None
     #: DICOM: identifying tags as they stand in the film, for the site's eyes only.
     tags: dict[str, str] | None = None
+    #: Codes of refusals that were overridden, without which it would have been refused.
+    overridden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -162,6 +162,7 @@ class DecoderProcess:
                 failure=reply.failures.get(n),
                 content=None if content == NO_CONTENT else content,
                 tags=reply.tags.get(n),
+                overridden=tuple(reply.overridden.get(n, ())),
             )
             for n, content in enumerate(reply.contents)
         ]

@@ -76,13 +76,18 @@ def read(
 
 
 def decode(
-    data: bytes, request: Request, pixels: NDArray[np.uint8], offset: int, tags: dict[str, str]
+    data: bytes,
+    request: Request,
+    pixels: NDArray[np.uint8],
+    offset: int,
+    tags: dict[str, str],
+    overridden: set[str],
 ) -> Failure | None:
     """Put the film's pixels into their place, or return what is wrong with it."""
     side = request.size
     out = pixels[offset : offset + side * side]
     try:
-        rules.decode(data, side, request.rule, out, accept=request.accept, tags=tags)
+        rules.decode(data, side, request.rule, out, request.accept, tags, overridden)
     except FilmError as error:
         return _failure(error)
     except MemoryError:

@@ -36,6 +36,8 @@ class ShardRun(Run):
     contents: dict[int, bytes] = field(default_factory=dict)
     #: By index into `members`: identifying tags as they stand in DICOM films.
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: By index into `members`: codes of refusals that films needed to be overridden.
+    overridden: dict[int, tuple[str, ...]] = field(default_factory=dict)
     #: (item_no, name in the database, name in the archive) of names that were hashed.
     hashed_names: list[tuple[int, str, str]] = field(default_factory=list)
 
@@ -55,6 +57,8 @@ class ShardRun(Run):
             self.contents[index] = decoded.content
         if decoded.tags is not None:
             self.tags[index] = decoded.tags
+        if decoded.overridden:
+            self.overridden[index] = decoded.overridden
         if decoded.failure is not None:
             code, detail, refused = decoded.failure
             self.outcomes.append(
@@ -95,11 +99,16 @@ class ShardRun(Run):
                     cam=cam,
                     content=self.contents.get(index),
                     identity=self._identity(index),
+                    overridden=self.overridden.get(index, ()),
                 )
             )
 
     def known(self, found: Mapping[bytes, Known]) -> None:
-        """All contents are read: what is known is answered from the store, the others must wait."""
+        """All contents are read: what the store knows is answered from it, the others must wait.
+
+        It knows nothing where a film needed more to be overridden than this job overrides, nor
+        where the map is to be kept and is not there.
+        """
         answered = {o.item_no for o in self.outcomes}
         limit = self.card.ood_threshold
         for index in range(len(self.members)):
@@ -107,10 +116,14 @@ class ShardRun(Run):
             if item_no in answered:
                 continue
             row = found.get(self.contents.get(index, b""))
-            if row is None:
+            positive = row is not None and row.probability >= self.card.threshold
+            if (
+                row is None
+                or not row.overridden.issubset(self.accept)
+                or (row.cam is None and self._keeps_cam(positive))
+            ):
                 self.waiting.append(index)
                 continue
-            positive = row.probability >= self.card.threshold
             self.outcomes.append(
                 Prediction(
                     item_no=item_no,

@@ -49,8 +49,8 @@ def test_a_film_is_known_by_content_model_and_precision(database: sa.Engine) -> 
     found = _known(database, 0, 1, 99)
 
     assert found == {
-        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None, None),
-        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE),
+        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None, None, frozenset()),
+        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE, frozenset()),
     }
     assert _known(database, 0, precision="int8") == {}
     assert _known(database, 0, model_id=2) == {}
@@ -92,6 +92,50 @@ def test_the_same_film_twice_in_a_shard_is_kept_once(database: sa.Engine) -> Non
     write(database, lambda c: results.commit(c, shard, made))
 
     assert given.count(database, predictions) == 2
+    assert given.count(database, films) == 1
+
+
+def _scored(database: sa.Engine, spec: dict[str, Any] | None = None, **fields: Any) -> int:
+    """A job that has scored content 0; its number."""
+    job_id = given.running(database, spec=spec or {})
+    shard = given.claimed(database)
+    write(database, lambda c: results.commit(c, shard, _films(shard, **fields)))
+    return job_id
+
+
+def test_a_film_is_known_with_what_it_needed_to_be_overridden(database: sa.Engine) -> None:
+    _scored(
+        database, {"accept": ["burned_in", "lateral", "colour"]}, overridden=("lateral", "colour")
+    )
+
+    assert _known(database, 0)[_content(0)].overridden == {"lateral", "colour"}
+
+
+@pytest.mark.parametrize("spec", [{}, {"accept": []}, {"accept": ["lateral"]}])
+def test_of_a_film_of_an_older_release_all_counts_as_needed_that_its_job_overrode(
+    database: sa.Engine, spec: dict[str, Any]
+) -> None:
+    first = _scored(database, spec)
+    # As those write it that know nothing of it.
+    write(database, lambda c: c.execute(sa.update(films).values(overridden=None)))
+
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.overridden) == (first, frozenset(spec.get("accept", ())))
+
+    # Who scores it again knows, and answers from then on.
+    second = _scored(database)
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.overridden) == (second, frozenset())
+
+
+def test_a_prediction_with_a_map_replaces_one_without(database: sa.Engine) -> None:
+    _scored(database)
+    second = _scored(database, cam=CAM)
+    _scored(database)
+    _scored(database, cam=CAM)
+
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.cam) == (second, CAM)
     assert given.count(database, films) == 1
 
 

@@ -324,3 +324,33 @@ def test_the_crop_rule_survives_a_strip_of_film() -> None:
 def test_an_unknown_rule_is_a_lookup_error() -> None:
     with pytest.raises(LookupError, match="gray-stretch-1"):
         rules.decode(b"", 32, "gray-stretch-99")
+
+
+def test_of_what_is_accepted_a_film_tells_which_it_needed() -> None:
+    everything = frozenset(rules.REFUSALS)
+    colour = Image.merge("RGB", (scene(), scene().rotate(180), scene()))
+    frames = {"save_all": True, "append_images": [scene(31, 400)]}
+    films = {
+        encoded(scene(), "JPEG"): set(),
+        encoded(scene().convert("RGB"), "JPEG"): set(),
+        encoded(colour, "JPEG"): {"colour"},
+        encoded(colour, "JPEG", keep_rgb=True): {"colour"},
+        encoded(scene().convert("RGB")): set(),
+        encoded(colour): {"colour"},
+        encoded(scene(31, 400)): {"too_small"},
+        encoded(scene(31, 400), "TIFF", **frames): {"too_small", "multi_frame"},
+        encoded(colour, "WEBP"): {"colour"},
+        hostile.dicom(): set(),
+        hostile.dicom(ViewPosition="LL", BurnedInAnnotation="YES"): {"lateral", "burned_in"},
+        hostile.dicom(Modality="CT", BodyPartExamined="KNEE"): {"modality", "body_part"},
+        hostile.dicom(PresentationIntentType="FOR PROCESSING"): {"for_processing"},
+    }
+    for data, expected in films.items():
+        needed: set[str] = set()
+        made = rules.decode(data, 64, accept=everything, overridden=needed)
+        assert needed == expected, data[:20]
+        # Whoever accepts these and no others has the same pixels.
+        assert (rules.decode(data, 64, accept=needed) == made).all()
+        for code in needed:
+            with pytest.raises(FilmRefused, match=f"accept {code} "):
+                rules.decode(data, 64, accept=needed - {code})
