@@ -23,7 +23,7 @@ from trainer import atomic
 from trainer.data import dataset as datasets
 from trainer.data.dataset import Dataset, Film, LeftOut
 from trainer.errors import FilmError, Stopped
-from trainer.film import rules
+from trainer.film import content, rules
 
 #: Films that wait decoded or undecoded at a time, per thread: enough to keep threads busy, few
 #: enough that a large original does not fill a small board's memory.
@@ -34,6 +34,9 @@ KEPT_FILES = 8
 
 #: Changes where the files mean something else.
 LAYOUT = "2"
+
+#: What read the films of files that do not say so.
+_FIRST_READERS = dict.fromkeys(content.READERS, 1)
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -71,16 +74,18 @@ def decode(
 ) -> tuple[Dataset, Pixels]:
     """The train and val films as pixels, and the dataset without those that have none.
 
-    Files are kept in `folder` under a name made of the films' contents, the rule and the size, so
-    that a folder may be shared by all runs; films that another dataset's files there have are
-    copied from them. `workers` is a number of threads: Pillow decodes without the interpreter's
-    lock. Raises DatasetError where too many films are unreadable, OSError where they find no room,
-    and Stopped.
+    Files are kept in `folder` under a name made of the films' contents, the rule, the size and the
+    versions of what read them, so that a folder may be shared by all runs; films that another
+    dataset's files there have are copied from them. `workers` is a number of threads: Pillow
+    decodes without the interpreter's lock. Raises DatasetError where too many films are unreadable,
+    OSError where they find no room, and Stopped.
     """
     films = [f for f in dataset.films if f.split != datasets.TEST]
     unique = {f.sha256: f for f in films}
     order = sorted(unique)
-    key = hashlib.sha256("\n".join((LAYOUT, rule, str(size), *order)).encode()).hexdigest()[:32]
+    readers = json.dumps(content.READERS, sort_keys=True)
+    name = "\n".join((LAYOUT, rule, str(size), readers, *order))
+    key = hashlib.sha256(name.encode()).hexdigest()[:32]
     planes_path, about_path = folder / f"{key}.npy", folder / f"{key}.json"
 
     if not (planes_path.is_file() and about_path.is_file()):
@@ -121,7 +126,8 @@ def decode(
                             f"{decoded / (now - started):.0f} per second"
                         )
                 # The list of films first: the planes are looked at only when both are there.
-                about = {"rule": rule, "size": size, "films": order, "broken": broken}
+                about = {"rule": rule, "size": size, "readers": content.READERS, "films": order,
+                         "broken": broken}  # fmt: skip
                 atomic.replace(about_path, json.dumps(about).encode())
         except OSError as error:
             error.filename = error.filename or str(folder)  # a full disk: say which
@@ -175,6 +181,9 @@ def _kept(folder: Path, rule: str, size: int) -> dict[str, tuple[NDArray[np.uint
         try:
             about = json.loads(path.read_text())
             if (about["rule"], about["size"]) != (rule, size):
+                continue
+            # Of which kind a film is was not kept: all are decoded anew where one reader changed.
+            if {**_FIRST_READERS, **about.get("readers", {})} != content.READERS:
                 continue
             planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
         except (OSError, KeyError, TypeError, ValueError):

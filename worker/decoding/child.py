@@ -35,7 +35,7 @@ def _serve(here: Endpoint) -> None:
                 content, failure, data = reading.read(reader, member, tags)
                 if data is not None and offset >= 0:  # below 0 only its hash is wanted
                     failure = reading.decode(data, request, here.pixels, offset, tags, overridden)
-                replies.add(content, failure, tags, overridden)
+                replies.add(content, failure, tags, overridden, reading.reader_of(data))
                 replies.send_if_due()
             replies.send()
 

@@ -83,9 +83,10 @@ class Replies:
         failure: Failure | None,
         tags: Mapping[str, str],
         overridden: Collection[str],
+        reader: tuple[str, int] | None,
     ) -> None:
         """One more film is through; where many are at once, `send_if_due` comes after the last."""
-        self._reply.add(content, failure, tags, overridden)
+        self._reply.add(content, failure, tags, overridden, reader)
         if self._reply.full:
             self.send()
 

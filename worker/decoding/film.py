@@ -69,6 +69,8 @@ class Decoded:
     tags: dict[str, str] | None = None
     #: Codes of refusals that were overridden, without which it would have been refused.
     overridden: tuple[str, ...] = ()
+    #: What read it: its kind of file, and the version of the reader (`trainer.film.content`).
+    reader: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,6 +54,7 @@ class _Film:
     failure: Failure | None = None
     tags: dict[str, str] = field(default_factory=dict)
     overridden: set[str] = field(default_factory=set)
+    reader: tuple[str, int] | None = None
     #: Its bytes where the GPU is to decode it.
     data: bytes | None = None
     pixels: int = 0
@@ -129,6 +130,7 @@ class _Server:
         """A film's bytes where the GPU takes it; of others all that there is to do is done."""
         one = _Film(offset=offset)
         one.content, one.failure, data = reading.read(reader, member, one.tags)
+        one.reader = reading.reader_of(data)
         if data is None or offset < 0:
             return one
         taken = gpu.takes(data) if len(data) <= BATCH_BYTES else None
@@ -157,7 +159,7 @@ class _Server:
             self._here.mark.restart_clock()
             self._decode(one, one.data, request)
         for one in batch:
-            replies.add(one.content, one.failure, one.tags, one.overridden)
+            replies.add(one.content, one.failure, one.tags, one.overridden, one.reader)
         replies.send_if_due()
         return works
 

@@ -163,6 +163,7 @@ class DecoderProcess:
                 content=None if content == NO_CONTENT else content,
                 tags=reply.tags.get(n),
                 overridden=tuple(reply.overridden.get(n, ())),
+                reader=reply.readers.get(n),
             )
             for n, content in enumerate(reply.contents)
         ]

@@ -52,7 +52,8 @@ FAILURE_CHARACTERS = 500
 TAG_CHARACTERS = 1024
 
 #: Bytes of failures, tags and codes after which a reply is sent: the largest film's (one failure,
-#: three tags and all codes, 43 kB) and the contents of a request's films (4 kB) still fit then.
+#: three tags and all codes, 43 kB), the contents of a request's films (4 kB) and what read them
+#: (6 kB) still fit then.
 REPLY_BYTES = MESSAGE_BYTES // 2
 
 #: Bytes of a film's content hash (BLAKE2b-128).
@@ -178,6 +179,8 @@ class Reply:
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
     #: Place in this reply → codes of refusals that the film needed to be overridden.
     overridden: dict[int, list[str]] = field(default_factory=dict)
+    #: Place in this reply → what read the film: its kind of file, and the version of the reader.
+    readers: dict[int, tuple[str, int]] = field(default_factory=dict)
     #: Bytes that failures, tags and codes take at most.
     _remarks: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -197,6 +200,7 @@ class Reply:
         failure: Failure | None,
         tags: Mapping[str, str],
         overridden: Collection[str] = (),
+        reader: tuple[str, int] | None = None,
     ) -> None:
         """One more film; the failure's message and the tags are cut to what is sent of them."""
         place = len(self.contents)
@@ -211,11 +215,13 @@ class Reply:
         if overridden:
             self.overridden[place] = sorted(overridden)
             self._remarks += 100 + sum(map(len, overridden))
+        if reader is not None:
+            self.readers[place] = reader
 
     def pack(self) -> bytes:
         """As bytes for the socket."""
         remarks = b""
-        said = (self.failures, self.tags, self.overridden)
+        said = (self.failures, self.tags, self.overridden, self.readers)
         if any(said):
             remarks = json.dumps([list(kind.items()) for kind in said]).encode()
         head = _REPLY_HEAD.pack(self.films, len(remarks), self.seconds)
@@ -227,8 +233,8 @@ class Reply:
         try:
             films, length, seconds = _REPLY_HEAD.unpack_from(message)
             end = _REPLY_HEAD.size + length
-            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else ((), (), ())
-            failures, tags, overridden = remarks
+            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 4
+            failures, tags, overridden, readers = remarks
             reply = cls(
                 seconds=seconds,
                 contents=[
@@ -238,6 +244,7 @@ class Reply:
                 failures={place: Failure(*failure) for place, failure in failures},
                 tags=dict(tags),
                 overridden=dict(overridden),
+                readers={place: (kind, version) for place, (kind, version) in readers},
             )
         except (TypeError, ValueError, struct.error) as error:
             raise ValueError(f"no reply of a decoder: {error}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import FilmError, FilmRefused
+from trainer.film import content as film_content
 from trainer.film import rules
 from worker import archive
 from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request, Source
@@ -73,6 +74,11 @@ def read(
         # Whatever else it holds or hides, its name may be a patient's.
         tags["format"] = "DICOM"
     return content, None, data
+
+
+def reader_of(data: bytes | None) -> tuple[str, int] | None:
+    """What reads a film of these bytes here: its kind of file, and the version of the reader."""
+    return None if data is None else film_content.reader(data)
 
 
 def decode(

@@ -13,6 +13,7 @@ from db.base import database as connecting
 from db.queue import jobs, listings, reuse
 from db.work import endings
 from db.work.claims import Claimed
+from trainer.film import content
 from worker import archive
 from worker.errors import ArchiveError
 from worker.scoring.cutting import ShardWriter, cut
@@ -137,7 +138,9 @@ class Lister:
             self._check()
             copied = connecting.write(
                 self._database,
-                lambda c: reuse.copy_source(c, self._lease, *origin, row["source_no"]),
+                lambda c: reuse.copy_source(
+                    c, self._lease, *origin, row["source_no"], content.READERS
+                ),
             )
             if copied.complete:
                 log.info("job %d: %s is answered from job %d", self._lease.job_id, row["uri"],

@@ -59,12 +59,13 @@ def test_a_reply_arrives_as_it_was() -> None:
         Failure("lateral", "it is a lateral view", refused=True),
         {"format": "DICOM", "patient": f"P{BYTE}1"},
     )
-    sent.add(b"4" * protocol.CONTENT_BYTES, None, {}, {"lateral", "burned_in"})
+    sent.add(b"4" * protocol.CONTENT_BYTES, None, {}, {"lateral", "burned_in"}, ("DICOM", 12))
     received = Reply.unpack(sent.pack())
     assert received == sent
     assert received.films == 4
     assert received.failures.keys() == {1, 2}
     assert received.overridden == {3: ["burned_in", "lateral"]}
+    assert received.readers == {3: ("DICOM", 12)}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,9 @@ def test_the_largest_reply_within_the_limits_can_be_sent() -> None:
         quiet.add(protocol.NO_CONTENT, None, {})
     assert quiet.films == protocol.REQUEST_FILMS
     # Full by its films but one, and just not by what there is to say; then the worst film comes.
-    crowded = Reply(contents=[protocol.NO_CONTENT] * (protocol.REQUEST_FILMS - 3))
+    crowded = Reply()
+    while crowded.films < protocol.REQUEST_FILMS - 3:
+        crowded.add(protocol.NO_CONTENT, None, {}, reader=("DICOM", 1000))
     crowded.add(protocol.NO_CONTENT, failure, {"study": tags["study"], "patient": tags["study"]})
     crowded.add(protocol.NO_CONTENT, failure, {"study": tags["study"]})
     assert not crowded.full

@@ -46,12 +46,16 @@ def back(
     failure: tuple[str, str, bool] | None = None,
     content: bytes | None = None,
     tags: dict[str, str] | None = None,
+    reader: tuple[str, int] | None = ("DICOM", 2),
 ) -> None:
     """Item `index` comes back from a decoder."""
     film = Film(
         token=None, place=found.place, member=found.members[index], rule="", size=1, offset=0
     )
-    found.read(index, Decoded(film=film, failure=failure, content=content, tags=tags))
+    reader = None if content is None else reader
+    found.read(
+        index, Decoded(film=film, failure=failure, content=content, tags=tags, reader=reader)
+    )
 
 
 def outputs(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
@@ -170,7 +174,7 @@ def test_names_are_hashed_where_that_is_asked_or_their_ending_is_that_of_dicom(c
 #: What the store has of a positive film.
 KNOWN = Known(
     job_id=7, item_no=3, label_no=1, probability=0.75, scores=None, ood=1.0,
-    cam=Cam(1, 1, 0.0, 1.0, b"x"), identity=None, overridden=frozenset(),
+    cam=Cam(1, 1, 0.0, 1.0, b"x"), identity=None, overridden=frozenset(), reader=2,
 )  # fmt: skip
 
 
@@ -226,9 +230,18 @@ def test_what_has_no_map_answers_no_job_that_keeps_one(
     assert list(found.waiting) == ([1, 2] if answers else [0, 1, 2])
 
 
+def test_what_another_version_read_is_no_answer(card: Card) -> None:
+    found = run(card)
+    for index, version in enumerate((1, 2, 3)):
+        back(found, index, content=bytes([index]) * 16, reader=("DICOM", version))
+    found.known({bytes([n]) * 16: KNOWN for n in range(3)})
+    assert list(found.waiting) == [0, 2]
+    assert (only(found).item_no, only(found).reader) == (11, ("DICOM", 2))
+
+
 def test_a_prediction_says_what_its_film_needed_to_be_overridden(card: Card) -> None:
     found = run(card, ("lateral", "burned_in"))
     film = Film(token=None, place=found.place, member=found.members[0], rule="", size=1, offset=0)
-    found.read(0, Decoded(film=film, content=b"0" * 16, overridden=("lateral",)))
+    found.read(0, Decoded(film=film, content=b"0" * 16, overridden=("lateral",), reader=("PNG", 7)))
     found.scored([0], [0], outputs((0.5, 0.5)))
-    assert only(found).overridden == ("lateral",)
+    assert (only(found).overridden, only(found).reader) == (("lateral",), ("PNG", 7))
