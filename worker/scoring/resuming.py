@@ -64,7 +64,7 @@ class Resumed:
         try:
             yield from self._members
         except ArchiveError as error:
-            if error.code != "empty":  # a pattern that matches nothing any more
+            if error.code != "no_match":  # a pattern that matches nothing any more
                 raise
 
     def _behind_all(self) -> Iterator[Member]:

@@ -250,8 +250,8 @@ def test_a_linked_folder_is_entered_where_the_pattern_names_its_level(tmp_path: 
 @pytest.mark.parametrize(
     ("pattern", "code", "says"),
     [
-        ("*.tif", "empty", "no file matches this pattern"),
-        ("w*", "empty", "`**/*` takes in all that is below"),
+        ("*.tif", "no_match", "no file matches this pattern"),
+        ("w*", "no_match", "`**/*` takes in all that is below"),
         ("gone/*.png", "not_found", "no such file or folder"),
         ("*/../*.png", "unsupported", "cannot climb"),
     ],
