@@ -41,8 +41,9 @@ class ArchiveError(WorkerError, ValueError):
     """The whole archive cannot be read.
 
     `code` is a stable short word: `not_found`, `unreadable` (permission or input/output error),
-    `empty`, `unsupported`, `truncated`, `corrupt`, `multi_disk`, `encrypted`, `bomb`,
-    `changed`. The message names the archive, what was found there, and what to do.
+    `empty`, `no_match` (a pattern), `unsupported`, `truncated`, `corrupt`, `multi_disk`,
+    `encrypted`, `bomb`, `changed`. The message names the archive, what was found there, and what to
+    do.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -464,6 +464,8 @@ shards = Table(
     _c("n_refused", sa.Integer, "Items refused.", server_default="0"),
     _c("n_errors", sa.Integer, "Items in error.", server_default="0"),
     _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
+    _c("readers", Json, "Kind of file → version of what read its films; NULL: not known.",
+       nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     *_lease(),
     CheckConstraint(_in("state", SHARD_STATES), name="state"),
@@ -583,6 +585,14 @@ films = Table(
     _c("content", sa.LargeBinary(16), "BLAKE2b-128 of the film's bytes.", primary_key=True),
     _c("job_id", sa.BigInteger, "Job that holds the prediction."),
     _c("item_no", sa.Integer, "Item that holds the prediction."),
+    _c(
+        "overridden",
+        sa.Text,
+        "Refusals that it needed to be overridden: codes, comma-separated, or empty. NULL: not "
+        "known, but none that its job does not override.",
+        nullable=True,
+    ),
+    _c("reader", sa.SmallInteger, "Version of what read it; NULL is 1.", nullable=True),
     comment="Content that was scored before, so that it can be answered without scoring.",
     sqlite_with_rowid=False,
 )

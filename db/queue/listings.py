@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -221,6 +222,18 @@ class Listing:
     listing: bytes
 
 
+_LISTINGS = sa.select(
+    shards.c.shard_no, shards.c.source_no, shards.c.first_item, shards.c.n_items,
+    shard_listings.c.listing,
+).join_from(
+    shards,
+    shard_listings,
+    sa.and_(
+        shard_listings.c.job_id == shards.c.job_id, shard_listings.c.shard_no == shards.c.shard_no
+    ),
+)  # fmt: skip
+
+
 def after(
     connection: sa.Connection,
     job_id: int,
@@ -231,28 +244,45 @@ def after(
 ) -> list[Listing]:
     """A job's shards after the given one, in order; with `to_retry` those with items to retry."""
     select = (
-        sa.select(
-            shards.c.shard_no, shards.c.source_no, shards.c.first_item, shards.c.n_items,
-            shard_listings.c.listing,
-        )
-        .join_from(
-            shards,
-            shard_listings,
-            sa.and_(
-                shard_listings.c.job_id == shards.c.job_id,
-                shard_listings.c.shard_no == shards.c.shard_no,
-            ),
-        )
-        .where(shards.c.job_id == job_id, shards.c.shard_no > after_shard_no)
+        _LISTINGS.where(shards.c.job_id == job_id, shards.c.shard_no > after_shard_no)
         .order_by(shards.c.shard_no)
         .limit(limit)
-    )  # fmt: skip
+    )
     if to_retry:
         select = select.where(sa.or_(shards.c.state != "done", shards.c.n_errors > 0))
+    return _listings(connection.execute(select))
+
+
+def _listings(found: sa.CursorResult[Any]) -> list[Listing]:
     return [
-        Listing(**(row | {"listing": bytes(row["listing"])}))
-        for row in map(dict, connection.execute(select).mappings())
+        Listing(**(row | {"listing": bytes(row["listing"])})) for row in map(dict, found.mappings())
     ]
+
+
+def of_source(
+    connection: sa.Connection,
+    job_id: int,
+    source_no: int,
+    after_item: int = -1,
+    limit: int = 64,
+) -> list[Listing]:
+    """A job's shards of one source whose first items come after the given one, by their items."""
+    found = connection.execute(
+        _LISTINGS.where(
+            shards.c.job_id == job_id,
+            shards.c.source_no == source_no,
+            shards.c.first_item > after_item,
+        )
+        .order_by(shards.c.first_item)
+        .limit(limit)
+    )
+    return _listings(found)
+
+
+def log_change(connection: sa.Connection, lease: Lease, text: str) -> None:
+    """Write to the job's history that a source changed while it was listed, once; fenced."""
+    leases.fence(connection, lease)
+    job_rows.log_once(connection, lease.job_id, lease.worker_id, "source_changed", text)
 
 
 def items_to_retry(connection: sa.Connection, job_id: int, shard_no: int) -> list[int]:

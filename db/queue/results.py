@@ -19,6 +19,9 @@ from db.queue import jobs as job_rows
 from db.queue import leases
 from db.queue.leases import Shard
 
+#: What read a film of which no version is kept: every reader's first.
+FIRST_READER = 1
+
 #: Buckets of the score histogram; twentieths.
 BUCKETS = 20
 
@@ -69,6 +72,10 @@ class Prediction(NamedTuple):
     #: Job and item whose prediction this repeats, where it was not scored now.
     reused_from: tuple[int, int] | None = None
     identity: Identity | None = None
+    #: Codes of refusals that were overridden, without which it would have been refused.
+    overridden: Sequence[str] = ()
+    #: What read the film: its kind of file, and the version of the reader.
+    reader: tuple[str, int] | None = None
 
 
 class NotPredicted(NamedTuple):
@@ -80,6 +87,8 @@ class NotPredicted(NamedTuple):
     detail: str
     refused: bool = False
     identity: Identity | None = None
+    #: As of `Prediction`.
+    reader: tuple[str, int] | None = None
 
 
 Outcome = Prediction | NotPredicted
@@ -112,6 +121,7 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         n_unusual=sum([p.unusual for p in predicted]),
         n_refused=len(refused),
         n_errors=len(broken),
+        **_readers([*predicted, *refused]),
     )
     bulk.insert(
         connection,
@@ -149,39 +159,68 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         ROLLUPS,
         [(job_id, shard_no, bucket, label, n) for (bucket, label), n in histogram.items()],
     )
-    _remember(
-        connection,
-        shard,
-        [(p.content, p.item_no) for p in predicted if p.content and not p.reused_from],
+    _remember(connection, shard, [p for p in predicted if p.content and not p.reused_from])
+
+
+def _readers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
+    """The column that says what read a shard's films, where that is known of all of them."""
+    found: dict[str, int] = {}
+    for outcome in outcomes:
+        if outcome.reader is None:
+            return {}
+        kind, version = outcome.reader
+        found[kind] = min(version, found.get(kind, version))
+    return {"readers": found}
+
+
+#: What is there already stays, unless an older version read it, or the same one and it answers
+#: less: it has no map and the new one has, or what it needed to be overridden is not known.
+_FILMS = """
+    INSERT INTO films (model_id, precision, content, job_id, item_no, overridden, reader)
+    {new}
+    ON CONFLICT (model_id, precision, content) DO UPDATE SET
+        job_id = excluded.job_id, item_no = excluded.item_no, overridden = excluded.overridden,
+        reader = excluded.reader
+    WHERE COALESCE(films.reader, {first}) < excluded.reader
+    OR COALESCE(films.reader, {first}) = excluded.reader AND (
+        films.overridden IS NULL
+        OR EXISTS (
+            SELECT 1 FROM cams c WHERE c.job_id = excluded.job_id AND c.item_no = excluded.item_no
+        ) AND NOT EXISTS (
+            SELECT 1 FROM cams c WHERE c.job_id = films.job_id AND c.item_no = films.item_no
+        )
     )
+"""
+_FILMS_POSTGRESQL = _FILMS.format(
+    first=FIRST_READER,
+    new="SELECT %s, %s, content, %s, item_no, overridden, reader "
+    "FROM unnest(%s::bytea[], %s::int[], %s::text[], %s::int[]) "
+    "AS new (content, item_no, overridden, reader)",
+)
+_FILMS_SQLITE = _FILMS.format(first=FIRST_READER, new="VALUES (?, ?, ?, ?, ?, ?, ?)")
 
 
-def _remember(connection: sa.Connection, shard: Shard, contents: list[tuple[bytes, int]]) -> None:
-    """Let these items' predictions answer for the same films from now on."""
-    if not contents:
+def _remember(connection: sa.Connection, shard: Shard, scored: list[Prediction]) -> None:
+    """Let these predictions answer for the same films from now on."""
+    # Each content once, and always in the same order: two that commit the same films then wait for
+    # each other, instead of each for the other.
+    rows = sorted({p.content: _remembered(p) for p in scored}.values())
+    if not rows:
         return
-    # Always in the same order: two that commit the same films then wait for each other, instead of
-    # each for the other.
-    contents.sort()
+    model_id, precision, job_id = shard.model_id, shard.precision, shard.job_id
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(
-            "INSERT INTO films (model_id, precision, content, job_id, item_no) "
-            "SELECT %s, %s, content, %s, item_no "
-            "FROM unnest(%s::bytea[], %s::int[]) AS new (content, item_no) ON CONFLICT DO NOTHING",
-            (
-                shard.model_id, shard.precision, shard.job_id,
-                [content for content, _ in contents], [item_no for _, item_no in contents],
-            ),
-        )  # fmt: skip
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        connection.exec_driver_sql(_FILMS_POSTGRESQL, (model_id, precision, job_id, *columns))
     else:
         connection.exec_driver_sql(
-            "INSERT INTO films (model_id, precision, content, job_id, item_no) "
-            "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [
-                (shard.model_id, shard.precision, content, shard.job_id, item_no)
-                for content, item_no in contents
-            ],
+            _FILMS_SQLITE,
+            [(model_id, precision, content, job_id, *rest) for content, *rest in rows],
         )
+
+
+def _remembered(p: Prediction) -> tuple[Any, ...]:
+    version = FIRST_READER if p.reader is None else p.reader[1]
+    return (p.content, p.item_no, ",".join(p.overridden), version)
 
 
 def give_up(

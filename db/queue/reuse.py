@@ -18,7 +18,7 @@ from db.base.schema import films, jobs, shards, sources
 from db.base.types import now
 from db.queue import leases, listings
 from db.queue.leases import Lease
-from db.queue.results import Cam, Identity
+from db.queue.results import FIRST_READER, Cam, Identity
 
 #: Contents in one statement of `known`; SQLite takes at most 32,766 values.
 LOOKUP = 4096
@@ -42,6 +42,10 @@ class Known(NamedTuple):
     cam: Cam | None
     #: Of DICOM, whose film it is.
     identity: Identity | None
+    #: Refusals that it needed to be overridden, by their codes: it answers where all of them are.
+    overridden: frozenset[str]
+    #: Version of what read the film.
+    reader: int
 
 
 def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
@@ -56,11 +60,13 @@ def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
 
 _KNOWN = """
     SELECT f.content, p.job_id, p.item_no, p.label_no, p.probability, p.scores, p.ood,
-           c.height, c.width, c.low, c.high, c.data, i.item_no, i.patient, i.study, i.accession
+           c.height, c.width, c.low, c.high, c.data, i.item_no, i.patient, i.study, i.accession,
+           f.reader, f.overridden, j.spec
     FROM films f
     JOIN predictions p ON p.job_id = f.job_id AND p.item_no = f.item_no
     LEFT JOIN cams c ON c.job_id = f.job_id AND c.item_no = f.item_no
     LEFT JOIN identities i ON i.job_id = f.job_id AND i.item_no = f.item_no
+    LEFT JOIN jobs j ON j.id = f.job_id AND f.overridden IS NULL
 """
 
 
@@ -80,14 +86,29 @@ def known(
             values = (model_id, precision, *part)
         for row in connection.exec_driver_sql(_KNOWN + where, values):
             content, job_id, item_no, label_no, probability, scores, ood = row[:7]
-            height, width, low, high, data, identified, *identity = row[7:]
+            height, width, low, high, data, identified, *identity = row[7:16]
+            reader, overridden, spec = row[16:]
             answers[bytes(content)] = Known(
                 job_id, item_no, label_no, probability,
-                json.loads(scores) if isinstance(scores, str) else scores, ood,
+                _json(scores), ood,
                 None if data is None else Cam(height, width, low, high, bytes(data)),
                 None if identified is None else Identity(*identity),
+                _overridden(overridden, spec),
+                FIRST_READER if reader is None else reader,
             )  # fmt: skip
     return answers
+
+
+def _json(value: Any) -> Any:
+    """A value as PostgreSQL's driver gives it, or of the text as which SQLite keeps it."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _overridden(codes: str | None, spec: Any) -> frozenset[str]:
+    """What a film needed to be overridden; where that was not kept, all that its job overrode."""
+    if codes is None:
+        return frozenset(_json(spec).get("accept") or ())
+    return frozenset(codes.split(",")) if codes else frozenset()
 
 
 def find_copy(
@@ -183,14 +204,16 @@ def copy_source(
     from_job: int,
     from_source_no: int,
     to_source_no: int,
+    readers: Mapping[str, int],
     limit: int = SHARDS,
 ) -> Copied:
     """Copy the next shards of an unchanged source from the job that `find_copy` found, fenced.
 
-    Done shards come with their outcomes, as done; those that had errors, are dead or open come as
-    ready to be scored. It goes on where the new job's listing of the source ends, so it is called
-    until `complete`. Where no shard begins there, or the origin was purged meanwhile, nothing is
-    copied, and the rest is to be listed from the archive.
+    Done shards come with their outcomes, as done, where all their films were read by the versions
+    in `readers` (kind of file → version). Those where that is not so or not known, that had errors,
+    are dead or open come as ready to be scored. It goes on where the new job's listing of the
+    source ends, so it is called until `complete`. Where no shard begins there, or the origin was
+    purged meanwhile, nothing is copied, and the rest is to be listed from the archive.
     """
     leases.fence(connection, lease)
     # On PostgreSQL this keeps out who bisects a shard or purges the job.
@@ -220,7 +243,7 @@ def copy_source(
     shift = job.planned_items - found[0].first_item
     numbered = [(job.planned_shards + n, shard) for n, shard in enumerate(found)]
     items = sum(shard.n_items for shard in found)
-    _copy(connection, lease, from_job, to_source_no, shift, numbered)
+    _copy(connection, lease, from_job, to_source_no, shift, numbered, readers)
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == lease.job_id)
@@ -238,6 +261,7 @@ def _copy(
     source_no: int,
     shift: int,
     numbered: Sequence[tuple[int, Any]],
+    readers: Mapping[str, int],
 ) -> None:
     def place(number: int, shard: Any) -> dict[str, int]:
         first = shard.first_item
@@ -246,8 +270,16 @@ def _copy(
             "origin_shard": shard.shard_no, "end": first + shard.n_items,
         }  # fmt: skip
 
-    done = [(n, s) for n, s in numbered if s.state == "done" and not s.n_errors]
-    ready = [(n, s) for n, s in numbered if s.state != "done" or s.n_errors]
+    def answers(shard: Any) -> bool:
+        return (
+            shard.state == "done"
+            and not shard.n_errors
+            and shard.readers is not None
+            and all(readers.get(kind) == version for kind, version in shard.readers.items())
+        )
+
+    done = [(n, s) for n, s in numbered if answers(s)]
+    ready = [(n, s) for n, s in numbered if not answers(s)]
     bulk.insert(
         connection,
         "shards",
@@ -264,7 +296,7 @@ def _copy(
                 {
                     "shard_no": n, "first_item": s.first_item + shift, "n_items": s.n_items,
                     "n_predictions": s.n_predictions, "n_positive": s.n_positive,
-                    "n_unusual": s.n_unusual, "n_refused": s.n_refused,
+                    "n_unusual": s.n_unusual, "n_refused": s.n_refused, "readers": s.readers,
                 }
                 for n, s in done
             ],

@@ -105,14 +105,14 @@ def outcomes(shard: leases.Shard, *, refused: int = 0, errors: int = 0) -> list[
             made.append(
                 results.NotPredicted(
                     item_no=item_no, name=f"{item_no}.jpg", code=code, detail="x",
-                    refused=n < refused,
+                    refused=n < refused, reader=("JPEG", 1),
                 )
             )  # fmt: skip
         else:
             made.append(
                 results.Prediction(
                     item_no=item_no, name=f"{item_no}.jpg", label_no=1, probability=0.75,
-                    positive=True,
+                    positive=True, reader=("JPEG", 1),
                 )
             )  # fmt: skip
     return made

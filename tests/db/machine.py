@@ -186,7 +186,7 @@ class Machine(Invariants):
         if copying and found is not None:
             self.expect(
                 self.still_planner(claimed),
-                lambda c: reuse.copy_source(c, lease, *found, source_no, limit=2),
+                lambda c: reuse.copy_source(c, lease, *found, source_no, {"JPEG": 1}, limit=2),
                 LeaseLost,
             )
             return
@@ -377,6 +377,7 @@ class Machine(Invariants):
                 made.append(
                     results.Prediction(
                         item_no, name, 1, 0.75, True, content=content_of(name), identity=study,
+                        reader=("JPEG", 1),
                         reused_from=None if old is None else (old.job_id, old.item_no),
                     )
                 )  # fmt: skip

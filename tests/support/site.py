@@ -164,9 +164,14 @@ class Site:
 
 @contextmanager
 def site(
-    database_url: str, broker: servers.Valkey, folder: Path, **settings: Any
+    database_url: str,
+    broker: servers.Valkey,
+    folder: Path,
+    *,
+    schema: str = migrate.HEAD,
+    **settings: Any,
 ) -> Iterator[Site]:
-    """A site with an empty, migrated database; its workers are killed at the end."""
+    """A site with an empty database of this schema; its workers are killed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = replace(
         config.load({"PNEUMOQ_HOME": str(folder / "home")}),
@@ -176,7 +181,7 @@ def site(
         | settings,
     )
     engine = database.connect(database_url)
-    migrate.upgrade(engine)
+    migrate.upgrade(engine, schema)
     made = Site(settings=chosen, engine=engine, logs=folder)
     try:
         yield made

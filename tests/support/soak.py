@@ -52,6 +52,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(params=_both("sqlite"))
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh, empty database, as `database_url`."""
+    url: str = request.getfixturevalue(f"empty_{request.param}_url")
+    return url
+
+
 #: For tests that `make test` makes on PostgreSQL.
 on_postgresql = pytest.mark.parametrize("database_url", _both("postgres"), indirect=True)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,13 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from db.base import database, migrate, views
-from scheduler.local import stack
 from tests.db.base import additive
 from tests.faults import harm
-from tests.support import releases, servers, soak
+from tests.support import releases, soak
 from tests.support.absent import absent
 from tests.support.paths import ROOT
 from tests.support.site import PATIENCE_S, Site
-from worker import config
+from tests.upgrades import older
 
 #: Jobs until the workers of both releases had a part in one: who is quicker is chance.
 TRIES = 5
@@ -38,35 +35,6 @@ def _numbers(name: str) -> tuple[int, ...]:
 #: Releases that may use today's schema, and those that may not.
 ADMITTED = [n for n in releases.COMMITS if _numbers(n) >= _numbers(migrate.OLDEST_RELEASE)]
 REFUSED = [n for n in releases.COMMITS if n not in ADMITTED]
-
-
-def _environment(here: Site, release: Path) -> dict[str, str]:
-    return releases.environment(release, config.environment(here.settings))
-
-
-def _worker(here: Site, release: Path) -> subprocess.Popen[bytes]:
-    """Start a worker of a built release."""
-    number = len(here.started)
-    process = servers.spawn(
-        stack.command_of_worker(here.settings, "score", number + 1),
-        log=here.log(number),
-        env=_environment(here, release),
-        cwd=here.logs,  # not here: the packages in the current folder come first
-    )
-    here.started.append(process)
-    return process
-
-
-def _command(here: Site, release: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of a built release."""
-    return subprocess.run(
-        [sys.executable, "-m", "scheduler", *arguments],
-        env=_environment(here, release),
-        cwd=here.logs,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
 
 
 def _everything(here: Site) -> tuple[dict[str, additive.Table], dict[str, list[str]]]:
@@ -86,12 +54,12 @@ def test_a_release_that_may_not_use_the_schema_refuses_it_and_changes_nothing(
     harm.submit(here, films)
     before = _everything(here)
 
-    process = _worker(here, release)
+    process = older.worker(here, release)
     assert process.wait(PATIENCE_S) != 0
     found = f"the database schema is {migrate.HEAD}, "
     assert here.says(process, f"this worker cannot start: {found}"), here.tail()
     for command in (("score", str(films)), ("db", "upgrade")):
-        refused = _command(here, release, *command)
+        refused = older.command(here, release, *command)
         assert refused.returncode == 2
         assert len(refused.stderr.splitlines()) == 1, refused.stderr
         assert migrate.HEAD in refused.stderr
@@ -157,7 +125,7 @@ def test_workers_of_an_older_release_and_of_today_finish_jobs_while_the_schema_m
     here: Site, films: Path, built: Callable[[str], Path], name: str, tmp_path: Path
 ) -> None:
     release = built(name)
-    old, new = _worker(here, release), here.begin_worker()
+    old, new = older.worker(here, release), here.begin_worker()
     ids = {here.hello(old), here.hello(new)}
     versions = here.rows("SELECT versions FROM workers WHERE pid = :pid", pid=old.pid)
     assert f'"pneumoq": "{name.removeprefix("v")}"' in str(versions[0].versions).replace("'", '"')
@@ -175,12 +143,12 @@ def test_workers_of_an_older_release_and_of_today_finish_jobs_while_the_schema_m
             rows = csv.writer(file)
             rows.writerow(["item_no", "label"])
             rows.writerows([number, label] for number in range(SOURCES * harm.count(films)))
-        done = _command(here, release, "labels", "import", str(truth), "--job", str(job_id))
+        done = older.command(here, release, "labels", "import", str(truth), "--job", str(job_id))
         assert done.returncode == 0, done.stderr
         assert {row.label for row in here.rows("SELECT label FROM labels")} == {label}
-    done = _command(here, release, "models", "promote", "1", "--reason", "again")
+    done = older.command(here, release, "models", "promote", "1", "--reason", "again")
     assert done.returncode == 0, done.stderr
-    done = _command(here, release, "db", "upgrade")
+    done = older.command(here, release, "db", "upgrade")
     assert (done.returncode, done.stdout) == (0, "the schema is up to date (9999)\n")
     harm.alive(old, new)
     harm.calm(here)

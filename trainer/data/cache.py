@@ -25,7 +25,7 @@ from trainer.data import dataset as datasets
 from trainer.data.dataset import Dataset, Film, LeftOut
 from trainer.data.patience import Patience
 from trainer.errors import FilmError, Stopped
-from trainer.film import rules
+from trainer.film import content, rules
 
 #: Films that wait decoded or undecoded at a time, per thread: enough to keep threads busy, few
 #: enough that a large original does not fill a small board's memory.
@@ -36,6 +36,9 @@ KEPT_FILES = 8
 
 #: Changes where the files mean something else.
 LAYOUT = "3"
+
+#: What read the films of files that do not say so.
+_FIRST_READERS = dict.fromkeys(content.READERS, 1)
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -77,12 +80,12 @@ def decode(
 ) -> tuple[Dataset, Pixels]:
     """The train and val films as pixels, and the dataset without those that have none.
 
-    Files are kept in `folder` under a name made of the films' contents, the rule and the size, so
-    that a folder may be shared by all runs; films that another dataset's files there have are
-    copied from them. What cannot be read is asked for again, left out of this run alone, and tried
-    again by the next; what cannot be decoded is remembered. `workers` is a number of threads:
-    Pillow decodes without the interpreter's lock. Raises DatasetError where too many films are
-    unreadable, OSError where they find no room, and Stopped.
+    Files are kept in `folder` under a name made of the films' contents, the rule, the size and the
+    versions of what read them, so that a folder may be shared by all runs; films that another
+    dataset's files there have are copied from them. What cannot be read is asked for again, left
+    out of this run alone, and tried again by the next; what cannot be decoded is remembered.
+    `workers` is a number of threads: Pillow decodes without the interpreter's lock. Raises
+    DatasetError where too many films are unreadable, OSError where they find no room, and Stopped.
     """
     films = [f for f in dataset.films if f.split != datasets.TEST]
     unique = {f.sha256: f for f in films}
@@ -106,7 +109,8 @@ def _name(rule: str, size: int, order: Sequence[str], unread: Sequence[str] = ()
     """What the files of these films are called; where some could not be read, no run looks there
     that wants them all."""
     without = ["without", *unread] if unread else []
-    parts = (LAYOUT, rule, str(size), *order, *without)
+    readers = json.dumps(content.READERS, sort_keys=True)
+    parts = (LAYOUT, rule, str(size), readers, *order, *without)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -162,7 +166,8 @@ def _write(
                     )
         name = _name(rule, size, order, unread)
         # The list of films first: the planes are looked at only when both are there.
-        about = {"rule": rule, "size": size, "films": order, "broken": broken}
+        about = {"rule": rule, "size": size, "readers": content.READERS, "films": order,
+                 "broken": broken}  # fmt: skip
         atomic.replace(folder / f"{name}.json", json.dumps(about).encode())
         written.replace(folder / f"{name}.npy")
         return name
@@ -209,6 +214,9 @@ def _kept(folder: Path, rule: str, size: int) -> dict[str, tuple[NDArray[np.uint
         try:
             about = json.loads(path.read_text())
             if (about["rule"], about["size"]) != (rule, size):
+                continue
+            # Of which kind a film is was not kept: all are decoded anew where one reader changed.
+            if {**_FIRST_READERS, **about.get("readers", {})} != content.READERS:
                 continue
             planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
         except (OSError, KeyError, TypeError, ValueError):

@@ -67,6 +67,11 @@ _NO_IMAGES = (
     (8, b"WAVE", "a sound"),
 )
 
+#: Version of what reads each kind of file; empty is what no reader takes. Whoever changes the
+#: pixels that the same bytes become, or whether they are refused, raises that of the kind: what an
+#: earlier version made of such files is no answer any more, and is made anew when it is asked for.
+READERS = {"JPEG": 1, "PNG": 1, "DICOM": 1, "TIFF": 1, "BMP": 1, "GIF": 1, "WEBP": 1, "": 1}
+
 #: Value representations of DICOM (PS3.5, section 6.2).
 _VRS = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR "
@@ -97,6 +102,12 @@ def kind(data: bytes) -> str:
     if found:
         return found
     return "DICOM" if _is_bare_dicom(data) else ""
+
+
+def reader(data: bytes) -> tuple[str, int]:
+    """The kind of a file, as `kind` says it, and the version of what reads it here."""
+    found = kind(data)
+    return found, READERS[found]
 
 
 def unreadable(data: bytes) -> FilmError:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from PIL import Image
 
 from trainer.errors import FilmError
-from trainer.film.refusals import check_size
+from trainer.film.refusals import Accepted, check_size
 
 #: Column and row at which each pass of an interlaced PNG starts, and its steps (PNG, section 8.2).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
@@ -23,7 +23,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
-def check_webp(data: bytes, accept: Collection[str]) -> None:
+def check_webp(data: bytes, accept: Accepted) -> None:
     """Raise FilmError for a WebP that is shorter than it says, or too large.
 
     Pillow cannot be asked: to open a WebP it makes room for all its pixels.

@@ -12,7 +12,7 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pydicom
@@ -26,7 +26,7 @@ from pydicom.tag import BaseTag, Tag
 
 from trainer.errors import FilmError, FilmRefused
 from trainer.film import dicom_pixels
-from trainer.film.refusals import MAX_PIXELS, check_size, refuse
+from trainer.film.refusals import MAX_PIXELS, Accepted, check_size, refuse
 
 # What pydicom would log and warn about may hold values of any tag. The values are checked here.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -97,7 +97,7 @@ _LATERAL_CODES = frozenset((
 ))  # fmt: skip
 
 
-def read(data: bytes, accept: Collection[str], tags: dict[str, str] | None) -> Image.Image:
+def read(data: bytes, accept: Accepted, tags: dict[str, str] | None) -> Image.Image:
     """A radiograph as eight-bit gray, 255 brightest, at its own size.
 
     Raises FilmRefused and FilmError as `trainer.film.rules.decode` does, and fills `tags` as it
@@ -168,7 +168,7 @@ def _identity(dataset: Dataset) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _refuse_other(dataset: Dataset, accept: Collection[str]) -> None:
+def _refuse_other(dataset: Dataset, accept: Accepted) -> None:
     """Raise FilmRefused or FilmError for what is no single frontal chest film."""
     sop_class = _text(dataset, "SOPClassUID")
     _refuse_without_pixels(dataset, sop_class)
@@ -223,7 +223,7 @@ def _refuse_without_pixels(dataset: Dataset, sop_class: str) -> None:
     )
 
 
-def _refuse_other_kind(dataset: Dataset, sop_class: str, accept: Collection[str]) -> None:
+def _refuse_other_kind(dataset: Dataset, sop_class: str, accept: Accepted) -> None:
     modality = _text(dataset, "Modality").upper()
     if modality not in _RADIOGRAPHS:
         found = f"{_named('Modality')} is {_shown(modality)}: not a radiograph (CR, DX)"
@@ -235,7 +235,7 @@ def _refuse_other_kind(dataset: Dataset, sop_class: str, accept: Collection[str]
         )
 
 
-def _refuse_other_part(dataset: Dataset, accept: Collection[str]) -> None:
+def _refuse_other_part(dataset: Dataset, accept: Accepted) -> None:
     part = _text(dataset, "BodyPartExamined").upper()
     words = set(re.findall(r"[A-Z]+", part))
     if words and (words & _OTHER_WORDS or not words & _CHEST_WORDS):
@@ -249,7 +249,7 @@ def _refuse_other_part(dataset: Dataset, accept: Collection[str]) -> None:
             refuse("body_part", f"{found}: not the chest", accept)
 
 
-def _refuse_other_view(dataset: Dataset, accept: Collection[str]) -> None:
+def _refuse_other_view(dataset: Dataset, accept: Accepted) -> None:
     view = _text(dataset, "ViewPosition").upper()
     words = set(re.findall(r"[A-Z]+", view))
     if words & _LATERAL_WORDS:

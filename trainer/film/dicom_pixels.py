@@ -7,7 +7,6 @@ so that a few bytes cannot ask for gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from trainer.errors import FilmError
 from trainer.film import codestream, grayscale
 from trainer.film.codestream import corrupt
 from trainer.film.grayscale import Lookup, Rendering, Window, Words
-from trainer.film.refusals import refuse
+from trainer.film.refusals import Accepted, refuse
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -51,7 +50,7 @@ def shape(dataset: Dataset) -> tuple[int, int]:
     return rows, columns
 
 
-def gray(dataset: Dataset, rows: int, columns: int, accept: Collection[str]) -> Image.Image:
+def gray(dataset: Dataset, rows: int, columns: int, accept: Accepted) -> Image.Image:
     """The first frame as eight-bit gray at its own size.
 
     Raises FilmError with `truncated`, `corrupt` or `unsupported_pixels`; FilmRefused(`colour`).
@@ -134,7 +133,7 @@ def _native(dataset: Dataset, rows: int, columns: int, bits: int) -> Words:
 
 
 def _gray_of_colour(
-    dataset: Dataset, rows: int, columns: int, bits: int, samples: int, accept: Collection[str]
+    dataset: Dataset, rows: int, columns: int, bits: int, samples: int, accept: Accepted
 ) -> Image.Image:
     if samples == 3 and bits != 8:
         raise _unsupported("colour of more than 8 bits; convert it to gray first")

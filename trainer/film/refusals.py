@@ -30,13 +30,23 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
 
 
-def refuse(code: str, found: str, accept: Collection[str]) -> None:
-    """Raise FilmRefused saying what was found, unless the caller accepts `code`."""
+class Accepted(frozenset[str]):
+    """Codes of refusals that a caller overrides, and which of them one film needed."""
+
+    def __init__(self, codes: Collection[str] = ()) -> None:
+        super().__init__()
+        #: Those without which the film would have been refused.
+        self.needed: set[str] = set()
+
+
+def refuse(code: str, found: str, accept: Accepted) -> None:
+    """Raise FilmRefused saying what was found, unless the caller accepts `code`: noted there."""
     if code not in accept:
         raise FilmRefused(code, f"{found}; accept {code} to score it all the same")
+    accept.needed.add(code)
 
 
-def check_size(width: int, height: int, accept: Collection[str]) -> None:
+def check_size(width: int, height: int, accept: Accepted) -> None:
     """Raise FilmError(`too_large`) or FilmRefused(`too_small`) for a film of these pixels."""
     if width * height > MAX_PIXELS:
         raise FilmError(

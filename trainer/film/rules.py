@@ -43,7 +43,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 from trainer.card import Golden
 from trainer.errors import FilmError
 from trainer.film import codestream, content, damage, grayscale
-from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, check_size, refuse
+from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, Accepted, check_size, refuse
 
 __all__ = ["MAX_PIXELS", "MIN_SIDE", "REFUSALS", "check_golden", "decode", "golden"]
 
@@ -108,12 +108,14 @@ def decode(
     out: NDArray[np.uint8] | None = None,
     accept: Collection[str] = (),
     tags: dict[str, str] | None = None,
+    overridden: set[str] | None = None,
 ) -> NDArray[np.uint8]:
     """Gray pixels of one film, `uint8 [size, size]`, 0 darkest to 255 brightest.
 
     Written into `out` (`uint8`, size² elements) where given. `accept` holds codes of REFUSALS that
-    are no reason to refuse. Of a DICOM, `tags` is filled with what it holds of `patient`, `study`
-    and `accession`, in the clear and also where the film is then refused; no message repeats them.
+    are no reason to refuse; those of them without which the film would have been refused are added
+    to `overridden`. Of a DICOM, `tags` is filled with what it holds of `patient`, `study` and
+    `accession`, in the clear and also where the film is then refused; no message repeats them.
 
     Raises FilmRefused with a code of REFUSALS, or with `no_pixels`, `dicomdir` or `nested_archive`,
     which cannot be accepted; FilmError with `not_an_image`, `unsupported_format`, `truncated`,
@@ -124,7 +126,10 @@ def decode(
         make = RULES[rule]
     except KeyError:
         raise LookupError(f"this build has no film rule {rule!r}, only {sorted(RULES)}") from None
-    pixels = make(data, size, accept, tags)
+    accepted = Accepted(accept)
+    pixels = make(data, size, accepted, tags)
+    if overridden is not None:
+        overridden |= accepted.needed
     if out is None:
         return np.array(pixels)
     out[:] = pixels.reshape(out.shape)
@@ -132,7 +137,7 @@ def decode(
 
 
 def _gray_stretch_1(
-    data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
+    data: bytes, size: int, accept: Accepted, tags: dict[str, str] | None
 ) -> NDArray[np.uint8]:
     gray = _gray(data, round(size * DRAFT_GAP), accept, tags)
     if gray.size != (size, size):
@@ -141,7 +146,7 @@ def _gray_stretch_1(
 
 
 def _gray_nearest_1(
-    data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
+    data: bytes, size: int, accept: Accepted, tags: dict[str, str] | None
 ) -> NDArray[np.uint8]:
     gray = np.asarray(_gray(data, None, accept, tags))
     height, width = gray.shape
@@ -153,7 +158,7 @@ def _gray_nearest_1(
 
 
 def _gray_crop_1(
-    data: bytes, size: int, accept: Collection[str], tags: dict[str, str] | None
+    data: bytes, size: int, accept: Accepted, tags: dict[str, str] | None
 ) -> NDArray[np.uint8]:
     gray = _gray(data, None, accept, tags)
     short, long = sorted(gray.size)
@@ -170,7 +175,7 @@ def _gray_crop_1(
 
 
 def _gray(
-    data: bytes, draft: int | None, accept: Collection[str], tags: dict[str, str] | None
+    data: bytes, draft: int | None, accept: Accepted, tags: dict[str, str] | None
 ) -> Image.Image:
     """The film in gray; a JPEG reduced as long as both sides keep `draft` pixels, if given."""
     hush()
@@ -201,7 +206,7 @@ def hush() -> None:
         warnings.filterwarnings("ignore", module=_NOISE[3].pattern)
 
 
-def _jpeg(data: bytes, draft: int | None, accept: Collection[str]) -> Image.Image:
+def _jpeg(data: bytes, draft: int | None, accept: Accepted) -> Image.Image:
     # The plugin itself, because Image.open tries and checks what is settled here.
     image = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
     check_size(*image.size, accept)
@@ -214,7 +219,7 @@ def _jpeg(data: bytes, draft: int | None, accept: Collection[str]) -> Image.Imag
             "unsupported_format", "arithmetic-coded JPEG is not read; convert it to PNG"
         )
     target = (draft, draft) if draft else None
-    if image.mode == "L" or "colour" in accept:
+    if image.mode == "L":
         image.draft("L", target)
     else:
         # Decoded as it is stored: the luma is that of a decode to `L`, bit by bit, and the chroma
@@ -240,7 +245,7 @@ def is_stored_as_rgb(image: Image.Image) -> bool:
     return [layer[0] for layer in getattr(image, "layer", ())] == list(b"RGB")
 
 
-def _picture(data: bytes, kind: str, accept: Collection[str]) -> Image.Image:
+def _picture(data: bytes, kind: str, accept: Accepted) -> Image.Image:
     """Gray of anything but JPEG and DICOM."""
     if kind == "WEBP":
         damage.check_webp(data, accept)
@@ -265,7 +270,7 @@ def _picture(data: bytes, kind: str, accept: Collection[str]) -> Image.Image:
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         layers = image.convert("RGBA")
         layers = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
-    if image.mode not in _COLOURLESS and "colour" not in accept and grayscale.is_coloured(layers):
+    if image.mode not in _COLOURLESS and grayscale.is_coloured(layers):
         refuse("colour", _COLOUR_FOUND, accept)
     return _upright(layers if layers.mode == "L" else layers.convert("L"), image)
 
@@ -273,7 +278,7 @@ def _picture(data: bytes, kind: str, accept: Collection[str]) -> Image.Image:
 _COLOUR_FOUND = "the picture shows colour, so it is a photograph or a drawing and no film"
 
 
-def _check_single(image: Image.Image, accept: Collection[str]) -> None:
+def _check_single(image: Image.Image, accept: Accepted) -> None:
     if getattr(image, "is_animated", False):
         refuse("multi_frame", "several frames, pages or pictures in one file", accept)
         image.seek(0)
@@ -336,7 +341,7 @@ def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
 
 RULES: dict[
     str,
-    Callable[[bytes, int, Collection[str], dict[str, str] | None], NDArray[np.uint8]],
+    Callable[[bytes, int, Accepted, dict[str, str] | None], NDArray[np.uint8]],
 ] = {
     DEFAULT_RULE: _gray_stretch_1,
     "gray-nearest-1": _gray_nearest_1,

@@ -21,9 +21,9 @@ from worker.archive.member import (
     pack,
     unpack,
 )
-from worker.archive.names import display
+from worker.archive.names import display, place
 from worker.archive.opening import open_reader, open_source, open_spool
-from worker.archive.source import BY_NAME, MAX_BYTES, WINDOWED, Kind, Reader, Source
+from worker.archive.source import BY_NAME, MAX_BYTES, WALKED, WINDOWED, Kind, Reader, Source
 from worker.archive.spool import MAX_WINDOW, Spool, spans
 from worker.archive.tar import ExtentReader
 
@@ -39,6 +39,7 @@ __all__ = [
     "STORED",
     "SUPPORTED",
     "UNSAFE",
+    "WALKED",
     "WINDOWED",
     "ExtentReader",
     "Kind",
@@ -53,6 +54,7 @@ __all__ = [
     "open_source",
     "open_spool",
     "pack",
+    "place",
     "spans",
     "unpack",
 ]

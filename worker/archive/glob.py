@@ -129,7 +129,7 @@ class GlobSource(Source):
                 stack.pop()
         if not found:
             raise ArchiveError(
-                "empty",
+                "no_match",
                 f"{self.uri}: no file matches this pattern; `*` stays within one folder, `**/*` "
                 "takes in all that is below",
             )

@@ -68,6 +68,11 @@ def _folder_skipped_as(folder: str) -> str | None:
     return None
 
 
+def place(name: str) -> tuple[str, ...]:
+    """Where a file stands in the listing of a folder, which goes depth first by name."""
+    return tuple(name.split("/"))
+
+
 def unsafe(name: str) -> bool:
     """Whether an archive's name for a member is absolute or climbs out of the archive.
 

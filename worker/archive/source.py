@@ -23,6 +23,9 @@ Kind = Literal["folder", "file", "zip", "tar", "tar.gz", "tar.zst", "list", "glo
 #: Kinds whose members are files of their own, which are found by the member's name.
 BY_NAME: frozenset[Kind] = frozenset({"folder", "file", "list", "glob"})
 
+#: Those that are found by looking through folders, which may change: listed in order of `place`.
+WALKED: frozenset[Kind] = frozenset({"folder", "glob"})
+
 #: Kinds whose members lie in a compressed stream, which is read through windows (`open_spool`).
 WINDOWED: frozenset[Kind] = frozenset({"tar.gz", "tar.zst"})
 
@@ -49,17 +52,17 @@ class Source(abc.ABC):
     def __init__(self, uri: str) -> None:
         self.uri = uri
         #: Entries that are no films by construction, counted by reason, as of the last listing.
-        #: Complete once `members` is exhausted, and independent of its `start`.
+        #: Complete once `members` is exhausted.
         self.skipped: Counter[str] = Counter()
 
-    def members(self, start: int = 0) -> Iterator[Member]:
-        """Members in a fixed order, from number `start` on; memory does not grow with them.
+    def members(self) -> Iterator[Member]:
+        """Members in a fixed order; memory does not grow with them.
 
         Folders go depth first by name, archives in their own order. Raises ArchiveError, possibly
         after many members, where the archive turns out to be cut short or damaged.
         """
         self.skipped.clear()
-        return itertools.islice(self._all(), start, None)
+        return self._all()
 
     def _all(self) -> Iterator[Member]:
         try:

@@ -31,10 +31,11 @@ def _serve(here: Endpoint) -> None:
             for offset, member in request.films:
                 here.mark.begin()
                 tags: dict[str, str] = {}
+                overridden: set[str] = set()
                 content, failure, data = reading.read(reader, member, tags)
                 if data is not None and offset >= 0:  # below 0 only its hash is wanted
-                    failure = reading.decode(data, request, here.pixels, offset, tags)
-                replies.add(content, failure, tags)
+                    failure = reading.decode(data, request, here.pixels, offset, tags, overridden)
+                replies.add(content, failure, tags, overridden, reading.reader_of(data))
                 replies.send_if_due()
             replies.send()
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,9 +77,16 @@ class Replies:
         self._reply = Reply()
         self._began = time.monotonic()
 
-    def add(self, content: bytes, failure: Failure | None, tags: Mapping[str, str]) -> None:
+    def add(
+        self,
+        content: bytes,
+        failure: Failure | None,
+        tags: Mapping[str, str],
+        overridden: Collection[str],
+        reader: tuple[str, int] | None,
+    ) -> None:
         """One more film is through; where many are at once, `send_if_due` comes after the last."""
-        self._reply.add(content, failure, tags)
+        self._reply.add(content, failure, tags, overridden, reader)
         if self._reply.full:
             self.send()
 

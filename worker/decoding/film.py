@@ -67,6 +67,10 @@ class Decoded:
     content: bytes | None = None
     #: DICOM: identifying tags as they stand in the film, for the site's eyes only.
     tags: dict[str, str] | None = None
+    #: Codes of refusals that were overridden, without which it would have been refused.
+    overridden: tuple[str, ...] = ()
+    #: What read it: its kind of file, and the version of the reader (`trainer.film.content`).
+    reader: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,8 @@ class _Film:
     content: bytes = b""
     failure: Failure | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    overridden: set[str] = field(default_factory=set)
+    reader: tuple[str, int] | None = None
     #: Its bytes where the GPU is to decode it.
     data: bytes | None = None
     pixels: int = 0
@@ -128,14 +130,21 @@ class _Server:
         """A film's bytes where the GPU takes it; of others all that there is to do is done."""
         one = _Film(offset=offset)
         one.content, one.failure, data = reading.read(reader, member, one.tags)
+        one.reader = reading.reader_of(data)
         if data is None or offset < 0:
             return one
         taken = gpu.takes(data) if len(data) <= BATCH_BYTES else None
         if taken is None or request.rule not in gpu.RULES:
-            one.failure = reading.decode(data, request, self._here.pixels, offset, one.tags)
+            self._decode(one, data, request)
         else:
             one.data, (one.pixels, one.components) = data, taken
         return one
+
+    def _decode(self, one: _Film, data: bytes, request: Request) -> None:
+        """The CPU's way."""
+        one.failure = reading.decode(
+            data, request, self._here.pixels, one.offset, one.tags, one.overridden
+        )
 
     def _finish(self, batch: list[_Film], request: Request, replies: Replies) -> bool:
         """Decode what is to be decoded, and answer for all; False where the GPU is out of order."""
@@ -148,9 +157,9 @@ class _Server:
         for one in left:
             assert one.data is not None
             self._here.mark.restart_clock()
-            one.failure = reading.decode(one.data, request, self._here.pixels, one.offset, one.tags)
+            self._decode(one, one.data, request)
         for one in batch:
-            replies.add(one.content, one.failure, one.tags)
+            replies.add(one.content, one.failure, one.tags, one.overridden, one.reader)
         replies.send_if_due()
         return works
 

@@ -165,6 +165,8 @@ class DecoderProcess:
                 failure=reply.failures.get(n),
                 content=None if content == NO_CONTENT else content,
                 tags=reply.tags.get(n),
+                overridden=tuple(reply.overridden.get(n, ())),
+                reader=reply.readers.get(n),
             )
             for n, content in enumerate(reply.contents)
         ]

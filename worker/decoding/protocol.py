@@ -18,7 +18,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,8 +51,9 @@ FAILURE_CHARACTERS = 500
 #: Characters of an identifying DICOM tag: two values of at most 64 make the longest that is valid.
 TAG_CHARACTERS = 1024
 
-#: Bytes of failures and tags after which a reply is sent: the largest film's (one failure and
-#: three tags, 43 kB) and the contents of a request's films (4 kB) still fit after them.
+#: Bytes of failures, tags and codes after which a reply is sent: the largest film's (one failure,
+#: three tags and all codes, 43 kB), the contents of a request's films (4 kB) and what read them
+#: (6 kB) still fit then.
 REPLY_BYTES = MESSAGE_BYTES // 2
 
 #: Bytes of a film's content hash (BLAKE2b-128).
@@ -176,7 +177,11 @@ class Reply:
     failures: dict[int, Failure] = field(default_factory=dict)
     #: Place in this reply → identifying DICOM tags, as they stand in the film.
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
-    #: Bytes that failures and tags take at most.
+    #: Place in this reply → codes of refusals that the film needed to be overridden.
+    overridden: dict[int, list[str]] = field(default_factory=dict)
+    #: Place in this reply → what read the film: its kind of file, and the version of the reader.
+    readers: dict[int, tuple[str, int]] = field(default_factory=dict)
+    #: Bytes that failures, tags and codes take at most.
     _remarks: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
@@ -189,7 +194,14 @@ class Reply:
         """Whether it is to be sent before another film is added."""
         return self._remarks > REPLY_BYTES or self.films >= REQUEST_FILMS
 
-    def add(self, content: bytes, failure: Failure | None, tags: Mapping[str, str]) -> None:
+    def add(
+        self,
+        content: bytes,
+        failure: Failure | None,
+        tags: Mapping[str, str],
+        overridden: Collection[str] = (),
+        reader: tuple[str, int] | None = None,
+    ) -> None:
         """One more film; the failure's message and the tags are cut to what is sent of them."""
         place = len(self.contents)
         self.contents.append(content)
@@ -200,12 +212,18 @@ class Reply:
         if tags:
             self.tags[place] = {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
             self._remarks += 100 + CHARACTER_BYTES * sum(map(len, self.tags[place].values()))
+        if overridden:
+            self.overridden[place] = sorted(overridden)
+            self._remarks += 100 + sum(map(len, overridden))
+        if reader is not None:
+            self.readers[place] = reader
 
     def pack(self) -> bytes:
         """As bytes for the socket."""
         remarks = b""
-        if self.failures or self.tags:
-            remarks = json.dumps([list(self.failures.items()), list(self.tags.items())]).encode()
+        said = (self.failures, self.tags, self.overridden, self.readers)
+        if any(said):
+            remarks = json.dumps([list(kind.items()) for kind in said]).encode()
         head = _REPLY_HEAD.pack(self.films, len(remarks), self.seconds)
         return _sendable(head + remarks + b"".join(self.contents))
 
@@ -215,7 +233,8 @@ class Reply:
         try:
             films, length, seconds = _REPLY_HEAD.unpack_from(message)
             end = _REPLY_HEAD.size + length
-            failures, tags = json.loads(message[_REPLY_HEAD.size : end]) if length else ((), ())
+            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 4
+            failures, tags, overridden, readers = remarks
             reply = cls(
                 seconds=seconds,
                 contents=[
@@ -224,6 +243,8 @@ class Reply:
                 ],
                 failures={place: Failure(*failure) for place, failure in failures},
                 tags=dict(tags),
+                overridden=dict(overridden),
+                readers={place: (kind, version) for place, (kind, version) in readers},
             )
         except (TypeError, ValueError, struct.error) as error:
             raise ValueError(f"no reply of a decoder: {error}") from error

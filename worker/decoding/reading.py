@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import FilmError, FilmRefused
+from trainer.film import content as film_content
 from trainer.film import rules
 from worker import archive
 from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request, Source
@@ -75,14 +76,24 @@ def read(
     return content, None, data
 
 
+def reader_of(data: bytes | None) -> tuple[str, int] | None:
+    """What reads a film of these bytes here: its kind of file, and the version of the reader."""
+    return None if data is None else film_content.reader(data)
+
+
 def decode(
-    data: bytes, request: Request, pixels: NDArray[np.uint8], offset: int, tags: dict[str, str]
+    data: bytes,
+    request: Request,
+    pixels: NDArray[np.uint8],
+    offset: int,
+    tags: dict[str, str],
+    overridden: set[str],
 ) -> Failure | None:
     """Put the film's pixels into their place, or return what is wrong with it."""
     side = request.size
     out = pixels[offset : offset + side * side]
     try:
-        rules.decode(data, side, request.rule, out, accept=request.accept, tags=tags)
+        rules.decode(data, side, request.rule, out, request.accept, tags, overridden)
     except FilmError as error:
         return _failure(error)
     except MemoryError:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
@@ -14,9 +13,11 @@ from db.base import database as connecting
 from db.queue import jobs, listings, reuse
 from db.work import endings
 from db.work.claims import Claimed
+from trainer.film import content
 from worker import archive
 from worker.errors import ArchiveError
 from worker.scoring.cutting import ShardWriter, cut
+from worker.scoring.resuming import Resumed
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ class Lister:
                 continue
             names = listings.unpack_paths(row["paths"])
             with archive.open_source(row["uri"], row["kind"], names) as source:
-                self._check_unchanged(source, row)
-                self._list(source, row["source_no"], wanted)
+                listed = self._listed()
+                self._check_unchanged(source, row, begun=row["source_no"] in listed)
+                self._list(source, row["source_no"], wanted, listed)
                 skipped.update(source.skipped)
         items = sum(self._listed().values())
         if not items:
@@ -74,19 +76,17 @@ class Lister:
         with connecting.reading(self._database) as connection:
             return listings.planned(connection, self._lease.job_id)
 
-    def _check_unchanged(self, source: archive.Source, row: sa.RowMapping) -> None:
+    def _check_unchanged(self, source: archive.Source, row: sa.RowMapping, *, begun: bool) -> None:
         """The archive is still what was submitted; a retry takes it as it is now.
 
-        Who retries has often repaired the archive first.
+        Who retries has often repaired the archive first; once its listing has `begun` it must stay.
         """
         fingerprint = source.fingerprint()
         if fingerprint == row["fingerprint"]:
             return
-        if self._claimed.parent_job_id is None:
-            raise ArchiveError(
-                "changed",
-                f"{row['uri']} was changed after the job was submitted; submit again",
-            )
+        if self._claimed.parent_job_id is None or begun:
+            when = "while it was listed" if begun else "after the job was submitted"
+            raise ArchiveError("changed", f"{row['uri']} was changed {when}; submit again")
         content_id = source.content_id()
         connecting.write(
             self._database,
@@ -138,7 +138,9 @@ class Lister:
             self._check()
             copied = connecting.write(
                 self._database,
-                lambda c: reuse.copy_source(c, self._lease, *origin, row["source_no"]),
+                lambda c: reuse.copy_source(
+                    c, self._lease, *origin, row["source_no"], content.READERS
+                ),
             )
             if copied.complete:
                 log.info("job %d: %s is answered from job %d", self._lease.job_id, row["uri"],
@@ -148,17 +150,35 @@ class Lister:
                 continue
             return copied.complete
 
+    def _names(self, source_no: int) -> Iterator[str]:
+        """The members of a source that this planner or those before it listed, in their order."""
+        last = -1
+        while True:
+            self._check()
+            with connecting.reading(self._database) as connection:
+                found = listings.of_source(connection, self._lease.job_id, source_no, last)
+            if not found:
+                return
+            for shard in found:
+                yield from (member.name for member in archive.unpack(shard.listing))
+            last = found[-1].first_item
+
     def _list(
-        self, source: archive.Source, source_no: int, wanted: set[tuple[int, int]] | None
+        self,
+        source: archive.Source,
+        source_no: int,
+        wanted: set[tuple[int, int]] | None,
+        listed: dict[int, int],
     ) -> None:
-        """Write the shards of one source that are not written yet."""
-        listed = self._listed()
-        before, items = listed.get(source_no, 0), sum(listed.values())
-        if wanted is None:
-            members = source.members(start=before)
-        else:
-            chosen = (m for m in source.members() if (source_no, _name_hash(m.name)) in wanted)
-            members = itertools.islice(chosen, before, None)
+        """Write the shards of one source that are not written yet; `listed` is what is."""
+        items = sum(listed.values())
+        members = source.members()
+        if wanted is not None:
+            members = (m for m in members if (source_no, _name_hash(m.name)) in wanted)
+        resumed = None
+        if source_no in listed:
+            resumed = Resumed(source, members, self._names(source_no))
+            members = iter(resumed)
         compressed = source.kind in archive.WINDOWED
         # A compressed archive's shards need the index, which is complete only at the end.
         writer = ShardWriter(
@@ -176,6 +196,8 @@ class Lister:
                 ),
             )
         writer.flush()
+        if resumed is not None and (change := resumed.changed):
+            connecting.write(self._database, lambda c: listings.log_change(c, self._lease, change))
 
 
 def _name_hash(name: str) -> int:

@@ -36,6 +36,10 @@ class ShardRun(Run):
     contents: dict[int, bytes] = field(default_factory=dict)
     #: By index into `members`: identifying tags as they stand in DICOM films.
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: By index into `members`: what read the films whose contents are known.
+    readers: dict[int, tuple[str, int]] = field(default_factory=dict)
+    #: By index into `members`: codes of refusals that films needed to be overridden.
+    overridden: dict[int, tuple[str, ...]] = field(default_factory=dict)
     #: (item_no, name in the database, name in the archive) of names that were hashed.
     hashed_names: list[tuple[int, str, str]] = field(default_factory=list)
 
@@ -53,8 +57,12 @@ class ShardRun(Run):
         """Item `index` is back from a decoder."""
         if decoded.content is not None:
             self.contents[index] = decoded.content
+        if decoded.reader is not None:
+            self.readers[index] = decoded.reader
         if decoded.tags is not None:
             self.tags[index] = decoded.tags
+        if decoded.overridden:
+            self.overridden[index] = decoded.overridden
         if decoded.failure is not None:
             self._not_predicted(index, *decoded.failure)
 
@@ -67,6 +75,7 @@ class ShardRun(Run):
                 detail=detail,
                 refused=refused,
                 identity=self._identity(index),
+                reader=self.readers.get(index),
             )
         )
 
@@ -101,11 +110,18 @@ class ShardRun(Run):
                     cam=cam,
                     content=self.contents.get(index),
                     identity=self._identity(index),
+                    overridden=self.overridden.get(index, ()),
+                    reader=self.readers.get(index),
                 )
             )
 
     def known(self, found: Mapping[bytes, Known]) -> None:
-        """All contents are read: what is known is answered from the store, the others must wait."""
+        """All contents are read: what the store knows is answered from it, the others must wait.
+
+        It knows nothing where another version read the film than reads it now, where the film
+        needed more to be overridden than this job overrides, nor where the map is to be kept and is
+        not there.
+        """
         answered = {o.item_no for o in self.outcomes}
         limit = self.card.ood_threshold
         for index in range(len(self.members)):
@@ -113,10 +129,15 @@ class ShardRun(Run):
             if item_no in answered:
                 continue
             row = found.get(self.contents.get(index, b""))
-            if row is None:
+            positive = row is not None and row.probability >= self.card.threshold
+            if (
+                row is None
+                or row.reader != self.readers[index][1]
+                or not row.overridden.issubset(self.accept)
+                or (row.cam is None and self._keeps_cam(positive))
+            ):
                 self.waiting.append(index)
                 continue
-            positive = row.probability >= self.card.threshold
             self.outcomes.append(
                 Prediction(
                     item_no=item_no,
@@ -131,6 +152,7 @@ class ShardRun(Run):
                     content=self.contents[index],
                     reused_from=(row.job_id, row.item_no),
                     identity=row.identity,
+                    reader=self.readers[index],
                 )
             )
 

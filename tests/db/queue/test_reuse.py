@@ -16,6 +16,8 @@ from tests.db import given
 
 CAM = results.Cam(2, 3, -1.5, 2.5, bytes([0, 1, 2, 253, 254, 255]))
 WHOSE = results.Identity("p", "s", None)
+#: What reads films now.
+READERS = {"JPEG": 1, "PNG": 1, "DICOM": 2}
 ZIP = [{"uri": "/films.zip", "kind": "zip", "fingerprint": "1", "content_id": "zip:9:ab"}]
 
 
@@ -49,8 +51,8 @@ def test_a_film_is_known_by_content_model_and_precision(database: sa.Engine) -> 
     found = _known(database, 0, 1, 99)
 
     assert found == {
-        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None, None),
-        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE),
+        _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None, None, frozenset(), 1),
+        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE, frozenset(), 1),
     }
     assert _known(database, 0, precision="int8") == {}
     assert _known(database, 0, model_id=2) == {}
@@ -92,6 +94,70 @@ def test_the_same_film_twice_in_a_shard_is_kept_once(database: sa.Engine) -> Non
     write(database, lambda c: results.commit(c, shard, made))
 
     assert given.count(database, predictions) == 2
+    assert given.count(database, films) == 1
+
+
+def _scored(database: sa.Engine, spec: dict[str, Any] | None = None, **fields: Any) -> int:
+    """A job that has scored content 0; its number."""
+    job_id = given.running(database, spec=spec or {})
+    shard = given.claimed(database)
+    write(database, lambda c: results.commit(c, shard, _films(shard, **fields)))
+    return job_id
+
+
+def test_a_film_is_known_with_what_it_needed_to_be_overridden(database: sa.Engine) -> None:
+    _scored(
+        database, {"accept": ["burned_in", "lateral", "colour"]}, overridden=("lateral", "colour")
+    )
+
+    assert _known(database, 0)[_content(0)].overridden == {"lateral", "colour"}
+
+
+@pytest.mark.parametrize("spec", [{}, {"accept": []}, {"accept": ["lateral"]}])
+def test_of_a_film_of_an_older_release_all_counts_as_needed_that_its_job_overrode(
+    database: sa.Engine, spec: dict[str, Any]
+) -> None:
+    first = _scored(database, spec)
+    # As those write it that know nothing of it.
+    write(database, lambda c: c.execute(sa.update(films).values(overridden=None)))
+
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.overridden) == (first, frozenset(spec.get("accept", ())))
+
+    # Who scores it again knows, and answers from then on.
+    second = _scored(database)
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.overridden) == (second, frozenset())
+
+
+def test_a_prediction_with_a_map_replaces_one_without(database: sa.Engine) -> None:
+    _scored(database)
+    second = _scored(database, cam=CAM)
+    _scored(database)
+    _scored(database, cam=CAM)
+
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.cam) == (second, CAM)
+    assert given.count(database, films) == 1
+
+
+def test_what_a_newer_reader_made_replaces_what_an_older_one_made_and_not_the_other_way(
+    database: sa.Engine,
+) -> None:
+    def made(version: int) -> int:
+        return _scored(database, reader=("DICOM", version))
+
+    first = made(1)
+    # As those write it that know nothing of it.
+    write(database, lambda c: c.execute(sa.update(films).values(reader=None)))
+    made(1)
+    assert _known(database, 0)[_content(0)][:2] == (first, 0)
+    assert _known(database, 0)[_content(0)].reader == 1
+    newer = made(2)
+    made(1)
+    _scored(database, reader=("DICOM", 1), cam=CAM)
+    found = _known(database, 0)[_content(0)]
+    assert (found.job_id, found.reader) == (newer, 2)
     assert given.count(database, films) == 1
 
 
@@ -164,7 +230,9 @@ def _copy_all(database: sa.Engine, lease: leases.Lease, origin: int, limit: int 
     calls = 0
     while True:
         calls += 1
-        copied = write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0, limit=limit))
+        copied = write(
+            database, lambda c: reuse.copy_source(c, lease, origin, 0, 0, READERS, limit=limit)
+        )
         if copied.complete or not copied.shards:
             assert copied.complete
             return calls
@@ -229,16 +297,16 @@ def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
     first = write(database, lambda c: claims.claim_job(c, "score", "a", given.EXPIRED_S))
     assert first is not None
     write(database, lambda c: listings.add(c, first.lease, given.new_shards(1, items=5)))
-    write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1, limit=1))
+    write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1, READERS, limit=1))
     second = write(database, lambda c: claims.claim_job(c, "score", "b", given.LEASE_S))
     assert second is not None
     with pytest.raises(LeaseLost):
-        write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1))
+        write(database, lambda c: reuse.copy_source(c, first.lease, origin, 0, 1, READERS))
 
-    copied = write(database, lambda c: reuse.copy_source(c, second.lease, origin, 0, 1))
+    copied = write(database, lambda c: reuse.copy_source(c, second.lease, origin, 0, 1, READERS))
 
     assert copied == reuse.Copied(6, 20, True)
-    assert write(database, lambda c: reuse.copy_source(c, second.lease, origin, 0, 1)) == (
+    assert write(database, lambda c: reuse.copy_source(c, second.lease, origin, 0, 1, READERS)) == (
         0, 0, True,
     )  # fmt: skip
     with reading(database) as connection:
@@ -255,4 +323,55 @@ def test_where_no_shard_begins_nothing_is_copied(database: sa.Engine) -> None:
     lease = given.planning(database, source_rows=ZIP).lease
     write(database, lambda c: listings.add(c, lease, given.new_shards(1, items=3)))
 
-    assert write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0)) == (0, 0, False)
+    assert write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0, READERS)) == (
+        0,
+        0,
+        False,
+    )
+
+
+def test_what_other_readers_made_is_not_copied_but_read_again(database: sa.Engine) -> None:
+    read_by = [
+        {"JPEG": 1}, {"JPEG": 1, "DICOM": 2}, {"DICOM": 1}, {"JPEG": 1, "DICOM": 1}, {"JPEG": 2},
+        {"JPEG 2000": 1}, None,
+    ]  # fmt: skip
+    job_id = given.running(database, shards=len(read_by), items=2, source_rows=ZIP)
+    for _ in read_by:
+        given.commit(database, given.claimed(database))
+    for number, readers in enumerate(read_by):
+        stated: Any = sa.null() if readers is None else readers
+        mine = shards.c.job_id == job_id, shards.c.shard_no == number
+        write(database, lambda c, m=mine, s=stated: c.execute(  # type: ignore[misc]
+            sa.update(shards).where(*m).values(readers=s)
+        ))  # fmt: skip
+    lease = given.planning(database, source_rows=ZIP).lease
+
+    _copy_all(database, lease, job_id)
+
+    with reading(database) as connection:
+        rows = connection.execute(
+            sa.select(shards.c.state, shards.c.readers)
+            .where(shards.c.job_id == lease.job_id).order_by(shards.c.shard_no)
+        ).all()  # fmt: skip
+    assert [(row.state, row.readers) for row in rows] == [
+        ("done", {"JPEG": 1}), ("done", {"JPEG": 1, "DICOM": 2}), *[("ready", None)] * 5,
+    ]  # fmt: skip
+    assert given.count(database, predictions, predictions.c.job_id == lease.job_id) == 4
+
+
+def test_a_shard_says_what_read_its_films_where_that_is_known_of_all(database: sa.Engine) -> None:
+    def committed(*readers: tuple[str, int] | None) -> Any:
+        job_id = given.running(database, items=len(readers))
+        shard = given.claimed(database)
+        made = given.outcomes(shard, refused=1)
+        made = [o._replace(reader=r) for o, r in zip(made, readers, strict=True)]
+        write(database, lambda c: results.commit(c, shard, made))
+        return given.one(database, shards, shards.c.job_id == job_id).readers
+
+    assert committed(("DICOM", 2), ("JPEG", 1), ("JPEG", 1)) == {"DICOM": 2, "JPEG": 1}
+    assert committed(("", 1), ("DICOM", 2), ("DICOM", 1)) == {"": 1, "DICOM": 1}
+    assert committed(("DICOM", 2), None) is None
+    assert committed(None, ("DICOM", 2)) is None
+    with reading(database) as connection:
+        unknown = sa.select(sa.func.count()).where(shards.c.readers.is_(None))
+        assert connection.execute(unknown).scalar_one() == 2, "NULL, and no `null` of JSON"

@@ -117,7 +117,7 @@ def test_what_was_answered_from_a_purged_job_stays_whole(database: sa.Engine) ->
         assert not reuse.any_known(connection, 1, "fp32")
     assert jobs.get(database, origin)["purged_at"] is not None
     # A planner that had found it before lists the archive itself.
-    assert write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0)) == (0, 0, False)
+    assert write(database, lambda c: reuse.copy_source(c, lease, origin, 0, 0, {})) == (0, 0, False)
 
 
 def test_a_purged_job_is_neither_retried_nor_labelled(database: sa.Engine) -> None:

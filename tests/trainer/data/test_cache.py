@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from tests.support.disk import fill, small_disk
 from tests.trainer import samples
 from trainer.data import cache, dataset
 from trainer.errors import DatasetError, Stopped
-from trainer.film import rules
+from trainer.film import content, rules
 
 
 @pytest.fixture
@@ -143,6 +144,34 @@ def test_a_changed_dataset_decodes_only_the_films_that_are_new(
             assert np.array_equal(planes[one.sha256], plane)
     cache.decode(after, tmp_path / "cache", size=33)
     assert len(asked) == 2 + len(after.films), "another size is other pixels"
+
+
+def test_films_that_another_reader_made_are_decoded_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = rules.decode
+    monkeypatch.setattr(rules, "decode", lambda *a: (asked.append(a), real(*a))[1])
+
+    def decoded() -> int:
+        """How many films are decoded now, of those that are there and one more."""
+        asked.clear()
+        samples.write(root, f"NORMAL/new_{len(list(root.rglob('*')))}.jpeg")
+        data, _ = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
+        # As those leave it that know nothing of readers.
+        for about in (tmp_path / "cache").glob("*.json"):
+            kept = json.loads(about.read_text())
+            if set(kept.pop("readers", {"": 1}).values()) == {1}:
+                about.write_text(json.dumps(kept))
+        films.append(len(data.films))
+        return len(asked)
+
+    films: list[int] = []
+    assert decoded() == films[-1]
+    assert decoded() == 1
+    monkeypatch.setitem(content.READERS, "DICOM", 2)
+    assert decoded() == films[-1]
+    assert decoded() == 1
 
 
 def test_a_damaged_cache_of_another_dataset_is_passed_over(root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import struct
@@ -20,7 +21,7 @@ from tests.support.paths import SHARED
 from trainer import phantom
 from trainer.card import Golden
 from trainer.errors import FilmError, FilmRefused
-from trainer.film import rules
+from trainer.film import content, rules
 
 ORIGINALS = SHARED / "data" / "originals"
 
@@ -324,3 +325,80 @@ def test_the_crop_rule_survives_a_strip_of_film() -> None:
 def test_an_unknown_rule_is_a_lookup_error() -> None:
     with pytest.raises(LookupError, match="gray-stretch-1"):
         rules.decode(b"", 32, "gray-stretch-99")
+
+
+def test_of_what_is_accepted_a_film_tells_which_it_needed() -> None:
+    everything = frozenset(rules.REFUSALS)
+    colour = Image.merge("RGB", (scene(), scene().rotate(180), scene()))
+    frames = {"save_all": True, "append_images": [scene(31, 400)]}
+    films = {
+        encoded(scene(), "JPEG"): set(),
+        encoded(scene().convert("RGB"), "JPEG"): set(),
+        encoded(colour, "JPEG"): {"colour"},
+        encoded(colour, "JPEG", keep_rgb=True): {"colour"},
+        encoded(scene().convert("RGB")): set(),
+        encoded(colour): {"colour"},
+        encoded(scene(31, 400)): {"too_small"},
+        encoded(scene(31, 400), "TIFF", **frames): {"too_small", "multi_frame"},
+        encoded(colour, "WEBP"): {"colour"},
+        hostile.dicom(): set(),
+        hostile.dicom(ViewPosition="LL", BurnedInAnnotation="YES"): {"lateral", "burned_in"},
+        hostile.dicom(Modality="CT", BodyPartExamined="KNEE"): {"modality", "body_part"},
+        hostile.dicom(PresentationIntentType="FOR PROCESSING"): {"for_processing"},
+    }
+    for data, expected in films.items():
+        needed: set[str] = set()
+        made = rules.decode(data, 64, accept=everything, overridden=needed)
+        assert needed == expected, data[:20]
+        # Whoever accepts these and no others has the same pixels.
+        assert (rules.decode(data, 64, accept=needed) == made).all()
+        for code in needed:
+            with pytest.raises(FilmRefused, match=f"accept {code} "):
+                rules.decode(data, 64, accept=needed - {code})
+
+
+def test_every_kind_of_file_has_a_reader_with_a_version() -> None:
+    films = {
+        "JPEG": encoded(scene(), "JPEG"),
+        "PNG": encoded(scene()),
+        "TIFF": encoded(scene(), "TIFF"),
+        "BMP": encoded(scene(), "BMP"),
+        "GIF": encoded(scene(), "GIF"),
+        "WEBP": encoded(scene(), "WEBP"),
+        "DICOM": hostile.dicom(),
+        "": b"no film",
+    }
+    assert films.keys() == content.READERS.keys()
+    for kind, data in films.items():
+        assert content.reader(data) == (kind, content.READERS[kind])
+    bare = hostile.written(hostile.dataset(), preamble=False)
+    assert content.reader(bare) == content.reader(films["DICOM"])
+
+
+#: Kind of file → version of its reader, and what it makes of drawn films. Of what is compressed
+#: with loss each build of a decoder makes something a little different, so that none is here.
+MADE = {
+    "DICOM": (1, "249dc26211e75919"),
+    "PNG": (1, "065fddb331f91fb8"),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_reader_that_makes_other_pixels_has_another_version(kind: str) -> None:
+    """Whoever changes the pixels raises the version in `content.READERS`, and both here."""
+    ramp = np.add.outer(np.arange(64), np.arange(64))  # at its own size, so that nothing is resized
+    gray, deep = ramp.astype(np.uint8), (ramp * 500).astype(np.uint16)
+    films = {
+        "PNG": [encoded(Image.fromarray(gray)), encoded(Image.fromarray(deep)),
+                encoded(Image.merge("RGB", [Image.fromarray(gray)] * 3))],
+        "DICOM": [
+            hostile.dicom(gray), hostile.dicom(deep),
+            hostile.dicom(deep, PhotometricInterpretation="MONOCHROME1"),
+            hostile.dicom(deep, WindowCenter=20_000, WindowWidth=30_000),
+            hostile.dicom(deep, WindowCenter=9, WindowWidth=99, RescaleSlope=0.01,
+                          RescaleIntercept=-100, VOILUTFunction="SIGMOID"),
+            hostile.dicom(deep, PixelPaddingValue=0),
+        ],
+    }[kind]  # fmt: skip
+    made = hashlib.sha256(b"".join(rules.decode(data, 64).tobytes() for data in films))
+    assert (content.READERS[kind], made.hexdigest()[:16]) == MADE[kind]

@@ -26,14 +26,12 @@ def test_every_kind_gives_the_same_names_and_bytes(maker: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_a_listing_is_the_same_twice_and_can_start_anywhere(maker: str, tmp_path: Path) -> None:
+def test_a_listing_is_the_same_twice(maker: str, tmp_path: Path) -> None:
     path = MAKERS[maker](tmp_path / "films", {"a/": b"", **FILES} if "zip" in maker else FILES)
     with archive.open_source(str(path)) as source:
         whole = list(source.members())
         passed = dict(source.skipped)
         assert list(source.members()) == whole
-        assert list(source.members(start=4)) == whole[4:]
-        assert list(source.members(start=99)) == []
         assert dict(source.skipped) == passed
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.film import rules
 from worker import archive
 from worker.archive import Kind, Member
 from worker.decoding import protocol
@@ -58,10 +59,13 @@ def test_a_reply_arrives_as_it_was() -> None:
         Failure("lateral", "it is a lateral view", refused=True),
         {"format": "DICOM", "patient": f"P{BYTE}1"},
     )
+    sent.add(b"4" * protocol.CONTENT_BYTES, None, {}, {"lateral", "burned_in"}, ("DICOM", 12))
     received = Reply.unpack(sent.pack())
     assert received == sent
-    assert received.films == 3
+    assert received.films == 4
     assert received.failures.keys() == {1, 2}
+    assert received.overridden == {3: ["burned_in", "lateral"]}
+    assert received.readers == {3: ("DICOM", 12)}
 
 
 @pytest.mark.parametrize(
@@ -155,11 +159,14 @@ def test_the_largest_reply_within_the_limits_can_be_sent() -> None:
         quiet.add(protocol.NO_CONTENT, None, {})
     assert quiet.films == protocol.REQUEST_FILMS
     # Full by its films but one, and just not by what there is to say; then the worst film comes.
-    crowded = Reply(contents=[protocol.NO_CONTENT] * (protocol.REQUEST_FILMS - 3))
+    crowded = Reply()
+    while crowded.films < protocol.REQUEST_FILMS - 3:
+        crowded.add(protocol.NO_CONTENT, None, {}, reader=("DICOM", 1000))
     crowded.add(protocol.NO_CONTENT, failure, {"study": tags["study"], "patient": tags["study"]})
     crowded.add(protocol.NO_CONTENT, failure, {"study": tags["study"]})
     assert not crowded.full
-    crowded.add(protocol.NO_CONTENT, failure, {k: v for k, v in tags.items() if k != "format"})
+    most = {k: v for k, v in tags.items() if k != "format"}
+    crowded.add(protocol.NO_CONTENT, failure, most, rules.REFUSALS)
     assert crowded.pack()
 
 

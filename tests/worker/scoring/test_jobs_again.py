@@ -81,6 +81,27 @@ def test_films_that_were_scored_are_answered_from_the_store_whatever_they_are_pa
     assert {row.job for row in origins} == {first, second}
 
 
+def test_maps_that_are_asked_for_are_there_though_the_films_were_scored_without(
+    here: Site, films: list[Path], tmp_path: Path
+) -> None:
+    def maps(spec: dict[str, str]) -> tuple[int, int]:
+        """Maps of a job, and how many of its films were answered from the store."""
+        job_id = here.score(tmp_path / "films", model_id=1, spec=spec)
+        assert here.ended(job_id) == "completed"
+        found = here.rows("SELECT count(*) AS n FROM cams WHERE job_id = :job", job=job_id)[0].n
+        return int(found), reused(here, job_id)
+
+    n = len(films)
+    assert maps({"keep_cam": "none"}) == (0, 0)
+    label = "PNEUMONIA"
+    positive = here.rows("SELECT count(*) AS n FROM v_predictions WHERE label = :l", l=label)[0].n
+    assert 0 < positive < n
+    assert maps({}) == (positive, n - positive)
+    assert maps({"keep_cam": "all"}) == (n, positive)
+    assert maps({"keep_cam": "all"}) == (n, n)
+    assert maps({"keep_cam": "none"}) == (0, n)
+
+
 def test_by_force_every_film_is_scored_anew(here: Site, films: list[Path], tmp_path: Path) -> None:
     for _ in range(2):
         job_id = here.score(tmp_path / "films", model_id=1, spec={"force": True})

@@ -72,6 +72,17 @@ def test_a_refusal_that_is_accepted_is_no_refusal(here: Site, tmp_path: Path) ->
     second = here.score(tmp_path / "side.dcm", model_id=1, spec={"accept": ["lateral"]})
     assert here.ended(second) == "completed"
     assert len(here.probabilities(second)) == 1
+    # Nor is it one for a later job that does not accept it; one that does has it from the store.
+    third = here.score(tmp_path / "side.dcm", model_id=1)
+    assert here.ended(third) == "completed"
+    assert not here.probabilities(third)
+    rows = here.rows("SELECT code FROM v_refusals WHERE job_id = :job", job=third)
+    assert [row.code for row in rows] == ["lateral"]
+    accept = {"accept": ["burned_in", "lateral"]}
+    fourth = here.score(tmp_path / "side.dcm", model_id=1, spec=accept)
+    assert here.ended(fourth) == "completed"
+    origins = here.rows("SELECT reused_from_job FROM predictions WHERE job_id = :j", j=fourth)
+    assert [row.reused_from_job for row in origins] == [second]
 
 
 def test_results_roll_up_by_study_and_no_patient_is_named_in_database_log_or_broker(

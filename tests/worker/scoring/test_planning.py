@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import random
 import tarfile
@@ -21,7 +22,7 @@ import zstandard
 from db.base import database as connecting
 from db.base.schema import jobs as jobs_table
 from db.base.schema import shard_listings, shards, sources
-from db.queue import jobs, listings
+from db.queue import jobs, leases, listings
 from db.work import claims, control
 from tests.worker import archives, samples
 from worker import archive
@@ -501,3 +502,158 @@ def test_an_archive_of_chained_headers_fails_its_job_at_the_first_attempt(
     row = desk.job(job_id)
     assert (row["state"], row["attempts"]) == ("failed", 1)
     assert "the archive is damaged after 0 entries" in row["reason"]
+
+
+def submit(
+    desk: Desk, model_id: int, path: Path, pattern: str = "", kind: archive.Kind = "folder"
+) -> int:
+    """Submit a job over a list, a folder, or what a pattern matches in it."""
+    uri, kind = (f"{path}/{pattern}", "glob") if pattern else (str(path), kind)
+    with archive.open_source(uri, kind) as source:
+        rows = [{"uri": uri, "kind": kind, "fingerprint": source.fingerprint()}]
+    return connecting.write(
+        desk.engine,
+        lambda c: jobs.submit(
+            c, kind="score", spec={}, submitted_by="tests", model_id=model_id, source_rows=rows
+        ),
+    )
+
+
+def begin(desk: Desk, job_id: int, count: int) -> None:
+    """List the first members of a job's only source, as a planner does that ends then."""
+    row = jobs.source_rows(desk.engine, job_id)[0]
+    with archive.open_source(row["uri"], row["kind"]) as source:
+        members = list(itertools.islice(source.members(), count))
+    claimed = connecting.write(
+        desk.engine, lambda c: claims.claim_job(c, "score", "before", lease_s=60)
+    )
+    assert claimed is not None
+    lease = claimed.lease
+    new = [
+        listings.NewShard(source_no=0, n_items=len(part), listing=archive.pack(part))
+        for part in (members[: count // 2], members[count // 2 :])
+    ]
+    connecting.write(desk.engine, lambda c: listings.add(c, lease, new))
+    connecting.write(
+        desk.engine, lambda c: leases.hand_back(c, lease, "stopped", in_good_order=True)
+    )
+
+
+def changes(desk: Desk, job_id: int) -> list[str]:
+    """What a job's history says of changed sources."""
+    events = jobs.events(desk.engine, job_id)
+    return [str(e["detail"]) for e in events if e["event"] == "source_changed"]
+
+
+#: Whose order by folders is another one than that of the paths as text.
+WARDS = ("a/1", "a/2", "a/b/3", "a-b/4", "a.b/5", "c", "d/6", "d/7", "e")
+
+
+@pytest.mark.parametrize("pattern", ["", "**"])
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_a_folder_that_changed_is_listed_on_behind_the_name_that_was_listed_last(
+    desk: Desk, model_id: int, tmp_path: Path, pattern: str, count: int
+) -> None:
+    root = tmp_path / "films"
+    for name in WARDS:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    job_id = submit(desk, model_id, root, pattern)
+    begin(desk, job_id, count)
+
+    # One that was listed goes, as does one that was not; three come, of which one sorts before all.
+    (root / "a/1").unlink()
+    (root / "e").unlink()
+    for name in ("a/0", "d/61", "f"):
+        (root / name).write_bytes(b"x")
+    desk.plan(job_id)
+
+    wanted = [*WARDS[:count], *(n for n in [*WARDS[count:-1], "d/61"] if n not in WARDS[:count])]
+    if count > WARDS.index("d/7"):
+        wanted.remove("d/61")  # it sorts before what was listed last
+    wanted.sort(key=archive.place)
+    assert desk.names(job_id) == [*wanted, "f"]
+    assert desk.job(job_id)["state"] == "running"
+    new = 1 + (count > WARDS.index("d/7"))
+    (said,) = changes(desk, job_id)
+    assert str(root) in said
+    assert f"gone now: 1; new among those listed before, and not scored: {new}" in said
+
+
+@pytest.mark.parametrize("pattern", ["", "*"])
+def test_a_folder_that_stayed_as_it_was_has_not_changed(
+    desk: Desk, model_id: int, tmp_path: Path, pattern: str
+) -> None:
+    films = folder(tmp_path / "films", 50)
+    job_id = submit(desk, model_id, films, pattern)
+    begin(desk, job_id, 20)
+    (films / "film99999.png").write_bytes(b"x")  # not looked at yet when it came
+    desk.plan(job_id)
+    assert desk.names(job_id) == listed(films)
+    assert changes(desk, job_id) == []
+
+
+@pytest.mark.parametrize("pattern", ["", "*.png"])
+def test_of_a_folder_whose_films_are_gone_those_are_items_that_were_listed(
+    desk: Desk, model_id: int, tmp_path: Path, pattern: str
+) -> None:
+    films = folder(tmp_path / "films", 30)
+    names = listed(films)[:20]
+    job_id = submit(desk, model_id, films, pattern)
+    begin(desk, job_id, 20)
+    for file in films.iterdir():
+        file.unlink()
+    (films / ".DS_Store").write_bytes(b"x")
+    desk.plan(job_id)
+    assert desk.names(job_id) == names
+    assert desk.job(job_id)["state"] == "running"
+    (said,) = changes(desk, job_id)
+    assert said.endswith("gone now: 20")
+
+
+def test_a_retry_lists_no_archive_on_that_was_changed_once_its_listing_had_begun(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "films.zip"
+
+    def zipped(*names: str) -> None:
+        with zipfile.ZipFile(path, "w") as packed:
+            for name in names:
+                packed.writestr(name, b"x")
+
+    zipped("a.png", "b.png")
+    first = samples.submit_score(desk.engine, model_id, path)
+    connecting.write(desk.engine, lambda c: control.cancel(c, first, "tester"))
+    zipped("b.png", "c.png", "d.png", "e.png")  # mended before the retry
+    job_id = connecting.write(desk.engine, lambda c: control.retry(c, first, "tester"))
+    begin(desk, job_id, 2)
+    # As the planner notes it that lists it.
+    with archive.open_source(str(path)) as source, connecting.writing(desk.engine) as connection:
+        connection.execute(
+            sa.update(sources)
+            .where(sources.c.job_id == job_id)
+            .values(fingerprint=source.fingerprint(), content_id=source.content_id())
+        )
+    zipped("a.png", "b.png", "c.png", "d.png", "e.png")
+    desk.plan(job_id)
+    job = desk.job(job_id)
+    assert job["state"] == "failed"
+    assert job["reason"] == f"{path} was changed while it was listed; submit again"
+    assert desk.names(job_id) == ["b.png", "c.png"]
+
+
+def test_a_table_whose_first_film_is_gone_is_not_listed_on_one_row_too_late(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    films = folder(tmp_path / "films", 0)
+    names = [f"film{n}" for n in range(20)]
+    for name in names:
+        (films / name).write_bytes(b"x")
+    table = films / "films.csv"
+    table.write_text("".join(f"{name},1\n" for name in names))
+    job_id = submit(desk, model_id, table, kind="list")
+    begin(desk, job_id, 10)
+    (films / names[0]).unlink()  # the first row is a head now, by all that can be seen
+    desk.plan(job_id)
+    assert desk.job(job_id)["state"] == "failed"
+    assert "changed while it was listed" in desk.job(job_id)["reason"]

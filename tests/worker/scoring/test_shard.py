@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from db.queue.leases import Shard
-from db.queue.results import NotPredicted, Prediction
+from db.queue.results import Cam, NotPredicted, Prediction
 from db.queue.reuse import Known
 from trainer.card import Card
 from worker import archive
@@ -23,7 +23,7 @@ from worker.scoring.shard import ShardRun, stored_name
 PRIVACY = Privacy(b"the key of a site")
 
 
-def run(card: Card, **spec: Any) -> ShardRun:
+def run(card: Card, accept: tuple[str, ...] = (), **spec: Any) -> ShardRun:
     """A shard of three films that begins with item 10."""
     members = [
         Member(name=name, offset=0, stored=1, size=1, method=0, crc=None)
@@ -36,7 +36,7 @@ def run(card: Card, **spec: Any) -> ShardRun:
     place = Place(kind="folder", uri="/films", edition="1")
     return ShardRun(
         shard=shard, card=card, model=Model(1, "fp32"), place=place, members=members,
-        privacy=PRIVACY,
+        accept=accept, privacy=PRIVACY,
     )  # fmt: skip
 
 
@@ -46,12 +46,16 @@ def back(
     failure: tuple[str, str, bool] | None = None,
     content: bytes | None = None,
     tags: dict[str, str] | None = None,
+    reader: tuple[str, int] | None = ("DICOM", 2),
 ) -> None:
     """Item `index` comes back from a decoder."""
     film = Film(
         token=None, place=found.place, member=found.members[index], rule="", size=1, offset=0
     )
-    found.read(index, Decoded(film=film, failure=failure, content=content, tags=tags))
+    reader = None if content is None else reader
+    found.read(
+        index, Decoded(film=film, failure=failure, content=content, tags=tags, reader=reader)
+    )
 
 
 def outputs(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
@@ -190,24 +194,77 @@ def test_names_are_hashed_where_that_is_asked_or_their_ending_is_that_of_dicom(c
     assert plain.outcomes[0].name == stored_name(PRIVACY, "SMITH^J.DCM", hide=True)
 
 
+#: What the store has of a positive film.
+KNOWN = Known(
+    job_id=7, item_no=3, label_no=1, probability=0.75, scores=None, ood=1.0,
+    cam=Cam(1, 1, 0.0, 1.0, b"x"), identity=None, overridden=frozenset(), reader=2,
+)  # fmt: skip
+
+
 def test_what_the_store_knows_is_answered_and_the_rest_waits(card: Card) -> None:
     found = run(card)
     contents = [bytes([n]) * 16 for n in range(3)]
     back(found, 0, content=contents[0])
     back(found, 1, ("missing", "it has gone", False))
     back(found, 2, content=contents[2])
-    row = Known(
-        job_id=7,
-        item_no=3,
-        label_no=1,
-        probability=0.75,
-        scores=None,
-        ood=1.0,
-        cam=None,
-        identity=None,
-    )
-    found.known({contents[2]: row})
+    found.known({contents[2]: KNOWN})
     assert list(found.waiting) == [0]
     answered = next(o for o in found.outcomes if isinstance(o, Prediction))
     assert (answered.item_no, answered.probability, answered.positive) == (12, 0.75, True)
     assert answered.reused_from == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("accept", "needed", "answers"),
+    [
+        ((), (), True),
+        (("lateral",), (), True),
+        ((), ("lateral",), False),
+        (("burned_in",), ("lateral",), False),
+        (("lateral",), ("lateral", "burned_in"), False),
+        (("burned_in", "lateral"), ("lateral",), True),
+    ],
+)
+def test_what_needed_a_refusal_to_be_overridden_answers_only_a_job_that_overrides_it_too(
+    card: Card, accept: tuple[str, ...], needed: tuple[str, ...], answers: bool
+) -> None:
+    found = run(card, accept)
+    back(found, 0, content=b"0" * 16)
+    found.known({b"0" * 16: KNOWN._replace(overridden=frozenset(needed))})
+    assert list(found.waiting) == ([1, 2] if answers else [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("keep_cam", "probability", "answers"),
+    [
+        ("all", 0.75, False),
+        ("all", 0.25, False),
+        ("flagged", 0.75, False),
+        ("flagged", 0.25, True),
+        ("none", 0.75, True),
+    ],
+)
+def test_what_has_no_map_answers_no_job_that_keeps_one(
+    card: Card, keep_cam: str, probability: float, answers: bool
+) -> None:
+    found = run(card, keep_cam=keep_cam)
+    back(found, 0, content=b"0" * 16)
+    found.known({b"0" * 16: KNOWN._replace(cam=None, probability=probability)})
+    assert list(found.waiting) == ([1, 2] if answers else [0, 1, 2])
+
+
+def test_what_another_version_read_is_no_answer(card: Card) -> None:
+    found = run(card)
+    for index, version in enumerate((1, 2, 3)):
+        back(found, index, content=bytes([index]) * 16, reader=("DICOM", version))
+    found.known({bytes([n]) * 16: KNOWN for n in range(3)})
+    assert list(found.waiting) == [0, 2]
+    assert (only(found).item_no, only(found).reader) == (11, ("DICOM", 2))
+
+
+def test_a_prediction_says_what_its_film_needed_to_be_overridden(card: Card) -> None:
+    found = run(card, ("lateral", "burned_in"))
+    film = Film(token=None, place=found.place, member=found.members[0], rule="", size=1, offset=0)
+    found.read(0, Decoded(film=film, content=b"0" * 16, overridden=("lateral",), reader=("PNG", 7)))
+    found.scored([0], [0], outputs((0.5, 0.5)))
+    assert (only(found).overridden, only(found).reader) == (("lateral",), ("PNG", 7))
