@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import films as real
 from tests.support.paths import SHARED
 from trainer import phantom
 from trainer.film import gpu, rules
@@ -78,6 +79,13 @@ def test_pixels_are_those_of_the_film_rule_whatever_the_size_and_the_quality(rul
     films = generated(12)
     for size in (112, 224):
         check(differences(films, size, rule))
+
+
+def test_pixels_of_kept_films_are_no_brighter_and_no_darker_than_the_film_rules() -> None:
+    # At 56 pixels means of four come first, of which a quarter lie between two gray levels.
+    kept = [file.read_bytes() for file in real.FILES]
+    apart = [(decoded(data, 56)[0] - rules.decode(data, 56)).mean() for data in kept]
+    assert abs(np.mean(apart)) < 0.02
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here")
