@@ -263,6 +263,24 @@ def test_a_planner_whose_database_goes_while_it_reads_is_continued_by_the_next(
     assert desk.shards(job_id) == desk.shards(undisturbed)
 
 
+def test_a_planner_whose_database_is_away_for_a_moment_fails_no_job(
+    desk: Desk, model_id: int, tmp_path: Path
+) -> None:
+    films = folder(tmp_path / "one", 20), folder(tmp_path / "other", 30)
+    job_id = samples.submit_score(desk.engine, model_id, *films)
+    with ExitStack() as gone:
+        back = threading.Timer(1.0, gone.close)
+
+        def go() -> None:
+            gone.enter_context(away(desk.engine))
+            back.start()
+
+        desk.on_notify = go  # as above: what it reads next is not to be had
+        desk.plan(job_id)
+        back.join()
+    assert desk.job(job_id)["state"] == "planning"
+
+
 def test_several_sources_make_one_listing_and_no_shard_has_two(
     desk: Desk, model_id: int, tmp_path: Path
 ) -> None:
