@@ -53,6 +53,29 @@ def _end_run(connection: sa.Connection, job_id: int, state: str, reason: str | N
         runs.finish(connection, run.id, state, reason)
 
 
+def fail(connection: sa.Connection, lease: Lease, reason: str) -> None:
+    """End a job as failed. Fenced."""
+    leases.fence(connection, lease)
+    finish(connection, lease.job_id, "failed", lease.worker_id, reason)
+
+
+def give_up(connection: sa.Connection, lease: Lease, what: str, error: Exception) -> None:
+    """End a job that met an exception which nobody foresaw: it would be met again. Fenced.
+
+    Where this machine has run out of something the job is put back instead, for after a while.
+    """
+    reason = unforeseen(what, error)
+    if _of_machine(error):
+        leases.hand_back(connection, lease, reason, in_good_order=False)
+    else:
+        fail(connection, lease, reason)
+
+
+def _of_machine(error: BaseException) -> bool:
+    """Whether it says nothing of a job: files, memory or room are short here, and now."""
+    return isinstance(error, OSError | MemoryError)
+
+
 def complete_training(connection: sa.Connection, lease: Lease, model_id: int) -> None:
     """The job made this model: note it and finish the job. Fenced."""
     leases.fence(connection, lease)
@@ -110,12 +133,13 @@ def close(engine: sa.Engine, job_id: int, who: str) -> bool:
     """`close_if_done` in a transaction of its own; whether the job has ended by it.
 
     A job that cannot be judged, for a reason that nobody foresaw, ends as failed: else it would
-    stay open for ever, and be in the way of others. Raises what a database that is away raises.
+    stay open for ever, and be in the way of others. Raises what a database that is away raises, and
+    what a machine does that has run out of something.
     """
     try:
         return database.write(engine, lambda c: close_if_done(c, job_id, who))
     except Exception as error:
-        if database.away(error):
+        if database.away(error) or _of_machine(error):
             raise
         log.exception("job %d cannot be closed", job_id)
         reason = unforeseen("closing the job", error)

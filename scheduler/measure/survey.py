@@ -113,9 +113,7 @@ def contents(found: Survey) -> Iterator[tuple[Member, bytes | MemberError]]:
 
 
 def _through_window(spool: archive.Spool, member: Member) -> bytes | MemberError:
-    spans = archive.spans([member])
-    fd = spool.window(spans, cap=2 * archive.MAX_BYTES)
-    base = spans[0][0] if spans else 0
+    fd, base = spool.holding([member], cap=2 * archive.MAX_BYTES)
     with contextlib.closing(archive.ExtentReader(fd, base=base, owned=True)) as reader:
         return _read(reader, member)
 

@@ -90,6 +90,12 @@ class Spool:
             raise
         return fd
 
+    def holding(self, members: Sequence[Member], cap: int = MAX_WINDOW) -> tuple[int, int]:
+        """A window as `window` gives it that holds these members, and where in the stream it
+        begins."""
+        stretches = spans(members)
+        return self.window(stretches, cap), stretches[0][0] if stretches else 0
+
     def close(self) -> None:
         """Close the archive; windows given out stay."""
         os.close(self._fd)

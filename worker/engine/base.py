@@ -34,7 +34,7 @@ class Outputs:
 
         A network may compute too large numbers, above all in few bits, or be damaged.
         """
-        finite = np.isfinite(self.scores).all(axis=1, keepdims=False)
+        finite = np.isfinite(self.scores).all(axis=1)
         if self.ood is not None:
             finite = finite & np.isfinite(self.ood)
         if self.cam is not None:

@@ -48,9 +48,9 @@ class Opener:
         place = Place(kind=kind, uri=source["uri"], edition=f"{shard.job_id}.{shard.source_no}")
         if kind in archive.WINDOWED:
             # What is refused unread is not inflated either.
-            spans = archive.spans(members)
-            window_fd = self._open_spool(shard, place).window(spans, cap=2 * archive.MAX_BYTES)
-            place = replace(place, window_fd=window_fd, base=spans[0][0] if spans else 0)
+            spool = self._open_spool(shard, place)
+            window_fd, base = spool.holding(members, cap=2 * archive.MAX_BYTES)
+            place = replace(place, window_fd=window_fd, base=base)
         return ShardRun(
             shard=shard,
             card=card,

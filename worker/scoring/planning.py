@@ -9,7 +9,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.errors import LeaseLost, Unavailable, unforeseen
+from db.base.errors import LeaseLost, Unavailable
 from db.queue import leases
 from db.work import endings
 from db.work.claims import Claimed
@@ -69,7 +69,7 @@ class Planner:
         except ArchiveError as error:
             log.info("job %d cannot be planned: %s", job_id, error)
             reason = str(error)
-            self._write(lambda c: self._fail(c, reason))
+            self._write(lambda c: endings.fail(c, self._lease, reason))
         except LeaseLost as error:
             log.warning("job %d: planning was given up: %s", job_id, error)
         except Exception as error:
@@ -77,12 +77,9 @@ class Planner:
                 log.warning("job %d: planning was given up: %s", job_id,
                             getattr(error, "orig", error))  # fmt: skip
                 return
-            # What was not foreseen ends this job alone: it would be met again at each attempt. A
-            # machine that has run out of something may not be the only one.
             log.exception("job %d cannot be planned", job_id)
-            reason = unforeseen("planning the job", error)
-            machine = isinstance(error, OSError | MemoryError)
-            self._write(lambda c: self._put_back(c, reason) if machine else self._fail(c, reason))
+            met = error  # the clause's own name is gone for the lambda
+            self._write(lambda c: endings.give_up(c, self._lease, "planning the job", met))
         finally:
             self._heartbeat.release(self._lease)
             self._wake()
@@ -100,10 +97,3 @@ class Planner:
             connecting.write(self._database, work)
         except (LeaseLost, Unavailable) as error:
             log.warning("job %d: %s", self._lease.job_id, error)
-
-    def _put_back(self, connection: sa.Connection, reason: str) -> None:
-        leases.hand_back(connection, self._lease, reason, in_good_order=False)
-
-    def _fail(self, connection: sa.Connection, reason: str) -> None:
-        leases.fence(connection, self._lease)
-        endings.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)

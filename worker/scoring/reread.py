@@ -98,9 +98,8 @@ class _Source:
         if self._reader is not None:
             return self._reader.read(member)
         assert self._spool is not None
-        spans = archive.spans([member])
-        fd = self._spool.window(spans, cap=2 * archive.MAX_BYTES)
-        window = archive.ExtentReader(fd, base=spans[0][0] if spans else 0, owned=True)
+        fd, base = self._spool.holding([member], cap=2 * archive.MAX_BYTES)
+        window = archive.ExtentReader(fd, base=base, owned=True)
         try:
             return window.read(member)
         finally:

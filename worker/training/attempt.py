@@ -192,11 +192,7 @@ class Attempt:
         )
 
     def _fail(self, reason: str) -> None:
-        def fail(connection: sa.Connection) -> None:
-            leases.fence(connection, self._lease)
-            endings.finish(connection, self._lease.job_id, "failed", self._lease.worker_id, reason)
-
-        self._write(fail)
+        self._write(lambda c: endings.fail(c, self._lease, reason))
 
     def _register(self, connection: sa.Connection, result: Mapping[str, Any]) -> None:
         """Register the model and complete the job, in one fenced transaction."""

@@ -14,8 +14,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.errors import LeaseLost, unforeseen
-from db.queue import leases
+from db.base.errors import LeaseLost
 from db.queue.leases import Lease
 from db.work import claims, endings
 from worker.config import Settings
@@ -119,26 +118,14 @@ class Trainer:
         except Exception as error:
             if database.away(error):
                 raise
-            # What was not foreseen ends this job alone. A machine that has run out of something may
-            # not be the only one.
             log.exception("job %d cannot be trained", claimed.lease.job_id)
-            machine = isinstance(error, OSError | MemoryError)
-            self._end(claimed.lease, unforeseen("training", error), again=machine)
+            self._give_up(claimed.lease, error)
         finally:
             self._heartbeat.release(claimed.lease)
             if self._gpu_lease is not None:
                 self._gpu_lease.release()
         return True
 
-    def _end(self, lease: Lease, reason: str, *, again: bool) -> None:
-        """Give a job up: it fails, or is tried `again` after a while."""
-
-        def end(connection: sa.Connection) -> None:
-            leases.fence(connection, lease)
-            if again:
-                leases.hand_back(connection, lease, reason, in_good_order=False)
-            else:
-                endings.finish(connection, lease.job_id, "failed", lease.worker_id, reason)
-
+    def _give_up(self, lease: Lease, error: Exception) -> None:
         with contextlib.suppress(LeaseLost):
-            database.write(self._database, end)
+            database.write(self._database, lambda c: endings.give_up(c, lease, "training", error))

@@ -207,12 +207,18 @@ def test_a_cancelled_job_ends_now_and_keeps_what_is_committed(here: Site, films:
     assert jobs.progress(here.engine, job_id)["done"] == done
 
 
-def test_a_more_urgent_job_overtakes_within_a_shard(here: Site, films: Path) -> None:
+def test_a_more_urgent_job_overtakes_within_a_shard(
+    here: Site, films: Path, tmp_path: Path
+) -> None:
+    # A shard of a small network is through in the time that it takes to submit a job.
+    file, labels = tmp_path / "wide.onnx", ("NORMAL", "PNEUMONIA")
+    card = samples.write_model(file, labels, seed=1, width=samples.WIDE)
+    model_id = samples.register(here.engine, file, card)
     here.worker()
-    slow = here.score(*[films] * 20, model_id=1, spec=FORCED)
+    slow = here.score(*[films] * 20, model_id=model_id, spec=FORCED)
     here.wait(lambda: jobs.progress(here.engine, slow)["shards_done"] >= 1, "a shard")
     one = sorted((films / "NORMAL").iterdir())[0]
-    urgent = here.score(one, model_id=1, priority=5, spec=FORCED)
+    urgent = here.score(one, model_id=model_id, priority=5, spec=FORCED)
     assert here.ended(urgent) == "completed"
     assert here.state(slow) in ("planning", "running")
     done_before = here.rows(
@@ -222,9 +228,8 @@ def test_a_more_urgent_job_overtakes_within_a_shard(here: Site, films: Path) -> 
         slow=slow,
         urgent=urgent,
     )
-    # What was in hand is finished: three small shards, and what was claimed between the moment
-    # that the urgent job is dated and the one at which it could be seen.
-    assert done_before[0].n <= 8
+    # What was in hand is finished: three small shards, and one that was being claimed just then.
+    assert done_before[0].n <= 4
     database.write(here.engine, lambda c: control.cancel(c, slow, "tester@here"))
 
 

@@ -13,6 +13,7 @@ from db.base.schema import jobs as jobs_table
 from db.base.schema import models as models_table
 from db.queue import jobs
 from db.registry import models
+from db.work import endings
 from tests.db import given
 from worker import config
 from worker.service import sweep
@@ -67,3 +68,19 @@ def test_a_job_that_cannot_be_judged_fails_and_the_others_are_closed(
     bad, good = [jobs.get(database, job_id) for job_id in job_ids]
     assert (bad["state"], good["state"]) == ("failed", "completed")
     assert bad["reason"].startswith("closing the job failed (ValueError: 'lots' is no error budget")
+
+
+def test_a_machine_that_is_short_of_memory_fails_no_job_that_is_done(
+    database: sa.Engine, model_ids: list[int], tmp_path: Path
+) -> None:
+    job_id = done(database, model_ids[0])
+
+    def short(*_: Any) -> None:
+        raise MemoryError
+
+    sa.event.listen(database, "before_cursor_execute", short, once=True)
+    with pytest.raises(MemoryError):
+        endings.close(database, job_id, "w")
+    assert jobs.get(database, job_id)["state"] == "running"
+    swept(database, tmp_path)
+    assert jobs.get(database, job_id)["state"] == "completed"
