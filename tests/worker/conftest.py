@@ -11,31 +11,24 @@ import sqlalchemy as sa
 from db.base import database as connecting
 from tests.worker import samples
 from tests.worker.engine.rtx import write_tiny
-from trainer import folded
+from trainer import card as cards
 from trainer.card import Card
-from trainer.modelfile import quantise
 from worker.engine import flavour as flavours
-from worker.engine import observe
 from worker.engine.flavour import Flavour
 
 
 @pytest.fixture(scope="session")
-def written_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
-    """A model file of two classes at 64 pixels, and its card."""
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    return path, samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
-
-
-@pytest.fixture(scope="session")
-def model_file(written_model: tuple[Path, Card]) -> Path:
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of two classes at 64 pixels; nobody may change it."""
-    return written_model[0]
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    samples.write_model(path, ("NORMAL", "PNEUMONIA"), seed=1)
+    return path
 
 
 @pytest.fixture(scope="session")
-def card(written_model: tuple[Path, Card]) -> Card:
+def card(model_file: Path) -> Card:
     """The card inside `model_file`."""
-    return written_model[1]
+    return cards.read(model_file)
 
 
 @pytest.fixture(scope="session")
@@ -43,17 +36,6 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
     """A model file of three classes at 64 pixels, and its card."""
     path = tmp_path_factory.mktemp("model") / "other.onnx"
     return path, samples.write_model(path, ("NORMAL", "VIRUS", "BACTERIA"), seed=2)
-
-
-@pytest.fixture(scope="session")
-def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`model_file` in each precision that has a file; nobody may change them."""
-    folder = tmp_path_factory.mktemp("precisions")
-    network = folded.Network(model_file)
-    seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
-    quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
-    quantise.fp16(network, folder / "fp16.onnx")
-    return {"fp32": model_file, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}
 
 
 @pytest.fixture(scope="session")

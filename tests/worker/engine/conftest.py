@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.worker import samples
-from trainer.card import Card
+from tests.worker.whole import card as card
+from tests.worker.whole import model_file as model_file
+from trainer import folded
+from trainer.modelfile import quantise
+from worker.engine import observe
 
 
 @pytest.fixture(scope="session")
-def written_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
-    """A ResNet18's model file of two classes at 64 pixels, and its card."""
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    labels = ("NORMAL", "PNEUMONIA")
-    return path, samples.write_model(path, labels, seed=1, width=samples.WIDE)
+def files(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`model_file` in each precision that has a file; nobody may change them."""
+    folder = tmp_path_factory.mktemp("precisions")
+    network = folded.Network(model_file)
+    seen = samples.pixels([data for _, data in samples.films(8, seed=3)])
+    quantise.int8(network, observe.sample(network, seen, threads=1), folder / "int8.onnx")
+    quantise.fp16(network, folder / "fp16.onnx")
+    return {"fp32": model_file, "fp16": folder / "fp16.onnx", "int8": folder / "int8.onnx"}

@@ -1,4 +1,4 @@
-"""Labelled films, and the stand-in for the training process."""
+"""Labelled films, a whole ResNet18 to begin with, and the stand-in for the training process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from tests.support import drawn
 from tests.support.paths import ROOT
-from tests.worker import samples
 from tests.worker.training import stand_in_child
-from trainer.card import Card
+from tests.worker.whole import card as card
+from tests.worker.whole import model_file as model_file
 from worker.training import process
 
 
@@ -20,14 +20,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("labelled")
     drawn.write_folder(root, 12)
     return root
-
-
-@pytest.fixture(scope="session")
-def written_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
-    """A whole ResNet18 of two classes at 64 pixels, which training begins with, and its card."""
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    labels = ("NORMAL", "PNEUMONIA")
-    return path, samples.write_model(path, labels, seed=1, width=samples.WIDE)
 
 
 @pytest.fixture
