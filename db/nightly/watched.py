@@ -227,8 +227,11 @@ def take(
     return job_id
 
 
-def job_ended(connection: sa.Connection, job_id: int, state: str) -> None:
+def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bool = True) -> None:
     """What a job took is done, or waits again where the job did not complete.
+
+    Not `counted` is a job that ended because its files could not be read where they are: it was no
+    attempt.
 
     So does what was done because it has the content of such a file: the file may be gone by then.
     """
@@ -236,7 +239,11 @@ def job_ended(connection: sa.Connection, job_id: int, state: str) -> None:
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
-    connection.execute(sa.update(watched).where(ours).values(state=_after(watched.c.attempts)))
+    if counted:
+        after = {"state": _after(watched.c.attempts)}
+    else:
+        after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
+    connection.execute(sa.update(watched).where(ours).values(**after))
     failed = watched.alias()
     connection.execute(
         sa.update(watched)

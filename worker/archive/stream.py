@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from worker.archive import trouble
 from worker.archive.member import Member
 from worker.archive.source import BOMB_BYTES, BOMB_RATIO, bomb, pread
 from worker.archive.tar import BLOCK, CHUNK, TarSource, check_header
@@ -258,18 +259,19 @@ class Spool:
 
         The caller closes it, and reads it through `ExtentReader(fd, base=first)`. Windows in
         ascending order cost nothing but themselves. Raises ValueError for more than `cap` bytes
-        (split the range) and ArchiveError where the archive changed.
+        (split the range), ArchiveError where the archive changed, and SourceTrouble.
         """
         if not 0 <= first <= end:
             raise ValueError(f"no window from {first} to {end}")
         if end - first > cap:
             raise ValueError(f"a window of {end - first:,} bytes; at most {cap:,}: split it")
-        fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC)
-        try:
-            self._fill(fd, first, end)
-        except BaseException:
-            os.close(fd)
-            raise
+        with trouble.at(self._uri):
+            fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC)
+            try:
+                self._fill(fd, first, end)
+            except BaseException:
+                os.close(fd)
+                raise
         return fd
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Protocol, cast
 
+from worker.archive import trouble
 from worker.archive.member import LINK, SCATTERED, STORED, Member
 from worker.archive.names import skipped_as
 from worker.archive.source import (
@@ -21,7 +22,6 @@ from worker.archive.source import (
     fingerprint_of,
     open_file,
     pread,
-    unreadable,
 )
 from worker.errors import ArchiveError, MemberError
 
@@ -182,7 +182,7 @@ class ExtentReader:
         try:
             block = pread(self._fd, head + member.size, at - head)
         except OSError as error:
-            raise unreadable(error) from error
+            raise trouble.at_member(error) from error
         if len(block) < head + member.size:
             raise MemberError("truncated", "the archive ends inside it; it was cut short")
         if head and not _announces(block[:BLOCK], member.size):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from worker.archive import trouble
 from worker.archive.member import DEFLATED, LINK, STORED, Member
 from worker.archive.names import skipped_as
 from worker.archive.source import (
@@ -27,7 +28,6 @@ from worker.archive.source import (
     fingerprint_of,
     open_file,
     pread,
-    unreadable,
 )
 from worker.errors import ArchiveError, MemberError
 
@@ -80,7 +80,7 @@ class ZipSource(Source):
         self._fd = open_file(uri)
         try:
             self._directory = _find_directory(self._fd, uri)
-        except ArchiveError:
+        except (ArchiveError, OSError):
             os.close(self._fd)
             raise
 
@@ -209,7 +209,7 @@ class ZipReader:
         try:
             packed = self._packed(member)
         except OSError as error:
-            raise unreadable(error) from error
+            raise trouble.at_member(error) from error
         data = packed if member.method == STORED else _inflate(packed, member.size)
         if len(data) != member.size:
             raise MemberError(

@@ -31,10 +31,11 @@ def _serve(here: Endpoint) -> None:
             for offset, member in request.films:
                 here.mark.begin()
                 tags: dict[str, str] = {}
-                content, failure, data = reading.read(reader, member, tags)
+                content, failure, whose, data = sources.read(reader, member, tags)
+                here.mark.at_hand()
                 if data is not None and offset >= 0:  # below 0 only its hash is wanted
                     failure = reading.decode(data, request, here.pixels, offset, tags)
-                replies.add(content, failure, tags)
+                replies.add(content, failure, tags, whose)
                 replies.send_if_due()
             replies.send()
 

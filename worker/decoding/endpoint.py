@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.archive.trouble import Whose
 from worker.decoding import memory, protocol
 from worker.decoding.protocol import Failure, Inheritance, Mark, Reply, Request
 from worker.machine.process import die_with_parent
@@ -77,9 +78,15 @@ class Replies:
         self._reply = Reply()
         self._began = time.monotonic()
 
-    def add(self, content: bytes, failure: Failure | None, tags: Mapping[str, str]) -> None:
+    def add(
+        self,
+        content: bytes,
+        failure: Failure | None,
+        tags: Mapping[str, str],
+        whose: Whose = "",
+    ) -> None:
         """One more film is through; where many are at once, `send_if_due` comes after the last."""
-        self._reply.add(content, failure, tags)
+        self._reply.add(content, failure, tags, whose)
         if self._reply.full:
             self.send()
 

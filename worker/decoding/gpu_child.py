@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from trainer.film import gpu, rules
 from worker import archive
+from worker.archive.trouble import Whose
 from worker.decoding import endpoint, gpu_trial, reading
 from worker.decoding.endpoint import Endpoint, Replies
 from worker.decoding.memory_limit import MemoryLimit
@@ -52,6 +53,7 @@ class _Film:
     offset: int
     content: bytes = b""
     failure: Failure | None = None
+    whose: Whose = ""
     tags: dict[str, str] = field(default_factory=dict)
     #: Its bytes where the GPU is to decode it.
     data: bytes | None = None
@@ -90,7 +92,7 @@ class _Server:
         sources = reading.Sources()
         for request, window_fd in self._here.requests(self._release_cache):
             with sources.open(request.source, window_fd) as reader:
-                works = self._answer(request, reader)
+                works = self._answer(request, sources, reader)
             if not works:
                 # A fresh process may get on with it, or finds out at once that it cannot.
                 raise SystemExit("the GPU decodes nothing any more")
@@ -102,14 +104,20 @@ class _Server:
 
             torch.cuda.empty_cache()
 
-    def _answer(self, request: Request, reader: archive.Reader | ArchiveError) -> bool:
+    def _answer(
+        self,
+        request: Request,
+        sources: reading.Sources,
+        reader: archive.Reader | ArchiveError,
+    ) -> bool:
         """Answer for all films of a request; False where the GPU is out of order."""
         replies = Replies(self._here.parent)
         batch: list[_Film] = []
         works = True
         for offset, member in request.films:
             self._here.mark.begin()
-            one = self._read(reader, member, offset, request)
+            one = self._read(sources, reader, member, offset, request)
+            self._here.mark.at_hand()
             if not _has_room(batch, one):
                 works &= self._finish(batch, request, replies)
                 batch = []
@@ -120,6 +128,7 @@ class _Server:
 
     def _read(
         self,
+        sources: reading.Sources,
         reader: archive.Reader | ArchiveError,
         member: archive.Member,
         offset: int,
@@ -127,7 +136,7 @@ class _Server:
     ) -> _Film:
         """A film's bytes where the GPU takes it; of others all that there is to do is done."""
         one = _Film(offset=offset)
-        one.content, one.failure, data = reading.read(reader, member, one.tags)
+        one.content, one.failure, one.whose, data = sources.read(reader, member, one.tags)
         if data is None or offset < 0:
             return one
         taken = gpu.takes(data) if len(data) <= BATCH_BYTES else None
@@ -150,7 +159,7 @@ class _Server:
             self._here.mark.restart_clock()
             one.failure = reading.decode(one.data, request, self._here.pixels, one.offset, one.tags)
         for one in batch:
-            replies.add(one.content, one.failure, one.tags)
+            replies.add(one.content, one.failure, one.tags, one.whose)
         replies.send_if_due()
         return works
 

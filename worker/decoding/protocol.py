@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from worker import archive
+from worker.archive import trouble
 
 #: Largest message, in bytes: a packet must fit into a socket's buffer, for which Linux gives
 #: 212,992 bytes (net.core.wmem_default) with the kernel's own part.
@@ -61,11 +62,11 @@ CONTENT_BYTES = 16
 #: In place of the content hash of a film whose bytes could not be read.
 NO_CONTENT = bytes(CONTENT_BYTES)
 
-#: A mark is two aligned 64-bit numbers: films begun since the process started, and when the latest
-#: was (time.monotonic_ns, which all processes of a machine share). Each is written in one step, the
-#: time first: `struct` would write byte by byte, and what the parent reads half-way blames a film
-#: that did nothing.
-MARK_NUMBERS = 2
+#: A mark is three aligned 64-bit numbers: films begun since the process started, when the latest
+#: was (time.monotonic_ns, which all processes of a machine share), and of how many the bytes were
+#: at hand. Each is written in one step, the time first: `struct` would write byte by byte, and what
+#: the parent reads half-way blames a film that did nothing.
+MARK_NUMBERS = 3
 
 _REPLY_HEAD = struct.Struct("<IId")  # films, bytes of JSON, seconds
 
@@ -176,6 +177,8 @@ class Reply:
     failures: dict[int, Failure] = field(default_factory=dict)
     #: Place in this reply → identifying DICOM tags, as they stand in the film.
     tags: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: Place in this reply → whose trouble it is that the system did not let the film be read.
+    whose: dict[int, trouble.Whose] = field(default_factory=dict)
     #: Bytes that failures and tags take at most.
     _remarks: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -189,14 +192,22 @@ class Reply:
         """Whether it is to be sent before another film is added."""
         return self._remarks > REPLY_BYTES or self.films >= REQUEST_FILMS
 
-    def add(self, content: bytes, failure: Failure | None, tags: Mapping[str, str]) -> None:
+    def add(
+        self,
+        content: bytes,
+        failure: Failure | None,
+        tags: Mapping[str, str],
+        whose: trouble.Whose = "",
+    ) -> None:
         """One more film; the failure's message and the tags are cut to what is sent of them."""
         place = len(self.contents)
         self.contents.append(content)
         if failure is not None:
             failure = failure._replace(message=failure.message[:FAILURE_CHARACTERS])
             self.failures[place] = failure
-            self._remarks += 100 + CHARACTER_BYTES * len(failure.message)
+            self._remarks += 150 + CHARACTER_BYTES * len(failure.message)
+        if whose:
+            self.whose[place] = whose
         if tags:
             self.tags[place] = {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
             self._remarks += 100 + CHARACTER_BYTES * sum(map(len, self.tags[place].values()))
@@ -205,7 +216,8 @@ class Reply:
         """As bytes for the socket."""
         remarks = b""
         if self.failures or self.tags:
-            remarks = json.dumps([list(self.failures.items()), list(self.tags.items())]).encode()
+            found = self.failures, self.tags, self.whose
+            remarks = json.dumps([list(part.items()) for part in found]).encode()
         head = _REPLY_HEAD.pack(self.films, len(remarks), self.seconds)
         return _sendable(head + remarks + b"".join(self.contents))
 
@@ -215,7 +227,9 @@ class Reply:
         try:
             films, length, seconds = _REPLY_HEAD.unpack_from(message)
             end = _REPLY_HEAD.size + length
-            failures, tags = json.loads(message[_REPLY_HEAD.size : end]) if length else ((), ())
+            failures, tags, whose = (
+                json.loads(message[_REPLY_HEAD.size : end]) if length else ((), (), ())
+            )
             reply = cls(
                 seconds=seconds,
                 contents=[
@@ -224,6 +238,7 @@ class Reply:
                 ],
                 failures={place: Failure(*failure) for place, failure in failures},
                 tags=dict(tags),
+                whose=dict(whose),
             )
         except (TypeError, ValueError, struct.error) as error:
             raise ValueError(f"no reply of a decoder: {error}") from error
@@ -252,6 +267,11 @@ class Marks:
     def clear(self, number: int) -> None:
         """A new process with this number is at none."""
         self._numbers[number * MARK_NUMBERS] = 0
+        self._numbers[number * MARK_NUMBERS + 2] = 0
+
+    def reading(self, number: int) -> bool:
+        """Whether it waits for the bytes of the film that it is at."""
+        return self._numbers[number * MARK_NUMBERS + 2] < self._numbers[number * MARK_NUMBERS]
 
     def read(self, number: int) -> tuple[int, float]:
         """Films begun since the process started, and when (time.monotonic) the latest was."""
@@ -279,6 +299,10 @@ class Mark:
         self.restart_clock()
         self._begun += 1
         self._numbers[self._at] = self._begun
+
+    def at_hand(self) -> None:
+        """The bytes of the film that was begun are at hand, or cannot be had."""
+        self._numbers[self._at + 2] = self._begun
 
     def restart_clock(self) -> None:
         """The deadline of all films that are begun and not answered for counts from now."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from worker.archive.trouble import Whose
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.handle import DecoderProcess, Pace
 from worker.decoding.memory import PixelMemory
@@ -29,6 +30,9 @@ GPU_START_S = 300.0
 
 #: A film is blamed when this many decoders ended while at it.
 STRIKES = 2
+
+#: `Failure.code` of a film that took too long to be read or decoded.
+TIMEOUT = "decoder_timeout"
 
 #: After this many failed starts in a row no further one is tried.
 STARTS = 10
@@ -123,11 +127,20 @@ class Supervisor:
 
         Raises RuntimeError where decoders do not start at all.
         """
+        waits_for = decoder.waits_for
         self._end(decoder)
         if decoder.on_gpu:
             return self._replace_on_gpu(decoder, "it took too long")
-        message = f"decoding was given up after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
-        return self._replace(decoder, "decoder_timeout", message)
+        after = f"after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
+        if decoder.ready and decoder.given and waits_for:
+            # A disk or a file server that does not answer: neither the film nor the decoder is to
+            # blame, and a second decoder would wait as long.
+            failure = Failure(TIMEOUT, f"its disk or share gave no answer {after}", refused=False)
+            return self._replace(
+                decoder, failure, strikes=1, whose="source" if waits_for == "archive" else "film"
+            )
+        failure = Failure(TIMEOUT, f"decoding was given up {after}", refused=False)
+        return self._replace(decoder, failure)
 
     def replace_ended(self, decoder: DecoderProcess) -> Lost:
         """Start another in the place of one that has ended.
@@ -139,14 +152,22 @@ class Supervisor:
         if decoder.on_gpu:
             when = "at work" if decoder.ready else "in starting"
             return self._replace_on_gpu(decoder, f"it ended ({cause}) {when}")
-        return self._replace(decoder, "decoder_died", f"the decoder ended at this film ({cause})")
+        message = f"the decoder ended at this film ({cause})"
+        return self._replace(decoder, Failure("decoder_died", message, refused=False))
 
     def _end(self, decoder: DecoderProcess, grace_s: float = 0.0) -> int:
         self.selector.unregister(decoder.socket)
         return decoder.end(grace_s)
 
-    def _replace(self, decoder: DecoderProcess, code: str, message: str) -> Lost:
-        log.warning("decoder %d is replaced: %s", decoder.number, message)
+    def _replace(
+        self,
+        decoder: DecoderProcess,
+        failure: Failure,
+        *,
+        strikes: int = STRIKES,
+        whose: Whose = "",
+    ) -> Lost:
+        log.warning("decoder %d is replaced: %s", decoder.number, failure.message)
         if not decoder.ready and not decoder.given:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
@@ -160,11 +181,10 @@ class Supervisor:
         if suspect is None:
             return Lost(films=())
         suspect.strikes += 1
-        if suspect.strikes < STRIKES:
+        if suspect.strikes < strikes:
             return Lost(films=decoder.given)
         decoder.given.remove(suspect)
-        failure = Failure(code, message, refused=False)
-        return Lost(films=decoder.given, blamed=Decoded(film=suspect, failure=failure))
+        return Lost(films=decoder.given, blamed=Decoded(film=suspect, failure=failure, whose=whose))
 
     def _replace_on_gpu(self, decoder: DecoderProcess, why: str) -> Lost:
         """It refused, died or took too long: what it had is decoded by others, at no film's cost.

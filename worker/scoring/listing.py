@@ -11,11 +11,13 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.queue import jobs, listings, reuse
+from db.queue import jobs, listings, outages, reuse
 from db.work import endings
 from db.work.claims import Claimed
 from worker import archive
-from worker.errors import ArchiveError
+from worker.archive import trouble
+from worker.errors import ArchiveError, SourceTrouble
+from worker.scoring.away import Away
 from worker.scoring.cutting import ShardWriter, cut
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class Lister:
         claimed: Claimed,
         check: Callable[[], object],
         written: Callable[[int], object],
+        away: Away,
     ) -> None:
         """`check` is called again and again; what it raises ends the listing.
 
@@ -40,23 +43,29 @@ class Lister:
         self._lease = claimed.lease
         self._check = check
         self._written = written
+        self._away = away
 
     def run(self) -> None:
         """Go through the sources, from where an earlier planner was; then the job is planned.
 
-        Raises ArchiveError where the job cannot be scored, and LeaseLost.
+        Sources that cannot be read now do not keep others from being listed. Raises SourceTrouble
+        where there were some, ArchiveError where the job cannot be scored, and LeaseLost.
         """
         job_id, worker_id = self._lease.job_id, self._lease.worker_id
         skipped: Counter[str] = Counter()
         wanted = self._wanted()
+        troubled: SourceTrouble | None = None
         for row in jobs.source_rows(self._database, job_id):
-            if wanted is None and self._copied(row):
-                continue
-            names = listings.unpack_paths(row["paths"])
-            with archive.open_source(row["uri"], row["kind"], names) as source:
-                self._check_unchanged(source, row)
-                self._list(source, row["source_no"], wanted)
-                skipped.update(source.skipped)
+            try:
+                with trouble.at(row["uri"]):
+                    skipped.update(self._source(row, wanted))
+            except SourceTrouble as error:
+                troubled = error
+                self._note(row, str(error))
+            else:
+                self._was_read(row)
+        if troubled is not None:
+            raise troubled
         items = sum(self._listed().values())
         if not items:
             raise ArchiveError(
@@ -68,6 +77,31 @@ class Lister:
         connecting.write(self._database, lambda c: listings.complete(c, self._lease, dict(skipped)))
         connecting.write(self._database, lambda c: endings.close_if_done(c, job_id, worker_id))
         log.info("job %d: %d items listed", job_id, items)
+
+    def _source(self, row: sa.RowMapping, wanted: set[tuple[int, int]] | None) -> Counter[str]:
+        """List one source, from where an earlier planner was; what was skipped in it."""
+        if wanted is None and self._copied(row):
+            return Counter()
+        names = listings.unpack_paths(row["paths"])
+        with archive.open_source(row["uri"], row["kind"], names) as source:
+            self._check_unchanged(source, row)
+            self._list(source, row["source_no"], wanted)
+            return source.skipped
+
+    def _note(self, row: sa.RowMapping, reason: str) -> None:
+        """A source cannot be read here: this worker leaves it alone for a while."""
+        lease = self._lease
+        self._away.leave(row["uri"])
+        connecting.write(
+            self._database,
+            lambda c: outages.note(c, lease.job_id, row["source_no"], lease.worker_id, reason),
+        )
+
+    def _was_read(self, row: sa.RowMapping) -> None:
+        self._away.was_read(row["uri"])
+        connecting.write(
+            self._database, lambda c: outages.read(c, self._lease.job_id, row["source_no"])
+        )
 
     def _listed(self) -> dict[int, int]:
         """Items of this job per source, by this planner and those before it."""

@@ -16,7 +16,7 @@ from trainer.card import Card
 from worker import archive
 from worker.archive import Kind
 from worker.decoding.pool import Place
-from worker.errors import EngineError
+from worker.errors import EngineError, SourceTrouble
 from worker.machine.privacy import Privacy
 from worker.scoring.batches import MAX_SIDE
 from worker.scoring.engine_thread import Model
@@ -55,8 +55,12 @@ class Opener:
             # From the first member's header on, which its reader checks.
             first = max(0, min((m.offset for m in readable), default=0) - TAR_HEADER)
             end = max((m.offset + m.stored for m in readable), default=0)
-            spool = self._open_spool(shard, place)
-            window_fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
+            try:
+                spool = self._open_spool(shard, place)
+                window_fd = spool.window(first, end, cap=2 * archive.MAX_BYTES)
+            except SourceTrouble:
+                self.close()  # what is open may be of a share that is gone
+                raise
             place = replace(place, window_fd=window_fd, base=first)
         return ShardRun(
             shard=shard,
@@ -68,6 +72,10 @@ class Opener:
             waiting=deque(range(len(members))),
             privacy=self._privacy,
         )
+
+    def uri(self, shard: Shard) -> str:
+        """The path of a shard's source."""
+        return str(self._source(shard)["uri"])
 
     def _source(self, shard: Shard) -> sa.RowMapping:
         if self._sources is None or self._sources[0] != shard.job_id:

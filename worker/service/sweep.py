@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import Unavailable
-from db.work import claims, endings
+from db.work import claims, endings, patience
 from worker import wakeup
 from worker.app import QUEUES
 from worker.config import Settings
@@ -32,6 +32,9 @@ def run(
         closed = database.write(engine, lambda c, j=job_id: endings.close_if_done(c, j, who))  # type: ignore[misc]
         if closed:
             log.info("job %d: closed by a sweep", job_id)
+    for job_id in patience.waiting(engine):
+        if database.write(engine, lambda c, j=job_id: patience.look(c, j, who)):  # type: ignore[misc]
+            log.warning("job %d: paused, as its sources cannot be read", job_id)
     due = [queue for queue in QUEUES if claims.anything_due(engine, queue)]
     for queue in due:
         found(queue)
