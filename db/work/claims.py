@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -24,6 +24,19 @@ from db.work import endings
 #: row that listed nothing count, and of training those without a checkpoint; and a planner's worker
 #: may die by a film that it scores meanwhile, which takes several deaths to be found.
 MAX_ATTEMPTS = {"train": 6, "score": 15}
+
+
+class Away(NamedTuple):
+    """What a worker leaves alone for a while, since it could not read it."""
+
+    #: Paths of sources: no shard of them is claimed.
+    uris: frozenset[str] = frozenset()
+    #: Jobs that are not planned.
+    jobs: frozenset[int] = frozenset()
+
+
+#: Nothing is left alone.
+NOWHERE = Away()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +65,11 @@ def claim_job(
     kind: str,
     worker_id: str,
     lease_s: float,
-    away: Collection[str] = (),
+    away: Away = NOWHERE,
 ) -> Claimed | None:
     """Claim the best job that is due: of kind `train`, or of kind `score` to be planned.
 
-    None with a source that is `away`, as of `first_due`.
+    None that is `away`.
 
     A job whose last worker vanished is claimed again after its lease, `MAX_ATTEMPTS` times; then it
     fails here, saying so.
@@ -101,14 +114,14 @@ def claim_job(
     )
 
 
-def due(kind: str, select: sa.Select[Any], away: Collection[str] = ()) -> sa.Select[Any]:
+def due(kind: str, select: sa.Select[Any], away: Away = NOWHERE) -> sa.Select[Any]:
     """Narrow a SELECT over jobs to those that could be claimed now, best first.
 
-    Without those that have a source which is `away`.
+    Without those that are `away`.
     """
     active = ("planning",) if kind == "score" else ("running",)
-    if away:
-        select = select.where(~_away(away, jobs.c.id))
+    if away.jobs:
+        select = select.where(jobs.c.id.not_in(sorted(away.jobs)))
     return (
         select.where(
             jobs.c.kind == kind,
@@ -130,7 +143,7 @@ def claim_shard(
     *,
     alone: bool = True,
     kinds: Collection[str] | None = None,
-    away: Collection[str] = (),
+    away: Away = NOWHERE,
 ) -> Shard | None:
     """Claim the best shard that is due: highest priority, then oldest job, then first in it.
 
@@ -204,13 +217,13 @@ def first_due(
     alone: bool = True,
     claim: bool = False,
     kinds: Collection[str] | None = None,
-    away: Collection[str] = (),
+    away: Away = NOWHERE,
 ) -> sa.Row[Any] | None:
     """The row of a SELECT over shards for the best that this worker could claim now, or None.
 
     The highest priority first, then the oldest job, then the first in it. `kinds` are the words of
     `jobs.engine` that the worker serves, and jobs that ask for another are skipped; None serves
-    all. `away` are the paths of sources that it leaves alone. With `claim` the shard's row is
+    all. What is `away` is left alone. With `claim` the shard's row is
     locked, and those that others have locked are skipped.
     """
     # Job by job: each is one look into an index, while sorting all open shards of all jobs would
@@ -223,24 +236,20 @@ def first_due(
     ).scalars()
     for job_id in numbers.all():
         query = _due(select, job_id, worker_id, alone)
-        if away:
-            query = query.where(~_away(away, shards.c.job_id, shards.c.source_no))
+        if away.uris:
+            query = query.where(
+                ~sa.exists().where(
+                    sources.c.job_id == shards.c.job_id,
+                    sources.c.source_no == shards.c.source_no,
+                    sources.c.uri.in_(sorted(away.uris)),
+                )
+            )
         if claim:
             query = query.with_for_update(skip_locked=True, of=shards)
         row = connection.execute(query).one_or_none()
         if row is not None:
             return row
     return None
-
-
-def _away(
-    away: Collection[str],
-    job_id: sa.ColumnElement[Any],
-    source_no: sa.ColumnElement[Any] | None = None,
-) -> sa.ColumnElement[bool]:
-    """The condition under which a source, or any of a job's, is one that is left alone."""
-    found = sa.exists().where(sources.c.job_id == job_id, sources.c.uri.in_(sorted(away)))
-    return found if source_no is None else found.where(sources.c.source_no == source_no)
 
 
 def served(kinds: Collection[str] | None) -> sa.ColumnElement[bool]:
@@ -295,14 +304,14 @@ def claim_best(
     planning: bool,
     alone: bool = True,
     kinds: Collection[str] | None = None,
-    away: Collection[str] = (),
+    away: Away = NOWHERE,
 ) -> Shard | Claimed | None:
     """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
 
     Higher priority first, then the older job; a job is planned before its own shards are scored.
     Not `alone` is a worker that has something in hand: it gets no suspect shard. Of shards it gets
-    those that its `kinds` of engine may score, as in `first_due`; any worker may plan, but for jobs
-    with a source that is `away`.
+    those that its `kinds` of engine may score, as in `first_due`; any worker may plan what is
+    not `away`.
     """
     job = None
     if planning:
@@ -332,12 +341,12 @@ def anything_due(
     queue: str,
     *,
     kinds: Collection[str] | None = None,
-    away: Collection[str] = (),
+    away: Away = NOWHERE,
 ) -> bool:
     """Whether a worker of this queue would find something to claim now.
 
-    `kinds` are the words of `jobs.engine` that it serves, and `away` the sources that it leaves
-    alone; None and nothing ask for any worker.
+    `kinds` are the words of `jobs.engine` that it serves, and `away` what it leaves alone;
+    None and nothing ask for any worker.
     """
     with database.reading(engine) as connection:
         kind = "train" if queue == "train" else "score"

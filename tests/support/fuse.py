@@ -145,7 +145,7 @@ class FileSystem:
         if code == _GETATTR:
             return _ATTR_OUT.pack(0, 0, 0) + self._attributes(path)
         if code == _READLINK:
-            return os.fsencode(os.readlink(self._folder / path))
+            return os.fsencode((self._folder / path).readlink())
         if code in (_OPEN_FILE, _OPENDIR):
             self._opened += 1
             if code == _OPENDIR:
@@ -155,7 +155,7 @@ class FileSystem:
             return _OPEN.pack(self._opened, _DIRECT_IO if code == _OPEN_FILE else 0, 0)
         if code == _READ_FILE:
             _, offset, size = _READ.unpack_from(body)
-            with open(self._folder / path, "rb", buffering=0) as file:
+            with (self._folder / path).open("rb", buffering=0) as file:
                 return os.pread(file.fileno(), size, offset)
         if code == _READDIR:
             handle, offset, size = _READ.unpack_from(body)

@@ -30,11 +30,20 @@ class FolderSource(Source):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        check_root(uri)
+        self._empty = is_empty(uri)
 
     def fingerprint(self) -> str:
-        """The folder's path: whether its files change is seen at each file."""
-        return str(Path(self.uri).absolute())
+        """The folder's path: whether its files change is seen at each file.
+
+        An empty one's is another, since that is what is left of one whose disk is not mounted.
+        """
+        path = str(Path(self.uri).absolute())
+        return f"empty:{path}" if self._empty else path
+
+    def has_changed(self, fingerprint: str) -> bool:
+        if self._empty and fingerprint != self.fingerprint():
+            raise trouble.empty(self.uri)
+        return False
 
     def _walk(self) -> Iterator[Member]:
         # A stack, not recursion: folders may lie deeper than Python's call stack allows. Only the
@@ -153,15 +162,20 @@ class FolderReader:
 def check_root(uri: str, fd: int | None = None) -> None:
     """Raise SourceTrouble where a folder (open as `fd`) cannot be listed, or has no entry at all.
 
-    ArchiveError where there can be no folder of that name.
+    That is for one in which something was seen before. ArchiveError where there can be no folder of
+    that name.
     """
+    if is_empty(uri, fd):
+        raise trouble.empty(uri)
+
+
+def is_empty(uri: str, fd: int | None = None) -> bool:
+    """Whether a folder (open as `fd`) has no entry at all; raises as `check_root`."""
     try:
         with os.scandir(uri if fd is None else fd) as entries:
-            found = next(entries, None)
+            return next(entries, None) is None
     except (OSError, ValueError) as error:
         raise trouble.at_root(uri, error) from error
-    if found is None:
-        raise trouble.empty(uri)
 
 
 def names_in(path: str) -> list[str]:

@@ -87,6 +87,13 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """Changes when the archive is replaced; cheap: no member is read."""
 
+    def has_changed(self, fingerprint: str) -> bool:
+        """Whether it is another archive than that of a fingerprint.
+
+        Raises SourceTrouble where it looks as it does while its disk is not mounted.
+        """
+        return fingerprint != self.fingerprint()
+
     def content_id(self) -> str | None:
         """Names the content wherever it lies and whenever it was written; None where unknown.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from db.queue.leases import TRIES, Shard
 from worker.archive import MAX_BYTES, Member
 from worker.decoding.pool import Decoded
+from worker.decoding.supervisor import TIMEOUT
 from worker.engine import Outputs
 from worker.scoring.away import Away
 from worker.scoring.commits import Commits
@@ -40,6 +41,8 @@ class Witnesses(Run):
     back: int = 0
     #: Whether one of them could be read.
     there: bool = False
+    #: Whether one of them did not come in time: no other needs to be waited for.
+    slow: bool = False
 
     @property
     def shard(self) -> Shard:
@@ -49,12 +52,13 @@ class Witnesses(Run):
     @property
     def complete(self) -> bool:
         """Whether it is known whether the source is there."""
-        return self.back == len(self.members)
+        return self.there or self.slow or self.back == len(self.members)
 
     def read(self, index: int, decoded: Decoded) -> None:
         """One is back."""
         self.back += 1
         self.there |= not decoded.whose
+        self.slow |= bool(decoded.failure and decoded.failure.code == TIMEOUT)
 
     def scored(self, indexes: list[int], rows: list[int], outputs: Outputs) -> None:
         """None is scored."""

@@ -113,9 +113,9 @@ class Lister:
 
         Who retries has often repaired the archive first.
         """
-        fingerprint = source.fingerprint()
-        if fingerprint == row["fingerprint"]:
+        if not source.has_changed(row["fingerprint"]):
             return
+        fingerprint = source.fingerprint()
         if self._claimed.parent_job_id is None:
             raise ArchiveError(
                 "changed",

@@ -73,6 +73,7 @@ class Planner:
         except SourceTrouble as error:
             log.warning("job %d cannot be planned here: %s", job_id, error)
             reason = str(error)
+            self._away.leave(job_id)
             self._write(lambda c: leases.hand_back(c, self._lease, reason, in_good_order=True))
         except ArchiveError as error:
             log.info("job %d cannot be planned: %s", job_id, error)
