@@ -342,6 +342,7 @@ runs = Table(
        nullable=True),
     _c("not_before", UtcDateTime, "A watched folder is looked at again then.", nullable=True),
     _c("worker_id", sa.String(64), "Who looks through the watched folder.", nullable=True),
+    _c("blind", Json, "Workers (workers.id) that could not look through it.", nullable=True),
     _c("created_at", UtcDateTime, "Made."),
     _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
     UniqueConstraint("schedule_id", "scheduled_for"),

@@ -92,6 +92,15 @@ def again(connection: sa.Connection, run_id: int, worker_id: str, after_s: float
     runs.note(connection, run_id, worker_id=None, not_before=now(after_s))
 
 
+def leave(connection: sa.Connection, run_id: int, worker_id: str) -> None:
+    """Leave a run to other workers, since this one cannot look through its folders."""
+    fence(connection, run_id, worker_id)
+    blind = connection.execute(
+        sa.select(runs_table.c.blind).where(runs_table.c.id == run_id)
+    ).scalar()
+    runs.note(connection, run_id, worker_id=None, blind=sorted({*(blind or ()), worker_id}))
+
+
 def observe(
     engine: sa.Engine, run_id: int, worker_id: str, schedule_id: int, found: Sequence[Seen]
 ) -> None:
@@ -158,6 +167,15 @@ def waiting(engine: sa.Engine, schedule_id: int) -> list[Waiting]:
     )
     with database.reading(engine) as connection:
         return [Waiting(*row) for row in connection.execute(select)]
+
+
+def unfinished(engine: sa.Engine, schedule_id: int) -> list[str]:
+    """Paths of files that are not done: they wait, or their job is open."""
+    select = sa.select(watched.c.path).where(
+        watched.c.schedule_id == schedule_id, watched.c.state.in_(("seen", "taken"))
+    )
+    with database.reading(engine) as connection:
+        return list(connection.execute(select).scalars())
 
 
 def known_contents(engine: sa.Engine, schedule_id: int) -> frozenset[str]:

@@ -113,7 +113,10 @@ def begin(
             reason=reason,
         )
     )
-    outbox.add(connection, "source_away", job_id=job_id, run_id=run_id)
+    # Of a look at folders its run has failed too.
+    outbox.add(
+        connection, "failed" if job_id is None else "source_away", job_id=job_id, run_id=run_id
+    )
     return True
 
 
@@ -139,11 +142,6 @@ def end(
     if ended.rowcount == 1 and not silently:
         outbox.add(connection, "source_back", job_id=job_id, run_id=run_id)
     return ended.rowcount == 1
-
-
-def is_open(engine_connection: sa.Connection, schedule_id: int) -> bool:
-    """Whether a schedule has an outage that has not ended."""
-    return _open(engine_connection, None, schedule_id) is not None
 
 
 def _open(connection: sa.Connection, job_id: int | None, schedule_id: int | None) -> int | None:

@@ -60,6 +60,15 @@ def upgrade() -> None:
             "person paused it.",
         ),
     )
+    op.add_column(
+        "runs",
+        sa.Column(
+            "blind",
+            Json,
+            nullable=True,
+            comment="Workers (workers.id) that could not look through it.",
+        ),
+    )
     op.create_table(
         "outages",
         sa.Column("id", BigId, nullable=False, comment="Number."),
@@ -109,6 +118,7 @@ def downgrade() -> None:
     _events(_BEFORE)
     op.drop_index("ix_outages_open", table_name="outages")
     op.drop_table("outages")
+    op.drop_column("runs", "blind")
     op.drop_column("jobs", "out_of_patience_at")
     op.drop_column("shards", "unread")
     op.drop_column("sources", "trouble_at")
