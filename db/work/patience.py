@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.schema import jobs, sources
+from db.base.schema import job_events, jobs, sources
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.queue import outages
@@ -66,6 +66,14 @@ def let_go(connection: sa.Connection, job_id: int) -> bool:
     """
     row = job_rows.locked(connection, job_id)
     if row.state != "paused" or row.out_of_patience_at is None:
+        return False
+    # Release 0.2.0 resumes it and leaves the column as it is: who paused it since was a person.
+    resumed = sa.exists().where(
+        job_events.c.job_id == job_id,
+        job_events.c.event == "resumed",
+        job_events.c.at > row.out_of_patience_at,
+    )
+    if connection.execute(sa.select(resumed)).scalar_one():
         return False
     endings.finish(connection, job_id, "failed", "schedule", row.reason, in_outage=True)
     return True

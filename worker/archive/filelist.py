@@ -44,11 +44,11 @@ class ListSource(Source):
         try:
             self._check()
         except BaseException:
-            os.close(self._fd)
+            trouble.close(self._fd)
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def fingerprint(self) -> str:
         """SHA-256 of the list: whether its files change is seen at each file."""

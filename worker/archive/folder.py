@@ -112,7 +112,7 @@ class FolderReader:
         try:
             check_root(uri, self._fd)
         except ArchiveError:
-            os.close(self._fd)
+            trouble.close(self._fd)
             raise
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
@@ -149,14 +149,14 @@ class FolderReader:
         except OSError as error:
             raise trouble.at_member(error) from error
         finally:
-            os.close(fd)
+            trouble.close(fd)
         if len(data) != size:
             raise MemberError("changed", "the file shrank while it was read; score it again")
         return data
 
     def close(self) -> None:
         """Close the folder."""
-        os.close(self._fd)
+        trouble.close(self._fd)
 
 
 def check_root(uri: str, fd: int | None = None) -> None:

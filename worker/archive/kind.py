@@ -65,7 +65,7 @@ def kind(uri: str) -> Kind:
     except OSError as error:
         raise trouble.at_root(uri, error) from error
     finally:
-        os.close(fd)
+        trouble.close(fd)
 
 
 def _kind_of_file(fd: int, uri: str) -> Kind:

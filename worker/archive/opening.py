@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +88,6 @@ def open_spool(kind: Kind, uri: str, index: bytes | None) -> Spool:
         with trouble.at(uri):
             points = [Point(0, 0)] if index is None else unpack_points(fd, uri, index)
     except ArchiveError:
-        os.close(fd)
+        trouble.close(fd)
         raise
     return Spool(fd, uri, _STREAMS[kind], points)

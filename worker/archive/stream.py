@@ -270,13 +270,13 @@ class Spool:
             try:
                 self._fill(fd, first, end)
             except BaseException:
-                os.close(fd)
+                trouble.close(fd)
                 raise
         return fd
 
     def close(self) -> None:
         """Close the archive; windows given out stay."""
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def _fill(self, fd: int, first: int, end: int) -> None:
         stream = self._at_or_before(first)

@@ -6,7 +6,6 @@ checked here: it takes any damaged or missing header after the first member for 
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Protocol, cast
@@ -62,7 +61,7 @@ class TarSource(Source):
         self._fd = open_file(uri)
 
     def close(self) -> None:
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._fd)
@@ -166,7 +165,7 @@ class ExtentReader:
     def close(self) -> None:
         """Close the file, where this reader opened it."""
         if self._owned:
-            os.close(self._fd)
+            trouble.close(self._fd)
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one member; raises MemberError.

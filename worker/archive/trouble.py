@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 from worker.errors import ArchiveError, MemberError, SourceTrouble
@@ -108,6 +108,12 @@ def at(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise at_root(uri, error) from error
+
+
+def close(fd: int) -> None:
+    """Close a file of a source: a share that is gone says so even then, and it is closed."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 class Root:

@@ -81,11 +81,11 @@ class ZipSource(Source):
         try:
             self._directory = _find_directory(self._fd, uri)
         except (ArchiveError, OSError):
-            os.close(self._fd)
+            trouble.close(self._fd)
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def fingerprint(self) -> str:
         """Size, time and SHA-256 of the central directory, which holds every member's CRC."""
@@ -195,7 +195,7 @@ class ZipReader:
 
     def close(self) -> None:
         """Close the archive."""
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one member, inflated, its size and CRC checked; raises MemberError."""
