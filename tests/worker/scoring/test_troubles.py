@@ -37,7 +37,7 @@ FILMS = 12
 AGAIN_S = 0.3
 
 #: Seconds in which a film must be read.
-DEADLINE_S = 1.5
+DEADLINE_S = 3.0
 
 
 class Scoring:
