@@ -41,6 +41,8 @@ class Film:
     strikes: int = 0
     #: A GPU decoder ended while at it and others: which one it was is found out one by one.
     alone: bool = False
+    #: Nobody waits for it any more: it is not given to a second decoder.
+    unwanted: bool = False
 
     @property
     def suspect(self) -> bool:

@@ -117,6 +117,7 @@ class Doubts:
     def heard(self, witnesses: Witnesses) -> None:
         """All witnesses are back."""
         run = witnesses.of
+        self._pipeline.drop(witnesses)  # some may not be back
         if not witnesses.there:
             self._not_there(run)
             return

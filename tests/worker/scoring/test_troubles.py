@@ -254,11 +254,13 @@ def test_a_film_that_can_be_read_again_is_scored(scoring: Scoring, share: mounts
 
 
 def test_a_share_that_does_not_answer_holds_up_its_own_films_and_costs_none(
-    scoring: Scoring, share: mounts.Share, tmp_path: Path
+    scoring: Scoring, share: mounts.Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path / "here")
     job_id = scoring.planned(share.at / "films")
     here = scoring.planned(tmp_path / "here")
+    for name in ("FIRST_S", "LONGEST_S"):
+        monkeypatch.setattr(away, name, 2 * DEADLINE_S)
     share.hangs(names="films/*")
     scoring.meets(job_id, others=lambda: scoring.state(here) == "completed")
     scoring.nothing_is_booked(job_id)
