@@ -109,13 +109,17 @@ def upgrade() -> None:
         postgresql_where=sa.text("ended_at IS NULL"),
         sqlite_where=sa.text("ended_at IS NULL"),
     )
-    _events((*_BEFORE, *_NEW))
+    _events(
+        (*_BEFORE, *_NEW),
+        "failed, with_errors (completed_with_errors), skipped, missed, kept, promoted, drift, "
+        "source_away, source_back or test.",
+    )
 
 
 def downgrade() -> None:
     notices = sa.table("notices", sa.column("event"))
     op.execute(sa.delete(notices).where(notices.c.event.in_(_NEW)))
-    _events(_BEFORE)
+    _events(_BEFORE, "failed, skipped, missed, kept, promoted, drift or test.")
     op.drop_index("ix_outages_open", table_name="outages")
     op.drop_table("outages")
     op.drop_column("runs", "blind")
@@ -125,9 +129,10 @@ def downgrade() -> None:
     op.drop_column("sources", "trouble")
 
 
-def _events(allowed: tuple[str, ...]) -> None:
+def _events(allowed: tuple[str, ...], comment: str) -> None:
     """Allow notices of these events and no others."""
     listed = ", ".join(repr(event) for event in allowed)
     with op.batch_alter_table("notices") as batch_op:
         batch_op.drop_constraint(op.f("ck_notices_event"), type_="check")
         batch_op.create_check_constraint(op.f("ck_notices_event"), f"event IN ({listed})")
+        batch_op.alter_column("event", existing_type=sa.String(16), comment=comment)
