@@ -73,7 +73,7 @@ class Settings:
     film_memory_mb: int = _setting("Memory that decoding one film may take, in MiB", 2048)
     train_threads: int = _setting("Threads that training computes with")
     hook_url: str | None = _setting(
-        "Where failed, skipped and missed runs, verdicts on models and drift are POSTed to, as JSON"
+        "Where failures, errors, outages, verdicts on models and drift are POSTed to, as JSON"
     )
     hook_command: str | None = _setting(
         "Command line that is run for each of these, with the JSON on its standard input"

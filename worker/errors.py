@@ -7,10 +7,14 @@ WorkerError
 │   └── GpuLost           the device answers no more: end this process, another starts anew
 ├── PrecisionRefused      the model may not be computed in the precision asked for
 ├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to correct
+│   └── SourceTrouble     … here and now, by trouble of its disk, share or of this machine: let
+│                         another worker try, and come back to it later
 └── MemberError           one member of an archive cannot be read: record it, read the next
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class WorkerError(Exception):
@@ -51,15 +55,32 @@ class ArchiveError(WorkerError, ValueError):
         self.code = code
 
 
+class SourceTrouble(ArchiveError):
+    """The source cannot be read here and now, which says nothing about its films.
+
+    `whose` trouble it is: `source` or `machine`.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, whose: Literal["source", "machine"] = "source"
+    ) -> None:
+        super().__init__(code, message)
+        self.whose = whose
+
+
 class MemberError(WorkerError, ValueError):
     """One member of an archive cannot be read; the others are not affected.
 
     `code` is a stable short word that is stored with the item: `missing`, `changed`,
     `crc_mismatch`, `truncated`, `corrupt`, `encrypted`, `unsupported_compression`, `link`,
     `too_large`, `bomb`, `unsafe_name`, `duplicate_name`, `no_file`, `unreadable`. The message never
-    holds the member's name, which may be a patient's.
+    holds the member's name, which may be a patient's. `whose` is not empty where it was the system
+    that did not let it be read: see `worker.archive.trouble`.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(
+        self, code: str, message: str, *, whose: Literal["", "film", "source", "machine"] = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.whose = whose

@@ -27,6 +27,16 @@ HELD_S = 60.0
 #: A machine whose latest worker could send, and was seen within so many seconds, will send again.
 SENDS_AGAIN_S = 86_400.0
 
+#: Events whose names are longer than notices.event has room for → what stands there.
+_SHORT = {"completed_with_errors": "with_errors"}
+
+#: What a notice says instead of its event's name.
+_IN_WORDS = {
+    "completed_with_errors": "completed with errors",
+    "source_away": "no worker can read its sources, so that they wait",
+    "source_back": "its sources are read again",
+}
+
 #: In workers.versions: that a worker has hooks, and sends notices.
 SENDS = "hooks"
 
@@ -62,9 +72,9 @@ def add(
 ) -> int:
     """Write a notice of an event, to be sent to the hooks.
 
-    `event` is one of `schema.NOTICES`; `text` a sentence and `facts` figures that may be read by
-    anyone. A run's job and schedule, a job's run, and names are looked up here; without a text, a
-    sentence is made of them. Returns the notice's number.
+    `event` is one of `schema.NOTICES`, or a longer name of one; `text` a sentence and `facts`
+    figures that may be read by anyone. A run's job and schedule, a job's run, and names are looked
+    up here; without a text, a sentence is made of them. Returns the notice's number.
     """
     if run_id is None and job_id is not None:
         run_id = connection.execute(sa.select(runs.c.id).where(runs.c.job_id == job_id)).scalar()
@@ -96,7 +106,7 @@ def add(
             sa.insert(notices)
             .values(
                 at=now(),
-                event=event,
+                event=_SHORT.get(event, event),
                 payload=payload,
                 job_id=job_id,
                 run_id=run_id,
@@ -111,12 +121,13 @@ def add(
 def _plainly(payload: dict[str, Any]) -> str:
     """A sentence for a person who reads nothing else of it."""
     job, schedule = payload.get("job"), payload.get("schedule")
+    event = _IN_WORDS.get(payload["event"], payload["event"])
     if schedule is not None:
-        what = f"schedule {schedule}, {payload['scheduled_for']}: {payload['event']}"
+        what = f"schedule {schedule}, {payload['scheduled_for']}: {event}"
         return f"{what}; `pneumoq schedule show {schedule}` says why"
     if job is not None:
-        return f"job {job} ({payload['kind']}): {payload['event']}; `pneumoq jobs show {job}`"
-    return str(payload["event"])
+        return f"job {job} ({payload['kind']}): {event}; `pneumoq jobs show {job}`"
+    return str(event)
 
 
 def claim(connection: sa.Connection, who: str, notice_id: int | None = None) -> Notice | None:

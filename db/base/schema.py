@@ -44,7 +44,10 @@ OUTCOMES = (
     "completed_with_errors",
 )  # fmt: skip
 #: Events of which hooks get a notice.
-NOTICES = ("failed", "skipped", "missed", "kept", "promoted", "drift", "test")
+NOTICES = (
+    "failed", "skipped", "missed", "kept", "promoted", "drift", "test", "with_errors",
+    "source_away", "source_back",
+)  # fmt: skip
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
 #: that an old job's rows can be dropped without a scan.
@@ -295,6 +298,9 @@ jobs = Table(
        nullable=True),
     _c("progress", Json, "Training: how far the current epoch is, every few seconds.",
        nullable=True),
+    _c("out_of_patience_at", UtcDateTime,
+       "Paused then, since no worker could read what is left of it; NULL where a person paused it.",
+       nullable=True),
     *_lease(),
     UniqueConstraint("key"),
     UniqueConstraint("schedule_id", "scheduled_for"),
@@ -336,6 +342,7 @@ runs = Table(
        nullable=True),
     _c("not_before", UtcDateTime, "A watched folder is looked at again then.", nullable=True),
     _c("worker_id", sa.String(64), "Who looks through the watched folder.", nullable=True),
+    _c("blind", Json, "Workers (workers.id) that could not look through it.", nullable=True),
     _c("created_at", UtcDateTime, "Made."),
     _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
     UniqueConstraint("schedule_id", "scheduled_for"),
@@ -409,7 +416,9 @@ notices = Table(
     "notices", metadata,
     _c("id", BigId, "Number.", primary_key=True),
     _c("at", UtcDateTime, "When it happened."),
-    _c("event", sa.String(16), "failed, skipped, missed, kept, promoted, drift or test."),
+    _c("event", sa.String(16),
+       "failed, with_errors (completed_with_errors), skipped, missed, kept, promoted, drift, "
+       "source_away, source_back or test."),
     _c("payload", Json, "What is sent: numbers and names of ours, no path and no film."),
     _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), nullable=True),
     _c("run_id", BigId, "Run.", ForeignKey("runs.id"), nullable=True),
@@ -444,6 +453,11 @@ sources = Table(
        nullable=True),
     _c("paths", sa.LargeBinary, "Of a list that no file holds: its paths, one a line, zlib.",
        nullable=True),
+    _c("trouble", sa.Text, "Why a worker could not read it, where none has read it since.",
+       nullable=True),
+    _c("trouble_at", UtcDateTime,
+       "When a worker could not read it for the first time since it was last read, or since the "
+       "job was resumed: patience is counted from then.", nullable=True),
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),
           sqlite_where=sa.text("content_id IS NOT NULL")),
@@ -467,6 +481,9 @@ shards = Table(
     _c("readers", Json, "Kind of file → version of what read its films; NULL: not known.",
        nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
+    _c("unread", Json,
+       "Items that the system did not let be read while others of their source were, and how "
+       "often: {item_no: tries}.", nullable=True),
     *_lease(),
     CheckConstraint(_in("state", SHARD_STATES), name="state"),
     CheckConstraint(
@@ -481,6 +498,25 @@ shards = Table(
           sqlite_where=sa.text("finished_at IS NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
             "Of a purged job, one row with the sums.",
+)  # fmt: skip
+
+outages = Table(
+    "outages",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("schedule_id", sa.BigInteger, "Schedule (schedules.id) that cannot read its folders, or "
+       "whose job cannot read them.", nullable=True),
+    _c("job_id", sa.BigInteger, "Job (jobs.id) of no schedule that cannot read its sources.",
+       nullable=True),
+    _c("began_at", UtcDateTime, "Hooks got the notice that it began."),
+    _c("reason", sa.Text, "What the first worker found."),
+    _c("ended_at", UtcDateTime, "Something was read again, or nothing is left to be read.",
+       nullable=True),
+    Index("ix_outages_open", "id",
+          postgresql_where=sa.text("ended_at IS NULL"),
+          sqlite_where=sa.text("ended_at IS NULL")),
+    sqlite_autoincrement=True,
+    comment="A time in which no worker could read sources: one notice, and one when it ends.",
 )  # fmt: skip
 
 # Apart from the shards, whose rows are written at each claim, heartbeat and commit, and summed up

@@ -37,6 +37,9 @@ BEHIND = timedelta(seconds=60)
 #: cron, zone, after, until → the times after the one and up to the other, as instants.
 Times = Callable[[str, str, datetime, datetime], Sequence[datetime]]
 
+#: A job's number → whether it was ended, since it only waits for sources that nobody can read.
+LetGo = Callable[[sa.Connection, int], bool]
+
 
 def name_fault(name: str) -> str | None:
     """What is wrong with a name; None for a good one."""
@@ -205,8 +208,16 @@ def active(engine: sa.Engine) -> list[int]:
         return list(connection.execute(select.order_by(schedules.c.id)).scalars())
 
 
-def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times) -> int | None:
+def tick(
+    connection: sa.Connection,
+    schedule_id: int,
+    at: datetime,
+    times: Times,
+    let_go: LetGo = lambda connection, job_id: False,
+) -> int | None:
     """Deal with a schedule's times up to `at`; the run that was made, if any.
+
+    `let_go` ends the job of a run that still goes on where it only waits; whether it did.
 
     Of several times the last one counts, unless it is longer ago than may be made up for. Those
     that come to nothing are one row, which says how many they were.
@@ -232,6 +243,8 @@ def tick(connection: sa.Connection, schedule_id: int, at: datetime, times: Times
     if too_late:
         return None
     going = _open_run(connection, schedule_id)
+    if going is not None and going["job_id"] and let_go(connection, going["job_id"]):
+        going = _open_run(connection, schedule_id)
     if going is not None:
         skipped = runs.begin(connection, schedule_id, last, "clock", "running")
         if skipped is not None:

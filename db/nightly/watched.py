@@ -92,6 +92,15 @@ def again(connection: sa.Connection, run_id: int, worker_id: str, after_s: float
     runs.note(connection, run_id, worker_id=None, not_before=now(after_s))
 
 
+def leave(connection: sa.Connection, run_id: int, worker_id: str) -> None:
+    """Leave a run to other workers, since this one cannot look through its folders."""
+    fence(connection, run_id, worker_id)
+    blind = connection.execute(
+        sa.select(runs_table.c.blind).where(runs_table.c.id == run_id)
+    ).scalar()
+    runs.note(connection, run_id, worker_id=None, blind=sorted({*(blind or ()), worker_id}))
+
+
 def observe(
     engine: sa.Engine, run_id: int, worker_id: str, schedule_id: int, found: Sequence[Seen]
 ) -> None:
@@ -158,6 +167,15 @@ def waiting(engine: sa.Engine, schedule_id: int) -> list[Waiting]:
     )
     with database.reading(engine) as connection:
         return [Waiting(*row) for row in connection.execute(select)]
+
+
+def unfinished(engine: sa.Engine, schedule_id: int) -> list[str]:
+    """Paths of files that are not done: they wait, or their job is open."""
+    select = sa.select(watched.c.path).where(
+        watched.c.schedule_id == schedule_id, watched.c.state.in_(("seen", "taken"))
+    )
+    with database.reading(engine) as connection:
+        return list(connection.execute(select).scalars())
 
 
 def known_contents(engine: sa.Engine, schedule_id: int) -> frozenset[str]:
@@ -227,8 +245,11 @@ def take(
     return job_id
 
 
-def job_ended(connection: sa.Connection, job_id: int, state: str) -> None:
+def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bool = True) -> None:
     """What a job took is done, or waits again where the job did not complete.
+
+    Not `counted` is a job that ended because its files could not be read where they are: it was no
+    attempt.
 
     So does what was done because it has the content of such a file: the file may be gone by then.
     """
@@ -236,7 +257,11 @@ def job_ended(connection: sa.Connection, job_id: int, state: str) -> None:
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
-    connection.execute(sa.update(watched).where(ours).values(state=_after(watched.c.attempts)))
+    if counted:
+        after = {"state": _after(watched.c.attempts)}
+    else:
+        after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
+    connection.execute(sa.update(watched).where(ours).values(**after))
     failed = watched.alias()
     connection.execute(
         sa.update(watched)

@@ -6,8 +6,8 @@ itself is in `db.work.claims`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,6 +22,10 @@ BACKOFF_S = (5.0, 30.0, 120.0)
 
 #: A shard that its workers did not survive this many times is bisected; of one item, given up.
 MAX_ATTEMPTS = 5
+
+#: An item that the system does not let be read, while others of its source are, is in error after
+#: so many tries, which lie at least so many seconds apart.
+TRIES, TRY_AGAIN_S = 3, 60.0
 
 #: A shard that so many workers did not survive may be what ends them. It is worked on alone, so
 #: that its next victim takes no other shard's attempts with it.
@@ -60,6 +64,8 @@ class Shard:
     precision: str = "fp32"
     #: tensorrt or onnx, where the job asks for one.
     engine: str | None = None
+    #: Tries so far of items that the system did not let be read, by item_no.
+    unread: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def suspect(self) -> bool:
@@ -148,15 +154,25 @@ def renew_shards(
 
 
 def hand_back_shard(
-    connection: sa.Connection, shard: Shard, reason: str | None, *, in_good_order: bool
+    connection: sa.Connection,
+    shard: Shard,
+    reason: str | None,
+    *,
+    in_good_order: bool,
+    unread: Mapping[int, int] | None = None,
 ) -> None:
     """Make a shard claimable again: at once when the worker is shutting down, else after a wait.
 
-    In good order the attempt does not count. Without a reason it counts as if the worker had ended
+    In good order the attempt does not count. With `unread`, tries of items by item_no, the shard
+    waits for TRY_AGAIN_S. Without a reason it counts as if the worker had ended
     without a word: one item may be to blame, and is cornered. A lease that is lost already is left
     alone.
     """
     delay_s = 0.0 if in_good_order else BACKOFF_S[min(shard.attempt, len(BACKOFF_S)) - 1]
+    values: dict[str, Any] = {}
+    if unread is not None:
+        delay_s = TRY_AGAIN_S
+        values["unread"] = {str(item): tries for item, tries in sorted(unread.items())}
     connection.execute(
         sa.update(shards)
         .where(held(shard))
@@ -166,6 +182,7 @@ def hand_back_shard(
             attempts=shards.c.attempts - (1 if in_good_order else 0),
             not_before=now(delay_s),
             last_error=reason,
+            **values,
         )
     )
 

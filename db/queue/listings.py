@@ -285,6 +285,43 @@ def log_change(connection: sa.Connection, lease: Lease, text: str) -> None:
     job_rows.log_once(connection, lease.job_id, lease.worker_id, "source_changed", text)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beside(Listing):
+    """A shard beside another one of the same source."""
+
+    #: Whether items of it were read.
+    read: bool
+
+
+def beside(connection: sa.Connection, shard: Shard, most: int = 4) -> list[Beside]:
+    """A few other shards of a shard's source by chance, rather those of which items were read."""
+    read = (shards.c.n_predictions + shards.c.n_refused > 0).label("read")
+    found = connection.execute(
+        sa.select(
+            shards.c.shard_no, shards.c.source_no, shards.c.first_item, shards.c.n_items,
+            shard_listings.c.listing, read,
+        )
+        .join_from(
+            shards,
+            shard_listings,
+            sa.and_(
+                shard_listings.c.job_id == shards.c.job_id,
+                shard_listings.c.shard_no == shards.c.shard_no,
+            ),
+        )
+        .where(
+            shards.c.job_id == shard.job_id,
+            shards.c.source_no == shard.source_no,
+            shards.c.shard_no != shard.shard_no,
+        )
+        .order_by(read.desc(), sa.func.random())
+        .limit(most)
+    )  # fmt: skip
+    return [
+        Beside(**(row | {"listing": bytes(row["listing"])})) for row in map(dict, found.mappings())
+    ]
+
+
 def items_to_retry(connection: sa.Connection, job_id: int, shard_no: int) -> list[int]:
     """Items of a shard that are in error or have no outcome, in order."""
     row = connection.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ from db.base import database
 from db.base.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
 from db.base.types import now
 from db.queue import jobs as job_rows
+from db.queue import outages
 from db.queue.leases import SUSPECT_ATTEMPTS, Lease, Shard
 from db.work import endings
 
@@ -23,6 +24,19 @@ from db.work import endings
 #: row that listed nothing count, and of training those without a checkpoint; and a planner's worker
 #: may die by a film that it scores meanwhile, which takes several deaths to be found.
 MAX_ATTEMPTS = {"train": 6, "score": 15}
+
+
+class Away(NamedTuple):
+    """What a worker leaves alone for a while, since it could not read it."""
+
+    #: Paths of sources: no shard of them is claimed.
+    uris: frozenset[str] = frozenset()
+    #: Jobs that are not planned.
+    jobs: frozenset[int] = frozenset()
+
+
+#: Nothing is left alone.
+NOWHERE = Away()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +61,22 @@ class Claimed:
 
 
 def claim_job(
-    connection: sa.Connection, kind: str, worker_id: str, lease_s: float
+    connection: sa.Connection,
+    kind: str,
+    worker_id: str,
+    lease_s: float,
+    away: Away = NOWHERE,
 ) -> Claimed | None:
     """Claim the best job that is due: of kind `train`, or of kind `score` to be planned.
+
+    None that is `away`.
 
     A job whose last worker vanished is claimed again after its lease, `MAX_ATTEMPTS` times; then it
     fails here, saying so.
     """
     while True:
         row = connection.execute(
-            due(kind, sa.select(jobs)).limit(1).with_for_update(skip_locked=True)
+            due(kind, sa.select(jobs), away).limit(1).with_for_update(skip_locked=True)
         ).one_or_none()
         if row is None:
             return None
@@ -94,9 +114,14 @@ def claim_job(
     )
 
 
-def due(kind: str, select: sa.Select[Any]) -> sa.Select[Any]:
-    """Narrow a SELECT over jobs to those that could be claimed now, best first."""
+def due(kind: str, select: sa.Select[Any], away: Away = NOWHERE) -> sa.Select[Any]:
+    """Narrow a SELECT over jobs to those that could be claimed now, best first.
+
+    Without those that are `away`.
+    """
     active = ("planning",) if kind == "score" else ("running",)
+    if away.jobs:
+        select = select.where(jobs.c.id.not_in(sorted(away.jobs)))
     return (
         select.where(
             jobs.c.kind == kind,
@@ -118,10 +143,12 @@ def claim_shard(
     *,
     alone: bool = True,
     kinds: Collection[str] | None = None,
+    away: Away = NOWHERE,
 ) -> Shard | None:
     """Claim the best shard that is due: highest priority, then oldest job, then first in it.
 
-    Of jobs that this worker's `kinds` of engine may score, as in `first_due`.
+    Of jobs that this worker's `kinds` of engine may score, and not of sources that are `away`, as
+    in `first_due`.
 
     One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
     gives it up with `results.give_up`.
@@ -137,6 +164,7 @@ def claim_shard(
             alone=alone,
             claim=True,
             kinds=kinds,
+            away=away,
         )
         if row is None:
             return None
@@ -177,6 +205,7 @@ def claim_shard(
         priority=row.priority,
         spec=row.spec,
         last_error=row.last_error,
+        unread={int(item): tries for item, tries in (row.unread or {}).items()},
     )
 
 
@@ -188,12 +217,14 @@ def first_due(
     alone: bool = True,
     claim: bool = False,
     kinds: Collection[str] | None = None,
+    away: Away = NOWHERE,
 ) -> sa.Row[Any] | None:
     """The row of a SELECT over shards for the best that this worker could claim now, or None.
 
     The highest priority first, then the oldest job, then the first in it. `kinds` are the words of
     `jobs.engine` that the worker serves, and jobs that ask for another are skipped; None serves
-    all. With `claim` the shard's row is locked, and those that others have locked are skipped.
+    all. What is `away` is left alone. With `claim` the shard's row is
+    locked, and those that others have locked are skipped.
     """
     # Job by job: each is one look into an index, while sorting all open shards of all jobs would
     # take longer the more there is to do.
@@ -205,6 +236,14 @@ def first_due(
     ).scalars()
     for job_id in numbers.all():
         query = _due(select, job_id, worker_id, alone)
+        if away.uris:
+            query = query.where(
+                ~sa.exists().where(
+                    sources.c.job_id == shards.c.job_id,
+                    sources.c.source_no == shards.c.source_no,
+                    sources.c.uri.in_(sorted(away.uris)),
+                )
+            )
         if claim:
             query = query.with_for_update(skip_locked=True, of=shards)
         row = connection.execute(query).one_or_none()
@@ -265,17 +304,19 @@ def claim_best(
     planning: bool,
     alone: bool = True,
     kinds: Collection[str] | None = None,
+    away: Away = NOWHERE,
 ) -> Shard | Claimed | None:
     """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
 
     Higher priority first, then the older job; a job is planned before its own shards are scored.
     Not `alone` is a worker that has something in hand: it gets no suspect shard. Of shards it gets
-    those that its `kinds` of engine may score, as in `first_due`; any worker may plan.
+    those that its `kinds` of engine may score, as in `first_due`; any worker may plan what is
+    not `away`.
     """
     job = None
     if planning:
         job = connection.execute(
-            due("score", sa.select(jobs.c.id, jobs.c.priority)).limit(1)
+            due("score", sa.select(jobs.c.id, jobs.c.priority), away).limit(1)
         ).one_or_none()
     shard = first_due(
         connection,
@@ -283,29 +324,38 @@ def claim_best(
         worker_id,
         alone=alone,
         kinds=kinds,
+        away=away,
     )
     if job is not None and (
         shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
     ):
-        claimed = claim_job(connection, "score", worker_id, lease_s)
+        claimed = claim_job(connection, "score", worker_id, lease_s, away)
         # It may have been given up just now, or be in another's hands: the shards are still due.
         if claimed is not None:
             return claimed
-    return claim_shard(connection, worker_id, lease_s, alone=alone, kinds=kinds)
+    return claim_shard(connection, worker_id, lease_s, alone=alone, kinds=kinds, away=away)
 
 
-def anything_due(engine: sa.Engine, queue: str, *, kinds: Collection[str] | None = None) -> bool:
+def anything_due(
+    engine: sa.Engine,
+    queue: str,
+    *,
+    kinds: Collection[str] | None = None,
+    away: Away = NOWHERE,
+) -> bool:
     """Whether a worker of this queue would find something to claim now.
 
-    `kinds` are the words of `jobs.engine` that it serves; None asks for any worker.
+    `kinds` are the words of `jobs.engine` that it serves, and `away` what it leaves alone;
+    None and nothing ask for any worker.
     """
     with database.reading(engine) as connection:
         kind = "train" if queue == "train" else "score"
-        if connection.execute(due(kind, sa.select(jobs.c.id)).limit(1)).first() is not None:
+        if connection.execute(due(kind, sa.select(jobs.c.id), away).limit(1)).first() is not None:
             return True
         if queue == "train":
             return False
-        return first_due(connection, sa.select(shards.c.job_id), kinds=kinds) is not None
+        select = sa.select(shards.c.job_id)
+        return first_due(connection, select, kinds=kinds, away=away) is not None
 
 
 def urgent(engine: sa.Engine, kinds: Collection[str] | None = None) -> str | None:
@@ -332,6 +382,8 @@ def more_urgent(
             jobs.c.state.in_(("queued", *SCORING_JOB_STATES)),
             jobs.c.priority > priority,
             served(kinds),
+            # What waits for its sources may wait for hours.
+            ~outages.stalled(),
         )
         .order_by(jobs.c.priority.desc(), jobs.c.id)
         .limit(1)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from db.base.errors import Conflict
 from db.base.schema import FINAL_JOB_STATES, jobs, shards, sources
 from db.queue import jobs as job_rows
+from db.queue import outages
 from db.work import endings
 
 #: Options of `retry` that are columns of jobs; all others go into the spec.
@@ -24,7 +25,16 @@ def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None =
     if row.state in FINAL_JOB_STATES:
         raise Conflict(f"job {job_id} is already {row.state}; there is nothing to pause")
     if row.state == "paused":
-        raise Conflict(f"job {job_id} is paused already; `pneumoq jobs resume {job_id}` goes on")
+        if row.out_of_patience_at is None:
+            raise Conflict(
+                f"job {job_id} is paused already; `pneumoq jobs resume {job_id}` goes on"
+            )
+        # From now on it is a person's: its schedule does not end it.
+        connection.execute(
+            sa.update(jobs).where(jobs.c.id == job_id).values(out_of_patience_at=None)
+        )
+        job_rows.log(connection, job_id, who, "paused", reason)
+        return
     if row.kind == "train" and row.state != "queued":
         raise Conflict(
             f"job {job_id} is training, which cannot be paused; `pneumoq jobs cancel {job_id}` "
@@ -50,12 +60,17 @@ def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None =
 
 
 def resume(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
-    """Let a paused job go on where it was."""
+    """Let a paused job go on where it was; the patience with its sources is counted anew."""
     row = job_rows.locked(connection, job_id)
     if row.state != "paused":
         raise Conflict(f"job {job_id} is {row.state}, not paused; there is nothing to resume")
     state = "queued" if row.planned_at is None else "running"
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(state=state))
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(state=state, out_of_patience_at=None, reason=None)
+    )
+    outages.forget(connection, job_id)
     job_rows.log(connection, job_id, who, "resumed", reason)
 
 
@@ -110,7 +125,7 @@ def retry(
     )
     # The same key again is the same job, which has its sources.
     if job_rows.source_count(connection, new_id) == 0:
-        columns = [c.name for c in sources.c if c.name != "job_id"]
+        columns = [c.name for c in sources.c if c.name not in ("job_id", "trouble", "trouble_at")]
         connection.execute(
             sa.insert(sources).from_select(
                 ["job_id", *columns],

@@ -1,7 +1,7 @@
 """Endings: a job reaches its final state, and what follows from it in the same transaction.
 
 Its schedule's run and the files that it took from a watched folder are brought to an end too, its
-scores are compared with its model's reference, and hooks get a notice of a failure.
+scores are compared with its model's reference, and hooks get a notice of failures and errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from db.base.errors import Conflict, unforeseen
 from db.base.schema import SCORING_JOB_STATES, jobs, shards
 from db.base.types import now
 from db.nightly import runs, watched
-from db.queue import budget, leases
+from db.queue import budget, leases, outages
 from db.queue import jobs as job_rows
 from db.queue.leases import Lease
 from db.registry import drift
@@ -24,9 +24,19 @@ log = logging.getLogger(__name__)
 
 
 def finish(
-    connection: sa.Connection, job_id: int, state: str, who: str, reason: str | None = None
+    connection: sa.Connection,
+    job_id: int,
+    state: str,
+    who: str,
+    reason: str | None = None,
+    *,
+    in_outage: bool = False,
 ) -> None:
-    """Put a job into a final state; Conflict where it already is in one."""
+    """Put a job into a final state; Conflict where it already is in one.
+
+    With `in_outage` it ends because its sources cannot be read: hooks have the outage's notice, and
+    its files wait again without an attempt counted.
+    """
     changed = connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id, jobs.c.finished_at.is_(None))
@@ -35,18 +45,25 @@ def finish(
     if changed.rowcount != 1:
         raise Conflict(f"job {job_id} has already ended; final states are final")
     job_rows.log(connection, job_id, who, state, reason)
-    _end_run(connection, job_id, state, reason)
-    if state == "failed":
-        outbox.add(connection, "failed", job_id=job_id)
+    _end_run(connection, job_id, state, reason, in_outage=in_outage)
+    if in_outage:
+        return
+    if state in ("failed", "completed_with_errors"):
+        outbox.add(connection, state, job_id=job_id)
+    schedule_id = sa.select(jobs.c.schedule_id).where(jobs.c.id == job_id)
+    if connection.execute(schedule_id).scalar() is None:
+        outages.end(connection, job_id=job_id, silently=True)
 
 
-def _end_run(connection: sa.Connection, job_id: int, state: str, reason: str | None) -> None:
+def _end_run(
+    connection: sa.Connection, job_id: int, state: str, reason: str | None, *, in_outage: bool
+) -> None:
     """End the run of a schedule that made a job, and let go of the files that the job took."""
     run = runs.open_of_job(connection, job_id)
     if run is None:
         return
     if run.kind == "score":
-        watched.job_ended(connection, job_id, state)
+        watched.job_ended(connection, job_id, state, counted=not in_outage)
     # Of a training job that completed, the promotion decides what became of the run: it has made a
     # model, or was skipped.
     if run.kind == "score" or state != "completed":

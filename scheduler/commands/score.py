@@ -53,6 +53,10 @@ from trainer.film import rules
     help="End the job as failed when more films than this are broken; 0 ends it at the first.",
 )  # fmt: skip
 @click.option(
+    "--source-patience", callback=submit.span, metavar="SPAN",
+    help="Pause the job when no worker could read what is left of it for so long. Default: 6h.",
+)  # fmt: skip
+@click.option(
     "--dry-run", is_flag=True,
     help="Submit nothing: count what is there, and estimate refusals, time and disk.",
 )  # fmt: skip
@@ -70,6 +74,7 @@ def command(
     hash_names: bool,
     force: bool,
     max_errors: str | None,
+    source_patience: int | None,
     dry_run: bool,
     wait: bool,
     local: bool,
@@ -109,6 +114,8 @@ def command(
     }
     if max_errors is not None:
         spec["max_errors"] = max_errors
+    if source_patience is not None:
+        spec["source_patience_s"] = source_patience
     if dry_run:
         from scheduler.measure import rehearse
 

@@ -167,6 +167,7 @@ def _watch(
     silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
     wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
     waited: str | None = None
+    waits_for: str | None = None
     while True:
         started = time.monotonic()
         row = _patiently(lambda: jobs.progress(engine, job_id))
@@ -182,6 +183,9 @@ def _watch(
             now = _patiently(lambda: jobs.get(engine, job_id))["progress"]
             display.show(*_training(row, now, len(rows), of))
         else:
+            if row["state"] == "paused" and row["reason"] and row["reason"] != waits_for:
+                waits_for = row["reason"]
+                display.line(output.printable(f"job {job_id} is paused: {waits_for}"))
             rate.note(int(row["done"]))
             display.show(*_scoring(row, rate.per_s))
         if row["state"] in FINAL_JOB_STATES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,6 +21,11 @@ from scheduler import engines, errors
 from scheduler.local import stack
 from scheduler.show import follow, output
 from worker.config import Settings
+
+#: Letter → seconds, of a span such as 6h.
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+LONGEST_SPAN_S = 366 * 86400
 
 Make = Callable[[sa.Connection], int]
 
@@ -153,6 +159,19 @@ def short(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
     if value is not None and not 0 < len(value) <= LONGEST_NAME:
         raise click.BadParameter(f"give 1 to {LONGEST_NAME} characters")
     return value
+
+
+def span(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A span of time such as 90s, 30m, 6h or 2d, in seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([smhd]?)", value.strip())
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no span of time; give one like 90s, 30m, 6h or 2d")
+    seconds = int(found[1]) * _UNITS[found[2] or "s"]
+    if seconds > LONGEST_SPAN_S:
+        raise click.BadParameter(f"{value} is longer than a year")
+    return seconds
 
 
 def budget(_: click.Context, __: click.Parameter, value: str | None) -> str | None:

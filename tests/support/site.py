@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,17 +36,24 @@ class Site:
     logs: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def worker(self, queue: str = "score", **settings: Any) -> subprocess.Popen[bytes]:
-        """Start a worker process and wait until it has said hello."""
-        process = self.begin_worker(queue, **settings)
+    def worker(
+        self, queue: str = "score", *, within: Sequence[str] = (), **settings: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker process, as `begin_worker`, and wait until it has said hello."""
+        process = self.begin_worker(queue, within=within, **settings)
         self.hello(process)
         return process
 
-    def begin_worker(self, queue: str = "score", **settings: Any) -> subprocess.Popen[bytes]:
-        """Start a worker process and do not wait for it."""
+    def begin_worker(
+        self, queue: str = "score", *, within: Sequence[str] = (), **settings: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker process and do not wait for it.
+
+        `within` is the beginning of its command line, as of `mounts.without`.
+        """
         chosen = replace(self.settings, **settings)
         process = servers.spawn(
-            stack.command_of_worker(chosen, queue, len(self.started) + 1),
+            [*within, *stack.command_of_worker(chosen, queue, len(self.started) + 1)],
             log=self.log(len(self.started)),
             env=config.child_environment(chosen),
         )

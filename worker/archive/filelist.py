@@ -16,10 +16,11 @@ from pathlib import Path
 
 from trainer import table
 from trainer.errors import TableError
-from worker.archive.folder import examine, member_of
+from worker.archive import trouble
+from worker.archive.folder import check_root, examine, member_of
 from worker.archive.member import NO_FILE, Member
-from worker.archive.source import Kind, Source, cannot_open, open_file, pread
-from worker.errors import ArchiveError
+from worker.archive.source import Kind, Source, open_file, pread
+from worker.errors import ArchiveError, SourceTrouble
 
 #: Names of a column of paths, by preference; their case does not matter.
 COLUMNS = ("path", "file", "filename", "file_path", "filepath", "file_name")
@@ -43,11 +44,11 @@ class ListSource(Source):
         try:
             self._check()
         except BaseException:
-            os.close(self._fd)
+            trouble.close(self._fd)
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def fingerprint(self) -> str:
         """SHA-256 of the list: whether its files change is seen at each file."""
@@ -63,7 +64,7 @@ class ListSource(Source):
             mode = os.fstat(self._fd).st_mode
             head = pread(self._fd, 4096, 0) if stat.S_ISREG(mode) else b""
         except OSError as error:
-            raise cannot_open(self.uri, error) from error
+            raise trouble.at_root(self.uri, error) from error
         if not stat.S_ISREG(mode):
             raise self._no_list("no file; give a folder by itself, without --list")
         if not head:
@@ -82,14 +83,19 @@ class ListSource(Source):
             _, head = next(table.rows(io.StringIO(first), separator, strict=False), (0, []))
             is_table = _column(head) is not None
         paths = self._rows(separator or ",") if is_table else (path for _, path in self._lines())
+        root = trouble.Root(self._folder)
         for path in paths:
-            yield self._member(path)
+            yield self._member(path, root)
 
-    def _member(self, path: str) -> Member:
+    def _member(self, path: str, root: trouble.Root) -> Member:
         try:
             mode, size = examine(self._place(path))
-        except (OSError, ValueError):
-            return member_of(path, 0)  # reading it says that it is missing, or why it cannot be
+        except ValueError:
+            return member_of(path, 0)  # reading it says why it cannot be
+        except OSError:
+            root.check()
+            return member_of(path, None)  # reading it says that it is missing, or why it cannot be
+        root.saw(path)
         if stat.S_ISREG(mode) or not path:
             return member_of(path, size if path else 0)
         return member_of(path, 0)._replace(method=NO_FILE)
@@ -142,10 +148,12 @@ class ListSource(Source):
             paths = [row[0].strip() for row in head]
             if not any(self._exists(path) for path in paths):
                 names = ", ".join(f"`{name}`" for name in COLUMNS[:3])
+                # Or those files are not there now: they were when it was submitted.
                 raise self._no_list(
                     f"a table without a column named {names}, and its first column holds no paths "
                     f"of files that exist (such as {paths[-1][:80]!r}); name the column of paths "
-                    "`path`, and write paths absolute or relative to the list's folder"
+                    "`path`, and write paths absolute or relative to the list's folder",
+                    SourceTrouble,
                 )
             if not self._exists(paths[0]) and not set("/\\.") & set(paths[0]):
                 self.skipped["header"] += 1  # a word over a column of paths
@@ -172,8 +180,8 @@ class ListSource(Source):
             self._fd, encoding="utf-8-sig", errors="surrogateescape", newline=newline, closefd=False
         )
 
-    def _no_list(self, what: str) -> ArchiveError:
-        return ArchiveError("unsupported", f"{self.uri}: as a list of films this is {what}")
+    def _no_list(self, what: str, error: type[ArchiveError] = ArchiveError) -> ArchiveError:
+        return error("unsupported", f"{self.uri}: as a list of films this is {what}")
 
 
 class NamedSource(Source):
@@ -185,10 +193,7 @@ class NamedSource(Source):
         """`names` are relative to the folder at `uri`, which must be there."""
         super().__init__(uri)
         self._names = names
-        try:
-            os.scandir(uri).close()
-        except (OSError, ValueError) as error:
-            raise cannot_open(uri, error) from error
+        check_root(uri)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names: whether a file changes is seen at each file."""
@@ -196,11 +201,16 @@ class NamedSource(Source):
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _walk(self) -> Iterator[Member]:
+        root = trouble.Root(self.uri)
         for name in self._names:
+            size: int | None
             try:
                 _, size = examine(f"{self.uri}/{name}")
             except OSError:
-                size = 0  # gone already: reading it says so
+                root.check()
+                size = None  # gone already: reading it says so
+            else:
+                root.saw(name)
             yield member_of(name, size)
 
 

@@ -10,18 +10,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.archive.member import STORED, Member
+from worker.archive import trouble
+from worker.archive.member import STORED, UNEXAMINED, Member
 from worker.archive.names import skipped_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
     Source,
-    cannot_open,
     check,
     pread,
-    unreadable,
 )
-from worker.errors import MemberError
+from worker.errors import ArchiveError, MemberError
 
 
 class FolderSource(Source):
@@ -31,19 +30,28 @@ class FolderSource(Source):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        try:
-            os.scandir(uri).close()
-        except (OSError, ValueError) as error:
-            raise cannot_open(uri, error) from error
+        self._empty = is_empty(uri)
 
     def fingerprint(self) -> str:
-        """The folder's path: whether its files change is seen at each file."""
-        return str(Path(self.uri).absolute())
+        """The folder's path: whether its files change is seen at each file.
+
+        An empty one's is another, since that is what is left of one whose disk is not mounted.
+        """
+        path = str(Path(self.uri).absolute())
+        return f"empty:{path}" if self._empty else path
+
+    def has_changed(self, fingerprint: str) -> bool:
+        if self._empty and fingerprint != self.fingerprint():
+            raise trouble.empty(self.uri)
+        return False
 
     def _walk(self) -> Iterator[Member]:
         # A stack, not recursion: folders may lie deeper than Python's call stack allows. Only the
         # names of the folders on the way down are held.
-        stack = [("", iter(names_in(self.uri)))]
+        top = names_in(self.uri)
+        root = trouble.Root(self.uri)
+        root.saw(*top)
+        stack = [("", iter(top))]
         while stack:
             prefix, names = stack[-1]
             for base in names:
@@ -53,7 +61,8 @@ class FolderSource(Source):
                     mode, size = examine(path)
                 except OSError:
                     # Gone already, or a link that leads nowhere: reading it says which.
-                    mode, size = stat.S_IFREG, 0
+                    root.check()
+                    mode, size = stat.S_IFREG, None
                 if stat.S_ISDIR(mode):
                     self.skipped["directory"] += 1
                     try:
@@ -61,7 +70,8 @@ class FolderSource(Source):
                     except OSError:
                         # A folder that cannot be listed hides films. It becomes a member, so that
                         # reading it puts the reason on record.
-                        yield member_of(name + "/", 0)
+                        root.check()
+                        yield member_of(name + "/", None)
                         continue
                     stack.append((name + "/", iter(below)))
                     break
@@ -98,7 +108,12 @@ class FolderReader:
         try:
             self._fd = os.open(uri, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
-            raise cannot_open(uri, error) from error
+            raise trouble.at_root(uri, error) from error
+        try:
+            check_root(uri, self._fd)
+        except ArchiveError:
+            trouble.close(self._fd)
+            raise
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one file; raises MemberError."""
@@ -107,31 +122,60 @@ class FolderReader:
             # Without O_NONBLOCK a pipe put in the file's place would hold the decoder for ever.
             fd = os.open(member.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
         except OSError as error:
-            raise unreadable(error) from error
+            raise trouble.at_member(error) from error
         except ValueError as error:
             raise MemberError("missing", "no file can have such a name") from error
         try:
             status = os.fstat(fd)
+            if member.name.endswith("/") and stat.S_ISDIR(status.st_mode):
+                raise MemberError(
+                    "unreadable",
+                    "a folder that could not be looked through when its films were listed; score "
+                    "it again",
+                )
             if not stat.S_ISREG(status.st_mode):
                 raise MemberError("changed", "not a file any more; score the folder again")
-            if status.st_size != member.size:
+            size = member.size
+            if member.crc == UNEXAMINED and size == 0:
+                size = min(status.st_size, max_bytes + 1)
+                check(member._replace(size=size, stored=size), max_bytes)
+            elif status.st_size != size:
                 raise MemberError(
                     "changed",
                     f"{status.st_size:,} bytes now, {member.size:,} when the folder was listed; "
                     "score it again when it is no longer written to",
                 )
-            data = pread(fd, member.size, 0)
+            data = pread(fd, size, 0)
         except OSError as error:
-            raise unreadable(error) from error
+            raise trouble.at_member(error) from error
         finally:
-            os.close(fd)
-        if len(data) != member.size:
+            trouble.close(fd)
+        if len(data) != size:
             raise MemberError("changed", "the file shrank while it was read; score it again")
         return data
 
     def close(self) -> None:
         """Close the folder."""
-        os.close(self._fd)
+        trouble.close(self._fd)
+
+
+def check_root(uri: str, fd: int | None = None) -> None:
+    """Raise SourceTrouble where a folder (open as `fd`) cannot be listed, or has no entry at all.
+
+    That is for one in which something was seen before. ArchiveError where there can be no folder of
+    that name.
+    """
+    if is_empty(uri, fd):
+        raise trouble.empty(uri)
+
+
+def is_empty(uri: str, fd: int | None = None) -> bool:
+    """Whether a folder (open as `fd`) has no entry at all; raises as `check_root`."""
+    try:
+        with os.scandir(uri if fd is None else fd) as entries:
+            return next(entries, None) is None
+    except (OSError, ValueError) as error:
+        raise trouble.at_root(uri, error) from error
 
 
 def names_in(path: str) -> list[str]:
@@ -153,8 +197,11 @@ def _status(uri: str) -> os.stat_result:
     try:
         return Path(uri).stat()
     except (OSError, ValueError) as error:
-        raise cannot_open(uri, error) from error
+        raise trouble.at_root(uri, error) from error
 
 
-def member_of(name: str, size: int) -> Member:
+def member_of(name: str, size: int | None) -> Member:
+    """A file by itself; without a size one that could not be examined."""
+    if size is None:
+        return Member(name=name, offset=0, stored=0, size=0, method=STORED, crc=UNEXAMINED)
     return Member(name=name, offset=0, stored=size, size=size, method=STORED, crc=None)

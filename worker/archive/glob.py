@@ -8,16 +8,16 @@ is matched as any other. Linked folders are entered only where the pattern names
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.archive.folder import examine, member_of, names_in
+from worker.archive import trouble
+from worker.archive.folder import check_root, examine, member_of, names_in
 from worker.archive.member import Member
 from worker.archive.names import LONGEST_PATH, fits, shortened, skipped_as
-from worker.archive.source import Kind, Source, cannot_open
+from worker.archive.source import Kind, Source
 from worker.errors import ArchiveError
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -71,10 +71,7 @@ class GlobSource(Source):
                 f"{uri}: after its first wildcard a pattern cannot climb by `..`; write the folder "
                 "before it",
             )
-        try:
-            os.scandir(self._base).close()
-        except (OSError, ValueError) as error:
-            raise cannot_open(self._base, error) from error
+        check_root(self._base)
 
     def fingerprint(self) -> str:
         """The pattern: whether its files change is seen at each file."""
@@ -83,7 +80,10 @@ class GlobSource(Source):
     def _walk(self) -> Iterator[Member]:
         found = False
         # A stack as for folders, with the places of the pattern that are reached in each.
-        stack = [("", iter(names_in(self._base)), self._with_none(frozenset({0})))]
+        top = names_in(self._base)
+        root = trouble.Root(self._base)
+        root.saw(*top)
+        stack = [("", iter(top), self._with_none(frozenset({0})))]
         while stack:
             prefix, names, places = stack[-1]
             for base in names:
@@ -96,7 +96,8 @@ class GlobSource(Source):
                 try:
                     mode, size = examine(path)
                 except OSError:
-                    mode, size = stat.S_IFREG, 0  # reading it says what it is
+                    root.check()
+                    mode, size = stat.S_IFREG, None  # reading it says what it is
                 if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
                     inner = matched
                     if stat.S_ISLNK(mode):  # only folders keep the mode of a link
@@ -110,7 +111,8 @@ class GlobSource(Source):
                     try:
                         below = names_in(path)
                     except OSError:
-                        yield member_of(name + "/", 0)
+                        root.check()
+                        yield member_of(name + "/", None)
                         found = True
                         continue
                     stack.append((name + "/", iter(below), self._with_none(inner)))

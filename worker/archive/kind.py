@@ -10,8 +10,9 @@ import os
 import stat
 from pathlib import Path
 
+from worker.archive import trouble
 from worker.archive.gz import GzipStream
-from worker.archive.source import Kind, cannot_open, open_file, pread
+from worker.archive.source import Kind, open_file, pread
 from worker.archive.stream import Point, Stream
 from worker.archive.tar import BLOCK, looks_like_tar
 from worker.archive.zip import has_end
@@ -53,7 +54,7 @@ def kind(uri: str) -> Kind:
     try:
         mode = Path(uri).stat().st_mode
     except (OSError, ValueError) as error:
-        raise cannot_open(uri, error) from error
+        raise trouble.at_root(uri, error) from error
     if stat.S_ISDIR(mode):
         return "folder"
     if not stat.S_ISREG(mode):
@@ -62,9 +63,9 @@ def kind(uri: str) -> Kind:
     try:
         return _kind_of_file(fd, uri)
     except OSError as error:
-        raise cannot_open(uri, error) from error
+        raise trouble.at_root(uri, error) from error
     finally:
-        os.close(fd)
+        trouble.close(fd)
 
 
 def _kind_of_file(fd: int, uri: str) -> Kind:

@@ -27,6 +27,9 @@ DUPLICATE = -4
 #: too long to be one.
 NO_FILE = -5
 
+#: `Member.crc` of a file by itself that the system did not let be examined: its size is not known.
+UNEXAMINED = 0
+
 #: Version of the listing that `pack` writes.
 LISTING_VERSION = 1
 
@@ -49,7 +52,8 @@ class Member(NamedTuple):
     size: int
     #: `STORED`, `DEFLATED`, another zip method number, or `LINK` or `SCATTERED` (below zero).
     method: int
-    #: CRC-32 of the file, where the archive states one (zip).
+    #: CRC-32 of the file, where the archive states one (zip); of a file by itself None or
+    #: `UNEXAMINED`.
     crc: int | None
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker.archive import trouble
 from worker.archive.filelist import ListSource, NamedSource
 from worker.archive.folder import FileSource, FolderReader, FolderSource
 from worker.archive.glob import GlobSource, base_of
@@ -43,6 +43,11 @@ def open_source(uri: str, kind: Kind | None = None, names: Sequence[str] | None 
     """
     if names is not None:
         return NamedSource(uri, names)
+    with trouble.at(uri):
+        return _open_source(uri, kind)
+
+
+def _open_source(uri: str, kind: Kind | None) -> Source:
     told: Kind = kind if kind == "list" or kind == "glob" else _kind(uri)
     if kind not in (None, told):
         raise ArchiveError(
@@ -81,8 +86,9 @@ def open_spool(kind: Kind, uri: str, index: bytes | None) -> Spool:
     """
     fd = open_file(uri)
     try:
-        points = [Point(0, 0)] if index is None else unpack_points(fd, uri, index)
+        with trouble.at(uri):
+            points = [Point(0, 0)] if index is None else unpack_points(fd, uri, index)
     except ArchiveError:
-        os.close(fd)
+        trouble.close(fd)
         raise
     return Spool(fd, uri, _STREAMS[kind], points)

@@ -7,13 +7,13 @@ position in the file, so any number of threads may share one.
 from __future__ import annotations
 
 import abc
-import errno
 import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
+from worker.archive import trouble
 from worker.archive.member import DUPLICATE, LINK, NO_FILE, SCATTERED, UNSAFE, Member
 from worker.archive.names import LONGEST_PATH, Seen, fits, shortened, unsafe
 from worker.errors import ArchiveError, MemberError
@@ -68,7 +68,7 @@ class Source(abc.ABC):
         try:
             yield from map(_named, self._walk()) if self.kind in BY_NAME else self._judged()
         except OSError as error:
-            raise cannot_open(self.uri, error) from error
+            raise trouble.at_root(self.uri, error) from error
 
     def _judged(self) -> Iterator[Member]:
         """Members whose names an archive made up: unsafe ones and repetitions are marked."""
@@ -89,6 +89,13 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes when the archive is replaced; cheap: no member is read."""
+
+    def has_changed(self, fingerprint: str) -> bool:
+        """Whether it is another archive than that of a fingerprint.
+
+        Raises SourceTrouble where it looks as it does while its disk is not mounted.
+        """
+        return fingerprint != self.fingerprint()
 
     def content_id(self) -> str | None:
         """Names the content wherever it lies and whenever it was written; None where unknown.
@@ -144,21 +151,7 @@ def open_file(uri: str) -> int:
     try:
         return os.open(uri, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise cannot_open(uri, error) from error
-
-
-def cannot_open(uri: str, error: OSError | ValueError) -> ArchiveError:
-    """The ArchiveError for an archive that the system does not let us open."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
-        hint = (
-            "only paths of the worker's own machine are read" if "://" in uri else "check the path"
-        )
-        return ArchiveError("not_found", f"{uri}: there is no such file or folder; {hint}")
-    if isinstance(error, PermissionError):
-        return ArchiveError(
-            "unreadable", f"{uri}: permission denied; let the worker's user read it (chmod a+r)"
-        )
-    return ArchiveError("unreadable", f"{uri}: cannot be read: {error.strerror}")
+        raise trouble.at_root(uri, error) from error
 
 
 def fingerprint_of(fd: int) -> str:
@@ -178,16 +171,6 @@ def pread(fd: int, count: int, offset: int) -> bytes:
         parts.append(data)
         have += len(data)
     return b"".join(parts)
-
-
-def unreadable(error: OSError) -> MemberError:
-    """The MemberError for what the system says; it leaves the path out, which may be a name."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return MemberError("missing", "there is no such file, or no longer")
-    if isinstance(error, PermissionError):
-        return MemberError("unreadable", "permission denied; let the worker's user read the file")
-    reason = error.strerror or errno.errorcode.get(error.errno or 0, "input/output error")
-    return MemberError("unreadable", f"the system cannot read it: {reason}")
 
 
 def check(member: Member, max_bytes: int) -> None:

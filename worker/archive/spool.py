@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from worker.archive import trouble
 from worker.archive.member import Member
 from worker.archive.source import MAX_BYTES
 from worker.archive.stream import Point, Stream, before, changed
@@ -73,7 +74,8 @@ class Spool:
         `spans` are ascending, as `spans` gives them. The caller closes the descriptor, and reads it
         through `ExtentReader(fd, base=spans[0][0])`; between the spans it has holes, which take no
         memory. Windows in ascending order cost nothing but themselves. Raises ValueError for more
-        than `cap` bytes (split the range) and ArchiveError where the archive changed.
+        than `cap` bytes (split the range), ArchiveError where the archive changed, and
+        SourceTrouble.
         """
         for first, end in spans:
             if not 0 <= first <= end:
@@ -81,13 +83,14 @@ class Spool:
         size = sum(end - first for first, end in spans)
         if size > cap:
             raise ValueError(f"a window of {size:,} bytes; at most {cap:,}: split it")
-        fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC)
-        try:
-            for first, end in spans:
-                self._fill(fd, first, end, spans[0][0])
-        except BaseException:
-            os.close(fd)
-            raise
+        with trouble.at(self._uri):
+            fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC)
+            try:
+                for first, end in spans:
+                    self._fill(fd, first, end, spans[0][0])
+            except BaseException:
+                trouble.close(fd)
+                raise
         return fd
 
     def holding(self, members: Sequence[Member], cap: int = MAX_WINDOW) -> tuple[int, int]:
@@ -98,7 +101,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the archive; windows given out stay."""
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def _fill(self, fd: int, first: int, end: int, base: int) -> None:
         """Put bytes `first` to `end` of the stream where they belong in a window from `base` on."""

@@ -6,11 +6,11 @@ checked here: it takes any damaged or missing header after the first member for 
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol, TypeVar, cast
 
+from worker.archive import trouble
 from worker.archive.member import LINK, SCATTERED, STORED, Member
 from worker.archive.names import skipped_as
 from worker.archive.source import (
@@ -21,7 +21,6 @@ from worker.archive.source import (
     fingerprint_of,
     open_file,
     pread,
-    unreadable,
 )
 from worker.errors import ArchiveError, MemberError
 
@@ -68,7 +67,7 @@ class TarSource(Source):
         self._fd = open_file(uri)
 
     def close(self) -> None:
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def fingerprint(self) -> str:
         return fingerprint_of(self._fd)
@@ -172,7 +171,7 @@ class ExtentReader:
     def close(self) -> None:
         """Close the file, where this reader opened it."""
         if self._owned:
-            os.close(self._fd)
+            trouble.close(self._fd)
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one member; raises MemberError.
@@ -188,7 +187,7 @@ class ExtentReader:
         try:
             block = pread(self._fd, head + member.size, at - head)
         except OSError as error:
-            raise unreadable(error) from error
+            raise trouble.at_member(error) from error
         if len(block) < head + member.size:
             raise MemberError("truncated", "the archive ends inside it; it was cut short")
         if head and not _announces(block[:BLOCK], member.size):

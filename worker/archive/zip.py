@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from worker.archive import trouble
 from worker.archive.member import DEFLATED, LINK, STORED, Member
 from worker.archive.names import skipped_as
 from worker.archive.source import (
@@ -27,7 +28,6 @@ from worker.archive.source import (
     fingerprint_of,
     open_file,
     pread,
-    unreadable,
 )
 from worker.errors import ArchiveError, MemberError
 
@@ -80,12 +80,12 @@ class ZipSource(Source):
         self._fd = open_file(uri)
         try:
             self._directory = _find_directory(self._fd, uri)
-        except ArchiveError:
-            os.close(self._fd)
+        except (ArchiveError, OSError):
+            trouble.close(self._fd)
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def fingerprint(self) -> str:
         """Size, time and SHA-256 of the central directory, which holds every member's CRC."""
@@ -195,7 +195,7 @@ class ZipReader:
 
     def close(self) -> None:
         """Close the archive."""
-        os.close(self._fd)
+        trouble.close(self._fd)
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one member, inflated, its size and CRC checked; raises MemberError."""
@@ -209,7 +209,7 @@ class ZipReader:
         try:
             packed = self._packed(member)
         except OSError as error:
-            raise unreadable(error) from error
+            raise trouble.at_member(error) from error
         data = packed if member.method == STORED else _inflate(packed, member.size)
         if len(data) != member.size:
             raise MemberError(

@@ -32,10 +32,11 @@ def _serve(here: Endpoint) -> None:
                 here.mark.begin()
                 tags: dict[str, str] = {}
                 overridden: set[str] = set()
-                content, failure, data = reading.read(reader, member, tags)
+                content, failure, whose, data = sources.read(reader, member, tags)
+                here.mark.at_hand()
                 if data is not None and offset >= 0:  # below 0 only its hash is wanted
                     failure = reading.decode(data, request, here.pixels, offset, tags, overridden)
-                replies.add(content, failure, tags, overridden, reading.reader_of(data))
+                replies.add(content, failure, tags, overridden, reading.reader_of(data), whose)
                 replies.send_if_due()
             replies.send()
 

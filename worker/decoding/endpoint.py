@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.archive.trouble import Whose
 from worker.decoding import memory, protocol
 from worker.decoding.protocol import Failure, Inheritance, Mark, Reply, Request
 from worker.machine.process import die_with_parent
@@ -84,9 +85,10 @@ class Replies:
         tags: Mapping[str, str],
         overridden: Collection[str],
         reader: tuple[str, int] | None,
+        whose: Whose,
     ) -> None:
         """One more film is through; where many are at once, `send_if_due` comes after the last."""
-        self._reply.add(content, failure, tags, overridden, reader)
+        self._reply.add(content, failure, tags, overridden, reader, whose)
         if self._reply.full:
             self.send()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.archive import Kind, Member
+from worker.archive.trouble import Whose
 from worker.decoding.protocol import Failure
 
 
@@ -40,6 +41,8 @@ class Film:
     strikes: int = 0
     #: A GPU decoder ended while at it and others: which one it was is found out one by one.
     alone: bool = False
+    #: Nobody waits for it any more: it is not given to a second decoder.
+    unwanted: bool = False
 
     @property
     def suspect(self) -> bool:
@@ -63,6 +66,8 @@ class Decoded:
 
     film: Film
     failure: Failure | None = None
+    #: Whose trouble a failure is, where the system did not let the film be read.
+    whose: Whose = ""
     #: BLAKE2b-128 of the film's bytes; None where they could not be read.
     content: bytes | None = None
     #: DICOM: identifying tags as they stand in the film, for the site's eyes only.

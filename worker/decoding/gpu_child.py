@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from trainer.film import gpu, rules
 from worker import archive
+from worker.archive.trouble import Whose
 from worker.decoding import endpoint, gpu_trial, reading
 from worker.decoding.endpoint import Endpoint, Replies
 from worker.decoding.memory_limit import MemoryLimit
@@ -52,6 +53,7 @@ class _Film:
     offset: int
     content: bytes = b""
     failure: Failure | None = None
+    whose: Whose = ""
     tags: dict[str, str] = field(default_factory=dict)
     overridden: set[str] = field(default_factory=set)
     reader: tuple[str, int] | None = None
@@ -92,7 +94,7 @@ class _Server:
         sources = reading.Sources()
         for request, window_fd in self._here.requests(self._release_cache):
             with sources.open(request.source, window_fd) as reader:
-                works = self._answer(request, reader)
+                works = self._answer(request, sources, reader)
             if not works:
                 # A fresh process may get on with it, or finds out at once that it cannot.
                 raise SystemExit("the GPU decodes nothing any more")
@@ -104,14 +106,20 @@ class _Server:
 
             torch.cuda.empty_cache()
 
-    def _answer(self, request: Request, reader: archive.Reader | ArchiveError) -> bool:
+    def _answer(
+        self,
+        request: Request,
+        sources: reading.Sources,
+        reader: archive.Reader | ArchiveError,
+    ) -> bool:
         """Answer for all films of a request; False where the GPU is out of order."""
         replies = Replies(self._here.parent)
         batch: list[_Film] = []
         works = True
         for offset, member in request.films:
             self._here.mark.begin()
-            one = self._read(reader, member, offset, request)
+            one = self._read(sources, reader, member, offset, request)
+            self._here.mark.at_hand()
             if not _has_room(batch, one):
                 works &= self._finish(batch, request, replies)
                 batch = []
@@ -122,6 +130,7 @@ class _Server:
 
     def _read(
         self,
+        sources: reading.Sources,
         reader: archive.Reader | ArchiveError,
         member: archive.Member,
         offset: int,
@@ -129,7 +138,7 @@ class _Server:
     ) -> _Film:
         """A film's bytes where the GPU takes it; of others all that there is to do is done."""
         one = _Film(offset=offset)
-        one.content, one.failure, data = reading.read(reader, member, one.tags)
+        one.content, one.failure, one.whose, data = sources.read(reader, member, one.tags)
         one.reader = reading.reader_of(data)
         if data is None or offset < 0:
             return one
@@ -159,7 +168,7 @@ class _Server:
             self._here.mark.restart_clock()
             self._decode(one, one.data, request)
         for one in batch:
-            replies.add(one.content, one.failure, one.tags, one.overridden, one.reader)
+            replies.add(one.content, one.failure, one.tags, one.overridden, one.reader, one.whose)
         replies.send_if_due()
         return works
 

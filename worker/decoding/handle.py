@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from typing import Literal
 
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.memory import PixelMemory
@@ -114,6 +115,13 @@ class DecoderProcess:
         return 0, self.last_event  # at none yet: it may be opening the archive of the first
 
     @property
+    def waits_for(self) -> Literal["archive", "bytes", ""]:
+        """What it waits for that a disk or a file server should give; empty where it decodes."""
+        if not self.begun:
+            return "archive"
+        return "bytes" if self._marks.reading(self.number) else ""
+
+    @property
     def free(self) -> bool:
         """Whether it takes another request."""
         return self.ready and len(self.requests) < QUEUE
@@ -167,6 +175,7 @@ class DecoderProcess:
                 tags=reply.tags.get(n),
                 overridden=tuple(reply.overridden.get(n, ())),
                 reader=reply.readers.get(n),
+                whose=reply.whose.get(n, ""),
             )
             for n, content in enumerate(reply.contents)
         ]

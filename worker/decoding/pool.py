@@ -20,6 +20,9 @@ from worker.decoding.memory import PixelMemory
 from worker.decoding.protocol import REQUEST_NAME_CHARACTERS, Failure, Reply
 from worker.decoding.supervisor import Lost, Supervisor
 
+#: What comes back of films that are not wanted any more.
+UNWANTED = Failure("unwanted", "nobody waits for it", refused=False)
+
 __all__ = ["Decoded", "Decoders", "Film", "OnGpu", "Place"]
 
 
@@ -80,7 +83,13 @@ class Decoders:
         self._deal()
 
     def forget(self, unwanted: Callable[[Film], bool]) -> list[Film]:
-        """Take back the queued films that no decoder has yet and that `unwanted(film)` names."""
+        """Take back the queued films that no decoder has yet and that `unwanted(film)` names.
+
+        Those that a decoder has come back, but are given to no other where that one is replaced.
+        """
+        for decoder in self._supervisor.decoders:
+            for film in decoder.given:
+                film.unwanted |= unwanted(film)
         taken = [f for f in self._queue if unwanted(f)]
         self._queue = deque(f for f in self._queue if not unwanted(f))
         return taken
@@ -150,7 +159,10 @@ class Decoders:
             yield from self._requeue(lost)
 
     def _requeue(self, lost: Lost) -> Iterator[Decoded]:
-        self._queue.extendleft(reversed(lost.films))
+        self._queue.extendleft(reversed([film for film in lost.films if not film.unwanted]))
+        for film in lost.films:
+            if film.unwanted:
+                yield Decoded(film=film, failure=UNWANTED)
         if lost.blamed is not None:
             yield lost.blamed
 

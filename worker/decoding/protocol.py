@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from worker import archive
+from worker.archive import trouble
 
 #: Largest message, in bytes: a packet must fit into a socket's buffer, for which Linux gives
 #: 212,992 bytes (net.core.wmem_default) with the kernel's own part.
@@ -62,11 +63,11 @@ CONTENT_BYTES = 16
 #: In place of the content hash of a film whose bytes could not be read.
 NO_CONTENT = bytes(CONTENT_BYTES)
 
-#: A mark is two aligned 64-bit numbers: films begun since the process started, and when the latest
-#: was (time.monotonic_ns, which all processes of a machine share). Each is written in one step, the
-#: time first: `struct` would write byte by byte, and what the parent reads half-way blames a film
-#: that did nothing.
-MARK_NUMBERS = 2
+#: A mark is three aligned 64-bit numbers: films begun since the process started, when the latest
+#: was (time.monotonic_ns, which all processes of a machine share), and of how many the bytes were
+#: at hand. Each is written in one step, the time first: `struct` would write byte by byte, and what
+#: the parent reads half-way blames a film that did nothing.
+MARK_NUMBERS = 3
 
 _REPLY_HEAD = struct.Struct("<IId")  # films, bytes of JSON, seconds
 
@@ -181,6 +182,8 @@ class Reply:
     overridden: dict[int, list[str]] = field(default_factory=dict)
     #: Place in this reply → what read the film: its kind of file, and the version of the reader.
     readers: dict[int, tuple[str, int]] = field(default_factory=dict)
+    #: Place in this reply → whose trouble it is that the system did not let the film be read.
+    whose: dict[int, trouble.Whose] = field(default_factory=dict)
     #: Bytes that failures, tags and codes take at most.
     _remarks: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -201,6 +204,7 @@ class Reply:
         tags: Mapping[str, str],
         overridden: Collection[str] = (),
         reader: tuple[str, int] | None = None,
+        whose: trouble.Whose = "",
     ) -> None:
         """One more film; the failure's message and the tags are cut to what is sent of them."""
         place = len(self.contents)
@@ -208,7 +212,9 @@ class Reply:
         if failure is not None:
             failure = failure._replace(message=failure.message[:FAILURE_CHARACTERS])
             self.failures[place] = failure
-            self._remarks += 100 + CHARACTER_BYTES * len(failure.message)
+            self._remarks += 150 + CHARACTER_BYTES * len(failure.message)
+        if whose:
+            self.whose[place] = whose
         if tags:
             self.tags[place] = {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
             self._remarks += 100 + CHARACTER_BYTES * sum(map(len, self.tags[place].values()))
@@ -221,7 +227,7 @@ class Reply:
     def pack(self) -> bytes:
         """As bytes for the socket."""
         remarks = b""
-        said = (self.failures, self.tags, self.overridden, self.readers)
+        said = (self.failures, self.tags, self.overridden, self.readers, self.whose)
         if any(said):
             remarks = json.dumps([list(kind.items()) for kind in said]).encode()
         head = _REPLY_HEAD.pack(self.films, len(remarks), self.seconds)
@@ -233,8 +239,8 @@ class Reply:
         try:
             films, length, seconds = _REPLY_HEAD.unpack_from(message)
             end = _REPLY_HEAD.size + length
-            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 4
-            failures, tags, overridden, readers = remarks
+            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 5
+            failures, tags, overridden, readers, whose = remarks
             reply = cls(
                 seconds=seconds,
                 contents=[
@@ -245,6 +251,7 @@ class Reply:
                 tags=dict(tags),
                 overridden=dict(overridden),
                 readers={place: (kind, version) for place, (kind, version) in readers},
+                whose=dict(whose),
             )
         except (TypeError, ValueError, struct.error) as error:
             raise ValueError(f"no reply of a decoder: {error}") from error
@@ -273,6 +280,11 @@ class Marks:
     def clear(self, number: int) -> None:
         """A new process with this number is at none."""
         self._numbers[number * MARK_NUMBERS] = 0
+        self._numbers[number * MARK_NUMBERS + 2] = 0
+
+    def reading(self, number: int) -> bool:
+        """Whether it waits for the bytes of the film that it is at."""
+        return self._numbers[number * MARK_NUMBERS + 2] < self._numbers[number * MARK_NUMBERS]
 
     def read(self, number: int) -> tuple[int, float]:
         """Films begun since the process started, and when (time.monotonic) the latest was."""
@@ -300,6 +312,10 @@ class Mark:
         self.restart_clock()
         self._begun += 1
         self._numbers[self._at] = self._begun
+
+    def at_hand(self) -> None:
+        """The bytes of the film that was begun are at hand, or cannot be had."""
+        self._numbers[self._at + 2] = self._begun
 
     def restart_clock(self) -> None:
         """The deadline of all films that are begun and not answered for counts from now."""

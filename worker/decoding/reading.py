@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from trainer.errors import FilmError, FilmRefused
 from trainer.film import content as film_content
 from trainer.film import rules
 from worker import archive
+from worker.archive import trouble
 from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request, Source
 from worker.errors import ArchiveError, MemberError
 
@@ -24,12 +26,26 @@ _TOO_LARGE = Failure(
 )
 
 
+class Read(NamedTuple):
+    """What reading a film came to."""
+
+    #: Hash of its bytes.
+    content: bytes = NO_CONTENT
+    #: What is wrong with it, where there are no bytes.
+    failure: Failure | None = None
+    #: Whose trouble that is, where the system did not let it be read.
+    whose: trouble.Whose = ""
+    data: bytes | None = None
+
+
 class Sources:
     """The reader of the archive that was read last; shards of one job follow each other."""
 
     def __init__(self) -> None:
         self._source: Source | None = None
         self._reader: archive.Reader | None = None
+        #: Whether the system refused a member: what is open may be of a share that is gone.
+        self._doubtful = False
 
     @contextlib.contextmanager
     def open(
@@ -43,10 +59,10 @@ class Sources:
             finally:
                 window.close()
             return
-        if self._source != source:
+        if self._source != source or self._doubtful:
             if self._reader is not None:
                 self._reader.close()
-            self._source, self._reader = None, None
+            self._source, self._reader, self._doubtful = None, None, False
             try:
                 self._reader = archive.open_reader(source.kind, source.uri)
             except ArchiveError as error:
@@ -56,24 +72,27 @@ class Sources:
         assert self._reader is not None
         yield self._reader
 
-
-def read(
-    reader: archive.Reader | ArchiveError, member: archive.Member, tags: dict[str, str]
-) -> tuple[bytes, Failure | None, bytes | None]:
-    """The film's content hash, what is wrong with it where something is, or else its bytes."""
-    if isinstance(reader, ArchiveError):
-        return NO_CONTENT, _failure(reader), None
-    try:
-        data = reader.read(member)
-        content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
-    except MemberError as error:
-        return NO_CONTENT, _failure(error), None
-    except MemoryError:
-        return NO_CONTENT, _TOO_LARGE, None
-    if data[128:132] == b"DICM":
-        # Whatever else it holds or hides, its name may be a patient's.
-        tags["format"] = "DICOM"
-    return content, None, data
+    def read(
+        self,
+        reader: archive.Reader | ArchiveError,
+        member: archive.Member,
+        tags: dict[str, str],
+    ) -> Read:
+        """A film's bytes, or what is wrong with it."""
+        if isinstance(reader, ArchiveError):
+            return Read(failure=_failure(reader), whose=trouble.whose(reader))
+        try:
+            data = reader.read(member)
+            content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+        except MemberError as error:
+            self._doubtful |= bool(error.whose)
+            return Read(failure=_failure(error), whose=error.whose)
+        except MemoryError:
+            return Read(failure=_TOO_LARGE)
+        if data[128:132] == b"DICM":
+            # Whatever else it holds or hides, its name may be a patient's.
+            tags["format"] = "DICOM"
+        return Read(content=content, data=data)
 
 
 def reader_of(data: bytes | None) -> tuple[str, int] | None:

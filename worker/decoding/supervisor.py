@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from worker.archive.trouble import Whose
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.handle import DecoderProcess, Pace
 from worker.decoding.memory import PixelMemory
@@ -29,6 +30,9 @@ GPU_START_S = 300.0
 
 #: A film is blamed when this many decoders ended while at it.
 STRIKES = 2
+
+#: `Failure.code` of a film that took too long to be read or decoded.
+TIMEOUT = "decoder_timeout"
 
 #: After this many failed starts in a row no further one is tried.
 STARTS = 10
@@ -123,11 +127,19 @@ class Supervisor:
 
         Raises RuntimeError where decoders do not start at all.
         """
+        waits_for = decoder.waits_for
         self._end(decoder)
         if decoder.on_gpu:
             return self._replace_on_gpu(decoder, "it took too long")
-        message = f"decoding was given up after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
-        return self._replace(decoder, _at(decoder), "decoder_timeout", message)
+        after = f"after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
+        if decoder.ready and decoder.given and waits_for:
+            # A disk or a file server that does not answer: neither the film nor the decoder is to
+            # blame, and a second decoder would wait as long.
+            failure = Failure(TIMEOUT, f"its disk or share gave no answer {after}", refused=False)
+            whose: Whose = "source" if waits_for == "archive" else "film"
+            return self._replace(decoder, _at(decoder), failure, strikes=1, whose=whose)
+        failure = Failure(TIMEOUT, f"decoding was given up {after}", refused=False)
+        return self._replace(decoder, _at(decoder), failure)
 
     def replace_ended(self, decoder: DecoderProcess) -> Lost:
         """Start another in the place of one that has ended.
@@ -140,7 +152,7 @@ class Supervisor:
             when = "at work" if decoder.ready else "in starting"
             return self._replace_on_gpu(decoder, f"it ended ({cause}) {when}")
         message = f"the decoder ended at this film ({cause})"
-        return self._replace(decoder, _at(decoder), "decoder_died", message)
+        return self._replace(decoder, _at(decoder), Failure("decoder_died", message, refused=False))
 
     def replace_unreadable(self, decoder: DecoderProcess, error: ValueError) -> Lost:
         """End one whose answer cannot be read and start another.
@@ -156,17 +168,23 @@ class Supervisor:
             film.alone = True
         message = f"the decoder's answer about this film cannot be read ({error})"
         suspect = asked[0] if len(asked) == 1 else None
-        return self._replace(decoder, suspect, "decoder_died", message)
+        return self._replace(decoder, suspect, Failure("decoder_died", message, refused=False))
 
     def _end(self, decoder: DecoderProcess, grace_s: float = 0.0) -> int:
         self.selector.unregister(decoder.socket)
         return decoder.end(grace_s)
 
     def _replace(
-        self, decoder: DecoderProcess, suspect: Film | None, code: str, message: str
+        self,
+        decoder: DecoderProcess,
+        suspect: Film | None,
+        failure: Failure,
+        *,
+        strikes: int = STRIKES,
+        whose: Whose = "",
     ) -> Lost:
         """Start another in the place of one that was ended, at `suspect` if at any film."""
-        log.warning("decoder %d is replaced: %s", decoder.number, message)
+        log.warning("decoder %d is replaced: %s", decoder.number, failure.message)
         if not decoder.ready and not decoder.given:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
@@ -178,11 +196,10 @@ class Supervisor:
         if suspect is None:
             return Lost(films=decoder.given)
         suspect.strikes += 1
-        if suspect.strikes < STRIKES:
+        if suspect.strikes < strikes:
             return Lost(films=decoder.given)
         decoder.given.remove(suspect)
-        failure = Failure(code, message, refused=False)
-        return Lost(films=decoder.given, blamed=Decoded(film=suspect, failure=failure))
+        return Lost(films=decoder.given, blamed=Decoded(film=suspect, failure=failure, whose=whose))
 
     def _replace_on_gpu(self, decoder: DecoderProcess, why: str) -> Lost:
         """It refused, died or took too long: what it had is decoded by others, at no film's cost.

@@ -18,6 +18,7 @@ from cronsim import CronSim, CronSimError
 
 from db.base import database
 from db.nightly import schedules
+from db.work import patience
 from worker import wakeup
 from worker.config import Settings
 from worker.errors import ConfigError
@@ -60,7 +61,12 @@ def tick(
     for number in ids:
         try:
             made.append(
-                database.write(engine, lambda c, n=number: schedules.tick(c, n, at, times))  # type: ignore[misc]
+                database.write(
+                    engine,
+                    lambda c, n=number: schedules.tick(  # type: ignore[misc]
+                        c, n, at, times, patience.let_go
+                    ),
+                )
             )
         except ConfigError as error:  # of what only the machine knows where it was added
             _log_once(engine, str(number), f"schedule {number} does not run here: {error}")

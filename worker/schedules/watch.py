@@ -22,12 +22,13 @@ from db.base import database, outbox, workers
 from db.base.errors import Conflict, LeaseLost, NotFound, Unavailable
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen, Waiting
-from db.queue import listings
+from db.queue import listings, outages
 from db.registry import aliases
 from worker import archive, wakeup
+from worker.archive.folder import is_empty
 from worker.archive.names import display, skipped_as
 from worker.config import Settings
-from worker.errors import ArchiveError, PrecisionRefused
+from worker.errors import ArchiveError, PrecisionRefused, SourceTrouble
 from worker.schedules import fleet
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,12 @@ RESCUED = "lost+found"
 SETTLE_S = 60
 
 
+#: Files that are opened to find out whether any of a folder can be read.
+WITNESSES = 8
+
+
 class Unreadable(Exception):
-    """A folder cannot be looked through; the message is for a person."""
+    """A folder cannot be looked through here and now; the message is for a person."""
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -56,6 +61,8 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
     for due in runs.in_state(engine, "due"):
         # What this process began before, and did not end, is its own to begin anew.
         there = workers.alive_ids(engine, settings.lease_s) - {who}
+        if who in (due["blind"] or ()) and _others(engine, due, who):
+            continue  # it could not look; another may
         mine = database.write(
             engine,
             lambda c, d=due, t=there: watched.claim(c, d["id"], who, t),  # type: ignore[misc]
@@ -63,16 +70,31 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
         if not mine:
             continue
         try:
-            reason = _outcome(settings, engine, who, due)
-            if reason is not None:
-                log.warning("schedule %s: %s", due["name"], reason)
-                database.write(engine, lambda c, d=due, r=reason: _fail(c, d, who, r))  # type: ignore[misc]
+            reason, away = _outcome(settings, engine, who, due)
+            if reason is None:
+                continue
+            log.warning("schedule %s: %s", due["name"], reason)
+            if away and _others(engine, due, who):
+                database.write(engine, lambda c, d=due: watched.leave(c, d["id"], who))  # type: ignore[misc]
+                continue
+            database.write(
+                engine,
+                lambda c, d=due, r=reason, a=away: _fail(c, d, who, r, away=a),  # type: ignore[misc]
+            )
         except LeaseLost as error:
             log.info("%s", error)
 
 
-def _outcome(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> str | None:
-    """Look; returns why the run has failed, or None.
+def _others(engine: sa.Engine, due: sa.RowMapping, who: str) -> set[str]:
+    """Workers that score and are there, and have not found yet that they cannot look."""
+    alive = {str(row["id"]) for row in workers.alive(engine, "score")}
+    return alive - {who, *(due["blind"] or ())}
+
+
+def _outcome(
+    settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping
+) -> tuple[str | None, bool]:
+    """Look; returns why the run has failed, or None, and whether its folders cannot be read here.
 
     What was not foreseen fails this run too: it would be met again at each look, and no other
     schedule's folders would be looked through.
@@ -81,21 +103,31 @@ def _outcome(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping
         _look(settings, engine, who, due)
     except (LeaseLost, Unavailable):
         raise
-    except (Unreadable, ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
-        return str(error)
+    except (Unreadable, SourceTrouble) as error:
+        return str(error), True
+    except (ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
+        return str(error), False
     except Exception as error:
         if isinstance(error, sa.exc.DBAPIError) and database.passing(error):
             raise
         log.exception("schedule %s: its folders cannot be looked through", due["name"])
-        return (
+        reason = (
             f"looking through the folders failed ({type(error).__name__}); a worker's log says why"
         )
-    return None
+        return reason, False
+    return None, False
 
 
-def _fail(connection: sa.Connection, due: sa.RowMapping, who: str, reason: str) -> None:
+def _fail(
+    connection: sa.Connection, due: sa.RowMapping, who: str, reason: str, *, away: bool
+) -> None:
     watched.fence(connection, due["id"], who)
-    if runs.finish(connection, due["id"], "failed", reason):
+    if not runs.finish(connection, due["id"], "failed", reason):
+        return
+    if away:
+        # Looks come every few minutes: one notice for all of them.
+        outages.begin(connection, reason, run_id=due["id"], schedule_id=due["schedule_id"])
+    else:
         outbox.add(connection, "failed", run_id=due["id"])
 
 
@@ -105,7 +137,12 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     folders = [Path(folder) for folder in spec["job"]["sources"]]
     settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
     # By path: one folder may be below another.
-    there = {seen.path: seen for folder in folders for seen in files(folder)}
+    there: dict[str, Seen] = {}
+    for folder in folders:
+        below = {seen.path: seen for seen in files(folder)}
+        if not below:
+            _check_mounted(engine, schedule_id, folder)
+        there |= below
     odd = [path for path in there if not _can_be_kept(path)]
     found = [there[path] for path in there.keys() - set(odd)]
     watched.observe(engine, run_id, who, schedule_id, found)
@@ -118,9 +155,9 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
         return
     unchanged = [file for file in new if at - file.since >= settled]
-    ready, unread = _read(engine, who, run_id, schedule_id, unchanged)
-    ready, broken = _without_broken(ready)
-    problems = [*_odd(odd), *unread, *broken.values()]
+    ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there))
+    ready, broken, later = _without_broken(ready)
+    problems = [*_odd(odd), *unread, *broken.values(), *later]
     for line in problems:
         log.warning("schedule %s: %s", due["name"], line)
     if broken:
@@ -131,7 +168,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         if growing:
             problems.append(f"{len(growing)} still growing")
         reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *problems])
-        database.write(engine, lambda c: _skip_run(c, run_id, who, reason))
+        database.write(engine, lambda c: _skip_run(c, run_id, who, schedule_id, reason))
         return
     rows, paths = _sources(folders, ready)
     model = aliases.resolve(engine, spec["job"]["model"])
@@ -155,8 +192,23 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     wakeup.notify(settings, "score")
 
 
-def _skip_run(connection: sa.Connection, run_id: int, who: str, reason: str) -> None:
+def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path) -> None:
+    """Raise Unreadable for a folder without any entry where files of it wait: a mount point."""
+    waits = [path for path in watched.unfinished(engine, schedule_id)
+             if Path(path).is_relative_to(folder)]  # fmt: skip
+    if waits and is_empty(str(folder)):
+        raise Unreadable(
+            f"{folder} is empty, though {len(waits)} files in it are not done; mount its disk or "
+            "share, or put a file into it"
+        )
+
+
+def _skip_run(
+    connection: sa.Connection, run_id: int, who: str, schedule_id: int, reason: str
+) -> None:
     watched.fence(connection, run_id, who)
+    # Of a job that is made, what it reads ends the outage.
+    outages.end(connection, run_id=run_id, schedule_id=schedule_id)
     # No news: hooks would get it every few minutes.
     runs.finish(connection, run_id, "skipped", reason, hook_text=None)
 
@@ -172,6 +224,8 @@ def files(folder: Path) -> Iterator[Seen]:
             "let the workers' user read it"
         )
 
+    refused: OSError | None = None
+    some = False
     for path, folders, names in os.walk(folder, onerror=cannot):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != RESCUED)
         for name in sorted(names):
@@ -180,10 +234,16 @@ def files(folder: Path) -> Iterator[Seen]:
                 continue
             try:
                 status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
-            except OSError:
+            except FileNotFoundError:
                 continue  # gone already
+            except OSError as error:
+                refused = refused or error
+                continue
             if stat.S_ISREG(status.st_mode) and status.st_size:
+                some = True
                 yield Seen(place, status.st_size, status.st_mtime_ns)
+    if refused is not None and not some:
+        cannot(refused)
 
 
 def _skipped(name: str) -> bool:
@@ -210,21 +270,29 @@ def _odd(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _read(
-    engine: sa.Engine, who: str, run_id: int, schedule_id: int, unchanged: list[Waiting]
+    engine: sa.Engine,
+    who: str,
+    run_id: int,
+    schedule_id: int,
+    unchanged: list[Waiting],
+    there: Sequence[str],
 ) -> tuple[list[Waiting], list[str]]:
     """Of unchanged files, those whose content was not taken before, each content once.
 
-    Also which files cannot be read, in words.
+    Also which files cannot be read, in words. Raises Unreadable where none can, nor any other of
+    those that are `there`.
     """
     known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
     fresh: list[Waiting] = []
     unread: list[str] = []
+    tried: set[str] = set()
     for file in unchanged:
         try:
             content = file.content or _content(file)
         except OSError as error:
             unread.append(f"{file.path} cannot be read ({error.strerror})")
+            tried.add(file.path)
             continue
         if content is None:
             continue  # it changed after all: the next run's
@@ -240,9 +308,22 @@ def _read(
         if not again and content not in chosen:
             chosen.add(content)
             fresh.append(file)
+    if unread and len(unread) == len(unchanged):
+        others = [path for path in there if path not in tried][:WITNESSES]
+        if not any(map(_can_be_read, others)):
+            raise Unreadable(f"{unread[0]}, nor any other file; see to its disk or share")
     if len(unread) > 1:
         unread = [f"{unread[0]}, and {len(unread) - 1} more; let the workers' user read them"]
     return fresh, unread
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        with open(path, "rb") as opened:  # noqa: PTH123
+            opened.read(1)
+    except OSError:
+        return False
+    return True
 
 
 def _content(file: Waiting) -> str | None:
@@ -259,25 +340,33 @@ def _content(file: Waiting) -> str | None:
     return digest.hexdigest() if same else None
 
 
-def _without_broken(ready: list[Waiting]) -> tuple[list[Waiting], dict[str, str]]:
+def _without_broken(
+    ready: list[Waiting],
+) -> tuple[list[Waiting], dict[str, str], list[str]]:
     """Without archives that cannot be listed to their end, of those whose job failed; why not, by
-    path.
+    path. And without what the system does not let be opened now, in words, which is no attempt.
 
-    So a damaged archive costs what came with it one job, and not the next ones too.
+    So a damaged archive costs what came with it one job, and not the next ones too. Raises
+    SourceTrouble where nothing can be opened.
     """
     broken: dict[str, str] = {}
+    later: dict[str, SourceTrouble] = {}
     for file in ready:
-        if not file.attempts:
-            continue
         try:
             with archive.open_source(file.path) as source:
-                if source.kind != "file":
+                if file.attempts and source.kind != "file":
                     for _ in source.members():
                         pass
+        except SourceTrouble as error:
+            later[file.path] = error
         except ArchiveError as error:
-            if error.code != "unsupported":  # that is an item, with an error of its own
+            # What is unsupported is an item, with an error of its own.
+            if file.attempts and error.code != "unsupported":
                 broken[file.path] = str(error)
-    return [file for file in ready if file.path not in broken], broken
+    if later and len(later) == len(ready):
+        raise next(iter(later.values()))
+    kept = [file for file in ready if file.path not in broken and file.path not in later]
+    return kept, broken, [str(error) for error in later.values()]
 
 
 def _sources(folders: list[Path], ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -300,6 +389,8 @@ def _sources(folders: list[Path], ready: list[Waiting]) -> tuple[list[dict[str, 
                         }
                     )
                     continue
+        except SourceTrouble:
+            raise
         except ArchiveError:
             pass  # read as an item by itself, it gets an error of its own
         folder = next(f for f in folders if path.is_relative_to(f))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -22,10 +23,11 @@ from db.work.claims import Claimed
 from trainer.errors import CardError
 from worker import archive
 from worker.config import Settings
-from worker.errors import ArchiveError, EngineError
+from worker.errors import ArchiveError, EngineError, SourceTrouble
 from worker.machine import privacy
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import commits
+from worker.scoring.away import Away
 from worker.scoring.opening import Opener
 from worker.scoring.shard import ShardRun, stored_name
 
@@ -47,6 +49,7 @@ class Claims:
         heartbeat: Heartbeat,
         wake: Callable[[], None],
         kinds: Collection[str] | None = None,
+        away: Away | None = None,
     ) -> None:
         """`kinds` are the engines that a job may ask for here, as of `db.work.claims.first_due`."""
         self._settings = settings
@@ -55,6 +58,7 @@ class Claims:
         self._heartbeat = heartbeat
         self._wake = wake
         self._kinds = kinds
+        self._away = Away() if away is None else away
         self._privacy = privacy.load(settings)
         self._opener = Opener(database, self._privacy)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claiming")
@@ -80,6 +84,7 @@ class Claims:
                 planning=planning,
                 alone=alone,
                 kinds=self._kinds,
+                away=self._away.now(),
             ),
         )
         if claimed is None:
@@ -123,11 +128,18 @@ class Claims:
             return None
         try:
             run = self._opener.open(shard)
+        except SourceTrouble as error:
+            self._away.leave(self._opener.uri(shard))
+            commits.source_away(self._database, self._heartbeat, shard, str(error))
+            return None
         except (ArchiveError, CardError, EngineError) as error:
             commits.hand_back(
                 self._database, self._heartbeat, shard, str(error), in_good_order=False
             )
             return None
+        # Whether those that could not be read can be now decides about all of the shard.
+        earlier = run.earlier
+        run.waiting = deque(sorted(run.waiting, key=lambda index: index not in earlier))
         if not shard.spec.get("force"):
             with connecting.reading(self._database) as connection:
                 if reuse.any_known(connection, *run.model[:2]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,13 +12,16 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.errors import LeaseLost, unforeseen
-from db.queue import jobs, leases, results, reuse
+from db.queue import jobs, leases, listings, outages, results, reuse
 from db.queue.leases import Shard
 from db.queue.reuse import Known
 from db.work import endings
+from worker import archive
+from worker.archive import Member
 from worker.config import Settings
 from worker.machine import privacy
 from worker.machine.heartbeat import Heartbeat
+from worker.scoring.away import Away
 from worker.scoring.shard import ShardRun
 
 log = logging.getLogger(__name__)
@@ -36,8 +40,10 @@ class Commits:
         worker_id: str,
         heartbeat: Heartbeat,
         wake: Callable[[], None],
+        away: Away,
     ) -> None:
         self._settings = settings
+        self._away = away
         self._database = database
         self._worker_id = worker_id
         self._heartbeat = heartbeat
@@ -69,6 +75,31 @@ class Commits:
             )
         )
 
+    def source_away(self, shard: Shard, reason: str) -> Future[None]:
+        """Let another worker have a shard whose source cannot be read here; no attempt counts."""
+        return self._submit(lambda: source_away(self._database, self._heartbeat, shard, reason))
+
+    def try_again(self, shard: Shard, reason: str, unread: Mapping[int, int]) -> Future[None]:
+        """Have a shard tried again in which some films could not be read, though others were.
+
+        `unread` are their tries so far, by item_no. No attempt counts.
+        """
+
+        def write(connection: sa.Connection) -> None:
+            leases.hand_back_shard(connection, shard, reason, in_good_order=True, unread=unread)
+            outages.read(connection, shard.job_id, shard.source_no)
+
+        def hand_back_unread() -> None:
+            log.info("job %d: shard %d is tried again: %s", shard.job_id, shard.shard_no, reason)
+            connecting.write(self._database, write)
+            self._heartbeat.release(shard)
+
+        return self._submit(hand_back_unread)
+
+    def others(self, shard: Shard, most: int) -> Future[list[Member]]:
+        """Films of the same source in other shards, by chance, rather those that were read."""
+        return self._submit(lambda: others(self._database, shard, most))
+
     def gpu_lost(self, shard: Shard, reason: str) -> Future[None]:
         """Let another worker have a shard that was being computed when the GPU was lost.
 
@@ -91,11 +122,16 @@ class Commits:
 
     def _commit(self, run: ShardRun) -> None:
         shard = run.shard
+
+        def write(connection: sa.Connection) -> None:
+            results.commit(connection, shard, run.outcomes)
+            outages.read(connection, shard.job_id, shard.source_no)
+
         try:
             if run.hashed_names:
                 # First, because whoever dies in between could not make up for it.
                 self._keep_names(run)
-            connecting.write(self._database, lambda c: results.commit(c, shard, run.outcomes))
+            connecting.write(self._database, write)
         except LeaseLost as error:
             log.info("not committed: %s", error)
             return
@@ -106,6 +142,7 @@ class Commits:
             reason = unforeseen("committing the shard", error)
             hand_back(self._database, self._heartbeat, shard, reason, in_good_order=False)
             return
+        self._away.was_read(run.place.uri)
         close_job(self._database, shard.job_id, self._worker_id)
 
     def _keep_names(self, run: ShardRun) -> None:
@@ -140,6 +177,35 @@ def hand_back(
         database, lambda c: leases.hand_back_shard(c, shard, reason, in_good_order=in_good_order)
     )
     heartbeat.release(shard)
+
+
+def source_away(database: sa.Engine, heartbeat: Heartbeat, shard: Shard, reason: str) -> None:
+    """Let another worker have the shard, as `Commits.source_away`, in this thread."""
+    log.warning("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
+
+    def write(connection: sa.Connection) -> None:
+        leases.hand_back_shard(connection, shard, reason, in_good_order=True)
+        outages.note(connection, shard.job_id, shard.source_no, shard.worker_id, reason)
+
+    connecting.write(database, write)
+    heartbeat.release(shard)
+
+
+def others(database: sa.Engine, shard: Shard, most: int) -> list[Member]:
+    """Films of the same source in other shards, as `Commits.others`, in this thread."""
+    with connecting.reading(database) as connection:
+        found: list[Member] = []
+        for listing in listings.beside(connection, shard):
+            members = archive.unpack(listing.listing)
+            if listing.read:
+                broken = listings.items_to_retry(connection, shard.job_id, listing.shard_no)
+                members = [
+                    member
+                    for item_no, member in enumerate(members, listing.first_item)
+                    if item_no not in set(broken)
+                ]
+            found += random.sample(members, min(most, len(members)))
+    return found[:most] if len(found) <= most else random.sample(found, most)
 
 
 def close_job(database: sa.Engine, job_id: int, worker_id: str) -> None:

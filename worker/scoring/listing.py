@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.queue import jobs, listings, reuse
+from db.queue import jobs, listings, outages, reuse
 from db.work import endings
 from db.work.claims import Claimed
 from trainer.film import content
 from worker import archive
-from worker.errors import ArchiveError
+from worker.archive import trouble
+from worker.errors import ArchiveError, SourceTrouble
+from worker.scoring.away import Away
 from worker.scoring.cutting import ShardWriter, cut
 from worker.scoring.resuming import Resumed
 
@@ -31,6 +33,7 @@ class Lister:
         claimed: Claimed,
         check: Callable[[], object],
         written: Callable[[int], object],
+        away: Away,
     ) -> None:
         """`check` is called again and again; what it raises ends the listing.
 
@@ -41,24 +44,29 @@ class Lister:
         self._lease = claimed.lease
         self._check = check
         self._written = written
+        self._away = away
 
     def run(self) -> None:
         """Go through the sources, from where an earlier planner was; then the job is planned.
 
-        Raises ArchiveError where the job cannot be scored, and LeaseLost.
+        Sources that cannot be read now do not keep others from being listed. Raises SourceTrouble
+        where there were some, ArchiveError where the job cannot be scored, and LeaseLost.
         """
         job_id, worker_id = self._lease.job_id, self._lease.worker_id
         skipped: Counter[str] = Counter()
         wanted = self._wanted()
+        troubled: SourceTrouble | None = None
         for row in jobs.source_rows(self._database, job_id):
-            if wanted is None and self._copied(row):
-                continue
-            names = listings.unpack_paths(row["paths"])
-            with archive.open_source(row["uri"], row["kind"], names) as source:
-                listed = self._listed()
-                self._check_unchanged(source, row, begun=row["source_no"] in listed)
-                self._list(source, row["source_no"], wanted, listed)
-                skipped.update(source.skipped)
+            try:
+                with trouble.at(row["uri"]):
+                    skipped.update(self._source(row, wanted))
+            except SourceTrouble as error:
+                troubled = error
+                self._note(row, str(error))
+            else:
+                self._was_read(row)
+        if troubled is not None:
+            raise troubled
         items = sum(self._listed().values())
         if not items:
             raise ArchiveError(
@@ -71,6 +79,32 @@ class Lister:
         endings.close(self._database, job_id, worker_id)
         log.info("job %d: %d items listed", job_id, items)
 
+    def _source(self, row: sa.RowMapping, wanted: set[tuple[int, int]] | None) -> Counter[str]:
+        """List one source, from where an earlier planner was; what was skipped in it."""
+        if wanted is None and self._copied(row):
+            return Counter()
+        names = listings.unpack_paths(row["paths"])
+        with archive.open_source(row["uri"], row["kind"], names) as source:
+            listed = self._listed()
+            self._check_unchanged(source, row, begun=row["source_no"] in listed)
+            self._list(source, row["source_no"], wanted, listed)
+            return source.skipped
+
+    def _note(self, row: sa.RowMapping, reason: str) -> None:
+        """A source cannot be read here: this worker leaves it alone for a while."""
+        lease = self._lease
+        self._away.leave(row["uri"])
+        connecting.write(
+            self._database,
+            lambda c: outages.note(c, lease.job_id, row["source_no"], lease.worker_id, reason),
+        )
+
+    def _was_read(self, row: sa.RowMapping) -> None:
+        self._away.was_read(row["uri"])
+        connecting.write(
+            self._database, lambda c: outages.read(c, self._lease.job_id, row["source_no"])
+        )
+
     def _listed(self) -> dict[int, int]:
         """Items of this job per source, by this planner and those before it."""
         with connecting.reading(self._database) as connection:
@@ -81,12 +115,12 @@ class Lister:
 
         Who retries has often repaired the archive first; once its listing has `begun` it must stay.
         """
-        fingerprint = source.fingerprint()
-        if fingerprint == row["fingerprint"]:
+        if not source.has_changed(row["fingerprint"]):
             return
         if self._claimed.parent_job_id is None or begun:
             when = "while it was listed" if begun else "after the job was submitted"
             raise ArchiveError("changed", f"{row['uri']} was changed {when}; submit again")
+        fingerprint = source.fingerprint()
         content_id = source.content_id()
         connecting.write(
             self._database,

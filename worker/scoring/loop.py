@@ -25,8 +25,10 @@ from worker.engine import EngineChoice, choose, kinds
 from worker.errors import EngineError, GpuLost
 from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.machine.heartbeat import Heartbeat
+from worker.scoring.away import Away
 from worker.scoring.claims import Claims, Found
 from worker.scoring.commits import Commits
+from worker.scoring.doubts import Doubts, Witnesses
 from worker.scoring.loading import Loader
 from worker.scoring.pipeline import Failed, Pipeline, Read
 from worker.scoring.planning import Planner
@@ -73,12 +75,15 @@ class Scorer:
         self._gpu_lease = gpu_lease
         self._set_status = set_status
         self._loader = Loader(settings, database, worker_id, choice, stop, set_status)
-        self._pipeline: Pipeline[ShardRun] = Pipeline(
+        self._pipeline: Pipeline[ShardRun | Witnesses] = Pipeline(
             settings, choice, self._loader.locate, self._loader.load
         )
         wake = self._pipeline.wake
-        self._claims = Claims(settings, database, worker_id, heartbeat, wake, self._kinds)
-        self._commits = Commits(settings, database, worker_id, heartbeat, wake)
+        self._away = Away()
+        common = settings, database, worker_id, heartbeat, wake
+        self._claims = Claims(*common, self._kinds, self._away)
+        self._commits = Commits(*common, self._away)
+        self._doubts = Doubts(self._pipeline, self._commits, self._away, self._commit, self._let_go)
         #: (job, with what it is scored) of jobs whose history says so.
         self._logged: set[tuple[int, str]] = set()
         self._claim: Future[Found] | None = None
@@ -106,7 +111,7 @@ class Scorer:
     def abandon(self) -> None:
         """After an error in `drain`: let go of every lease unreturned, so that it runs out."""
         self.close(abandon=True)
-        for run in [*self._pipeline.runs, *self._committing.values()]:
+        for run in [*self._pipeline.runs, *self._committing.values(), *self._doubts.take_all()]:
             self._let_go(run)
         claim = self._claim
         if claim is not None and not claim.cancelled() and claim.exception() is None:
@@ -141,7 +146,8 @@ class Scorer:
         if lease is None:
             return True
         while not self._stop.is_set():
-            if not claims.anything_due(self._database, "score", kinds=self._kinds):
+            away = self._away.now()
+            if not claims.anything_due(self._database, "score", kinds=self._kinds, away=away):
                 break
             if lease.take():
                 return True
@@ -162,7 +168,7 @@ class Scorer:
         self._dry_until = 0.0
         was_idle = False
         while not self._stop.is_set():
-            in_hand = bool(self._pipeline.runs or self._committing)
+            in_hand = bool(self._pipeline.runs or self._committing or self._doubts.waiting)
             idle = not (in_hand or self._planning)
             if pause():
                 if not (in_hand or self._claim):
@@ -206,6 +212,7 @@ class Scorer:
                 self._stop,
                 self._notify,
                 self._pipeline.wake,
+                self._away,
             )
         elif claimed is not None:
             self._pipeline.add(claimed)
@@ -215,25 +222,37 @@ class Scorer:
         """Wait for something to happen, and deal with all that did."""
         for event in self._pipeline.step(TICK_S):
             run = event.run
+            if isinstance(run, Witnesses):
+                continue
             if isinstance(event, Read):
                 self._lookups[self._commits.known(run)] = run
             elif isinstance(event, Failed):
                 self._failed(run.shard, event.error)
             else:
                 self._log_engine(run)
-        for run in self._pipeline.runs:
+        for run in [*self._pipeline.runs]:
             if not run.abandoned and self._heartbeat.lost(run.shard):
                 log.info("job %d: shard %d is no longer ours", run.shard.job_id, run.shard.shard_no)
                 self._pipeline.drop(run)
+            elif isinstance(run, ShardRun) and run.in_vain and not run.abandoned:
+                run.doubted = True
+                self._pipeline.drop(run)
+                self._doubts.judge(run)
+        self._doubts.step()
         for lookup in [f for f in self._lookups if f.done()]:
             run = self._lookups.pop(lookup)
             if not run.abandoned:
                 self._take_known(run, lookup)
         for run in self._pipeline.through():
             if run.abandoned:
-                self._let_go(run)
+                if not (isinstance(run, ShardRun) and run.doubted):
+                    self._let_go(run)
+            elif isinstance(run, Witnesses):
+                self._doubts.heard(run)
+            elif run.troubles:
+                self._doubts.judge(run)
             else:
-                self._committing[self._commits.commit(run)] = run
+                self._commit(run)
         for commit in [f for f in self._committing if f.done()]:
             self._let_go(self._committing.pop(commit))
             commit.result()
@@ -247,6 +266,9 @@ class Scorer:
             log.exception("job %d: earlier outcomes cannot be taken", run.shard.job_id)
             self._pipeline.drop(run)
             self._failed(run.shard, error)
+
+    def _commit(self, run: ShardRun) -> None:
+        self._committing[self._commits.commit(run)] = run
 
     def _failed(self, shard: Shard, error: Exception) -> None:
         if isinstance(error, GpuLost):
@@ -262,7 +284,7 @@ class Scorer:
             self._logged.add((job_id, text))
             self._commits.log_engine(job_id, text)
 
-    def _let_go(self, run: ShardRun) -> None:
+    def _let_go(self, run: ShardRun | Witnesses) -> None:
         run.close()
         self._heartbeat.release(run.shard)
 
@@ -272,8 +294,9 @@ class Scorer:
             self._take_claim()
         if self._planner is not None:
             self._planner.join()
-        for run in self._pipeline.take_all():
-            if not run.abandoned:
+        for run in [*self._pipeline.take_all(), *self._doubts.take_all()]:
+            # What is in doubt is handed back by its witnesses, or by those that are looked for.
+            if not run.abandoned or (isinstance(run, ShardRun) and run.doubted):
                 self._commits.hand_back(run.shard, reason, in_good_order=True)
             run.close()
         while self._committing:

@@ -14,9 +14,9 @@ from db.queue.leases import Shard
 from db.registry import models
 from trainer.card import Card
 from worker import archive
-from worker.archive import Kind
+from worker.archive import Kind, trouble
 from worker.decoding.pool import Place
-from worker.errors import EngineError
+from worker.errors import EngineError, SourceTrouble
 from worker.machine.privacy import Privacy
 from worker.scoring.batches import MAX_SIDE
 from worker.scoring.engine_thread import Model
@@ -38,19 +38,25 @@ class Opener:
     def open(self, shard: Shard) -> ShardRun:
         """Unpack the listing and, for a compressed archive, inflate the shard's window.
 
-        All its films are `waiting`. Raises ArchiveError where the archive cannot be read now, and
-        CardError or EngineError where its model cannot be used here.
+        All its films are `waiting`. Raises SourceTrouble where the archive cannot be read now or
+        this machine is short of something, ArchiveError where it is not what it was, and CardError
+        or EngineError where its model cannot be used here.
         """
         source = self._source(shard)
         card = self._card(shard.model_id)
         kind: Kind = source["kind"]
-        members = archive.unpack(shard.listing)
         place = Place(kind=kind, uri=source["uri"], edition=f"{shard.job_id}.{shard.source_no}")
-        if kind in archive.WINDOWED:
-            # What is refused unread is not inflated either.
-            spool = self._open_spool(shard, place)
-            window_fd, base = spool.holding(members, cap=2 * archive.MAX_BYTES)
-            place = replace(place, window_fd=window_fd, base=base)
+        try:
+            with trouble.at(place.uri):
+                members = archive.unpack(shard.listing)
+                if kind in archive.WINDOWED:
+                    # What is refused unread is not inflated either.
+                    spool = self._open_spool(shard, place)
+                    window_fd, base = spool.holding(members, cap=2 * archive.MAX_BYTES)
+                    place = replace(place, window_fd=window_fd, base=base)
+        except SourceTrouble:
+            self.close()  # what is open may be of a share that is gone
+            raise
         return ShardRun(
             shard=shard,
             card=card,
@@ -61,6 +67,10 @@ class Opener:
             waiting=deque(range(len(members))),
             privacy=self._privacy,
         )
+
+    def uri(self, shard: Shard) -> str:
+        """The path of a shard's source."""
+        return str(self._source(shard)["uri"])
 
     def _source(self, shard: Shard) -> sa.RowMapping:
         if self._sources is None or self._sources[0] != shard.job_id:

@@ -13,8 +13,9 @@ from db.base.errors import LeaseLost, Unavailable
 from db.queue import leases
 from db.work import endings
 from db.work.claims import Claimed
-from worker.errors import ArchiveError
+from worker.errors import ArchiveError, SourceTrouble
 from worker.machine.heartbeat import Heartbeat
+from worker.scoring.away import Away
 from worker.scoring.listing import Lister
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Planner:
         stop: threading.Event,
         notify: Callable[[int], object],
         wake: Callable[[], None],
+        away: Away | None = None,
     ) -> None:
         """`notify` wakes as many workers as there are new shards, and `wake` this one's loop."""
         self._database = database
@@ -43,7 +45,8 @@ class Planner:
         self._stop = stop
         self._notify = notify
         self._wake = wake
-        self._lister = Lister(database, claimed, self._check, self._written)
+        self._away = Away() if away is None else away
+        self._lister = Lister(database, claimed, self._check, self._written, self._away)
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._thread.start()
 
@@ -66,6 +69,11 @@ class Planner:
                     c, self._lease, "the worker was stopped", in_good_order=True
                 )
             )
+        except SourceTrouble as error:
+            log.warning("job %d cannot be planned here: %s", job_id, error)
+            reason = str(error)
+            self._away.leave(job_id)
+            self._write(lambda c: leases.hand_back(c, self._lease, reason, in_good_order=True))
         except ArchiveError as error:
             log.info("job %d cannot be planned: %s", job_id, error)
             reason = str(error)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from db.queue.leases import Shard
+from db.queue.leases import TRIES, Shard
 from db.queue.results import Cam, Identity, NotPredicted, Outcome, Prediction
 from db.queue.reuse import Known
 from worker import archive
+from worker.archive.trouble import Whose
 from worker.decoding.pool import Decoded
+from worker.decoding.protocol import Failure
+from worker.decoding.supervisor import TIMEOUT
 from worker.engine import NOT_FINITE, Outputs
 from worker.machine.privacy import Privacy
 from worker.scoring.pipeline import Run
@@ -42,16 +45,46 @@ class ShardRun(Run):
     overridden: dict[int, tuple[str, ...]] = field(default_factory=dict)
     #: (item_no, name in the database, name in the archive) of names that were hashed.
     hashed_names: list[tuple[int, str, str]] = field(default_factory=list)
+    #: By index into `members`: what the system said where it did not let a film be read.
+    troubles: dict[int, Failure] = field(default_factory=dict)
+    #: A trouble that is not the film's own: whose, and what was said.
+    not_its_own: tuple[Whose, str] | None = None
+    #: A film's bytes did not come in time.
+    slow: bool = False
+    #: It was taken out of the pipeline before its end, to find out whose trouble it has.
+    doubted: bool = False
 
     def __post_init__(self) -> None:
         spec = self.shard.spec
         self._hash_names = bool(spec.get("hash_names"))
         self._keep_cam = spec.get("keep_cam", "flagged")
+        self._closed = False
 
     @property
     def complete(self) -> bool:
         """Whether every item has its outcome."""
-        return len(self.outcomes) == len(self.members)
+        return len(self.outcomes) + len(self.troubles) == len(self.members)
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it is settled already that it must be tried again, here or elsewhere."""
+        if self.not_its_own is not None:
+            return True
+        if not self.troubles or max(self.tries.values()) >= TRIES:
+            return False  # the last try is for all of them
+        again = [index for index in self.earlier if index < len(self.members)]
+        return self.slow or bool(again and all(index in self.troubles for index in again))
+
+    @property
+    def earlier(self) -> dict[int, int]:
+        """By index into `members`: how often films could not be read before."""
+        return {item - self.shard.first_item: n for item, n in self.shard.unread.items()}
+
+    @property
+    def tries(self) -> dict[int, int]:
+        """By index into `members`: how often those that could not be read have been tried now."""
+        earlier = self.earlier
+        return {index: earlier.get(index, 0) + 1 for index in self.troubles}
 
     def read(self, index: int, decoded: Decoded) -> None:
         """Item `index` is back from a decoder."""
@@ -63,8 +96,15 @@ class ShardRun(Run):
             self.tags[index] = decoded.tags
         if decoded.overridden:
             self.overridden[index] = decoded.overridden
-        if decoded.failure is not None:
+        if decoded.failure is None:
+            return
+        if not decoded.whose:
             self._not_predicted(index, *decoded.failure)
+            return
+        self.troubles[index] = decoded.failure
+        self.slow |= decoded.failure.code == TIMEOUT
+        if decoded.whose != "film":
+            self.not_its_own = (decoded.whose, decoded.failure.message)
 
     def _not_predicted(self, index: int, code: str, detail: str, refused: bool) -> None:
         self.outcomes.append(
@@ -78,6 +118,12 @@ class ShardRun(Run):
                 reader=self.readers.get(index),
             )
         )
+
+    def give_up_unread(self) -> None:
+        """Films that could not be read are in error: they were tried as often as they may be."""
+        for index, (code, message, _) in self.troubles.items():
+            self._not_predicted(index, code, f"{message}; tried {TRIES} times", refused=False)
+        self.troubles.clear()
 
     def scored(self, indexes: list[int], rows: list[int], outputs: Outputs) -> None:
         """Items `indexes` are these rows of an engine's outputs."""
@@ -123,6 +169,7 @@ class ShardRun(Run):
         not there.
         """
         answered = {o.item_no for o in self.outcomes}
+        answered |= {self.shard.first_item + index for index in self.troubles}
         limit = self.card.ood_threshold
         for index in range(len(self.members)):
             item_no = self.shard.first_item + index
@@ -184,7 +231,8 @@ class ShardRun(Run):
 
     def close(self) -> None:
         """Let go of the window, if there is one."""
-        if self.place.window_fd is not None:
+        if self.place.window_fd is not None and not self._closed:
+            self._closed = True
             os.close(self.place.window_fd)
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import Unavailable
-from db.work import claims, endings
+from db.work import claims, endings, patience
 from worker import wakeup
 from worker.app import QUEUES
 from worker.config import Settings
@@ -36,6 +36,14 @@ def run(
             if database.away(error):
                 raise
             log.exception("job %d cannot be ended; the others are", job_id)
+    for job_id in patience.waiting(engine):
+        try:
+            if database.write(engine, lambda c, j=job_id: patience.look(c, j, who)):  # type: ignore[misc]
+                log.warning("job %d: paused, as its sources cannot be read", job_id)
+        except Exception as error:
+            if database.away(error):
+                raise
+            log.exception("job %d cannot be looked at for its sources; the others are", job_id)
     due = [queue for queue in QUEUES if claims.anything_due(engine, queue)]
     for queue in due:
         found(queue)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +34,7 @@ OF_NIGHT = (
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
-#: Letter → seconds, of a span such as 6h.
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-LONGEST_SPAN_S = 366 * 86400
-
 _SHARE = click.FloatRange(0, 1)
-
-
-def span(_: click.Context, __: click.Parameter, value: str) -> int:
-    """A span of time such as 90s, 30m, 6h or 2d, in seconds."""
-    found = re.fullmatch(r"(\d{1,6})([smhd]?)", value.strip())
-    if found is None:
-        raise click.BadParameter(f"{value!r} is no span of time; give one like 90s, 30m, 6h or 2d")
-    seconds = int(found[1]) * _UNITS[found[2] or "s"]
-    if seconds > LONGEST_SPAN_S:
-        raise click.BadParameter(f"{value} is longer than a year")
-    return seconds
 
 
 class Adding(click.Command):
@@ -89,7 +72,7 @@ class Adding(click.Command):
     "--tz", help="Time zone that they are read in, as Europe/Paris. Default: this machine's."
 )
 @click.option(
-    "--catch-up", default="6h", show_default=True, callback=span, metavar="SPAN",
+    "--catch-up", default="6h", show_default=True, callback=submit.span, metavar="SPAN",
     help="A time that passed while no worker ran is made up for within so long, once.",
 )  # fmt: skip
 @click.option(
@@ -126,7 +109,7 @@ class Adding(click.Command):
     help="train: whether a model that is not worse becomes the champion. Default: it does.",
 )  # fmt: skip
 @click.option(
-    "--settle", default="60s", show_default=True, callback=span, metavar="SPAN",
+    "--settle", default="60s", show_default=True, callback=submit.span, metavar="SPAN",
     help="score: a file is taken once it has not changed for so long.",
 )  # fmt: skip
 @output.json_option
@@ -271,6 +254,8 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
     }
     if params["max_errors"] is not None:
         job["max_errors"] = params["max_errors"]
+    if params["source_patience"] is not None:
+        job["source_patience_s"] = params["source_patience"]
     return {
         "job": job,
         "precision": params["asked"],

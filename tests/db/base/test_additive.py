@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 
 from db.base import migrate, views
 from db.base.database import reading
+from db.base.schema import NOTICES
 from tests.db.base import additive
 
 Change = Callable[[Operations], None]
@@ -98,7 +99,8 @@ def _new_reference(nullable: bool) -> Change:
     return _batch("drift", change)
 
 
-_EVENTS = "'failed', 'skipped', 'missed', 'kept', 'promoted', 'drift'"
+#: All but 'test'.
+_EVENTS = ", ".join(repr(event) for event in NOTICES if event != "test")
 _EVENT = "ck_notices_event"
 _UNIQUE = "uq_engines_sha256_backend_backend_version_device_precision"
 

@@ -122,13 +122,15 @@ def test_a_watched_folder_keeps_score_s_options(engine: sa.Engine, inbox: Path) 
     result = run(
         "schedule", "add", "inbox", "--cron", " */10  * * * *", "--tz", "UTC", "--settle", "5m",
         "score", inbox, "--precision", "fp32", "--engine", "onnx", "--accept", "lateral",
-        "--max-errors", "5%", "--hash-names", "--keep-cam", "none", "--priority", 7,
+        "--max-errors", "5%", "--source-patience", "2h", "--hash-names", "--keep-cam", "none",
+        "--priority", 7,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert kept(engine, "inbox") == {
         "job": {
             "sources": [str(inbox)], "model": "champion", "keep_cam": "none",
             "accept": ["lateral"], "hash_names": True, "force": False, "max_errors": "5%",
+            "source_patience_s": 7200,
         },
         "precision": "fp32",
         "engine": "onnx",

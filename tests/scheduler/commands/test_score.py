@@ -227,3 +227,9 @@ def test_nothing_is_said_twice_where_nobody_listens(model: int, films: Path) -> 
     assert result.exit_code == 2
     assert "no worker listens" in only_line(result.stderr)
     assert result.stdout == ""
+
+
+def test_the_patience_with_sources_is_a_span_that_the_job_keeps(model: int, films: Path) -> None:
+    assert submitted(films, "--source-patience", "90m")["spec"]["source_patience_s"] == 5400
+    assert "source_patience_s" not in submitted(films)["spec"]
+    assert "no span of time" in refusal(films, "--source-patience", "soon")

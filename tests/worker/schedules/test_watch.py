@@ -25,8 +25,8 @@ from db.base.schema import notices, sources, watched
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.queue import jobs, listings
-from db.work import claims, endings
-from tests.support import servers
+from db.work import claims, endings, patience
+from tests.support import mounts, servers
 from tests.support.site import site
 from tests.worker import samples
 from trainer.card import Card
@@ -103,6 +103,19 @@ class Inbox:
             return schedules.make_run(connection, row, at, "clock")
 
         run_id = write(self.engine, make)
+        assert run_id is not None
+        return run_id
+
+    def ticks(self) -> int:
+        """The schedule's next time comes: its run, to be looked at."""
+        self._minute += 1
+        at = schedules.get(self.engine, self.name)["created_at"] + timedelta(minutes=self._minute)
+        with connecting.writing(self.engine) as connection:
+            connection.exec_driver_sql("UPDATE schedules SET catch_up_s = 1000000000")
+        run_id = write(
+            self.engine,
+            lambda c: schedules.tick(c, 1, at, lambda *_: [at], patience.let_go),
+        )
         assert run_id is not None
         return run_id
 
@@ -223,9 +236,7 @@ def test_a_file_that_grows_is_left_alone_and_taken_once_it_has_stopped(inbox: In
     third = inbox.night()
     assert third["outcome"] == "skipped"
     assert third["reason"] == f"no new file in {inbox.folder}"
-    with reading(inbox.engine) as connection:
-        told = list(connection.execute(sa.select(notices.c.event)).scalars())
-    assert told == [], "that nothing arrived is no news"
+    assert told(inbox.engine) == ["completed_with_errors"], "that nothing arrived is no news"
 
 
 def test_the_same_content_is_not_scored_twice_whatever_it_is_called(inbox: Inbox) -> None:
@@ -416,6 +427,95 @@ def test_a_folder_that_is_not_there_fails_the_run_and_hooks_hear_no_path(inbox: 
     assert "inbox/" not in str(payload) and str(inbox.folder) not in str(payload)
 
 
+def told(database: sa.Engine) -> list[str]:
+    """The events of which hooks got a notice."""
+    with reading(database) as connection:
+        events = connection.execute(sa.select(notices.c.payload).order_by(notices.c.id)).scalars()
+        return [payload["event"] for payload in events]
+
+
+def test_an_outage_of_three_looks_gives_no_file_up_and_is_two_notices(inbox: Inbox) -> None:
+    with mounts.disk(inbox.folder) as disk:
+        for number, data in enumerate(films(2)):
+            inbox.put(f"{number}.jpg", data)
+        run = inbox.night()
+        job_id = run["job_id"]
+        disk.unmount()
+        assert plan(inbox.engine, job_id) == []
+        sql(inbox.engine, "UPDATE sources SET trouble_at = '2026-01-01T00:00:00.000Z'")
+        assert write(inbox.engine, lambda c: patience.look(c, job_id, "w"))
+        assert jobs.get(inbox.engine, job_id)["state"] == "paused"
+        for _ in range(3):
+            run_id = inbox.ticks()
+            inbox.look()
+            look = runs.get(inbox.engine, run_id)
+            assert (look["outcome"], "is empty" in look["reason"]) == ("failed", True)
+            assert inbox.files() == {"0.jpg": ("seen", 0), "1.jpg": ("seen", 0)}
+        assert jobs.get(inbox.engine, job_id)["state"] == "failed"
+        assert told(inbox.engine) == ["source_away"]
+        disk.mount()
+        run = inbox.night()
+        assert inbox.files() == {"0.jpg": ("taken", 1), "1.jpg": ("taken", 1)}
+        assert plan(inbox.engine, run["job_id"]) == ["0.jpg", "1.jpg"]
+        inbox.close(run, "completed")
+        assert told(inbox.engine) == ["source_away", "source_back"]
+
+
+def test_a_folder_that_is_away_between_looks_is_two_notices(inbox: Inbox) -> None:
+    (one,) = films(1)
+    inbox.put("a.jpg", one)
+    elsewhere = inbox.folder.rename(inbox.folder.with_name("elsewhere"))
+    for _ in range(3):
+        inbox.due()
+        inbox.look()
+    assert told(inbox.engine) == ["failed"]
+    elsewhere.rename(inbox.folder)
+    (inbox.folder / "a.jpg").unlink()
+    for _ in range(2):
+        assert inbox.night()["outcome"] == "skipped"
+    assert told(inbox.engine) == ["failed", "source_back"]
+
+
+def test_a_worker_that_cannot_see_the_folder_leaves_the_look_to_one_that_can(
+    inbox: Inbox,
+) -> None:
+    inbox.put("a.jpg", films(1)[0])
+    hello(inbox.engine, "blind")
+    run_id = inbox.due()
+    elsewhere = inbox.folder.rename(inbox.folder.with_name("elsewhere"))
+    inbox.look("blind")
+    inbox.look("blind")
+    assert runs.get(inbox.engine, run_id)["state"] == "due"
+    elsewhere.rename(inbox.folder)
+    inbox.look()
+    inbox.later()
+    inbox.look()
+    assert runs.get(inbox.engine, run_id)["state"] == "running"
+    assert told(inbox.engine) == []
+
+
+def test_a_share_whose_files_cannot_be_read_costs_them_no_attempt(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (one,) = films(1)
+    (real / "a.jpg").write_bytes(one)
+    with zipfile.ZipFile(real / "b.zip", "w") as archive:
+        archive.writestr("b.jpg", one)
+    with mounts.share(real, inbox.folder) as share:
+        inbox.close(inbox.night(), "failed")
+        before = {"a.jpg": ("seen", 1), "b.zip": ("seen", 1)}
+        assert inbox.files() == before
+        share.errs(names="?.*", on=["open", "read"])
+        for _ in range(3):
+            run = inbox.night()
+            assert run["outcome"] == "failed"
+            assert inbox.files() == before
+        share.recovers()
+        assert inbox.night()["state"] == "running"
+
+
 def test_of_workers_that_look_at_the_same_time_one_makes_the_job(inbox: Inbox) -> None:
     inbox.put("a.jpg", films(1)[0])
     run_id = inbox.due()
@@ -511,17 +611,14 @@ def test_a_film_that_is_gone_when_its_job_is_planned_is_an_item_all_the_same(
     assert jobs.get(inbox.engine, run["job_id"])["state"] == "running"
 
 
-def test_a_folder_that_is_gone_when_its_job_is_planned_costs_its_files_a_run(
-    inbox: Inbox,
-) -> None:
+def test_a_folder_that_is_gone_when_its_job_is_planned_is_waited_for(inbox: Inbox) -> None:
     inbox.put("a.jpg", films(1)[0])
     run = inbox.night()
     elsewhere = inbox.folder.rename(inbox.folder.with_name("elsewhere"))
     assert plan(inbox.engine, run["job_id"]) == []
-    assert runs.get(inbox.engine, run["id"])["outcome"] == "failed"
-    assert inbox.files() == {"a.jpg": ("seen", 1)}
+    assert runs.get(inbox.engine, run["id"])["state"] == "running"
     elsewhere.rename(inbox.folder)
-    assert inbox.takes(inbox.night()) == {"list": ["a.jpg"]}
+    assert plan(inbox.engine, run["job_id"]) == ["a.jpg"]
 
 
 def test_what_arrives_in_a_folder_is_scored_by_a_worker_once(
