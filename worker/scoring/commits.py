@@ -19,6 +19,7 @@ from db.work import endings
 from worker import archive
 from worker.archive import Member
 from worker.config import Settings
+from worker.errors import EngineError, GpuLost
 from worker.machine import privacy
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.away import Away
@@ -48,6 +49,8 @@ class Commits:
         self._worker_id = worker_id
         self._heartbeat = heartbeat
         self._wake = wake
+        #: (job, with what it is scored) of jobs whose history says so.
+        self._logged: set[tuple[int, str]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committing")
 
     def close(self, *, abandon: bool = False) -> None:
@@ -100,20 +103,28 @@ class Commits:
         """Films of the same source in other shards, by chance, rather those that were read."""
         return self._submit(lambda: others(self._database, shard, most))
 
-    def gpu_lost(self, shard: Shard, reason: str) -> Future[None]:
-        """Let another worker have a shard that was being computed when the GPU was lost.
+    def failed(self, shard: Shard, error: Exception, *, in_good_order: bool) -> Future[None]:
+        """Let another worker have a shard that could not be scored here, and say why.
 
-        It may be to blame: the attempt counts, as if the worker had been killed.
+        One that was being computed when the GPU was lost may be to blame: the attempt counts, as if
+        the worker had been killed.
         """
-        return self._submit(lambda: self._gpu_lost(shard, reason))
+        if isinstance(error, GpuLost):
+            return self._submit(lambda: self._gpu_lost(shard, str(error)))
+        known = isinstance(error, EngineError)
+        reason = str(error) if known else unforeseen("scoring the shard", error)
+        return self.hand_back(shard, reason, in_good_order=in_good_order)
 
-    def log_engine(self, job_id: int, text: str) -> Future[None]:
+    def log_engine(self, job_id: int, text: str) -> None:
         """Write to the job's history what it is scored with here, once."""
+        if (job_id, text) in self._logged:
+            return
+        self._logged.add((job_id, text))
 
         def log_it(connection: sa.Connection) -> None:
             jobs.log_once(connection, job_id, self._worker_id, "engine", text)
 
-        return self._submit(lambda: connecting.write(self._database, log_it))
+        self._submit(lambda: connecting.write(self._database, log_it))
 
     def _submit(self, work: Callable[[], Any]) -> Future[Any]:
         future = self._thread.submit(work)

@@ -15,14 +15,13 @@ from concurrent.futures import Future
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.errors import unforeseen
 from db.queue.leases import Shard
 from db.queue.reuse import Known
 from db.work import claims
 from db.work.claims import Claimed
 from worker.config import Settings
 from worker.engine import EngineChoice, choose, kinds
-from worker.errors import EngineError, GpuLost
+from worker.errors import GpuLost
 from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.away import Away
@@ -84,8 +83,6 @@ class Scorer:
         self._claims = Claims(*common, self._kinds, self._away)
         self._commits = Commits(*common, self._away)
         self._doubts = Doubts(self._pipeline, self._commits, self._away, self._commit, self._let_go)
-        #: (job, with what it is scored) of jobs whose history says so.
-        self._logged: set[tuple[int, str]] = set()
         self._claim: Future[Found] | None = None
         self._lookups: dict[Future[Mapping[bytes, Known]], ShardRun] = {}
         self._committing: dict[Future[None], ShardRun] = {}
@@ -229,7 +226,7 @@ class Scorer:
             elif isinstance(event, Failed):
                 self._failed(run.shard, event.error)
             else:
-                self._log_engine(run)
+                self._commits.log_engine(run.shard.job_id, self._loader.described(run.model))
         for run in [*self._pipeline.runs]:
             if not run.abandoned and self._heartbeat.lost(run.shard):
                 log.info("job %d: shard %d is no longer ours", run.shard.job_id, run.shard.shard_no)
@@ -271,18 +268,7 @@ class Scorer:
         self._committing[self._commits.commit(run)] = run
 
     def _failed(self, shard: Shard, error: Exception) -> None:
-        if isinstance(error, GpuLost):
-            self._commits.gpu_lost(shard, str(error))
-            return
-        known = isinstance(error, EngineError)
-        reason = str(error) if known else unforeseen("scoring the shard", error)
-        self._commits.hand_back(shard, reason, in_good_order=self._stop.is_set())
-
-    def _log_engine(self, run: ShardRun) -> None:
-        job_id, text = run.shard.job_id, self._loader.described(run.model)
-        if (job_id, text) not in self._logged:
-            self._logged.add((job_id, text))
-            self._commits.log_engine(job_id, text)
+        self._commits.failed(shard, error, in_good_order=self._stop.is_set())
 
     def _let_go(self, run: ShardRun | Witnesses) -> None:
         run.close()
