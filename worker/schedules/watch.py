@@ -7,10 +7,7 @@ again, is not scored twice.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,29 +23,15 @@ from db.queue import listings, outages
 from db.registry import aliases
 from worker import archive, wakeup
 from worker.archive.folder import is_empty
-from worker.archive.names import display, skipped_as
+from worker.archive.names import display
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused, SourceTrouble
-from worker.schedules import fleet
+from worker.schedules import fleet, inbox
 
 log = logging.getLogger(__name__)
 
-#: Names of files that somebody is still writing, or that are none of a person's.
-UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
-
-#: A folder that systems make at the top of a disk, and let nobody look into.
-RESCUED = "lost+found"
-
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
-
-
-#: Files that are opened to find out whether any of a folder can be read.
-WITNESSES = 8
-
-
-class Unreadable(Exception):
-    """A folder cannot be looked through here and now; the message is for a person."""
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -103,7 +86,7 @@ def _outcome(
         _look(settings, engine, who, due)
     except (LeaseLost, Unavailable):
         raise
-    except (Unreadable, SourceTrouble) as error:
+    except (inbox.Unreadable, SourceTrouble) as error:
         return str(error), True
     except (ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
         return str(error), False
@@ -139,11 +122,11 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
     for folder in folders:
-        below = {seen.path: seen for seen in files(folder)}
+        below = {seen.path: seen for seen in inbox.files(folder)}
         if not below:
             _check_mounted(engine, schedule_id, folder)
         there |= below
-    odd = [path for path in there if not _can_be_kept(path)]
+    odd = [path for path in there if not inbox.can_be_kept(path)]
     found = [there[path] for path in there.keys() - set(odd)]
     watched.observe(engine, run_id, who, schedule_id, found)
     at = schedules.database_clock(engine)
@@ -197,7 +180,7 @@ def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path) -> None:
     waits = [path for path in watched.unfinished(engine, schedule_id)
              if Path(path).is_relative_to(folder)]  # fmt: skip
     if waits and is_empty(str(folder)):
-        raise Unreadable(
+        raise inbox.Unreadable(
             f"{folder} is empty, though {len(waits)} files in it are not done; mount its disk or "
             "share, or put a file into it"
         )
@@ -211,53 +194,6 @@ def _skip_run(
     outages.end(connection, run_id=run_id, schedule_id=schedule_id)
     # No news: hooks would get it every few minutes.
     runs.finish(connection, run_id, "skipped", reason, hook_text=None)
-
-
-def files(folder: Path) -> Iterator[Seen]:
-    """The files below a folder that may be films or archives; raises Unreadable."""
-
-    def cannot(error: OSError) -> None:
-        if isinstance(error, FileNotFoundError) and error.filename != str(folder):
-            return  # a folder below, which is gone since it was listed
-        raise Unreadable(
-            f"{error.filename or folder} cannot be looked through ({error.strerror}); mount it, or "
-            "let the workers' user read it"
-        )
-
-    refused: OSError | None = None
-    some = False
-    for path, folders, names in os.walk(folder, onerror=cannot):
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != RESCUED)
-        for name in sorted(names):
-            place = f"{path}/{name}"
-            if _skipped(name) or skipped_as(os.path.relpath(place, folder)):
-                continue
-            try:
-                status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
-            except FileNotFoundError:
-                continue  # gone already
-            except OSError as error:
-                refused = refused or error
-                continue
-            if stat.S_ISREG(status.st_mode) and status.st_size:
-                some = True
-                yield Seen(place, status.st_size, status.st_mtime_ns)
-    if refused is not None and not some:
-        cannot(refused)
-
-
-def _skipped(name: str) -> bool:
-    """Whether a name is that of a hidden or unfinished file."""
-    return name.startswith(".") or name.lower().endswith(UNFINISHED)
-
-
-def _can_be_kept(path: str) -> bool:
-    """Whether a database, and a list of one path a line, can hold a path."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\n" not in path
 
 
 def _odd(paths: Sequence[str]) -> Iterator[str]:
@@ -289,7 +225,7 @@ def _read(
     tried: set[str] = set()
     for file in unchanged:
         try:
-            content = file.content or _content(file)
+            content = file.content or inbox.content(file)
         except OSError as error:
             unread.append(f"{file.path} cannot be read ({error.strerror})")
             tried.add(file.path)
@@ -309,35 +245,12 @@ def _read(
             chosen.add(content)
             fresh.append(file)
     if unread and len(unread) == len(unchanged):
-        others = [path for path in there if path not in tried][:WITNESSES]
-        if not any(map(_can_be_read, others)):
-            raise Unreadable(f"{unread[0]}, nor any other file; see to its disk or share")
+        others = [path for path in there if path not in tried][: inbox.WITNESSES]
+        if not any(map(inbox.can_be_read, others)):
+            raise inbox.Unreadable(f"{unread[0]}, nor any other file; see to its disk or share")
     if len(unread) > 1:
         unread = [f"{unread[0]}, and {len(unread) - 1} more; let the workers' user read them"]
     return fresh, unread
-
-
-def _can_be_read(path: str) -> bool:
-    try:
-        with open(path, "rb") as opened:  # noqa: PTH123
-            opened.read(1)
-    except OSError:
-        return False
-    return True
-
-
-def _content(file: Waiting) -> str | None:
-    """A file's SHA-256; None where it is not what was looked at, or gone. Raises OSError."""
-    digest = hashlib.sha256()
-    try:
-        with open(file.path, "rb") as opened:  # noqa: PTH123
-            while block := opened.read(1 << 20):
-                digest.update(block)
-            status = os.fstat(opened.fileno())
-    except FileNotFoundError:
-        return None
-    same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
-    return digest.hexdigest() if same else None
 
 
 def _without_broken(

@@ -35,6 +35,7 @@ from worker.config import Settings
 from worker.errors import ArchiveError, MemberError
 from worker.machine.heartbeat import Heartbeat
 from worker.schedules import watch
+from worker.schedules.inbox import files as listed
 from worker.scoring.planning import Planner
 
 SETTLE_S = 30
@@ -562,7 +563,7 @@ def test_a_folder_that_is_removed_while_its_parent_is_looked_through_is_no_fault
     inbox.put("a.jpg", b"x")
     inbox.put("ward/b.jpg", b"x")
     inbox.put("ward 2/c.jpg", b"x")
-    found = watch.files(inbox.folder)
+    found = listed(inbox.folder)
     first = next(found)
     shutil.rmtree(inbox.folder / "ward")
     names = [Path(seen.path).name for seen in (first, *found)]
