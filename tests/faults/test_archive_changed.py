@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from db.base import database
 from db.queue import jobs
 from tests.faults import harm
 from tests.support.site import Site, stop
@@ -117,17 +116,7 @@ def test_a_folder_emptied_half_way_costs_the_films_that_are_gone(
     for name in gone:
         (folder / name).unlink()
     here.worker()
-
-    def ended() -> bool:
-        """Whether the job has; the minute before a film is tried again passes at once."""
-        with database.writing(here.engine) as connection:
-            connection.exec_driver_sql(
-                "UPDATE shards SET not_before = NULL WHERE unread IS NOT NULL AND state = 'ready'"
-            )
-        return jobs.get(here.engine, job_id)["finished_at"] is not None
-
-    here.wait(ended, "the job to end")
-    assert here.state(job_id) == "completed_with_errors"
+    assert here.ended(job_id, hurry=True) == "completed_with_errors"
     here.exactly_one_outcome_each(job_id, len(names))
     errors = here.rows("SELECT name, code FROM item_errors WHERE job_id = :job", job=job_id)
     assert {row.name for row in errors} <= gone

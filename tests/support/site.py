@@ -118,14 +118,26 @@ class Site:
 
     def state(self, job_id: int) -> str:
         """A job's state."""
-        return str(jobs.get(self.engine, job_id)["state"])
+        # By SQL, so that it may be asked of an older schema too.
+        (row,) = self.rows("SELECT state FROM jobs WHERE id = :job", job=job_id)
+        return str(row.state)
 
-    def ended(self, job_id: int) -> str:
-        """Wait for a job's final state."""
-        self.wait(
-            lambda: jobs.get(self.engine, job_id)["finished_at"] is not None,
-            f"job {job_id} to end",
-        )
+    def ended(self, job_id: int, *, hurry: bool = False) -> str:
+        """Wait for a job's final state.
+
+        With `hurry` the minute before films are read again that could not be read passes at once.
+        """
+
+        def ended() -> bool:
+            if hurry:
+                self.execute(
+                    "UPDATE shards SET not_before = NULL "
+                    "WHERE unread IS NOT NULL AND state = 'ready'"
+                )
+            (row,) = self.rows("SELECT finished_at FROM jobs WHERE id = :job", job=job_id)
+            return row.finished_at is not None
+
+        self.wait(ended, f"job {job_id} to end")
         return self.state(job_id)
 
     def done(self, job_id: int) -> int:
@@ -140,6 +152,10 @@ class Site:
         """The rows of a SELECT."""
         with database.reading(self.engine) as connection:
             return list(connection.execute(sa.text(statement), values))
+
+    def execute(self, statement: str, **values: Any) -> None:
+        """Run a statement in a transaction of its own."""
+        database.write(self.engine, lambda c: c.execute(sa.text(statement), values))
 
     def probabilities(self, job_id: int) -> dict[str, float]:
         """Film's name → probability."""

@@ -20,6 +20,7 @@ from worker.archive import Member
 from worker.decoding.pool import Place
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
+from worker.scoring.away import Away
 from worker.scoring.commits import Commits
 from worker.scoring.engine_thread import Model
 from worker.scoring.shard import ShardRun
@@ -62,7 +63,8 @@ def test_a_shard_that_cannot_be_committed_is_handed_back_and_the_next_one_is_com
             )
         )  # fmt: skip
     settings = config.load({"PNEUMOQ_HOME": str(tmp_path / "home")})
-    commits = Commits(settings, database, "w", Heartbeat(database, "w", lease_s=60), lambda: None)
+    heartbeat = Heartbeat(database, "w", lease_s=60)
+    commits = Commits(settings, database, "w", heartbeat, lambda: None, Away())
     for run in (first, second):
         commits.commit(run).result()
     commits.close()

@@ -27,6 +27,7 @@ from db.work import claims, control
 from tests.worker import archives, samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
+from worker.scoring.away import Away
 from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
 from worker.scoring.planning import Planner
 
@@ -48,6 +49,7 @@ class Desk:
         self.engine = engine
         self.heartbeat = Heartbeat(engine, "planner", lease_s=60)
         self.stop = threading.Event()
+        self.away = Away()
         self.notified: list[int] = []
         self.woken = 0
         self.on_notify: Callable[[], object] = lambda: None
@@ -68,7 +70,7 @@ class Desk:
             self.woken += 1
 
         self.heartbeat.hold(claimed.lease)
-        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, notify, wake)
+        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, notify, wake, self.away)
         planner.join()
         assert not planner.running
 
@@ -496,17 +498,19 @@ def test_what_nobody_foresaw_fails_the_job_at_once_and_its_traceback_is_in_the_l
     assert desk.job(other)["state"] == "running"
 
 
-def test_a_machine_that_runs_out_of_something_puts_the_job_back(
+def test_a_machine_that_runs_out_of_something_leaves_the_job_to_others_and_no_attempt_counts(
     desk: Desk, model_id: int, tmp_path: Path
 ) -> None:
     job_id = samples.submit_score(desk.engine, model_id, folder(tmp_path / "films", 9))
     desk.on_notify = raising(OSError(24, "Too many open files"))
     desk.plan(job_id)
     row = desk.job(job_id)
-    assert (row["state"], row["attempts"]) == ("planning", 1)
+    assert (row["state"], row["attempts"]) == ("planning", 0)
     with connecting.reading(desk.engine) as connection:
-        due = claims.due("score", sa.select(jobs_table.c.id, jobs_table.c.not_before))
-        assert connection.execute(due).first() is None, "after a while, and not at once"
+        here = claims.due("score", sa.select(jobs_table.c.id), desk.away.now())
+        assert connection.execute(here).first() is None, "after a while, and not at once"
+        elsewhere = claims.due("score", sa.select(jobs_table.c.id))
+        assert connection.execute(elsewhere).scalar() == job_id
 
 
 def test_an_archive_of_chained_headers_fails_its_job_at_the_first_attempt(

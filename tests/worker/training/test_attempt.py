@@ -266,13 +266,14 @@ def test_a_job_trains_on_several_sources_with_corrected_labels(
 
 
 def test_a_name_that_is_taken_fails_the_job_and_says_so(
-    trainer: Trainer, labelled: Path, model_id: int
+    trainer: Trainer, labelled: Path, model_id: int, model_file: Path
 ) -> None:
-    job_id = trainer.submit(labelled, name="small")
+    job_id = trainer.submit(labelled, name=model_file.stem)
     trainer.work()
     job = trainer.job(job_id)
     assert job["state"] == "failed"
-    assert job["reason"] == f"model {model_id} is named 'small' already; choose another name"
+    taken = f"model {model_id} is named '{model_file.stem}' already"
+    assert job["reason"] == f"{taken}; choose another name"
 
 
 def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
