@@ -34,6 +34,7 @@ from worker import archive, config
 from worker.config import Settings
 from worker.errors import ArchiveError, MemberError
 from worker.machine.heartbeat import Heartbeat
+from worker.machine.privacy import Privacy
 from worker.schedules import watch
 from worker.schedules.inbox import files as listed
 from worker.scoring.planning import Planner
@@ -184,7 +185,13 @@ def plan(database: sa.Engine, job_id: int) -> list[str]:
     heartbeat = Heartbeat(database, "planner", lease_s=60)
     heartbeat.hold(claimed.lease)
     Planner(
-        database, claimed, heartbeat, threading.Event(), lambda times: None, lambda: None
+        database,
+        claimed,
+        heartbeat,
+        threading.Event(),
+        lambda times: None,
+        lambda: None,
+        Privacy(b"the key of a site"),
     ).join()
     with reading(database) as connection:
         found = listings.after(connection, job_id, -1)

@@ -27,8 +27,12 @@ from db.work import claims, control
 from tests.worker import archives, samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
+from worker.machine.privacy import Privacy
 from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
 from worker.scoring.planning import Planner
+
+#: The site, whose key seals what an index holds of films.
+SITE = Privacy(b"the key of a site")
 
 
 class Row(NamedTuple):
@@ -68,7 +72,7 @@ class Desk:
             self.woken += 1
 
         self.heartbeat.hold(claimed.lease)
-        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, notify, wake)
+        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, notify, wake, SITE)
         planner.join()
         assert not planner.running
 
