@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +31,9 @@ JOB = {
     "precision": "fp32", "val_fraction": 0.25, "operating_point": "youden", "ema": 0.9,
     "augment": 0.0, "positive": "PNEUMONIA", "workers": 1, "seed": 0,
 }  # fmt: skip
+
+#: Longest wait, in seconds: a training takes minutes where other tests run beside it.
+PATIENCE_S = 600.0
 
 #: Patients of a class in a labelled folder.
 PATIENTS = 6
@@ -66,6 +69,19 @@ class Hospital:
         folder.mkdir()
         return folder / (self.tokens.word("source", "source") + ending)
 
+    def _wait(self, true: Callable[[], Any], what: str) -> None:
+        try:
+            samples.wait(true, what, PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.here.tail()}") from None
+
+    def _ended(self, job_id: int) -> str:
+        engine = self.here.engine
+        self._wait(
+            lambda: jobs.get(engine, job_id)["finished_at"] is not None, f"job {job_id} to end"
+        )
+        return self.here.state(job_id)
+
     # Scoring.
 
     def score(self) -> list[int]:
@@ -89,9 +105,9 @@ class Hospital:
             found.append(self.here.score(*sources, model_id=1, spec=spec))
         found += [self._cut_short(), self._gone()]
         for job_id in found[:2]:
-            assert self.here.ended(job_id) == "completed_with_errors"
-        assert self.here.ended(found[2]) == "failed"
-        self.here.wait(lambda: self.here.state(found[3]) == "paused", "patience to end")
+            assert self._ended(job_id) == "completed_with_errors"
+        assert self._ended(found[2]) == "failed"
+        self._wait(lambda: self.here.state(found[3]) == "paused", "patience to end")
         return found
 
     def _text(self, what: str) -> str:
@@ -186,7 +202,7 @@ class Hospital:
             "patient_pattern": "[A-Z]{12}", "model_dir": str(self.source()), **spec,
         }  # fmt: skip
         job_id = self._train(job)
-        assert self.here.ended(job_id) == "completed", self.here.tail()
+        assert self._ended(job_id) == "completed", self.here.tail()
         return job_id
 
     def fail_to_train(self) -> int:
@@ -197,7 +213,7 @@ class Hospital:
             file.write(f"{name}x,B,\n")
         made.write(path.parent, [(name, data)])
         job_id = self._train({**JOB, "data": str(path), "positive": "A"})
-        assert self.here.ended(job_id) == "failed"
+        assert self._ended(job_id) == "failed"
         return job_id
 
     def _train(self, spec: dict[str, Any]) -> int:
@@ -241,7 +257,7 @@ class Hospital:
 
         run_id = database.write(engine, make)
         wakeup.notify(self.here.settings, kind)
-        self.here.wait(
+        self._wait(
             lambda: runs.get(engine, run_id)["finished_at"] is not None, f"a run of {name} to end"
         )
         return runs.get(engine, run_id)
@@ -260,7 +276,7 @@ class Hospital:
 
     def delivered(self) -> None:
         """Wait until no notice is left to be sent."""
-        self.here.wait(
+        self._wait(
             lambda: not self.here.rows("SELECT 1 FROM notices WHERE state = 'waiting'"),
             "notices to be sent",
         )
