@@ -110,12 +110,14 @@ class Films:
         ]
 
     def large(self, kind: str) -> list[tuple[str, bytes]]:
-        """DICOM films of some MiB together: an archive of them has points inside."""
+        """DICOM films of some MiB of text: an archive of them has points inside, amid such text."""
         rng = np.random.default_rng(5)
-        return [
-            self.named(kind, self.dicom(pixels=rng.integers(0, 256, (1500, 1500), np.uint8)), "")
-            for _ in range(4)
-        ]
+        made = []
+        for _ in range(4):
+            text = "".join(self._text("long text") + rng.bytes(20).hex() for _ in range(40))
+            lines = "".join(text + rng.bytes(500).hex() for _ in range(600))
+            made.append(self.named(kind, self.dicom(PatientComments=lines), ""))
+        return made
 
 
 @contextmanager

@@ -35,12 +35,13 @@ def _may(place: str, kinds: str, why: str) -> May:
 #: Whatever is found anywhere else fails the test.
 ALLOWED = (
     _may("column sources.uri", "source", "workers find the source by it"),
+    _may("column sources.fingerprint", "source", "of a folder and a film it is the path"),
     _may("column sources.paths", "film dicom", "of a list that no file holds: what it names"),
     _may("column jobs.spec", "source", "what was asked for"),
     _may("column schedules.spec", "source", "what was asked for"),
     _may("column datasets.root", "source", "where a person gave it"),
     _may("column datasets.manifest", "source film", "which film is of which patient"),
-    _may("column shard_listings.listing", "film dicom hidden", "workers find the member by it"),
+    _may("column shard_listings.listing", "source film dicom hidden", "the film is found by it"),
     _may("column watched.path", "source film dicom", "a file is taken once, and found by it"),
     *(
         _may(f"column {table}.name", "film source", "films that are no DICOM keep their names")

@@ -9,7 +9,7 @@ import json
 import lzma
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -23,8 +23,7 @@ from tests.privacy import films, hospital, places
 from tests.privacy.hospital import Hospital
 from tests.support import servers
 from tests.support.tokens import Tokens, found
-from tests.worker.whole import card as card
-from tests.worker.whole import model_file as model_file
+from tests.worker import samples
 
 WAYS: dict[str, Callable[[str], bytes]] = {
     "UTF-8": str.encode,
@@ -83,9 +82,12 @@ def test_a_token_is_found_in_archives(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def site(database_url: str, valkey: servers.Valkey, tmp_path: Path, model_file: Path) -> Hospital:
-    with hospital.opened(database_url, valkey, tmp_path, model_file, Tokens()) as made:
-        yield made  # type: ignore[misc]
+def site(database_url: str, valkey: servers.Valkey, tmp_path: Path) -> Iterator[Hospital]:
+    """A site at which nothing happens; model 1 is there."""
+    model = tmp_path / "small.onnx"
+    samples.write_model(model, ("NORMAL", "PNEUMONIA"), seed=1, size=32)
+    with hospital.opened(database_url, valkey, tmp_path, model, Tokens()) as made:
+        yield made
 
 
 def test_a_token_is_found_in_every_place(site: Hospital, tmp_path: Path) -> None:
