@@ -28,6 +28,7 @@ from tests.worker import archives, samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
+from worker.scoring import seeking
 from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
 from worker.scoring.planning import Planner
 
@@ -355,7 +356,7 @@ def test_a_compressed_tar_that_is_read_from_its_start_is_marked_as_a_stream(
 def index_of(engine: sa.Engine, job_id: int) -> bytes | None:
     """The seek index of a job's first source."""
     with connecting.reading(engine) as connection:
-        return listings.seek_index(connection, job_id, 0)
+        return seeking.opened(listings.seek_index(connection, job_id, 0), SITE)
 
 
 def test_a_shard_of_a_compressed_tar_fits_into_memory(
