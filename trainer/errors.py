@@ -43,7 +43,15 @@ class FilmRefused(FilmError):
 
 
 class DatasetError(TrainerError, ValueError):
-    """The labelled folder cannot be trained on."""
+    """The labelled folder cannot be trained on.
+
+    The message may name films, for whoever has the folder. `shareable` is the same without anything
+    from inside the folder: it may be kept and sent on.
+    """
+
+    def __init__(self, message: str, *, shareable: str | None = None) -> None:
+        super().__init__(message)
+        self.shareable = message if shareable is None else shareable
 
 
 class TableError(TrainerError, ValueError):

@@ -9,7 +9,7 @@ from typing import Any
 from celery import signals
 from celery.worker import state
 
-from worker import config
+from worker import config, logs
 from worker.app import QUEUES, app
 from worker.service.daemon import Daemon
 
@@ -29,11 +29,19 @@ def stand_back() -> None:
     os.nice(max(0, NICENESS - os.nice(0)))
 
 
+@signals.after_setup_logger.connect
+@signals.after_setup_task_logger.connect
+def log_no_names(logger: logging.Logger, **_: Any) -> None:
+    """What is logged names no film; see `worker.logs`."""
+    logs.without_names(logger)
+
+
 @signals.worker_init.connect
 def start(sender: Any = None, **_: Any) -> None:
     """Before the first wake-up: register in the database and begin the heartbeat."""
     global _daemon
     stand_back()
+    logs.at_the_end()
     queues = [q for q in QUEUES if q in sender.app.amqp.queues.consume_from]
     try:
         _daemon = Daemon(config.load(), queues, _end)

@@ -12,6 +12,8 @@ DatabaseError
 
 from __future__ import annotations
 
+import re
+
 
 class DatabaseError(Exception):
     """Base of everything the database package raises on purpose."""
@@ -49,12 +51,27 @@ class QueryRefused(DatabaseError):
 def unforeseen(what: str, error: BaseException) -> str:
     """One line for a row: what failed by an exception that nobody foresaw.
 
-    Only its first line, which holds no values of a row; the traceback belongs in the log.
+    The traceback belongs in the log.
+    """
+    return f"{what} failed ({nameless(error)}); a worker's log says why"
+
+
+#: What may be a name in a sentence that we did not write: what is quoted, and paths.
+_NAMES = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])[\w.~-]*/\S*""")
+
+
+def nameless(error: BaseException) -> str:
+    """An exception that nobody foresaw, in one line that names no film and no patient.
+
+    Only its first line, which holds no values of a row. What the system says of a file is repeated
+    without the file; of other exceptions what is quoted, or is a path, is left out.
     """
     original = getattr(error, "orig", None) or error
-    first = (str(original).strip().splitlines() or [""])[0][:200]
-    said = type(original).__name__ + (f": {first}" if first else "")
-    return f"{what} failed ({said}); a worker's log says why"
+    if isinstance(original, OSError) and original.strerror:
+        first = f"[Errno {original.errno}] {original.strerror}"
+    else:
+        first = _NAMES.sub("…", (str(original).strip().splitlines() or [""])[0])[:200]
+    return type(original).__name__ + (f": {first}" if first else "")
 
 
 class UnknownLabel(DatabaseError, ValueError):

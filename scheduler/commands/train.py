@@ -152,6 +152,11 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     help="Regular expression whose first group is the patient in a file's name.",
 )
 @click.option(
+    "--hash-names",
+    is_flag=True,
+    help="Keep keyed hashes in place of films' names and patients, as always for DICOM.",
+)
+@click.option(
     "--name", callback=submit.short, help="Name of the model. Default: resnet18-job<number>."
 )
 @click.option(

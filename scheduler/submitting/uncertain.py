@@ -16,11 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.queue import uncertain
-from scheduler import errors
+from scheduler import errors, session
 from trainer import atomic
 from trainer.data import layout, manifest
 from trainer.film import content
 from worker import archive
+from worker.machine import privacy
 from worker.scoring import reread
 from worker.scoring.reread import Reread
 
@@ -77,7 +78,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], fold
     contents: set[str] = set()
     taken = _Taken()
     items = [(row["shard_no"], item_no) for item_no, row in picked.items()]
-    for film in reread.read(engine, job_id, items):
+    for film in reread.read(engine, job_id, items, privacy.load(session.settings())):
         row = picked[film.item_no]
         if film.reason:
             copied.failed.append((film.item_no, film.reason))

@@ -48,7 +48,8 @@ class Dataset:
     #: Sorted by path.
     films: tuple[Film, ...]
     left_out: tuple[LeftOut, ...] = ()
-    #: Sentences that a person should read before trusting the result.
+    #: Sentences that a person should read before trusting the result. They count, and name neither
+    #: films nor folders: they go where the model goes.
     notes: tuple[str, ...] = ()
 
     @property
@@ -81,11 +82,14 @@ class Dataset:
         allowed = max(UNREADABLE_MIN, int(UNREADABLE_SHARE * len(self.films)))
         if len(left_out) > allowed:
             codes = collections.Counter(file.code for file in left_out)
-            raise DatasetError(
+            found = (
                 f"{len(left_out)} of {len(self.films)} films in {self.root} cannot be read "
                 f"({listed(f'{n} × {code}' for code, n in codes.items())}), more than the "
-                f"{allowed} that are left out quietly; the first is {left_out[0].path}: "
-                f"{left_out[0].reason}"
+                f"{allowed} that are left out quietly; "
+            )
+            raise DatasetError(
+                f"{found}the first is {left_out[0].path}: {left_out[0].reason}",
+                shareable=f"{found}`pneumoq dataset check` names them",
             )
         gone = {file.path for file in left_out}
         films = tuple(film for film in self.films if film.path not in gone)
@@ -93,9 +97,11 @@ class Dataset:
         for split in (TRAIN, VAL):
             for name, n in dataclasses.replace(self, films=films).count(split).items():
                 if n == 0:
+                    found = f"no readable film of class {name} is left for {split}; replace the "
                     raise DatasetError(
-                        f"no readable film of class {name} is left for {split}; replace the broken "
-                        f"files, the first of which is {left_out[0].path}: {left_out[0].reason}"
+                        f"{found}broken files, the first of which is {left_out[0].path}: "
+                        f"{left_out[0].reason}",
+                        shareable=f"{found}broken files, which `pneumoq dataset check` names",
                     )
         return dataclasses.replace(self, films=films, left_out=(*self.left_out, *left_out))
 
@@ -144,7 +150,7 @@ def settle(
     if contradictions:
         notes.append(
             f"{len(contradictions)} files are left out because the same content lies in two "
-            f"classes, for example {contradictions[0].path}."
+            "classes."
         )
         gone = {file.path for file in contradictions}
         films = [film for film in films if film.path not in gone]
@@ -264,7 +270,7 @@ def _why_not_enough(
     if counts[fewest] < least_per_class:
         return f"it has {counts[fewest]} films of {labels[fewest]}, fewer than {least_per_class}"
     if shared:
-        return f"{len(shared)} of its patients are in train/ too, for example {min(shared)}"
+        return f"{len(shared)} of its patients are in train/ too"
     if missing := set(range(len(labels))) - {film.label for film in training}:
         return f"no film of {labels[min(missing)]} is left to train on"
     return ""

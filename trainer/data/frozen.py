@@ -7,6 +7,7 @@ patients. A film may be moved; one that was changed or removed is missing, and i
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -18,6 +19,7 @@ from pathlib import Path
 from trainer.data import gathering, patients
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Film, listed
+from trainer.data.names import CLEAR, Names, is_hidden
 from trainer.data.patience import Patience
 from trainer.errors import DatasetError
 
@@ -36,7 +38,7 @@ _COLUMNS = ("path", "sha256", "label", "patient", "slice")
 class Judged:
     """A film that models are judged by."""
 
-    #: Absolute.
+    #: Absolute; a hash of it where names are hidden and it is known by its content alone.
     file: Path
     #: Hexadecimal.
     sha256: str
@@ -45,6 +47,8 @@ class Judged:
     patient: str
     #: The part of the films that it belongs to, where there are such.
     slice: str = ""
+    #: Whether the file is DICOM, or is called so; not known of one that was kept.
+    dicom: bool = False
 
 
 def of_source(
@@ -100,21 +104,25 @@ def choose(
     return _judged(gathered, [film for film in films if film.patient in chosen])
 
 
-def set_apart(gathered: Gathered, films: Sequence[Judged]) -> tuple[Gathered, tuple[str, ...]]:
+def set_apart(
+    gathered: Gathered, films: Sequence[Judged], names: Names = CLEAR
+) -> tuple[Gathered, tuple[str, ...]]:
     """The same films, of which none is trained on that is frozen or of a frozen film's patient.
 
     With sentences about how many; the gathered films have them among their notes. A frozen set
     from another folder is recognised by content, and by the names of patients.
     """
     contents = {film.sha256 for film in films}
-    named = {film.patient for film in films}
+    named = {names.same(film.patient) for film in films}
     joined = patients.joined(gathered.films)
     # By the names that films had before they were joined, too: a frozen film that is gone tonight
     # joins nothing, and its patient's other films are still known by the old name.
     theirs = {
         one.patient
         for film, one in zip(gathered.films, joined, strict=True)
-        if film.sha256 in contents or film.patient in named or one.patient in named
+        if film.sha256 in contents
+        or names.same(film.patient) in named
+        or names.same(one.patient) in named
     }
     apart = [film.patient in theirs for film in joined]
     moved = tuple(
@@ -135,13 +143,20 @@ def set_apart(gathered: Gathered, films: Sequence[Judged]) -> tuple[Gathered, tu
 
 
 def present(
-    films: Sequence[Judged], gathered: Gathered
+    films: Sequence[Judged], gathered: Gathered, source: Path | None = None
 ) -> tuple[tuple[Judged, ...], tuple[Judged, ...]]:
     """Those that are still what they were, where they are now, and those that are missing.
 
-    They are looked for by content among the films gathered now, and then where they were.
+    They are looked for by content among the films gathered now, and then where they were: those
+    whose paths are hidden among the films of the `source` that they were chosen from.
     """
     here = {film.sha256: gathered.root / film.path for film in gathered.films}
+    if source is not None and any(
+        is_hidden(str(film.file)) and film.sha256 not in here for film in films
+    ):
+        with contextlib.suppress(DatasetError):  # then they are missing
+            theirs = gathering.gather([source], check_labels=False)
+            here = {film.sha256: theirs.root / film.path for film in theirs.films} | here
     found: list[Judged] = []
     missing: list[Judged] = []
     patience = Patience()
@@ -163,13 +178,26 @@ def digest(films: Iterable[Judged]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def to_csv(films: Iterable[Judged]) -> str:
-    """One line per film, with a header."""
+def kept(films: Iterable[Judged], names: Names) -> tuple[Judged, ...]:
+    """Films with their patients as they are kept."""
+    films = tuple(films)
+    of_dicom = {film.patient for film in films if film.dicom}
+    return tuple(
+        dataclasses.replace(
+            film, patient=names.patient(film.patient, dicom=film.patient in of_dicom)
+        )
+        for film in films
+    )
+
+
+def to_csv(films: Iterable[Judged], names: Names = CLEAR) -> str:
+    """One line per film, with a header; paths as they are kept."""
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(_COLUMNS)
     for film in films:
-        rows.writerow((str(film.file), film.sha256, film.name, film.patient, film.slice))
+        path = names.path(str(film.file), dicom=film.dicom)
+        rows.writerow((path, film.sha256, film.name, film.patient, film.slice))
     return text.getvalue()
 
 
@@ -207,6 +235,7 @@ def _judged(gathered: Gathered, films: Iterable[Film]) -> tuple[Judged, ...]:
                     name=gathered.labels[film.label],
                     patient=film.patient,
                     slice=gathered.slices.get(film.path, ""),
+                    dicom=film.dicom,
                 ),
             )
     if not found:

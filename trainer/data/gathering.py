@@ -19,6 +19,7 @@ from trainer.data import layout, manifest, patients
 from trainer.data.labelled import Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
 from trainer.errors import DatasetError
+from trainer.film import content
 
 #: Files hashed at a time, and the threads that do it: enough to keep a disk busy.
 BATCH, THREADS = 1024, 4
@@ -109,7 +110,7 @@ def _films(
 ) -> Iterator[Film]:
     """The films of one source, hashed; what cannot be opened goes to `unreadable`."""
     wrong: list[str] = []
-    for entry, sha256, error in _hashed(source.entries):
+    for entry, sha256, dicom, error in _hashed(source.entries):
         path = below(root, entry.file)
         if entry.sha256 and sha256 != entry.sha256:
             wrong.append(f"{entry.file} {f'cannot be opened ({error})' if error else 'changed'}")
@@ -123,26 +124,31 @@ def _films(
                 patient=entry.patient or patient_of(entry.stem),
                 sha256=sha256,
                 split=entry.split,
+                dicom=dicom or path.lower().endswith(content.DICOM_NAMES),
             )
     if wrong:
-        raise DatasetError(
-            f"{len(wrong)} of {len(source.entries)} films are not what {source.path} says they "
-            f"are: {wrong[0]}; bring those files back, or make a new manifest (its paths are "
-            "relative to the folder that it lies in)"
+        found = (
+            f"{len(wrong)} of {len(source.entries)} films are not what {source.path} says they are"
         )
+        advice = (
+            "; bring those files back, or make a new manifest (its paths are relative to the "
+            "folder that it lies in)"
+        )
+        raise DatasetError(f"{found}: {wrong[0]}{advice}", shareable=found + advice)
 
 
-def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
-    """Each entry with its file's SHA-256, or with why it cannot be opened; in order."""
+def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, bool, str]]:
+    """Each entry with its file's SHA-256 and whether it is DICOM, or with why it cannot be opened;
+    in order."""
     patience = Patience()
 
-    def of(entry: Entry) -> tuple[Entry, str, str]:
+    def of(entry: Entry) -> tuple[Entry, str, bool, str]:
         try:
-            return entry, patience.with_(lambda: content_of(entry.file)), ""
+            return entry, *patience.with_(lambda: _read(entry.file)), ""
         except OSError as error:
-            return entry, "", error.strerror or str(error)
+            return entry, "", False, error.strerror or type(error).__name__
         except ValueError:
-            return entry, "", "no file can have such a name"
+            return entry, "", False, "no file can have such a name"
 
     waiting = iter(entries)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
@@ -152,11 +158,18 @@ def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, str]]:
 
 def content_of(file: Path) -> str:
     """A file's SHA-256, hexadecimal; raises OSError."""
+    return _read(file)[0]
+
+
+def _read(file: Path) -> tuple[str, bool]:
+    """A file's SHA-256, hexadecimal, and whether it is DICOM; raises OSError."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
+        head = block = opened.read(1 << 20)
+        while block:
             digest.update(block)
-    return digest.hexdigest()
+            block = opened.read(1 << 20)
+    return digest.hexdigest(), content.kind(head) == "DICOM"
 
 
 def _merged(films: list[Film], new: list[Film], source: Source) -> tuple[list[Film], list[str]]:
@@ -172,7 +185,7 @@ def _merged(films: list[Film], new: list[Film], source: Source) -> tuple[list[Fi
         dataclasses.replace(film, label=takes.get(film.sha256, film.label)) for film in films
     ]
     again = [film for film in new if film.sha256 in here]
-    note = f"{len(again)} films of {source.path} are there already"
+    note = f"{len(again)} films of a later source are there already"
     note += f"; {n} get the label that it gives them." if n else ", with the same label."
     return [*relabelled, *(f for f in new if f.sha256 not in here)], [note] if again else []
 
@@ -194,13 +207,15 @@ def _corrected(
             found = {by_path[p].sha256 for r in roots if (p := below(root, r / path)) in by_path}
             if len(found) > 1:
                 raise DatasetError(
-                    f"{where}: {path} is a film in several folders; give its absolute path"
+                    f"{where}: {path} is a film in several folders; give its absolute path",
+                    shareable=f"{where}: the film is in several folders; give its absolute path",
                 )
             sha256 = found.pop() if found else ""
         if sha256 not in contents:
+            of = f"is no film of {', '.join(str(s.path) for s in sources)}"
             raise DatasetError(
-                f"{where}: {path or sha256} is no film of {', '.join(str(s.path) for s in sources)}"
-                "; correct the line or remove it"
+                f"{where}: {path or sha256} {of}; correct the line or remove it",
+                shareable=f"{where}: it {of}; correct the line or remove it",
             )
         label = labels.index(name)
         if takes.setdefault(sha256, (label, line))[0] != label:
@@ -212,7 +227,7 @@ def _corrected(
         dataclasses.replace(film, label=takes.get(film.sha256, (film.label, 0))[0])
         for film in films
     ]
-    return changed, [f"{corrections.name} gives {n} films another label."]
+    return changed, [f"The corrections give {n} films another label."]
 
 
 def _names(sources: Sequence[Source], root: Path) -> list[str]:

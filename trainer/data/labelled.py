@@ -27,6 +27,8 @@ class Film:
     sha256: str
     #: `train`, `val` or `test`.
     split: str
+    #: Whether the file is DICOM, or is called so.
+    dicom: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

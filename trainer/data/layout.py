@@ -49,8 +49,9 @@ def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) ->
         for name in labels
         for file in _files(folder / name)
     ]
-    notes = [f"{root / name} is skipped: its name begins with {APART}." for name in apart]
-    return Source(root=root, path=root, labels=labels, entries=tuple(entries), notes=tuple(notes))
+    skipped = f"{len(apart)} folders are skipped: their names begin with {APART}."
+    notes = (skipped,) if apart else ()
+    return Source(root=root, path=root, labels=labels, entries=tuple(entries), notes=notes)
 
 
 def disagreements(root: Path, labels: Sequence[str]) -> Iterator[str]:
@@ -81,17 +82,22 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if not splits:
         inner = [n for n in names if any(c.lower() in _SPLIT_FOLDERS for c in _folders(root / n))]
         if inner:
-            raise DatasetError(f"{root} holds no classes; did you mean {root / inner[0]}?")
+            raise DatasetError(
+                f"{root} holds no classes; did you mean {root / inner[0]}?",
+                shareable=f"{root} holds no classes; did you mean a folder in it?",
+            )
         return {TRAIN: root}
     if TRAIN not in splits:
         raise DatasetError(
-            f"{root} has {listed(names)} but no train/; add one, or remove the level"
+            f"{root} has {listed(names)} but no train/; add one, or remove the level",
+            shareable=f"{root} has no train/; add one, or remove the level",
         )
     others = [n for n in names if n.lower() not in _SPLIT_FOLDERS]
     if others:
+        advice = "move the classes into train/, or remove the folders that do not belong"
         raise DatasetError(
-            f"{root} has both train/ and {listed(others)}; move the classes into train/, "
-            "or remove the folders that do not belong"
+            f"{root} has both train/ and {listed(others)}; {advice}",
+            shareable=f"{root} has both train/ and {len(others)} other folders; {advice}",
         )
     return {split: splits[split] for split in (TRAIN, VAL, TEST) if split in splits}
 
@@ -104,9 +110,10 @@ def _labels(splits: dict[str, Path], known: Sequence[str]) -> tuple[str, ...]:
         if unknown:
             whose = "the first folder" if known else f"{TRAIN}/"
             place = f"{split}/" if len(splits) > 1 else "it"
+            advice = f"give {place} the classes {listed(known or labels)}"
             raise DatasetError(
-                f"{folder} has {listed(unknown)}, which {whose} lacks; "
-                f"give {place} the classes {listed(known or labels)}"
+                f"{folder} has {listed(unknown)}, which {whose} lacks; {advice}",
+                shareable=f"{folder} has {len(unknown)} folders that {whose} lacks; {advice}",
             )
     found = f"only the class {labels[0]}" if labels else "no class folders"
     if known and not labels:
@@ -137,7 +144,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _refuse(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):  # a split may lack a class
-        raise DatasetError(f"{error.filename} cannot be listed: {error.strerror}") from error
+        raise DatasetError(
+            f"{error.filename} cannot be listed: {error.strerror}",
+            shareable=f"a folder of films cannot be listed: {error.strerror}",
+        ) from error
 
 
 def is_clutter(name: str) -> bool:

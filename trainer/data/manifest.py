@@ -69,7 +69,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     if not known and len(labels) < 2:
         raise DatasetError(f"{path} has only the class {labels[0]}; two or more are needed")
     _check_once(path, entries)
-    notes = (f"{blank} lines of {path.name} have no label and are skipped.",) if blank else ()
+    notes = (f"{blank} lines of a manifest have no label and are skipped.",) if blank else ()
     return Source(
         root=path.parent,
         path=path,
@@ -155,5 +155,8 @@ def _check_once(path: Path, entries: Iterable[Entry]) -> None:
     seen: set[Path] = set()
     for entry in entries:
         if entry.file in seen:
-            raise DatasetError(f"{path} names {entry.file} twice; remove one of the lines")
+            raise DatasetError(
+                f"{path} names {entry.file} twice; remove one of the lines",
+                shareable=f"{path} names a film twice; remove one of the lines",
+            )
         seen.add(entry.file)

@@ -36,9 +36,9 @@ class Change:
 class Unfit:
     """Why films are not trained on tonight."""
 
-    #: For a person, with examples.
+    #: For a person, with what to do. It names classes, and no film.
     text: str
-    #: The same without anything from the folder: no path, no name.
+    #: The same without anything from the folder.
     shareable: str
 
 
@@ -77,7 +77,11 @@ def unfit(
     there have another class, and `max_unreadable` of all, or `UNREADABLE_MIN` - 1, be unreadable.
     """
     found = [
-        Unfit(text=finding.text, shareable=f"the films did not pass the check ({finding.code})")
+        Unfit(
+            text=f"the films did not pass the check ({finding.code}): `pneumoq dataset check` says "
+            "more",
+            shareable=f"the films did not pass the check ({finding.code})",
+        )
         for finding in (checkup.findings if checkup else ())
         if finding.level == "bad"
     ]
@@ -95,7 +99,7 @@ def _unreadable(data: Dataset | Gathered, checkup: Checkup | None, most: float) 
     n = len(broken | {film.path for film in data.films} | {file.path for file in left_out})
     if len(broken) >= UNREADABLE_MIN and _above(len(broken), most, n):
         fact = f"{len(broken):,} of {n:,} films cannot be read, where {most:.0%} may"
-        text = f"{fact}; the first is {min(broken)}. Bring them back, or remove them"
+        text = f"{fact}; `pneumoq dataset check` names them. Bring them back, or remove them"
         yield Unfit(text=text, shareable=fact)
 
 

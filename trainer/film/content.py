@@ -88,6 +88,10 @@ _PROOF = 4
 _TELLING = frozenset({(0x0008, 0x0016), (0x0008, 0x0060)})
 
 
+#: Endings of the names of DICOM files, whatever is in them.
+DICOM_NAMES = (".dcm", ".dicom", ".dic")
+
+
 def kind(data: bytes) -> str:
     """`JPEG`, `PNG`, `DICOM`, `TIFF`, `BMP`, `GIF` or `WEBP`; empty for anything else."""
     if data[:3] == b"\xff\xd8\xff":

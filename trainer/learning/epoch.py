@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trainer.data.labelled import LeftOut
+
 #: A validation loss by this share above its lowest in each of the last RISEN_EPOCHS is no chance.
 RISE = 0.05
 RISEN_EPOCHS = 2
@@ -36,6 +38,13 @@ class Saved:
     epoch: int
     #: Steps of that epoch done.
     step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Without:
+    """The run does without these files."""
+
+    files: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from trainer.judging import metrics
 from trainer.learning import averaging, warm
 from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
-from trainer.learning.epoch import Epoch, Progress, Saved
+from trainer.learning.epoch import Epoch, Progress, Saved, Without
 from trainer.learning.options import INCIDENTAL, Options
 from trainer.learning.state import (
     BEST,
@@ -46,8 +46,8 @@ from trainer.network import feed as feeds
 from trainer.network.feed import Feed
 
 __all__ = [
-    "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "predict",
-    "train",
+    "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "Without",
+    "predict", "train",
 ]  # fmt: skip
 
 #: Seconds between two Progress reports.
@@ -84,7 +84,7 @@ class Trained:
     precision: str
 
 
-Report = Callable[[Epoch | Progress | Saved | str], None]
+Report = Callable[[Epoch | Progress | Saved | Without | str], None]
 
 
 def train(
@@ -100,9 +100,10 @@ def train(
 
     `device` is where; None: the GPU if there is one.
 
-    `report` gets sentences, a Progress about every second, a Saved per checkpoint and an Epoch per
-    epoch; `stop` is asked at each step. Raises Stopped when it is true, with a checkpoint written,
-    TrainingFailed, CheckpointError, and what reading films and weights raises.
+    `report` gets sentences, a Without where films are left out, a Progress about every second, a
+    Saved per checkpoint and an Epoch per epoch; `stop` is asked at each step. Raises Stopped when
+    it is true, with a checkpoint written, TrainingFailed, CheckpointError, and what reading films
+    and weights raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data, films = pixel_cache.decode(
@@ -117,8 +118,8 @@ def train(
     keep_left_out(folder, data)
     for note in data.notes:
         report(note)
-    for file in data.left_out:
-        report(f"left out: {file.path} ({file.code}: {file.reason})")
+    if data.left_out:
+        report(Without(files=data.left_out))
 
     device = devices.pick() if device is None else device
     precision = devices.precision(options.precision, device)

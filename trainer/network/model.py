@@ -197,7 +197,9 @@ def build(labels: int, init: str | Path, seed: int = 0) -> tuple[ResNet18, Init]
     except CheckpointError as error:
         raise WeightsError(f"initial weights: {error}") from error
     _adopt(net, weights, name)
-    return net, Init(name=name, sha256=digest)
+    # The start of the hash stands for a file, whose name may be anything.
+    shown = name if init == IMAGENET else f"weights {digest[:12]}"
+    return net, Init(name=shown, sha256=digest)
 
 
 def _imagenet() -> Path:

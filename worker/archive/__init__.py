@@ -25,6 +25,7 @@ from worker.archive.names import display, place
 from worker.archive.opening import open_reader, open_source, open_spool
 from worker.archive.source import BY_NAME, MAX_BYTES, WALKED, WINDOWED, Kind, Reader, Source
 from worker.archive.spool import MAX_WINDOW, Spool, spans
+from worker.archive.stream import without_windows
 from worker.archive.tar import ExtentReader
 
 __all__ = [
@@ -57,4 +58,5 @@ __all__ = [
     "place",
     "spans",
     "unpack",
+    "without_windows",
 ]

@@ -246,6 +246,21 @@ def pack_points(fd: int, points: Sequence[Point]) -> bytes:
     return zlib.compress(head.encode("ascii") + b"\n" + windows, 1)
 
 
+def without_windows(index: bytes) -> bytes | None:
+    """The same index less what it holds of the archive's content; None where it holds none.
+
+    With it the stream is read from the nearest place that needs nothing of what is before it.
+    """
+    head, _, windows = zlib.decompress(index).partition(b"\n")
+    if not windows:
+        return None
+    version, size, table = json.loads(head)
+    plain = json.dumps(
+        [version, size, [row for row in table if row[3] == 0]], separators=(",", ":")
+    )
+    return zlib.compress(plain.encode("ascii") + b"\n", 1)
+
+
 def unpack_points(fd: int, uri: str, index: bytes) -> list[Point]:
     """The points that `pack_points` was given; raises ArchiveError where the file is another."""
     try:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import hmac
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,9 @@ What = Literal["patient", "study", "accession", "name"]
 
 #: Bytes of a hash: 128 bits, as 32 hexadecimal digits.
 HASH_BYTES = 16
+
+#: Bytes by which one seal differs from another of the same.
+_NONCE_BYTES = 16
 
 #: Fewer characters than this can be guessed.
 SHORTEST_KEY = 16
@@ -44,6 +48,35 @@ class Privacy:
             key=self._key,
             person=what.encode(),
         ).hexdigest()
+
+    def seal(self, data: bytes) -> bytes:
+        """Bytes that only this site can read again, by `unseal`."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        hidden = self._with_stream(nonce, data)
+        return nonce + self._proof(nonce + hidden) + hidden
+
+    def unseal(self, sealed: bytes) -> bytes | None:
+        """What `seal` was given; None where it was by another site, or is damaged."""
+        nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        proof, hidden = rest[:HASH_BYTES], rest[HASH_BYTES:]
+        if not hmac.compare_digest(proof, self._proof(nonce + hidden)):
+            return None
+        return self._with_stream(nonce, hidden)
+
+    def _with_stream(self, nonce: bytes, data: bytes) -> bytes:
+        """Bytes xor those that the key and the nonce give: the same again takes it back."""
+        stream = hashlib.shake_256(b"seal" + self._key + nonce).digest(len(data))
+        mixed = int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")
+        return mixed.to_bytes(len(data), "big")
+
+    def _proof(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=HASH_BYTES, key=self._key, person=b"seal").digest()
+
+    def key_of_manifests(self) -> bytes:
+        """The key under which training hashes names: from it the site's own cannot be found."""
+        return hashlib.blake2b(
+            b"", digest_size=_KEY_BYTES, key=self._key, person=b"manifests"
+        ).digest()
 
 
 def load(settings: Settings) -> Privacy:
@@ -96,14 +129,40 @@ def _make(path: Path) -> None:
         temporary.unlink()
 
 
-def keep_names(home: Path, job_id: int, rows: Iterable[tuple[int, str, str]]) -> None:
+def keep_names(home: Path, job_id: int, rows: Iterable[tuple[int | str, str, str]]) -> None:
     """Append (item_no, name in the database, name in the archive) to the job's map in the home.
 
     The map stays on the machine that read the films. A shard that was scored twice is in it twice.
     """
+    _write(_folder(home) / f"job-{job_id}.csv", rows, os.O_APPEND)
+
+
+def of_manifest(made: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Rows for `keep_names` of what the hashes in a manifest stand for, which have no item_no."""
+    return (("", hashed, name) for hashed, name in made.items())
+
+
+def keep_left_out(home: Path, job_id: int, rows: Iterable[tuple[str, str, str]]) -> Path:
+    """Keep (path, code, reason) of the files that a training does without; returns where."""
+    path = _folder(home) / f"job-{job_id}.left-out.csv"
+    _write(path, rows, os.O_TRUNC)
+    return path
+
+
+def keep_untaken(home: Path, schedule_id: int, rows: Iterable[tuple[str, str]]) -> Path:
+    """Keep (path, reason) of files that a schedule's latest look did not take; returns where."""
+    path = _folder(home) / f"schedule-{schedule_id}.csv"
+    _write(path, rows, os.O_TRUNC)
+    return path
+
+
+def _folder(home: Path) -> Path:
     folder = home / "names"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"job-{job_id}.csv"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return folder
+
+
+def _write(path: Path, rows: Iterable[tuple[object, ...]], how: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | how | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows(rows)

@@ -31,9 +31,11 @@ def files(folder: Path) -> Iterator[Seen]:
     def cannot(error: OSError) -> None:
         if isinstance(error, FileNotFoundError) and error.filename != str(folder):
             return  # a folder below, which is gone since it was listed
+        # What a folder or a file below is called is not for a sentence.
+        where = folder if error.filename in (None, str(folder)) else f"something in {folder}"
         raise Unreadable(
-            f"{error.filename or folder} cannot be looked through ({error.strerror}); mount it, or "
-            "let the workers' user read it"
+            f"{where} cannot be looked through ({error.strerror}); mount it, or let the workers' "
+            "user read it"
         )
 
     refused: OSError | None = None

@@ -8,7 +8,8 @@ again, is not scored twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ from worker.archive.folder import is_empty
 from worker.archive.names import display
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused, SourceTrouble
+from worker.machine import privacy
 from worker.schedules import fleet, inbox
 
 log = logging.getLogger(__name__)
+
+#: Why a file is not taken whose path neither a database nor a list can hold.
+ODD = "names, or folders' names, that are no UTF-8 or have line breaks"
 
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
@@ -56,7 +61,8 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
             reason, away = _outcome(settings, engine, who, due)
             if reason is None:
                 continue
-            log.warning("schedule %s: %s", due["name"], reason)
+            # Why may be a folder's path, which is in the run's reason.
+            log.warning("schedule %s: its folders were not looked through", due["name"])
             if away and _others(engine, due, who):
                 database.write(engine, lambda c, d=due: watched.leave(c, d["id"], who))  # type: ignore[misc]
                 continue
@@ -140,9 +146,13 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     unchanged = [file for file in new if at - file.since >= settled]
     ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there))
     ready, broken, later = _without_broken(ready)
-    problems = [*_odd(odd), *unread, *broken.values(), *later]
-    for line in problems:
-        log.warning("schedule %s: %s", due["name"], line)
+    problems = _counted(odd=dict.fromkeys(odd, ODD), unread=unread, broken=broken, later=later)
+    if problems:
+        kept = _keep(
+            settings, schedule_id, {**dict.fromkeys(odd, ODD), **unread, **broken, **later}
+        )
+        problems.append(kept)
+        log.warning("schedule %s: %s", due["name"], "; ".join(problems))
     if broken:
         database.write(
             engine, lambda c: watched.failed_again(c, run_id, who, schedule_id, list(broken))
@@ -196,13 +206,26 @@ def _skip_run(
     runs.finish(connection, run_id, "skipped", reason, hook_text=None)
 
 
-def _odd(paths: Sequence[str]) -> Iterator[str]:
-    """Which files have paths that cannot be kept, in words, if there are any."""
-    if paths:
-        yield (
-            f"{len(paths)} not taken whose names, or folders' names, are no UTF-8 or have line "
-            f"breaks, such as {display(min(paths))}; rename them"
-        )
+def _counted(**found: Mapping[str, str]) -> list[str]:
+    """How many files were not taken, by why; a file's name is not for a sentence."""
+    said = {
+        "odd": f"{ODD}; rename them",
+        "unread": "cannot be read; let the workers' user read them",
+        "broken": "cannot be listed to their end; copy them again",
+        "later": "cannot be opened now",
+    }
+    return [f"{len(files)} not taken: {said[why]}" for why, files in found.items() if files]
+
+
+def _keep(settings: Settings, schedule_id: int, why: Mapping[str, str]) -> str:
+    """Keep here which files were not taken, and say where that is."""
+    rows = [(display(path), reason) for path, reason in sorted(why.items())]
+    try:
+        path = privacy.keep_untaken(settings.home, schedule_id, rows)
+    except OSError as error:
+        return f"which they are cannot be kept in PNEUMOQ_HOME ({error.strerror}); make room there"
+    where = path.relative_to(settings.home)
+    return f"PNEUMOQ_HOME/{where} on {socket.gethostname()} names them"
 
 
 def _read(
@@ -212,23 +235,21 @@ def _read(
     schedule_id: int,
     unchanged: list[Waiting],
     there: Sequence[str],
-) -> tuple[list[Waiting], list[str]]:
+) -> tuple[list[Waiting], dict[str, str]]:
     """Of unchanged files, those whose content was not taken before, each content once.
 
-    Also which files cannot be read, in words. Raises Unreadable where none can, nor any other of
+    Also which files cannot be read, and why. Raises Unreadable where none can, nor any other of
     those that are `there`.
     """
     known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
     fresh: list[Waiting] = []
-    unread: list[str] = []
-    tried: set[str] = set()
+    unread: dict[str, str] = {}
     for file in unchanged:
         try:
             content = file.content or inbox.content(file)
         except OSError as error:
-            unread.append(f"{file.path} cannot be read ({error.strerror})")
-            tried.add(file.path)
+            unread[file.path] = f"cannot be read ({error.strerror})"
             continue
         if content is None:
             continue  # it changed after all: the next run's
@@ -245,22 +266,21 @@ def _read(
             chosen.add(content)
             fresh.append(file)
     if unread and len(unread) == len(unchanged):
-        others = [path for path in there if path not in tried][: inbox.WITNESSES]
+        others = [path for path in there if path not in unread][: inbox.WITNESSES]
         if not any(map(inbox.can_be_read, others)):
-            raise inbox.Unreadable(f"{unread[0]}, nor any other file; see to its disk or share")
-    if len(unread) > 1:
-        unread = [f"{unread[0]}, and {len(unread) - 1} more; let the workers' user read them"]
+            first = next(iter(unread.values()))
+            raise inbox.Unreadable(f"a file {first}, nor any other; see to its disk or share")
     return fresh, unread
 
 
 def _without_broken(
     ready: list[Waiting],
-) -> tuple[list[Waiting], dict[str, str], list[str]]:
+) -> tuple[list[Waiting], dict[str, str], dict[str, str]]:
     """Without archives that cannot be listed to their end, of those whose job failed; why not, by
-    path. And without what the system does not let be opened now, in words, which is no attempt.
+    path. And without what the system does not let be opened now, and why, which is no attempt.
 
     So a damaged archive costs what came with it one job, and not the next ones too. Raises
-    SourceTrouble where nothing can be opened.
+    Unreadable where nothing can be opened.
     """
     broken: dict[str, str] = {}
     later: dict[str, SourceTrouble] = {}
@@ -277,9 +297,11 @@ def _without_broken(
             if file.attempts and error.code != "unsupported":
                 broken[file.path] = str(error)
     if later and len(later) == len(ready):
-        raise next(iter(later.values()))
+        raise inbox.Unreadable(
+            f"none of {len(ready)} new files can be opened; see to their disk or share"
+        )
     kept = [file for file in ready if file.path not in broken and file.path not in later]
-    return kept, broken, [str(error) for error in later.values()]
+    return kept, broken, {path: str(error) for path, error in later.items()}
 
 
 def _sources(folders: list[Path], ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -183,7 +183,8 @@ def hand_back(
     database: sa.Engine, heartbeat: Heartbeat, shard: Shard, reason: str, *, in_good_order: bool
 ) -> None:
     """Let another worker have the shard, as `Commits.hand_back`, in this thread."""
-    log.info("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
+    # Why may be a source's path; it is in shards.last_error.
+    log.info("job %d: shard %d handed back", shard.job_id, shard.shard_no)
     connecting.write(
         database, lambda c: leases.hand_back_shard(c, shard, reason, in_good_order=in_good_order)
     )
@@ -192,7 +193,8 @@ def hand_back(
 
 def source_away(database: sa.Engine, heartbeat: Heartbeat, shard: Shard, reason: str) -> None:
     """Let another worker have the shard, as `Commits.source_away`, in this thread."""
-    log.warning("job %d: shard %d handed back: %s", shard.job_id, shard.shard_no, reason)
+    log.warning("job %d: shard %d handed back, as source %d cannot be read here (its events say "
+                "why)", shard.job_id, shard.shard_no, shard.source_no)  # fmt: skip
 
     def write(connection: sa.Connection) -> None:
         leases.hand_back_shard(connection, shard, reason, in_good_order=True)

@@ -17,6 +17,8 @@ from trainer.film import content
 from worker import archive
 from worker.archive import trouble
 from worker.errors import ArchiveError, SourceTrouble
+from worker.machine.privacy import Privacy
+from worker.scoring import seeking
 from worker.scoring.away import Away
 from worker.scoring.cutting import ShardWriter, cut
 from worker.scoring.resuming import Resumed
@@ -34,10 +36,12 @@ class Lister:
         check: Callable[[], object],
         written: Callable[[int], object],
         away: Away,
+        site: Privacy,
     ) -> None:
         """`check` is called again and again; what it raises ends the listing.
 
-        `written` is called with how many shards were written that may be scored now.
+        `written` is called with how many shards were written that may be scored now. `site` seals
+        what an index holds of an archive's content.
         """
         self._database = database
         self._claimed = claimed
@@ -45,6 +49,7 @@ class Lister:
         self._check = check
         self._written = written
         self._away = away
+        self._site = site
 
     def run(self) -> None:
         """Go through the sources, from where an earlier planner was; then the job is planned.
@@ -177,8 +182,8 @@ class Lister:
                 ),
             )
             if copied.complete:
-                log.info("job %d: %s is answered from job %d", self._lease.job_id, row["uri"],
-                         origin[0])  # fmt: skip
+                log.info("job %d: source %d is answered from job %d", self._lease.job_id,
+                         row["source_no"], origin[0])  # fmt: skip
             elif copied.shards:
                 self._written(1)  # shards that had errors are to be scored again
                 continue
@@ -221,7 +226,7 @@ class Lister:
         for shard in cut(members, items, source.part if compressed else None):
             self._check()
             writer.add(shard)
-        index = source.index()
+        index = seeking.sealed(source.index(), self._site)
         if index is not None or source.streams:
             connecting.write(
                 self._database,

@@ -22,6 +22,7 @@ from db.work.claims import Claimed
 from worker.config import Settings
 from worker.engine import EngineChoice, choose, kinds
 from worker.errors import GpuLost
+from worker.machine import privacy
 from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.away import Away
@@ -79,6 +80,7 @@ class Scorer:
         )
         wake = self._pipeline.wake
         self._away = Away()
+        self._privacy = privacy.load(settings)
         common = settings, database, worker_id, heartbeat, wake
         self._claims = Claims(*common, self._kinds, self._away)
         self._commits = Commits(*common, self._away)
@@ -209,6 +211,7 @@ class Scorer:
                 self._stop,
                 self._notify,
                 self._pipeline.wake,
+                self._privacy,
                 self._away,
             )
         elif claimed is not None:

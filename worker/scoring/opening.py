@@ -18,6 +18,7 @@ from worker.archive import Kind, trouble
 from worker.decoding.pool import Place
 from worker.errors import EngineError, SourceTrouble
 from worker.machine.privacy import Privacy
+from worker.scoring import seeking
 from worker.scoring.batches import MAX_SIDE
 from worker.scoring.engine_thread import Model
 from worker.scoring.shard import ShardRun
@@ -96,7 +97,7 @@ class Opener:
         if self._spool is None or self._spool[0] != key:
             self.close()
             with connecting.reading(self._database) as connection:
-                index = listings.seek_index(connection, *key)
+                index = seeking.opened(listings.seek_index(connection, *key), self._privacy)
             self._spool = (key, archive.open_spool(place.kind, place.uri, index))
         return self._spool[1]
 

@@ -15,6 +15,7 @@ from db.work import endings
 from db.work.claims import Claimed
 from worker.errors import ArchiveError, SourceTrouble
 from worker.machine.heartbeat import Heartbeat
+from worker.machine.privacy import Privacy
 from worker.scoring.away import Away
 from worker.scoring.listing import Lister
 
@@ -36,6 +37,7 @@ class Planner:
         stop: threading.Event,
         notify: Callable[[int], object],
         wake: Callable[[], None],
+        site: Privacy,
         away: Away | None = None,
     ) -> None:
         """`notify` wakes as many workers as there are new shards, and `wake` this one's loop."""
@@ -46,7 +48,7 @@ class Planner:
         self._notify = notify
         self._wake = wake
         self._away = Away() if away is None else away
-        self._lister = Lister(database, claimed, self._check, self._written, self._away)
+        self._lister = Lister(database, claimed, self._check, self._written, self._away, site)
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._thread.start()
 
@@ -70,12 +72,14 @@ class Planner:
                 )
             )
         except SourceTrouble as error:
-            log.warning("job %d cannot be planned here: %s", job_id, error)
+            log.warning(
+                "job %d cannot be planned here: %s (its events say more)", job_id, error.code
+            )
             reason = str(error)
             self._away.leave(job_id)
             self._write(lambda c: leases.hand_back(c, self._lease, reason, in_good_order=True))
         except ArchiveError as error:
-            log.info("job %d cannot be planned: %s", job_id, error)
+            log.info("job %d cannot be planned: %s (its events say more)", job_id, error.code)
             reason = str(error)
             self._write(lambda c: endings.fail(c, self._lease, reason))
         except LeaseLost as error:

@@ -13,6 +13,8 @@ from db.queue.listings import Listing
 from worker import archive
 from worker.archive import Member, Reader
 from worker.errors import ArchiveError, MemberError
+from worker.machine.privacy import Privacy
+from worker.scoring import seeking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,12 @@ class Reread:
     reason: str = ""
 
 
-def read(engine: sa.Engine, job_id: int, items: Iterable[tuple[int, int]]) -> Iterator[Reread]:
+def read(
+    engine: sa.Engine, job_id: int, items: Iterable[tuple[int, int]], site: Privacy | None = None
+) -> Iterator[Reread]:
     """Items of a job, given as (shard_no, item_no), one at a time in that order's sorting.
+
+    `site` opens what the site sealed, without which a `.tar.gz` is read from its beginning.
 
     Raises ArchiveError where a source is gone, was changed, or is not known any more.
     """
@@ -43,7 +49,7 @@ def read(engine: sa.Engine, job_id: int, items: Iterable[tuple[int, int]]) -> It
             if source is None or source.number != listing.source_no:
                 if source is not None:
                     source.close()
-                source = _Source(engine, job_id, sources[listing.source_no])
+                source = _Source(engine, job_id, sources[listing.source_no], site)
             members = archive.unpack(listing.listing)
             for item_no in numbers:
                 yield source.read(item_no, members[item_no - listing.first_item])
@@ -67,7 +73,9 @@ def _listing(engine: sa.Engine, job_id: int, shard_no: int) -> Listing:
 class _Source:
     """A folder or archive as it was when it was listed."""
 
-    def __init__(self, engine: sa.Engine, job_id: int, row: sa.RowMapping) -> None:
+    def __init__(
+        self, engine: sa.Engine, job_id: int, row: sa.RowMapping, site: Privacy | None
+    ) -> None:
         self.number = int(row["source_no"])
         uri, kind = row["uri"], row["kind"]
         self._spool: archive.Spool | None = None
@@ -81,7 +89,7 @@ class _Source:
                     )
         if kind in archive.WINDOWED:
             with database.reading(engine) as connection:
-                index = listings.seek_index(connection, job_id, self.number)
+                index = seeking.opened(listings.seek_index(connection, job_id, self.number), site)
             self._spool = archive.open_spool(kind, uri, index)
         else:
             self._reader = archive.open_reader(kind, uri)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from db.queue.leases import TRIES, Shard
 from db.queue.results import Cam, Identity, NotPredicted, Outcome, Prediction
 from db.queue.reuse import Known
+from trainer.film import content
 from worker import archive
 from worker.archive.trouble import Whose
 from worker.decoding.pool import Decoded
@@ -21,9 +22,6 @@ from worker.decoding.supervisor import TIMEOUT
 from worker.engine import NOT_FINITE, Outputs
 from worker.machine.privacy import Privacy
 from worker.scoring.pipeline import Run
-
-#: Names that end so are those of DICOM files, which may name a patient, whatever is in them.
-DICOM_NAMES = (".dcm", ".dicom", ".dic")
 
 _HASHED = re.compile("#[0-9a-f]{32}")
 
@@ -248,7 +246,7 @@ def is_hidden(name: str, *, hide: bool) -> bool:
 
     What is a hash already stays as it is.
     """
-    return not _HASHED.fullmatch(name) and (hide or name.lower().endswith(DICOM_NAMES))
+    return not _HASHED.fullmatch(name) and (hide or name.lower().endswith(content.DICOM_NAMES))
 
 
 def _quantised(cam: NDArray[np.float32]) -> Cam:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +24,8 @@ from db.work import endings
 from db.work.claims import Claimed
 from worker.config import Settings
 from worker.engine import store
-from worker.errors import EngineError
+from worker.errors import ConfigError, EngineError
+from worker.machine import privacy
 from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.training import checkpoints, night
@@ -78,7 +82,7 @@ class Attempt:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             order = self._order()
-        except EngineError as error:
+        except (ConfigError, EngineError) as error:
             if isinstance(error.__cause__, DBAPIError):
                 raise error.__cause__ from error  # the database is away: not the model's fault
             self._fail(f"the training cannot begin: {error}")
@@ -110,6 +114,7 @@ class Attempt:
             "resume_from": str(earlier or ""),
             "threads": self._settings.train_threads,
             "engine_batch": self._settings.batch,
+            "names_key": privacy.load(self._settings).key_of_manifests().hex(),
         }
 
     def _watch(self, process: TrainingProcess) -> None:
@@ -142,6 +147,7 @@ class Attempt:
     def _record(self, event: str, payload: dict[str, Any]) -> None:
         """Turn one report into rows, or keep it as the result."""
         lease = self._lease
+        self._keep_names(payload.pop("names", {}))
         if event == "epoch":
             parts = {part: payload[f"{part}_metrics"] for part in ("train", "val")}
             figures = {f"{part}_{k}": v for part in parts for k, v in parts[part].items()}
@@ -154,12 +160,47 @@ class Attempt:
             self._write(lambda c: training.record_progress(c, lease, payload))
         elif event == "dataset":
             self._dataset_id = self._write(lambda c: training.record_dataset(c, lease, **payload))
+        elif event == "without":
+            self._keep_left_out(payload["files"])
         elif event == "note":
-            text = str(payload["text"])
-            log.info("job %d: %s", lease.job_id, text)
-            self._write(lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text))
+            self._note(str(payload["text"]))
         elif self._night is None or not self._night.record(event, payload):
             self._result = {"event": event, **payload}
+
+    def _note(self, text: str) -> None:
+        lease = self._lease
+        log.info("job %d: %s", lease.job_id, text)
+        self._write(lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text))
+
+    def _keep_left_out(self, files: Sequence[Mapping[str, str]]) -> None:
+        """Keep here which files the training does without, and note how many in the history."""
+        codes = Counter(file["code"] for file in files)
+        counted = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
+        rows = [(file["path"], file["code"], file["reason"]) for file in files]
+        with self._on_site():
+            path = privacy.keep_left_out(self._settings.home, self._lease.job_id, rows)
+            where = (
+                f"PNEUMOQ_HOME/{path.relative_to(self._settings.home)} on {socket.gethostname()}"
+            )
+            self._note(f"{len(files)} files are left out ({counted}); {where} names them")
+
+    def _keep_names(self, made: Mapping[str, str]) -> None:
+        if made:
+            with self._on_site():
+                privacy.keep_names(
+                    self._settings.home, self._lease.job_id, privacy.of_manifest(made)
+                )
+
+    @contextlib.contextmanager
+    def _on_site(self) -> Iterator[None]:
+        """Something is kept in the home, without which the job goes on."""
+        try:
+            yield
+        except OSError as error:
+            log.warning(
+                "job %d: names of films cannot be kept in PNEUMOQ_HOME (%s); make room there",
+                self._lease.job_id, error.strerror,
+            )  # fmt: skip
 
     def _conclude(self, process: TrainingProcess) -> None:
         """Write what the attempt came to, by the process's result."""

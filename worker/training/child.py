@@ -2,8 +2,9 @@
 
 Started as `python -m worker.training.child` by worker.training.process. One line of JSON on
 standard input says what to do; when standard input closes, it stops. Every report is one line of
-JSON on the inherited descriptor: `dataset`, `note`, `progress`, `saved`, `epoch`, and finally
-`done`, `failed` or `stopped`.
+JSON on the inherited descriptor: `dataset`, `note`, `without`, `progress`, `saved`, `epoch`, and
+finally `done`, `failed` or `stopped`. What it reports names no film, save `without` and the `names`
+of a dataset, which stay on this machine.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ import torch
 
 from trainer import atomic, errors
 from trainer.data import dataset, gathering
+from trainer.data.names import Names
 from trainer.judging import parity
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
+from worker import logs
 from worker.engine import gate, open_engine
 from worker.engine.base import identity
 from worker.errors import WorkerError
@@ -61,6 +64,7 @@ def main() -> None:
     """Do the work that standard input names."""
     parent_pid, report_fd = map(int, sys.argv[1:])
     die_with_parent(parent_pid)
+    logs.at_the_end()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # the parent's to handle: it closes standard input
     work = json.loads(sys.stdin.readline())
@@ -89,6 +93,8 @@ def main() -> None:
             report("stopped")
         except night_child.RunSkipped as skipped:
             report(skipped.event, reason=skipped.reason, told=skipped.told)
+        except errors.DatasetError as error:
+            fail(error.shareable)
         except (errors.TrainerError, WorkerError) as error:
             fail(str(error))
         except (MemoryError, RuntimeError) as error:
@@ -96,8 +102,17 @@ def main() -> None:
                 raise
             fail(_short_of_memory())
         except OSError as error:
-            # A full disk, most likely.
-            fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            # A full disk, most likely. A path that is none of ours may be a film's.
+            fail(f"{error.strerror or type(error).__name__}: {_ours(error, work)}".rstrip(": "))
+
+
+def _ours(error: OSError, work: dict[str, Any]) -> str:
+    """The path that the system speaks of, where it is of what is written here; else nothing."""
+    written = [Path(work["folder"]).parent, Path(work["cache"])]
+    if work["spec"].get("model_dir"):
+        written.append(Path(work["spec"]["model_dir"]))
+    path = Path(os.fsdecode(error.filename or ""))
+    return str(path) if any(path.is_relative_to(folder) for folder in written) else ""
 
 
 def _short_of_memory() -> str:
@@ -124,7 +139,8 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         threads=work["threads"],
         resume_from=Path(work["resume_from"]) if work["resume_from"] else None,
     )
-    night = night_child.Night(Path(work["night"])) if work.get("night") else None
+    names = Names(key=bytes.fromhex(work["names_key"]), everything=bool(spec.get("hash_names")))
+    night = night_child.Night(Path(work["night"]), names) if work.get("night") else None
     found = _gathered(spec, options, night, report)
     data = dataset.settle(
         found.gathered,
@@ -132,9 +148,9 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         seed=options.seed,
         positive=spec.get("positive"),
     )
-    report("dataset", **_described(data))
+    report("dataset", **_described(data, names))
 
-    def on_event(news: loop.Epoch | loop.Progress | loop.Saved | str) -> None:
+    def on_event(news: loop.Epoch | loop.Progress | loop.Saved | loop.Without | str) -> None:
         if isinstance(news, str):
             report("note", text=news)
             return
@@ -155,7 +171,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     # the gates need what they took. Without a GPU it does nothing.
     torch.cuda.empty_cache()
     if trained.dataset.hash != data.hash:
-        report("dataset", **_described(trained.dataset))
+        report("dataset", **_described(trained.dataset, names))
     path = folder / "model.onnx"
     card = export.export(trained, path, spec["operating_point"])
     fp32, measured = _parity(trained, card, path, work, stop)
@@ -176,7 +192,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     files = {"fp32": path, **derived.files}
     if model_dir is not None:
         _deliver([*files.values(), folder / loop.BEST], card.labels, model_dir)
-        report("note", text=f"the model's files are in {model_dir} too")
+        report("note", text="the model's files are in --model-dir too")
     if scalars is not None:
         scalars.close()
     report(
@@ -231,7 +247,9 @@ def _deliver(files: Sequence[Path], labels: Sequence[str], model_dir: Path) -> N
         listed.write_text("".join(f"{label}\n" for label in labels))
 
 
-def _described(data: dataset.Dataset) -> dict[str, Any]:
+def _described(data: dataset.Dataset, names: Names) -> dict[str, Any]:
+    """What is kept of a dataset; `names` are those that the hashes in its manifest stand for."""
+    data = dataclasses.replace(data, films=names.of(data.films))
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.csv"
         data.write_csv(manifest)
@@ -248,6 +266,7 @@ def _described(data: dataset.Dataset) -> dict[str, Any]:
         "classes": counts,
         "notes": list(data.notes),
         "manifest_csv": text,
+        "names": names.made,
     }
 
 

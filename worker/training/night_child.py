@@ -23,6 +23,7 @@ from trainer.data import checkup, dataset, frozen, gathering, snapshot
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Entry
+from trainer.data.names import CLEAR, Names
 from trainer.errors import TrainerError
 from trainer.judging import metrics, verdict
 from worker.engine import open_engine
@@ -63,7 +64,9 @@ class Films:
 class Night:
     """One night, from the training process's side."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Names = CLEAR) -> None:
+        """`path` is of what the worker knows, and `names` says how those of films are kept."""
+        self._names = names
         self._facts: dict[str, Any] = json.loads(
             path.read_text(encoding="utf-8", errors="surrogateescape")
         )
@@ -91,7 +94,7 @@ class Night:
             reason = "the champion tells another disease than these films are labelled with"
             raise RunSkipped("unfit", reason, reason)
         judged = self._frozen(gathered, patient_pattern, seed, report)
-        apart, _ = frozen.set_apart(gathered, judged)
+        apart, _ = frozen.set_apart(gathered, judged, self._names)
         films = self._counted(apart, judged)
         # Without a verdict hours of training would be for nothing, where it is to be promoted.
         lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
@@ -139,9 +142,12 @@ class Night:
 
     def _counted(self, gathered: Gathered, judged: Sequence[Judged]) -> Films:
         """Which of the frozen films count tonight."""
-        here, missing = frozen.present(judged, gathered)
-        contents, patients = (frozenset(self._facts["learned"][of]) for of in ("films", "patients"))
-        known = [film.sha256 in contents or film.patient in patients for film in here]
+        given = self._rules.get("evaluate_on")
+        here, missing = frozen.present(judged, gathered, Path(given) if given else None)
+        same = self._names.same
+        contents = frozenset(self._facts["learned"]["films"])
+        patients = frozenset(map(same, self._facts["learned"]["patients"]))
+        known = [film.sha256 in contents or same(film.patient) in patients for film in here]
         return Films(
             gathered=gathered,
             judged=tuple(film for film, old in zip(here, known, strict=True) if not old),
@@ -187,6 +193,7 @@ class Night:
         else:
             learned = frozenset(self._facts["learned"]["films"])
             judged = frozen.choose(gathered, learned=learned, seed=seed)
+        judged = frozen.kept(judged, self._names)
         report(
             "frozen",
             digest=frozen.digest(judged),
@@ -194,7 +201,8 @@ class Night:
             films=len(judged),
             patients=len({film.patient for film in judged}),
             classes=dict(collections.Counter(film.name for film in judged)),
-            manifest_csv=frozen.to_csv(judged),
+            manifest_csv=frozen.to_csv(judged, self._names),
+            names=self._names.made,
         )
         return judged
 

@@ -16,6 +16,7 @@ from db.base import database, workers
 from db.work import claims
 from tests.bench.parts import memory
 from worker import config, wakeup
+from worker.machine import privacy
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.planning import Planner
 
@@ -46,6 +47,7 @@ def main() -> None:
         threading.Event(),
         lambda times: wakeup.notify(settings, "score", times),
         lambda: None,
+        privacy.load(settings),
     )
     planner.join()
     seconds = time.monotonic() - began

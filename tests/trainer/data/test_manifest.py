@@ -117,7 +117,7 @@ def test_semicolons_of_a_spreadsheet_and_lines_without_a_label_are_understood(
     lines[1] = lines[1].partition(";")[0] + ";"
     data = dataset.read(write(tmp_path / "m.csv", *lines))
     assert len(data.films) == 11
-    assert data.notes[0] == "1 lines of m.csv have no label and are skipped."
+    assert data.notes[0] == "1 lines of a manifest have no label and are skipped."
 
 
 def test_a_later_source_adds_films_and_corrects_those_that_are_there(tmp_path: Path) -> None:
@@ -135,7 +135,8 @@ def test_a_later_source_adds_films_and_corrects_those_that_are_there(tmp_path: P
     assert labels["new/PNEUMONIA/another.jpeg"] == "PNEUMONIA"
     assert not data.left_out
     assert (
-        data.notes[0] == f"1 films of {new} are there already; 1 get the label that it gives them."
+        data.notes[0]
+        == "1 films of a later source are there already; 1 get the label that it gives them."
     )
     assert data.hash != dataset.read(old).hash
 
@@ -178,7 +179,7 @@ def test_films_that_were_set_apart_are_no_class_and_said(tmp_path: Path) -> None
     samples.write(tmp_path, "_unusual/1.png")
     data = dataset.read(tmp_path)
     assert len(data.films) == 12
-    assert "_unusual is skipped" in data.notes[0]
+    assert data.notes[0] == "1 folders are skipped: their names begin with _."
 
 
 def test_a_csv_corrects_labels_by_path_and_by_content(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_csv_corrects_labels_by_path_and_by_content(tmp_path: Path) -> None:
         "PNEUMONIA/patient5001_0.jpeg",
         "PNEUMONIA/patient5002_0.jpeg",
     }
-    assert data.notes[0] == "fixed.csv gives 5 films another label."
+    assert data.notes[0] == "The corrections give 5 films another label."
     assert data.hash != dataset.read(films).hash
 
 

@@ -62,3 +62,20 @@ def test_the_map_of_hashed_names_is_kept_for_its_owner_and_grows(tmp_path: Path)
     path = tmp_path / "names" / "job-3.csv"
     assert path.read_text().splitlines() == ['0,#aa,"SMITH, JOHN.dcm"', "1,#bb,x\\udcff.dcm"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_seal_is_opened_by_the_site_that_made_it_and_by_nobody_else() -> None:
+    one, other = Privacy(b"the key of one site"), Privacy(b"the key of another")
+    for data in (b"", b"x", bytes(100_000)):
+        sealed = one.seal(data)
+        assert one.unseal(sealed) == data
+        assert other.unseal(sealed) is None
+        assert one.unseal(sealed[:-1]) is None
+        assert one.unseal(sealed[:20] + bytes([sealed[20] ^ 1]) + sealed[21:]) is None
+    assert one.seal(b"the same") != one.seal(b"the same")
+
+
+def test_training_hashes_under_a_key_that_is_not_the_site_s() -> None:
+    one = Privacy(b"the key of one site")
+    assert one.key_of_manifests() == Privacy(b"the key of one site").key_of_manifests()
+    assert one.key_of_manifests() != Privacy(b"the key of another").key_of_manifests()

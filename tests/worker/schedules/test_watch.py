@@ -34,6 +34,7 @@ from worker import archive, config
 from worker.config import Settings
 from worker.errors import ArchiveError, MemberError
 from worker.machine.heartbeat import Heartbeat
+from worker.machine.privacy import Privacy
 from worker.schedules import watch
 from worker.schedules.inbox import files as listed
 from worker.scoring.planning import Planner
@@ -91,6 +92,10 @@ class Inbox:
             spec = connection.execute(sa.select(schedules_table.c.spec).where(named)).scalar_one()
             spec["job"]["sources"] = list(map(str, folders))
             connection.execute(sa.update(schedules_table).where(named).values(spec=spec))
+
+    def untaken(self) -> str:
+        """What the latest look kept of files that it did not take."""
+        return (self.settings.home / "names" / "schedule-1.csv").read_text()
 
     def due(self) -> int:
         """A run of the schedule, to be looked at."""
@@ -184,7 +189,13 @@ def plan(database: sa.Engine, job_id: int) -> list[str]:
     heartbeat = Heartbeat(database, "planner", lease_s=60)
     heartbeat.hold(claimed.lease)
     Planner(
-        database, claimed, heartbeat, threading.Event(), lambda times: None, lambda: None
+        database,
+        claimed,
+        heartbeat,
+        threading.Event(),
+        lambda times: None,
+        lambda: None,
+        Privacy(b"the key of a site"),
     ).join()
     with reading(database) as connection:
         found = listings.after(connection, job_id, -1)
@@ -314,7 +325,9 @@ def test_an_archive_cut_short_costs_what_came_with_it_one_job(inbox: Inbox) -> N
     inbox.close(run, "completed")
     last = inbox.night()
     assert last["outcome"] == "skipped"
-    assert f"{inbox.folder}/cut.tar" in last["reason"], "it says what is wrong with it"
+    assert "1 not taken: cannot be listed to their end" in last["reason"]
+    assert "cut.tar" not in last["reason"] and "names/schedule-1.csv on " in last["reason"]
+    assert f"{inbox.folder}/cut.tar" in inbox.untaken(), "it says what is wrong with it"
     assert inbox.files()["cut.tar"] == ("given_up", 3)
 
 
@@ -352,7 +365,8 @@ def test_names_that_cannot_be_kept_are_told_of_and_hold_up_no_others(inbox: Inbo
     assert inbox.files() == {"c.jpg": ("done", 1)}
     reason = inbox.night()["reason"]
     assert "2 not taken" in reason
-    assert "M\\xfcller" in reason and "rename them" in reason
+    assert "ller" not in reason and "rename them" in reason
+    assert "M\\xfcller" in inbox.untaken()
 
 
 def test_a_run_that_cannot_be_fails_and_other_schedules_are_looked_at(

@@ -27,9 +27,14 @@ from db.work import claims, control
 from tests.worker import archives, samples
 from worker import archive
 from worker.machine.heartbeat import Heartbeat
+from worker.machine.privacy import Privacy
+from worker.scoring import seeking
 from worker.scoring.away import Away
 from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
 from worker.scoring.planning import Planner
+
+#: The site, whose key seals what an index holds of films.
+SITE = Privacy(b"the key of a site")
 
 
 class Row(NamedTuple):
@@ -70,7 +75,9 @@ class Desk:
             self.woken += 1
 
         self.heartbeat.hold(claimed.lease)
-        planner = Planner(self.engine, claimed, self.heartbeat, self.stop, notify, wake, self.away)
+        planner = Planner(
+            self.engine, claimed, self.heartbeat, self.stop, notify, wake, SITE, self.away
+        )
         planner.join()
         assert not planner.running
 
@@ -353,7 +360,7 @@ def test_a_compressed_tar_that_is_read_from_its_start_is_marked_as_a_stream(
 def index_of(engine: sa.Engine, job_id: int) -> bytes | None:
     """The seek index of a job's first source."""
     with connecting.reading(engine) as connection:
-        return listings.seek_index(connection, job_id, 0)
+        return seeking.opened(listings.seek_index(connection, job_id, 0), SITE)
 
 
 def test_a_shard_of_a_compressed_tar_fits_into_memory(
@@ -488,9 +495,7 @@ def test_what_nobody_foresaw_fails_the_job_at_once_and_its_traceback_is_in_the_l
     desk.plan(job_id)
     row = desk.job(job_id)
     assert (row["state"], row["attempts"]) == ("failed", 1)
-    assert row["reason"] == (
-        "planning the job failed (KeyError: 'no such thing'); a worker's log says why"
-    )
+    assert row["reason"] == ("planning the job failed (KeyError: …); a worker's log says why")
     assert "Traceback" in caplog.text
     desk.on_notify = lambda: None
     other = samples.submit_score(desk.engine, model_id, tmp_path / "films")

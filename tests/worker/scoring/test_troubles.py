@@ -22,6 +22,7 @@ from tests.worker import samples
 from worker import archive, config
 from worker.decoding import handle
 from worker.machine.heartbeat import Heartbeat
+from worker.machine.privacy import Privacy
 from worker.scoring import away
 from worker.scoring.loop import Scorer
 from worker.scoring.planning import Planner
@@ -76,7 +77,10 @@ class Scoring:
         )
         assert claimed is not None and claimed.lease.job_id == job_id
         stop = threading.Event()
-        Planner(self.engine, claimed, self.heartbeat, stop, lambda times: None, lambda: None).join()
+        Planner(
+            self.engine, claimed, self.heartbeat, stop, lambda times: None, lambda: None,
+            Privacy(b"the key of a site"),
+        ).join()  # fmt: skip
         assert self.state(job_id) == "running"
         return job_id
 

@@ -137,6 +137,7 @@ def described(data: Path) -> dict[str, Any]:
         "classes": classes,
         "notes": [],
         "manifest_csv": "",
+        "names": {},
     }
 
 

@@ -22,8 +22,10 @@ from worker.training.process import TrainingProcess
 REPORTS = {
     "dataset": {
         "digest", "root", "n_train", "n_val", "n_patients", "classes", "notes", "manifest_csv",
+        "names",
     },
     "note": {"text"},
+    "without": {"files"},
     "progress": {field.name for field in dataclasses.fields(loop.Progress)},
     "saved": {field.name for field in dataclasses.fields(loop.Saved)},
     "epoch": {field.name for field in dataclasses.fields(Epoch)},

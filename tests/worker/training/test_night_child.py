@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from tests.worker import spots
 from trainer.data import frozen, gathering
 from trainer.data.frozen import Judged
+from trainer.data.names import CLEAR, Names
 from trainer.errors import DatasetError
 from worker.training.night_child import Films, Night, RunSkipped
 
@@ -35,11 +36,13 @@ class Told:
             "rules": {"margin_auroc": 0.1},
         }
         self.reports: list[tuple[str, dict[str, Any]]] = []
+        #: How names are kept.
+        self.names = CLEAR
 
     def night(self) -> Night:
         """The night itself."""
         self._path.write_text(json.dumps(self.values))
-        return Night(self._path)
+        return Night(self._path, self.names)
 
     def look(self, **changes: Any) -> Films:
         """Look at the films."""
@@ -125,6 +128,40 @@ def test_frozen_films_that_are_gone_are_told_before_hours_of_training_and_can_be
     # The films of the schedule's own folder are what they were, and yet this night goes on.
     films = told.look()
     assert (len(films.judged), films.missing) == (100, ())
+
+
+def test_films_and_patients_are_known_again_by_hashes_and_by_names_of_before(
+    told: Told, data: Path, tmp_path: Path
+) -> None:
+    judge = spots.write(tmp_path / "judge", 50, 2)
+    # Of three patients among the frozen films the schedule's own folder has another film.
+    for number, film in enumerate(sorted(judge.rglob("*_0.png"))[:3]):
+        other = data / film.parent.name / f"{film.stem[:-1]}9.png"
+        spots.film(np.random.default_rng([9, number]), sick=False).save(other)
+    told.values["rules"]["evaluate_on"] = str(judge)
+    told.values["frozen"] = None
+    hidden = Names(key=b"a key of manifests", everything=True)
+
+    def seen() -> tuple[int, int, int]:
+        films = told.look()
+        apart = sum(film.split == "test" for film in films.gathered.films)
+        return len(films.judged), len(films.learned), apart
+
+    told.names = hidden
+    assert seen() == (100, 0, 3)
+    first = told.snapshot["hash"]
+    (kept,) = [values for event, values in told.reports if event == "frozen"]
+    assert "person" not in kept["manifest_csv"], "hashes stand for names"
+    assert set(kept["names"].values()) >= {"person20000", str(next(judge.rglob("*.png")))}
+    told.values["frozen"] = kept["manifest_csv"]
+    assert seen() == (100, 0, 3)
+    assert told.snapshot["hash"] == first, "it is the same night again"
+    for patient in ("person20000", hidden.same("person20000")):
+        told.values["learned"]["patients"] = [patient]
+        assert seen() == (98, 2, 3)
+    # Kept in the clear, as release 0.2.0 did, and then with names hidden: and the other way round.
+    told.freeze(frozen.of_source(judge))
+    assert seen() == (98, 2, 3)
 
 
 def test_of_a_class_that_shrank_and_frozen_films_that_went_with_it_both_are_told(
