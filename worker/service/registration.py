@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from db.base import database, outbox, workers
 from worker.config import Settings
 from worker.engine import EngineChoice, kinds
-from worker.machine import health
+from worker.machine import gpu, health
 from worker.machine.heartbeat import Heartbeat
 from worker.service import hooks
 
@@ -38,8 +38,10 @@ class Registration:
         self._queues = queues
         self._choice = choice
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        gpus = gpu.find()
+        card = gpus[0].uuid if gpus else None
         self.heartbeat = Heartbeat(
-            engine, self.worker_id, lease_s=settings.lease_s, health=health.read
+            engine, self.worker_id, lease_s=settings.lease_s, health=lambda: health.read(uuid=card)
         )
 
     def start(self) -> None:
@@ -78,5 +80,4 @@ class Registration:
             queues=",".join(sorted(self._queues)),
             engine=None if choice is None else str(choice),
             versions=versions,
-            health=health.read() or None,
         )
