@@ -88,7 +88,7 @@ def text(health: Mapping[str, Any]) -> str:
     if "silent" in health:
         words.append(str(health["silent"]))
     if "left_behind" in health:
-        words.append(f"processes that wait for a disk or share: {health['left_behind']}")
+        words.append(f"{health['left_behind']} left behind, waiting for a disk or share")
     return ", ".join(words)
 
 

@@ -65,6 +65,7 @@ class Scorer:
 
         `notify` wakes up to so many workers; `set_status` has the worker's row say what goes on.
         """
+        self._settings = settings
         self._database = database
         self._heartbeat = heartbeat
         self._stop = stop
@@ -210,6 +211,7 @@ class Scorer:
                 self._notify,
                 self._pipeline.wake,
                 self._away,
+                self._settings.film_deadline_s,
             )
         elif claimed is not None:
             self._pipeline.add(claimed)

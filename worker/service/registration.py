@@ -8,10 +8,12 @@ import platform
 import socket
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database, outbox, workers
+from worker.archive import apart
 from worker.config import Settings
 from worker.engine import EngineChoice, kinds
 from worker.machine import gpu, health
@@ -39,9 +41,9 @@ class Registration:
         self._choice = choice
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         gpus = gpu.find()
-        card = gpus[0].uuid if gpus else None
+        self._card = gpus[0].uuid if gpus else None
         self.heartbeat = Heartbeat(
-            engine, self.worker_id, lease_s=settings.lease_s, health=lambda: health.read(uuid=card)
+            engine, self.worker_id, lease_s=settings.lease_s, health=self._health
         )
 
     def start(self) -> None:
@@ -61,6 +63,10 @@ class Registration:
             lambda c: workers.deregister(c, self.worker_id),
             patience_s=DEREGISTER_S,
         )
+
+    def _health(self) -> dict[str, Any]:
+        left = apart.left_behind()
+        return health.read(uuid=self._card) | ({"left_behind": left} if left else {})
 
     def _register(self, connection: sa.Connection) -> None:
         choice = self._choice
