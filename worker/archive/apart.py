@@ -16,8 +16,8 @@ import contextlib
 import json
 import logging
 import os
-import select
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -142,10 +142,11 @@ def reach(path: str, patience_s: float) -> None:
 def touch(path: str) -> None:
     """Have the first bytes of a file, or the first entry of a folder, where that can be had."""
     with contextlib.suppress(OSError, ValueError):
-        if Path(path).is_dir():
+        mode = Path(path).stat().st_mode
+        if stat.S_ISDIR(mode):
             with os.scandir(path) as entries:
                 next(entries, None)
-        else:
+        elif stat.S_ISREG(mode):
             with open(path, "rb") as file:  # noqa: PTH123
                 file.read(1)
 
@@ -165,8 +166,10 @@ def leave(is_there: Callable[[], bool], who: str, path: str | None = None) -> No
     with _lock:
         _left.append(_Left(is_there, path, None if path is None else share_of(path)))
         count = len(_left)
-    log.warning("%s waits for a disk or share (%s) and cannot be ended; %d are left behind",
-                who, path or "at a film", count)  # fmt: skip
+    log.warning(
+        "%s waits for %s and cannot be ended: it is left behind (%d in all)",
+        who, path or "a disk or share", count,
+    )  # fmt: skip
 
 
 def share_of(path: str) -> str | None:
@@ -324,6 +327,7 @@ class _Process:
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Have it call a function."""
         asked = [function.__module__, function.__qualname__, arguments]
+        self._socket.settimeout(START_S)  # it waits for nothing else
         self._socket.sendall(json.dumps(asked).encode() + b"\n")
 
     def reply(self, patience_s: float) -> dict[str, Any] | None:
@@ -336,9 +340,13 @@ class _Process:
                 reply: dict[str, Any] = json.loads(line)
                 return reply
             left = until - time.monotonic()
-            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+            if left <= 0:
                 return None
-            data = self._socket.recv(1 << 16)
+            self._socket.settimeout(left)
+            try:
+                data = self._socket.recv(1 << 16)
+            except TimeoutError:
+                return None
             if not data:
                 raise EOFError
             self._unread += data

@@ -14,7 +14,8 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,22 @@ SETTLE_S = 60
 
 #: Schedules whose folders are looked through at the same time.
 LOOKS = 8
+
+
+@dataclass(frozen=True)
+class _Disks:
+    """The disks or shares on which a schedule's folders are."""
+
+    folders: Sequence[Path]
+    patience_s: float
+
+    def ask(self, path: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of `inbox` answers about this path, as `apart.call` has it.
+
+        Where there is no answer it is the folder's trouble: the path may name people.
+        """
+        folder = next(folder for folder in self.folders if Path(path).is_relative_to(folder))
+        return apart.call(str(folder), self.patience_s, function, *arguments)
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -150,17 +167,17 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
 
     Raises ArchiveError, above all SourceTrouble, NotFound and LeaseLost.
     """
-    patience_s = settings.film_deadline_s
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
+    disks = _Disks(folders, settings.film_deadline_s)
     settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
     for folder in folders:
-        entries = apart.each(str(folder), patience_s, inbox.files, str(folder))
+        entries = apart.each(str(folder), disks.patience_s, inbox.files, str(folder))
         below = {seen.path: seen for seen in (Seen(*entry) for entry in entries)}
         if not below:
-            _check_mounted(engine, schedule_id, folder, patience_s)
+            _check_mounted(engine, schedule_id, folder, disks)
         there |= below
     odd = [path for path in there if not inbox.can_be_kept(path)]
     found = [there[path] for path in there.keys() - set(odd)]
@@ -174,8 +191,8 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
         return
     unchanged = [file for file in new if at - file.since >= settled]
-    ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), patience_s)
-    ready, broken, later = _without_broken(ready, patience_s)
+    ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
+    ready, broken, later = _without_broken(ready, disks)
     problems = [*_odd(odd), *unread, *broken.values(), *later]
     for line in problems:
         log.warning("schedule %s: %s", due["name"], line)
@@ -189,7 +206,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *problems])
         database.write(engine, lambda c: _skip_run(c, run_id, who, schedule_id, reason))
         return
-    rows, paths = _sources(folders, ready, patience_s)
+    rows, paths = _sources(disks, ready)
     model = aliases.resolve(engine, spec["job"]["model"])
     on = fleet.kind_of_fleet(engine, spec["engine"])
     pinned = fleet.pin(engine, model["id"], spec["precision"], on)
@@ -211,11 +228,11 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     wakeup.notify(settings, "score")
 
 
-def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path, patience_s: float) -> None:
+def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path, disks: _Disks) -> None:
     """Raise SourceTrouble for a folder without any entry where files of it wait: a mount point."""
     waits = [path for path in watched.unfinished(engine, schedule_id)
              if Path(path).is_relative_to(folder)]  # fmt: skip
-    if waits and apart.call(str(folder), patience_s, inbox.has_none, str(folder)):
+    if waits and disks.ask(str(folder), inbox.has_none, str(folder)):
         raise SourceTrouble(
             "empty",
             f"{folder} is empty, though {len(waits)} files in it are not done; mount its disk or "
@@ -249,7 +266,7 @@ def _read(
     schedule_id: int,
     unchanged: list[Waiting],
     there: Sequence[str],
-    patience_s: float,
+    disks: _Disks,
 ) -> tuple[list[Waiting], list[str]]:
     """Of unchanged files, those whose content was not taken before, each content once.
 
@@ -263,8 +280,8 @@ def _read(
     tried: set[str] = set()
     for file in unchanged:
         try:
-            content = file.content or apart.call(
-                file.path, patience_s, inbox.content, file.path, file.size, file.mtime_ns
+            content = file.content or disks.ask(
+                file.path, inbox.content, file.path, file.size, file.mtime_ns
             )
         except OSError as error:
             unread.append(f"{file.path} cannot be read ({error.strerror})")
@@ -286,7 +303,7 @@ def _read(
             fresh.append(file)
     if unread and len(unread) == len(unchanged):
         others = [path for path in there if path not in tried][: inbox.WITNESSES]
-        if not apart.call(unchanged[0].path, patience_s, inbox.can_be_read, others):
+        if not disks.ask(unchanged[0].path, inbox.can_be_read, others):
             raise SourceTrouble(
                 "unreadable", f"{unread[0]}, nor any other file; see to its disk or share"
             )
@@ -296,7 +313,7 @@ def _read(
 
 
 def _without_broken(
-    ready: list[Waiting], patience_s: float
+    ready: list[Waiting], disks: _Disks
 ) -> tuple[list[Waiting], dict[str, str], list[str]]:
     """Without archives that cannot be listed to their end, of those whose job failed; why not, by
     path. And without what the system does not let be opened now, in words, which is no attempt.
@@ -308,7 +325,7 @@ def _without_broken(
     later: dict[str, SourceTrouble] = {}
     for file in ready:
         try:
-            apart.call(file.path, patience_s, inbox.check, file.path, file.attempts > 0)
+            disks.ask(file.path, inbox.check, file.path, file.attempts > 0)
         except SourceTrouble as error:
             later[file.path] = error
         except ArchiveError as error:
@@ -321,16 +338,14 @@ def _without_broken(
     return kept, broken, [str(error) for error in later.values()]
 
 
-def _sources(
-    folders: list[Path], ready: list[Waiting], patience_s: float
-) -> tuple[list[dict[str, Any]], list[str]]:
+def _sources(disks: _Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
     """Columns of `sources` for these files, and their paths: an archive is a source of its own, and
     all films of a folder are one."""
     rows: list[dict[str, Any]] = []
-    loose: dict[Path, list[str]] = {folder: [] for folder in folders}
+    loose: dict[Path, list[str]] = {folder: [] for folder in disks.folders}
     for file in ready:
         try:
-            opened = apart.call(file.path, patience_s, inbox.opened, file.path)
+            opened = disks.ask(file.path, inbox.opened, file.path)
         except SourceTrouble:
             raise
         except ArchiveError:
@@ -339,7 +354,7 @@ def _sources(
             rows.append({**inbox.Opened(*opened)._asdict(), "paths": None})
             continue
         path = Path(file.path)
-        folder = next(f for f in folders if path.is_relative_to(f))
+        folder = next(f for f in disks.folders if path.is_relative_to(f))
         loose[folder].append(str(path.relative_to(folder)))
     for folder, names in loose.items():
         if names:
@@ -347,9 +362,7 @@ def _sources(
                 {
                     "uri": str(folder),
                     "kind": "list",
-                    "fingerprint": apart.call(
-                        str(folder), patience_s, inbox.fingerprint, str(folder), names
-                    ),
+                    "fingerprint": disks.ask(str(folder), inbox.fingerprint, str(folder), names),
                     "content_id": None,
                     "paths": listings.pack_paths(names),
                 }

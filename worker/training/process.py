@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker import config
+from worker.archive import apart
 from worker.config import Settings
 
 #: The module that is run as the training process.
@@ -23,6 +24,9 @@ CHILD = "worker.training.child"
 #: A training process that was told to stop, or closed its reports, is killed after this many
 #: seconds.
 GRACE_S = 30.0
+
+#: A killed process that is still there after so many seconds is left to itself.
+REAP_S = 5.0
 
 
 class TrainingProcess:
@@ -72,8 +76,12 @@ class TrainingProcess:
             self._input.close()
 
     def end(self) -> None:
-        """Kill it if it still runs."""
+        """Kill it if it still runs; one that waits for a share, and cannot be ended, is left."""
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(REAP_S)
+        except subprocess.TimeoutExpired:
+            process = self._process
+            apart.leave(lambda: process.poll() is None, f"training process {process.pid}")
         os.close(self._reports)
         self.stop()
