@@ -46,7 +46,7 @@ def watched(
 
     thread = threading.Thread(target=run, name="reading", daemon=True)
     thread.start()
-    used, since = -1, time.monotonic()
+    used, since = object(), time.monotonic()
     while True:
         thread.join(TICK_S)
         if not thread.is_alive():
@@ -66,8 +66,20 @@ def watched(
     return answers[0]
 
 
-def _used(thread: int | None) -> int:
-    """Nanoseconds of processor time that a thread of this process has used; -1 where unknown."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])
-    return -1
+def _used(thread: int | None) -> object:
+    """The processor time that a thread of this process has used; another each time where unknown.
+
+    In nanoseconds where the kernel counts them (schedstat), and in ticks of 10 ms (proc(5)). One
+    that waits for a processor comes on too.
+    """
+    task = Path(f"/proc/self/task/{thread}")
+    try:
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        if fields[0] == "R":
+            return object()
+        ticks = fields[11:13]
+        with contextlib.suppress(OSError):
+            ticks += (task / "schedstat").read_text().split()[:1]
+    except OSError:
+        return object()
+    return ticks

@@ -194,5 +194,6 @@ class DecoderProcess:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(REAP_S)
-        apart.leave(lambda: self._process.poll() is None, f"decoder {self._process.pid}")
+        process = self._process
+        apart.leave(lambda: process.poll() is None, f"decoder {process.pid}")
         return -signal.SIGKILL

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from db.base import workers
+from tests.worker import samples
 from worker import app, config
+from worker.archive import apart
 from worker.machine import health
 from worker.service.registration import Registration
 
@@ -78,3 +81,17 @@ def test_a_worker_whose_gpu_s_driver_gives_no_answer_starts_and_is_alive(
     assert [row["id"] for row in workers.alive(database)] == [registration.worker_id]
     registration.end()
     answers.set()
+
+
+def test_a_workers_row_counts_those_who_were_left_behind_at_a_share(database: sa.Engine) -> None:
+    ended = threading.Event()
+    apart.leave(lambda: not ended.is_set(), "a process")
+    registration = Registration(config.load({}), database, ["score"], None)
+    registration.start()
+
+    def told() -> dict[str, Any]:
+        return workers.alive(database)[0]["health"] or {}
+
+    samples.wait(lambda: told().get("left_behind") == 1, "its row to say so")
+    ended.set()
+    registration.end()
