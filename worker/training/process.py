@@ -11,7 +11,9 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from worker import config
@@ -47,6 +49,8 @@ class TrainingProcess:
         )
         os.close(theirs)
         self._unfinished = b""
+        #: The processor time it has used, and since when it is so much (time.monotonic).
+        self._used: tuple[list[str], float] = ([], time.monotonic())
         assert self._process.stdin is not None
         self._input = self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit status tells
@@ -57,6 +61,16 @@ class TrainingProcess:
     def status(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
         return self._process.returncode
+
+    def idle_s(self) -> float:
+        """Seconds for which it has used no processor, as far as this was asked; at least 10 ms of
+        it count (proc(5))."""
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+            used = stat.rpartition(")")[2].split()[11:13]
+            if used != self._used[0]:
+                self._used = (used, time.monotonic())
+        return time.monotonic() - self._used[1]
 
     def events(self, within_s: float) -> list[dict[str, Any]] | None:
         """What it has reported, waiting so many seconds for a report; None once it has ended."""

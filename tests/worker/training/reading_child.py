@@ -1,4 +1,4 @@
-"""In the place of the training process: it says that it begins, and reads a file."""
+"""In the place of the training process: it says that it begins, and reads what it trains on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    path = Path(json.loads(sys.stdin.readline())["path"])
-    os.write(int(sys.argv[2]), b'{"event": "begins"}\n')
-    path.read_bytes()
+    data = Path(json.loads(sys.stdin.readline())["spec"]["data"])
+    os.write(int(sys.argv[2]), b'{"event": "note", "text": "begins"}\n')
+    data.read_bytes()

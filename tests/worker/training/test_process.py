@@ -32,7 +32,7 @@ def test_a_training_process_that_waits_for_a_share_keeps_its_worker_no_longer(
     settings = config.load({"PNEUMOQ_HOME": str(tmp_path)})
     with mounts.share(tmp_path / "real", tmp_path / "share") as share:
         share.hangs(on=["read"])
-        process = processes.TrainingProcess(settings, {"path": str(share.at / "a.jpg")})
+        process = processes.TrainingProcess(settings, {"spec": {"data": f"{share.at}/a.jpg"}})
         samples.wait(lambda: process.events(0.1), "it to begin")
         time.sleep(0.5)
         began = time.monotonic()
