@@ -69,7 +69,9 @@ class Settings:
     gpu_batch: int = _setting("Films per call of a GPU engine; halved where memory is short", 64)
     gpu_workspace_mb: int = _setting("GPU memory that TensorRT may work in, in MiB", 1024)
     decode: str = _setting("cpu, or gpu: one more decoder, which decodes JPEG on the GPU", "cpu")
-    film_deadline_s: float = _setting("Seconds after which decoding one film is given up", 30.0)
+    film_deadline_s: float = _setting(
+        "Seconds after which one film, or a disk or share that gives no answer, is given up", 30.0
+    )
     film_memory_mb: int = _setting("Memory that decoding one film may take, in MiB", 2048)
     train_threads: int = _setting("Threads that training computes with")
     hook_url: str | None = _setting(

@@ -208,6 +208,10 @@ def _live(alive: list[sa.RowMapping] | None) -> Iterator[Finding]:
             found = f"{found}; {health.text(state)}"
         if "throttled" in state:
             yield warning(name, found, "its GPU is slowed down: see to its cooling and power")
+        elif "left_behind" in state:
+            yield warning(name, found, "its log names the disk or share: see to that")
+        elif "silent" in state:
+            yield warning(name, found, "see to the driver; dmesg says what it met")
         else:
             yield ok(name, found)
 

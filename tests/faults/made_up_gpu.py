@@ -45,19 +45,33 @@ if "celery" in sys.orig_argv:
     serving.open_on = open_on
 """
 
-#: The GPU is lost at every batch as long as the file `lost` is there.
+#: The GPU is lost at every batch as long as the file `lost` is there. An engine's context is on a
+#: stack of its thread, which aborts the process where the thread ends with a context on it, as
+#: PyCUDA's does (context_stack::~context_stack in its cuda.hpp).
 _LOST = """
 import sys
 if "celery" in sys.orig_argv:
+    import os
+    import threading
     from pathlib import Path
     from worker.errors import GpuLost
     from worker.scoring import serving
     real = serving.open_on
     lost = Path(__file__).with_name("lost")
+    of_thread = threading.local()
+
+    class Stack(list):
+        def __del__(self):
+            if self:
+                os.write(2, b"PyCUDA ERROR: The context stack was not empty upon cleanup." + b"\\n")
+                os.abort()
 
     class Losing:
         def __init__(self, inner):
             self._inner = inner
+            if not hasattr(of_thread, "stack"):
+                of_thread.stack = Stack()
+            of_thread.stack.append("a context")
 
         def __getattr__(self, name):
             return getattr(self._inner, name)
@@ -66,6 +80,10 @@ if "celery" in sys.orig_argv:
             if lost.exists():
                 raise GpuLost("CUDA says 719")
             return self._inner.submit(pixels, films)
+
+        def close(self):
+            self._inner.close()
+            of_thread.stack.pop()
 
     serving.open_on = lambda *a, **k: Losing(real(*a, **k))
 """

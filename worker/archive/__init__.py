@@ -1,8 +1,9 @@
 """Archives: their members are listed as a stream and read in place; nothing is unpacked to disk.
 
 The process that plans a job lists (`open_source`); decoder processes read (`open_reader`), or read
-windows that their parent inflated (`open_spool`, `ExtentReader`). Knows nothing of the database,
-the queue, or images.
+windows that their parent inflated (`open_spool`, `ExtentReader`). A share that gives no answer is
+told from one that is slow by `apart` and `stall`. Knows nothing of the database, the queue, or
+images.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from worker.archive.member import (
     unpack,
 )
 from worker.archive.names import display, place
-from worker.archive.opening import open_reader, open_source, open_spool
+from worker.archive.opening import open_reader, open_source, open_spool, root_of
 from worker.archive.source import BY_NAME, MAX_BYTES, WALKED, WINDOWED, Kind, Reader, Source
 from worker.archive.spool import MAX_WINDOW, Spool, spans
 from worker.archive.stream import without_windows
@@ -56,6 +57,7 @@ __all__ = [
     "open_spool",
     "pack",
     "place",
+    "root_of",
     "spans",
     "unpack",
     "without_windows",

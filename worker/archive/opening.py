@@ -56,6 +56,11 @@ def _open_source(uri: str, kind: Kind | None) -> Source:
     return _SOURCES[told](uri)
 
 
+def root_of(kind: Kind, uri: str) -> str:
+    """Where an archive of a kind lies: its path, or the folder that a pattern begins with."""
+    return base_of(uri) if kind == "glob" else uri
+
+
 def open_reader(kind: Kind, uri: str) -> Reader:
     """A reader of an archive of known kind, for a decoder process; raises ArchiveError.
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import Literal
 
+from worker.archive import apart
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.memory import PixelMemory
 from worker.decoding.protocol import (
@@ -193,4 +194,6 @@ class DecoderProcess:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(REAP_S)
+        process = self._process
+        apart.leave(lambda: process.poll() is None, f"decoder {process.pid}")
         return -signal.SIGKILL

@@ -3,7 +3,8 @@
 The context is the GPU's primary one, which CUDA's own libraries use too. It belongs to the thread
 that opened it: PyCUDA frees nothing in another one, and ends the process where a thread ends with
 its context still there. So whoever opens a Device closes it in the same thread, whatever happens,
-and what was made in it before that.
+and what was made in it before that; or, where the GPU is lost, lets that thread stay for as long as
+the process (`worker.scoring.engine_thread`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.errors import EngineError, GpuLost, OutOfMemory
+from worker.engine import lost
+from worker.errors import EngineError, OutOfMemory
 from worker.machine import gpu as gpus
 from worker.machine.gpu import Gpu
 
@@ -64,9 +66,10 @@ class Device:
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
-        """Whatever speaks to the GPU does so in here: CUDA's errors become OutOfMemory or GpuLost.
+        """Whatever speaks to the GPU does so in here: CUDA's errors become ours.
 
-        Raises EngineError in a child that was forked, where no context works.
+        Raises OutOfMemory, GpuLost where it is, EngineError of one call that failed, and in a child
+        that was forked, where no context works.
         """
         if os.getpid() != self._process:
             raise EngineError(f"{self.gpu.device} was opened before this process was forked")
@@ -75,7 +78,7 @@ class Device:
         except self._cuda.MemoryError as error:
             raise OutOfMemory(f"{self.gpu.device}: {error}") from error
         except self._cuda.Error as error:
-            raise GpuLost(f"{self.gpu.device} answers no more: {error}") from error
+            raise lost.failure(self.gpu, f"{self.gpu.device}: {error}") from error
 
     def free_bytes(self) -> int:
         """Bytes that can still be taken."""

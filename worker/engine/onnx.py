@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from trainer import card as cards
 from trainer.card import Card
+from worker.engine import lost
 from worker.engine.base import Outputs
-from worker.errors import EngineError, GpuLost, OutOfMemory
+from worker.errors import EngineError, OutOfMemory
 from worker.machine import gpu as gpus
 from worker.machine.gpu import Gpu
 
@@ -186,7 +187,7 @@ class OnnxEngine:
         if _OUT_OF_MEMORY.search(cause):
             return OutOfMemory(text)
         if self._gpu is not None and doing == "run":
-            return GpuLost(text)
+            return lost.failure(self._gpu, text)
         return EngineError(text)
 
 

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from trainer import card as cards
 from trainer.card import Card
 from worker.engine import flavour as flavours
-from worker.engine import plans
+from worker.engine import lost, plans
 from worker.engine.base import Outputs
 from worker.engine.build import OUT_OF_MEMORY, Options
 from worker.engine.device import Buffer, Device, Stream
 from worker.engine.progress import Report, silent
-from worker.errors import EngineError, GpuLost, OutOfMemory
+from worker.errors import EngineError, OutOfMemory
 from worker.machine.gpu import Gpu
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,10 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        self._release()
-        self._device.close()
+        try:
+            self._release()
+        finally:
+            self._device.close()
 
     def _fit(self, home: Path, options: Options, lanes: int, report: Report) -> Options:
         """Load the plan and open the lanes, for as many films at once as there is memory for."""
@@ -303,7 +305,7 @@ class _Lane:
         text = f"{self._device.gpu.device}: {what}: {_last(errors)}"
         if any(OUT_OF_MEMORY.search(error) for error in errors):
             return OutOfMemory(text)
-        return GpuLost(text)
+        return lost.failure(self._device.gpu, text)
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -101,6 +101,32 @@ def leave_context() -> None:
     library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
+def broken_context(gpu: Gpu) -> str:
+    """Why this process can compute no more on a GPU that it has used, in words; else empty.
+
+    Waits for the work that is under way in the context that CUDA's libraries share: an error from
+    which a process does not recover is the answer to that too.
+    """
+    try:
+        library = ctypes.CDLL(LIBRARY)
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        _call(library, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(gpu.index))
+        _call(library, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        try:
+            _call(library, "cuCtxPushCurrent_v2", context)
+            try:
+                _call(library, "cuCtxSynchronize")
+            finally:
+                leave_context()
+        finally:
+            library.cuDevicePrimaryCtxRelease_v2(device)
+    except OSError as error:
+        return f"the NVIDIA driver's {LIBRARY} cannot be loaded: {error}"
+    except _Absent as absent:
+        return str(absent)
+    return ""
+
+
 def _memory_available() -> int | None:
     """The kernel's MemAvailable in bytes."""
     try:

@@ -59,10 +59,12 @@ def read(root: Path = Path("/"), *, uuid: str | None = None) -> dict[str, Any]:
     `memory_free_mb` and `memory_total_mb` (MiB; on a Jetson those of the machine, which is one
     with its GPU); `power_mode` (nvpmodel's); `throttled`, only while the clocks are held down:
     `thermal`, `power`, `hardware` or several, and `throttled_by`, who does it. `uuid` names the
-    GPU among several ("GPU-…"). Takes a few milliseconds.
+    card that is meant ("GPU-…", as `worker.machine.gpu` finds it); without it none is asked, since
+    NVML counts them in another order than CUDA and knows no CUDA_VISIBLE_DEVICES. Takes a few
+    milliseconds, or for ever where the driver gives no answer.
     """
     health: dict[str, Any] = {}
-    if _nvml_answers():
+    if uuid is not None and _nvml_answers():
         health.update(_card(uuid))
     health.update(jetson(root))
     return health
@@ -83,6 +85,10 @@ def text(health: Mapping[str, Any]) -> str:
     if "throttled" in health:
         by = f" ({health['throttled_by']})" if health.get("throttled_by") else ""
         words.append(f"throttled: {health['throttled']}{by}")
+    if "silent" in health:
+        words.append(str(health["silent"]))
+    if "left_behind" in health:
+        words.append(f"{health['left_behind']} left behind, waiting for a disk or share")
     return ", ".join(words)
 
 
@@ -247,13 +253,13 @@ def _asked(question: Callable[..., Any], *arguments: Any) -> Any:
     return None
 
 
-def _card(uuid: str | None) -> Iterator[tuple[str, Any]]:
+def _card(uuid: str) -> Iterator[tuple[str, Any]]:
     import pynvml
 
-    if uuid is None:
-        card = _asked(pynvml.nvmlDeviceGetHandleByIndex, 0)
-    else:
-        card = _asked(pynvml.nvmlDeviceGetHandleByUUID, uuid)
+    # What CUDA names GPU-… may be a slice of one, which NVML names MIG-….
+    named = (uuid, "MIG-" + uuid.removeprefix("GPU-"))
+    asked = (_asked(pynvml.nvmlDeviceGetHandleByUUID, name) for name in named)
+    card = next(filter(None, asked), None)
     if card is None:
         return
     degrees = _asked(pynvml.nvmlDeviceGetTemperature, card, pynvml.NVML_TEMPERATURE_GPU)

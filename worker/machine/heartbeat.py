@@ -1,4 +1,7 @@
-"""The heartbeat: one thread that keeps a worker's leases alive and notices those it lost."""
+"""The heartbeat: one thread that keeps a worker's leases alive and notices those it lost.
+
+How the machine is, is read by another thread: a driver that gives no answer delays no renewal.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,9 @@ LONGEST_BEAT_S = 2.0
 #: How often it is looked at how the machine is, in seconds.
 HEALTH_S = 10.0
 
+#: A reading that takes longer than this, in seconds, is told of: it takes milliseconds.
+SILENT_S = 30.0
+
 Held = Shard | Lease
 _Key = tuple[int, int | None, int]
 
@@ -45,13 +51,18 @@ class Heartbeat:
         lease_s: float,
         health: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
-        """`health` returns how the machine is; it must be quick."""
+        """`health` returns how the machine is; it may never come back."""
         self._engine = engine
         self._worker_id = worker_id
         self._lease_s = lease_s
         self._beat_s = min(lease_s / RENEWALS_PER_LEASE, LONGEST_BEAT_S)
         self._health = health
-        self._health_at = time.monotonic()
+        #: Since when there was no answer, while one is waited for (time.monotonic).
+        self._health_asked: float | None = None
+        #: What was read and is not in the row yet.
+        self._found: Mapping[str, Any] | None = None
+        #: Whether the row says anything, and whether that there is no answer.
+        self._told = self._silent = False
         #: What the row's `engine` is to be, where it is not yet.
         self._status: str | None = None
         self._lock = threading.Lock()
@@ -63,6 +74,11 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat."""
         self._thread.start()
+        if self._health is not None:
+            # Nobody waits for its end.
+            threading.Thread(
+                target=self._read, args=(self._health,), name="health", daemon=True
+            ).start()
 
     def hold(self, held: Held) -> None:
         """Keep this lease alive from now on."""
@@ -101,15 +117,41 @@ class Heartbeat:
                 # Without its heart this worker would claim, lose and claim again for ever.
                 log.exception("a heartbeat failed; the next one comes in its time")
 
+    def _read(self, health: Callable[[], Mapping[str, Any]]) -> None:
+        while True:
+            self._ask(health)
+            if self._ended.wait(HEALTH_S):
+                return
+
+    def _ask(self, health: Callable[[], Mapping[str, Any]]) -> None:
+        """Read once how the machine is, for the row."""
+        with self._lock:
+            self._health_asked = time.monotonic()
+        found: Mapping[str, Any] = {}
+        try:
+            found = health()
+        except Exception:
+            log.exception("how the machine is cannot be read; the next time comes")
+        with self._lock:
+            self._health_asked, self._silent = None, False
+            self._found = found if found or self._told else None
+            self._told = bool(found)
+
+    def _how_it_is(self) -> Mapping[str, Any] | None:
+        """What is to be put into the row, if anything; the lock is held."""
+        asked = self._health_asked
+        if asked is not None and not self._silent and time.monotonic() - asked >= SILENT_S:
+            log.warning("the GPU's driver has told nothing of its health for %g s", SILENT_S)
+            self._silent = self._told = True
+            self._found = {"silent": "the GPU's driver gives no answer"}
+        return self._found
+
     def beat(self) -> None:
         """Renew everything once."""
         with self._lock:
             held = [h for k, h in self._held.items() if k not in self._lost]
             status = self._status
-        health = None
-        if self._health is not None and time.monotonic() >= self._health_at:
-            self._health_at = time.monotonic() + HEALTH_S
-            health = self._health() or None
+            health = self._how_it_is()
 
         def renew(connection: sa.Connection) -> list[Held]:
             workers.seen(connection, self._worker_id, health, status)
@@ -120,6 +162,8 @@ class Heartbeat:
         with self._lock:
             if self._status == status:
                 self._status = None
+            if self._found is health:
+                self._found = None
         for lease in (h for h in held if isinstance(h, Lease)):
             try:
                 database.write(

@@ -1,15 +1,21 @@
-"""What is in a watched folder, and whether it can be read."""
+"""What is in a watched folder, and whether it can be read.
+
+All of it is asked through `worker.archive.apart`: functions that go through much yield None to say
+that they come on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
 
-from db.nightly.watched import Seen, Waiting
+from worker import archive
+from worker.archive.folder import is_empty
 from worker.archive.names import skipped_as
+from worker.errors import ArchiveError, SourceTrouble
 
 #: Names of files that somebody is still writing, or that are none of a person's.
 UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
@@ -21,29 +27,39 @@ RESCUED = "lost+found"
 WITNESSES = 8
 
 
-class Unreadable(Exception):
-    """A folder cannot be looked through here and now; the message is for a person."""
+class Entry(NamedTuple):
+    """A file below a folder."""
+
+    path: str
+    size: int
+    mtime_ns: int
 
 
-def files(folder: Path) -> Iterator[Seen]:
-    """The files below a folder that may be films or archives; raises Unreadable."""
+class Opened(NamedTuple):
+    """What a file is that was opened as an archive, as columns of `sources`."""
 
-    def cannot(error: OSError) -> None:
-        if isinstance(error, FileNotFoundError) and error.filename != str(folder):
-            return  # a folder below, which is gone since it was listed
-        # What a folder or a file below is called is not for a sentence.
-        where = folder if error.filename in (None, str(folder)) else f"something in {folder}"
-        raise Unreadable(
-            f"{where} cannot be looked through ({error.strerror}); mount it, or let the workers' "
-            "user read it"
-        )
+    uri: str
+    kind: archive.Kind
+    fingerprint: str
+    content_id: str | None
 
+
+def files(folder: str) -> Iterator[Entry | None]:
+    """The files below a folder that may be films or archives; raises SourceTrouble."""
     refused: OSError | None = None
     some = False
-    for path, folders, names in os.walk(folder, onerror=cannot):
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != RESCUED)
-        for name in sorted(names):
+    ahead = [folder]
+    while ahead:
+        path = ahead.pop()
+        try:
+            names, below = yield from _names(path)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and path != folder:
+                continue  # a folder below, which is gone since it was listed
+            raise _cannot(folder, path, error) from error
+        for name in names:
             place = f"{path}/{name}"
+            yield None
             if _skipped(name) or skipped_as(os.path.relpath(place, folder)):
                 continue
             try:
@@ -55,9 +71,44 @@ def files(folder: Path) -> Iterator[Seen]:
                 continue
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 some = True
-                yield Seen(place, status.st_size, status.st_mtime_ns)
+                yield Entry(place, status.st_size, status.st_mtime_ns)
+        ahead += [
+            f"{path}/{name}" for name in below if not name.startswith(".") and name != RESCUED
+        ]
     if refused is not None and not some:
-        cannot(refused)
+        raise _cannot(folder, refused.filename or folder, refused) from refused
+
+
+def _names(path: str) -> Generator[None, None, tuple[list[str], list[str]]]:
+    """The names in a folder, sorted: of what is no folder, and of folders, the last first."""
+    names, below = [], []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            yield None
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                is_folder = False
+            if not is_folder:
+                names.append(entry.name)
+            elif not entry.is_symlink():  # it may lead in a circle
+                below.append(entry.name)
+    return sorted(names), sorted(below, reverse=True)
+
+
+def _cannot(folder: str, path: str, error: OSError) -> SourceTrouble:
+    # What a folder or a file below is called is not for a sentence.
+    where = folder if path == folder else f"something in {folder}"
+    return SourceTrouble(
+        "unreadable",
+        f"{where} cannot be looked through ({error.strerror}); mount it, or let the workers' user "
+        "read it",
+    )
+
+
+def has_none(folder: str) -> bool:
+    """Whether a folder has no entry at all, as an unmounted mount point; raises ArchiveError."""
+    return is_empty(folder)
 
 
 def _skipped(name: str) -> bool:
@@ -74,25 +125,65 @@ def can_be_kept(path: str) -> bool:
     return "\n" not in path
 
 
-def can_be_read(path: str) -> bool:
-    """Whether a file's first byte can be read."""
-    try:
-        with open(path, "rb") as opened:  # noqa: PTH123
-            opened.read(1)
-    except OSError:
-        return False
-    return True
+def can_be_read(paths: Sequence[str]) -> Iterator[bool | None]:
+    """Whether the first byte of any of these files can be read, as the last answer."""
+    found = False
+    for path in paths:
+        try:
+            with open(path, "rb") as opened:  # noqa: PTH123
+                opened.read(1)
+        except OSError:
+            yield None
+        else:
+            found = True
+            break
+    yield found
 
 
-def content(file: Waiting) -> str | None:
-    """A file's SHA-256; None where it is not what was looked at, or gone. Raises OSError."""
+def content(path: str, size: int, mtime_ns: int) -> Iterator[str | None]:
+    """A file's SHA-256, as the last answer; none where it is not what was looked at, or gone.
+
+    Raises OSError.
+    """
     digest = hashlib.sha256()
     try:
-        with open(file.path, "rb") as opened:  # noqa: PTH123
+        with open(path, "rb") as opened:  # noqa: PTH123
             while block := opened.read(1 << 20):
                 digest.update(block)
+                yield None
             status = os.fstat(opened.fileno())
     except FileNotFoundError:
+        return
+    if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
+        yield digest.hexdigest()
+
+
+def check(path: str, to_its_end: bool) -> Iterator[None]:
+    """Raise ArchiveError where a file cannot be opened as an archive, or listed `to_its_end`."""
+    with archive.open_source(path) as source:
+        if to_its_end and source.kind != "file":
+            for _ in source.members():
+                yield None
+
+
+def opened(path: str) -> Opened | None:
+    """What kind of archive a file is, or None for a film by itself.
+
+    Raises SourceTrouble. What cannot be listed is a film by itself too: read as an item, it gets an
+    error of its own.
+    """
+    try:
+        with archive.open_source(path) as source:
+            if source.kind == "file":
+                return None
+            return Opened(source.uri, source.kind, source.fingerprint(), source.content_id())
+    except SourceTrouble:
+        raise
+    except ArchiveError:
         return None
-    same = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
-    return digest.hexdigest() if same else None
+
+
+def fingerprint(folder: str, names: Sequence[str]) -> str:
+    """Of a source that is these files of a folder; raises ArchiveError."""
+    with archive.open_source(folder, "list", names) as source:
+        return source.fingerprint()

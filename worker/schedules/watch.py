@@ -3,13 +3,20 @@
 A file is taken when neither its size nor its time has changed for a while: until then whoever
 copies it may not be done. It is remembered by content, so that a file that is renamed, or comes
 again, is not scored twice.
+
+Folders are asked in processes that can be given up (`worker.archive.apart`), and those of several
+schedules at the same time: a share that gives no answer fails its own run, and keeps no other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +29,8 @@ from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen, Waiting
 from db.queue import listings, outages
 from db.registry import aliases
-from worker import archive, wakeup
-from worker.archive.folder import is_empty
+from worker import wakeup
+from worker.archive import apart
 from worker.archive.names import display
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused, SourceTrouble
@@ -38,6 +45,25 @@ ODD = "names, or folders' names, that are no UTF-8 or have line breaks"
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
 
+#: Schedules whose folders are looked through at the same time.
+LOOKS = 8
+
+
+@dataclass(frozen=True)
+class _Disks:
+    """The disks or shares on which a schedule's folders are."""
+
+    folders: Sequence[Path]
+    patience_s: float
+
+    def ask(self, path: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of `inbox` answers about this path, as `apart.call` has it.
+
+        Where there is no answer it is the folder's trouble: the path may name people.
+        """
+        folder = next(folder for folder in self.folders if Path(path).is_relative_to(folder))
+        return apart.call(str(folder), self.patience_s, function, *arguments)
+
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
     """A chore: look through the folders of runs that are due.
@@ -46,32 +72,54 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
     """
     if workers.listens(engine, who, "score") is False:
         return
-    for due in runs.in_state(engine, "due"):
-        # What this process began before, and did not end, is its own to begin anew.
-        there = workers.alive_ids(engine, settings.lease_s) - {who}
-        if who in (due["blind"] or ()) and _others(engine, due, who):
-            continue  # it could not look; another may
-        mine = database.write(
-            engine,
-            lambda c, d=due, t=there: watched.claim(c, d["id"], who, t),  # type: ignore[misc]
-        )
-        if not mine:
-            continue
-        try:
-            reason, away = _outcome(settings, engine, who, due)
-            if reason is None:
-                continue
-            # Why may be a folder's path, which is in the run's reason.
-            log.warning("schedule %s: its folders were not looked through", due["name"])
-            if away and _others(engine, due, who):
-                database.write(engine, lambda c, d=due: watched.leave(c, d["id"], who))  # type: ignore[misc]
-                continue
-            database.write(
-                engine,
-                lambda c, d=due, r=reason, a=away: _fail(c, d, who, r, away=a),  # type: ignore[misc]
-            )
-        except LeaseLost as error:
-            log.info("%s", error)
+    found = deque(runs.in_state(engine, "due"))
+
+    def look() -> None:
+        while found:
+            with contextlib.suppress(IndexError):  # another has taken the last one
+                _run(settings, engine, who, found.popleft())
+
+    # Not of a pool, which a worker that ends would wait for.
+    threads = [
+        threading.Thread(target=look, name="look", daemon=True)
+        for _ in range(min(len(found), LOOKS))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _run(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
+    """Look through the folders of one run; what keeps it from that is the next time's."""
+    try:
+        _run_once(settings, engine, who, due)
+    except (Unavailable, sa.exc.SQLAlchemyError) as error:
+        log.warning("schedule %s: the database could not be reached: %s", due["name"], error)
+    except Exception:
+        log.exception("schedule %s: looking failed; the next time comes", due["name"])
+
+
+def _run_once(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
+    """Look through the folders of one run, if that is this worker's to do."""
+    # What this process began before, and did not end, is its own to begin anew.
+    there = workers.alive_ids(engine, settings.lease_s) - {who}
+    if who in (due["blind"] or ()) and _others(engine, due, who):
+        return  # it could not look; another may
+    if not database.write(engine, lambda c: watched.claim(c, due["id"], who, there)):
+        return
+    try:
+        reason, away = _outcome(settings, engine, who, due)
+        if reason is None:
+            return
+        # Why may be a folder's path, which is in the run's reason.
+        log.warning("schedule %s: its folders were not looked through", due["name"])
+        if away and _others(engine, due, who):
+            database.write(engine, lambda c: watched.leave(c, due["id"], who))
+            return
+        database.write(engine, lambda c: _fail(c, due, who, reason, away=away))
+    except LeaseLost as error:
+        log.info("%s", error)
 
 
 def _others(engine: sa.Engine, due: sa.RowMapping, who: str) -> set[str]:
@@ -92,7 +140,7 @@ def _outcome(
         _look(settings, engine, who, due)
     except (LeaseLost, Unavailable):
         raise
-    except (inbox.Unreadable, SourceTrouble) as error:
+    except SourceTrouble as error:
         return str(error), True
     except (ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
         return str(error), False
@@ -121,16 +169,21 @@ def _fail(
 
 
 def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
-    """Take what is new and unchanged for long enough; raises Unreadable, NotFound and LeaseLost."""
+    """Take what is new and unchanged for long enough.
+
+    Raises ArchiveError, above all SourceTrouble, NotFound and LeaseLost.
+    """
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
+    disks = _Disks(folders, settings.film_deadline_s)
     settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
     for folder in folders:
-        below = {seen.path: seen for seen in inbox.files(folder)}
+        entries = apart.each(str(folder), disks.patience_s, inbox.files, str(folder))
+        below = {seen.path: seen for seen in (Seen(*entry) for entry in entries)}
         if not below:
-            _check_mounted(engine, schedule_id, folder)
+            _check_mounted(engine, schedule_id, folder, disks)
         there |= below
     odd = [path for path in there if not inbox.can_be_kept(path)]
     found = [there[path] for path in there.keys() - set(odd)]
@@ -144,8 +197,8 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
         return
     unchanged = [file for file in new if at - file.since >= settled]
-    ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there))
-    ready, broken, later = _without_broken(ready)
+    ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
+    ready, broken, later = _without_broken(ready, disks)
     problems = _counted(odd=dict.fromkeys(odd, ODD), unread=unread, broken=broken, later=later)
     if problems:
         kept = _keep(
@@ -163,7 +216,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *problems])
         database.write(engine, lambda c: _skip_run(c, run_id, who, schedule_id, reason))
         return
-    rows, paths = _sources(folders, ready)
+    rows, paths = _sources(disks, ready)
     model = aliases.resolve(engine, spec["job"]["model"])
     on = fleet.kind_of_fleet(engine, spec["engine"])
     pinned = fleet.pin(engine, model["id"], spec["precision"], on)
@@ -185,14 +238,15 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     wakeup.notify(settings, "score")
 
 
-def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path) -> None:
-    """Raise Unreadable for a folder without any entry where files of it wait: a mount point."""
+def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path, disks: _Disks) -> None:
+    """Raise SourceTrouble for a folder without any entry where files of it wait: a mount point."""
     waits = [path for path in watched.unfinished(engine, schedule_id)
              if Path(path).is_relative_to(folder)]  # fmt: skip
-    if waits and is_empty(str(folder)):
-        raise inbox.Unreadable(
+    if waits and disks.ask(str(folder), inbox.has_none, str(folder)):
+        raise SourceTrouble(
+            "empty",
             f"{folder} is empty, though {len(waits)} files in it are not done; mount its disk or "
-            "share, or put a file into it"
+            "share, or put a file into it",
         )
 
 
@@ -235,11 +289,12 @@ def _read(
     schedule_id: int,
     unchanged: list[Waiting],
     there: Sequence[str],
+    disks: _Disks,
 ) -> tuple[list[Waiting], dict[str, str]]:
     """Of unchanged files, those whose content was not taken before, each content once.
 
-    Also which files cannot be read, and why. Raises Unreadable where none can, nor any other of
-    those that are `there`.
+    Also which files cannot be read, and why. Raises SourceTrouble where none can, nor any other of
+    those that are `there`, or where there is no answer.
     """
     known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
@@ -247,7 +302,9 @@ def _read(
     unread: dict[str, str] = {}
     for file in unchanged:
         try:
-            content = file.content or inbox.content(file)
+            content = file.content or disks.ask(
+                file.path, inbox.content, file.path, file.size, file.mtime_ns
+            )
         except OSError as error:
             unread[file.path] = f"cannot be read ({error.strerror})"
             continue
@@ -267,29 +324,28 @@ def _read(
             fresh.append(file)
     if unread and len(unread) == len(unchanged):
         others = [path for path in there if path not in unread][: inbox.WITNESSES]
-        if not any(map(inbox.can_be_read, others)):
+        if not disks.ask(unchanged[0].path, inbox.can_be_read, others):
             first = next(iter(unread.values()))
-            raise inbox.Unreadable(f"a file {first}, nor any other; see to its disk or share")
+            raise SourceTrouble(
+                "unreadable", f"a file {first}, nor any other; see to its disk or share"
+            )
     return fresh, unread
 
 
 def _without_broken(
-    ready: list[Waiting],
+    ready: list[Waiting], disks: _Disks
 ) -> tuple[list[Waiting], dict[str, str], dict[str, str]]:
     """Without archives that cannot be listed to their end, of those whose job failed; why not, by
     path. And without what the system does not let be opened now, and why, which is no attempt.
 
     So a damaged archive costs what came with it one job, and not the next ones too. Raises
-    Unreadable where nothing can be opened.
+    SourceTrouble where nothing can be opened.
     """
     broken: dict[str, str] = {}
     later: dict[str, SourceTrouble] = {}
     for file in ready:
         try:
-            with archive.open_source(file.path) as source:
-                if file.attempts and source.kind != "file":
-                    for _ in source.members():
-                        pass
+            disks.ask(file.path, inbox.check, file.path, file.attempts > 0)
         except SourceTrouble as error:
             later[file.path] = error
         except ArchiveError as error:
@@ -297,49 +353,41 @@ def _without_broken(
             if file.attempts and error.code != "unsupported":
                 broken[file.path] = str(error)
     if later and len(later) == len(ready):
-        raise inbox.Unreadable(
-            f"none of {len(ready)} new files can be opened; see to their disk or share"
+        raise SourceTrouble(
+            "unreadable",
+            f"none of {len(ready)} new files can be opened; see to their disk or share",
         )
     kept = [file for file in ready if file.path not in broken and file.path not in later]
     return kept, broken, {path: str(error) for path, error in later.items()}
 
 
-def _sources(folders: list[Path], ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
+def _sources(disks: _Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
     """Columns of `sources` for these files, and their paths: an archive is a source of its own, and
     all films of a folder are one."""
     rows: list[dict[str, Any]] = []
-    loose: dict[Path, list[str]] = {folder: [] for folder in folders}
+    loose: dict[Path, list[str]] = {folder: [] for folder in disks.folders}
     for file in ready:
-        path = Path(file.path)
         try:
-            with archive.open_source(file.path) as source:
-                if source.kind != "file":
-                    rows.append(
-                        {
-                            "uri": source.uri,
-                            "kind": source.kind,
-                            "fingerprint": source.fingerprint(),
-                            "content_id": source.content_id(),
-                            "paths": None,
-                        }
-                    )
-                    continue
+            opened = disks.ask(file.path, inbox.opened, file.path)
         except SourceTrouble:
             raise
         except ArchiveError:
-            pass  # read as an item by itself, it gets an error of its own
-        folder = next(f for f in folders if path.is_relative_to(f))
+            opened = None  # it ended the process that reads it: as an item it is in error by itself
+        if opened is not None:
+            rows.append({**inbox.Opened(*opened)._asdict(), "paths": None})
+            continue
+        path = Path(file.path)
+        folder = next(f for f in disks.folders if path.is_relative_to(f))
         loose[folder].append(str(path.relative_to(folder)))
     for folder, names in loose.items():
         if names:
-            with archive.open_source(str(folder), "list", names) as source:
-                rows.append(
-                    {
-                        "uri": str(folder),
-                        "kind": "list",
-                        "fingerprint": source.fingerprint(),
-                        "content_id": None,
-                        "paths": listings.pack_paths(names),
-                    }
-                )
+            rows.append(
+                {
+                    "uri": str(folder),
+                    "kind": "list",
+                    "fingerprint": disks.ask(str(folder), inbox.fingerprint, str(folder), names),
+                    "content_id": None,
+                    "paths": listings.pack_paths(names),
+                }
+            )
     return rows, [file.path for file in ready]

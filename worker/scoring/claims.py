@@ -60,7 +60,7 @@ class Claims:
         self._kinds = kinds
         self._away = Away() if away is None else away
         self._privacy = privacy.load(settings)
-        self._opener = Opener(database, self._privacy)
+        self._opener = Opener(database, self._privacy, settings.film_deadline_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claiming")
 
     def close(self, *, abandon: bool = False) -> None:

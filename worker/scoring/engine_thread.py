@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 #: While somebody waits for engines to be closed, the thread is looked after this often, in seconds.
 RELEASE_TICK_S = 0.5
 
+#: Where threads wait that may not end while the process lives; it is never set.
+_PARKED = threading.Event()
+
 
 class Model(NamedTuple):
     """What a film is scored by."""
@@ -57,6 +60,10 @@ class EngineThread:
 
     `locate` finds a model's file and `load` makes an engine of it; both run in the thread, since a
     GPU context belongs to the thread that made it. `wake` is called after each finished request.
+
+    Where the GPU is lost, or an engine could not be closed, the thread serves nobody any more, but
+    stays: a context that is still its own would have PyCUDA abort the process as the thread ends,
+    and what a lost GPU's libraries do when they are told to let go of it may never end.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class EngineThread:
         #: What is being computed, with its engine.
         self._started: deque[tuple[Engine, Request]] = deque()
         self._broken: BaseException | None = None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -105,15 +113,23 @@ class EngineThread:
         """
         released = threading.Event()
         self._requests.put(released)
-        while self._thread.is_alive() and not released.wait(RELEASE_TICK_S):
+        while not (self._ended.is_set() or released.wait(RELEASE_TICK_S)):
             pass
 
     def close(self) -> None:
-        """Finish what is queued and release the device."""
+        """Finish what is queued and release the device, unless it is lost."""
         self._requests.put(None)
-        self._thread.join()
+        self._ended.wait()
+        if self._broken is None:
+            self._thread.join()
 
     def _run(self) -> None:
+        self._serve_to_the_end()
+        self._ended.set()
+        if self._broken is not None:
+            _PARKED.wait()
+
+    def _serve_to_the_end(self) -> None:
         try:
             self._serve()
         except GpuLost as error:

@@ -15,7 +15,7 @@ from db.work import endings
 from db.work.claims import Claimed
 from trainer.film import content
 from worker import archive
-from worker.archive import trouble
+from worker.archive import apart, trouble
 from worker.errors import ArchiveError, SourceTrouble
 from worker.machine.privacy import Privacy
 from worker.scoring import seeking
@@ -37,12 +37,16 @@ class Lister:
         written: Callable[[int], object],
         away: Away,
         site: Privacy,
+        patience_s: float,
     ) -> None:
         """`check` is called again and again; what it raises ends the listing.
 
         `written` is called with how many shards were written that may be scored now. `site` seals
-        what an index holds of an archive's content.
+        what an index holds of an archive's content. A share that gives no answer for `patience_s`
+        seconds is one that cannot be read now.
         """
+        #: The source that is being listed.
+        self.uri = ""
         self._database = database
         self._claimed = claimed
         self._lease = claimed.lease
@@ -50,6 +54,7 @@ class Lister:
         self._written = written
         self._away = away
         self._site = site
+        self._patience_s = patience_s
 
     def run(self) -> None:
         """Go through the sources, from where an earlier planner was; then the job is planned.
@@ -86,6 +91,8 @@ class Lister:
 
     def _source(self, row: sa.RowMapping, wanted: set[tuple[int, int]] | None) -> Counter[str]:
         """List one source, from where an earlier planner was; what was skipped in it."""
+        self.uri = row["uri"]
+        apart.reach(archive.root_of(row["kind"], self.uri), self._patience_s)
         if wanted is None and self._copied(row):
             return Counter()
         names = listings.unpack_paths(row["paths"])

@@ -66,6 +66,7 @@ class Scorer:
 
         `notify` wakes up to so many workers; `set_status` has the worker's row say what goes on.
         """
+        self._settings = settings
         self._database = database
         self._heartbeat = heartbeat
         self._stop = stop
@@ -213,6 +214,7 @@ class Scorer:
                 self._pipeline.wake,
                 self._privacy,
                 self._away,
+                self._settings.film_deadline_s,
             )
         elif claimed is not None:
             self._pipeline.add(claimed)

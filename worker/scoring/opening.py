@@ -14,7 +14,7 @@ from db.queue.leases import Shard
 from db.registry import models
 from trainer.card import Card
 from worker import archive
-from worker.archive import Kind, trouble
+from worker.archive import Kind, Member, apart, stall, trouble
 from worker.decoding.pool import Place
 from worker.errors import EngineError, SourceTrouble
 from worker.machine.privacy import Privacy
@@ -23,12 +23,19 @@ from worker.scoring.batches import MAX_SIDE
 from worker.scoring.engine_thread import Model
 from worker.scoring.shard import ShardRun
 
+#: Seconds without an answer from a share after which others get its shards.
+PATIENCE_S = 30.0
+
 
 class Opener:
     """Makes claimed shards ready to be read. Used by one thread."""
 
-    def __init__(self, database: sa.Engine, privacy: Privacy) -> None:
+    def __init__(
+        self, database: sa.Engine, privacy: Privacy, patience_s: float = PATIENCE_S
+    ) -> None:
+        """A share that gives no answer for `patience_s` seconds is one that cannot be read now."""
         self._database = database
+        self._patience_s = patience_s
         self._privacy = privacy
         self._cards: dict[int, Card] = {}
         #: Of the job whose shard was opened last, by source_no.
@@ -50,10 +57,10 @@ class Opener:
         try:
             with trouble.at(place.uri):
                 members = archive.unpack(shard.listing)
+                # Decoders that wait for a share could not be ended either.
+                apart.reach(archive.root_of(kind, place.uri), self._patience_s)
                 if kind in archive.WINDOWED:
-                    # What is refused unread is not inflated either.
-                    spool = self._open_spool(shard, place)
-                    window_fd, base = spool.holding(members, cap=2 * archive.MAX_BYTES)
+                    window_fd, base = self._window(shard, place, members)
                     place = replace(place, window_fd=window_fd, base=base)
         except SourceTrouble:
             self.close()  # what is open may be of a share that is gone
@@ -91,15 +98,31 @@ class Opener:
             self._cards[model_id] = card
         return self._cards[model_id]
 
-    def _open_spool(self, shard: Shard, place: Place) -> archive.Spool:
+    def _window(self, shard: Shard, place: Place, members: list[Member]) -> tuple[int, int]:
+        """The shard's window, inflated, and where it begins."""
         # Shards of a job come one after another: the stream goes on where it was.
         key = (shard.job_id, shard.source_no)
         if self._spool is None or self._spool[0] != key:
             self.close()
+        spool, self._spool = self._spool, None
+        index = None
+        if spool is None:
             with connecting.reading(self._database) as connection:
                 index = seeking.opened(listings.seek_index(connection, *key), self._privacy)
-            self._spool = (key, archive.open_spool(place.kind, place.uri, index))
-        return self._spool[1]
+
+        def inflate() -> tuple[archive.Spool, tuple[int, int]]:
+            opened = archive.open_spool(place.kind, place.uri, index) if spool is None else spool[1]
+            try:
+                # What is refused unread is not inflated either.
+                return opened, opened.holding(members, cap=2 * archive.MAX_BYTES)
+            except BaseException:
+                opened.close()
+                raise
+
+        # Where that comes to a stop the spool is left with it.
+        opened, window = stall.watched(inflate, lambda: place.uri, lambda: self._patience_s)
+        self._spool = (key, opened)
+        return window
 
     def close(self) -> None:
         """Close what is open."""

@@ -13,6 +13,7 @@ from db.base.errors import LeaseLost, Unavailable
 from db.queue import leases
 from db.work import endings
 from db.work.claims import Claimed
+from worker.archive import stall
 from worker.errors import ArchiveError, SourceTrouble
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
@@ -20,6 +21,13 @@ from worker.scoring.away import Away
 from worker.scoring.listing import Lister
 
 log = logging.getLogger(__name__)
+
+
+#: Seconds without an answer from a share after which its source is left to others.
+PATIENCE_S = 30.0
+
+#: A listing that has come to a stop is waited for so many seconds when the worker is to end.
+LAST_S = 10.0
 
 
 class _Stopped(Exception):
@@ -39,8 +47,12 @@ class Planner:
         wake: Callable[[], None],
         site: Privacy,
         away: Away | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`notify` wakes as many workers as there are new shards, and `wake` this one's loop."""
+        """`notify` wakes as many workers as there are new shards, and `wake` this one's loop.
+
+        `patience_s` is how long shares are waited for, in seconds.
+        """
         self._database = database
         self._lease = claimed.lease
         self._heartbeat = heartbeat
@@ -48,7 +60,9 @@ class Planner:
         self._notify = notify
         self._wake = wake
         self._away = Away() if away is None else away
-        self._lister = Lister(database, claimed, self._check, self._written, self._away, site)
+        self._lister = Lister(
+            database, claimed, self._check, self._written, self._away, site, patience_s
+        )
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._thread.start()
 
@@ -64,7 +78,7 @@ class Planner:
     def _run(self) -> None:
         job_id = self._lease.job_id
         try:
-            self._lister.run()
+            stall.watched(self._lister.run, lambda: self._lister.uri, self._stall_s)
         except _Stopped:
             self._write(
                 lambda c: leases.hand_back(
@@ -95,6 +109,9 @@ class Planner:
         finally:
             self._heartbeat.release(self._lease)
             self._wake()
+
+    def _stall_s(self) -> float:
+        return LAST_S if self._stop.is_set() else stall.STALL_S
 
     def _check(self) -> None:
         if self._stop.is_set() or self._heartbeat.lost(self._lease):

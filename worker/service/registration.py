@@ -8,13 +8,15 @@ import platform
 import socket
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database, outbox, workers
+from worker.archive import apart
 from worker.config import Settings
 from worker.engine import EngineChoice, kinds
-from worker.machine import health
+from worker.machine import gpu, health
 from worker.machine.heartbeat import Heartbeat
 from worker.service import hooks
 
@@ -38,8 +40,10 @@ class Registration:
         self._queues = queues
         self._choice = choice
         self.worker_id = f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        gpus = gpu.find()
+        self._card = gpus[0].uuid if gpus else None
         self.heartbeat = Heartbeat(
-            engine, self.worker_id, lease_s=settings.lease_s, health=health.read
+            engine, self.worker_id, lease_s=settings.lease_s, health=self._health
         )
 
     def start(self) -> None:
@@ -60,6 +64,10 @@ class Registration:
             patience_s=DEREGISTER_S,
         )
 
+    def _health(self) -> dict[str, Any]:
+        left = apart.left_behind()
+        return health.read(uuid=self._card) | ({"left_behind": left} if left else {})
+
     def _register(self, connection: sa.Connection) -> None:
         choice = self._choice
         versions = {
@@ -78,5 +86,4 @@ class Registration:
             queues=",".join(sorted(self._queues)),
             engine=None if choice is None else str(choice),
             versions=versions,
-            health=health.read() or None,
         )

@@ -43,6 +43,13 @@ TICK_S = 0.5
 #: last checkpoint takes longer to write, the one before it is what is continued from.
 CANCELLED_GRACE_S = 2.0
 
+#: A process that uses no processor for so many seconds waits for a disk or share: it is told of.
+STALL_S = 300.0
+STALLED = (
+    "the training process has come to a stop: a disk or share that it reads or writes gives no "
+    "answer; see to it, and the training goes on"
+)
+
 
 class Attempt:
     """One attempt at one training job."""
@@ -120,6 +127,7 @@ class Attempt:
     def _watch(self, process: TrainingProcess) -> None:
         """Turn reports into rows until the process ends, is cancelled, or must stop."""
         kill_at: float | None = None
+        stalled = False
         while True:
             self._lost = self._lost or self._heartbeat.lost(self._lease)
             if kill_at is None and (self._lost or self._stop.is_set() or self._gives_way()):
@@ -128,6 +136,9 @@ class Attempt:
                 kill_at = time.monotonic() + (CANCELLED_GRACE_S if self._lost else GRACE_S)
             if kill_at is not None and time.monotonic() > kill_at:
                 return
+            was_stalled, stalled = stalled, process.idle_s() >= STALL_S
+            if stalled and not (was_stalled or self._lost):
+                self._record("note", {"text": STALLED})
             events = process.events(TICK_S)
             if events is None:
                 return

@@ -11,10 +11,13 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from worker import config
+from worker.archive import apart
 from worker.config import Settings
 
 #: The module that is run as the training process.
@@ -23,6 +26,9 @@ CHILD = "worker.training.child"
 #: A training process that was told to stop, or closed its reports, is killed after this many
 #: seconds.
 GRACE_S = 30.0
+
+#: A killed process that is still there after so many seconds is left to itself.
+REAP_S = 5.0
 
 
 class TrainingProcess:
@@ -43,6 +49,8 @@ class TrainingProcess:
         )
         os.close(theirs)
         self._unfinished = b""
+        #: The processor time it has used, and since when it is so much (time.monotonic).
+        self._used: tuple[list[str], float] = ([], time.monotonic())
         assert self._process.stdin is not None
         self._input = self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit status tells
@@ -53,6 +61,16 @@ class TrainingProcess:
     def status(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
         return self._process.returncode
+
+    def idle_s(self) -> float:
+        """Seconds for which it has used no processor, as far as this was asked; at least 10 ms of
+        it count (proc(5))."""
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+            used = stat.rpartition(")")[2].split()[11:13]
+            if used != self._used[0]:
+                self._used = (used, time.monotonic())
+        return time.monotonic() - self._used[1]
 
     def events(self, within_s: float) -> list[dict[str, Any]] | None:
         """What it has reported, waiting so many seconds for a report; None once it has ended."""
@@ -72,8 +90,12 @@ class TrainingProcess:
             self._input.close()
 
     def end(self) -> None:
-        """Kill it if it still runs."""
+        """Kill it if it still runs; one that waits for a share, and cannot be ended, is left."""
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(REAP_S)
+        except subprocess.TimeoutExpired:
+            process = self._process
+            apart.leave(lambda: process.poll() is None, f"training process {process.pid}")
         os.close(self._reports)
         self.stop()

@@ -147,6 +147,14 @@ def test_the_health_of_a_workers_machine_is_told() -> None:
     found = checks()["worker score"]
     assert (found["status"], found["found"].partition("; ")[2]) == ("ok", "54 °C, 11.2 W")
 
+    for state, told in (
+        ({"left_behind": 2}, "2 left behind, waiting for a disk or share"),
+        ({"silent": "the GPU's driver gives no answer"}, "the GPU's driver gives no answer"),
+    ):
+        database.write(engine, lambda c, s=state: workers.seen(c, rows.WORKER, s))  # type: ignore[misc]
+        found = checks()["worker score"]
+        assert (found["status"], found["found"].partition("; ")[2]) == ("warning", told)
+
     hot = {"temperature_c": 97.0, "throttled": "thermal", "throttled_by": "gpu-throttle-alert"}
     database.write(engine, lambda c: workers.seen(c, rows.WORKER, hot))
     engine.dispose()

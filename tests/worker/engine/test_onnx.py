@@ -24,7 +24,8 @@ from trainer.card import Card
 from trainer.modelfile import quantise
 from worker.engine import Outputs, Pending, observe, open_engine
 from worker.engine.onnx import OnnxEngine
-from worker.errors import EngineError, OutOfMemory
+from worker.errors import EngineError, GpuLost, OutOfMemory
+from worker.machine import gpu as gpus
 from worker.machine.gpu import Gpu
 
 BATCH = 4
@@ -279,6 +280,53 @@ def test_where_not_even_one_film_fits_it_is_out_of_memory(
     engine._session = ShortOfMemory(engine._session, 0, ARENA)
     with pytest.raises(OutOfMemory, match="Failed to allocate memory"):
         engine.submit(films[:BATCH]).result()
+
+
+#: What ONNX Runtime, cuDNN and CUDA say of one call that failed on a GPU that lives.
+OF_ONE_CALL = (
+    "CUDA failure 1: invalid argument ; GPU=0 ; hostname=orin ; expr=cudaMemcpyAsync(dst, src, n)",
+    "CUDA failure 701: too many resources requested for launch ; GPU=0 ; hostname=orin",
+    "CUDNN failure 9: CUDNN_STATUS_NOT_SUPPORTED ; GPU=0 ; hostname=orin",
+    "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input: image",
+    "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node.",
+)
+
+#: What they say of a GPU that is lost to the process: an error that stays, one of memory, and one
+#: of a GPU that is no longer there.
+OF_THE_GPU = (
+    "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=orin",
+    "CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=orin",
+    "CUDA failure 214: uncorrectable ECC error encountered ; GPU=0 ; hostname=orin",
+    "CUDA failure 999: unknown error ; GPU=0 ; hostname=orin",
+    "CUDA error: device-side assert triggered",
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "broken", "lost"),
+    [
+        *((words, "", False) for words in OF_ONE_CALL),
+        *((words, "", True) for words in OF_THE_GPU),
+        # Of a consequence only the GPU itself can tell.
+        ("CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR ; GPU=0", "it answers with 700", True),
+    ],
+)
+def test_a_run_that_fails_is_a_lost_gpu_only_where_the_error_or_the_gpu_says_so(
+    opened: Open,
+    films: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    broken: str,
+    lost: bool,
+) -> None:
+    monkeypatch.setattr(gpus, "broken_context", lambda gpu: broken)
+    engine = opened(lanes=1)
+    engine._gpu = BOARD
+    engine._session = ShortOfMemory(engine._session, 0, words)
+    with pytest.raises(EngineError) as met:
+        engine.submit(films[:BATCH]).result()
+    assert isinstance(met.value, GpuLost) is lost
+    assert words in str(met.value) and broken in str(met.value)
 
 
 def test_closing_finishes_what_is_pending_and_leaves_no_thread(

@@ -2,7 +2,7 @@
    and each answer is checked to have been asked for with the right arguments. It can do nothing else.
 
    Compiled with -DINIT=n, cuInit fails with n; with -DCOUNT=0 there is no GPU; with -DOLD the call
-   is missing that older drivers lack. */
+   is missing that older drivers lack; with -DBROKEN=n all that is computed fails with n. */
 
 #include <stddef.h>
 #include <string.h>
@@ -12,6 +12,9 @@
 #endif
 #ifndef COUNT
 #define COUNT 2
+#endif
+#ifndef BROKEN
+#define BROKEN 0
 #endif
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_INITIALIZED = 3 };
@@ -90,7 +93,33 @@ int cuCtxPopCurrent_v2(void **context) {
     return SUCCESS;
 }
 
+/* The second GPU's primary context, and how often it is held. */
+static char primary;
+static int held;
+
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    if (device != HANDLE + 1) return INVALID_VALUE;
+    held++;
+    *context = &primary;
+    return SUCCESS;
+}
+
+int cuDevicePrimaryCtxRelease_v2(int device) {
+    if (device != HANDLE + 1 || held == 0) return INVALID_VALUE;
+    held--;
+    return SUCCESS;
+}
+
+int cuCtxPushCurrent_v2(void *context) {
+    if (context != &primary) return INVALID_VALUE;
+    depth++;
+    return SUCCESS;
+}
+
+int cuCtxSynchronize(void) { return depth == 3 ? BROKEN : INVALID_VALUE; }
+
 /* Not the driver's: what the test wants to know afterwards. */
+int holders(void) { return held; }
 unsigned int flags_of(int index) { return flags[index]; }
 int contexts(void) { return depth; }
 

@@ -34,6 +34,14 @@ TOUCH = (
     "print(seen.flags_of(0), seen.flags_of(1), seen.contexts())"
 )
 
+#: Asks whether a GPU's context still works; prints the answer, and what the library has seen of it.
+WORKS = (
+    "import ctypes; from worker.machine import gpu;"
+    "print(gpu.broken_context(gpu.find()[1]));"
+    "seen = ctypes.CDLL(gpu.LIBRARY);"
+    "print(seen.holders(), seen.contexts())"
+)
+
 Ask = Callable[..., tuple[list[dict[str, Any]], str]]
 
 
@@ -131,6 +139,22 @@ def test_waiting_threads_sleep_on_the_gpu_that_was_named_and_one_context_is_left
     compile_to(tmp_path)
     sleeping = 4  # CU_CTX_SCHED_BLOCKING_SYNC
     assert run(TOUCH, tmp_path).split() == ["0", str(sleeping), "1"]
+
+
+@pytest.mark.parametrize(
+    ("defined", "answer"),
+    [
+        ([], ""),
+        (["-DBROKEN=999"], "the NVIDIA driver refuses cuCtxSynchronize: unknown error (999)"),
+    ],
+)
+def test_a_gpu_is_asked_whether_its_context_works_and_left_as_it_was(
+    tmp_path: Path, defined: list[str], answer: str
+) -> None:
+    compile_to(tmp_path, *defined)
+    said, counts = run(WORKS, tmp_path).splitlines()
+    assert said == answer
+    assert counts == "0 2", "nobody holds it longer, and nothing is left on the thread's stack"
 
 
 def test_a_machine_without_a_driver_has_no_gpu_and_says_what_is_missing() -> None:

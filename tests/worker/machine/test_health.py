@@ -53,7 +53,8 @@ ORIN = {
 }
 
 #: Answers as nvml.h declares them, wherever a declaration differs the numbers come out wrong. The
-#: handle does not fit into 32 bits; the event reasons are those of a driver older than 535.
+#: handle does not fit into 32 bits; the event reasons are those of a driver older than 535. A card
+#: is had by its UUID alone: by its number it may be another than CUDA's of that number.
 NVML = r"""
 #include <string.h>
 typedef void *nvmlDevice_t;
@@ -64,10 +65,8 @@ static char board;
 typedef struct { unsigned long long total, free, used; } nvmlMemory_t;
 typedef struct { unsigned int gpu, memory; } nvmlUtilization_t;
 int nvmlInitWithFlags(unsigned int flags) { if (flags) return 2; begun = 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device)
-{ if (index) return 6; *device = CARD; return 0; }
 int nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device)
-{ if (strcmp(uuid, "GPU-5a1e")) return 6; *device = CARD; return 0; }
+{ if (strcmp(uuid, "GPU-5a1e") && strcmp(uuid, "MIG-0b0e")) return 6; *device = CARD; return 0; }
 int nvmlDeviceGetTemperature(nvmlDevice_t device, int sensor, unsigned int *temp)
 { CHECK(device); if (sensor) return 2; *temp = 83; return 0; }
 int nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *power)
@@ -195,14 +194,15 @@ def test_a_card_tells_the_same_through_the_driver(nvml: str, tmp_path: Path) -> 
     script = (
         "import json, pathlib, sys; from worker.machine import health;"
         "root = pathlib.Path(sys.argv[1]);"
-        "print(json.dumps([health.read(root, uuid=u) for u in (None, 'GPU-5a1e', 'GPU-gone')]))"
+        "uuids = (None, 'GPU-5a1e', 'GPU-0b0e', 'GPU-gone');"
+        "print(json.dumps([health.read(root, uuid=u) for u in uuids]))"
     )
     asked = subprocess.run(
         [sys.executable, "-c", script, tmp_path],
         env={**os.environ, "LD_LIBRARY_PATH": nvml}, cwd=ROOT,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(asked.stdout) == [expected, expected, {}]
+    assert json.loads(asked.stdout) == [{}, expected, expected, {}]
 
 
 def test_a_machine_without_a_gpu_has_nothing_to_say(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from db.queue.listings import NewShard
 from db.work import claims, control
 from tests.worker import samples
 from worker import archive
+from worker.machine import heartbeat as heartbeats
 from worker.machine.heartbeat import Heartbeat
 
 #: Short, so that a lease which is not renewed runs out within the test.
@@ -183,22 +185,25 @@ def test_a_workers_row_says_how_its_machine_is_and_what_it_computes_with(
             c, "w", host="h", pid=1, queues="score", engine="TensorRT", versions={}
         ),
     )
-    heart = Heartbeat(database, "w", lease_s=60.0, health=health)
+    heart = Heartbeat(database, "w", lease_s=60.0)
 
     def row() -> sa.RowMapping:
         (found,) = workers.alive(database)
         return found
 
+    heart._ask(health)
     heart.beat()
     assert (row()["health"], row()["engine"]) == ({"temperature_c": 61}, "TensorRT")
     heart.set_status("TensorRT; model 1 in fp16")
     heart.beat()
     assert row()["engine"] == "TensorRT; model 1 in fp16"
-    # Every few seconds, not with every beat.
-    assert (len(read), row()["health"]) == (1, {"temperature_c": 61})
-    heart._health_at = 0.0
+    assert row()["health"] == {"temperature_c": 61}, "a beat does not take it away"
+    heart._ask(health)
     heart.beat()
-    assert (len(read), row()["health"]) == (2, {"temperature_c": 62})
+    assert row()["health"] == {"temperature_c": 62}
+    heart._ask(dict)
+    heart.beat()
+    assert row()["health"] == {}, "what is no longer told does not stand there for ever"
 
 
 def test_a_machine_that_tells_nothing_leaves_its_row_alone(database: sa.Engine) -> None:
@@ -208,6 +213,51 @@ def test_a_machine_that_tells_nothing_leaves_its_row_alone(database: sa.Engine) 
             c, "w", host="h", pid=1, queues="score", engine=None, versions={}
         ),
     )
-    Heartbeat(database, "w", lease_s=60.0, health=dict).beat()
+    heart = Heartbeat(database, "w", lease_s=60.0)
+    heart._ask(dict)
+    heart.beat()
     (found,) = workers.alive(database)
     assert found["health"] is None
+
+
+def test_a_driver_that_gives_no_answer_delays_no_renewal_and_is_told_of(
+    database: sa.Engine, job_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "HEALTH_S", 0.1)
+    monkeypatch.setattr(heartbeats, "SILENT_S", 0.5)
+    answers = threading.Event()
+
+    def health() -> dict[str, float]:
+        answers.wait()
+        return {"temperature_c": 61.0}
+
+    connecting.write(
+        database,
+        lambda c: workers.register(
+            c, "w", host="h", pid=1, queues="score", engine=None, versions={}
+        ),
+    )
+
+    def row() -> sa.RowMapping:
+        (found,) = workers.alive(database)
+        return found
+
+    claimed = claim_job(database)
+    assert claimed is not None
+    heart = Heartbeat(database, "w", lease_s=LEASE_S, health=health)
+    heart.hold(claimed.lease)
+    heart.start()
+    time.sleep(2 * LEASE_S)
+    assert claim_job(database, "other") is None, "it is renewed all the while"
+    assert not heart.lost(claimed.lease)
+    samples.wait(
+        lambda: row()["health"] == {"silent": "the GPU's driver gives no answer"}, "it to be told"
+    )
+    answers.set()
+    samples.wait(lambda: row()["health"] == {"temperature_c": 61.0}, "the driver's answer")
+    answers.clear()
+    time.sleep(0.3)
+    began = time.monotonic()
+    heart.end()
+    assert time.monotonic() - began < 2, "nor does it hold up the worker's end"
+    answers.set()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import os
 import shutil
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ from tests.support.site import site
 from tests.worker import samples
 from trainer.card import Card
 from worker import archive, config
+from worker.archive import apart
 from worker.config import Settings
 from worker.errors import ArchiveError, MemberError
 from worker.machine.heartbeat import Heartbeat
@@ -577,7 +580,7 @@ def test_a_folder_that_is_removed_while_its_parent_is_looked_through_is_no_fault
     inbox.put("a.jpg", b"x")
     inbox.put("ward/b.jpg", b"x")
     inbox.put("ward 2/c.jpg", b"x")
-    found = listed(inbox.folder)
+    found = filter(None, listed(str(inbox.folder)))
     first = next(found)
     shutil.rmtree(inbox.folder / "ward")
     names = [Path(seen.path).name for seen in (first, *found)]
@@ -656,3 +659,41 @@ def test_what_arrives_in_a_folder_is_scored_by_a_worker_once(
         assert runs.get(here.engine, run_id)["outcome"] == "completed"
         names = [row.name for row in here.rows("SELECT name FROM v_predictions ORDER BY name")]
         assert names == ["0.jpg", "1.jpg", "z0.jpg", "z1.jpg", "z2.jpg"]
+
+
+def test_a_share_that_gives_no_answer_fails_its_run_and_keeps_no_other_schedule(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    patience_s = 3.0
+    settings = dataclasses.replace(inbox.settings, film_deadline_s=patience_s)
+    real = tmp_path / "real"
+    real.mkdir()
+    one, two = films(2)
+    (real / "a.jpg").write_bytes(one)
+    other = Inbox(settings, inbox.engine, tmp_path / "other", "other")
+    other.put("b.jpg", two)
+    inbox.settings = settings
+    with mounts.share(real, inbox.folder) as share:
+        inbox.due()
+        inbox.look()
+        assert inbox.files() == {"a.jpg": ("seen", 0)}
+        share.hangs()
+        others = other.due()
+        for _ in range(3):
+            run_id = inbox.due()
+            inbox.look()
+            run = runs.get(inbox.engine, run_id)
+            assert run["outcome"] == "failed"
+            assert run["reason"].startswith(f"{inbox.folder}: its disk or share gives no answer")
+            assert inbox.files() == {"a.jpg": ("seen", 0), "b.jpg": ("seen", 0)}
+        assert told(inbox.engine) == ["failed"], "one outage is one notice"
+        assert apart.left_behind() == 1, "nor is anybody sent there for each look"
+        inbox.later()
+        inbox.look()
+        assert runs.get(inbox.engine, others)["state"] == "running", "another is looked through"
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        time.sleep(patience_s)
+        run = inbox.night()
+        assert (run["state"], inbox.takes(run)) == ("running", {"list": ["a.jpg"]})
+        assert inbox.files()["a.jpg"] == ("taken", 1), "its first attempt"

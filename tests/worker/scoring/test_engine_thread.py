@@ -15,7 +15,7 @@ import pytest
 from tests.worker import samples
 from trainer.card import Card
 from worker.engine import Engine, open_engine
-from worker.errors import EngineError
+from worker.errors import EngineError, GpuLost
 from worker.scoring.engine_thread import EngineThread, Model, Request
 
 BATCH = 4
@@ -182,3 +182,39 @@ def test_an_engine_thread_that_ends_says_so_instead_of_keeping_its_askers_waitin
     began = time.monotonic()
     asked.thread.close()
     assert time.monotonic() - began < 5
+
+
+def test_a_thread_that_lost_its_gpu_stays_as_it_is_and_keeps_nobody_waiting(
+    model_file: Path,
+) -> None:
+    closed: list[Engine] = []
+
+    class Losing:
+        """A real engine, except that the GPU is lost at every batch."""
+
+        def __init__(self, inner: Engine) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return "tensorrt" if name == "backend" else getattr(self._inner, name)
+
+        def submit(self, pixels: Any, films: int | None = None) -> Any:
+            raise GpuLost("CUDA says 719")
+
+        def close(self) -> None:
+            closed.append(self._inner)
+
+    asked = Asked({1: model_file}, Losing)
+    (request,) = asked.ask(1)
+    assert asked.woken.acquire(timeout=samples.PATIENCE_S)
+    assert asked.woken.acquire(timeout=samples.PATIENCE_S)
+    with pytest.raises(GpuLost, match="CUDA says 719"):
+        list(asked.thread.finished())
+    assert isinstance(request.error, GpuLost)
+    began = time.monotonic()
+    asked.thread.release_gpu()
+    asked.thread.close()
+    assert time.monotonic() - began < 5
+    # A context that is on the thread's stack would abort the process where the thread ends.
+    assert asked.thread._thread.is_alive()
+    assert closed == [], "what is told to let go of a lost GPU may never come back"

@@ -20,6 +20,7 @@ from db.work import claims
 from tests.support import mounts, soak
 from tests.worker import samples
 from worker import archive, config
+from worker.archive import apart, stall
 from worker.decoding import handle
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
@@ -276,6 +277,29 @@ def test_a_share_that_does_not_answer_holds_up_its_own_films_and_costs_none(
     scoring.nothing_is_booked(job_id)
     share.recovers()
     scoring.all_are_scored(job_id)
+
+
+@pytest.mark.parametrize("at", ["listing", "inflating"])
+def test_a_share_that_falls_silent_in_the_middle_of_an_archive_holds_up_nothing_else(
+    scoring: Scoring,
+    share: mounts.Share,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    monkeypatch.setattr(stall, "STALL_S", DEADLINE_S)
+    fill(tmp_path / "here")
+    given = scoring.submit if at == "listing" else scoring.planned
+    job_id = given(share.at / "films.tar.gz")
+    here = scoring.submit(tmp_path / "here")
+    # That it answers at all is tried first, in another process.
+    share.hangs(names="films.tar.gz", on=["read"], after=1)
+    scoring.meets(job_id, others=lambda: scoring.state(here) == "completed")
+    scoring.nothing_is_booked(job_id)
+    assert apart.left_behind() == 1
+    share.recovers()
+    scoring.all_are_scored(job_id)
+    samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
 
 
 def test_one_film_that_never_answers_costs_that_film(scoring: Scoring, share: mounts.Share) -> None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from db.base import workers
+from tests.worker import samples
 from worker import app, config
+from worker.archive import apart
+from worker.machine import health
+from worker.service.registration import Registration
 
 
 def _started(queue: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -58,3 +66,32 @@ def test_a_worker_stands_back_to_one_place_however_it_was_started(before: int, a
 def test_a_worker_works_on_one_thing_at_a_time_in_a_thread() -> None:
     made = app.make(config.load({}))
     assert (made.conf.worker_pool, made.conf.worker_concurrency) == ("threads", 1)
+
+
+def test_a_worker_whose_gpu_s_driver_gives_no_answer_starts_and_is_alive(
+    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(health, "read", lambda **_: answers.wait() and {})
+    registration = Registration(config.load({}), database, ["score"], None)
+    began = threading.Thread(target=registration.start, daemon=True)
+    began.start()
+    began.join(20)
+    assert not began.is_alive()
+    assert [row["id"] for row in workers.alive(database)] == [registration.worker_id]
+    registration.end()
+    answers.set()
+
+
+def test_a_workers_row_counts_those_who_were_left_behind_at_a_share(database: sa.Engine) -> None:
+    ended = threading.Event()
+    apart.leave(lambda: not ended.is_set(), "a process")
+    registration = Registration(config.load({}), database, ["score"], None)
+    registration.start()
+
+    def told() -> dict[str, Any]:
+        return workers.alive(database)[0]["health"] or {}
+
+    samples.wait(lambda: told().get("left_behind") == 1, "its row to say so")
+    ended.set()
+    registration.end()

@@ -28,7 +28,7 @@ from db.queue import jobs
 from db.queue import training as rows
 from db.registry import aliases, engines, models
 from db.work import control
-from tests.support import chance, soak
+from tests.support import chance, mounts, soak
 from tests.support import processes as running
 from tests.support.disk import fill, small_disk
 from tests.support.paths import ROOT
@@ -39,7 +39,7 @@ from worker import config
 from worker.config import Settings
 from worker.engine import open_engine, store
 from worker.machine.heartbeat import Heartbeat
-from worker.training import loop, process
+from worker.training import attempt, loop, process
 
 #: How often a training process is killed.
 KILLS = soak.repetitions(quick=2, full=5)
@@ -445,6 +445,22 @@ def test_a_cancelled_job_ends_its_process_within_seconds(trainer: Trainer, label
         assert time.monotonic() - began < 5
         assert not children()
     assert trainer.job(job_id)["state"] == "cancelled"
+
+
+def test_a_training_that_waits_for_a_share_says_so(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CHILD", "tests.worker.training.reading_child")
+    monkeypatch.setattr(attempt, "STALL_S", 1.0)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "films").write_bytes(b"x")
+    with mounts.share(tmp_path / "real", tmp_path / "share") as share:
+        share.hangs(on=["read"])
+        job_id = trainer.submit(share.at / "films")
+        with trainer.working():
+            samples.wait(lambda: attempt.STALLED in trainer.notes(job_id), "it to say so")
+            share.recovers()
 
 
 @pytest.mark.usefixtures("stand_in")
