@@ -23,8 +23,8 @@ _PR_GET_SECCOMP, _PR_SET_SECCOMP, _MODE_FILTER = 21, 22, 2
 
 # linux/bpf_common.h and linux/seccomp.h: load a word of seccomp_data; jump where what was loaded is
 # equal, at least so large, or has a bit of it; end, allowing the call or with an errno.
-_LOAD, _EQUAL, _AT_LEAST, _HAS_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+LOAD, EQUAL, AT_LEAST, HAS_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
 #: Calls of x86_64's other table (x32) have this bit.
@@ -71,12 +71,8 @@ CALLS: dict[str, dict[str, tuple[int | None, int | None]]] = {
         "sethostname": (170, 161), "setdomainname": (171, 162), "iopl": (172, None),
         "ioperm": (173, None), "modify_ldt": (154, None),
     },
-    # What Landlock does not know of is among them: modes, owners, times, attributes.
-    "writing": {
-        "creat": (85, None), "truncate": (76, 45), "rename": (82, None), "renameat": (264, 38),
-        "renameat2": (316, 276), "unlink": (87, None), "unlinkat": (263, 35), "mkdir": (83, None),
-        "mkdirat": (258, 34), "rmdir": (84, None), "link": (86, None), "linkat": (265, 37),
-        "symlink": (88, None), "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33),
+    # Of files, what Landlock does not know of.
+    "attributes": {
         "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
         "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54),
         "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
@@ -85,6 +81,12 @@ CALLS: dict[str, dict[str, tuple[int | None, int | None]]] = {
         "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
         "utimensat": (280, 88),
     },
+    "writing": {
+        "creat": (85, None), "truncate": (76, 45), "rename": (82, None), "renameat": (264, 38),
+        "renameat2": (316, 276), "unlink": (87, None), "unlinkat": (263, 35), "mkdir": (83, None),
+        "mkdirat": (258, 34), "rmdir": (84, None), "link": (86, None), "linkat": (265, 37),
+        "symlink": (88, None), "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33),
+    },
 }  # fmt: skip
 
 #: Flags of clone that make namespaces; clone3's cannot be seen by a filter, and C libraries do
@@ -92,6 +94,12 @@ CALLS: dict[str, dict[str, tuple[int | None, int | None]]] = {
 _NAMESPACES = 0x7E020000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP = 8, 15, 0x8901, 0x8902
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,16 +153,16 @@ def restrict(*, unix_sockets: bool = False, writing: bool = False) -> None:
     machine = _architecture()
     if machine is None:
         raise OSError(errno.ENOSYS, f"the system calls of {platform.machine()} are not known here")
-    code = program(machine, os.getpid(), unix_sockets=unix_sockets, writing=writing)
-    instructions = ctypes.create_string_buffer(code)
+    install(program(machine, os.getpid(), unix_sockets=unix_sockets, writing=writing))
 
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
-    whole = Program(len(code) // 8, ctypes.addressof(instructions))
+def install(filter_: bytes) -> None:
+    """Have the kernel run this filter; OSError where it does not. There is no way back."""
+    instructions = ctypes.create_string_buffer(filter_)
+    program = _Program(len(filter_) // 8, ctypes.addressof(instructions))
     process.renounce_privileges()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(whole), 0, 0) != 0:
+    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -167,35 +175,35 @@ def _architecture() -> str | None:
 def program(machine: str, own: int, *, unix_sockets: bool, writing: bool) -> bytes:
     """The filter for a machine, 8 bytes an instruction; `own` is the process's number."""
     architecture, column = ARCHITECTURES[machine]
-    deny = _step(_RETURN, _ERRNO | errno.EPERM)
-    allow = _step(_RETURN, _ALLOW)
-    made = [_step(_LOAD, _ARCHITECTURE), _step(_EQUAL, architecture, 1, 0), deny]
-    made.append(_step(_LOAD, _NUMBER))
+    deny = step(RETURN, ERRNO | errno.EPERM)
+    allow = step(RETURN, ALLOW)
+    made = [step(LOAD, _ARCHITECTURE), step(EQUAL, architecture, 1, 0), deny]
+    made.append(step(LOAD, _NUMBER))
     if machine == "x86_64":
-        made += [_step(_AT_LEAST, _X32, 0, 1), deny]
+        made += [step(AT_LEAST, _X32, 0, 1), deny]
     for name, numbers in _UNKNOWN.items():
         if writing and name == "openat2":
             continue
-        made += [_step(_EQUAL, numbers[column], 0, 1), _step(_RETURN, _ERRNO | errno.ENOSYS)]
+        made += [step(EQUAL, numbers[column], 0, 1), step(RETURN, ERRNO | errno.ENOSYS)]
     for number in _numbers(column, unix_sockets=unix_sockets, writing=writing):
-        made += [_step(_EQUAL, number, 0, 1), deny]
+        made += [step(EQUAL, number, 0, 1), deny]
     for rule in _rules(own, unix_sockets=unix_sockets, writing=writing):
         number = rule.call[column]
         if number is None:
             continue
         # The lower half of the argument: all of these are an int or smaller to the kernel.
-        body = [_step(_LOAD, _ARGUMENTS + 8 * rule.argument)]
+        body = [step(LOAD, _ARGUMENTS + 8 * rule.argument)]
         if rule.bits:
-            body += [_step(_HAS_BIT, rule.bits, 0, 1), deny]
+            body += [step(HAS_BIT, rule.bits, 0, 1), deny]
         for value in rule.equal:
-            body += [_step(_EQUAL, value, 0, 1), deny]
+            body += [step(EQUAL, value, 0, 1), deny]
         if rule.bits or rule.equal:
             body.append(allow)
         else:
             for value in rule.unless:
-                body += [_step(_EQUAL, value, 0, 1), allow]
+                body += [step(EQUAL, value, 0, 1), allow]
             body.append(deny)
-        made += [_step(_EQUAL, number, 0, len(body)), *body]
+        made += [step(EQUAL, number, 0, len(body)), *body]
     return b"".join([*made, allow])
 
 
@@ -207,6 +215,6 @@ def _numbers(column: int, *, unix_sockets: bool, writing: bool) -> Iterable[int]
         yield from (pair[column] for pair in calls.values() if pair[column] is not None)
 
 
-def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+def step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
     """One instruction: `struct sock_filter`."""
     return struct.pack("=HBBI", code, then, otherwise, value)
