@@ -1,4 +1,4 @@
-"""Kernels that can do less than this one: Python that is run before a program, as its first lines."""
+"""Kernels that can do less than this one: first lines for a program in Python."""
 
 from __future__ import annotations
 

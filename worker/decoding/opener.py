@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from worker.decoding import jail
 from worker.decoding.protocol import FAILURE_CHARACTERS, MESSAGE_BYTES, Failure, Request, Source
 from worker.errors import ArchiveError, MemberError
 from worker.machine.process import die_with_parent
+
+log = logging.getLogger(__name__)  # without a handler, errors go to standard error
 
 #: Files that are opened before the decoder has taken those before them: the next is at hand when a
 #: film is through, and few are on their way, whose number the kernel limits for each user.
@@ -89,6 +92,9 @@ def start(requests_fd: int, not_its: Iterable[int]) -> Opener:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             _Serving(requests, theirs).serve()
         status = 0
+    except Exception:
+        log.exception("the opener of a decoder ends")
+        raise
     finally:
         os._exit(status)
 
