@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,9 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/l
 _OF_A_GPU = ("/usr/local", "/usr/share", "/opt/nvidia", "/sys", "/etc/nv_tegra_release",
              "/proc/driver", "/proc/devices", "/proc/modules", "/proc/meminfo", "/proc/cpuinfo",
              "/proc/stat", "/proc/sys", "/proc/version", "/proc/device-tree")  # fmt: skip
+
+#: Memory with names, which CUDA and torch write to.
+_SCRATCH = "/dev/shm"
 
 #: A rule for /proc/self holds as long as the kernel keeps the entry that it was made of.
 _kept: list[int] = []
@@ -52,6 +56,8 @@ def close(*, gpu: bool) -> None:
 
     `gpu`: it is to use a GPU.
     """
+    if gpu:
+        tempfile.tempdir = _SCRATCH  # torch makes a folder there when it is imported
     process.renounce_privileges()
     if landlock.abi():
         try:
@@ -79,7 +85,7 @@ def _allowed(gpu: bool) -> Iterator[tuple[Path, int]]:
         for name in _OF_A_GPU:
             yield Path(name), landlock.READING
         yield Path("/dev"), landlock.DEVICES
-        yield Path("/dev/shm"), landlock.SCRATCH
+        yield Path(_SCRATCH), landlock.SCRATCH
 
 
 def _libraries() -> set[Path]:

@@ -20,7 +20,7 @@ _CREATE_RULESET_VERSION = 1 << 0
 _RULE_PATH_BENEATH = 1
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << n for n in range(4))
-_REMOVE_FILE, _MAKE_REG = 1 << 5, 1 << 8
+_REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 
 #: ABI → what of files it can deny: all rights that it knows, each a bit.
@@ -36,7 +36,7 @@ _FOR_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 READING = _READ_FILE | _READ_DIR
 DEVICES = READING | _WRITE_FILE | _IOCTL_DEV
-SCRATCH = DEVICES | _MAKE_REG | _REMOVE_FILE | _TRUNCATE
+SCRATCH = DEVICES | _MAKE_REG | _MAKE_DIR | _REMOVE_FILE | _REMOVE_DIR | _TRUNCATE
 
 
 class _Ruleset(ctypes.Structure):
