@@ -188,8 +188,8 @@ def program(machine: str, own: int, *, unix_sockets: bool, writing: bool) -> byt
     for number in _numbers(column, unix_sockets=unix_sockets, writing=writing):
         made += [step(EQUAL, number, 0, 1), deny]
     for rule in _rules(own, unix_sockets=unix_sockets, writing=writing):
-        number = rule.call[column]
-        if number is None:
+        called = rule.call[column]
+        if called is None:
             continue
         # The lower half of the argument: all of these are an int or smaller to the kernel.
         body = [step(LOAD, _ARGUMENTS + 8 * rule.argument)]
@@ -203,7 +203,7 @@ def program(machine: str, own: int, *, unix_sockets: bool, writing: bool) -> byt
             for value in rule.unless:
                 body += [step(EQUAL, value, 0, 1), allow]
             body.append(deny)
-        made += [step(EQUAL, number, 0, len(body)), *body]
+        made += [step(EQUAL, called, 0, len(body)), *body]
     return b"".join([*made, allow])
 
 
@@ -212,7 +212,10 @@ def _numbers(column: int, *, unix_sockets: bool, writing: bool) -> Iterable[int]
     for group, calls in CALLS.items():
         if (group == "network" and unix_sockets) or (group == "writing" and writing):
             continue
-        yield from (pair[column] for pair in calls.values() if pair[column] is not None)
+        for pair in calls.values():
+            number = pair[column]
+            if number is not None:
+                yield number
 
 
 def step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
