@@ -278,7 +278,9 @@ def test_decoders_that_are_locked_up_decode_every_form_of_film_from_every_kind_o
         decoders.close()
 
 
-def test_a_decoder_and_its_opener_are_started_without_a_secret_and_get_no_new_rights(orders: dict[str, Any]) -> None:
+def test_a_decoder_and_its_opener_are_started_without_a_secret_and_get_no_new_rights(
+    orders: dict[str, Any],
+) -> None:
     decoders = Decoders(1, SIDE, deadline_s=60, limit_mb=2048)
     try:
         list(decoders.collect(samples.PATIENCE_S))
