@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
 import math
 import os
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,46 @@ def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
     """This process's environment with these settings in it, for starting a child."""
     rest = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     return rest | environment(settings) | extra
+
+
+#: Variables of this process that one which reads films is handed: whoever takes it over by a film
+#: has them. By name, or by how it begins (`*`). None of PneumoQ's: it is told what it needs.
+_FOR_READING_FILMS = (
+    "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "PYTHON*", "LD_LIBRARY_PATH",
+    "LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_*", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*",
+    "CUDA_*", "CUDNN_*", "CUBLAS_*", "NVIDIA_*", "TORCH_*", "PYTORCH_*",
+)  # fmt: skip
+
+#: Beside these, what downloads of initial weights need (`train --init imagenet`).
+_FOR_DOWNLOADS = (
+    "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "all_proxy",
+    "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+)  # fmt: skip
+
+
+def _handed(names: Iterable[str]) -> dict[str, str]:
+    return {
+        variable: value
+        for variable, value in os.environ.items()
+        if any(fnmatch.fnmatchcase(variable, name) for name in names)
+    }
+
+
+def decoder_environment() -> dict[str, str]:
+    """The variables of a decoder, which computes with one thread beside many of its kind."""
+    return _handed(_FOR_READING_FILMS) | dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+    )
+
+
+def training_environment() -> dict[str, str]:
+    """The variables of a training process."""
+    return _handed((*_FOR_READING_FILMS, *_FOR_DOWNLOADS))
+
+
+def library_path() -> list[str]:
+    """Folders in which the system looks for shared libraries first."""
+    return [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f.startswith("/")]
 
 
 #: Characters of such a variable: the system refuses one of 128 KiB.

@@ -16,6 +16,8 @@ from pathlib import Path
 from scheduler.checks.finding import Finding, ok, problem, warning
 from worker import config
 from worker.config import Settings
+from worker.decoding import jail
+from worker.machine import landlock
 
 #: Less free disk than this is a problem, and a warning, in GiB.
 DISK_PROBLEM_GIB, DISK_WARNING_GIB = 1, 10
@@ -137,6 +139,19 @@ def cpu() -> Iterator[Finding]:
         "precisions",
         f"fast here: {', '.join(['fp32', *fast])}",
         f"{' and '.join(slow)} would gain little on this processor" if slow else "",
+    )
+
+
+def decoders() -> Finding:
+    """Whether this kernel can keep decoders from all that a film could make them do."""
+    lacking = jail.lacking()
+    if not lacking:
+        return ok("decoders", f"locked up by seccomp and Landlock (ABI {landlock.abi()})")
+    return warning(
+        "decoders",
+        "; ".join(lacking),
+        "use Linux 5.13 or newer with CONFIG_SECCOMP_FILTER and with landlock among `lsm=`, and a "
+        "container runtime that lets its calls through",
     )
 
 

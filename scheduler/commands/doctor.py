@@ -95,6 +95,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from machine.extras(settings)
     yield machine.dicom()
     yield from machine.cpu()
+    yield machine.decoders()
     yield from gpu.examine(settings)
     yield machine.disk(settings)
     yield site_key(settings)

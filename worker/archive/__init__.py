@@ -1,13 +1,14 @@
 """Archives: their members are listed as a stream and read in place; nothing is unpacked to disk.
 
-The process that plans a job lists (`open_source`); decoder processes read (`open_reader`), or read
-windows that their parent inflated (`open_spool`, `ExtentReader`). A share that gives no answer is
-told from one that is slow by `apart` and `stall`. Knows nothing of the database, the queue, or
-images.
+The process that plans a job lists (`open_source`). Decoder processes read what was opened for them
+(`reader_of`, `read_file`), or windows that their parent inflated (`open_spool`, `ExtentReader`);
+others open and read in one (`open_reader`). A share that gives no answer is told from one that is
+slow by `apart` and `stall`. Knows nothing of the database, the queue, or images.
 """
 
 from __future__ import annotations
 
+from worker.archive.folder import FolderReader, read_file
 from worker.archive.glob import is_pattern
 from worker.archive.kind import SUPPORTED, kind
 from worker.archive.member import (
@@ -23,8 +24,24 @@ from worker.archive.member import (
     unpack,
 )
 from worker.archive.names import display, place
-from worker.archive.opening import open_reader, open_source, open_spool, root_of
-from worker.archive.source import BY_NAME, MAX_BYTES, WALKED, WINDOWED, Kind, Reader, Source
+from worker.archive.opening import (
+    open_folder,
+    open_reader,
+    open_source,
+    open_spool,
+    reader_of,
+    root_of,
+)
+from worker.archive.source import (
+    BY_NAME,
+    MAX_BYTES,
+    WALKED,
+    WINDOWED,
+    Kind,
+    Reader,
+    Source,
+    open_file,
+)
 from worker.archive.spool import MAX_WINDOW, Spool, spans
 from worker.archive.stream import without_windows
 from worker.archive.tar import ExtentReader
@@ -44,6 +61,7 @@ __all__ = [
     "WALKED",
     "WINDOWED",
     "ExtentReader",
+    "FolderReader",
     "Kind",
     "Member",
     "Reader",
@@ -52,11 +70,15 @@ __all__ = [
     "display",
     "is_pattern",
     "kind",
+    "open_file",
+    "open_folder",
     "open_reader",
     "open_source",
     "open_spool",
     "pack",
     "place",
+    "read_file",
+    "reader_of",
     "root_of",
     "spans",
     "unpack",

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worker import config
 from worker.errors import ArchiveError, SourceTrouble
 
 log = logging.getLogger(__name__)
@@ -303,7 +304,8 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 cwd="/",  # a folder named like one of our packages must not be found first
                 # It reads what anybody may have put there: no setting, and no secret.
-                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=config.decoder_environment()
+                | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self._unread = b""
         try:

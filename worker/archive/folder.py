@@ -117,6 +117,14 @@ class FolderReader:
 
     def read(self, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of one file; raises MemberError."""
+        fd = self.open(member, max_bytes)
+        try:
+            return read_file(fd, member, max_bytes)
+        finally:
+            trouble.close(fd)
+
+    def open(self, member: Member, max_bytes: int = MAX_BYTES) -> int:
+        """A file descriptor for `read_file`, which is a file's; raises MemberError."""
         check(member, max_bytes)
         try:
             # Without O_NONBLOCK a pipe put in the file's place would hold the decoder for ever.
@@ -126,37 +134,52 @@ class FolderReader:
         except ValueError as error:
             raise MemberError("missing", "no file can have such a name") from error
         try:
-            status = os.fstat(fd)
-            if member.name.endswith("/") and stat.S_ISDIR(status.st_mode):
-                raise MemberError(
-                    "unreadable",
-                    "a folder that could not be looked through when its films were listed; score "
-                    "it again",
-                )
-            if not stat.S_ISREG(status.st_mode):
-                raise MemberError("changed", "not a file any more; score the folder again")
-            size = member.size
-            if member.crc == UNEXAMINED and size == 0:
-                size = min(status.st_size, max_bytes + 1)
-                check(member._replace(size=size, stored=size), max_bytes)
-            elif status.st_size != size:
-                raise MemberError(
-                    "changed",
-                    f"{status.st_size:,} bytes now, {member.size:,} when the folder was listed; "
-                    "score it again when it is no longer written to",
-                )
-            data = pread(fd, size, 0)
+            _check_file(fd, member)
         except OSError as error:
-            raise trouble.at_member(error) from error
-        finally:
             trouble.close(fd)
-        if len(data) != size:
-            raise MemberError("changed", "the file shrank while it was read; score it again")
-        return data
+            raise trouble.at_member(error) from error
+        except MemberError:
+            trouble.close(fd)
+            raise
+        return fd
 
     def close(self) -> None:
         """Close the folder."""
         trouble.close(self._fd)
+
+
+def _check_file(fd: int, member: Member) -> None:
+    """Raise MemberError where what was opened is no file."""
+    mode = os.fstat(fd).st_mode
+    if member.name.endswith("/") and stat.S_ISDIR(mode):
+        raise MemberError(
+            "unreadable",
+            "a folder that could not be looked through when its films were listed; score it again",
+        )
+    if not stat.S_ISREG(mode):
+        raise MemberError("changed", "not a file any more; score the folder again")
+
+
+def read_file(fd: int, member: Member, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a file that was opened by `FolderReader.open`; raises MemberError."""
+    try:
+        there = os.fstat(fd).st_size
+        size = member.size
+        if member.crc == UNEXAMINED and size == 0:
+            size = min(there, max_bytes + 1)
+            check(member._replace(size=size, stored=size), max_bytes)
+        elif there != size:
+            raise MemberError(
+                "changed",
+                f"{there:,} bytes now, {member.size:,} when the folder was listed; score it again "
+                "when it is no longer written to",
+            )
+        data = pread(fd, size, 0)
+    except OSError as error:
+        raise trouble.at_member(error) from error
+    if len(data) != size:
+        raise MemberError("changed", "the file shrank while it was read; score it again")
+    return data
 
 
 def check_root(uri: str, fd: int | None = None) -> None:

@@ -11,7 +11,7 @@ from worker.archive.folder import FileSource, FolderReader, FolderSource
 from worker.archive.glob import GlobSource, base_of
 from worker.archive.gz import GzipStream, TarGzSource
 from worker.archive.kind import kind as _kind
-from worker.archive.source import Kind, Reader, Source, open_file
+from worker.archive.source import BY_NAME, Kind, Reader, Source, open_file
 from worker.archive.spool import Spool
 from worker.archive.stream import Point, Stream, unpack_points
 from worker.archive.tar import ExtentReader, TarSource
@@ -62,10 +62,15 @@ def root_of(kind: Kind, uri: str) -> str:
 
 
 def open_reader(kind: Kind, uri: str) -> Reader:
-    """A reader of an archive of known kind, for a decoder process; raises ArchiveError.
+    """A reader of an archive of known kind; raises ArchiveError.
 
     A compressed tar is read through windows instead: see `open_spool`.
     """
+    return open_folder(kind, uri) if kind in BY_NAME else reader_of(kind, open_file(uri))
+
+
+def open_folder(kind: Kind, uri: str) -> FolderReader:
+    """The folder of members that are files of their own (BY_NAME); raises ArchiveError."""
     match kind:
         case "folder":
             return FolderReader(uri)
@@ -75,12 +80,19 @@ def open_reader(kind: Kind, uri: str) -> Reader:
             return FolderReader(uri)
         case "file" | "list":
             return FolderReader(str(Path(uri).absolute().parent))
+        case _:
+            raise ValueError(f"a {kind} is no folder")
+
+
+def reader_of(kind: Kind, fd: int) -> Reader:
+    """A reader of the archive that is open as `fd`, which the reader's `close` closes."""
+    match kind:
         case "zip":
-            return ZipReader(uri)
+            return ZipReader(fd)
         case "tar":
-            return ExtentReader.open(uri)
-        case "tar.gz" | "tar.zst":
-            raise ValueError(f"a {kind} is read through open_spool(kind, uri, index).window(…)")
+            return ExtentReader(fd, owned=True)
+        case _:
+            raise ValueError(f"a {kind} is not read as one file; a compressed one by open_spool")
 
 
 def open_spool(kind: Kind, uri: str, index: bytes | None) -> Spool:

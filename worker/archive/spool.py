@@ -5,6 +5,7 @@ What lies between them (an entry that is no film, say) is inflated where it must
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 
@@ -21,6 +22,9 @@ MAX_WINDOW = 256 << 20
 #: Members so many bytes apart are held in one piece with what is between them, which are headers of
 #: their own (long names) as a rule.
 GAP = 8 << 10
+
+#: Of a window: several decoders have it, and each might be another's undoing.
+_SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 #: Where a stretch of the uncompressed stream begins, and where it ends.
 Span = tuple[int, int]
@@ -72,10 +76,10 @@ class Spool:
         """Inflate stretches of the stream into memory; a file descriptor for `pread`.
 
         `spans` are ascending, as `spans` gives them. The caller closes the descriptor, and reads it
-        through `ExtentReader(fd, base=spans[0][0])`; between the spans it has holes, which take no
-        memory. Windows in ascending order cost nothing but themselves. Raises ValueError for more
-        than `cap` bytes (split the range), ArchiveError where the archive changed, and
-        SourceTrouble.
+        through `ExtentReader(fd, base=spans[0][0])`; nobody can write to it. Between the spans it
+        has holes, which take no memory. Windows in ascending order cost nothing but themselves.
+        Raises ValueError for more than `cap` bytes (split the range), ArchiveError where the
+        archive changed, and SourceTrouble.
         """
         for first, end in spans:
             if not 0 <= first <= end:
@@ -84,10 +88,11 @@ class Spool:
         if size > cap:
             raise ValueError(f"a window of {size:,} bytes; at most {cap:,}: split it")
         with trouble.at(self._uri):
-            fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC)
+            fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             try:
                 for first, end in spans:
                     self._fill(fd, first, end, spans[0][0])
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALED)
             except BaseException:
                 trouble.close(fd)
                 raise

@@ -163,11 +163,6 @@ class ExtentReader:
         self._base = base
         self._owned = owned
 
-    @classmethod
-    def open(cls, uri: str) -> ExtentReader:
-        """A reader of an uncompressed tar; raises ArchiveError."""
-        return cls(open_file(uri), owned=True)
-
     def close(self) -> None:
         """Close the file, where this reader opened it."""
         if self._owned:

@@ -190,8 +190,9 @@ class ZipSource(Source):
 class ZipReader:
     """Reads members of a zip archive. Thread safe."""
 
-    def __init__(self, uri: str) -> None:
-        self._fd = open_file(uri)
+    def __init__(self, fd: int) -> None:
+        """`fd` is the archive's file, which `close` closes."""
+        self._fd = fd
 
     def close(self) -> None:
         """Close the archive."""

@@ -1,12 +1,14 @@
 """A decoder process: it reads films from archives and writes their pixels into shared memory.
 
-It is started as `python -m worker.decoding.child` with a socket and the shared memory inherited,
-and it is expendable: a film that crashes it, fills its memory or never ends costs that film.
+It is started as `python -m worker.decoding.child` with sockets and the shared memory inherited, and
+it is expendable: a film that crashes it, fills its memory or never ends costs that film. One that
+takes it over finds a process that can do next to nothing (`jail`).
 """
 
 from __future__ import annotations
 
 import contextlib
+from contextlib import closing
 
 from worker.decoding import endpoint, reading
 from worker.decoding.endpoint import Endpoint, Replies
@@ -24,15 +26,14 @@ def main() -> None:
 
 
 def _serve(here: Endpoint) -> None:
-    sources = reading.Sources()
     for request, window_fd in here.requests():
         replies = Replies(here.parent)
-        with sources.open(request.source, window_fd) as reader:
+        with closing(reading.Films(request.source, window_fd, here.opener)) as films:
             for offset, member in request.films:
                 here.mark.begin()
                 tags: dict[str, str] = {}
                 overridden: set[str] = set()
-                content, failure, whose, data = sources.read(reader, member, tags)
+                content, failure, whose, data = films.read(member, tags)
                 here.mark.at_hand()
                 if data is not None and offset >= 0:  # below 0 only its hash is wanted
                     failure = reading.decode(data, request, here.pixels, offset, tags, overridden)

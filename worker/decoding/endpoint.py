@@ -1,4 +1,4 @@
-"""A decoder process's end of the connection to its parent: requests come in, replies go out."""
+"""A decoder process's end of its connections: requests come in, replies go out to the parent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker import logs
 from worker.archive.trouble import Whose
-from worker.decoding import memory, protocol
+from worker.decoding import jail, memory, opener
+from worker.decoding.opener import Opener
 from worker.decoding.protocol import Failure, Inheritance, Mark, Reply, Request
 from worker.machine.process import die_with_parent
 
@@ -30,7 +32,10 @@ IDLE_S = 2.0
 class Endpoint:
     """What a decoder process works with."""
 
+    #: Replies go there.
     parent: socket.socket
+    #: Requests come from there, and what they need open.
+    opener: Opener
     #: The shared memory.
     pixels: NDArray[np.uint8]
     mark: Mark
@@ -44,23 +49,32 @@ class Endpoint:
         `idle` is called when there was none for IDLE_S. Ends when the parent closes the socket.
         """
         while True:
-            if not select.select([self.parent], [], [], IDLE_S)[0]:
+            if not select.select([self.opener.link], [], [], IDLE_S)[0]:
                 idle()
-            message, fds, _, _ = socket.recv_fds(self.parent, protocol.MESSAGE_BYTES, 1)
-            if not message:
+            received = self.opener.request()
+            if received is None:
                 return
-            yield Request.unpack(message), fds[0] if fds else None
+            yield received
 
 
 def inherit() -> Endpoint:
-    """Take over what the command line names, and become a process that ends with its parent."""
+    """Take over what the command line names, and become a process that ends with its parent and
+    may do little more than decode (`jail`).
+
+    To be called while there is one thread.
+    """
     inherited = Inheritance.parse(sys.argv[1:])
     die_with_parent(inherited.parent_pid)
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # the parent's to handle, whoever else is sent it
+    logs.at_the_end()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    not_its = (inherited.socket_fd, inherited.memory_fd, inherited.marks_fd)
+    opening = opener.start(inherited.requests_fd, not_its)
+    jail.close(gpu=bool(inherited.device))
     return Endpoint(
         parent=socket.socket(fileno=inherited.socket_fd),
+        opener=opening,
         pixels=memory.map_pixels(inherited.memory_fd, inherited.memory_bytes),
         mark=Mark(inherited.marks_fd, inherited.number),
         inherited=inherited,

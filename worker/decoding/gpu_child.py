@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,6 @@ from worker.decoding import endpoint, gpu_trial, reading
 from worker.decoding.endpoint import Endpoint, Replies
 from worker.decoding.memory_limit import MemoryLimit
 from worker.decoding.protocol import Failure, Request, Started
-from worker.errors import ArchiveError
 
 log = logging.getLogger(__name__)  # without a handler, warnings go to standard error
 
@@ -91,10 +91,9 @@ class _Server:
 
     def serve(self) -> None:
         """Until the parent closes the socket. SystemExit where the GPU has stopped working."""
-        sources = reading.Sources()
         for request, window_fd in self._here.requests(self._release_cache):
-            with sources.open(request.source, window_fd) as reader:
-                works = self._answer(request, sources, reader)
+            with closing(reading.Films(request.source, window_fd, self._here.opener)) as films:
+                works = self._answer(request, films)
             if not works:
                 # A fresh process may get on with it, or finds out at once that it cannot.
                 raise SystemExit("the GPU decodes nothing any more")
@@ -106,19 +105,14 @@ class _Server:
 
             torch.cuda.empty_cache()
 
-    def _answer(
-        self,
-        request: Request,
-        sources: reading.Sources,
-        reader: archive.Reader | ArchiveError,
-    ) -> bool:
+    def _answer(self, request: Request, films: reading.Films) -> bool:
         """Answer for all films of a request; False where the GPU is out of order."""
         replies = Replies(self._here.parent)
         batch: list[_Film] = []
         works = True
         for offset, member in request.films:
             self._here.mark.begin()
-            one = self._read(sources, reader, member, offset, request)
+            one = self._read(films, member, offset, request)
             self._here.mark.at_hand()
             if not _has_room(batch, one):
                 works &= self._finish(batch, request, replies)
@@ -129,16 +123,11 @@ class _Server:
         return works
 
     def _read(
-        self,
-        sources: reading.Sources,
-        reader: archive.Reader | ArchiveError,
-        member: archive.Member,
-        offset: int,
-        request: Request,
+        self, films: reading.Films, member: archive.Member, offset: int, request: Request
     ) -> _Film:
         """A film's bytes where the GPU takes it; of others all that there is to do is done."""
         one = _Film(offset=offset)
-        one.content, one.failure, one.whose, data = sources.read(reader, member, one.tags)
+        one.content, one.failure, one.whose, data = films.read(member, one.tags)
         one.reader = reading.reader_of(data)
         if data is None or offset < 0:
             return one

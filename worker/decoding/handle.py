@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import Literal
 
+from worker import config
 from worker.archive import apart
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.memory import PixelMemory
@@ -78,10 +79,13 @@ class DecoderProcess:
         self._marks = marks
         marks.clear(number)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        # Its opener reads requests: see there.
+        self._requests, its_openers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, its_openers:
             inheritance = Inheritance(
                 parent_pid=os.getpid(),
                 socket_fd=theirs.fileno(),
+                requests_fd=its_openers.fileno(),
                 memory_fd=memory.fd,
                 memory_bytes=memory.size,
                 marks_fd=marks.fd,
@@ -93,8 +97,9 @@ class DecoderProcess:
             module = "worker.decoding.child" if gpu is None else "worker.decoding.gpu_child"
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *inheritance.arguments()],
-                pass_fds=(theirs.fileno(), memory.fd, marks.fd),
+                pass_fds=(theirs.fileno(), its_openers.fileno(), memory.fd, marks.fd),
                 stdin=subprocess.DEVNULL,
+                env=config.decoder_environment(),
                 cwd="/",  # a folder named like one of our packages must not be found first
             )
         self.ready = False
@@ -146,7 +151,7 @@ class DecoderProcess:
         self.given.extend(films)
         self.requests.append(len(films))
         fds = [] if place.window_fd is None else [place.window_fd]
-        socket.send_fds(self.socket, [request], fds)
+        socket.send_fds(self._requests, [request], fds)
 
     def receive(self) -> bytes | None:
         """Its next message; empty where it has closed its socket, None where there is none yet."""
@@ -189,6 +194,7 @@ class DecoderProcess:
     def end(self, grace_s: float = 0.0) -> int:
         """Kill the process unless it ends by itself in time; its exit status."""
         self.socket.close()
+        self._requests.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(grace_s)
         self._process.kill()

@@ -327,7 +327,9 @@ class Inheritance:
     """What a decoder process has from its parent; file descriptors are open in both."""
 
     parent_pid: int
+    #: Replies leave by one, requests come by the other.
     socket_fd: int
+    requests_fd: int
     #: The shared memory for pixels, and its size in bytes.
     memory_fd: int
     memory_bytes: int
@@ -349,12 +351,12 @@ class Inheritance:
     def parse(cls, arguments: Sequence[str]) -> Inheritance:
         """What `arguments` made."""
         *numbers, device, at_least = arguments
-        parent_pid, socket_fd, memory_fd, memory_bytes, marks_fd, number, limit_mb = map(
-            int, numbers
-        )
+        (parent_pid, socket_fd, requests_fd, memory_fd, memory_bytes, marks_fd, number,
+         limit_mb) = map(int, numbers)  # fmt: skip
         return cls(
             parent_pid=parent_pid,
             socket_fd=socket_fd,
+            requests_fd=requests_fd,
             memory_fd=memory_fd,
             memory_bytes=memory_bytes,
             marks_fd=marks_fd,

@@ -5,9 +5,9 @@ Knows nothing of the parent.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,9 @@ from trainer.film import content as film_content
 from trainer.film import rules
 from worker import archive
 from worker.archive import trouble
+from worker.decoding.opener import Opener, Refused
 from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request, Source
-from worker.errors import ArchiveError, MemberError
+from worker.errors import MemberError
 
 _TOO_LARGE = Failure(
     "too_large", "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB", refused=False
@@ -38,61 +39,59 @@ class Read(NamedTuple):
     data: bytes | None = None
 
 
-class Sources:
-    """The reader of the archive that was read last; shards of one job follow each other."""
+class Films:
+    """The films of one request, each of which is read once, in their order."""
 
-    def __init__(self) -> None:
-        self._source: Source | None = None
+    def __init__(self, source: Source, window_fd: int | None, opener: Opener) -> None:
+        """`window_fd` is a compressed archive's window; all else comes from the opener.
+
+        Waits for the opener to open an archive.
+        """
+        self._opener = opener
+        self._refused: Read | None = None
+        #: None where each film is a file of its own.
         self._reader: archive.Reader | None = None
-        #: Whether the system refused a member: what is open may be of a share that is gone.
-        self._doubtful = False
-
-    @contextlib.contextmanager
-    def open(
-        self, source: Source, window_fd: int | None
-    ) -> Iterator[archive.Reader | ArchiveError]:
-        """A reader, or the ArchiveError that there is instead of one."""
         if window_fd is not None:
-            window = archive.ExtentReader(window_fd, base=source.base, owned=True)
-            try:
-                yield window
-            finally:
-                window.close()
-            return
-        if self._source != source or self._doubtful:
-            if self._reader is not None:
-                self._reader.close()
-            self._source, self._reader, self._doubtful = None, None, False
-            try:
-                self._reader = archive.open_reader(source.kind, source.uri)
-            except ArchiveError as error:
-                yield error
-                return
-            self._source = source
-        assert self._reader is not None
-        yield self._reader
+            self._reader = archive.ExtentReader(window_fd, base=source.base, owned=True)
+        elif source.kind not in archive.BY_NAME:
+            fd = opener.file()
+            if isinstance(fd, Refused):
+                self._refused = Read(failure=fd.failure, whose=fd.whose)
+            else:
+                self._reader = archive.reader_of(source.kind, fd)
 
-    def read(
-        self,
-        reader: archive.Reader | ArchiveError,
-        member: archive.Member,
-        tags: dict[str, str],
-    ) -> Read:
+    def read(self, member: archive.Member, tags: dict[str, str]) -> Read:
         """A film's bytes, or what is wrong with it."""
-        if isinstance(reader, ArchiveError):
-            return Read(failure=_failure(reader), whose=trouble.whose(reader))
-        try:
-            data = reader.read(member)
-            content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
-        except MemberError as error:
-            self._doubtful |= bool(error.whose)
-            return Read(failure=_failure(error), whose=error.whose)
-        except MemoryError:
-            return Read(failure=_TOO_LARGE)
-        if data[128:132] == b"DICM":
+        if self._refused is not None:
+            return self._refused
+        if self._reader is not None:
+            found = _read(self._reader.read, member)
+        else:
+            fd = self._opener.file()
+            if isinstance(fd, Refused):
+                return Read(failure=fd.failure, whose=fd.whose)
+            found = _read(partial(archive.read_file, fd), member)
+            trouble.close(fd)
+        if found.data is not None and found.data[128:132] == b"DICM":
             # Whatever else it holds or hides, its name may be a patient's.
             tags["format"] = "DICOM"
-        return Read(content=content, data=data)
+        return found
+
+    def close(self) -> None:
+        """Close the archive."""
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _read(read: Callable[[archive.Member], bytes], member: archive.Member) -> Read:
+    try:
+        data = read(member)
+        content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+    except MemberError as error:
+        return Read(failure=_failure(error), whose=error.whose)
+    except MemoryError:
+        return Read(failure=_TOO_LARGE)
+    return Read(content=content, data=data)
 
 
 def reader_of(data: bytes | None) -> tuple[str, int] | None:
@@ -120,5 +119,5 @@ def decode(
     return None
 
 
-def _failure(error: ArchiveError | MemberError | FilmError) -> Failure:
+def _failure(error: MemberError | FilmError) -> Failure:
     return Failure(error.code, str(error), isinstance(error, FilmRefused))

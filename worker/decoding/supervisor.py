@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from worker.archive.trouble import Whose
+from worker.decoding import jail
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.handle import DecoderProcess, Pace
 from worker.decoding.memory import PixelMemory
@@ -68,6 +69,8 @@ class Supervisor:
         limit_mb: int,
         gpu: OnGpu | None,
     ) -> None:
+        for lack in jail.lacking():
+            log.warning("on this machine decoders are not locked up: %s", lack)
         self._memory = memory
         self._deadline_s = deadline_s
         self._limit_mb = limit_mb

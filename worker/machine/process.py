@@ -1,12 +1,13 @@
-"""Processes that end with their parent, however the parent ends."""
+"""What a process gives up: a life beyond its parent's, however that ends, and more rights."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> None:
@@ -22,3 +23,12 @@ def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> Non
         return
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def renounce_privileges() -> None:
+    """Neither this process nor what it starts can get rights that it has not, by setuid say.
+
+    Source: prctl(2), PR_SET_NO_NEW_PRIVS. Does nothing on systems other than Linux.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -94,9 +94,8 @@ class Attempt:
                 raise error.__cause__ from error  # the database is away: not the model's fault
             self._fail(f"the training cannot begin: {error}")
             return
-        process = TrainingProcess(
-            self._settings, order, None if self._gpu_lease is None else self._gpu_lease.descriptor
-        )
+        lease = self._gpu_lease
+        process = TrainingProcess(order, None if lease is None else lease.descriptor)
         try:
             self._watch(process)
         finally:

@@ -37,7 +37,7 @@ from worker import logs
 from worker.engine import gate, open_engine
 from worker.engine.base import identity
 from worker.errors import WorkerError
-from worker.machine.process import die_with_parent
+from worker.machine.process import die_with_parent, renounce_privileges
 from worker.training import night_child, precisions, reference
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def main() -> None:
     """Do the work that standard input names."""
     parent_pid, report_fd = map(int, sys.argv[1:])
     die_with_parent(parent_pid)
+    renounce_privileges()
     logs.at_the_end()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # the parent's to handle: it closes standard input

@@ -18,7 +18,6 @@ from typing import Any
 
 from worker import config
 from worker.archive import apart
-from worker.config import Settings
 
 #: The module that is run as the training process.
 CHILD = "worker.training.child"
@@ -34,9 +33,7 @@ REAP_S = 5.0
 class TrainingProcess:
     """One training process, from its start to its end."""
 
-    def __init__(
-        self, settings: Settings, order: Mapping[str, Any], gpu_lease: int | None = None
-    ) -> None:
+    def __init__(self, order: Mapping[str, Any], gpu_lease: int | None = None) -> None:
         """Start it. `gpu_lease` is the open file of the GPU's lease, which it keeps too: so the
         lease lives until the GPU's memory is free, also where this process is killed."""
         self._reports, theirs = os.pipe()
@@ -44,7 +41,7 @@ class TrainingProcess:
             [sys.executable, "-m", CHILD, str(os.getpid()), str(theirs)],
             stdin=subprocess.PIPE,
             pass_fds=(theirs,) if gpu_lease is None else (theirs, gpu_lease),
-            env=config.child_environment(settings),
+            env=config.training_environment(),
             cwd="/",  # a folder named like one of our packages must not be found first
         )
         os.close(theirs)

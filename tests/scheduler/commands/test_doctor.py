@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +14,8 @@ from db.base import database, workers
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import run
-from tests.support import servers
+from tests.support import kernels, servers
+from tests.support.paths import ROOT
 from worker.config import Settings
 from worker.machine import privacy
 
@@ -106,6 +109,16 @@ def test_the_precisions_that_are_fast_here_and_the_dicom_decoders_are_named() ->
     assert found["dicom"]["status"] == "ok"
     for syntax in ("RLE", "JPEG-LS", "JPEG 2000"):
         assert syntax in found["dicom"]["found"]
+
+
+def test_what_an_older_kernel_cannot_keep_decoders_from_is_a_warning() -> None:
+    assert checks()["decoders"]["found"].startswith("locked up by seccomp and Landlock")
+    asked = kernels.WITHOUT_LANDLOCK + "from scheduler.cli import cli; cli(['doctor', '--json'])"
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, cwd=ROOT)
+    (found,) = (c for c in json.loads(ran.stdout)["checks"] if c["name"] == "decoders")
+    assert found["status"] == "warning"
+    assert found["found"].startswith("no Landlock: decoders can read whatever")
+    assert "Linux 5.13" in found["advice"]
 
 
 def test_a_key_that_others_know_or_could_guess_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,16 +108,14 @@ def processes(parent: int | None = None) -> list[int]:
     return running.children(parent or os.getpid(), "worker.decoding.child")
 
 
-def blocked_at(fifo: Path) -> list[int]:
-    """Decoder processes of this process that wait in opening a FIFO, or in some other call."""
+def blocked() -> list[int]:
+    """Decoder processes of this process whose opener waits in opening a FIFO."""
     waiting = []
-    for pid in processes():
-        with contextlib.suppress(OSError):
-            if (Path("/proc") / str(pid) / "wchan").read_text() in (
-                "wait_for_partner",
-                "fifo_open",
-            ):
-                waiting.append(pid)
+    for decoder in processes():
+        for pid in processes(decoder):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/wchan").read_text() in ("wait_for_partner", "fifo_open"):
+                    waiting.append(decoder)
     return waiting
 
 
@@ -263,7 +261,7 @@ def test_a_film_whose_decoder_is_killed_gets_a_second_chance(
     killed: list[int] = []
 
     def kill() -> None:
-        if not killed and (waiting := blocked_at(fifo)):
+        if not killed and (waiting := blocked()):
             # Whoever is started next finds a whole archive.
             (tmp_path / "whole.tar").replace(fifo)
             os.kill(waiting[0], signal.SIGKILL)
@@ -279,14 +277,14 @@ def test_a_film_whose_decoder_is_killed_gets_a_second_chance(
 def test_a_film_at_which_two_decoders_die_is_named_and_the_others_come_through(
     pool: Pool, folder: Path, tmp_path: Path
 ) -> None:
-    fifo, blocking = never_opening(tmp_path, folder)
+    _, blocking = never_opening(tmp_path, folder)
     decoders = pool(2)
     others = given(place(folder), members(folder))
     decoders.give([*others[:3], *blocking, *others[3:]])
     killed: set[int] = set()
 
     def kill() -> None:
-        for pid in set(blocked_at(fifo)) - killed:
+        for pid in set(blocked()) - killed:
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
 
@@ -461,28 +459,31 @@ def test_decoders_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 def test_a_decoder_whose_parent_is_gone_ends_without_a_word(folder: Path) -> None:
     parent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    requests, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     memory, marks = os.memfd_create("memory"), os.memfd_create("marks")
     os.ftruncate(memory, 600 * SIDE)
     os.ftruncate(marks, 64)
-    with parent, theirs:
+    with parent, theirs, requests, its:
         inheritance = protocol.Inheritance(
-            parent_pid=os.getpid(), socket_fd=theirs.fileno(), memory_fd=memory,
-            memory_bytes=600 * SIDE, marks_fd=marks, number=0, limit_mb=1024,
+            parent_pid=os.getpid(), socket_fd=theirs.fileno(), requests_fd=its.fileno(),
+            memory_fd=memory, memory_bytes=600 * SIDE, marks_fd=marks, number=0, limit_mb=1024,
         )  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-m", "worker.decoding.child", *inheritance.arguments()],
-            pass_fds=(theirs.fileno(), memory, marks),
+            pass_fds=(theirs.fileno(), its.fileno(), memory, marks),
             stderr=subprocess.PIPE,
         )
         theirs.close()
+        its.close()
         assert protocol.Started.unpack(parent.recv(protocol.MESSAGE_BYTES)).ready
         request = protocol.Request(
             source=protocol.Source("folder", str(folder), "1", 0),
             rule=rules.DEFAULT_RULE, size=samples.SIZE, accept=(),
             films=[(n * SIDE, member) for n, member in enumerate(members(folder))],
         )  # fmt: skip
-        parent.send(request.pack())
+        requests.send(request.pack())
         parent.close()
+        requests.close()
         _, errors = process.communicate(timeout=samples.PATIENCE_S)
     os.close(memory)
     os.close(marks)

@@ -78,8 +78,8 @@ def test_a_first_message_arrives_as_it_was(sent: Started) -> None:
 
 def test_an_inheritance_arrives_as_it_was() -> None:
     sent = Inheritance(
-        parent_pid=1, socket_fd=2, memory_fd=3, memory_bytes=4, marks_fd=5, number=6, limit_mb=7,
-        device="cuda:1", at_least=1.5,
+        parent_pid=1, socket_fd=2, requests_fd=8, memory_fd=3, memory_bytes=4, marks_fd=5, number=6,
+        limit_mb=7, device="cuda:1", at_least=1.5,
     )  # fmt: skip
     assert Inheritance.parse(sent.arguments()) == sent
 

@@ -2,7 +2,8 @@
 
 With it, what happens to a training job from outside (cancelled, stopped, taken over) is tested in
 tenths of a second. test_child.py has it and the real one do the same, and compares the messages.
-Its "model" is a copy of the file that the variable STAND_IN_MODEL names.
+Its "model" is a copy of the file that the variable TORCH_STAND_IN_MODEL names: variables of torch
+reach a training process.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from trainer.learning.epoch import Epoch
 from worker.machine.process import die_with_parent
 
 #: Name of the variable with the model file.
-MODEL = "STAND_IN_MODEL"
+MODEL = "TORCH_STAND_IN_MODEL"
 
 #: Seconds that an epoch takes.
 EPOCH_S = 0.1

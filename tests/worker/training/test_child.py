@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.support import processes as running
 from tests.worker import samples
 from trainer.learning import loop
 from trainer.learning.epoch import Epoch
-from worker import config
-from worker.training import checkpoints
+from worker.training import checkpoints, process
 from worker.training.process import TrainingProcess
 
 #: What comes with each report.
@@ -92,8 +93,7 @@ def started(folder: Path, data: Path, after: Path | None = None, **spec: Any) ->
         "threads": 1,
         "engine_batch": 2,
     }
-    settings = config.load({"PNEUMOQ_HOME": str(folder.parent)})
-    process = TrainingProcess(settings, order)
+    process = TrainingProcess(order)
     try:
         yield Heard(process)
     finally:
@@ -102,11 +102,16 @@ def started(folder: Path, data: Path, after: Path | None = None, **spec: Any) ->
 
 @pytest.mark.timeout(900)
 def test_it_is_killed_stopped_and_finished_with_the_same_reports_whichever_it_is(
-    child: str, labelled: Path, tmp_path: Path
+    child: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PNEUMOQ_SITE_KEY", "a secret of this site")
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     with started(first, labelled) as killed:
         killed.until("epoch")
+        (pid,) = running.children(os.getpid(), process.CHILD)
+        assert "PNEUMOQ_" not in Path(f"/proc/{pid}/environ").read_text()
+        if child == "real":
+            assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
         at_any_time = ("note", "progress")
         kinds = [r["event"] for r in killed.reports if r["event"] not in at_any_time]
         assert kinds[:3] == ["dataset", "saved", "epoch"]
