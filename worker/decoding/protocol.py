@@ -71,6 +71,9 @@ MARK_NUMBERS = 3
 
 _REPLY_HEAD = struct.Struct("<IId")  # films, bytes of JSON, seconds
 
+#: Instead of the number of what read a film, where its bytes could not be read.
+_NO_READER = b"\xff"
+
 
 class Source(NamedTuple):
     """The archive that a request's films are in."""
@@ -226,12 +229,18 @@ class Reply:
 
     def pack(self) -> bytes:
         """As bytes for the socket."""
+        # Every film has a reader, and there are few: one byte a film.
+        numbers: dict[tuple[str, int], int] = {}
+        read_by = bytearray(_NO_READER * self.films)
+        for place, reader in self.readers.items():
+            read_by[place] = numbers.setdefault(reader, len(numbers))
         remarks = b""
-        said = (self.failures, self.tags, self.overridden, self.readers, self.whose)
-        if any(said):
-            remarks = json.dumps([list(kind.items()) for kind in said]).encode()
+        said = (self.failures, self.tags, self.overridden, self.whose)
+        if numbers or any(said):
+            listed = [list(numbers), *(list(kind.items()) for kind in said)]
+            remarks = json.dumps(listed).encode()
         head = _REPLY_HEAD.pack(self.films, len(remarks), self.seconds)
-        return _sendable(head + remarks + b"".join(self.contents))
+        return _sendable(head + remarks + read_by + b"".join(self.contents))
 
     @classmethod
     def unpack(cls, message: bytes) -> Reply:
@@ -240,22 +249,28 @@ class Reply:
             films, length, seconds = _REPLY_HEAD.unpack_from(message)
             end = _REPLY_HEAD.size + length
             remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 5
-            failures, tags, overridden, readers, whose = remarks
+            readers, failures, tags, overridden, whose = remarks
+            numbered = [(str(kind), int(version)) for kind, version in readers]
+            begin = end + films
             reply = cls(
                 seconds=seconds,
                 contents=[
                     message[at : at + CONTENT_BYTES]
-                    for at in range(end, len(message), CONTENT_BYTES)
+                    for at in range(begin, len(message), CONTENT_BYTES)
                 ],
                 failures={place: Failure(*failure) for place, failure in failures},
                 tags=dict(tags),
                 overridden=dict(overridden),
-                readers={place: (kind, version) for place, (kind, version) in readers},
+                readers={
+                    place: numbered[number]
+                    for place, number in enumerate(message[end:begin])
+                    if number != _NO_READER[0]
+                },
                 whose=dict(whose),
             )
-        except (TypeError, ValueError, struct.error) as error:
+        except (IndexError, TypeError, ValueError, struct.error) as error:
             raise ValueError(f"no reply of a decoder: {error}") from error
-        if end + films * CONTENT_BYTES != len(message):
+        if begin + films * CONTENT_BYTES != len(message):
             raise ValueError(f"no reply of a decoder: {len(message)} bytes for {films} films")
         return reply
 
