@@ -146,6 +146,8 @@ class Postgres:
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._options: Sequence[str] = ()
+        #: Variables that the server gets besides those of the test run.
+        self.environment: Mapping[str, str] = {}
         self._numbers = itertools.count(1)
 
     def make(self, data: Path, options: Sequence[str] = ()) -> None:
@@ -159,6 +161,11 @@ class Postgres:
         )
         if initdb.wait() != 0:
             raise DidNotStart(f"initdb failed: {_tail(self.log)}")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the postmaster while the server is there."""
+        return self._process.pid if self._process is not None and self.running else None
 
     @property
     def running(self) -> bool:
@@ -179,6 +186,7 @@ class Postgres:
             log=self.log,
             dies_by=signal.SIGQUIT,  # the postmaster takes its children and shared memory with it
             user=self._account,
+            env={**os.environ, **self.environment},
             cwd=self.folder,
         )  # fmt: skip
         _wait_until_up(
@@ -223,12 +231,16 @@ class Postgres:
 
 @contextmanager
 def postgres(
-    data: Path | None = None, *, initdb: Sequence[str] = (), options: Sequence[str] = ()
+    data: Path | None = None,
+    *,
+    initdb: Sequence[str] = (),
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Postgres]:
     """A private PostgreSQL cluster that forgets everything; raises NotInstalled, DidNotStart.
 
     `data` is an empty folder for its files, by default beside its socket; `initdb` and `options`
-    are more options of the two programs.
+    are more options of the two programs, and `environment` more variables of the server.
     """
     programs = _postgres_programs()
     account = _lent_account() if os.geteuid() == 0 else None
@@ -238,6 +250,7 @@ def postgres(
                 shutil.chown(owned, account, pwd.getpwnam(account).pw_gid)
         cluster = Postgres(folder, programs, account)
         cluster.make(folder / "data" if data is None else data, initdb)
+        cluster.environment = environment or {}
         try:
             cluster.start(options)
             yield cluster
