@@ -19,7 +19,7 @@ LASTING: Mapping[str, tuple[float, float]] = {
     "database away": (2.0, 7.0),
     "database locked": (2.0, 7.0),
     "source unmounted": (2.0, 8.0),
-    "source hung": (2.0, 9.0),
+    "source hung": (2.0, 12.0),
     "disk full": (2.0, 6.0),
     "clock stepped": (2.0, 7.0),
 }

@@ -36,7 +36,7 @@ WORKERS = 3
 LEASE_S = 5.0
 
 #: Films that wait longer than this for their share are put off, in seconds: some harms last longer.
-FILM_DEADLINE_S = 5.0
+FILM_DEADLINE_S = 8.0
 
 #: Megabytes of the disks that fill up.
 DISK_MB = 256
