@@ -31,6 +31,14 @@ def library() -> Path | None:
     return None
 
 
+def tidy() -> None:
+    """Remove what the library left in shared memory for processes that were killed."""
+    for path in Path("/dev/shm").glob("*faketime_s*_*"):
+        pid = path.name.rpartition("_")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
+
+
 class Clock:
     """What some processes take for the time of day; right at first."""
 

@@ -180,13 +180,14 @@ class Postgres:
         if self.running:
             raise RuntimeError("the server runs already")
         self._options = self._options if options is None else options
+        # Not for what gives up root's rights before: a preloaded library would keep what is root's.
+        variables = ["env", *(f"{name}={value}" for name, value in self.environment.items())]
         self._process = spawn(
-            [self._programs / "postgres", "-D", self._data, "-k", self.folder,
+            [*variables, self._programs / "postgres", "-D", self._data, "-k", self.folder,
              *POSTGRES_OPTIONS, *self._options],
             log=self.log,
             dies_by=signal.SIGQUIT,  # the postmaster takes its children and shared memory with it
             user=self._account,
-            env={**os.environ, **self.environment},
             cwd=self.folder,
         )  # fmt: skip
         _wait_until_up(

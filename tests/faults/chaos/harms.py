@@ -237,3 +237,4 @@ def own_clock() -> Iterator[Clock | None]:
     with servers.short_folder("pneumoq-clock-") as place:
         place.chmod(0o755)  # PostgreSQL is another account's
         yield Clock(place / "clock")
+    clock.tidy()
