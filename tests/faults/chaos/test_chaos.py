@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from tests.faults.chaos.films import Outcome
 from tests.faults.chaos.harms import Harms, own_clock
 from tests.faults.chaos.sequence import KINDS, LASTING, Strike, sequence
 from tests.support import chance, mounts, servers, soak
+from tests.support.clock import Clock
 from tests.support.disk import small_disk
 from tests.support.service import Service
 from tests.support.site import Site, site
@@ -46,6 +48,9 @@ OPEN_JOBS = 2
 
 #: Longest wait for a shard to be leased, so that a harm can strike, and for the end, in seconds.
 LEASED_S, END_S = 150.0, 600.0
+
+#: All of it, in seconds: a slow machine needs long to start workers again and again.
+TIMEOUT_S = 1800
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -134,7 +139,7 @@ class Chaos:
         rows = self._asked("SELECT sum(n_items) AS n FROM shards WHERE finished_at IS NOT NULL")
         return int(rows[0].n or 0)
 
-    def _asked(self, statement: str) -> list[sa.Row[tuple[int]]]:
+    def _asked(self, statement: str) -> list[sa.Row[Any]]:
         """Rows; where the database does not answer at this moment it is asked again."""
         while True:
             try:
@@ -214,8 +219,6 @@ def chaos(database: str, tmp_path: Path, made: list[films.Film]) -> Iterator[Cha
     with ExitStack() as stack:
         share = stack.enter_context(mounts.share(real, tmp_path / "share"))
         disk = stack.enter_context(small_disk(DISK_MB))
-        # Decoders may not run as who runs the tests.
-        disk.chmod(0o755)
         clock = stack.enter_context(own_clock())
         cluster = cluster_disk = cluster_clock = None
         url = f"sqlite:///{disk}/pneumoq.db"
@@ -258,19 +261,20 @@ def chaos(database: str, tmp_path: Path, made: list[films.Film]) -> Iterator[Cha
 
 
 @contextmanager
-def _postgres(disk: Path, clock: object) -> Iterator[servers.Postgres]:
+def _postgres(disk: Path, clock: Clock | None) -> Iterator[servers.Postgres]:
     # Small segments: the log needs room soon, instead of what it got long ago.
     small = {"initdb": ["--wal-segsize=1"], "options": ["--min_wal_size=2MB",
              "--max_wal_size=4MB", "--synchronous_commit=on"]}  # fmt: skip
     data = disk / "data"
     data.mkdir(mode=0o700)
     disk.chmod(0o755)
-    environment = {} if clock is None else clock.environment  # type: ignore[attr-defined]
+    environment = {} if clock is None else clock.environment
     with servers.postgres(data, **small, environment=environment) as cluster:
         yield cluster
 
 
 @soak.ONLY
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize("database", DATABASES)
 def test_whatever_strikes_each_film_gets_the_one_outcome_that_is_right(
     database: str, tmp_path: Path, record_property: Callable[[str, object], None]
