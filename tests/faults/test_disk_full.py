@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +60,7 @@ def _job_through(
     job_id = harm.submit(here, *[few] * SOURCES)
     harm.in_the_middle(here, job_id)
     ballast = fill(disk)
+    assert shutil.disk_usage(disk).free == 0
     here.wait(lambda: here.says(worker, "the database does not answer"), "a write to be refused")
     ballast.unlink()
     if cluster is not None and not cluster.running:

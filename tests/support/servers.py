@@ -146,6 +146,8 @@ class Postgres:
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._options: Sequence[str] = ()
+        #: Variables that the server gets besides those of the test run.
+        self.environment: Mapping[str, str] = {}
         self._numbers = itertools.count(1)
 
     def make(self, data: Path, options: Sequence[str] = ()) -> None:
@@ -161,6 +163,11 @@ class Postgres:
             raise DidNotStart(f"initdb failed: {_tail(self.log)}")
 
     @property
+    def pid(self) -> int | None:
+        """Process id of the postmaster while the server is there."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    @property
     def running(self) -> bool:
         """Whether the server is there; one that ran out of disk may have given up."""
         return self._process is not None and self._process.poll() is None
@@ -173,8 +180,10 @@ class Postgres:
         if self.running:
             raise RuntimeError("the server runs already")
         self._options = self._options if options is None else options
+        # Not for what gives up root's rights before: a preloaded library would keep what is root's.
+        variables = ["env", *(f"{name}={value}" for name, value in self.environment.items())]
         self._process = spawn(
-            [self._programs / "postgres", "-D", self._data, "-k", self.folder,
+            [*variables, self._programs / "postgres", "-D", self._data, "-k", self.folder,
              *POSTGRES_OPTIONS, *self._options],
             log=self.log,
             dies_by=signal.SIGQUIT,  # the postmaster takes its children and shared memory with it
@@ -223,12 +232,16 @@ class Postgres:
 
 @contextmanager
 def postgres(
-    data: Path | None = None, *, initdb: Sequence[str] = (), options: Sequence[str] = ()
+    data: Path | None = None,
+    *,
+    initdb: Sequence[str] = (),
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Postgres]:
     """A private PostgreSQL cluster that forgets everything; raises NotInstalled, DidNotStart.
 
     `data` is an empty folder for its files, by default beside its socket; `initdb` and `options`
-    are more options of the two programs.
+    are more options of the two programs, and `environment` more variables of the server.
     """
     programs = _postgres_programs()
     account = _lent_account() if os.geteuid() == 0 else None
@@ -238,6 +251,7 @@ def postgres(
                 shutil.chown(owned, account, pwd.getpwnam(account).pw_gid)
         cluster = Postgres(folder, programs, account)
         cluster.make(folder / "data" if data is None else data, initdb)
+        cluster.environment = environment or {}
         try:
             cluster.start(options)
             yield cluster

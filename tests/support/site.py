@@ -188,18 +188,22 @@ class Site:
 @contextmanager
 def site(
     database_url: str,
-    broker: servers.Valkey,
+    broker: servers.Valkey | None,
     folder: Path,
     *,
     schema: str = migrate.HEAD,
     **settings: Any,
 ) -> Iterator[Site]:
-    """A site with an empty database of this schema; its workers are killed at the end."""
+    """A site with an empty database of this schema; its workers are killed at the end.
+
+    Without a `broker` it is the one that `pneumoq up` starts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    home = settings.pop("home", folder / "home")
     chosen = replace(
-        config.load({"PNEUMOQ_HOME": str(folder / "home")}),
+        config.load({"PNEUMOQ_HOME": str(home)}),
         database_url=database_url,
-        broker_url=broker.url,
+        broker_url=config.embedded_broker_url(home) if broker is None else broker.url,
         **{"decoders": 1, "engine_threads": 1, "train_threads": 2, "lease_s": 3.0, "sweep_s": 1.0}
         | settings,
     )
