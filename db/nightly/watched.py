@@ -17,7 +17,7 @@ from db.base import database
 from db.base.errors import LeaseLost
 from db.base.schema import runs as runs_table
 from db.base.schema import watched
-from db.base.types import now
+from db.base.types import due, now
 from db.nightly import runs
 from db.queue import jobs
 
@@ -26,6 +26,10 @@ MAX_ATTEMPTS = 3
 
 #: Rows in one statement.
 _BATCH = 1000
+
+#: A file that was seen further ahead than this, in seconds, was seen by a clock that was ahead: it
+#: begins to wait anew.
+_AHEAD_S = 60.0
 
 
 class Seen(NamedTuple):
@@ -56,15 +60,24 @@ def key(path: str) -> bytes:
     return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def claim(connection: sa.Connection, run_id: int, worker_id: str, there: Collection[str]) -> bool:
-    """Take a run whose folders are to be looked through, unless one of `there` has it."""
+def claim(
+    connection: sa.Connection,
+    run_id: int,
+    worker_id: str,
+    there: Collection[str],
+    settle_s: float,
+) -> bool:
+    """Take a run whose folders are to be looked through, unless one of `there` has it.
+
+    `settle_s` is for how long its schedule lets files settle: no second look waits longer.
+    """
     taken = connection.execute(
         sa.update(runs_table)
         .where(
             runs_table.c.id == run_id,
             runs_table.c.state == "due",
             sa.or_(runs_table.c.worker_id.is_(None), runs_table.c.worker_id.not_in(there)),
-            sa.or_(runs_table.c.not_before.is_(None), runs_table.c.not_before <= now()),
+            due(runs_table.c.not_before, settle_s),
         )
         .values(worker_id=worker_id)
     )
@@ -109,11 +122,13 @@ def observe(
     In transactions that are short however many there are, so that nobody waits long for the
     database; what was kept stays where this is interrupted. Raises LeaseLost.
     """
-    select = sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns)
+    select = sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
+        watched.c.schedule_id == schedule_id,
+        sa.or_(watched.c.state != "seen", watched.c.since <= now(_AHEAD_S)),
+    )
     with database.reading(engine) as connection:
         known = {
-            bytes(row.path_hash): (row.size, row.mtime_ns)
-            for row in connection.execute(select.where(watched.c.schedule_id == schedule_id))
+            bytes(row.path_hash): (row.size, row.mtime_ns) for row in connection.execute(select)
         }
     keyed = [(key(seen.path), seen) for seen in found]
     other = [(k, seen) for k, seen in keyed if known.get(k) != (seen.size, seen.mtime_ns)]

@@ -14,8 +14,11 @@ import sqlalchemy as sa
 
 from db.base.errors import LeaseLost
 from db.base.schema import SCORING_JOB_STATES, jobs, shards
-from db.base.types import now
+from db.base.types import due, now, pending
 from db.queue import jobs as job_rows
+
+#: No lease is longer, in seconds: one that ends later was given by a clock that was ahead.
+LONGEST_S = 3600.0
 
 #: Seconds before attempt 2, 3, … of a job or shard.
 BACKOFF_S = (5.0, 30.0, 120.0)
@@ -26,6 +29,9 @@ MAX_ATTEMPTS = 5
 #: An item that the system does not let be read, while others of its source are, is in error after
 #: so many tries, which lie at least so many seconds apart.
 TRIES, TRY_AGAIN_S = 3, 60.0
+
+#: The longest wait before another attempt at a job or shard, in seconds.
+LONGEST_WAIT_S = max(*BACKOFF_S, TRY_AGAIN_S)
 
 #: A shard that so many workers did not survive may be what ends them. It is worked on alone, so
 #: that its next victim takes no other shard's attempts with it.
@@ -126,6 +132,21 @@ def hand_back(
         )
     )
     job_rows.log(connection, lease.job_id, lease.worker_id, event, reason)
+
+
+def leased(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """The condition under which the lease of a row of `jobs` or `shards` has not run out."""
+    return pending(table.c.lease_until, LONGEST_S)
+
+
+def run_out(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """The contrary of `leased`."""
+    return due(table.c.lease_until, LONGEST_S)
+
+
+def waited(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """The condition under which the wait before the next attempt at such a row is over."""
+    return due(table.c.not_before, LONGEST_WAIT_S)
 
 
 def held(shard: Shard) -> sa.ColumnElement[bool]:

@@ -16,7 +16,7 @@ from db.base import database
 from db.base.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
 from db.base.types import now
 from db.queue import jobs as job_rows
-from db.queue import outages
+from db.queue import leases, outages
 from db.queue.leases import SUSPECT_ATTEMPTS, Lease, Shard
 from db.work import endings
 
@@ -128,9 +128,9 @@ def due(kind: str, select: sa.Select[Any], away: Away = NOWHERE) -> sa.Select[An
             jobs.c.finished_at.is_(None),
             sa.or_(
                 jobs.c.state == "queued",
-                sa.and_(jobs.c.state.in_(active), jobs.c.lease_until <= now()),
+                sa.and_(jobs.c.state.in_(active), leases.run_out(jobs)),
             ),
-            sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now()),
+            leases.waited(jobs),
         )
         .order_by(jobs.c.priority.desc(), jobs.c.id)
     )  # fmt: skip
@@ -274,7 +274,7 @@ def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa
         others.c.job_id == sources.c.job_id,
         others.c.source_no == sources.c.source_no,
         others.c.state == "leased",
-        others.c.lease_until > now(),
+        leases.leased(others),
         others.c.worker_id != worker_id,
     )
     return (
@@ -285,9 +285,9 @@ def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa
             shards.c.finished_at.is_(None),
             sa.or_(
                 shards.c.state == "ready",
-                sa.and_(shards.c.state == "leased", shards.c.lease_until <= now()),
+                sa.and_(shards.c.state == "leased", leases.run_out(shards)),
             ),
-            sa.or_(shards.c.not_before.is_(None), shards.c.not_before <= now()),
+            leases.waited(shards),
             ~taken,
             sa.true() if alone else shards.c.attempts < SUSPECT_ATTEMPTS,
         )

@@ -48,7 +48,7 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
             continue  # it could not look; another may
         mine = database.write(
             engine,
-            lambda c, d=due, t=there: watched.claim(c, d["id"], who, t),  # type: ignore[misc]
+            lambda c, d=due, t=there: watched.claim(c, d["id"], who, t, _settle_s(d)),  # type: ignore[misc]
         )
         if not mine:
             continue
@@ -66,6 +66,10 @@ def run(settings: Settings, engine: sa.Engine, who: str) -> None:
             )
         except LeaseLost as error:
             log.info("%s", error)
+
+
+def _settle_s(due: sa.RowMapping) -> float:
+    return float(due["spec"].get("watch", {}).get("settle_s", SETTLE_S))
 
 
 def _others(engine: sa.Engine, due: sa.RowMapping, who: str) -> set[str]:
@@ -118,7 +122,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     """Take what is new and unchanged for long enough; raises Unreadable, NotFound and LeaseLost."""
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
-    settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
+    settle_s = _settle_s(due)
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
     for folder in folders:
