@@ -200,6 +200,6 @@ def _drop(engine: sa.Engine, number: int) -> int:
             return drop(connection)
     except DBAPIError as error:
         # Somebody is reading: the rows are deleted instead.
-        if not database.passing(error):
+        if not database.away(error):
             raise
         return 0

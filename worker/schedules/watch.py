@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database, outbox, workers
-from db.base.errors import Conflict, LeaseLost, NotFound, Unavailable
+from db.base.errors import Conflict, LeaseLost, NotFound
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen, Waiting
 from db.queue import listings, outages
@@ -88,14 +88,14 @@ def _outcome(
     """
     try:
         _look(settings, engine, who, due)
-    except (LeaseLost, Unavailable):
+    except LeaseLost:
         raise
     except (inbox.Unreadable, SourceTrouble) as error:
         return str(error), True
     except (ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
         return str(error), False
     except Exception as error:
-        if isinstance(error, sa.exc.DBAPIError) and database.passing(error):
+        if database.away(error):
             raise
         log.exception("schedule %s: its folders cannot be looked through", due["name"])
         reason = (

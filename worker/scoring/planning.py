@@ -46,7 +46,7 @@ class Planner:
         self._notify = notify
         self._wake = wake
         self._away = Away() if away is None else away
-        self._lister = Lister(database, claimed, self._check, self._written, self._away)
+        self._claimed = claimed
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._thread.start()
 
@@ -62,7 +62,8 @@ class Planner:
     def _run(self) -> None:
         job_id = self._lease.job_id
         try:
-            self._lister.run()
+            # One that the database was away for goes on where it was, as another planner would.
+            connecting.outlast(self._database, lambda: self._lister().run())
         except _Stopped:
             self._write(
                 lambda c: leases.hand_back(
@@ -91,6 +92,9 @@ class Planner:
         finally:
             self._heartbeat.release(self._lease)
             self._wake()
+
+    def _lister(self) -> Lister:
+        return Lister(self._database, self._claimed, self._check, self._written, self._away)
 
     def _check(self) -> None:
         if self._stop.is_set() or self._heartbeat.lost(self._lease):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database
 from db.base.errors import Conflict, LeaseLost
@@ -35,6 +35,9 @@ T = TypeVar("T")
 #: How often the lease and the stop event are looked at between reports.
 TICK_S = 0.5
 
+#: While the database is away, reports are tried to be written this often, in seconds.
+AGAIN_S = 2.0
+
 #: The process of a cancelled job is killed this many seconds after it was told to stop: where its
 #: last checkpoint takes longer to write, the one before it is what is continued from.
 CANCELLED_GRACE_S = 2.0
@@ -54,6 +57,8 @@ class Attempt:
     ) -> None:
         self._settings = settings
         self._database = engine
+        #: For whoever must not wait: the process is to be looked after meanwhile.
+        self._at_once = database.patient(engine, 0.0)
         self._claimed = claimed
         self._lease: Lease = claimed.lease
         self._heartbeat = heartbeat
@@ -66,6 +71,10 @@ class Attempt:
         #: The run that this job is for, where a schedule made it.
         self._night = night.of(settings, engine, claimed.lease)
         self._dataset_id: int | None = None
+        #: Reports that are to become rows, oldest first: they wait while the database is away.
+        self._reports: deque[dict[str, Any]] = deque()
+        #: When that is tried again (time.monotonic).
+        self._write_at = 0.0
         #: The last thing that the process reports, with its `event`.
         self._result: dict[str, Any] | None = None
         #: Nothing is to be written any more: cancelled, or another worker's by now.
@@ -74,13 +83,14 @@ class Attempt:
         self._urgent: str | None = None
 
     def run(self) -> None:
-        """Train; the job is completed, failed, or handed back. Raises LeaseLost."""
+        """Train; the job is completed, failed, or handed back. Raises LeaseLost.
+
+        While the database is away training goes on, and what it came to waits to be written.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            order = self._order()
+            order = database.outlast(self._database, self._order)
         except EngineError as error:
-            if isinstance(error.__cause__, DBAPIError):
-                raise error.__cause__ from error  # the database is away: not the model's fault
             self._fail(f"the training cannot begin: {error}")
             return
         process = TrainingProcess(
@@ -124,45 +134,72 @@ class Attempt:
             if kill_at is not None and time.monotonic() > kill_at:
                 return
             events = process.events(TICK_S)
+            for event in events or ():
+                self._keep(event)
+            self._write_reports()
             if events is None:
                 return
-            for event in events:
-                if self._lost:
-                    continue
-                try:
-                    self._record(event.pop("event"), event)
-                except LeaseLost:
-                    self._lost = True
+
+    def _keep(self, event: dict[str, Any]) -> None:
+        """Keep a report to be written; of how far it is only the latest matters."""
+        if event["event"] == "progress":
+            others = [kept for kept in self._reports if kept["event"] != "progress"]
+            self._reports = deque(others)
+        self._reports.append(event)
+
+    def _write_reports(self) -> None:
+        """Turn reports into rows. While the database is away they are kept, and tried again."""
+        if time.monotonic() < self._write_at:
+            return
+        try:
+            self._write_all(self._at_once)
+        except LeaseLost:
+            self._lost = True
+        except Exception as error:
+            if not database.away(error):
+                raise
+            self._write_at = time.monotonic() + AGAIN_S
+
+    def _write_all(self, engine: sa.Engine) -> None:
+        while self._reports and not self._lost:
+            payload = dict(self._reports[0])
+            self._record(engine, payload.pop("event"), payload)
+            self._reports.popleft()
 
     def _gives_way(self) -> bool:
         """Whether more urgent scoring waits on this machine."""
         self._urgent = self._more_urgent.look()
         return self._urgent is not None
 
-    def _record(self, event: str, payload: dict[str, Any]) -> None:
+    def _record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> None:
         """Turn one report into rows, or keep it as the result."""
         lease = self._lease
         if event == "epoch":
             parts = {part: payload[f"{part}_metrics"] for part in ("train", "val")}
             figures = {f"{part}_{k}": v for part in parts for k, v in parts[part].items()}
             row = {**figures, **payload, "learning_rate": payload["lr"]}
-            self._write(lambda c: training.record_epoch(c, lease, row))
+            database.write(engine, lambda c: training.record_epoch(c, lease, row))
         elif event == "saved":
-            self._write(lambda c: training.record_checkpoint(c, lease))
+            database.write(engine, lambda c: training.record_checkpoint(c, lease))
             checkpoints.forget_earlier(self._folder)
         elif event == "progress":
-            self._write(lambda c: training.record_progress(c, lease, payload))
+            database.write(engine, lambda c: training.record_progress(c, lease, payload))
         elif event == "dataset":
-            self._dataset_id = self._write(lambda c: training.record_dataset(c, lease, **payload))
+            self._dataset_id = database.write(
+                engine, lambda c: training.record_dataset(c, lease, **payload)
+            )
         elif event == "note":
             text = str(payload["text"])
             log.info("job %d: %s", lease.job_id, text)
-            self._write(lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text))
-        elif self._night is None or not self._night.record(event, payload):
+            database.write(
+                engine, lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text)
+            )
+        elif self._night is None or not self._night.record(engine, event, payload):
             self._result = {"event": event, **payload}
 
     def _conclude(self, process: TrainingProcess) -> None:
-        """Write what the attempt came to, by the process's result."""
+        """Write what is not written yet, and what the attempt came to by the process's result."""
+        self._write_all(self._database)
         result = self._result
         if result is None or result["event"] == "stopped":
             self._hand_back(process.status)
