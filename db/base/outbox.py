@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.base import database
+from db.base import database, locks
 from db.base.errors import NotFound
 from db.base.schema import jobs, models, notices, runs, schedules, workers
 from db.base.types import due, lately, now
@@ -215,10 +215,10 @@ def mark_undelivered(connection: sa.Connection) -> int:
     ).all()
     if any(SENDS in versions for versions in {row.host: row.versions for row in latest}.values()):
         return 0
+    waits = notices.c.state == "waiting"
+    locks.in_order(connection, sa.select(notices.c.id).where(waits).order_by(notices.c.id))
     return connection.execute(
-        sa.update(notices)
-        .where(notices.c.state == "waiting")
-        .values(state="unheard", not_before=None)
+        sa.update(notices).where(waits).values(state="unheard", not_before=None)
     ).rowcount
 
 

@@ -224,7 +224,7 @@ def tick(
     that come to nothing are one row, which says how many they were.
     """
     row = connection.execute(
-        sa.select(schedules).where(schedules.c.id == schedule_id).with_for_update()
+        sa.select(schedules).where(schedules.c.id == schedule_id).with_for_update(key_share=True)
     ).one()
     if row.removed_at is not None or row.paused:
         return None
@@ -334,7 +334,7 @@ def _named(name: str) -> sa.Select[Any]:
 
 
 def _locked(connection: sa.Connection, name: str) -> sa.Row[Any]:
-    row = connection.execute(_named(name).with_for_update()).one_or_none()
+    row = connection.execute(_named(name).with_for_update(key_share=True)).one_or_none()
     if row is None:
         raise NotFound(f"there is no schedule {name!r}; `pneumoq schedule ls` lists them")
     return row

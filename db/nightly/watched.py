@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db.base import database
+from db.base import database, locks
 from db.base.errors import LeaseLost
 from db.base.schema import runs as runs_table
 from db.base.schema import watched
@@ -161,7 +161,7 @@ def _keep(
         connection.execute(
             sa.insert(watched).values(schedule_id=schedule_id, since=now(), state="seen"), new
         )
-    for k in there:
+    for k in sorted(there):
         connection.execute(
             sa.update(watched)
             .where(mine, watched.c.path_hash == k)
@@ -228,7 +228,7 @@ def failed_again(
 ) -> None:
     """Count an attempt for files whose job would fail once more, without there being one."""
     fence(connection, run_id, worker_id)
-    for path in paths:
+    for path in sorted(paths, key=key):
         connection.execute(
             sa.update(watched)
             .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(path))
@@ -247,13 +247,18 @@ def take(
     """Submit the run's job over these files, which are taken by it; `job` as of `jobs.submit`."""
     fence(connection, run_id, worker_id)
     job_id = jobs.submit(connection, kind="score", schedule_id=schedule_id, **job)
-    for start in range(0, len(paths), _BATCH):
+    keys = sorted(key(path) for path in paths)
+    for start in range(0, len(keys), _BATCH):
+        part = _locked(
+            connection,
+            sa.and_(
+                watched.c.schedule_id == schedule_id,
+                watched.c.path_hash.in_(keys[start : start + _BATCH]),
+            ),
+        )
         connection.execute(
             sa.update(watched)
-            .where(
-                watched.c.schedule_id == schedule_id,
-                watched.c.path_hash.in_([key(path) for path in paths[start : start + _BATCH]]),
-            )
+            .where(part)
             .values(state="taken", job_id=job_id, attempts=watched.c.attempts + 1)
         )
     runs.note(connection, run_id, state="running", job_id=job_id, not_before=None)
@@ -268,7 +273,7 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
 
     So does what was done because it has the content of such a file: the file may be gone by then.
     """
-    ours = sa.and_(watched.c.job_id == job_id, watched.c.state == "taken")
+    ours = _locked(connection, sa.and_(watched.c.job_id == job_id, watched.c.state == "taken"))
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
@@ -278,20 +283,24 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
         after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
     connection.execute(sa.update(watched).where(ours).values(**after))
     failed = watched.alias()
-    connection.execute(
-        sa.update(watched)
-        .where(
-            watched.c.state == "done",
-            watched.c.job_id.is_(None),
-            sa.exists().where(
-                failed.c.job_id == job_id,
-                failed.c.state == "seen",
-                failed.c.schedule_id == watched.c.schedule_id,
-                failed.c.content == watched.c.content,
-            ),
-        )
-        .values(state="seen")
+    same = sa.and_(
+        watched.c.state == "done",
+        watched.c.job_id.is_(None),
+        sa.exists().where(
+            failed.c.job_id == job_id,
+            failed.c.state == "seen",
+            failed.c.schedule_id == watched.c.schedule_id,
+            failed.c.content == watched.c.content,
+        ),
     )
+    connection.execute(sa.update(watched).where(_locked(connection, same)).values(state="seen"))
+
+
+def _locked(connection: sa.Connection, which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Lock the files of a condition, by their paths; returns it."""
+    rows = sa.select(watched.c.path_hash).where(which)
+    locks.in_order(connection, rows.order_by(watched.c.schedule_id, watched.c.path_hash))
+    return which
 
 
 def _after(attempts: sa.ColumnElement[int]) -> sa.ColumnElement[str]:

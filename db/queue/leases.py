@@ -164,7 +164,7 @@ def renew_shards(
 ) -> list[Shard]:
     """Push the leases' ends back; returns those that are lost (or whose job was cancelled)."""
     lost = []
-    for shard in held_shards:
+    for shard in sorted(held_shards, key=lambda shard: (shard.job_id, shard.shard_no)):
         alive = sa.exists().where(jobs.c.id == shard.job_id, jobs.c.state.in_(SCORING_JOB_STATES))
         renewed = connection.execute(
             sa.update(shards).where(held(shard), alive).values(lease_until=now(lease_s))
@@ -189,6 +189,7 @@ def hand_back_shard(
     without a word: one item may be to blame, and is cornered. A lease that is lost already is left
     alone.
     """
+    job_rows.hold(connection, shard.job_id)
     delay_s = 0.0 if in_good_order else BACKOFF_S[min(shard.attempt, len(BACKOFF_S)) - 1]
     values: dict[str, Any] = {}
     if unread is not None:

@@ -26,6 +26,7 @@ NOTICE_S = 600.0
 
 def note(connection: sa.Connection, job_id: int, source_no: int, who: str, reason: str) -> None:
     """A worker cannot read a source: since when, and in the job's history why."""
+    job_rows.hold(connection, job_id)
     connection.execute(
         sa.update(sources)
         .where(sources.c.job_id == job_id, sources.c.source_no == source_no)
@@ -40,6 +41,7 @@ def note(connection: sa.Connection, job_id: int, source_no: int, who: str, reaso
 
 def read(connection: sa.Connection, job_id: int, source_no: int) -> None:
     """A worker has read a source: what was noted of it is forgotten, and the outage ends."""
+    job_rows.hold(connection, job_id)
     connection.execute(
         sa.update(sources)
         .where(

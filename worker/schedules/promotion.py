@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from db.base import database, workers
 from db.base.types import now
 from db.nightly import runs
+from db.queue import jobs
 from db.registry import aliases, engine_checks
 from worker.config import Settings
 
@@ -51,6 +52,8 @@ def _decide(
 ) -> str | None:
     """Promote, or keep the champion, or None: there is an engine check to wait for."""
     run_id = int(waiting["id"])
+    if waiting["job_id"] is not None:
+        jobs.hold(connection, int(waiting["job_id"]))
     checks = engine_checks.of_run(connection, run_id)
     failed = [check for check in checks if check["passed"] is False]
     if failed:

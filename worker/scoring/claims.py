@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base.errors import LeaseLost, Unavailable, unforeseen
-from db.queue import leases, listings, results, reuse
+from db.queue import jobs, leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
 from db.work import claims, endings
@@ -129,6 +129,7 @@ class Claims:
         reason = unforeseen(f"giving up shard {shard.shard_no}", error)
 
         def fail(connection: sa.Connection) -> None:
+            jobs.locked(connection, shard.job_id)
             if leases.renew_shards(connection, [shard], self._settings.lease_s):
                 raise leases.lost(shard)
             endings.finish(connection, shard.job_id, "failed", self._worker_id, reason)
