@@ -21,7 +21,6 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from db.base import database as connecting
 from db.base import outbox
 from db.base.database import write
 from db.base.schema import films, runs, shards, sources
@@ -41,8 +40,8 @@ pytestmark = pytest.mark.postgres
 
 Call = Callable[[sa.Connection], object]
 
-#: The share of pairs that `make test` runs, by chance; all of them in the soak.
-SHARE = 1 if soak.RUN is soak.Run.FULL else soak.repetitions(quick=6, full=1, part=2)
+#: Of so many calls one is run against all others, by chance; in the full soak each of them.
+SHARE = soak.repetitions(quick=20, full=1, part=3)
 
 #: Seconds after which a lock that is waited for counts as one that another has.
 BLOCKED_S = 0.03
@@ -171,9 +170,18 @@ def rows(postgres_database: sa.Engine, tmp_path: Path) -> Rows:
     write(database, lambda c: run_rows.note(c, proving, **notes))
     waiting = run_rows.in_state(database, "proving")
 
-    running = given.running(database, shards=5, items=2, priority=5)
-    held = [given.claimed(database, "w") for _ in range(3)]
-    assert {shard.job_id for shard in held} == {running}
+    running = given.running(database, shards=6, items=2, priority=5)
+    # Whoever claims the first one that is due takes it from who vanished.
+    vanished = given.claimed(database, "gone", given.EXPIRED_S)
+    held = []
+    for number in range(1, 4):
+        away = sa.update(shards).where(shards.c.job_id == running, shards.c.shard_no < number)
+        write(database, lambda c, u=away: c.execute(u.values(not_before=now(60))))  # type: ignore[misc]
+        held.append(given.claimed(database, "w"))
+    assert [(shard.job_id, shard.shard_no) for shard in held] == [(running, n) for n in (1, 2, 3)]
+    due = sa.update(shards).where(shards.c.job_id == running).values(not_before=None)
+    write(database, lambda c: c.execute(due))
+    assert given.one(database, shards, shards.c.worker_id == "gone").shard_no == vanished.shard_no
     for _ in range(3):
         write(database, lambda c: outbox.add(c, "failed", job_id=running))
     return Rows(
@@ -446,9 +454,9 @@ def test_no_two_calls_that_write_wait_for_each_other(
     every = calls(rows, tmp_path)
     assert {name: pairs.alone(call) for name, call in every.items()} == dict.fromkeys(every)
     moments = chance.moments()
-    chosen = {
-        name: call for name, call in every.items() if moments.randrange(SHARE) == 0 or SHARE == 1
-    } | {name: every[name] for name in ("pause", "claim a shard")}
+    chosen = {name: call for name, call in every.items() if moments.randrange(SHARE) == 0} | {
+        name: every[name] for name in ("pause", "claim a shard")
+    }
     blocked = {name: pairs.block(call, every) for name, call in chosen.items()}
     for name, others in list(blocked.items()):
         for other in others - blocked.keys():
@@ -461,45 +469,3 @@ def test_no_two_calls_that_write_wait_for_each_other(
                 if behind is not None:
                     found[first, second] = behind
     assert not found, "each of these pairs waits for the other behind this statement of the first"
-
-
-@pytest.mark.soak
-def test_what_is_scored_and_what_is_purged_do_not_wait_for_each_other(
-    postgres_database: sa.Engine,
-) -> None:
-    database = postgres_database
-    many = 2000
-    contents = [n.to_bytes(16, "big") for n in range(many)]
-
-    def remember(connection: sa.Connection) -> None:
-        shard = leases.Shard(
-            job_id=2, shard_no=0, token=1, worker_id="w", attempt=1, source_no=0, first_item=0,
-            n_items=many, listing=b"", model_id=1, priority=0, spec={},
-        )  # fmt: skip
-        scored = [
-            results.Prediction(
-                item_no=n, name="x", label_no=0, probability=0.5, positive=True, content=content,
-                reader=("JPEG", 9),
-            )
-            for n, content in enumerate(contents)
-        ]  # fmt: skip
-        results._remember(connection, shard, scored)
-
-    for _ in range(soak.repetitions(quick=3, full=20)):
-        with connecting.writing(database) as connection:
-            connection.execute(sa.delete(films))
-            # The last comes first in the table.
-            connection.execute(
-                sa.insert(films).values(model_id=1, precision="fp32", job_id=1, item_no=0),
-                [{"content": content} for content in reversed(contents)],
-            )
-
-        def once(work: Call) -> None:
-            with connecting.writing(database) as connection:
-                work(connection)
-
-        found = given.together(
-            lambda: once(remember),
-            lambda: once(lambda c: purge._forget(c, [films.c.job_id == 1])),
-        )
-        assert found == [None, None]

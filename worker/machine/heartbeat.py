@@ -84,10 +84,10 @@ class Heartbeat:
 
     @property
     def overdue(self) -> bool:
-        """Whether a lease that is held may have run out, as it was not renewed for so long."""
+        """Whether a lease that is held may run out soon, or has, as it was not renewed for long."""
         with self._lock:
             held = any(key not in self._lost for key in self._held)
-            return held and time.monotonic() - self._beaten_at > self._lease_s
+            return held and time.monotonic() - self._beaten_at > self._lease_s / 2
 
     def set_status(self, text: str) -> None:
         """Put what the worker computes with, and does, into its row from the next beat on."""

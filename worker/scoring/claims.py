@@ -39,7 +39,7 @@ Found = tuple[bool, ShardRun | Claimed | None]
 
 
 class _Overdue(Exception):
-    """Leases in hand may have run out, since they were not renewed for so long."""
+    """Leases in hand may have run out, since they were not renewed for long."""
 
 
 class Claims:

@@ -25,10 +25,10 @@ from worker.scoring.engine_thread import Model
 from worker.scoring.loading import Loader
 from worker.service.daemon import Daemon
 
-LEASE_S = 0.5
+LEASE_S = 1.5
 
 #: Seconds for which the database is away: longer than patience and lease.
-AWAY_S = 2.0
+AWAY_S = 4.0
 
 SOURCES = 30
 
