@@ -25,7 +25,7 @@ JOB = {"spec": {"keep_cam": "none"}, "submitted_by": "schedule inbox", "model_id
        "source_rows": [{"uri": "/in", "kind": "list", "fingerprint": "1"}]}  # fmt: skip
 
 #: For how long files are let settle.
-SETTLE_S = 60.0
+SETTLE_S = 3600.0
 
 A, B = Seen("/in/a.jpg", 10, 1), Seen("/in/b.jpg", 20, 2)
 
