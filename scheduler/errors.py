@@ -78,7 +78,7 @@ def _explain_database(error: Exception) -> str | None:
 
     assert isinstance(error, DBAPIError)
     text = str(error.orig)
-    if database.passing(error):
+    if database.away(error):
         return f"the database does not answer: {text}; `pneumoq doctor` says which one is meant"
     if getattr(error.orig, "sqlstate", None) == "42501" or "readonly" in text:
         return f"the database does not let this user write: {text}"

@@ -28,6 +28,10 @@ _SQLITE = "sqlite:///"
 #: What a setting may be, where it is one of a few words.
 CHOICES = {"engine": ("auto", "tensorrt", "onnx"), "decode": ("cpu", "gpu")}
 
+#: The largest value of a setting, where it has one. Of a lease it is `leases.LONGEST_S`: what runs
+#: longer is taken to be of a clock that was wrong.
+MOST = {"lease_s": 3600.0}
+
 #: What kombu reaches a Redis or Valkey by.
 _BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 
@@ -124,6 +128,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         values[name] = _parse(variable, str(fields[variable].type), text)
         if name in CHOICES and text not in CHOICES[name]:
             raise ConfigError(f"{variable}={text!r}: give one of {', '.join(CHOICES[name])}")
+        if name in MOST and values[name] > MOST[name]:
+            raise ConfigError(f"{variable}={text!r} is too long; give at most {MOST[name]:g}")
     try:
         home = values.get("home", Path("~/.pneumoq")).expanduser().absolute()
     except RuntimeError as error:

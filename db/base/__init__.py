@@ -2,6 +2,7 @@
 
 Start with `schema` (the tables) and `database` (connecting, `reading` and `write`). `views` is what
 people query, and `query` runs their SQL, which may only read. `migrate` brings the schema up to
-date, `bulk` inserts many rows, `partitions` makes PostgreSQL's partitions. `workers` is who is
-there, and `outbox` holds the notices for hooks, which are written in the transaction of the event.
+date, `bulk` inserts many rows, `partitions` makes PostgreSQL's partitions. `locks` is the order in
+which rows are locked. `workers` is who is there, and `outbox` holds the notices for hooks, which
+are written in the transaction of the event.
 """

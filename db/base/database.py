@@ -7,11 +7,17 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 from sqlalchemy.sql.dml import ReturningInsert
 
 from db.base.errors import Unavailable
@@ -23,7 +29,8 @@ T = TypeVar("T")
 #: SQLite waits this long for another process's write before it reports "locked".
 BUSY_TIMEOUT_MS = 5_000
 
-#: A write is tried again for this long while the database is locked or gone.
+#: While the database is away whoever begins something waits for it for so many seconds. What is in
+#: hand waits for longer: see `patient`.
 PATIENCE_S = 60.0
 
 #: A database that has not answered for this long is worth a line in the log.
@@ -50,6 +57,15 @@ _PG_AGAIN = frozenset(
 )
 
 
+class Patience(NamedTuple):
+    """For how long a database is waited for that is locked or gone."""
+
+    #: After so many seconds it is not waited for any more …
+    seconds: float
+    #: … unless this says so: what was computed must not be lost because it takes longer.
+    in_hand: Callable[[], bool] = lambda: False
+
+
 def parse(url: str) -> sa.URL:
     """The parts of a URL; what follows `sqlite:///` is a path, whatever characters it has."""
     path = url.removeprefix("sqlite:///")
@@ -71,7 +87,7 @@ def connect(url: str, patience_s: float = 0.0) -> sa.Engine:
         )
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
-        engine.update_execution_options(pneumoq_patience_s=patience_s)
+        engine.update_execution_options(pneumoq_reads=Patience(patience_s))
         return engine
     # Whoever waits for a row's lock must then see what the other wrote, whatever the server's
     # default is.
@@ -83,8 +99,19 @@ def connect(url: str, patience_s: float = 0.0) -> sa.Engine:
         hide_parameters=True,
     )
     event.listen(engine, "connect", _postgres_connect)
-    engine.update_execution_options(pneumoq_patience_s=patience_s)
+    engine.update_execution_options(pneumoq_reads=Patience(patience_s))
     return engine
+
+
+def patient(
+    engine: sa.Engine, seconds: float, in_hand: Callable[[], bool] = lambda: False
+) -> sa.Engine:
+    """The same database and connections, for which reads and writes wait otherwise.
+
+    For so many seconds, and for as long as `in_hand` says so.
+    """
+    patience = Patience(seconds, in_hand)
+    return engine.execution_options(pneumoq_reads=patience, pneumoq_writes=patience)
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:
@@ -113,14 +140,22 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that sees one state of the database throughout."""
-    patience_s = engine.get_execution_options().get("pneumoq_patience_s", 0.0)
+    patience = engine.get_execution_options().get("pneumoq_reads", Patience(0.0))
     begun = (
         _begin_reading(engine)
-        if not patience_s
-        else patiently(lambda: _begin_reading(engine), patience_s)
+        if patience == Patience(0.0)
+        else patiently(lambda: _begin_reading(engine), patience)
     )
     with begun as connection:
         yield connection
+
+
+def outlast(engine: sa.Engine, work: Callable[[], T]) -> T:
+    """Run `work`, which may be repeated, again and again while the database is locked or gone.
+
+    As patiently as reads of this engine, and also where the database goes in the midst of one.
+    """
+    return patiently(work, engine.get_execution_options().get("pneumoq_reads", Patience(0.0)))
 
 
 def _begin_reading(engine: sa.Engine) -> sa.Connection:
@@ -150,44 +185,48 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def write(
-    engine: sa.Engine, work: Callable[[sa.Connection], T], patience_s: float = PATIENCE_S
+    engine: sa.Engine, work: Callable[[sa.Connection], T], patience_s: float | None = None
 ) -> T:
     """Run `work` in a writing transaction, again and again while the database is locked or gone.
 
     `work` must be safe to repeat. What it did is rolled back first, unless the connection broke
     just when it was committed: then it is repeated upon itself. Raises Unavailable after
-    `patience_s` seconds.
+    `patience_s` seconds; where it is None, as patiently as the engine says.
     """
+    patience = engine.get_execution_options().get("pneumoq_writes")
 
     def once() -> T:
         with writing(engine) as connection:
             return work(connection)
 
-    return patiently(once, patience_s)
+    return patiently(once, patience if patience_s is None else Patience(patience_s))
 
 
-def patiently(work: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """Run `work`, again and again while the database is locked or gone.
+def patiently(work: Callable[[], T], patience: Patience | None = None) -> T:
+    """Run `work`, again and again while the database is locked or gone: for PATIENCE_S, or as said.
 
-    Raises Unavailable after `patience_s` seconds.
+    Raises Unavailable.
     """
+    if patience is None:
+        patience = Patience(PATIENCE_S)
     began = time.monotonic()
     delay_s = 0.02
     warned = False
     while True:
         try:
             return work()
-        except DBAPIError as error:
-            if not passing(error):
+        except SQLAlchemyError as error:
+            if not away(error):
                 raise
+            reason = getattr(error, "orig", error)
             waited_s = time.monotonic() - began
-            if waited_s >= patience_s:
+            if waited_s >= patience.seconds and not patience.in_hand():
                 raise Unavailable(
-                    f"the database did not answer for {patience_s:.0f} s: {error.orig}"
+                    f"the database did not answer for {waited_s:.0f} s: {reason}"
                 ) from error
             if waited_s >= SILENT_S and not warned:
                 warned = True
-                log.warning("the database does not answer; trying on: %s", error.orig)
+                log.warning("the database does not answer; trying on: %s", reason)
         # Full jitter, so that workers that were locked out together do not return together.
         time.sleep(random.uniform(delay_s / 2, delay_s))
         delay_s = min(delay_s * 2, 2.0)
@@ -213,12 +252,15 @@ def find_or_insert(
 
 
 def away(error: BaseException) -> bool:
-    """Whether it is the database that does not answer now: no job's fault, and no shard's."""
-    return isinstance(error, Unavailable) or (isinstance(error, DBAPIError) and passing(error))
+    """Whether an error says that the database does not answer now: no job's fault, and no shard's.
 
-
-def passing(error: DBAPIError) -> bool:
-    """Whether an error says "not now" (locked, disk full, restarting) and not "wrong"."""
+    It is locked, gone, starting, full, or was waited for long enough; nothing was wrong.
+    """
+    # TimeoutError: all connections of this process are in use, by those who wait.
+    if isinstance(error, (Unavailable, TimeoutError)):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
     if error.connection_invalidated:
         return True
     if getattr(error.orig, "sqlstate", None) in _PG_AGAIN:

@@ -13,10 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.base import database
+from db.base import database, locks
 from db.base.errors import NotFound
 from db.base.schema import jobs, models, notices, runs, schedules, workers
-from db.base.types import now
+from db.base.types import due, lately, now
 
 #: Seconds before attempt 2, 3, … at sending a notice; after the last of them it is given up.
 BACKOFF_S = (10.0, 60.0, 600.0, 3600.0, 21_600.0)
@@ -138,9 +138,7 @@ def claim(connection: sa.Connection, who: str, notice_id: int | None = None) -> 
     """
     waiting = sa.select(notices).where(notices.c.state == "waiting")
     if notice_id is None:
-        waiting = waiting.where(
-            sa.or_(notices.c.not_before.is_(None), notices.c.not_before <= now())
-        )
+        waiting = waiting.where(due(notices.c.not_before, max(*BACKOFF_S, HELD_S)))
     else:
         waiting = waiting.where(notices.c.id == notice_id)
     while True:
@@ -212,15 +210,15 @@ def mark_undelivered(connection: sa.Connection) -> int:
     """
     latest = connection.execute(
         sa.select(workers.c.host, workers.c.versions)
-        .where(workers.c.seen_at > now(-SENDS_AGAIN_S))
+        .where(lately(workers.c.seen_at, SENDS_AGAIN_S))
         .order_by(workers.c.started_at)
     ).all()
     if any(SENDS in versions for versions in {row.host: row.versions for row in latest}.values()):
         return 0
+    waits = notices.c.state == "waiting"
+    locks.in_order(connection, sa.select(notices.c.id).where(waits).order_by(notices.c.id))
     return connection.execute(
-        sa.update(notices)
-        .where(notices.c.state == "waiting")
-        .values(state="unheard", not_before=None)
+        sa.update(notices).where(waits).values(state="unheard", not_before=None)
     ).rowcount
 
 

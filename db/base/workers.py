@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.schema import workers
-from db.base.types import now
+from db.base.types import lately, now
 
 #: A worker that was not seen for this long is taken to be gone.
 GONE_AFTER_S = 45.0
@@ -89,7 +89,7 @@ def alive(
 
     With `stopped` also those that have ended in good order since.
     """
-    select = sa.select(workers).where(workers.c.seen_at > now(-within_s))
+    select = sa.select(workers).where(lately(workers.c.seen_at, within_s))
     if not stopped:
         select = select.where(workers.c.stopped_at.is_(None))
     with database.reading(engine) as connection:

@@ -129,6 +129,14 @@ def freeze(
 
     Of two workers that freeze at the same moment, the first one's films stay; both drew the same.
     """
+    schedule_id = connection.execute(
+        sa.select(runs.c.schedule_id).where(runs.c.id == run_id)
+    ).scalar()
+    connection.execute(
+        sa.select(schedules.c.id)
+        .where(schedules.c.id == schedule_id)
+        .with_for_update(key_share=True)
+    )
     leases.fence(connection, lease)
     dataset_id, _ = database.find_or_insert(
         connection,
@@ -147,7 +155,6 @@ def freeze(
         )
         .returning(datasets.c.id),
     )
-    schedule_id = sa.select(runs.c.schedule_id).where(runs.c.id == run_id).scalar_subquery()
     connection.execute(
         sa.update(schedules)
         .where(schedules.c.id == schedule_id, schedules.c.evaluation_id.is_(None))

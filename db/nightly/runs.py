@@ -84,12 +84,16 @@ def finish(
 
 
 def open_of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
-    """The open run that made a job, as its `id` and its schedule's `kind`; None where none did."""
+    """The open run that made a job, as its `id` and its schedule's `kind`; None where none did.
+
+    It is locked, to be ended.
+    """
     columns = [runs.c.id, schedules.c.kind]
     return connection.execute(
         sa.select(*columns)
         .join(schedules, schedules.c.id == runs.c.schedule_id)
         .where(runs.c.job_id == job_id, runs.c.finished_at.is_(None))
+        .with_for_update(key_share=True, of=runs)
     ).one_or_none()
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.errors import Conflict, NotFound
 from db.base.schema import job_events, schedules, workers
+from db.base.schema import notices as notices_table
 from db.base.schema import runs as runs_table
 from db.base.types import now
 from db.nightly import runs
@@ -223,9 +224,12 @@ def tick(
     that come to nothing are one row, which says how many they were.
     """
     row = connection.execute(
-        sa.select(schedules).where(schedules.c.id == schedule_id).with_for_update()
+        sa.select(schedules).where(schedules.c.id == schedule_id).with_for_update(key_share=True)
     ).one()
     if row.removed_at is not None or row.paused:
+        return None
+    if row.considered_until - at > BEHIND:
+        _begin_anew(connection, schedule_id, at)
         return None
     found = times(row.cron, row.tz, row.considered_until, at)
     if not found:
@@ -258,8 +262,33 @@ def tick(
     return make_run(connection, row, last, "catch_up" if late > LATE else "clock")
 
 
+def _begin_anew(connection: sa.Connection, schedule_id: int, at: datetime) -> None:
+    """A clock that was ahead has dealt with times that are still to come: they begin now.
+
+    Runs that it made for them stay, also that of a time to come: it has been run. Those that came
+    to nothing go, so that the times have their runs.
+    """
+    nothing = sa.select(runs_table.c.id).where(
+        runs_table.c.schedule_id == schedule_id,
+        runs_table.c.scheduled_for > at + BEHIND,
+        runs_table.c.job_id.is_(None),
+        runs_table.c.finished_at.is_not(None),
+    )
+    gone = connection.execute(nothing).scalars().all()
+    connection.execute(
+        sa.update(notices_table).where(notices_table.c.run_id.in_(gone)).values(run_id=None)
+    )
+    connection.execute(sa.delete(runs_table).where(runs_table.c.id.in_(gone)))
+    connection.execute(
+        sa.update(schedules).where(schedules.c.id == schedule_id).values(considered_until=at)
+    )
+
+
 def clock_behind(engine: sa.Engine, at: datetime) -> timedelta | None:
-    """How far a clock is behind what was written last; None where it may be believed."""
+    """How far a clock is behind what was written last; None where it may be believed.
+
+    It may also be that what was written last is by a clock that was ahead for a while.
+    """
     # The newest event by its number: an index finds it among however many.
     event = sa.select(job_events.c.at).order_by(job_events.c.id.desc()).limit(1)
     with database.reading(engine) as connection:
@@ -267,8 +296,31 @@ def clock_behind(engine: sa.Engine, at: datetime) -> timedelta | None:
             connection.execute(select).scalar()
             for select in (event, sa.select(sa.func.max(workers.c.seen_at)))
         ]
-    behind = max((moment - at for moment in newest if moment is not None), default=timedelta())
-    return behind if behind > BEHIND else None
+        behind = max((moment - at for moment in newest if moment is not None), default=timedelta())
+        if behind <= BEHIND or _was_ahead(connection, at):
+            return None
+        return behind
+
+
+def _was_ahead(connection: sa.Connection, at: datetime) -> bool:
+    """Whether what is later than `at` is by a clock that was ahead once, as far as can be told.
+
+    It lies by itself then: nothing was written in the first half of the time from now until the
+    last of it, and there are schedules that were made before now. To a clock that is behind, what
+    was written begins soon, or it is behind everything that there is.
+    """
+    later = at + BEHIND
+    found = [
+        connection.execute(
+            sa.select(sa.func.min(column), sa.func.max(column)).where(column > later)
+        ).one()
+        for column in (job_events.c.at, workers.c.started_at, workers.c.seen_at)
+    ]
+    first = min(low for low, _ in found if low is not None)
+    last = max(high for _, high in found if high is not None)
+    before = sa.exists().where(schedules.c.created_at <= at)
+    made_before = bool(connection.execute(sa.select(before)).scalar_one())
+    return made_before and first - at > last - first
 
 
 def database_clock(engine: sa.Engine) -> datetime:
@@ -282,7 +334,7 @@ def _named(name: str) -> sa.Select[Any]:
 
 
 def _locked(connection: sa.Connection, name: str) -> sa.Row[Any]:
-    row = connection.execute(_named(name).with_for_update()).one_or_none()
+    row = connection.execute(_named(name).with_for_update(key_share=True)).one_or_none()
     if row is None:
         raise NotFound(f"there is no schedule {name!r}; `pneumoq schedule ls` lists them")
     return row

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db.base import database
+from db.base import database, locks
 from db.base.errors import LeaseLost
 from db.base.schema import runs as runs_table
 from db.base.schema import watched
-from db.base.types import now
+from db.base.types import due, now
 from db.nightly import runs
 from db.queue import jobs
 
@@ -26,6 +26,10 @@ MAX_ATTEMPTS = 3
 
 #: Rows in one statement.
 _BATCH = 1000
+
+#: A file that was seen further ahead than this, in seconds, was seen by a clock that was ahead: it
+#: begins to wait anew.
+_AHEAD_S = 60.0
 
 
 class Seen(NamedTuple):
@@ -56,15 +60,24 @@ def key(path: str) -> bytes:
     return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def claim(connection: sa.Connection, run_id: int, worker_id: str, there: Collection[str]) -> bool:
-    """Take a run whose folders are to be looked through, unless one of `there` has it."""
+def claim(
+    connection: sa.Connection,
+    run_id: int,
+    worker_id: str,
+    there: Collection[str],
+    settle_s: float,
+) -> bool:
+    """Take a run whose folders are to be looked through, unless one of `there` has it.
+
+    `settle_s` is for how long its schedule lets files settle: no second look waits longer.
+    """
     taken = connection.execute(
         sa.update(runs_table)
         .where(
             runs_table.c.id == run_id,
             runs_table.c.state == "due",
             sa.or_(runs_table.c.worker_id.is_(None), runs_table.c.worker_id.not_in(there)),
-            sa.or_(runs_table.c.not_before.is_(None), runs_table.c.not_before <= now()),
+            due(runs_table.c.not_before, settle_s),
         )
         .values(worker_id=worker_id)
     )
@@ -109,11 +122,13 @@ def observe(
     In transactions that are short however many there are, so that nobody waits long for the
     database; what was kept stays where this is interrupted. Raises LeaseLost.
     """
-    select = sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns)
+    select = sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
+        watched.c.schedule_id == schedule_id,
+        sa.or_(watched.c.state != "seen", watched.c.since <= now(_AHEAD_S)),
+    )
     with database.reading(engine) as connection:
         known = {
-            bytes(row.path_hash): (row.size, row.mtime_ns)
-            for row in connection.execute(select.where(watched.c.schedule_id == schedule_id))
+            bytes(row.path_hash): (row.size, row.mtime_ns) for row in connection.execute(select)
         }
     keyed = [(key(seen.path), seen) for seen in found]
     other = [(k, seen) for k, seen in keyed if known.get(k) != (seen.size, seen.mtime_ns)]
@@ -146,7 +161,7 @@ def _keep(
         connection.execute(
             sa.insert(watched).values(schedule_id=schedule_id, since=now(), state="seen"), new
         )
-    for k in there:
+    for k in sorted(there):
         connection.execute(
             sa.update(watched)
             .where(mine, watched.c.path_hash == k)
@@ -213,7 +228,7 @@ def failed_again(
 ) -> None:
     """Count an attempt for files whose job would fail once more, without there being one."""
     fence(connection, run_id, worker_id)
-    for path in paths:
+    for path in sorted(paths, key=key):
         connection.execute(
             sa.update(watched)
             .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(path))
@@ -232,13 +247,18 @@ def take(
     """Submit the run's job over these files, which are taken by it; `job` as of `jobs.submit`."""
     fence(connection, run_id, worker_id)
     job_id = jobs.submit(connection, kind="score", schedule_id=schedule_id, **job)
-    for start in range(0, len(paths), _BATCH):
+    keys = sorted(key(path) for path in paths)
+    for start in range(0, len(keys), _BATCH):
+        part = _locked(
+            connection,
+            sa.and_(
+                watched.c.schedule_id == schedule_id,
+                watched.c.path_hash.in_(keys[start : start + _BATCH]),
+            ),
+        )
         connection.execute(
             sa.update(watched)
-            .where(
-                watched.c.schedule_id == schedule_id,
-                watched.c.path_hash.in_([key(path) for path in paths[start : start + _BATCH]]),
-            )
+            .where(part)
             .values(state="taken", job_id=job_id, attempts=watched.c.attempts + 1)
         )
     runs.note(connection, run_id, state="running", job_id=job_id, not_before=None)
@@ -253,7 +273,7 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
 
     So does what was done because it has the content of such a file: the file may be gone by then.
     """
-    ours = sa.and_(watched.c.job_id == job_id, watched.c.state == "taken")
+    ours = _locked(connection, sa.and_(watched.c.job_id == job_id, watched.c.state == "taken"))
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
@@ -263,20 +283,24 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
         after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
     connection.execute(sa.update(watched).where(ours).values(**after))
     failed = watched.alias()
-    connection.execute(
-        sa.update(watched)
-        .where(
-            watched.c.state == "done",
-            watched.c.job_id.is_(None),
-            sa.exists().where(
-                failed.c.job_id == job_id,
-                failed.c.state == "seen",
-                failed.c.schedule_id == watched.c.schedule_id,
-                failed.c.content == watched.c.content,
-            ),
-        )
-        .values(state="seen")
+    same = sa.and_(
+        watched.c.state == "done",
+        watched.c.job_id.is_(None),
+        sa.exists().where(
+            failed.c.job_id == job_id,
+            failed.c.state == "seen",
+            failed.c.schedule_id == watched.c.schedule_id,
+            failed.c.content == watched.c.content,
+        ),
     )
+    connection.execute(sa.update(watched).where(_locked(connection, same)).values(state="seen"))
+
+
+def _locked(connection: sa.Connection, which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Lock the files of a condition, by their paths; returns it."""
+    rows = sa.select(watched.c.path_hash).where(which)
+    locks.in_order(connection, rows.order_by(watched.c.schedule_id, watched.c.path_hash))
+    return which
 
 
 def _after(attempts: sa.ColumnElement[int]) -> sa.ColumnElement[str]:

@@ -120,17 +120,25 @@ def locked(connection: sa.Connection, job_id: int) -> sa.Row[Any]:
     return row
 
 
-def scoring(connection: sa.Connection, job_id: int, *, key_only: bool = False) -> bool:
+def scoring(
+    connection: sa.Connection, job_id: int, *, key_only: bool = False, skip_locked: bool = False
+) -> bool:
     """Whether a job's shards may be worked on; on PostgreSQL it stays so until commit.
 
-    With `key_only` the lock keeps out who pauses or cancels, but no planner.
+    With `key_only` the lock keeps out who pauses or cancels, but no planner. With `skip_locked` it
+    is False where another one changes the job just now.
     """
     state = connection.execute(
         sa.select(jobs.c.state)
         .where(jobs.c.id == job_id)
-        .with_for_update(read=True, key_share=key_only)
+        .with_for_update(read=True, key_share=key_only, skip_locked=skip_locked)
     ).scalar()
     return state in SCORING_JOB_STATES
+
+
+def hold(connection: sa.Connection, job_id: int) -> None:
+    """Keep out until commit who pauses, ends or purges a job: see `db.base.locks`."""
+    scoring(connection, job_id, key_only=True)
 
 
 def get(engine: sa.Engine, job_id: int) -> sa.RowMapping:

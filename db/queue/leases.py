@@ -14,8 +14,11 @@ import sqlalchemy as sa
 
 from db.base.errors import LeaseLost
 from db.base.schema import SCORING_JOB_STATES, jobs, shards
-from db.base.types import now
+from db.base.types import due, now, pending
 from db.queue import jobs as job_rows
+
+#: No lease is longer, in seconds: one that ends later was given by a clock that was ahead.
+LONGEST_S = 3600.0
 
 #: Seconds before attempt 2, 3, … of a job or shard.
 BACKOFF_S = (5.0, 30.0, 120.0)
@@ -26,6 +29,9 @@ MAX_ATTEMPTS = 5
 #: An item that the system does not let be read, while others of its source are, is in error after
 #: so many tries, which lie at least so many seconds apart.
 TRIES, TRY_AGAIN_S = 3, 60.0
+
+#: The longest wait before another attempt at a job or shard, in seconds.
+LONGEST_WAIT_S = max(*BACKOFF_S, TRY_AGAIN_S)
 
 #: A shard that so many workers did not survive may be what ends them. It is worked on alone, so
 #: that its next victim takes no other shard's attempts with it.
@@ -128,6 +134,21 @@ def hand_back(
     job_rows.log(connection, lease.job_id, lease.worker_id, event, reason)
 
 
+def leased(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """The condition under which the lease of a row of `jobs` or `shards` has not run out."""
+    return pending(table.c.lease_until, LONGEST_S)
+
+
+def run_out(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """The contrary of `leased`."""
+    return due(table.c.lease_until, LONGEST_S)
+
+
+def waited(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """The condition under which the wait before the next attempt at such a row is over."""
+    return due(table.c.not_before, LONGEST_WAIT_S)
+
+
 def held(shard: Shard) -> sa.ColumnElement[bool]:
     """The condition under which a shard is still this holder's."""
     return sa.and_(
@@ -143,7 +164,7 @@ def renew_shards(
 ) -> list[Shard]:
     """Push the leases' ends back; returns those that are lost (or whose job was cancelled)."""
     lost = []
-    for shard in held_shards:
+    for shard in sorted(held_shards, key=lambda shard: (shard.job_id, shard.shard_no)):
         alive = sa.exists().where(jobs.c.id == shard.job_id, jobs.c.state.in_(SCORING_JOB_STATES))
         renewed = connection.execute(
             sa.update(shards).where(held(shard), alive).values(lease_until=now(lease_s))
@@ -168,6 +189,7 @@ def hand_back_shard(
     without a word: one item may be to blame, and is cornered. A lease that is lost already is left
     alone.
     """
+    job_rows.hold(connection, shard.job_id)
     delay_s = 0.0 if in_good_order else BACKOFF_S[min(shard.attempt, len(BACKOFF_S)) - 1]
     values: dict[str, Any] = {}
     if unread is not None:

@@ -13,6 +13,7 @@ from db.base import outbox
 from db.base.schema import SCORING_JOB_STATES, jobs, outages, shards, sources
 from db.base.types import now
 from db.queue import jobs as job_rows
+from db.queue import leases
 
 #: Seconds after which a job is paused when no worker can read what is left of it, where its spec
 #: has no `source_patience_s`.
@@ -25,16 +26,22 @@ NOTICE_S = 600.0
 
 def note(connection: sa.Connection, job_id: int, source_no: int, who: str, reason: str) -> None:
     """A worker cannot read a source: since when, and in the job's history why."""
+    job_rows.hold(connection, job_id)
     connection.execute(
         sa.update(sources)
         .where(sources.c.job_id == job_id, sources.c.source_no == source_no)
-        .values(trouble=reason, trouble_at=sa.func.coalesce(sources.c.trouble_at, now()))
+        # One that lies ahead was noted by a clock that was ahead: it is counted from now on.
+        .values(
+            trouble=reason,
+            trouble_at=sa.case((sources.c.trouble_at <= now(), sources.c.trouble_at), else_=now()),
+        )
     )
     job_rows.log_once(connection, job_id, who, "source_away", reason)
 
 
 def read(connection: sa.Connection, job_id: int, source_no: int) -> None:
     """A worker has read a source: what was noted of it is forgotten, and the outage ends."""
+    job_rows.hold(connection, job_id)
     connection.execute(
         sa.update(sources)
         .where(
@@ -66,7 +73,7 @@ def stalled() -> sa.ColumnElement[bool]:
         sources.c.source_no == shards.c.source_no,
         sources.c.trouble_at.is_not(None),
     )
-    at_work = sa.and_(shards.c.state == "leased", shards.c.lease_until > now())
+    at_work = sa.and_(shards.c.state == "leased", leases.leased(shards))
     open_shard = sa.and_(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
     return sa.and_(
         jobs.c.kind == "score",
@@ -77,7 +84,7 @@ def stalled() -> sa.ColumnElement[bool]:
             sa.and_(jobs.c.planned_at.is_not(None), sa.exists().where(open_shard)),
             sa.and_(
                 jobs.c.planned_at.is_(None),
-                sa.or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= now()),
+                leases.run_out(jobs),
             ),
         ),
     )

@@ -6,7 +6,7 @@ next token, and a job whose attempts are used up is given up here.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from db.base import database
 from db.base.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
 from db.base.types import now
 from db.queue import jobs as job_rows
-from db.queue import outages
+from db.queue import leases, outages
 from db.queue.leases import SUSPECT_ATTEMPTS, Lease, Shard
 from db.work import endings
 
@@ -128,9 +128,9 @@ def due(kind: str, select: sa.Select[Any], away: Away = NOWHERE) -> sa.Select[An
             jobs.c.finished_at.is_(None),
             sa.or_(
                 jobs.c.state == "queued",
-                sa.and_(jobs.c.state.in_(active), jobs.c.lease_until <= now()),
+                sa.and_(jobs.c.state.in_(active), leases.run_out(jobs)),
             ),
-            sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now()),
+            leases.waited(jobs),
         )
         .order_by(jobs.c.priority.desc(), jobs.c.id)
     )  # fmt: skip
@@ -144,33 +144,32 @@ def claim_shard(
     alone: bool = True,
     kinds: Collection[str] | None = None,
     away: Away = NOWHERE,
+    wait: bool = True,
 ) -> Shard | None:
     """Claim the best shard that is due: highest priority, then oldest job, then first in it.
 
     Of jobs that this worker's `kinds` of engine may score, and not of sources that are `away`, as
-    in `first_due`.
+    in `first_due`. Unless it is to `wait`, a job that another one changes just now is skipped.
 
     One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
     gives it up with `results.give_up`.
     """
-    while True:
-        row = first_due(
-            connection,
-            sa.select(
-                shards,
-                *(jobs.c[name] for name in ("model_id", "precision", "engine", "priority", "spec")),
-            ),
-            worker_id,
-            alone=alone,
-            claim=True,
-            kinds=kinds,
-            away=away,
-        )
-        if row is None:
-            return None
-        # It may have been paused or cancelled since the statement began to look.
-        if job_rows.scoring(connection, row.job_id, key_only=True):
-            break
+    row = first_due(
+        connection,
+        sa.select(
+            shards,
+            *(jobs.c[name] for name in ("model_id", "precision", "engine", "priority", "spec")),
+        ),
+        worker_id,
+        alone=alone,
+        lock=lambda job_id: job_rows.scoring(
+            connection, job_id, key_only=True, skip_locked=not wait
+        ),
+        kinds=kinds,
+        away=away,
+    )
+    if row is None:
+        return None
     listing = connection.execute(
         sa.select(shard_listings.c.listing).where(
             shard_listings.c.job_id == row.job_id, shard_listings.c.shard_no == row.shard_no
@@ -215,7 +214,7 @@ def first_due(
     worker_id: str = "",
     *,
     alone: bool = True,
-    claim: bool = False,
+    lock: Callable[[int], bool] | None = None,
     kinds: Collection[str] | None = None,
     away: Away = NOWHERE,
 ) -> sa.Row[Any] | None:
@@ -223,8 +222,9 @@ def first_due(
 
     The highest priority first, then the oldest job, then the first in it. `kinds` are the words of
     `jobs.engine` that the worker serves, and jobs that ask for another are skipped; None serves
-    all. What is `away` is left alone. With `claim` the shard's row is
-    locked, and those that others have locked are skipped.
+    all. What is `away` is left alone. With `lock` the row is to be claimed: it locks the job's row,
+    and says whether its shards may be worked on still; the shard's row is locked then, and those
+    that others have locked are skipped.
     """
     # Job by job: each is one look into an index, while sorting all open shards of all jobs would
     # take longer the more there is to do.
@@ -244,9 +244,13 @@ def first_due(
                     sources.c.uri.in_(sorted(away.uris)),
                 )
             )
-        if claim:
-            query = query.with_for_update(skip_locked=True, of=shards)
         row = connection.execute(query).one_or_none()
+        if row is not None and lock is not None:
+            # The job's row comes before its shards', but not where nothing of it is due.
+            if not lock(job_id):
+                continue
+            locked = query.with_for_update(skip_locked=True, of=shards)
+            row = connection.execute(locked).one_or_none()
         if row is not None:
             return row
     return None
@@ -274,7 +278,7 @@ def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa
         others.c.job_id == sources.c.job_id,
         others.c.source_no == sources.c.source_no,
         others.c.state == "leased",
-        others.c.lease_until > now(),
+        leases.leased(others),
         others.c.worker_id != worker_id,
     )
     return (
@@ -285,9 +289,9 @@ def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa
             shards.c.finished_at.is_(None),
             sa.or_(
                 shards.c.state == "ready",
-                sa.and_(shards.c.state == "leased", shards.c.lease_until <= now()),
+                sa.and_(shards.c.state == "leased", leases.run_out(shards)),
             ),
-            sa.or_(shards.c.not_before.is_(None), shards.c.not_before <= now()),
+            leases.waited(shards),
             ~taken,
             sa.true() if alone else shards.c.attempts < SUSPECT_ATTEMPTS,
         )
@@ -330,9 +334,13 @@ def claim_best(
         shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
     ):
         claimed = claim_job(connection, "score", worker_id, lease_s, away)
-        # It may have been given up just now, or be in another's hands: the shards are still due.
         if claimed is not None:
             return claimed
+        # It was given up just now, or is in another's hands: the shards are still due. Behind what
+        # was locked for its end no other job's row may be waited for.
+        return claim_shard(
+            connection, worker_id, lease_s, alone=alone, kinds=kinds, away=away, wait=False
+        )
     return claim_shard(connection, worker_id, lease_s, alone=alone, kinds=kinds, away=away)
 
 

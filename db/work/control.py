@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db.base import locks
 from db.base.errors import Conflict
 from db.base.schema import FINAL_JOB_STATES, jobs, shards, sources
 from db.queue import jobs as job_rows
@@ -51,9 +52,13 @@ def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None =
             attempts=jobs.c.attempts - (1 if leased and row.attempts else 0),
         )
     )
+    leased_ones = (shards.c.job_id == job_id, shards.c.state == "leased")
+    locks.in_order(
+        connection, sa.select(shards.c.shard_no).where(*leased_ones).order_by(shards.c.shard_no)
+    )
     connection.execute(
         sa.update(shards)
-        .where(shards.c.job_id == job_id, shards.c.state == "leased")
+        .where(*leased_ones)
         .values(state="ready", lease_until=None, attempts=shards.c.attempts - 1)
     )
     job_rows.log(connection, job_id, who, "paused", reason)

@@ -45,14 +45,15 @@ def look(connection: sa.Connection, job_id: int, who: str) -> bool:
         .order_by(sources.c.source_no)
         .limit(1)
     ).scalar_one()
-    outages.begin(connection, why, job_id=job_id)
     if not outages.without_an_answer(connection, job_id, patience_s):
+        outages.begin(connection, why, job_id=job_id)
         return False
     reason = (
         f"no worker could read what is left of it for {_span(patience_s)} (--source-patience): "
         f"{why}; `pneumoq jobs resume {job_id}` tries again"
     )
-    control.pause(connection, job_id, who, reason)
+    control.pause(connection, job_id, who, reason)  # its shards come before its outage
+    outages.begin(connection, why, job_id=job_id)
     connection.execute(
         sa.update(jobs).where(jobs.c.id == job_id).values(out_of_patience_at=now(), reason=reason)
     )

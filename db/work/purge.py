@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db.base import database
+from db.base import database, locks
 from db.base.schema import (
     PARTITION_JOBS,
     PARTITIONED,
@@ -94,6 +94,7 @@ def purge(engine: sa.Engine, older_than: timedelta, who: str, keep: Collection[i
 
 def _mark(connection: sa.Connection, ids: Sequence[int]) -> None:
     # From here on nothing is copied or answered from them.
+    locks.in_order(connection, sa.select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id))
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.id.in_(ids), jobs.c.purged_at.is_(None))
@@ -120,7 +121,13 @@ def _forget_films(engine: sa.Engine, ids: Sequence[int]) -> None:
             ]
             if end is not None:
                 condition.append(films.c.content < end)
-            database.write(engine, lambda c, w=condition: c.execute(sa.delete(films).where(*w)))  # type: ignore[misc]
+            database.write(engine, lambda c, w=condition: _forget(c, w))  # type: ignore[misc]
+
+
+def _forget(connection: sa.Connection, condition: Sequence[sa.ColumnElement[bool]]) -> None:
+    rows = sa.select(films.c.content).where(*condition)
+    locks.in_order(connection, rows.order_by(films.c.content))
+    connection.execute(sa.delete(films).where(*condition))
 
 
 def _delete_items(connection: sa.Connection, job_id: int, first: int) -> None:
@@ -137,6 +144,7 @@ def _delete_items(connection: sa.Connection, job_id: int, first: int) -> None:
 
 def _sum_up(connection: sa.Connection, job_id: int, who: str) -> None:
     """Put one row in the place of the job's shards, and remove the rest."""
+    job_rows.locked(connection, job_id)
     names = ("n_predictions", "n_positive", "n_unusual", "n_refused", "n_errors")
     final = connection.execute(
         sa.select(
@@ -189,17 +197,18 @@ def _drop_partitions(engine: sa.Engine) -> int:
 
 
 def _drop(engine: sa.Engine, number: int) -> int:
-    def drop(connection: sa.Connection) -> int:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {DROP_TIMEOUT_MS}")
-        for table in PARTITIONED:
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}_p{number}")
-        return len(PARTITIONED)
-
-    try:
-        with database.writing(engine) as connection:
-            return drop(connection)
-    except DBAPIError as error:
-        # Somebody is reading: the rows are deleted instead.
-        if not database.passing(error):
-            raise
-        return 0
+    # Each by itself, since whoever reads several locks them in an order of its own. The first one
+    # stands for all, and goes last.
+    dropped = 0
+    for table in reversed(PARTITIONED):
+        try:
+            with database.writing(engine) as connection:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {DROP_TIMEOUT_MS}")
+                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}_p{number}")
+        except DBAPIError as error:
+            # Somebody is reading: the rows are deleted instead.
+            if not database.away(error):
+                raise
+            break
+        dropped += 1
+    return dropped

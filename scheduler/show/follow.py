@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import click
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database, workers
 from db.base.schema import FINAL_JOB_STATES
@@ -146,14 +145,7 @@ def to_the_end(
 
 def _patiently(read: Callable[[], T]) -> T:
     """Read, again and again while the database is locked or gone, for a while."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return read()
-        except DBAPIError as error:
-            if not database.passing(error) or time.monotonic() >= deadline:
-                raise
-        time.sleep(POLL_S)
+    return database.patiently(read)
 
 
 def _watch(

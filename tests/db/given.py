@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from db.base.database import reading, write, writing
+from db.base.schema import metadata
+from db.base.types import UtcDateTime
 from db.queue import jobs, leases, listings, results
 from db.registry.models import NewModel
 from db.work import claims, endings
@@ -144,6 +146,24 @@ def one(database: sa.Engine, table: sa.Table, *conditions: sa.ColumnElement[bool
     """The only row of a table that meets the conditions."""
     with reading(database) as connection:
         return connection.execute(sa.select(table).where(*conditions)).one()
+
+
+def clock_was_ahead(database: sa.Engine, days: int = 1) -> None:
+    """Everything in the database was written by a clock so many days ahead of the one of now."""
+    sqlite = database.dialect.name == "sqlite"
+    with writing(database) as connection:
+        for table in metadata.sorted_tables:
+            for column in table.c:
+                if isinstance(column.type, UtcDateTime):
+                    moved = (
+                        f"strftime('%Y-%m-%dT%H:%M:%fZ', {column.name}, '{days} days')"
+                        if sqlite
+                        else f"{column.name} + interval '{days} days'"
+                    )
+                    connection.exec_driver_sql(
+                        f"UPDATE {table.name} SET {column.name} = {moved} "
+                        f"WHERE {column.name} IS NOT NULL"
+                    )
 
 
 def meanwhile(

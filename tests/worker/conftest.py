@@ -9,6 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
+from db.base import migrate
+from tests.conftest import BOTH
+from tests.support import away, servers
+from tests.support.absent import absent
 from tests.worker import samples
 from tests.worker.engine.rtx import write_tiny
 from trainer import card as cards
@@ -57,6 +61,28 @@ def database(database_url: str) -> Iterator[sa.Engine]:
     engine = connecting.connect(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(params=BOTH)
+def breakable(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[away.Breakable]:
+    """A database of each kind that a test can take away, and for which nobody waits long."""
+    away.impatient(monkeypatch)
+    if request.param == "sqlite":
+        yield away.sqlite(tmp_path, request.getfixturevalue("migrated_sqlite"))
+        return
+    try:
+        with (
+            servers.postgres(options=["--synchronous_commit=on"]) as cluster,
+            cluster.database() as url,
+        ):
+            engine = connecting.connect(url)
+            migrate.upgrade(engine)
+            engine.dispose()
+            yield away.Breakable(url, cluster)
+    except servers.NotInstalled as error:
+        absent(str(error))
 
 
 @pytest.fixture

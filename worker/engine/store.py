@@ -19,7 +19,7 @@ def fetch(database: sa.Engine, home: Path, model_id: int, precision: str = "fp32
     """The path of the file that an engine of this precision is made from.
 
     It is brought here if it is not here yet or was damaged here. Raises EngineError where it cannot
-    be had.
+    be had, and what the database raises that is away.
     """
     folder = home / "models"
     try:
@@ -28,9 +28,12 @@ def fetch(database: sa.Engine, home: Path, model_id: int, precision: str = "fp32
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             folder.mkdir(parents=True, exist_ok=True)
             _bring(database, model_id, sha256, path)
-    except (NotFound, sa.exc.DBAPIError) as error:
-        reason = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        raise EngineError(f"model {model_id} cannot be fetched: {reason}") from error
+    except NotFound as error:
+        raise EngineError(f"model {model_id} cannot be fetched: {error}") from error
+    except sa.exc.DBAPIError as error:
+        if connecting.away(error):
+            raise  # that is no fault of the model's
+        raise EngineError(f"model {model_id} cannot be fetched: {error.orig}") from error
     except OSError as error:
         raise EngineError(f"model {model_id} cannot be kept in {folder}: {error}") from error
     return path

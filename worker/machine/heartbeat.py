@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database, workers
-from db.base.errors import LeaseLost, Unavailable
+from db.base.errors import LeaseLost
 from db.queue import leases
 from db.queue.leases import Lease, Shard
 
@@ -69,6 +69,8 @@ class Heartbeat:
         self._held: dict[_Key, Held] = {}
         self._lost: set[_Key] = set()
         self._ended = threading.Event()
+        #: time.monotonic() of when it was begun to renew all that was held then.
+        self._beaten_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -96,6 +98,13 @@ class Heartbeat:
         with self._lock:
             return _key(held) in self._lost
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a lease that is held may run out soon, or has, as it was not renewed for long."""
+        with self._lock:
+            held = any(key not in self._lost for key in self._held)
+            return held and time.monotonic() - self._beaten_at > self._lease_s / 2
+
     def set_status(self, text: str) -> None:
         """Put what the worker computes with, and does, into its row from the next beat on."""
         with self._lock:
@@ -110,12 +119,13 @@ class Heartbeat:
         while not self._ended.wait(self._beat_s):
             try:
                 self.beat()
-            except (Unavailable, sa.exc.SQLAlchemyError) as error:
-                # The leases may run out meanwhile; every write is fenced, so nothing is at risk.
-                log.warning("the heartbeat could not reach the database: %s", error)
-            except Exception:
+            except Exception as error:
                 # Without its heart this worker would claim, lose and claim again for ever.
-                log.exception("a heartbeat failed; the next one comes in its time")
+                if database.away(error):
+                    # The leases may run out meanwhile; every write is fenced: nothing is at risk.
+                    log.warning("the heartbeat could not reach the database: %s", error)
+                else:
+                    log.exception("a heartbeat failed; the next one comes in its time")
 
     def _read(self, health: Callable[[], Mapping[str, Any]]) -> None:
         while True:
@@ -147,7 +157,8 @@ class Heartbeat:
         return self._found
 
     def beat(self) -> None:
-        """Renew everything once."""
+        """Renew everything once; raises what the database raises that is away."""
+        began = time.monotonic()
         with self._lock:
             held = [h for k, h in self._held.items() if k not in self._lost]
             status = self._status
@@ -174,4 +185,5 @@ class Heartbeat:
             except LeaseLost:
                 gone.append(lease)
         with self._lock:
+            self._beaten_at = max(self._beaten_at, began)
             self._lost.update(_key(g) for g in gone if _key(g) in self._held)

@@ -24,7 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database, outbox, workers
-from db.base.errors import Conflict, LeaseLost, NotFound, Unavailable
+from db.base.errors import Conflict, LeaseLost, NotFound
 from db.nightly import runs, schedules, watched
 from db.nightly.watched import Seen, Waiting
 from db.queue import listings, outages
@@ -94,10 +94,11 @@ def _run(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) ->
     """Look through the folders of one run; what keeps it from that is the next time's."""
     try:
         _run_once(settings, engine, who, due)
-    except (Unavailable, sa.exc.SQLAlchemyError) as error:
-        log.warning("schedule %s: the database could not be reached: %s", due["name"], error)
-    except Exception:
-        log.exception("schedule %s: looking failed; the next time comes", due["name"])
+    except Exception as error:
+        if database.away(error):
+            log.warning("schedule %s: the database could not be reached", due["name"])
+        else:
+            log.exception("schedule %s: looking failed; the next time comes", due["name"])
 
 
 def _run_once(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -> None:
@@ -106,7 +107,9 @@ def _run_once(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMappin
     there = workers.alive_ids(engine, settings.lease_s) - {who}
     if who in (due["blind"] or ()) and _others(engine, due, who):
         return  # it could not look; another may
-    if not database.write(engine, lambda c: watched.claim(c, due["id"], who, there)):
+    if not database.write(
+        engine, lambda c: watched.claim(c, due["id"], who, there, _settle_s(due))
+    ):
         return
     try:
         reason, away = _outcome(settings, engine, who, due)
@@ -120,6 +123,10 @@ def _run_once(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMappin
         database.write(engine, lambda c: _fail(c, due, who, reason, away=away))
     except LeaseLost as error:
         log.info("%s", error)
+
+
+def _settle_s(due: sa.RowMapping) -> float:
+    return float(due["spec"].get("watch", {}).get("settle_s", SETTLE_S))
 
 
 def _others(engine: sa.Engine, due: sa.RowMapping, who: str) -> set[str]:
@@ -138,14 +145,14 @@ def _outcome(
     """
     try:
         _look(settings, engine, who, due)
-    except (LeaseLost, Unavailable):
+    except LeaseLost:
         raise
     except SourceTrouble as error:
         return str(error), True
     except (ArchiveError, NotFound, Conflict, PrecisionRefused) as error:
         return str(error), False
     except Exception as error:
-        if isinstance(error, sa.exc.DBAPIError) and database.passing(error):
+        if database.away(error):
             raise
         log.exception("schedule %s: its folders cannot be looked through", due["name"])
         reason = (
@@ -176,7 +183,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
     disks = _Disks(folders, settings.film_deadline_s)
-    settle_s = float(spec.get("watch", {}).get("settle_s", SETTLE_S))
+    settle_s = _settle_s(due)
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
     for folder in folders:

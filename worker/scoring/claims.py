@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.errors import LeaseLost, unforeseen
-from db.queue import leases, listings, results, reuse
+from db.base.errors import LeaseLost, Unavailable, unforeseen
+from db.queue import jobs, leases, listings, results, reuse
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
 from db.work import claims, endings
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 #: Whether anything was due, and what is to be worked on: a shard, a job to be planned, or nothing
 #: where what was claimed could not be opened.
 Found = tuple[bool, ShardRun | Claimed | None]
+
+
+class _Overdue(Exception):
+    """Leases in hand may have run out, since they were not renewed for long."""
 
 
 class Claims:
@@ -75,18 +79,7 @@ class Claims:
         return future
 
     def _next(self, planning: bool, alone: bool) -> Found:
-        claimed = connecting.write(
-            self._database,
-            lambda c: claims.claim_best(
-                c,
-                self._worker_id,
-                self._settings.lease_s,
-                planning=planning,
-                alone=alone,
-                kinds=self._kinds,
-                away=self._away.now(),
-            ),
-        )
+        claimed = self._claim(planning, alone)
         if claimed is None:
             return False, None
         if isinstance(claimed, Claimed):
@@ -94,7 +87,7 @@ class Claims:
             return True, claimed
         self._heartbeat.hold(claimed)
         try:
-            return True, self._open(claimed)
+            return True, connecting.outlast(self._database, lambda: self._open(claimed))
         except BaseException as error:
             if isinstance(error, Exception) and not connecting.away(error):
                 log.exception("job %d: shard %d cannot be opened", claimed.job_id, claimed.shard_no)
@@ -103,6 +96,28 @@ class Claims:
             # Nobody will know of this claim: its lease must run out.
             self._heartbeat.release(claimed)
             raise
+
+    def _claim(self, planning: bool, alone: bool) -> Shard | Claimed | None:
+        def claim(connection: sa.Connection) -> Shard | Claimed | None:
+            if self._heartbeat.overdue:
+                raise _Overdue
+            return claims.claim_best(
+                connection,
+                self._worker_id,
+                self._settings.lease_s,
+                planning=planning,
+                alone=alone,
+                kinds=self._kinds,
+                away=self._away.now(),
+            )
+
+        while True:
+            try:
+                return connecting.write(self._database, claim)
+            except _Overdue:
+                # The database is back: what is in hand is not to be claimed by ourselves.
+                with contextlib.suppress(Unavailable):
+                    self._heartbeat.beat()
 
     def _refuse(self, shard: Shard, error: Exception) -> None:
         """What was not foreseen costs the shard an attempt, and at last its job; nothing else."""
@@ -114,6 +129,7 @@ class Claims:
         reason = unforeseen(f"giving up shard {shard.shard_no}", error)
 
         def fail(connection: sa.Connection) -> None:
+            jobs.locked(connection, shard.job_id)
             if leases.renew_shards(connection, [shard], self._settings.lease_s):
                 raise leases.lost(shard)
             endings.finish(connection, shard.job_id, "failed", self._worker_id, reason)

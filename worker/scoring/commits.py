@@ -64,7 +64,7 @@ class Commits:
             with connecting.reading(self._database) as connection:
                 return reuse.known(connection, list(run.contents.values()), *run.model[:2])
 
-        return self._submit(look_up)
+        return self._submit(lambda: connecting.outlast(self._database, look_up))
 
     def commit(self, run: ShardRun) -> Future[None]:
         """Write a shard's outcomes, and close its job if that was the last."""
@@ -101,7 +101,9 @@ class Commits:
 
     def others(self, shard: Shard, most: int) -> Future[list[Member]]:
         """Films of the same source in other shards, by chance, rather those that were read."""
-        return self._submit(lambda: others(self._database, shard, most))
+        return self._submit(
+            lambda: connecting.outlast(self._database, lambda: others(self._database, shard, most))
+        )
 
     def failed(self, shard: Shard, error: Exception, *, in_good_order: bool) -> Future[None]:
         """Let another worker have a shard that could not be scored here, and say why.
@@ -111,6 +113,8 @@ class Commits:
         """
         if isinstance(error, GpuLost):
             return self._submit(lambda: self._gpu_lost(shard, str(error)))
+        if connecting.away(error):
+            return self.hand_back(shard, str(error), in_good_order=True)  # no fault of the shard's
         known = isinstance(error, EngineError)
         reason = str(error) if known else unforeseen("scoring the shard", error)
         return self.hand_back(shard, reason, in_good_order=in_good_order)

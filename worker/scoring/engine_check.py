@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from db.base import database as connecting
 from db.registry import engines, models
 from trainer import errors
 from worker.config import Settings
@@ -48,8 +47,8 @@ def check(
 
     fp32 must agree with training's PyTorch to rounding; then the precision that would serve here is
     made ready as it would be for a job: on a GPU its engine is built and passes its own gate. To be
-    called in the thread that may own a GPU's context. Raises Stopped and GpuLost, and DBAPIError
-    where the database went away: neither tells anything of the model. `set_status` has the worker's
+    called in the thread that may own a GPU's context. Raises Stopped and GpuLost, and what the
+    database raises that is away: neither tells anything of the model. `set_status` has the worker's
     row say what is tried.
     """
     row = models.get(database, model_id)
@@ -76,9 +75,6 @@ def check(
     except GpuLost:
         raise
     except EngineError as error:
-        away = error.__cause__
-        if isinstance(away, sa.exc.DBAPIError) and connecting.passing(away):
-            raise away from None
         return False, str(error)
     return True, "; ".join(found)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from db.base import database as connecting
 from trainer.errors import Stopped
 from worker.config import Settings
 from worker.engine import Engine, EngineChoice, store
@@ -46,7 +47,10 @@ class Loader:
 
     def locate(self, model: Model) -> Path:
         """The model's file; raises EngineError."""
-        return store.fetch(self._database, self._settings.home, model.number, model.precision)
+        database, home = self._database, self._settings.home
+        return connecting.outlast(
+            database, lambda: store.fetch(database, home, model.number, model.precision)
+        )
 
     def load(self, path: Path, model: Model) -> Engine:
         """An engine that may serve what the model's job asks for.
@@ -67,7 +71,9 @@ class Loader:
                 self._set_status(f"{name}: {phase}{share}")
 
         served = serving.obtain(
-            self._settings, self._database, path, model.precision,
+            # Nothing that it asks the database for is needed: it can do without.
+            self._settings, connecting.patient(self._database, connecting.PATIENCE_S), path,
+            model.precision,
             self._choice.asking(model.asked), report, worker_id=self._worker_id,
         )  # fmt: skip
         self._descriptions[model.number, model.precision] = served.text

@@ -67,6 +67,10 @@ class Scorer:
         `notify` wakes up to so many workers; `set_status` has the worker's row say what goes on.
         """
         self._settings = settings
+        # What is in hand outlasts the database's being away, for however long.
+        database = connecting.patient(
+            database, connecting.PATIENCE_S, in_hand=lambda: not stop.is_set()
+        )
         self._database = database
         self._heartbeat = heartbeat
         self._stop = stop

@@ -60,9 +60,9 @@ class Planner:
         self._notify = notify
         self._wake = wake
         self._away = Away() if away is None else away
-        self._lister = Lister(
-            database, claimed, self._check, self._written, self._away, site, patience_s
-        )
+        self._claimed = claimed
+        self._site = site
+        self._patience_s = patience_s
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._thread.start()
 
@@ -78,7 +78,8 @@ class Planner:
     def _run(self) -> None:
         job_id = self._lease.job_id
         try:
-            stall.watched(self._lister.run, lambda: self._lister.uri, self._stall_s)
+            # One that the database was away for goes on where it was, as another planner would.
+            connecting.outlast(self._database, self._list)
         except _Stopped:
             self._write(
                 lambda c: leases.hand_back(
@@ -109,6 +110,13 @@ class Planner:
         finally:
             self._heartbeat.release(self._lease)
             self._wake()
+
+    def _list(self) -> None:
+        lister = Lister(
+            self._database, self._claimed, self._check, self._written, self._away, self._site,
+            self._patience_s,
+        )  # fmt: skip
+        stall.watched(lister.run, lambda: lister.uri, self._stall_s)
 
     def _stall_s(self) -> float:
         return LAST_S if self._stop.is_set() else stall.STALL_S

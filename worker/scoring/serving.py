@@ -17,7 +17,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.errors import Unavailable
 from db.registry import engines
 from worker.config import Settings
 from worker.engine import Engine, EngineChoice, choose, fallback, gate, open_on, store
@@ -138,14 +137,18 @@ class _Trial:
                 self.database, sha256, key["backend"], key["backend_version"], key["device"],
                 key["precision"],
             )  # fmt: skip
-        except sa.exc.DBAPIError as error:
-            log.warning("the gate is passed anew, as the database is away: %s", error.orig)
+        except Exception as error:
+            if not connecting.away(error):
+                raise
+            log.warning("the gate is passed anew, as the database is away: %s", error)
             return None
 
     def _record(self, sha256: str, row: dict[str, Any]) -> None:
         try:
             connecting.write(self.database, lambda c: engines.record(c, sha256, row))
-        except (Unavailable, sa.exc.DBAPIError) as error:
+        except Exception as error:
+            if not connecting.away(error):
+                raise
             # No reason to stop: whoever opens it next compares again.
             log.warning("the gate's verdict is not kept, as the database is away: %s", error)
 

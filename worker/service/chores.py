@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from db.base.errors import Unavailable
+from db.base import database
 from worker.config import Settings
 from worker.schedules import promotion, timetable, watch
 from worker.service import hooks, retention
@@ -79,10 +79,11 @@ class Chores:
         while not self._ended:
             try:
                 chore.work(self._settings, self._engine, self._who)
-            except (Unavailable, sa.exc.SQLAlchemyError) as error:
-                log.warning("%s: the database could not be reached: %s", chore.name, error)
-            except Exception:
+            except Exception as error:
                 # A thread that ended would not be missed until something was not done.
-                log.exception("%s failed; the next one comes in its time", chore.name)
+                if database.away(error):
+                    log.warning("%s: the database could not be reached: %s", chore.name, error)
+                else:
+                    log.exception("%s failed; the next one comes in its time", chore.name)
             due.wait(self._settings.sweep_s if chore.every_s is None else chore.every_s)
             due.clear()

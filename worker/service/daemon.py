@@ -7,10 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database, migrate
-from db.base.errors import Unavailable
 from worker.config import Settings
 from worker.engine import choose
 from worker.errors import GpuLost
@@ -152,12 +150,10 @@ class Daemon:
         while not self._stop.is_set():
             try:
                 return work()
-            except Unavailable as error:
-                reason = str(error)
-            except DBAPIError as error:
-                if not database.passing(error):
+            except Exception as error:
+                if not database.away(error):
                     raise
-                reason = str(error.orig)
+                reason = getattr(error, "orig", error)
             delay_s = AGAIN_S[min(failures, len(AGAIN_S) - 1)]
             failures += 1
             log.warning("what was in hand is given up; work begins anew in %g s: %s",

@@ -11,10 +11,8 @@ import threading
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database, workers
-from db.base.errors import Unavailable
 from db.registry import engine_checks as rows
 from db.registry.engine_checks import Due
 from worker.config import Settings
@@ -42,7 +40,10 @@ class EngineChecks:
     ) -> None:
         """`choice` is what this process scores with; `set_status` takes words for its row."""
         self._settings = settings
-        self._database = engine
+        # A check that is made outlasts the database's being away, for however long.
+        self._database = database.patient(
+            engine, database.PATIENCE_S, in_hand=lambda: not stop.is_set()
+        )
         self._worker_id = worker_id
         self._choice = choice
         self._stop = stop
@@ -92,9 +93,11 @@ class EngineChecks:
         except engine_check.Stopped:
             database.write(self._database, lambda c: rows.hand_back(c, due, self._worker_id))
             return
-        except (GpuLost, Unavailable, DBAPIError):
+        except GpuLost:
             raise
         except Exception as error:
+            if database.away(error):
+                raise
             # Whatever it was: a worker on which this happens must not serve the model.
             log.exception("model %d could not be tried", due.model_id)
             passed, detail = False, f"it could not be tried: {type(error).__name__}: {error}"

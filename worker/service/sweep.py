@@ -12,7 +12,6 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.errors import Unavailable
 from db.work import claims, endings, patience
 from worker import wakeup
 from worker.app import QUEUES
@@ -80,8 +79,9 @@ class Sweeper:
         while not self._ended.wait(self._settings.sweep_s):
             try:
                 run(self._settings, self._engine, self._who, self._found)
-            except (Unavailable, sa.exc.SQLAlchemyError) as error:
-                log.warning("a sweep could not reach the database: %s", error)
-            except Exception:
+            except Exception as error:
                 # A thread that ended would not be missed until work lies about.
-                log.exception("a sweep failed; the next one comes in its time")
+                if database.away(error):
+                    log.warning("a sweep could not reach the database: %s", error)
+                else:
+                    log.exception("a sweep failed; the next one comes in its time")

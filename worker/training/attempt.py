@@ -7,13 +7,12 @@ import logging
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database
 from db.base.errors import Conflict, LeaseLost
@@ -38,6 +37,9 @@ T = TypeVar("T")
 
 #: How often the lease and the stop event are looked at between reports.
 TICK_S = 0.5
+
+#: While the database is away, reports are tried to be written this often, in seconds.
+AGAIN_S = 2.0
 
 #: The process of a cancelled job is killed this many seconds after it was told to stop: where its
 #: last checkpoint takes longer to write, the one before it is what is continued from.
@@ -65,6 +67,8 @@ class Attempt:
     ) -> None:
         self._settings = settings
         self._database = engine
+        #: For whoever must not wait: the process is to be looked after meanwhile.
+        self._at_once = database.patient(engine, 0.0)
         self._claimed = claimed
         self._lease: Lease = claimed.lease
         self._heartbeat = heartbeat
@@ -77,6 +81,10 @@ class Attempt:
         #: The run that this job is for, where a schedule made it.
         self._night = night.of(settings, engine, claimed.lease)
         self._dataset_id: int | None = None
+        #: Reports that are to become rows, oldest first: they wait while the database is away.
+        self._reports: deque[dict[str, Any]] = deque()
+        #: When that is tried again (time.monotonic).
+        self._write_at = 0.0
         #: The last thing that the process reports, with its `event`.
         self._result: dict[str, Any] | None = None
         #: Nothing is to be written any more: cancelled, or another worker's by now.
@@ -85,13 +93,14 @@ class Attempt:
         self._urgent: str | None = None
 
     def run(self) -> None:
-        """Train; the job is completed, failed, or handed back. Raises LeaseLost."""
+        """Train; the job is completed, failed, or handed back. Raises LeaseLost.
+
+        While the database is away training goes on, and what it came to waits to be written.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            order = self._order()
+            order = database.outlast(self._database, self._order)
         except (ConfigError, EngineError) as error:
-            if isinstance(error.__cause__, DBAPIError):
-                raise error.__cause__ from error  # the database is away: not the model's fault
             self._fail(f"the training cannot begin: {error}")
             return
         lease = self._gpu_lease
@@ -137,24 +146,46 @@ class Attempt:
                 return
             was_stalled, stalled = stalled, process.idle_s() >= STALL_S
             if stalled and not (was_stalled or self._lost):
-                self._record("note", {"text": STALLED})
+                self._keep({"event": "note", "text": STALLED})
             events = process.events(TICK_S)
+            for event in events or ():
+                self._keep(event)
+            self._write_reports()
             if events is None:
                 return
-            for event in events:
-                if self._lost:
-                    continue
-                try:
-                    self._record(event.pop("event"), event)
-                except LeaseLost:
-                    self._lost = True
+
+    def _keep(self, event: dict[str, Any]) -> None:
+        """Keep a report to be written; of how far it is only the latest matters."""
+        if event["event"] == "progress":
+            others = [kept for kept in self._reports if kept["event"] != "progress"]
+            self._reports = deque(others)
+        self._reports.append(event)
+
+    def _write_reports(self) -> None:
+        """Turn reports into rows. While the database is away they are kept, and tried again."""
+        if time.monotonic() < self._write_at:
+            return
+        try:
+            self._write_all(self._at_once)
+        except LeaseLost:
+            self._lost = True
+        except Exception as error:
+            if not database.away(error):
+                raise
+            self._write_at = time.monotonic() + AGAIN_S
+
+    def _write_all(self, engine: sa.Engine) -> None:
+        while self._reports and not self._lost:
+            payload = dict(self._reports[0])
+            self._record(engine, payload.pop("event"), payload)
+            self._reports.popleft()
 
     def _gives_way(self) -> bool:
         """Whether more urgent scoring waits on this machine."""
         self._urgent = self._more_urgent.look()
         return self._urgent is not None
 
-    def _record(self, event: str, payload: dict[str, Any]) -> None:
+    def _record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> None:
         """Turn one report into rows, or keep it as the result."""
         lease = self._lease
         self._keep_names(payload.pop("names", {}))
@@ -162,27 +193,29 @@ class Attempt:
             parts = {part: payload[f"{part}_metrics"] for part in ("train", "val")}
             figures = {f"{part}_{k}": v for part in parts for k, v in parts[part].items()}
             row = {**figures, **payload, "learning_rate": payload["lr"]}
-            self._write(lambda c: training.record_epoch(c, lease, row))
+            database.write(engine, lambda c: training.record_epoch(c, lease, row))
         elif event == "saved":
-            self._write(lambda c: training.record_checkpoint(c, lease))
+            database.write(engine, lambda c: training.record_checkpoint(c, lease))
             checkpoints.forget_earlier(self._folder)
         elif event == "progress":
-            self._write(lambda c: training.record_progress(c, lease, payload))
+            database.write(engine, lambda c: training.record_progress(c, lease, payload))
         elif event == "dataset":
-            self._dataset_id = self._write(lambda c: training.record_dataset(c, lease, **payload))
+            self._dataset_id = database.write(
+                engine, lambda c: training.record_dataset(c, lease, **payload)
+            )
         elif event == "without":
-            self._keep_left_out(payload["files"])
+            self._keep_left_out(engine, payload["files"])
         elif event == "note":
-            self._note(str(payload["text"]))
-        elif self._night is None or not self._night.record(event, payload):
+            self._note(engine, str(payload["text"]))
+        elif self._night is None or not self._night.record(engine, event, payload):
             self._result = {"event": event, **payload}
 
-    def _note(self, text: str) -> None:
+    def _note(self, engine: sa.Engine, text: str) -> None:
         lease = self._lease
         log.info("job %d: %s", lease.job_id, text)
-        self._write(lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text))
+        database.write(engine, lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text))
 
-    def _keep_left_out(self, files: Sequence[Mapping[str, str]]) -> None:
+    def _keep_left_out(self, engine: sa.Engine, files: Sequence[Mapping[str, str]]) -> None:
         """Keep here which files the training does without, and note how many in the history."""
         codes = Counter(file["code"] for file in files)
         counted = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
@@ -192,7 +225,7 @@ class Attempt:
             where = (
                 f"PNEUMOQ_HOME/{path.relative_to(self._settings.home)} on {socket.gethostname()}"
             )
-            self._note(f"{len(files)} files are left out ({counted}); {where} names them")
+            self._note(engine, f"{len(files)} files are left out ({counted}); {where} names them")
 
     def _keep_names(self, made: Mapping[str, str]) -> None:
         if made:
@@ -213,7 +246,8 @@ class Attempt:
             )  # fmt: skip
 
     def _conclude(self, process: TrainingProcess) -> None:
-        """Write what the attempt came to, by the process's result."""
+        """Write what is not written yet, and what the attempt came to by the process's result."""
+        self._write_all(self._database)
         result = self._result
         if result is None or result["event"] == "stopped":
             self._hand_back(process.status)

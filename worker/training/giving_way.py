@@ -10,7 +10,6 @@ import socket
 import time
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from db.base import database, workers
 from db.work import claims
@@ -30,7 +29,8 @@ class MoreUrgent:
 
     def __init__(self, engine: sa.Engine, priority: int) -> None:
         """`priority` is the training job's."""
-        self._database = engine
+        # Training must not wait for the answer: there is none while the database is away.
+        self._database = database.patient(engine, 0.0)
         self._priority = priority
         self._look_at = time.monotonic() + URGENT_S
 
@@ -48,8 +48,8 @@ class MoreUrgent:
                 return None
             with database.reading(self._database) as connection:
                 return claims.more_urgent(connection, self._priority, here)
-        except DBAPIError as error:
-            if not database.passing(error):
+        except Exception as error:
+            if not database.away(error):
                 raise
             return None
 

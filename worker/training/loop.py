@@ -54,7 +54,10 @@ class Trainer:
         `set_status` takes words for the worker's row.
         """
         self._settings = settings
-        self._database = engine
+        # A job in hand outlasts the database's being away, for however long.
+        self._database = database.patient(
+            engine, database.PATIENCE_S, in_hand=lambda: not stop.is_set()
+        )
         self._worker_id = worker_id
         self._heartbeat = heartbeat
         self._stop = stop

@@ -85,13 +85,13 @@ class Night:
         path.write_text(json.dumps(facts), encoding="utf-8", errors="surrogateescape")
         return path
 
-    def record(self, event: str, payload: dict[str, Any]) -> bool:
+    def record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""
         lease, run_id = self._lease, self._run.id
         if event == "frozen":
-            write(self._engine, lambda c: nights.freeze(c, lease, run_id, **payload))
+            write(engine, lambda c: nights.freeze(c, lease, run_id, **payload))
         elif event == "snapshot":
-            write(self._engine, lambda c: nights.note(c, lease, run_id, snapshot=payload))
+            write(engine, lambda c: nights.note(c, lease, run_id, snapshot=payload))
         else:
             return False
         return True

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from db.base import bulk
-from db.base.database import passing, write
+from db.base.database import away, write
 from db.base.schema import predictions
 from db.queue import results
 from tests.db import given
@@ -72,7 +72,7 @@ def test_a_connection_that_breaks_while_rows_are_sent_is_heard_as_a_passing_erro
         work(connection)
 
     assert isinstance(caught.value.orig, psycopg.Error)
-    assert passing(caught.value)
+    assert away(caught.value)
     calls = []
 
     def once_broken(connection: sa.Connection) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from db.base.database import connect, passing, reading, write
+from db.base.database import away, connect, patient, reading, write
 from db.base.errors import Unavailable
 from db.base.schema import jobs as jobs_table
 from db.queue import jobs
@@ -69,6 +69,22 @@ def test_a_write_is_given_up_when_patience_ends(impatient: sa.Engine) -> None:
     assert calls == []
 
 
+def test_what_is_in_hand_is_waited_for_longer_than_any_patience(impatient: sa.Engine) -> None:
+    in_hand = threading.Event()
+    in_hand.set()
+    held = patient(impatient, 0.1, in_hand=in_hand.is_set)
+    with write_lock(impatient) as holder:
+        release = threading.Timer(1.0, holder.rollback)
+        release.start()
+        job_id = given.queued(held)
+        release.join()
+    assert jobs.get(impatient, job_id)["state"] == "queued"
+    with write_lock(impatient), pytest.raises(Unavailable) as caught:
+        threading.Timer(0.5, in_hand.clear).start()
+        given.queued(held)
+    assert away(caught.value)
+
+
 def test_reading_does_not_wait_for_a_writer(impatient: sa.Engine) -> None:
     job_id = given.queued(impatient)
     with write_lock(impatient):
@@ -120,7 +136,7 @@ def test_wrong_sql_is_reported_at_once(database: sa.Engine) -> None:
         write(database, work)
 
     assert len(calls) == 1
-    assert not passing(caught.value)
+    assert not away(caught.value)
 
 
 def test_a_writer_that_reads_first_does_not_have_to_begin_again(

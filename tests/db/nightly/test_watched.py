@@ -24,6 +24,9 @@ JOB = {"spec": {"keep_cam": "none"}, "submitted_by": "schedule inbox", "model_id
        "precision": "fp32",
        "source_rows": [{"uri": "/in", "kind": "list", "fingerprint": "1"}]}  # fmt: skip
 
+#: For how long files are let settle.
+SETTLE_S = 3600.0
+
 A, B = Seen("/in/a.jpg", 10, 1), Seen("/in/b.jpg", 20, 2)
 
 
@@ -58,7 +61,7 @@ def due(database: sa.Engine, schedule: int, who: str | None = "looker") -> int:
 
 
 def claim(database: sa.Engine, run_id: int, who: str, *there: str) -> bool:
-    return write(database, lambda c: watched.claim(c, run_id, who, there))
+    return write(database, lambda c: watched.claim(c, run_id, who, there, SETTLE_S))
 
 
 def observe(database: sa.Engine, run_id: int, schedule: int, *found: Seen) -> None:
