@@ -90,7 +90,12 @@ def give_up(connection: sa.Connection, lease: Lease, what: str, error: Exception
 
 def _of_machine(error: BaseException) -> bool:
     """Whether it says nothing of a job: files, memory or room are short here, and now."""
-    return isinstance(error, OSError | MemoryError)
+    met: BaseException | None = error
+    while met is not None:
+        if isinstance(met, OSError | MemoryError):
+            return True
+        met = met.__cause__
+    return False
 
 
 def complete_training(connection: sa.Connection, lease: Lease, model_id: int) -> None:

@@ -9,7 +9,8 @@ import pytest
 from db.base.schema import shards
 from tests.db import given
 from tests.faults import harm
-from tests.support import clocks, soak
+from tests.support import soak
+from tests.support.clock import Clock
 from tests.support.site import Site
 
 DAY_S = 86_400.0
@@ -28,9 +29,11 @@ def database_url(sqlite_url: str) -> str:
 
 @pytest.mark.soak
 def test_what_a_killed_worker_held_by_a_clock_a_day_ahead_is_taken_up_at_once(
-    here: Site, few: Path
+    here: Site, few: Path, tmp_path: Path
 ) -> None:
-    wrong = here.begin_worker(within=clocks.ahead(DAY_S), lease_s=LEASE_S)
+    clock = Clock(tmp_path / "clock")
+    clock.step(DAY_S)
+    wrong = here.begin_worker(within=clock.within(), lease_s=LEASE_S)
     job_id = harm.submit(here, *[few] * SOURCES)
     harm.in_the_middle(here, job_id)
     wrong.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.absent import absent
 from tests.support.paths import ROOT
 
 #: Where distributions keep it.
@@ -46,6 +47,15 @@ class Clock:
         """`file` is kept here; the processes must be able to read it."""
         self._file = file
         self.step(0)
+
+    def within(self) -> list[str]:
+        """The beginning of a command line whose process tells the time by it.
+
+        Skips the test where the library is not installed.
+        """
+        if library() is None:
+            absent("libfaketime is not installed: apt-get install libfaketime")
+        return ["env", *(f"{name}={value}" for name, value in self.environment.items())]
 
     def step(self, seconds: float) -> None:
         """From now on it is so many seconds ahead; below 0 behind."""

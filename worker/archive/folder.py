@@ -59,18 +59,22 @@ class FolderSource(Source):
                 path = f"{self.uri}/{name}"
                 try:
                     mode, size = examine(path)
-                except OSError:
+                except OSError as error:
                     # Gone already, or a link that leads nowhere: reading it says which.
                     root.check()
+                    if trouble.of_machine(error):
+                        raise
                     mode, size = stat.S_IFREG, None
                 if stat.S_ISDIR(mode):
                     self.skipped["directory"] += 1
                     try:
                         below = names_in(path)
-                    except OSError:
+                    except OSError as error:
                         # A folder that cannot be listed hides films. It becomes a member, so that
                         # reading it puts the reason on record.
                         root.check()
+                        if trouble.of_machine(error):
+                            raise
                         yield member_of(name + "/", None)
                         continue
                     stack.append((name + "/", iter(below)))

@@ -94,6 +94,16 @@ def lost(uri: str) -> SourceTrouble:
     )
 
 
+def of_machine(error: BaseException) -> bool:
+    """Whether an error says that this machine has run out of something, or was raised from one."""
+    met: BaseException | None = error
+    while met is not None:
+        if isinstance(met, MemoryError) or (isinstance(met, OSError) and met.errno in MACHINE):
+            return True
+        met = met.__cause__
+    return False
+
+
 def whose(error: Exception) -> Whose:
     """Whose an error of this package is."""
     if isinstance(error, SourceTrouble | MemberError):

@@ -17,7 +17,7 @@ from db.queue.leases import Shard
 from db.queue.reuse import Known
 from db.work import endings
 from worker import archive
-from worker.archive import Member
+from worker.archive import Member, trouble
 from worker.config import Settings
 from worker.errors import EngineError, GpuLost
 from worker.machine import privacy
@@ -105,18 +105,23 @@ class Commits:
             lambda: connecting.outlast(self._database, lambda: others(self._database, shard, most))
         )
 
-    def failed(self, shard: Shard, error: Exception, *, in_good_order: bool) -> Future[None]:
+    def failed(self, run: ShardRun, error: Exception, *, in_good_order: bool) -> Future[None]:
         """Let another worker have a shard that could not be scored here, and say why.
 
         One that was being computed when the GPU was lost may be to blame: the attempt counts, as if
-        the worker had been killed.
+        the worker had been killed. Where this machine has run out of something no attempt counts,
+        and the worker leaves the source alone for a while.
         """
+        shard = run.shard
         if isinstance(error, GpuLost):
             return self._submit(lambda: self._gpu_lost(shard, str(error)))
         if connecting.away(error):
             return self.hand_back(shard, str(error), in_good_order=True)  # no fault of the shard's
         known = isinstance(error, EngineError)
         reason = str(error) if known else unforeseen("scoring the shard", error)
+        if trouble.of_machine(error):
+            self._away.leave(run.place.uri)
+            return self.source_away(shard, f"this machine has run out of something: {reason}")
         return self.hand_back(shard, reason, in_good_order=in_good_order)
 
     def log_engine(self, job_id: int, text: str) -> None:

@@ -15,7 +15,6 @@ from concurrent.futures import Future
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.queue.leases import Shard
 from db.queue.reuse import Known
 from db.work import claims
 from db.work.claims import Claimed
@@ -233,7 +232,7 @@ class Scorer:
             if isinstance(event, Read):
                 self._lookups[self._commits.known(run)] = run
             elif isinstance(event, Failed):
-                self._failed(run.shard, event.error)
+                self._failed(run, event.error)
             else:
                 self._commits.log_engine(run.shard.job_id, self._loader.described(run.model))
         for run in [*self._pipeline.runs]:
@@ -271,13 +270,13 @@ class Scorer:
                 raise
             log.exception("job %d: earlier outcomes cannot be taken", run.shard.job_id)
             self._pipeline.drop(run)
-            self._failed(run.shard, error)
+            self._failed(run, error)
 
     def _commit(self, run: ShardRun) -> None:
         self._committing[self._commits.commit(run)] = run
 
-    def _failed(self, shard: Shard, error: Exception) -> None:
-        self._commits.failed(shard, error, in_good_order=self._stop.is_set())
+    def _failed(self, run: ShardRun, error: Exception) -> None:
+        self._commits.failed(run, error, in_good_order=self._stop.is_set())
 
     def _let_go(self, run: ShardRun | Witnesses) -> None:
         run.close()

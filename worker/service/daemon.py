@@ -56,7 +56,7 @@ class Daemon:
         self.failed = False
         choice = choose(settings) if "score" in queues else None
         self._database = database.connect(settings.database_url, database.PATIENCE_S)
-        migrate.check(self._database)
+        database.outlast(self._database, lambda: migrate.check(self._database))
         self._stop = threading.Event()
         self._working = threading.Lock()
         self._registration = Registration(settings, self._database, queues, choice)

@@ -21,6 +21,7 @@ from db.queue.leases import Lease
 from db.registry import models
 from db.work import endings
 from db.work.claims import Claimed
+from worker.archive import trouble
 from worker.config import Settings
 from worker.engine import store
 from worker.errors import ConfigError, EngineError
@@ -101,6 +102,8 @@ class Attempt:
         try:
             order = database.outlast(self._database, self._order)
         except (ConfigError, EngineError) as error:
+            if trouble.of_machine(error):
+                raise  # it is put back
             self._fail(f"the training cannot begin: {error}")
             return
         lease = self._gpu_lease

@@ -17,7 +17,7 @@ from db.base import database as connecting
 from db.base.schema import item_errors, predictions, shards, sources
 from db.queue import jobs, leases
 from db.work import claims
-from tests.support import mounts, soak
+from tests.support import disk, mounts, soak
 from tests.worker import samples
 from worker import archive, config
 from worker.archive import apart, stall
@@ -64,6 +64,11 @@ class Scoring:
         self.scorer = Scorer(
             settings, engine, "w", self.heartbeat, threading.Event(), lambda times: None
         )
+
+    def close(self) -> None:
+        """End the scorer, and let its heart rest."""
+        self.scorer.close()
+        self.heartbeat.end()
 
     def submit(self, *uris: Path) -> int:
         """A job over these sources in which everything is scored."""
@@ -171,8 +176,7 @@ def scoring(database: sa.Engine, model_id: int, tmp_path: Path) -> Iterator[Scor
     """A scorer with a beating heart."""
     made = Scoring(database, model_id, tmp_path / "home")
     yield made
-    made.scorer.close()
-    made.heartbeat.end()
+    made.close()
 
 
 def fill(folder: Path) -> list[Path]:
@@ -400,4 +404,36 @@ def test_a_machine_that_is_short_of_memory_when_it_lists_a_source_costs_no_attem
         scoring.meets(job_id)
     scoring.nothing_is_booked(job_id)
     assert jobs.get(scoring.engine, job_id)["attempts"] == 0
+    scoring.all_are_scored(job_id)
+
+
+def test_a_machine_without_room_for_the_models_file_costs_no_film(
+    database: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    with disk.small_disk(1) as home:
+        ballast = disk.fill(home)
+        scoring = Scoring(database, model_id, home)
+        try:
+            fill(tmp_path / "films")
+            job_id = scoring.planned(tmp_path / "films")
+            scoring.meets(job_id)
+            scoring.nothing_is_booked(job_id)
+            assert "this machine has run out of something" in scoring.reasons(job_id)[0]
+            ballast.unlink()
+            scoring.all_are_scored(job_id)
+        finally:
+            scoring.close()
+
+
+def test_a_folder_that_a_machine_out_of_files_cannot_list_is_listed_later(
+    scoring: Scoring, share: mounts.Share
+) -> None:
+    (share.folder / "films" / "below").mkdir()
+    for film in [path for path in (share.folder / "films").iterdir() if path.is_file()][:4]:
+        film.rename(film.parent / "below" / film.name)
+    job_id = scoring.submit(share.at / "films")
+    share.errs(errno.EMFILE, names="films/below", on=["list"])
+    scoring.meets(job_id)
+    scoring.nothing_is_booked(job_id)
+    share.recovers()
     scoring.all_are_scored(job_id)
