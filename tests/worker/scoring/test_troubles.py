@@ -411,8 +411,8 @@ def test_a_machine_without_room_for_the_models_file_costs_no_film(
     database: sa.Engine, model_id: int, tmp_path: Path
 ) -> None:
     with disk.small_disk(1) as home:
-        ballast = disk.fill(home)
         scoring = Scoring(database, model_id, home)
+        ballast = disk.fill(home)
         try:
             fill(tmp_path / "films")
             job_id = scoring.planned(tmp_path / "films")
