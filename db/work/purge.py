@@ -7,6 +7,7 @@ rows of their own; nothing else of them refers to what is removed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from itertools import zip_longest
@@ -36,6 +37,9 @@ ITEMS = 50_000
 
 #: A partition is dropped only if nobody reads it for so long; otherwise its rows are deleted.
 DROP_TIMEOUT_MS = 2_000
+
+#: Locks on them are asked for again after so many seconds.
+AGAIN_S = 0.02
 
 
 class Purged(NamedTuple):
@@ -197,18 +201,26 @@ def _drop_partitions(engine: sa.Engine) -> int:
 
 
 def _drop(engine: sa.Engine, number: int) -> int:
-    # Each by itself, since whoever reads several locks them in an order of its own. The first one
-    # stands for all, and goes last.
-    dropped = 0
-    for table in reversed(PARTITIONED):
+    """Drop a partition of all tables at once, or of none where somebody reads them all the time.
+
+    Whoever reads several locks them in an order of its own. So nothing is waited for here that
+    readers hold: all of it is had at once, or asked for again.
+    """
+    gives_up_at = time.monotonic() + DROP_TIMEOUT_MS / 1000
+    while True:
         try:
             with database.writing(engine) as connection:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {DROP_TIMEOUT_MS}")
-                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}_p{number}")
+                tables = ", ".join(PARTITIONED)
+                connection.exec_driver_sql(
+                    f"LOCK TABLE ONLY {tables} IN ACCESS EXCLUSIVE MODE NOWAIT"
+                )
+                for table in PARTITIONED:
+                    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}_p{number}")
+            return len(PARTITIONED)
         except DBAPIError as error:
-            # Somebody is reading: the rows are deleted instead.
             if not database.away(error):
                 raise
-            break
-        dropped += 1
-    return dropped
+        if time.monotonic() >= gives_up_at:
+            return 0  # the rows are deleted instead
+        time.sleep(AGAIN_S)

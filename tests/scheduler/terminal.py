@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support import processes
 from tests.support.site import processes_with
 
 #: Longest wait for one step, in seconds.
@@ -28,6 +29,7 @@ class Terminal:
             "PNEUMOQ_SWEEP_S": "1",
         }
         self._up: list[subprocess.Popen[str]] = []
+        self._seen: set[int] = set()
 
     def type(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -58,8 +60,9 @@ class Terminal:
         raise AssertionError("".join(said))
 
     def processes(self) -> list[int]:
-        """Everything that runs with this home."""
-        return processes_with(f"PNEUMOQ_HOME={self.home}")
+        """Everything that runs with this home, and what of it has been seen before."""
+        self._seen.update(processes_with(f"PNEUMOQ_HOME={self.home}"))
+        return processes.alive(self._seen)
 
     def workers(self, queue: str) -> list[int]:
         """Worker processes of this queue."""

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 
 def children(parent: int, command: str) -> list[int]:
     """Child processes whose command line holds this text, without those that have ended."""
     found = []
+    for pid, ppid in _running():
+        try:
+            command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+        if ppid == parent and command.encode() in command_line:
+            found.append(pid)
+    return found
+
+
+def descendants(of: Collection[int]) -> set[int]:
+    """What these processes have started, and what those have."""
+    parents = dict(_running())
+    found: set[int] = set()
+    while more := {pid for pid, ppid in parents.items() if ppid in {*of, *found}} - found:
+        found |= more
+    return found
+
+
+def alive(pids: Collection[int]) -> list[int]:
+    """Those of these processes that have not ended."""
+    running = dict(_running())
+    return [pid for pid in pids if pid in running]
+
+
+def _running() -> Iterator[tuple[int, int]]:
+    """Number and parent of each process that has not ended."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state, ppid = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            command_line = (folder / "cmdline").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-        if int(ppid) == parent and state != "Z" and command.encode() in command_line:
-            found.append(int(folder.name))
-    return found
+        if state != "Z":
+            yield int(folder.name), int(ppid)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from db.base import database, migrate, workers
 from db.queue import jobs
 from scheduler.local import stack
-from tests.support import servers
+from tests.support import processes, servers
 from tests.worker import samples
 from worker import config, wakeup
 from worker.config import Settings
@@ -221,16 +221,19 @@ def site(
 
 
 def processes_with(text: str) -> list[int]:
-    """Processes whose environment holds this text: those of one site, however they were started."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
+    """Processes whose environment holds this text, and all that they have started.
+
+    Those of one site, that is, however they were started: what reads films has few variables.
+    """
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) != os.getpid():
             try:
                 if text.encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
+                    found.add(int(folder.name))
             except OSError:
                 continue  # it ended meanwhile, or is not ours to look at
-    return found
+    return sorted(found | processes.descendants(found))
 
 
 def stop(process: subprocess.Popen[bytes], by: signal.Signals) -> int:

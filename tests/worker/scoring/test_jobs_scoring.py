@@ -15,7 +15,7 @@ import pytest
 from db.base import database, workers
 from db.queue import jobs
 from db.work import control
-from tests.support import drawn, servers, soak
+from tests.support import drawn, processes, servers, soak
 from tests.support import films as real
 from tests.support.paths import SHARED
 from tests.support.site import Site, processes_with, site, stop
@@ -237,10 +237,10 @@ def test_nothing_outlives_a_killed_worker(here: Site, films: Path) -> None:
     worker = here.worker()
     job_id = here.score(films, model_id=1)
     here.wait(lambda: jobs.progress(here.engine, job_id)["done"] > 0, "the first outcomes")
-    home = f"PNEUMOQ_HOME={here.settings.home}"
-    assert len(processes_with(home)) >= 2  # the worker and its decoder
+    started = processes_with(f"PNEUMOQ_HOME={here.settings.home}")
+    assert len(started) >= 3  # the worker, its decoder, and who opens files for that
     stop(worker, signal.SIGKILL)
-    here.wait(lambda: not processes_with(home), "its decoders to end")
+    here.wait(lambda: not processes.alive(started), "its decoders to end")
 
 
 @soak.ONLY  # twenty real films and the drawn ones say the same above

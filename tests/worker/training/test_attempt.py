@@ -262,7 +262,7 @@ def test_a_job_trains_on_several_sources_with_corrected_labels(
     text = zlib.decompress(kept["manifest"]).decode()
     assert f"{film},PNEUMONIA," in text
     assert "one more.jpeg,NORMAL," in text
-    assert "fixed.csv gives 1 films another label." in kept["notes"]
+    assert "The corrections give 1 films another label." in kept["notes"]
 
 
 def test_a_name_that_is_taken_fails_the_job_and_says_so(

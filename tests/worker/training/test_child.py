@@ -92,6 +92,7 @@ def started(folder: Path, data: Path, after: Path | None = None, **spec: Any) ->
         "resume_from": str(after or ""),
         "threads": 1,
         "engine_batch": 2,
+        "names_key": bytes(32).hex(),
     }
     process = TrainingProcess(order)
     try:

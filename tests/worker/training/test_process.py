@@ -10,7 +10,6 @@ import pytest
 from tests.support import mounts
 from tests.support.paths import ROOT
 from tests.worker import samples
-from worker import config
 from worker.archive import apart
 from worker.training import process as processes
 
@@ -29,10 +28,9 @@ def test_a_training_process_that_waits_for_a_share_keeps_its_worker_no_longer(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.jpg").write_bytes(b"x")
-    settings = config.load({"PNEUMOQ_HOME": str(tmp_path)})
     with mounts.share(tmp_path / "real", tmp_path / "share") as share:
         share.hangs(on=["read"])
-        process = processes.TrainingProcess(settings, {"spec": {"data": f"{share.at}/a.jpg"}})
+        process = processes.TrainingProcess({"spec": {"data": f"{share.at}/a.jpg"}})
         samples.wait(lambda: process.events(0.1), "it to begin")
         time.sleep(0.5)
         began = time.monotonic()
