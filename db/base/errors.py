@@ -57,7 +57,7 @@ def unforeseen(what: str, error: BaseException) -> str:
 
 
 #: What may be a name in a sentence that we did not write: what is quoted, and paths.
-_NAMES = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])[\w.~-]*/\S*""")
+_NAMES = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])(?:/.*?(?=: |$)|[\w.~-]+/\S*)""")
 
 
 def nameless(error: BaseException) -> str:

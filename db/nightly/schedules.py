@@ -20,7 +20,7 @@ from db.base.schema import notices as notices_table
 from db.base.schema import runs as runs_table
 from db.base.types import now
 from db.nightly import runs
-from db.queue import jobs
+from db.queue import jobs, outages
 from db.registry import aliases
 
 #: Characters of a name; a removed one has its number after them.
@@ -146,6 +146,7 @@ def remove(connection: sa.Connection, name: str) -> None:
     )
     for run_id in connection.execute(due).scalars().all():
         runs.finish(connection, run_id, "cancelled", "the schedule was removed")
+    outages.end(connection, schedule_id=row.id, silently=True)
     connection.execute(
         sa.update(schedules)
         .where(schedules.c.id == row.id)

@@ -279,6 +279,14 @@ def of_source(
     return _listings(found)
 
 
+def is_open(connection: sa.Connection, job_id: int, source_no: int) -> bool:
+    """Whether something of a source is listed and not done."""
+    one = sa.exists().where(
+        shards.c.job_id == job_id, shards.c.source_no == source_no, shards.c.finished_at.is_(None)
+    )
+    return bool(connection.execute(sa.select(one)).scalar_one())
+
+
 def log_change(connection: sa.Connection, lease: Lease, text: str) -> None:
     """Write to the job's history that a source changed while it was listed, once; fenced."""
     leases.fence(connection, lease)

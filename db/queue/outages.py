@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from db.base import outbox
 from db.base.schema import SCORING_JOB_STATES, jobs, outages, shards, sources
-from db.base.types import now
+from db.base.types import lately, now
 from db.queue import jobs as job_rows
 from db.queue import leases
 
@@ -22,6 +22,11 @@ PATIENCE_S = 6 * 3600.0
 #: Hooks get the notice after so many seconds, or when the patience ends where that is sooner: a
 #: file server that is started again is back by then.
 NOTICE_S = 600.0
+
+
+#: Nobody loses patience with what nobody has tried for so many seconds: workers that cannot read a
+#: source try it again after five minutes at most, unless they are off or have more urgent work.
+TRIED_S = 900.0
 
 
 def note(connection: sa.Connection, job_id: int, source_no: int, who: str, reason: str) -> None:
@@ -91,9 +96,33 @@ def stalled() -> sa.ColumnElement[bool]:
 
 
 def without_an_answer(connection: sa.Connection, job_id: int, seconds: float) -> bool:
-    """Whether none of a job's troubled sources was read for so long."""
-    recent = sa.exists().where(sources.c.job_id == job_id, sources.c.trouble_at > now(-seconds))
-    return not connection.execute(sa.select(recent)).scalar_one()
+    """Whether none of a job's troubled sources was read for so long, though it was tried of late.
+
+    Release 0.2.0 does not say that it read a source: shards that are done say so too.
+    """
+    troubled = sa.and_(sources.c.job_id == job_id, sources.c.trouble_at.is_not(None))
+    shard = sa.and_(shards.c.job_id == job_id, shards.c.source_no == sources.c.source_no)
+    open_shard = sa.and_(shard, shards.c.finished_at.is_(None))
+    recent = sa.exists().where(
+        troubled,
+        sa.or_(
+            sources.c.trouble_at > now(-seconds),
+            sa.exists().where(
+                shard,
+                shards.c.state == "done",
+                shards.c.finished_at > sources.c.trouble_at,
+                shards.c.finished_at > now(-seconds),
+            ),
+        ),
+    )
+    # Whoever hands a shard or a plan back writes when it may be had again.
+    tried = sa.or_(
+        sa.exists().where(troubled, open_shard, lately(shards.c.not_before, TRIED_S)),
+        sa.exists().where(
+            jobs.c.id == job_id, jobs.c.planned_at.is_(None), lately(jobs.c.not_before, TRIED_S)
+        ),
+    )
+    return bool(connection.execute(sa.select(sa.and_(~recent, tried))).scalar_one())
 
 
 def begin(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -240,6 +241,8 @@ def copy_source(
     ).all()
     if not found or found[0].first_item != base + listed:
         return Copied(0, 0, listed == int(total))
+    # Others of the origin's sources may have been listed in between: one piece at a time.
+    found = found[: _together(found)]
     shift = job.planned_items - found[0].first_item
     numbered = [(job.planned_shards + n, shard) for n, shard in enumerate(found)]
     items = sum(shard.n_items for shard in found)
@@ -252,6 +255,14 @@ def copy_source(
         )
     )
     return Copied(len(found), items, listed + items == int(total))
+
+
+def _together(found: Sequence[Any]) -> int:
+    """How many shards follow each other without a gap."""
+    for number, (before, shard) in enumerate(pairwise(found), 1):
+        if shard.first_item != before.first_item + before.n_items:
+            return number
+    return len(found)
 
 
 def _copy(

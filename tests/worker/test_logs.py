@@ -29,7 +29,10 @@ NAME = "SMITH JOHN"
         (ValueError(f"{NAME!r} is odd"), "ValueError: … is odd"),
         (ValueError('of "SMITH JOHN" 3/4 are odd'), "ValueError: of … … are odd"),
         (ArchiveError("empty", "/films/SMITH/a.zip: the file is empty (0 bytes)"),
-         "ArchiveError: … the file is empty (0 bytes)"),
+         "ArchiveError: …: the file is empty (0 bytes)"),
+        (ValueError(f"/films/{NAME}.dcm: bad header in films/{NAME[:5]}.dcm"),
+         "ValueError: …: bad header in …"),
+        (ValueError(f"no film at /films/{NAME} of 2026.dcm"), "ValueError: no film at …"),
         (RuntimeError(""), "RuntimeError"),
     ],
 )  # fmt: skip

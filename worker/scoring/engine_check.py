@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from db.registry import engines, models
 from trainer import errors
+from worker.archive import trouble
 from worker.config import Settings
 from worker.engine import EngineChoice, gate
 from worker.engine.base import Engine
@@ -75,6 +76,8 @@ def check(
     except GpuLost:
         raise
     except EngineError as error:
+        if trouble.of_machine(error):
+            raise  # that is no fault of the model's
         return False, str(error)
     return True, "; ".join(found)
 

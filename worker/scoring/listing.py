@@ -46,7 +46,7 @@ class Lister:
         seconds is one that cannot be read now.
         """
         #: The source that is being listed.
-        self.uri = ""
+        self.at: sa.RowMapping | None = None
         self._database = database
         self._claimed = claimed
         self._lease = claimed.lease
@@ -67,14 +67,17 @@ class Lister:
         wanted = self._wanted()
         troubled: SourceTrouble | None = None
         for row in jobs.source_rows(self._database, job_id):
+            before = self._listed()
+            self.at = row
             try:
                 with trouble.at(row["uri"]):
                     skipped.update(self._source(row, wanted))
             except SourceTrouble as error:
                 troubled = error
-                self._note(row, str(error))
+                self.note(row, str(error))
             else:
-                self._was_read(row)
+                self._was_read(row, more=self._listed() != before)
+            self.at = None
         if troubled is not None:
             raise troubled
         items = sum(self._listed().values())
@@ -91,8 +94,7 @@ class Lister:
 
     def _source(self, row: sa.RowMapping, wanted: set[tuple[int, int]] | None) -> Counter[str]:
         """List one source, from where an earlier planner was; what was skipped in it."""
-        self.uri = row["uri"]
-        apart.reach(archive.root_of(row["kind"], self.uri), self._patience_s)
+        apart.reach(archive.root_of(row["kind"], row["uri"]), self._patience_s)
         if wanted is None and self._copied(row):
             return Counter()
         names = listings.unpack_paths(row["paths"])
@@ -102,8 +104,15 @@ class Lister:
             self._list(source, row["source_no"], wanted, listed)
             return source.skipped
 
-    def _note(self, row: sa.RowMapping, reason: str) -> None:
+    @property
+    def root(self) -> str:
+        """Where the source is that is being listed; empty between two."""
+        row = self.at
+        return "" if row is None else archive.root_of(row["kind"], row["uri"])
+
+    def note(self, row: sa.RowMapping, reason: str) -> None:
         """A source cannot be read here: this worker leaves it alone for a while."""
+        self._check()
         lease = self._lease
         self._away.leave(row["uri"])
         connecting.write(
@@ -111,11 +120,18 @@ class Lister:
             lambda c: outages.note(c, lease.job_id, row["source_no"], lease.worker_id, reason),
         )
 
-    def _was_read(self, row: sa.RowMapping) -> None:
+    def _was_read(self, row: sa.RowMapping, *, more: bool) -> None:
+        """A source is listed: with `more`, or by an earlier planner.
+
+        Then whether films of it can be read is said by those who score them.
+        """
+        self._check()
+        job_id, source_no = self._lease.job_id, row["source_no"]
+        with connecting.reading(self._database) as connection:
+            if not more and listings.is_open(connection, job_id, source_no):
+                return
         self._away.was_read(row["uri"])
-        connecting.write(
-            self._database, lambda c: outages.read(c, self._lease.job_id, row["source_no"])
-        )
+        connecting.write(self._database, lambda c: outages.read(c, job_id, source_no))
 
     def _listed(self) -> dict[int, int]:
         """Items of this job per source, by this planner and those before it."""

@@ -284,16 +284,20 @@ class Scorer:
 
     def _hand_back(self, reason: str = "the worker was stopped") -> None:
         """Give up everything that is in hand, so that another worker can go on at once."""
+        self._hand_back_runs(reason)  # first: a claim, or a plan, may wait for a share
         if self._claim is not None:
             self._take_claim()
+            self._hand_back_runs(reason)
         if self._planner is not None:
             self._planner.join()
+        while self._committing:
+            future, run = self._committing.popitem()
+            future.result()
+            self._let_go(run)
+
+    def _hand_back_runs(self, reason: str) -> None:
         for run in [*self._pipeline.take_all(), *self._doubts.take_all()]:
             # What is in doubt is handed back by its witnesses, or by those that are looked for.
             if not run.abandoned or (isinstance(run, ShardRun) and run.doubted):
                 self._commits.hand_back(run.shard, reason, in_good_order=True)
             run.close()
-        while self._committing:
-            future, run = self._committing.popitem()
-            future.result()
-            self._let_go(run)

@@ -112,11 +112,26 @@ class Planner:
             self._wake()
 
     def _list(self) -> None:
+        over = threading.Event()
+
+        def check() -> None:
+            """One that is left behind at a share may come back when the plan is another's."""
+            if over.is_set():
+                raise _Stopped
+            self._check()
+
         lister = Lister(
-            self._database, self._claimed, self._check, self._written, self._away, self._site,
+            self._database, self._claimed, check, self._written, self._away, self._site,
             self._patience_s,
         )  # fmt: skip
-        stall.watched(lister.run, lambda: lister.uri, self._stall_s)
+        try:
+            stall.watched(lister.run, lambda: lister.root, self._stall_s)
+        except SourceTrouble as error:
+            if lister.at is not None:
+                lister.note(lister.at, str(error))
+            raise
+        finally:
+            over.set()
 
     def _stall_s(self) -> float:
         return LAST_S if self._stop.is_set() else stall.STALL_S

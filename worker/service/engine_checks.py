@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from db.base import database, workers
 from db.registry import engine_checks as rows
 from db.registry.engine_checks import Due
+from worker.archive import trouble
 from worker.config import Settings
 from worker.engine import EngineChoice
 from worker.errors import GpuLost
@@ -98,6 +99,10 @@ class EngineChecks:
         except Exception as error:
             if database.away(error):
                 raise
+            if trouble.of_machine(error):
+                log.warning("model %d cannot be tried now: %s", due.model_id, error)
+                database.write(self._database, lambda c: rows.hand_back(c, due, self._worker_id))
+                return
             # Whatever it was: a worker on which this happens must not serve the model.
             log.exception("model %d could not be tried", due.model_id)
             passed, detail = False, f"it could not be tried: {type(error).__name__}: {error}"

@@ -159,6 +159,8 @@ class Attempt:
 
     def _keep(self, event: dict[str, Any]) -> None:
         """Keep a report to be written; of how far it is only the latest matters."""
+        # Once, however often the report is to be written.
+        self._keep_names(event.pop("names", {}))
         if event["event"] == "progress":
             others = [kept for kept in self._reports if kept["event"] != "progress"]
             self._reports = deque(others)
@@ -191,7 +193,6 @@ class Attempt:
     def _record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> None:
         """Turn one report into rows, or keep it as the result."""
         lease = self._lease
-        self._keep_names(payload.pop("names", {}))
         if event == "epoch":
             parts = {part: payload[f"{part}_metrics"] for part in ("train", "val")}
             figures = {f"{part}_{k}": v for part in parts for k, v in parts[part].items()}

@@ -44,6 +44,12 @@ def away(database: sa.Engine, job_id: int, source_no: int = 0, *, for_s: float =
     ago = schedules.database_clock(database) - timedelta(seconds=for_s)
     with writing(database) as connection:
         connection.execute(sa.update(sources).where(*mine).values(trouble_at=ago))
+        # As whoever hands its shards back does.
+        handed_back = (shards.c.job_id == job_id, shards.c.source_no == source_no)
+        now = schedules.database_clock(database)
+        connection.execute(
+            sa.update(shards).where(*handed_back, shards.c.state == "ready").values(not_before=now)
+        )
 
 
 def look(database: sa.Engine) -> list[int]:

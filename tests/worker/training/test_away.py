@@ -13,6 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
+from db.base.schema import jobs as jobs_table
+from db.base.types import now
 from db.queue import jobs
 from db.queue import training as rows
 from tests.support import away
@@ -132,7 +134,9 @@ def test_a_training_whose_lease_another_took_while_the_database_was_away_is_give
     with breakable.away():
         time.sleep(AWAY_S)
         assert children(stand_in)
-    taken = sa.text("UPDATE jobs SET lease_token = lease_token + 1, worker_id = 'another'")
+    taken = sa.update(jobs_table).values(
+        lease_token=jobs_table.c.lease_token + 1, worker_id="another", lease_until=now(600)
+    )
     connecting.write(engine, lambda c: c.execute(taken))
     assert made.work.exception(samples.PATIENCE_S) is None
     assert not children(stand_in)
