@@ -318,6 +318,28 @@ def test_a_copy_goes_on_after_its_planner_died_and_behind_other_sources(
         assert list(numbers) == [5, 6, 7, 8, 10, 11, 12]
 
 
+def test_of_an_archive_that_was_listed_in_two_pieces_the_first_is_copied_and_the_rest_listed(
+    database: sa.Engine,
+) -> None:
+    two = [*ZIP, {**ZIP[0], "uri": "/other.zip", "content_id": None}]
+    origin = given.planning(database, source_rows=two).lease
+
+    def plan(connection: sa.Connection) -> None:
+        for source_no in (0, 1, 0):
+            new = [listings.NewShard(source_no=source_no, n_items=3, listing=b"listing")]
+            listings.add(connection, origin, new)
+        listings.complete(connection, origin, {})
+
+    write(database, plan)
+    lease = given.planning(database, source_rows=ZIP).lease
+
+    def copy() -> reuse.Copied:
+        return write(database, lambda c: reuse.copy_source(c, lease, origin.job_id, 0, 0, READERS))
+
+    assert [copy(), copy()] == [(1, 3, False), (0, 0, False)]
+    assert jobs.get(database, lease.job_id)["planned_items"] == 3
+
+
 def test_where_no_shard_begins_nothing_is_copied(database: sa.Engine) -> None:
     origin = _origin(database)
     lease = given.planning(database, source_rows=ZIP).lease

@@ -211,3 +211,25 @@ def test_a_planner_leaves_a_job_alone_that_it_could_not_read(database: sa.Engine
     assert claimed is not None and claimed.lease.job_id == second
     assert not claims.anything_due(database, "score", away=left)
     assert given.one(database, jobs_table, jobs_table.c.id == first).state == "queued"
+
+
+def test_what_nobody_has_tried_of_late_is_not_given_up(database: sa.Engine) -> None:
+    job_id = given.running(database)
+    away(database, job_id, for_s=7 * HOUR_S)
+    # All workers were off since, or had more urgent work.
+    ago = schedules.database_clock(database) - timedelta(seconds=HOUR_S)
+    with writing(database) as connection:
+        connection.execute(sa.update(shards).values(not_before=ago))
+    assert look(database) == []
+    assert told(database) == []
+    shard = given.claimed(database)
+    write(database, lambda c: leases.hand_back_shard(c, shard, "away", in_good_order=True))
+    assert look(database) == [job_id]
+
+
+def test_a_source_of_which_shards_are_done_is_read_whoever_does_them(database: sa.Engine) -> None:
+    job_id = given.running(database, shards=2)
+    away(database, job_id, for_s=7 * HOUR_S)
+    given.commit(database, given.claimed(database))  # as release 0.2.0, which notes no more
+    assert look(database) == []
+    assert told(database) == []
