@@ -137,7 +137,8 @@ class _Serving:
         if self._folder is None or self._folder[0] != source:
             self._forget()
             try:
-                self._folder = source, archive.open_folder(source.kind, source.uri)
+                with trouble.at(source.uri):
+                    self._folder = source, archive.open_folder(source.kind, source.uri)
             except ArchiveError as error:
                 return error
         return self._folder[1]
@@ -155,11 +156,14 @@ class _Serving:
                 self._refuse(folder)
                 continue
             try:
-                self._give(folder.open(member))
-            except MemberError as error:
+                fd = folder.open(member)
+            except (MemberError, OSError) as error:
+                refused = trouble.at_member(error) if isinstance(error, OSError) else error
                 # Where the system refused it, the folder may be of a share that is gone.
-                doubtful |= bool(error.whose)
-                self._refuse(error)
+                doubtful |= bool(refused.whose)
+                self._refuse(refused)
+            else:
+                self._give(fd)
         if doubtful:
             self._forget()
 

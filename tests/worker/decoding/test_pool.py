@@ -14,6 +14,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import mounts
 from tests.support import processes as running
 from tests.worker import samples
 from trainer.film import rules
@@ -236,6 +238,26 @@ def test_an_archive_that_has_gone_costs_each_of_its_films_and_no_decoder(
         *[None] * len(listing),
     ]
     assert processes() == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_a_share_whose_server_is_gone_costs_no_decoder_and_is_the_sources_trouble(
+    kind: archive.Kind, pool: Pool, folder: Path, tmp_path: Path
+) -> None:
+    with mounts.share(folder, tmp_path / "share") as share:
+        where = Place(kind=kind, uri=str(share.at), edition="1")
+        listing = members(folder)
+        decoders = pool(1)
+        decoders.give(given(where, listing))
+        assert {d.failure for d in through(decoders, len(listing))} == {None}
+        (decoder,) = processes()
+        share.die()
+        for edition in ("1", "2"):
+            decoders.give(given(replace(where, edition=edition), listing))
+            found = through(decoders, len(listing))
+        assert {d.whose for d in found} == {"source"}
+        assert {d.failure.code for d in found if d.failure} == {"unreadable"}
+        assert processes() == [decoder]
 
 
 def test_a_name_as_long_as_a_zip_allows_is_no_obstacle(
