@@ -15,13 +15,13 @@ from typing import Literal
 from worker import config
 from worker.archive import apart
 from worker.decoding.film import Decoded, Film, OnGpu
+from worker.decoding.marks import Marks
 from worker.decoding.memory import PixelMemory
 from worker.decoding.protocol import (
     MESSAGE_BYTES,
     NO_CONTENT,
     REQUEST_FILMS,
     Inheritance,
-    Marks,
     Reply,
     Request,
     Source,
@@ -32,6 +32,9 @@ from worker.decoding.protocol import (
 #: next one at hand.
 FEWEST = 2
 CHUNK_S = 0.03
+
+#: No film takes less, whatever a decoder says.
+QUICKEST_S = 1e-6
 
 #: Requests that may wait at one decoder.
 QUEUE = 2
@@ -51,6 +54,7 @@ class Pace:
     def update(self, reply: Reply) -> None:
         """Take a little of each new reply, so that one slow film does not decide."""
         self.film_s += 0.2 * (reply.seconds / reply.films - self.film_s)
+        self.film_s = max(QUICKEST_S, self.film_s)
 
     @property
     def chunk(self) -> int:

@@ -18,8 +18,9 @@ from worker.archive.trouble import Whose
 from worker.decoding import jail
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.handle import DecoderProcess, Pace
+from worker.decoding.marks import Marks
 from worker.decoding.memory import PixelMemory
-from worker.decoding.protocol import Failure, Marks, Started
+from worker.decoding.protocol import Failure, Started
 
 log = logging.getLogger(__name__)
 
