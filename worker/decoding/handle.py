@@ -26,6 +26,7 @@ from worker.decoding.protocol import (
     Request,
     Source,
 )
+from worker.machine import process
 
 #: Films in one request: as many as the decoder is through with in CHUNK_S, which hides the round
 #: trip and still shares out the last films of a shard, but no fewer than two, so that it has the
@@ -42,6 +43,9 @@ QUEUE = 2
 #: A killed process that is still there after this many seconds (it waits for a dead disk or file
 #: server, which not even SIGKILL ends) is left to itself.
 REAP_S = 5.0
+
+#: So with an opener, which the kernel ends with its decoder.
+OPENER_S = 1.0
 
 
 class Pace:
@@ -107,10 +111,18 @@ class DecoderProcess:
                 cwd="/",  # a folder named like one of our packages must not be found first
             )
         self.ready = False
+        #: Number of its opener's process, and when that was started.
+        self._opener: tuple[int, str] | None = None
         self.given: deque[Film] = deque()
         self.requests: deque[int] = deque()  # films left of each request that was sent
         self.last_event = time.monotonic()
         self.answered = 0
+
+    def serves(self, opener_pid: int) -> None:
+        """It has said that it is ready, and who opens files for it."""
+        self.ready = True
+        since = process.since(opener_pid)
+        self._opener = None if since is None else (opener_pid, since)
 
     @property
     def begun(self) -> int:
@@ -196,14 +208,34 @@ class DecoderProcess:
         self.ready = False
 
     def end(self, grace_s: float = 0.0) -> int:
-        """Kill the process unless it ends by itself in time; its exit status."""
+        """Kill the process unless it ends by itself in time; its exit status.
+
+        Whoever cannot be ended, it or its opener, is left behind.
+        """
         self.socket.close()
         self._requests.close()
+        status = self._end_process(grace_s)
+        self._leave_opener()
+        return status
+
+    def _end_process(self, grace_s: float) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(grace_s)
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(REAP_S)
-        process = self._process
-        apart.leave(lambda: process.poll() is None, f"decoder {process.pid}")
+        left = self._process
+        apart.leave(lambda: left.poll() is None, f"decoder {left.pid}")
         return -signal.SIGKILL
+
+    def _leave_opener(self) -> None:
+        """It ends with the decoder, but not while it waits for a dead disk or file server."""
+        if self._opener is None:
+            return
+        pid, since = self._opener
+        until = time.monotonic() + OPENER_S
+        while process.since(pid) == since:
+            if time.monotonic() > until:
+                apart.leave(lambda: process.since(pid) == since, f"a decoder's opener, {pid},")
+                return
+            time.sleep(0.005)

@@ -44,8 +44,10 @@ class Refused(NamedTuple):
 class Opener:
     """The decoder's end."""
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: socket.socket, pid: int) -> None:
         self.link = link
+        #: Number of its process.
+        self.pid = pid
 
     def request(self) -> tuple[Request, int | None] | None:
         """The next request, with the file descriptor of a compressed archive's window.
@@ -78,10 +80,11 @@ def start(requests_fd: int, not_its: Iterable[int]) -> Opener:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     requests = socket.socket(fileno=requests_fd)
     decoder_pid = os.getpid()
-    if os.fork():
+    pid = os.fork()
+    if pid:
         theirs.close()
         requests.close()
-        return Opener(ours)
+        return Opener(ours, pid)
     status = 1
     try:
         die_with_parent(decoder_pid)

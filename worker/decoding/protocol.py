@@ -152,19 +152,24 @@ class Started:
     ready: bool
     #: How quick it is, in words, where that was measured; or why it does not serve.
     text: str = ""
+    #: Number of the process that opens files for it; 0 where it does not serve.
+    opener_pid: int = 0
 
     def pack(self) -> bytes:
         """As bytes for the socket; the text is cut to FAILURE_CHARACTERS."""
-        return _sendable(json.dumps([self.ready, self.text[:FAILURE_CHARACTERS]]).encode())
+        message = [self.ready, self.text[:FAILURE_CHARACTERS], self.opener_pid]
+        return _sendable(json.dumps(message).encode())
 
     @classmethod
     def unpack(cls, message: bytes) -> Started:
         """What `pack` made."""
         try:
-            ready, text = json.loads(message)
+            ready, text, opener_pid = json.loads(message)
             if not isinstance(ready, bool):
                 raise ValueError(f"{ready!r} in place of yes or no")
-            return cls(ready=ready, text=_text(text))
+            if type(opener_pid) is not int:
+                raise ValueError(f"{opener_pid!r} in place of a process's number")
+            return cls(ready=ready, text=_text(text), opener_pid=opener_pid)
         except _NO_MESSAGE as error:
             raise ValueError(f"no decoder's first message: {error}") from error
 

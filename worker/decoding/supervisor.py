@@ -108,7 +108,7 @@ class Supervisor:
         if not first.ready:
             self._end(decoder)
             return self._replace_on_gpu(decoder, first.text)
-        decoder.ready = True
+        decoder.serves(first.opener_pid)
         if decoder.on_gpu:
             self.gpu_state = f"serving: {first.text}"
             log.info("films are decoded on the GPU too: %s", self.gpu_state)

@@ -74,7 +74,11 @@ def test_a_reply_arrives_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    [Started(ready=True), Started(ready=True, text="9 films/s"), Started(ready=False, text="no")],
+    [
+        Started(ready=True, opener_pid=7),
+        Started(ready=True, text="9 films/s", opener_pid=8),
+        Started(ready=False, text="no"),
+    ],
 )
 def test_a_first_message_arrives_as_it_was(sent: Started) -> None:
     assert Started.unpack(sent.pack()) == sent
