@@ -84,7 +84,7 @@ def test_beside_a_list_that_is_gone_no_film_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     for kind in ("list", "folder"):
         with pytest.raises(SourceTrouble, match="there is no such file or folder"):
-            archive.open_reader(kind, str(tmp_path / "gone"))  # type: ignore[arg-type]
+            archive.open_reader(kind, str(tmp_path / "gone"))
 
 
 def test_a_folder_that_is_empty_now_is_in_trouble_only_if_it_was_not_when_submitted(
