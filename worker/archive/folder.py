@@ -98,11 +98,11 @@ class FileSource(Source):
     kind: Kind = "file"
 
     def fingerprint(self) -> str:
-        status = _status(self.uri)
-        return f"{status.st_size}:{status.st_mtime_ns}"
+        now = status_of(self.uri)
+        return f"{now.st_size}:{now.st_mtime_ns}"
 
     def _walk(self) -> Iterator[Member]:
-        yield member_of(Path(self.uri).name, _status(self.uri).st_size)
+        yield member_of(Path(self.uri).name, status_of(self.uri).st_size)
 
 
 class FolderReader:
@@ -220,7 +220,8 @@ def examine(path: str) -> tuple[int, int]:
     return status.st_mode, status.st_size
 
 
-def _status(uri: str) -> os.stat_result:
+def status_of(uri: str) -> os.stat_result:
+    """What the system says of the source at a path; raises SourceTrouble or ArchiveError."""
     try:
         return Path(uri).stat()
     except (OSError, ValueError) as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from worker.archive import trouble
 from worker.archive.filelist import ListSource, NamedSource
-from worker.archive.folder import FileSource, FolderReader, FolderSource
+from worker.archive.folder import FileSource, FolderReader, FolderSource, status_of
 from worker.archive.glob import GlobSource, base_of
 from worker.archive.gz import GzipStream, TarGzSource
 from worker.archive.kind import kind as _kind
@@ -71,17 +72,20 @@ def open_reader(kind: Kind, uri: str) -> Reader:
 
 def open_folder(kind: Kind, uri: str) -> FolderReader:
     """The folder of members that are files of their own (BY_NAME); raises ArchiveError."""
-    match kind:
-        case "folder":
-            return FolderReader(uri)
-        case "glob":
-            return FolderReader(base_of(uri))
-        case "list" if Path(uri).is_dir():  # its files were named
-            return FolderReader(uri)
-        case "file" | "list":
-            return FolderReader(str(Path(uri).absolute().parent))
-        case _:
-            raise ValueError(f"a {kind} is no folder")
+    with trouble.at(uri):
+        match kind:
+            case "folder":
+                return FolderReader(uri)
+            case "glob":
+                return FolderReader(base_of(uri))
+            # Its files were named. One that is gone may have been such a folder: beside it lie
+            # other films.
+            case "list" if stat.S_ISDIR(status_of(uri).st_mode):
+                return FolderReader(uri)
+            case "file" | "list":
+                return FolderReader(str(Path(uri).absolute().parent))
+            case _:
+                raise ValueError(f"a {kind} is no folder")
 
 
 def reader_of(kind: Kind, fd: int) -> Reader:

@@ -21,7 +21,7 @@ def main() -> None:
     here = endpoint.inherit()
     MemoryLimit(here.inherited.limit_mb << 20)
     with here.parent:
-        here.parent.send(Started(ready=True).pack())
+        here.parent.send(Started(ready=True, opener_pid=here.opener.pid).pack())
         _serve(here)
 
 

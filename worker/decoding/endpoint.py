@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from worker import logs
 from worker.archive.trouble import Whose
 from worker.decoding import jail, memory, opener
+from worker.decoding.marks import Mark
 from worker.decoding.opener import Opener
-from worker.decoding.protocol import Failure, Inheritance, Mark, Reply, Request
+from worker.decoding.protocol import Failure, Inheritance, Reply, Request
 from worker.machine.process import die_with_parent
 
 #: Replies are held back this many seconds, so that quick films share one.

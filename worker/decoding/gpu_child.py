@@ -75,7 +75,8 @@ def main() -> None:
         except gpu_trial.NotOffered as reason:
             here.parent.send(Started(ready=False, text=str(reason)).pack())
             return
-        here.parent.send(Started(ready=True, text=speed).pack())
+        started = Started(ready=True, text=speed, opener_pid=here.opener.pid)
+        here.parent.send(started.pack())
         _Server(here, device).serve()
 
 

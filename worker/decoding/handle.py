@@ -15,17 +15,18 @@ from typing import Literal
 from worker import config
 from worker.archive import apart
 from worker.decoding.film import Decoded, Film, OnGpu
+from worker.decoding.marks import Marks
 from worker.decoding.memory import PixelMemory
 from worker.decoding.protocol import (
     MESSAGE_BYTES,
     NO_CONTENT,
     REQUEST_FILMS,
     Inheritance,
-    Marks,
     Reply,
     Request,
     Source,
 )
+from worker.machine import process
 
 #: Films in one request: as many as the decoder is through with in CHUNK_S, which hides the round
 #: trip and still shares out the last films of a shard, but no fewer than two, so that it has the
@@ -33,12 +34,18 @@ from worker.decoding.protocol import (
 FEWEST = 2
 CHUNK_S = 0.03
 
+#: No film takes less, whatever a decoder says.
+QUICKEST_S = 1e-6
+
 #: Requests that may wait at one decoder.
 QUEUE = 2
 
 #: A killed process that is still there after this many seconds (it waits for a dead disk or file
 #: server, which not even SIGKILL ends) is left to itself.
 REAP_S = 5.0
+
+#: So with an opener, which the kernel ends with its decoder.
+OPENER_S = 1.0
 
 
 class Pace:
@@ -51,6 +58,7 @@ class Pace:
     def update(self, reply: Reply) -> None:
         """Take a little of each new reply, so that one slow film does not decide."""
         self.film_s += 0.2 * (reply.seconds / reply.films - self.film_s)
+        self.film_s = max(QUICKEST_S, self.film_s)
 
     @property
     def chunk(self) -> int:
@@ -103,10 +111,18 @@ class DecoderProcess:
                 cwd="/",  # a folder named like one of our packages must not be found first
             )
         self.ready = False
+        #: Number of its opener's process, and when that was started.
+        self._opener: tuple[int, str] | None = None
         self.given: deque[Film] = deque()
         self.requests: deque[int] = deque()  # films left of each request that was sent
         self.last_event = time.monotonic()
         self.answered = 0
+
+    def serves(self, opener_pid: int) -> None:
+        """It has said that it is ready, and who opens files for it."""
+        self.ready = True
+        since = process.since(opener_pid)
+        self._opener = None if since is None else (opener_pid, since)
 
     @property
     def begun(self) -> int:
@@ -192,14 +208,34 @@ class DecoderProcess:
         self.ready = False
 
     def end(self, grace_s: float = 0.0) -> int:
-        """Kill the process unless it ends by itself in time; its exit status."""
+        """Kill the process unless it ends by itself in time; its exit status.
+
+        Whoever cannot be ended, it or its opener, is left behind.
+        """
         self.socket.close()
         self._requests.close()
+        status = self._end_process(grace_s)
+        self._leave_opener()
+        return status
+
+    def _end_process(self, grace_s: float) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(grace_s)
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(REAP_S)
-        process = self._process
-        apart.leave(lambda: process.poll() is None, f"decoder {process.pid}")
+        left = self._process
+        apart.leave(lambda: left.poll() is None, f"decoder {left.pid}")
         return -signal.SIGKILL
+
+    def _leave_opener(self) -> None:
+        """It ends with the decoder, but not while it waits for a dead disk or file server."""
+        if self._opener is None:
+            return
+        pid, since = self._opener
+        until = time.monotonic() + OPENER_S
+        while process.since(pid) == since:
+            if time.monotonic() > until:
+                apart.leave(lambda: process.since(pid) == since, f"a decoder's opener, {pid},")
+                return
+            time.sleep(0.005)

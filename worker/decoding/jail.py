@@ -9,6 +9,7 @@ docs/concepts/patient-data.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -60,8 +61,9 @@ def close(*, gpu: bool) -> None:
         tempfile.tempdir = _SCRATCH  # torch makes a folder there when it is imported
     process.renounce_privileges()
     if landlock.abi():
-        try:
+        with contextlib.suppress(OSError):  # then it is not allowed
             _kept.append(os.open("/proc/self", os.O_PATH | os.O_CLOEXEC))
+        try:
             landlock.restrict(_allowed(gpu))
         except OSError as error:
             log.warning("decoders are not kept from files: %s", error)

@@ -44,8 +44,10 @@ class Refused(NamedTuple):
 class Opener:
     """The decoder's end."""
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: socket.socket, pid: int) -> None:
         self.link = link
+        #: Number of its process.
+        self.pid = pid
 
     def request(self) -> tuple[Request, int | None] | None:
         """The next request, with the file descriptor of a compressed archive's window.
@@ -78,10 +80,11 @@ def start(requests_fd: int, not_its: Iterable[int]) -> Opener:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     requests = socket.socket(fileno=requests_fd)
     decoder_pid = os.getpid()
-    if os.fork():
+    pid = os.fork()
+    if pid:
         theirs.close()
         requests.close()
-        return Opener(ours)
+        return Opener(ours, pid)
     status = 1
     try:
         die_with_parent(decoder_pid)
@@ -137,7 +140,8 @@ class _Serving:
         if self._folder is None or self._folder[0] != source:
             self._forget()
             try:
-                self._folder = source, archive.open_folder(source.kind, source.uri)
+                with trouble.at(source.uri):
+                    self._folder = source, archive.open_folder(source.kind, source.uri)
             except ArchiveError as error:
                 return error
         return self._folder[1]
@@ -155,11 +159,14 @@ class _Serving:
                 self._refuse(folder)
                 continue
             try:
-                self._give(folder.open(member))
-            except MemberError as error:
+                fd = folder.open(member)
+            except (MemberError, OSError) as error:
+                refused = trouble.at_member(error) if isinstance(error, OSError) else error
                 # Where the system refused it, the folder may be of a share that is gone.
-                doubtful |= bool(error.whose)
-                self._refuse(error)
+                doubtful |= bool(refused.whose)
+                self._refuse(refused)
+            else:
+                self._give(fd)
         if doubtful:
             self._forget()
 

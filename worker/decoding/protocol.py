@@ -2,25 +2,22 @@
 
 A decoder is started with an `Inheritance` as its command line. It sends one `Started`; then it is
 sent `Request`s, and answers each with one or more `Reply`s about the request's films in their
-order. Before each film it writes a mark (`Mark`) into memory that outlives it, from which the
-parent knows (`Marks`) which film it was at, and since when.
+order. Beside that it shows what it is at by its mark (`marks`).
 
 A message is one packet of a SOCK_SEQPACKET socket. `pack` raises ValueError for what is larger than
-MESSAGE_BYTES, `unpack` for what is no such message; the other limits here see to it that neither
-happens. Opens no socket and no film.
+MESSAGE_BYTES, which the other limits here see to that nothing is; `unpack` for what is no such
+message in all its parts, since a film may have taken its sender over. Opens no socket and no film.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import mmap
-import os
+import math
 import struct
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from worker import archive
 from worker.archive import trouble
@@ -52,6 +49,10 @@ FAILURE_CHARACTERS = 500
 #: Characters of an identifying DICOM tag: two values of at most 64 make the longest that is valid.
 TAG_CHARACTERS = 1024
 
+#: Characters of a code, or of another name, and the largest version of a reader: what the
+#: database's columns take.
+WORD_CHARACTERS, MOST_VERSION = 32, (1 << 15) - 1
+
 #: Bytes of failures, tags and codes after which a reply is sent: the largest film's (one failure,
 #: three tags and all codes, 43 kB), the contents of a request's films (4 kB) and what read them
 #: (6 kB) still fit then.
@@ -63,13 +64,10 @@ CONTENT_BYTES = 16
 #: In place of the content hash of a film whose bytes could not be read.
 NO_CONTENT = bytes(CONTENT_BYTES)
 
-#: A mark is three aligned 64-bit numbers: films begun since the process started, when the latest
-#: was (time.monotonic_ns, which all processes of a machine share), and of how many the bytes were
-#: at hand. Each is written in one step, the time first: `struct` would write byte by byte, and what
-#: the parent reads half-way blames a film that did nothing.
-MARK_NUMBERS = 3
-
 _REPLY_HEAD = struct.Struct("<IId")  # films, bytes of JSON, seconds
+
+#: What is raised of bytes that are no message; RecursionError of lists in lists in lists.
+_NO_MESSAGE = (AttributeError, IndexError, RecursionError, TypeError, ValueError, struct.error)
 
 #: Instead of the number of what read a film, where its bytes could not be read.
 _NO_READER = b"\xff"
@@ -154,19 +152,26 @@ class Started:
     ready: bool
     #: How quick it is, in words, where that was measured; or why it does not serve.
     text: str = ""
+    #: Number of the process that opens files for it; 0 where it does not serve.
+    opener_pid: int = 0
 
     def pack(self) -> bytes:
         """As bytes for the socket; the text is cut to FAILURE_CHARACTERS."""
-        return _sendable(json.dumps([self.ready, self.text[:FAILURE_CHARACTERS]]).encode())
+        message = [self.ready, self.text[:FAILURE_CHARACTERS], self.opener_pid]
+        return _sendable(json.dumps(message).encode())
 
     @classmethod
     def unpack(cls, message: bytes) -> Started:
         """What `pack` made."""
         try:
-            ready, text = json.loads(message)
-        except (TypeError, ValueError) as error:
+            ready, text, opener_pid = json.loads(message)
+            if not isinstance(ready, bool):
+                raise ValueError(f"{ready!r} in place of yes or no")
+            if type(opener_pid) is not int:
+                raise ValueError(f"{opener_pid!r} in place of a process's number")
+            return cls(ready=ready, text=_text(text), opener_pid=opener_pid)
+        except _NO_MESSAGE as error:
             raise ValueError(f"no decoder's first message: {error}") from error
-        return cls(ready=ready, text=text)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -250,29 +255,75 @@ class Reply:
             end = _REPLY_HEAD.size + length
             remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 5
             readers, failures, tags, overridden, whose = remarks
-            numbered = [(str(kind), int(version)) for kind, version in readers]
+            numbered = [_reader(*reader) for reader in readers]
             begin = end + films
+            if not 0.0 <= seconds < math.inf:
+                raise ValueError(f"{seconds} seconds")
+            for said in (failures, tags, overridden, whose):
+                for place, _ in said:
+                    if type(place) is not int or not 0 <= place < films:
+                        raise ValueError(f"something about a film {place!r} of {films}")
             reply = cls(
                 seconds=seconds,
                 contents=[
                     message[at : at + CONTENT_BYTES]
                     for at in range(begin, len(message), CONTENT_BYTES)
                 ],
-                failures={place: Failure(*failure) for place, failure in failures},
-                tags=dict(tags),
-                overridden=dict(overridden),
+                failures={place: _failure(*failure) for place, failure in failures},
+                tags={place: dict(_pair(*of) for of in named.items()) for place, named in tags},
+                overridden={place: [_word(code) for code in codes] for place, codes in overridden},
                 readers={
                     place: numbered[number]
                     for place, number in enumerate(message[end:begin])
                     if number != _NO_READER[0]
                 },
-                whose=dict(whose),
+                whose={place: _whose(of) for place, of in whose},
             )
-        except (IndexError, TypeError, ValueError, struct.error) as error:
+        except _NO_MESSAGE as error:
             raise ValueError(f"no reply of a decoder: {error}") from error
         if begin + films * CONTENT_BYTES != len(message):
             raise ValueError(f"no reply of a decoder: {len(message)} bytes for {films} films")
         return reply
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} in place of a text")
+    return value
+
+
+def _word(value: object) -> str:
+    """A code or a name, as it is stored; that of a kind of file that is not known is empty."""
+    text = _text(value)
+    if not (len(text) <= WORD_CHARACTERS and text.isascii() and text.isprintable()):
+        raise ValueError(f"{text[:99]!r} in place of a word")
+    return text
+
+
+def _pair(name: object, value: object) -> tuple[str, str]:
+    return _word(name), _text(value)
+
+
+def _reader(kind: object, version: object) -> tuple[str, int]:
+    if type(version) is not int or not 0 <= version <= MOST_VERSION:
+        raise ValueError(f"{version!r} in place of a reader's version")
+    return _word(kind), version
+
+
+def _failure(code: object, message: object, refused: object) -> Failure:
+    if not isinstance(refused, bool):
+        raise ValueError(f"{refused!r} in place of yes or no")
+    # What no database takes of a text.
+    plain = _text(message).replace("\0", "?").encode("utf-8", "replace").decode()
+    return Failure(_word(code), plain, refused)
+
+
+def _whose(value: object) -> trouble.Whose:
+    for one in get_args(trouble.Whose):
+        if value == one:
+            whose: trouble.Whose = one
+            return whose
+    raise ValueError(f"a trouble of {value!r}")
 
 
 def _sendable(message: bytes) -> bytes:
@@ -281,60 +332,6 @@ def _sendable(message: bytes) -> bytes:
             f"a message of {len(message):,} bytes, where {MESSAGE_BYTES:,} are the limit"
         )
     return message
-
-
-class Marks:
-    """What each decoder was at last, in memory that outlives it: the parent's side."""
-
-    def __init__(self, count: int) -> None:
-        self.fd = os.memfd_create("pneumoq-marks", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, count * MARK_NUMBERS * 8)
-        self._memory = mmap.mmap(self.fd, count * MARK_NUMBERS * 8)
-        self._numbers = memoryview(self._memory).cast("q")
-
-    def clear(self, number: int) -> None:
-        """A new process with this number is at none."""
-        self._numbers[number * MARK_NUMBERS] = 0
-        self._numbers[number * MARK_NUMBERS + 2] = 0
-
-    def reading(self, number: int) -> bool:
-        """Whether it waits for the bytes of the film that it is at."""
-        return self._numbers[number * MARK_NUMBERS + 2] < self._numbers[number * MARK_NUMBERS]
-
-    def read(self, number: int) -> tuple[int, float]:
-        """Films begun since the process started, and when (time.monotonic) the latest was."""
-        # The decoder writes the time first: read last, it is that of this film or of a later one.
-        begun = self._numbers[number * MARK_NUMBERS]
-        return begun, self._numbers[number * MARK_NUMBERS + 1] / 1e9
-
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._numbers.release()
-        self._memory.close()
-        os.close(self.fd)
-
-
-class Mark:
-    """Shows which film this decoder is at, and since when: the decoder's side."""
-
-    def __init__(self, fd: int, number: int) -> None:
-        self._numbers = memoryview(mmap.mmap(fd, 0)).cast("q")
-        self._at = number * MARK_NUMBERS
-        self._begun = 0
-
-    def begin(self) -> None:
-        """The next film is begun."""
-        self.restart_clock()
-        self._begun += 1
-        self._numbers[self._at] = self._begun
-
-    def at_hand(self) -> None:
-        """The bytes of the film that was begun are at hand, or cannot be had."""
-        self._numbers[self._at + 2] = self._begun
-
-    def restart_clock(self) -> None:
-        """The deadline of all films that are begun and not answered for counts from now."""
-        self._numbers[self._at + 1] = time.monotonic_ns()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,8 +18,9 @@ from worker.archive.trouble import Whose
 from worker.decoding import jail
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.handle import DecoderProcess, Pace
+from worker.decoding.marks import Marks
 from worker.decoding.memory import PixelMemory
-from worker.decoding.protocol import Failure, Marks, Started
+from worker.decoding.protocol import Failure, Started
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Supervisor:
         if not first.ready:
             self._end(decoder)
             return self._replace_on_gpu(decoder, first.text)
-        decoder.ready = True
+        decoder.serves(first.opener_pid)
         if decoder.on_gpu:
             self.gpu_state = f"serving: {first.text}"
             log.info("films are decoded on the GPU too: %s", self.gpu_state)

@@ -6,9 +6,11 @@ asked to be denied a kernel denies what it knows of. Files that are open stay so
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,8 +65,8 @@ def abi() -> int:
 def restrict(allowed: Iterable[tuple[Path, int]]) -> None:
     """Deny this thread every file but those below these paths, each with what is allowed there.
 
-    What is not there is left out. Also TCP, where the kernel can. Raises OSError where it has no
-    Landlock.
+    What is not there, or cannot be examined, is left out: the more is denied. Also TCP, where the
+    kernel can. Raises OSError where it has no Landlock.
     """
     version = abi()
     if not version:
@@ -75,7 +77,8 @@ def restrict(allowed: Iterable[tuple[Path, int]]) -> None:
     fd = _call(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
         for path, rights in allowed:
-            _allow(fd, path, rights & of_files)
+            with contextlib.suppress(OSError):
+                _allow(fd, path, rights & of_files)
         process.renounce_privileges()
         _call(_RESTRICT_SELF, fd, 0)
     finally:
@@ -83,12 +86,9 @@ def restrict(allowed: Iterable[tuple[Path, int]]) -> None:
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        if not path.is_dir():
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= _FOR_A_FILE
         rule = _PathBeneath(rights, fd)
         _call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)

@@ -1,4 +1,7 @@
-"""What a process gives up: a life beyond its parent's, however that ends, and more rights."""
+"""What a process gives up: a life beyond its parent's, however that ends, and more rights.
+
+And whether it is still there.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -32,3 +36,15 @@ def renounce_privileges() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def since(pid: int) -> str | None:
+    """When a process was started, which tells it from a later one of its number; None once ended.
+
+    In the kernel's own count: proc(5), /proc/PID/stat.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]

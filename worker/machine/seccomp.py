@@ -38,6 +38,8 @@ CALLS: dict[str, dict[str, tuple[int | None, int | None]]] = {
     "network": {
         "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
         "accept4": (288, 242),
+        # One of datagrams could still be sent to any socket of the machine.
+        "socketpair": (53, 199),
     },
     # Other programs, other processes, and what they share.
     "processes": {

@@ -39,7 +39,7 @@ class Witnesses(Run):
 
     of: ShardRun
     back: int = 0
-    #: Whether one of them could be read.
+    #: Whether the bytes of one of them could be read. A decoder that ended says nothing of them.
     there: bool = False
     #: Whether one of them did not come in time: no other needs to be waited for.
     slow: bool = False
@@ -57,7 +57,7 @@ class Witnesses(Run):
     def read(self, index: int, decoded: Decoded) -> None:
         """One is back."""
         self.back += 1
-        self.there |= not decoded.whose
+        self.there |= decoded.content is not None
         self.slow |= bool(decoded.failure and decoded.failure.code == TIMEOUT)
 
     def scored(self, indexes: list[int], rows: list[int], outputs: Outputs) -> None:

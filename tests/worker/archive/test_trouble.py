@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import mounts
 from worker import archive
 from worker.archive import trouble
 from worker.archive.member import UNEXAMINED
@@ -59,6 +60,31 @@ def test_a_folder_that_loses_all_that_was_seen_in_it_while_it_is_listed_is_in_tr
         films.mkdir()  # as an unmounted mount point is left
         with pytest.raises(SourceTrouble):
             list(members)
+
+
+def test_the_folder_of_a_list_that_the_system_does_not_let_us_examine_is_in_trouble(
+    tmp_path: Path,
+) -> None:
+    real = tmp_path / "real"
+    (real / "films").mkdir(parents=True)
+    (real / "films" / "a.png").write_bytes(b"x")
+    with mounts.share(real, tmp_path / "share") as share:
+        for number in ERRNOS:
+            share.errs(number, names="films")
+            with pytest.raises(SourceTrouble):
+                archive.open_reader("list", str(share.at / "films"))
+        share.recovers()
+        archive.open_reader("list", str(share.at / "films")).close()
+        share.die()
+        with pytest.raises(SourceTrouble):
+            archive.open_reader("list", str(share.at))
+
+
+def test_beside_a_list_that_is_gone_no_film_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    for kind in ("list", "folder"):
+        with pytest.raises(SourceTrouble, match="there is no such file or folder"):
+            archive.open_reader(kind, str(tmp_path / "gone"))
 
 
 def test_a_folder_that_is_empty_now_is_in_trouble_only_if_it_was_not_when_submitted(

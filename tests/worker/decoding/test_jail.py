@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import drawn, hostile, kernels
+from tests.support import drawn, hostile, kernels, mounts
 from tests.support import processes as running
 from tests.support.absent import absent
 from tests.support.paths import ROOT
@@ -83,6 +83,7 @@ def tries(o):
     yield "packets", lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     yield "netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
     yield "unix", lambda: socket.socket(socket.AF_UNIX).connect(o["socket"])
+    yield "datagrams", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     yield "key", environment
     yield "keyfile", lambda: Path(o["home"], "site.key").read_text()
     yield "home", lambda: os.listdir(o["home"])
@@ -204,13 +205,13 @@ def test_a_decoder_that_is_taken_over_has_no_network_no_secret_no_neighbour_and_
     allowed = {name for name, result in found.items() if result not in DENIED}
     assert allowed == {"+thread", "+import", "+self"}, found
     assert {found[name] for name in allowed} == {"0"}
-    assert len(found) == 36
+    assert len(found) == 37
     assert sorted(p.name for p in Path(orders["home"]).iterdir()) == ["site.key"]
     assert Path(orders["neighbour"]).read_bytes() == b"another patient"
 
 
 #: What CUDA may need, by which it is not kept from the rest.
-OF_A_GPU = {"unix"}
+OF_A_GPU = {"unix", "datagrams"}
 
 
 def test_a_decoder_on_a_gpu_is_denied_all_but_devices_and_sockets_within_the_machine(
@@ -341,6 +342,34 @@ def test_where_landlock_is_kept_away_decoders_decode_and_the_log_says_what_they_
     assert ran.returncode == 0, ran.stderr
     (line,) = ran.stdout.splitlines()
     assert "no Landlock" in line
+
+
+#: Gives up all files but those of the paths that it is given, and tries one that is not among them.
+LOCKED = """
+import sys
+from pathlib import Path
+from worker.machine import landlock
+
+landlock.restrict([(Path(name), landlock.READING) for name in sys.argv[2:]])
+print(Path(sys.argv[2], "a").read_text())
+Path(sys.argv[1]).read_text()
+"""
+
+
+def test_a_folder_of_libraries_on_a_share_that_is_gone_does_not_leave_all_files_open(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_text("allowed")
+    with mounts.share(tmp_path / "real", tmp_path / "share") as share:
+        share.die()
+        ran = subprocess.run(
+            [sys.executable, "-c", LOCKED, "/etc/passwd", tmp_path / "real", share.at],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+    assert ran.stdout == "allowed\n"
+    assert "PermissionError" in ran.stderr
+    assert "/etc/passwd" in ran.stderr
 
 
 def test_training_is_handed_no_setting_and_what_downloads_need(

@@ -14,6 +14,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import mounts
 from tests.support import processes as running
 from tests.worker import samples
 from trainer.film import rules
 from worker import archive
+from worker.archive import apart
 from worker.decoding import protocol
 from worker.decoding.pool import Decoded, Decoders, Film, Place
 
@@ -236,6 +239,46 @@ def test_an_archive_that_has_gone_costs_each_of_its_films_and_no_decoder(
         *[None] * len(listing),
     ]
     assert processes() == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_a_share_whose_server_is_gone_costs_no_decoder_and_is_the_sources_trouble(
+    kind: archive.Kind, pool: Pool, folder: Path, tmp_path: Path
+) -> None:
+    with mounts.share(folder, tmp_path / "share") as share:
+        where = Place(kind=kind, uri=str(share.at), edition="1")
+        listing = members(folder)
+        decoders = pool(1)
+        decoders.give(given(where, listing))
+        assert {d.failure for d in through(decoders, len(listing))} == {None}
+        (decoder,) = processes()
+        share.die()
+        for edition in ("1", "2"):
+            decoders.give(given(replace(where, edition=edition), listing))
+            found = through(decoders, len(listing))
+        assert {d.whose for d in found} == {"source"}
+        assert {d.failure.code for d in found if d.failure} == {"unreadable"}
+        assert processes() == [decoder]
+
+
+def test_an_opener_that_waits_for_a_share_and_cannot_be_ended_is_counted_until_it_has(
+    pool: Pool, folder: Path, tmp_path: Path
+) -> None:
+    with mounts.share(folder, tmp_path / "share") as share:
+        listing = members(folder)[:1]
+        decoders = pool(1, deadline_s=1.0)
+        share.hangs(on=["open"])
+        decoders.give(given(Place(kind="folder", uri=str(share.at), edition="1"), listing))
+        (found,) = through(decoders, 1)
+        assert found.failure is not None and found.failure.code == "decoder_timeout"
+        assert apart.left_behind() == 1
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "it to end")
+    for decoder in processes():
+        os.kill(decoder, signal.SIGKILL)
+    decoders.give(given(place(folder), members(folder)))
+    through(decoders, 6)
+    assert apart.left_behind() == 0
 
 
 def test_a_name_as_long_as_a_zip_allows_is_no_obstacle(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainer.film import rules
+from trainer.film import content, rules
 from worker import archive
 from worker.archive import Kind, Member
 from worker.decoding import protocol
+from worker.decoding.handle import FEWEST, Pace
+from worker.decoding.marks import Mark, Marks
 from worker.decoding.protocol import (
     Failure,
     Inheritance,
-    Mark,
-    Marks,
     Reply,
     Request,
     Source,
@@ -70,7 +74,11 @@ def test_a_reply_arrives_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    [Started(ready=True), Started(ready=True, text="9 films/s"), Started(ready=False, text="no")],
+    [
+        Started(ready=True, opener_pid=7),
+        Started(ready=True, text="9 films/s", opener_pid=8),
+        Started(ready=False, text="no"),
+    ],
 )
 def test_a_first_message_arrives_as_it_was(sent: Started) -> None:
     assert Started.unpack(sent.pack()) == sent
@@ -107,6 +115,89 @@ def test_what_is_no_message_is_refused(message: bytes) -> None:
     for kind in (Request, Reply, Started):
         with pytest.raises(ValueError, match=r"no (request|reply|decoder.s first)"):
             kind.unpack(message)
+
+
+def reply(
+    seconds: float = 0.1,
+    readers: Any = (("DICOM", 2),),
+    failures: Any = (),
+    tags: Any = (),
+    overridden: Any = (),
+    whose: Any = (),
+) -> bytes:
+    """A reply about one film, as a decoder might send it that a film has taken over."""
+    remarks = json.dumps([readers, failures, tags, overridden, whose]).encode()
+    head = struct.pack("<IId", 1, len(remarks), seconds)
+    return head + remarks + b"\0" + protocol.NO_CONTENT
+
+
+def test_a_reply_whose_parts_are_of_the_right_kinds_is_taken() -> None:
+    found = Reply.unpack(
+        reply(
+            failures=[[0, ["corrupt", "cut", False]]], tags=[[0, {"study": "1"}]],
+            overridden=[[0, ["lateral"]]], whose=[[0, "film"]],
+        )
+    )  # fmt: skip
+    assert found.readers == {0: ("DICOM", 2)}
+    assert found.whose == {0: "film"}
+
+
+def test_every_kind_of_file_and_every_refusal_arrives() -> None:
+    sent = Reply()
+    for reader in content.READERS.items():
+        sent.add(protocol.NO_CONTENT, None, {}, rules.REFUSALS, reader)
+    assert Reply.unpack(sent.pack()) == sent
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"seconds": seconds} for seconds in (math.nan, math.inf, -math.inf, -1.0)),
+        {"readers": [["DICOM", 2.0]]},
+        {"readers": [["DICOM", "2"]]},
+        {"readers": [["DICOM", True]]},
+        {"readers": [["DICOM", 1 << 15]]},
+        {"readers": [[1, 2]]},
+        {"readers": [["D" * 999, 2]]},
+        *({"whose": [[place, "film"]]} for place in (1, -1, "0", 0.0, False, None)),
+        *({"whose": [[0, whose]]} for whose in ("mine", None, 1, ["film"])),
+        {"failures": [[1, ["corrupt", "cut", False]]]},
+        {"failures": [[0, ["corrupt", None, False]]]},
+        {"failures": [[0, ["corrupt", "cut", "no"]]]},
+        {"failures": [[0, [7, "cut", False]]]},
+        {"failures": [[0, ["c" * 33, "cut", False]]]},
+        {"failures": [[0, ["c\0", "cut", False]]]},
+        {"tags": [[0, {"study": 1}]]},
+        {"tags": [[0, ["study"]]]},
+        {"tags": [[2, {"study": "1"}]]},
+        {"overridden": [[0, [1]]]},
+        {"overridden": [[5, ["lateral"]]]},
+    ],
+)
+def test_a_reply_of_which_a_part_is_of_the_wrong_kind_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no reply of a decoder"):
+        Reply.unpack(reply(**wrong))
+
+
+def test_what_no_database_takes_of_a_failures_message_does_not_arrive() -> None:
+    found = Reply.unpack(reply(failures=[[0, ["corrupt", f"a\0b{BYTE}", False]]]))
+    assert found.failures[0].message == "a?b?"
+
+
+def test_lists_in_lists_are_no_message() -> None:
+    deep = b"[" * 100_000
+    with pytest.raises(ValueError, match="no reply of a decoder"):
+        Reply.unpack(struct.pack("<IId", 1, len(deep), 0.1) + deep)
+    with pytest.raises(ValueError, match="no decoder's first message"):
+        Started.unpack(deep)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5e-324, 1.7e308])
+def test_however_quick_a_decoder_says_it_is_it_has_a_pace(seconds: float) -> None:
+    pace = Pace()
+    for _ in range(5000):
+        pace.update(Reply(seconds=seconds, contents=[protocol.NO_CONTENT]))
+    assert FEWEST <= pace.chunk <= protocol.REQUEST_FILMS
 
 
 def test_a_reply_that_was_cut_short_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from db.queue.reuse import Known
 from trainer.card import Card
 from worker import archive
 from worker.archive import Member
+from worker.archive.trouble import Whose
 from worker.decoding.pool import Decoded, Film, Place
+from worker.decoding.protocol import Failure
 from worker.engine import Outputs
 from worker.machine.privacy import Privacy
+from worker.scoring.doubts import Witnesses
 from worker.scoring.engine_thread import Model
 from worker.scoring.shard import ShardRun, stored_name
 
@@ -268,3 +272,26 @@ def test_a_prediction_says_what_its_film_needed_to_be_overridden(card: Card) -> 
     found.read(0, Decoded(film=film, content=b"0" * 16, overridden=("lateral",), reader=("PNG", 7)))
     found.scored([0], [0], outputs((0.5, 0.5)))
     assert (only(found).overridden, only(found).reader) == (("lateral",), ("PNG", 7))
+
+
+@pytest.mark.parametrize(
+    ("failure", "content", "whose", "there"),
+    [
+        (None, b"c" * 16, "", True),
+        (Failure("lateral", "it is a lateral view", refused=True), b"c" * 16, "", True),
+        (Failure("decoder_died", "the decoder ended at this film", refused=False), None, "", False),
+        (Failure("unreadable", "it cannot be read", refused=False), None, "film", False),
+    ],
+)
+def test_a_witness_says_that_its_source_is_there_if_its_bytes_were_read(
+    card: Card, failure: Failure | None, content: bytes | None, whose: Whose, there: bool
+) -> None:
+    of = run(card)
+    asked = Witnesses(
+        of=of, card=card, model=of.model, place=of.place, members=of.members[:1],
+        unread=deque([0]),
+    )  # fmt: skip
+    film = Film(token=None, place=of.place, member=of.members[0], rule="", size=1, offset=0)
+    asked.read(0, Decoded(film=film, failure=failure, content=content, whose=whose))
+    assert asked.complete
+    assert asked.there is there
