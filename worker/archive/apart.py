@@ -136,8 +136,8 @@ def reach(path: str, patience_s: float) -> None:
         call(path, patience_s, touch, path)
     except SourceTrouble:
         raise
-    except ArchiveError as error:  # whatever ended the process, it was not kept waiting
-        log.warning("%s", error)
+    except ArchiveError:  # whatever ended the process, it was not kept waiting
+        log.warning("the process that tried %s ended; see its log", share_of(path))
 
 
 def touch(path: str) -> None:
@@ -164,12 +164,14 @@ def leave(is_there: Callable[[], bool], who: str, path: str | None = None) -> No
 
     That path is not asked meanwhile.
     """
+    place = None if path is None else share_of(path)
     with _lock:
-        _left.append(_Left(is_there, path, None if path is None else share_of(path)))
+        _left.append(_Left(is_there, path, place))
         count = len(_left)
+    # A path may name a film or a patient.
     log.warning(
         "%s waits for %s and cannot be ended: it is left behind (%d in all)",
-        who, path or "a disk or share", count,
+        who, place or "a source", count,
     )  # fmt: skip
 
 
@@ -307,6 +309,8 @@ class _Process:
                 env=config.decoder_environment()
                 | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        #: Lines that have come, and the beginning of the next one.
+        self._lines: deque[bytes] = deque()
         self._unread = b""
         try:
             started = self.reply(START_S)
@@ -336,10 +340,8 @@ class _Process:
         """Its next line; None where there is none for so long. Raises EOFError once it ended."""
         until = time.monotonic() + patience_s
         while True:
-            line, found, rest = self._unread.partition(b"\n")
-            if found:
-                self._unread = rest
-                reply: dict[str, Any] = json.loads(line)
+            if self._lines:
+                reply: dict[str, Any] = json.loads(self._lines.popleft())
                 return reply
             left = until - time.monotonic()
             if left <= 0:
@@ -351,7 +353,8 @@ class _Process:
                 return None
             if not data:
                 raise EOFError
-            self._unread += data
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            self._lines += lines
 
     def end(self) -> int | None:
         """Kill it; its exit status, negative for a signal, or None where it is still there."""

@@ -91,6 +91,16 @@ def test_a_file_that_alone_gives_no_answer_keeps_nobody_from_the_others(
     assert time.monotonic() - began < 1
 
 
+def test_logs_name_no_path_of_what_is_left_behind(
+    share: mounts.Share, caplog: pytest.LogCaptureFixture
+) -> None:
+    share.hangs(on=["read"])
+    with pytest.raises(SourceTrouble, match="gives no answer"):
+        apart.reach(str(share.at / "one/a.jpg"), PATIENCE_S)
+    assert f"waits for {share.at} and cannot be ended" in caplog.text
+    assert "a.jpg" not in caplog.text
+
+
 def test_at_most_so_many_processes_are_left_behind(
     share: mounts.Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
