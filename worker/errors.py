@@ -68,6 +68,17 @@ class SourceTrouble(ArchiveError):
         self.whose = whose
 
 
+class NoAnswer(SourceTrouble):
+    """A disk or share lets whoever asks wait for ever, as far as can be told."""
+
+
+class ReaderEnded(ArchiveError):
+    """The process that was to read the source ended before it had.
+
+    What ended it may be what it read, or this machine, which was out of memory, say.
+    """
+
+
 class MemberError(WorkerError, ValueError):
     """One member of an archive cannot be read; the others are not affected.
 

@@ -44,7 +44,7 @@ _DIRECT_IO = 1
 #: Operation of the protocol → what faults call it.
 _CALLED = {
     _LOOKUP: "examine", _GETATTR: "examine", _READLINK: "examine", _OPEN_FILE: "open",
-    _READ_FILE: "read", _OPENDIR: "list", _READDIR: "list",
+    _READ_FILE: "read", _FLUSH: "close", _OPENDIR: "list", _READDIR: "list",
 }  # fmt: skip
 
 #: Largest request: a header and, as nothing is written, a name.

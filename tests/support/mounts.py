@@ -33,7 +33,7 @@ PATIENCE_S = 20.0
 _MNT_DETACH = 2
 
 #: What can be made to fail: looking an entry up (also examining it), opening a file, reading it,
-#: and listing a folder.
+#: and listing a folder. `close`, a file's, may be named besides: whoever closes it hangs too.
 OPERATIONS = ("examine", "open", "read", "list")
 
 

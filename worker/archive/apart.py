@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worker import config
-from worker.errors import ArchiveError, SourceTrouble
+from worker.errors import ArchiveError, NoAnswer, ReaderEnded, SourceTrouble
 
 log = logging.getLogger(__name__)
 
@@ -80,18 +80,24 @@ _silent: dict[tuple[str, str | None], float] = {}
 
 
 def each(
-    path: str, patience_s: float, function: Callable[..., Any], *arguments: Any
+    path: str,
+    patience_s: float,
+    function: Callable[..., Any],
+    *arguments: Any,
+    named: str | None = None,
+    anew: bool = False,
 ) -> Iterator[Any]:
     """What `function(*arguments)` yields (or its one answer), asked of the disk or share of `path`.
 
     A public function of a module of the worker's; its arguments and what it yields are JSON, or
-    named tuples, which arrive as lists; None only says that it comes on. Raises what it raises of
-    OSError and ArchiveError, and SourceTrouble where there was no word from it for `patience_s`
-    seconds, or where an earlier process still waits for the same share.
+    named tuples, which arrive as lists; None only says that it comes on. Errors call the path
+    `named`, where it may name people itself; `anew` has a new process asked. Raises what it raises
+    of OSError and ArchiveError, NoAnswer where there was no word from it for `patience_s`
+    seconds or where an earlier process still waits for the same path or share, and ReaderEnded.
     """
-    place = share_of(path)
-    _check(path, place, patience_s)
-    process = _taken()
+    place, named = share_of(path), named or path
+    _check(path, place, patience_s, named)
+    process = _Process() if anew else _taken()
     done = False
     try:
         process.ask(function, arguments)
@@ -100,15 +106,15 @@ def each(
             if reply is None:
                 with _lock:
                     _silent[path, place] = time.monotonic() + patience_s
-                raise _no_answer(path, patience_s)
+                raise _no_answer(named, patience_s)
             if "error" in reply or "end" in reply:
                 done = True
                 break
             if reply:
                 yield reply["is"]
     except (EOFError, OSError) as error:
-        raise ArchiveError(
-            "unreadable", f"{path}: the process that reads it ended ({process.end()}); see its log"
+        raise ReaderEnded(
+            "unreadable", f"{named}: the process that reads it ended ({process.end()}); see its log"
         ) from error
     finally:
         if done:
@@ -116,13 +122,30 @@ def each(
         elif process.end() is None:
             leave(lambda: process.alive, f"process {process.of.pid}", path)
     if "error" in reply:
-        raise _error(path, reply["error"])
+        raise _error(named, reply["error"])
 
 
-def call(path: str, patience_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The last that `each` would yield; None where that is nothing."""
-    answers = deque(each(path, patience_s, function, *arguments), maxlen=1)
-    return answers[0] if answers else None
+def call(
+    path: str,
+    patience_s: float,
+    function: Callable[..., Any],
+    *arguments: Any,
+    named: str | None = None,
+) -> Any:
+    """The last that `each` would yield; None where that is nothing.
+
+    A process that ends may have been ended from outside: another is asked before that is said.
+    """
+
+    def asked(*, anew: bool) -> Any:
+        answers = each(path, patience_s, function, *arguments, named=named, anew=anew)
+        last = deque(answers, maxlen=1)
+        return last[0] if last else None
+
+    try:
+        return asked(anew=False)
+    except ReaderEnded:
+        return asked(anew=True)
 
 
 def reach(path: str, patience_s: float) -> None:
@@ -136,8 +159,8 @@ def reach(path: str, patience_s: float) -> None:
         call(path, patience_s, touch, path)
     except SourceTrouble:
         raise
-    except ArchiveError as error:  # whatever ended the process, it was not kept waiting
-        log.warning("%s", error)
+    except ReaderEnded:  # whatever ended the process, it was not kept waiting
+        log.warning("the process that tried %s ended; see its log", share_of(path))
 
 
 def touch(path: str) -> None:
@@ -164,12 +187,14 @@ def leave(is_there: Callable[[], bool], who: str, path: str | None = None) -> No
 
     That path is not asked meanwhile.
     """
+    place = None if path is None else share_of(path)
     with _lock:
-        _left.append(_Left(is_there, path, None if path is None else share_of(path)))
+        _left.append(_Left(is_there, path, place))
         count = len(_left)
+    # A path may name a film or a patient.
     log.warning(
         "%s waits for %s and cannot be ended: it is left behind (%d in all)",
-        who, path or "a disk or share", count,
+        who, place or "a source", count,
     )  # fmt: skip
 
 
@@ -226,7 +251,7 @@ def _mounts() -> dict[str, str]:
     return found
 
 
-def _check(path: str, place: str | None, patience_s: float) -> None:
+def _check(path: str, place: str | None, patience_s: float, named: str) -> None:
     """Raise SourceTrouble where nobody may be sent for this path now."""
     left_behind()
     now = time.monotonic()
@@ -237,19 +262,19 @@ def _check(path: str, place: str | None, patience_s: float) -> None:
         waited = {(left.path, left.place) for left in _left} | _silent.keys()
     beside = {other for other, of in waited if place is not None and of == place}
     if (path, place) in waited or len(beside) >= SILENT:
-        raise _no_answer(path, patience_s)
+        raise _no_answer(named, patience_s)
     if count >= MOST:
         raise SourceTrouble(
             "unreadable",
-            f"{path}: not asked, since {count} processes or threads of this worker wait for disks "
+            f"{named}: not asked, since {count} processes or threads of this worker wait for disks "
             "or shares that give no answer, and cannot be ended; see to those",
             whose="machine",
         )
 
 
-def _no_answer(path: str, patience_s: float) -> SourceTrouble:
+def _no_answer(path: str, patience_s: float) -> NoAnswer:
     # The same sentence each time: one trouble is told of once.
-    return SourceTrouble(
+    return NoAnswer(
         "unreadable",
         f"{path}: its disk or share gives no answer (for {patience_s:g} s, "
         "PNEUMOQ_FILM_DEADLINE_S); see to it",
@@ -307,6 +332,8 @@ class _Process:
                 env=config.decoder_environment()
                 | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        #: Lines that have come, and the beginning of the next one.
+        self._lines: deque[bytes] = deque()
         self._unread = b""
         try:
             started = self.reply(START_S)
@@ -336,10 +363,8 @@ class _Process:
         """Its next line; None where there is none for so long. Raises EOFError once it ended."""
         until = time.monotonic() + patience_s
         while True:
-            line, found, rest = self._unread.partition(b"\n")
-            if found:
-                self._unread = rest
-                reply: dict[str, Any] = json.loads(line)
+            if self._lines:
+                reply: dict[str, Any] = json.loads(self._lines.popleft())
                 return reply
             left = until - time.monotonic()
             if left <= 0:
@@ -351,7 +376,8 @@ class _Process:
                 return None
             if not data:
                 raise EOFError
-            self._unread += data
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            self._lines += lines
 
     def end(self) -> int | None:
         """Kill it; its exit status, negative for a signal, or None where it is still there."""

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import logging
+import signal
 import socket
 import sys
 import time
@@ -30,7 +31,12 @@ SEND_BYTES = 1 << 15
 
 
 def main() -> None:
-    """Serve the parent until it closes the socket."""
+    """Serve the parent until it closes the socket.
+
+    Signals that end the worker are not for this process: it would end in the midst of a question.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as parent, parent.makefile("rb") as asked:
         parent.sendall(_line({}))
         for line in asked:

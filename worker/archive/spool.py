@@ -59,7 +59,8 @@ class Spool:
 
     def __init__(self, fd: int, uri: str, stream_type: type[Stream], points: list[Point]) -> None:
         self._fd = fd
-        self._uri = uri
+        #: The path of the archive.
+        self.uri = uri
         self._stream_type = stream_type
         self._points = points
         self._stream: Stream | None = None
@@ -87,7 +88,7 @@ class Spool:
         size = sum(end - first for first, end in spans)
         if size > cap:
             raise ValueError(f"a window of {size:,} bytes; at most {cap:,}: split it")
-        with trouble.at(self._uri):
+        with trouble.at(self.uri):
             fd = os.memfd_create("pneumoq-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             try:
                 for first, end in spans:
@@ -121,10 +122,10 @@ class Spool:
                 except ArchiveError as error:
                     # The listing read it to its end, so it was whole then.
                     self._drop()
-                    raise changed(self._uri) from error
+                    raise changed(self.uri) from error
                 if not ahead:
                     self._drop()
-                    raise changed(self._uri)
+                    raise changed(self.uri)
             wanted = memoryview(ahead)[max(0, first - at) : end - at]
             if wanted:
                 _write(fd, wanted, max(first, at) - base)
@@ -142,7 +143,7 @@ class Spool:
         ):
             return self._stream
         self._drop()
-        self._stream = self._stream_type(self._fd, self._uri, point)
+        self._stream = self._stream_type(self._fd, self.uri, point)
         return self._stream
 
     def _drop(self) -> None:

@@ -28,21 +28,33 @@ T = TypeVar("T")
 
 
 def watched(
-    work: Callable[[], T], path: Callable[[], str], patience_s: Callable[[], float] | None = None
+    work: Callable[[], T],
+    path: Callable[[], str],
+    patience_s: Callable[[], float] | None = None,
+    late: Callable[[T], None] | None = None,
 ) -> T:
     """What `work` returns or raises; SourceTrouble where it has come to a stop.
 
     That is where it used no processor for `patience_s` seconds (STALL_S). `path` is the disk or
-    share that it reads then. What was given up may come on later: what it does must do no harm.
+    share that it reads then. What was given up may come on later: what it does must do no harm, and
+    what it returns then is given to `late`.
     """
     answers: list[T] = []
     errors: list[BaseException] = []
+    lock = threading.Lock()
+    given_up = False
 
     def run() -> None:
         try:
-            answers.append(work())
+            answer = work()
         except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
             errors.append(error)
+            return
+        with lock:
+            if not given_up:
+                answers.append(answer)
+            elif late is not None:
+                late(answer)
 
     thread = threading.Thread(target=run, name="reading", daemon=True)
     thread.start()
@@ -56,6 +68,10 @@ def watched(
             used, since = now, time.monotonic()
         waited = time.monotonic() - since
         if waited >= (STALL_S if patience_s is None else patience_s()):
+            with lock:
+                given_up = not (answers or errors)
+            if not given_up:
+                break
             apart.leave(thread.is_alive, f"thread {thread.native_id} of this process", path())
             raise SourceTrouble(
                 "unreadable",
@@ -64,6 +80,18 @@ def watched(
     if errors:
         raise errors[0]
     return answers[0]
+
+
+def close(closing: Callable[[], None], path: str) -> None:
+    """Close something of the disk or share of `path`, which may let whoever does that wait.
+
+    A thread that is still at it after `apart.REAP_S` is left behind.
+    """
+    thread = threading.Thread(target=closing, name="closing", daemon=True)
+    thread.start()
+    thread.join(apart.REAP_S)
+    if thread.is_alive():
+        apart.leave(thread.is_alive, f"thread {thread.native_id} of this process", path)
 
 
 def _used(thread: int | None) -> object:

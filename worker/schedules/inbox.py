@@ -125,19 +125,14 @@ def can_be_kept(path: str) -> bool:
     return "\n" not in path
 
 
-def can_be_read(paths: Sequence[str]) -> Iterator[bool | None]:
-    """Whether the first byte of any of these files can be read, as the last answer."""
-    found = False
-    for path in paths:
-        try:
-            with open(path, "rb") as opened:  # noqa: PTH123
-                opened.read(1)
-        except OSError:
-            yield None
-        else:
-            found = True
-            break
-    yield found
+def can_be_read(path: str) -> bool:
+    """Whether the first byte of a file can be read."""
+    try:
+        with open(path, "rb") as opened:  # noqa: PTH123
+            opened.read(1)
+    except OSError:
+        return False
+    return True
 
 
 def content(path: str, size: int, mtime_ns: int) -> Iterator[str | None]:

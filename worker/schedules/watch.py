@@ -16,7 +16,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from worker import wakeup
 from worker.archive import apart
 from worker.archive.names import display
 from worker.config import Settings
-from worker.errors import ArchiveError, PrecisionRefused, SourceTrouble
+from worker.errors import ArchiveError, NoAnswer, PrecisionRefused, ReaderEnded, SourceTrouble
 from worker.machine import privacy
 from worker.schedules import fleet, inbox
 
@@ -51,18 +51,39 @@ LOOKS = 8
 
 @dataclass(frozen=True)
 class _Disks:
-    """The disks or shares on which a schedule's folders are."""
+    """The disks or shares on which a schedule's folders are, for one look."""
 
     folders: Sequence[Path]
     patience_s: float
+    #: Paths that gave no answer, and where the share of each is mounted.
+    silent: dict[str, str | None] = field(default_factory=dict)
 
     def ask(self, path: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function of `inbox` answers about this path, as `apart.call` has it.
 
-        Where there is no answer it is the folder's trouble: the path may name people.
+        Where there is no answer the folder is named: the path may name people.
         """
         folder = next(folder for folder in self.folders if Path(path).is_relative_to(folder))
-        return apart.call(str(folder), self.patience_s, function, *arguments)
+        try:
+            return apart.call(path, self.patience_s, function, *arguments, named=str(folder))
+        except NoAnswer:
+            self.silent[path] = apart.share_of(path)
+            raise
+
+    def can_read(self, path: str) -> bool:
+        """Whether a file can be read now; raises SourceTrouble where nothing of its share can."""
+        try:
+            return bool(self.ask(path, inbox.can_be_read, path))
+        except SourceTrouble as error:
+            if self.all_troubled(error, path):
+                raise
+            return False
+
+    def all_troubled(self, error: SourceTrouble, path: str) -> bool:
+        """Whether the trouble with a file is its whole share's, or this machine's."""
+        share = self.silent.get(path)
+        beside = [path for path, place in self.silent.items() if place == share]
+        return error.whose == "machine" or (share is not None and len(beside) >= apart.SILENT)
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -271,7 +292,7 @@ def _counted(**found: Mapping[str, str]) -> list[str]:
     """How many files were not taken, by why; a file's name is not for a sentence."""
     said = {
         "odd": f"{ODD}; rename them",
-        "unread": "cannot be read; let the workers' user read them",
+        "unread": "cannot be read; see to their disk, or let the workers' user read them",
         "broken": "cannot be listed to their end; copy them again",
         "later": "cannot be opened now",
     }
@@ -301,12 +322,13 @@ def _read(
     """Of unchanged files, those whose content was not taken before, each content once.
 
     Also which files cannot be read, and why. Raises SourceTrouble where none can, nor any other of
-    those that are `there`, or where there is no answer.
+    those that are `there`, or where a whole share gives no answer.
     """
     known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
     fresh: list[Waiting] = []
     unread: dict[str, str] = {}
+    silent: SourceTrouble | None = None
     for file in unchanged:
         try:
             content = file.content or disks.ask(
@@ -314,6 +336,11 @@ def _read(
             )
         except OSError as error:
             unread[file.path] = f"cannot be read ({error.strerror})"
+            continue
+        except SourceTrouble as error:
+            if disks.all_troubled(error, file.path):
+                raise
+            silent, unread[file.path] = error, str(error)
             continue
         if content is None:
             continue  # it changed after all: the next run's
@@ -331,9 +358,9 @@ def _read(
             fresh.append(file)
     if unread and len(unread) == len(unchanged):
         others = [path for path in there if path not in unread][: inbox.WITNESSES]
-        if not disks.ask(unchanged[0].path, inbox.can_be_read, others):
+        if not any(disks.can_read(path) for path in others):
             first = next(iter(unread.values()))
-            raise SourceTrouble(
+            raise silent or SourceTrouble(
                 "unreadable", f"a file {first}, nor any other; see to its disk or share"
             )
     return fresh, unread
@@ -354,6 +381,8 @@ def _without_broken(
         try:
             disks.ask(file.path, inbox.check, file.path, file.attempts > 0)
         except SourceTrouble as error:
+            if disks.all_troubled(error, file.path):
+                raise
             later[file.path] = error
         except ArchiveError as error:
             # What is unsupported is an item, with an error of its own.
@@ -376,10 +405,8 @@ def _sources(disks: _Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]],
     for file in ready:
         try:
             opened = disks.ask(file.path, inbox.opened, file.path)
-        except SourceTrouble:
-            raise
-        except ArchiveError:
-            opened = None  # it ended the process that reads it: as an item it is in error by itself
+        except ReaderEnded:
+            opened = None  # it ends whoever reads it: as an item it is in error by itself
         if opened is not None:
             rows.append({**inbox.Opened(*opened)._asdict(), "paths": None})
             continue

@@ -153,14 +153,22 @@ class Claims:
                 self._database, self._heartbeat, shard, str(error), in_good_order=False
             )
             return None
+        try:
+            self._order(run)
+        except BaseException:
+            run.close()  # it may be opened again, with a window of its own
+            raise
+        return run
+
+    def _order(self, run: ShardRun) -> None:
+        """Put a shard's films in the order in which they are to be read, and where they wait."""
         # Whether those that could not be read can be now decides about all of the shard.
         earlier = run.earlier
         run.waiting = deque(sorted(run.waiting, key=lambda index: index not in earlier))
-        if not shard.spec.get("force"):
+        if not run.shard.spec.get("force"):
             with connecting.reading(self._database) as connection:
                 if reuse.any_known(connection, *run.model[:2]):
                     run.unread, run.waiting = run.waiting, run.unread
-        return run
 
     def _give_up(self, shard: Shard) -> None:
         """A shard whose attempts are used up: its items are in error, or it is cut in two.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from dataclasses import replace
 
@@ -119,13 +120,18 @@ class Opener:
                 opened.close()
                 raise
 
+        def late(inflated: tuple[archive.Spool, tuple[int, int]]) -> None:
+            opened, (window_fd, _) = inflated
+            os.close(window_fd)  # it is of memory; the archive's share may not answer
+            opened.close()
+
         # Where that comes to a stop the spool is left with it.
-        opened, window = stall.watched(inflate, lambda: place.uri, lambda: self._patience_s)
+        opened, window = stall.watched(inflate, lambda: place.uri, lambda: self._patience_s, late)
         self._spool = (key, opened)
         return window
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open; a share that hangs then is not waited for."""
         if self._spool is not None:
-            self._spool[1].close()
-            self._spool = None
+            spool, self._spool = self._spool[1], None
+            stall.close(spool.close, spool.uri)

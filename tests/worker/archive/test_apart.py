@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from tests.support import mounts
 from tests.worker import samples
 from worker.archive import apart
-from worker.errors import SourceTrouble
+from worker.errors import ReaderEnded, SourceTrouble
 from worker.schedules import inbox
 
 #: Seconds without an answer after which a process is given up here: a busy machine is slow too.
@@ -91,6 +93,16 @@ def test_a_file_that_alone_gives_no_answer_keeps_nobody_from_the_others(
     assert time.monotonic() - began < 1
 
 
+def test_logs_name_no_path_of_what_is_left_behind(
+    share: mounts.Share, caplog: pytest.LogCaptureFixture
+) -> None:
+    share.hangs(on=["read"])
+    with pytest.raises(SourceTrouble, match="gives no answer"):
+        apart.reach(str(share.at / "one/a.jpg"), PATIENCE_S)
+    assert f"waits for {share.at} and cannot be ended" in caplog.text
+    assert "a.jpg" not in caplog.text
+
+
 def test_at_most_so_many_processes_are_left_behind(
     share: mounts.Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +147,34 @@ def test_the_first_access_to_a_share_is_tried_apart_and_any_answer_will_do(
     share.hangs(names="one/a.jpg", on=["read"])
     with pytest.raises(SourceTrouble, match="gives no answer"):
         apart.reach(str(share.at / "one/a.jpg"), PATIENCE_S)
+
+
+def killed_while_asked() -> None:
+    """Whoever is asked next gets no further than that, and is killed after a second."""
+    process = apart._taken()
+    process.of.send_signal(signal.SIGSTOP)
+    apart._put_back(process)
+    threading.Timer(1.0, process.of.kill).start()
+
+
+def test_a_process_that_is_killed_is_no_answer_and_another_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    path = str(tmp_path / "a.jpg")
+    killed_while_asked()
+    assert apart.call(path, PATIENCE_S, inbox.can_be_read, path) is True
+    killed_while_asked()
+    with pytest.raises(ReaderEnded, match=r"^a folder: the process that reads it ended \(-9\)"):
+        list(apart.each(path, PATIENCE_S, inbox.can_be_read, path, named="a folder"))
+
+
+def test_signals_that_end_a_worker_end_nobody_who_is_asked(tmp_path: Path) -> None:
+    assert names(tmp_path) == []
+    process = apart._taken()
+    apart._put_back(process)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process.of.send_signal(number)
+    time.sleep(0.5)
+    assert process.alive
 
 
 def test_a_process_that_has_ended_is_replaced_and_none_has_a_setting(

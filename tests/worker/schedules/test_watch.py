@@ -697,3 +697,28 @@ def test_a_share_that_gives_no_answer_fails_its_run_and_keeps_no_other_schedule(
         run = inbox.night()
         assert (run["state"], inbox.takes(run)) == ("running", {"list": ["a.jpg"]})
         assert inbox.files()["a.jpg"] == ("taken", 1), "its first attempt"
+
+
+def test_a_file_that_never_answers_keeps_no_other_of_its_folder(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    inbox.settings = dataclasses.replace(inbox.settings, film_deadline_s=2.0)
+    real = tmp_path / "real"
+    real.mkdir()
+    for number, data in enumerate(films(3)):
+        (real / f"{number}.jpg").write_bytes(data)
+    with mounts.share(real, inbox.folder) as share:
+        share.hangs(names="0.jpg", on=["open", "read"])
+        run = inbox.night()
+        assert (run["state"], inbox.takes(run)) == ("running", {"list": ["1.jpg", "2.jpg"]})
+        assert inbox.files()["0.jpg"] == ("seen", 0)
+        assert f"{inbox.folder}/0.jpg" in inbox.untaken()
+        inbox.close(run, "completed")
+        last = inbox.night()
+        assert last["outcome"] == "skipped"
+        assert "1 not taken: cannot be read" in last["reason"]
+        assert "0.jpg" not in last["reason"], "it may name people"
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        apart._silent.clear()
+        assert inbox.takes(inbox.night()) == {"list": ["0.jpg"]}

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,15 @@ from db.base import database as connecting
 from db.queue import listings
 from db.queue.leases import Shard
 from db.work import claims
+from tests.support import mounts
 from tests.worker import archives, samples
 from trainer.card import Card
-from worker import archive
+from worker import archive, config
+from worker.archive import apart
 from worker.errors import MemberError
+from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
+from worker.scoring.claims import Claims
 from worker.scoring.engine_thread import Model
 from worker.scoring.opening import Opener
 from worker.scoring.shard import ShardRun
@@ -122,3 +127,57 @@ def test_a_sparse_member_of_a_compressed_archive_costs_itself_only(
         read(run, by_name["holes.png"])
     run.close()
     opener.close()
+
+
+def compressed(path: Path) -> Path:
+    """A small compressed archive of two members."""
+    path.write_bytes(
+        gzip.compress(archives.as_tar(path, {"1.png": b"1", "2.png": b"2"}).read_bytes())
+    )
+    return path
+
+
+def test_an_archive_whose_share_hangs_when_it_is_closed_is_not_waited_for(
+    database: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    compressed(tmp_path / "real" / "films.tar.gz")
+    opener = Opener(database, Privacy(b"the key of a site"))
+    with mounts.share(tmp_path / "real", tmp_path / "share") as share:
+        _, run = opened(database, model_id, share.at / "films.tar.gz", opener)
+        run.close()
+        share.hangs(on=["close"])
+        closing = threading.Thread(target=opener.close, daemon=True)
+        closing.start()
+        closing.join(10)
+        ended = not closing.is_alive()
+        left = apart.left_behind()
+        share.recovers()
+        assert ended and left == 1
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+
+
+def test_a_shard_whose_opening_fails_after_its_window_was_made_leaves_nothing_open(
+    database: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    path = compressed(tmp_path / "films.tar.gz")
+    job_id = samples.submit_score(database, model_id, path)
+    with archive.open_source(str(path)) as source:
+        listing = list(source.members())
+    shard = Shard(
+        job_id=job_id, shard_no=0, token=1, worker_id="w", attempt=1, source_no=0, first_item=0,
+        n_items=2, listing=archive.pack(listing), model_id=model_id, priority=0, spec={},
+    )  # fmt: skip
+    settings = config.load({"PNEUMOQ_HOME": str(tmp_path)})
+    scored = Claims(settings, database, "w", Heartbeat(database, "w", lease_s=60), lambda: None)
+    with connecting.writing(database) as connection:
+        connection.exec_driver_sql("ALTER TABLE films RENAME TO gone")
+    try:
+        with pytest.raises(sa.exc.DBAPIError):
+            scored._open(shard)
+        files = [str(fd.resolve()) for fd in Path("/proc/self/fd").iterdir()]
+        assert not any("pneumoq-window" in file for file in files)
+    finally:
+        with connecting.writing(database) as connection:
+            connection.exec_driver_sql("ALTER TABLE gone RENAME TO films")
+        scored.close()
