@@ -15,8 +15,7 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,10 @@ from worker import wakeup
 from worker.archive import apart
 from worker.archive.names import display
 from worker.config import Settings
-from worker.errors import ArchiveError, NoAnswer, PrecisionRefused, ReaderEnded, SourceTrouble
+from worker.errors import ArchiveError, PrecisionRefused, ReaderEnded, SourceTrouble
 from worker.machine import privacy
 from worker.schedules import fleet, inbox
+from worker.schedules.disks import Disks
 
 log = logging.getLogger(__name__)
 
@@ -47,43 +47,6 @@ SETTLE_S = 60
 
 #: Schedules whose folders are looked through at the same time.
 LOOKS = 8
-
-
-@dataclass(frozen=True)
-class _Disks:
-    """The disks or shares on which a schedule's folders are, for one look."""
-
-    folders: Sequence[Path]
-    patience_s: float
-    #: Paths that gave no answer, and where the share of each is mounted.
-    silent: dict[str, str | None] = field(default_factory=dict)
-
-    def ask(self, path: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function of `inbox` answers about this path, as `apart.call` has it.
-
-        Where there is no answer the folder is named: the path may name people.
-        """
-        folder = next(folder for folder in self.folders if Path(path).is_relative_to(folder))
-        try:
-            return apart.call(path, self.patience_s, function, *arguments, named=str(folder))
-        except NoAnswer:
-            self.silent[path] = apart.share_of(path)
-            raise
-
-    def can_read(self, path: str) -> bool:
-        """Whether a file can be read now; raises SourceTrouble where nothing of its share can."""
-        try:
-            return bool(self.ask(path, inbox.can_be_read, path))
-        except SourceTrouble as error:
-            if self.all_troubled(error, path):
-                raise
-            return False
-
-    def all_troubled(self, error: SourceTrouble, path: str) -> bool:
-        """Whether the trouble with a file is its whole share's, or this machine's."""
-        share = self.silent.get(path)
-        beside = [path for path, place in self.silent.items() if place == share]
-        return error.whose == "machine" or (share is not None and len(beside) >= apart.SILENT)
 
 
 def run(settings: Settings, engine: sa.Engine, who: str) -> None:
@@ -203,7 +166,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     """
     run_id, schedule_id, spec = int(due["id"]), int(due["schedule_id"]), due["spec"]
     folders = [Path(folder) for folder in spec["job"]["sources"]]
-    disks = _Disks(folders, settings.film_deadline_s)
+    disks = Disks(folders, settings.film_deadline_s)
     settle_s = _settle_s(due)
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
@@ -266,7 +229,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     wakeup.notify(settings, "score")
 
 
-def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path, disks: _Disks) -> None:
+def _check_mounted(engine: sa.Engine, schedule_id: int, folder: Path, disks: Disks) -> None:
     """Raise SourceTrouble for a folder without any entry where files of it wait: a mount point."""
     waits = [path for path in watched.unfinished(engine, schedule_id)
              if Path(path).is_relative_to(folder)]  # fmt: skip
@@ -317,7 +280,7 @@ def _read(
     schedule_id: int,
     unchanged: list[Waiting],
     there: Sequence[str],
-    disks: _Disks,
+    disks: Disks,
 ) -> tuple[list[Waiting], dict[str, str]]:
     """Of unchanged files, those whose content was not taken before, each content once.
 
@@ -367,7 +330,7 @@ def _read(
 
 
 def _without_broken(
-    ready: list[Waiting], disks: _Disks
+    ready: list[Waiting], disks: Disks
 ) -> tuple[list[Waiting], dict[str, str], dict[str, str]]:
     """Without archives that cannot be listed to their end, of those whose job failed; why not, by
     path. And without what the system does not let be opened now, and why, which is no attempt.
@@ -397,7 +360,7 @@ def _without_broken(
     return kept, broken, {path: str(error) for path, error in later.items()}
 
 
-def _sources(disks: _Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
+def _sources(disks: Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
     """Columns of `sources` for these files, and their paths: an archive is a source of its own, and
     all films of a folder are one."""
     rows: list[dict[str, Any]] = []
