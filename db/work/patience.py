@@ -21,7 +21,9 @@ def waiting(engine: sa.Engine) -> list[int]:
     """Jobs of which nothing is left but what no worker can read."""
     with database.reading(engine) as connection:
         found = connection.execute(
-            sa.select(jobs.c.id).where(jobs.c.finished_at.is_(None), outages.stalled())
+            sa.select(jobs.c.id)
+            .where(jobs.c.finished_at.is_(None), outages.stalled())
+            .order_by(jobs.c.id)
         )
         return list(found.scalars())
 

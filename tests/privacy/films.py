@@ -116,7 +116,7 @@ class Films:
         for _ in range(4):
             text = "".join(self._text("long text") + rng.bytes(20).hex() for _ in range(40))
             lines = "".join(text + rng.bytes(500).hex() for _ in range(600))
-            made.append(self.named(kind, self.dicom(PatientComments=lines), ""))
+            made.append(self.named(kind, self.dicom(TextValue=lines), ""))
         return made
 
 

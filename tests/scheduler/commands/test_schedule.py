@@ -365,8 +365,11 @@ def test_the_list_has_the_next_time_in_both_zones_and_the_last_outcome(
 
 def test_the_list_says_where_a_clock_stops_all_schedules(engine: sa.Engine, nightly: int) -> None:
     rows.a_worker(engine, "train")
-    ahead = datetime.now(timezone.utc) + timedelta(hours=3)
-    write(engine, lambda c: c.execute(sa.update(workers_table).values(seen_at=ahead)))
+    # It has been at work since soon after what the clock says now.
+    now = datetime.now(timezone.utc)
+    began, ahead = now + timedelta(minutes=2), now + timedelta(hours=3)
+    values = {"started_at": began, "seen_at": ahead}
+    write(engine, lambda c: c.execute(sa.update(workers_table).values(values)))
     result = run("schedule", "ls")
     assert result.exit_code == 0 and "nightly" in result.stdout
     said = only_line(result.stderr)
