@@ -78,9 +78,10 @@ class Chaos:
             self._until(time.monotonic() + strike.after_s, lambda: False)
             if strike.kind in LASTING:
                 self._until(None, lambda: not self.harms.lasting)
-            self._strike(strike)
             if number == 0:
+                # While the first one lasts the database may give no answer.
                 before = self._films_done()
+            self._strike(strike)
         self._until(None, lambda: not self.harms.lasting)
         self.done_under_harm = self._films_done() - before
         self._say("the last harm is over")
