@@ -9,7 +9,7 @@ import pytest
 from db.base.schema import shards
 from tests.db import given
 from tests.faults import harm
-from tests.support.clock import Clock
+from tests.support.broken.clock import Clock
 from tests.support.site import Site
 
 DAY_S = 86_400.0

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from db.base import database as connecting
 from db.base import migrate
 from tests.conftest import BOTH
-from tests.support import away, servers
+from tests.support import servers
 from tests.support.absent import absent
+from tests.support.broken import away
 from tests.worker import samples
 from tests.worker.engine.rtx import write_tiny
 from trainer import card as cards

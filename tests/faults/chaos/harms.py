@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from tests.faults import harm
 from tests.faults.chaos.sequence import INSTANT, KINDS, LASTING, Strike
-from tests.support import clock, disk, mounts, processes, servers
-from tests.support.clock import Clock
+from tests.support import processes, servers
+from tests.support.broken import clock, disk, mounts
+from tests.support.broken.clock import Clock
 from tests.support.service import Service, signalled
 from tests.support.site import Site
 from worker import config

@@ -23,9 +23,10 @@ from tests.faults.chaos import films, judge
 from tests.faults.chaos.films import Outcome
 from tests.faults.chaos.harms import Harms, own_clock
 from tests.faults.chaos.sequence import KINDS, LASTING, Strike, sequence
-from tests.support import chance, mounts, servers, soak
-from tests.support.clock import Clock
-from tests.support.disk import small_disk
+from tests.support import chance, servers, soak
+from tests.support.broken import mounts
+from tests.support.broken.clock import Clock
+from tests.support.broken.disk import small_disk
 from tests.support.service import Service
 from tests.support.site import Site, site
 from tests.worker import samples

@@ -14,7 +14,8 @@ from db.base import database, workers
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import run
-from tests.support import kernels, servers
+from tests.support import servers
+from tests.support.broken import kernels
 from tests.support.paths import ROOT
 from worker.config import Settings
 from worker.machine import privacy

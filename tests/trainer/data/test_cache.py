@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.disk import fill, small_disk
+from tests.support.broken.disk import fill, small_disk
 from tests.trainer import samples
 from trainer.data import cache, dataset
 from trainer.errors import DatasetError, Stopped

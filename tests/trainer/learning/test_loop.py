@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.support import once
-from tests.support.disk import fill, small_disk
+from tests.support.broken.disk import fill, small_disk
 from tests.trainer import samples
 from trainer import checkpoint
 from trainer.data import dataset

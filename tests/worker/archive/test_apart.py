@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mounts
+from tests.support.broken import mounts
 from tests.worker import samples
 from worker.archive import apart
 from worker.errors import ReaderEnded, SourceTrouble

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mounts
+from tests.support.broken import mounts
 from worker import archive
 from worker.archive import trouble
 from worker.archive.member import UNEXAMINED

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import drawn, hostile, kernels, mounts
+from tests.support import drawn, hostile
 from tests.support import processes as running
 from tests.support.absent import absent
+from tests.support.broken import kernels, mounts
 from tests.support.paths import ROOT
 from tests.worker import samples
 from tests.worker.decoding.test_pool import SIDE, given, members, pixels, place, through

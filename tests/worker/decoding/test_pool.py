@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import mounts
 from tests.support import processes as running
+from tests.support.broken import mounts
 from tests.worker import samples
 from trainer.film import rules
 from worker import archive

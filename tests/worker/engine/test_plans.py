@@ -24,7 +24,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.support.disk import fill, small_disk
+from tests.support.broken.disk import fill, small_disk
 from tests.worker import samples
 from tests.worker.engine.rtx import GPU
 from tests.worker.engine.rtx import options as build_options

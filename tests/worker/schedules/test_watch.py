@@ -28,7 +28,8 @@ from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.queue import jobs, listings
 from db.work import claims, endings, patience
-from tests.support import mounts, servers
+from tests.support import servers
+from tests.support.broken import mounts
 from tests.support.site import site
 from tests.worker import samples
 from trainer.card import Card

@@ -16,7 +16,7 @@ from db.base import database as connecting
 from db.queue import listings
 from db.queue.leases import Shard
 from db.work import claims
-from tests.support import mounts
+from tests.support.broken import mounts
 from tests.worker import archives, samples
 from trainer.card import Card
 from worker import archive, config

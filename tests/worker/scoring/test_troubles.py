@@ -17,7 +17,8 @@ from db.base import database as connecting
 from db.base.schema import item_errors, predictions, shards, sources
 from db.queue import jobs, leases
 from db.work import claims
-from tests.support import disk, mounts, soak
+from tests.support import soak
+from tests.support.broken import disk, mounts
 from tests.worker import samples
 from worker import archive, config
 from worker.archive import apart, stall

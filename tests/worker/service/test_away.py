@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.queue import jobs
-from tests.support import away, servers
 from tests.support import processes as running
+from tests.support import servers
+from tests.support.broken import away
 from tests.worker import samples
 from trainer.card import Card
 from worker import config

@@ -28,9 +28,10 @@ from db.queue import jobs
 from db.queue import training as rows
 from db.registry import aliases, engines, models
 from db.work import control
-from tests.support import chance, mounts, soak
+from tests.support import chance, soak
 from tests.support import processes as running
-from tests.support.disk import fill, small_disk
+from tests.support.broken import mounts
+from tests.support.broken.disk import fill, small_disk
 from tests.support.paths import ROOT
 from tests.worker import samples
 from trainer import checkpoint

@@ -17,8 +17,8 @@ from db.base.schema import jobs as jobs_table
 from db.base.types import now
 from db.queue import jobs
 from db.queue import training as rows
-from tests.support import away
 from tests.support import processes as running
+from tests.support.broken import away
 from tests.worker import samples
 from tests.worker.training import stand_in_child
 from worker import config

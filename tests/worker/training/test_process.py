@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mounts
+from tests.support.broken import mounts
 from tests.support.paths import ROOT
 from tests.worker import samples
 from worker.archive import apart

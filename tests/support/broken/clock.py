@@ -20,7 +20,7 @@ _PLACES = (
 )
 
 #: What Python runs at its start.
-_PRELOADED = ROOT / "tests" / "support" / "preloaded"
+_PRELOADED = ROOT / "tests" / "support" / "broken" / "preloaded"
 
 
 def library() -> Path | None:

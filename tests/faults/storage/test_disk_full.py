@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults import harm
 from tests.support import servers
-from tests.support.disk import fill, small_disk
+from tests.support.broken.disk import fill, small_disk
 from tests.support.site import Site, site
 from trainer.card import Card
 

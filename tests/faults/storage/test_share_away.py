@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from tests.faults import harm
-from tests.support import mounts
+from tests.support.broken import mounts
 from tests.support.site import Site
 
 #: Each film is in the folder so many times.

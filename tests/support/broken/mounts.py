@@ -82,7 +82,7 @@ class Share:
             self._process = subprocess.Popen(
                 [
                     "setpriv", "--pdeathsig", "KILL", "--",
-                    sys.executable, "-m", "tests.support.fuse",
+                    sys.executable, "-m", "tests.support.broken.fuse",
                     str(self.folder), str(self.at), str(theirs.fileno()),
                 ],
                 pass_fds=[theirs.fileno()],
