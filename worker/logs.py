@@ -58,7 +58,12 @@ def without_names(logger: logging.Logger) -> None:
 
 
 def at_the_end() -> None:
-    """The same of what ends this process, or a thread of it."""
+    """The same of what ends this process, or a thread of it.
+
+    And of what it logs where it has no handler, as processes have that read films.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Nameless(None))
 
     def end(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
         sys.stderr.write(of(error) + "\n")

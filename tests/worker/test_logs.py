@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from db.base.errors import nameless, unforeseen
+from tests.support.paths import ROOT
 from worker import logs
 from worker.errors import ArchiveError
 
@@ -76,3 +77,14 @@ def test_what_ends_a_process_or_a_thread_is_written_without_names(where: str) ->
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "in read" in done.stderr and "FileNotFoundError: [Errno 2]" in done.stderr
     assert NAME not in done.stderr
+
+
+def test_a_process_that_reads_films_logs_no_names_of_what_it_met() -> None:
+    code = (
+        "import logging; from worker import logs; logs.at_the_end()\n"
+        "try: open('/films/SMITH JOHN.png')\n"
+        "except OSError: logging.getLogger('x').exception('the opener ends')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "the opener ends" in done.stderr and "No such file" in done.stderr
+    assert "SMITH" not in done.stderr

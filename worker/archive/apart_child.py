@@ -21,6 +21,7 @@ from typing import Any
 
 # Loaded before it says that it is ready.
 from worker import archive as _  # noqa: F401
+from worker import logs
 from worker.errors import ArchiveError, SourceTrouble
 
 #: That a function comes on is told at most this often, in seconds.
@@ -37,6 +38,7 @@ def main() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    logs.at_the_end()
     with socket.socket(fileno=int(sys.argv[1])) as parent, parent.makefile("rb") as asked:
         parent.sendall(_line({}))
         for line in asked:
@@ -76,7 +78,7 @@ def _replies(module: str, name: str, arguments: list[Any]) -> Iterator[dict[str,
         yield {"error": {"code": error.code, "text": str(error)}}
     except Exception as error:
         # To the worker's log: what is raised may hold names, and goes no further than its type.
-        logging.exception("%s.%s failed", module, name)
+        logging.getLogger(__name__).exception("%s.%s failed", module, name)
         yield {"error": {"text": type(error).__name__}}
     else:
         yield {"end": True}

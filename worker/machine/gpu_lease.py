@@ -10,10 +10,15 @@ shard's, so nobody waits in a circle.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 #: Where lock files belong on Linux; /tmp takes its place where it is not there.
 LOCKS = Path("/run/lock")
@@ -57,6 +62,32 @@ class GpuLease:
         self._main.write(self.who)
         self._turn.release()
         return True
+
+    def wait(
+        self,
+        wanted: Callable[[], bool],
+        stop: threading.Event,
+        set_status: Callable[[str], object],
+        who: str,
+    ) -> bool:
+        """Have it, waiting as long as it is `wanted` and nothing is to `stop`; whether it is had.
+
+        `set_status` is told in words that `who` waits, if it does, and that the wait is over.
+        """
+        waits = False
+        while not stop.is_set() and wanted():
+            if self.take():
+                return True
+            if not waits:
+                waits = True
+                text = f"{who} waits for the GPU, which {self.holder()} has"
+                log.info("%s", text)
+                set_status(text)
+            stop.wait(ASK_S)
+        self.leave()
+        if waits:
+            set_status("")
+        return self.held
 
     def holder(self) -> str:
         """Who has it, in words, as far as that is known."""

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -154,6 +155,11 @@ def keep_untaken(home: Path, schedule_id: int, rows: Iterable[tuple[str, str]]) 
     path = _folder(home) / f"schedule-{schedule_id}.csv"
     _write(path, rows, os.O_TRUNC)
     return path
+
+
+def where(home: Path, path: Path) -> str:
+    """Where something is kept, in words that hold no path of this machine's."""
+    return f"PNEUMOQ_HOME/{path.relative_to(home)} on {socket.gethostname()}"
 
 
 def _folder(home: Path) -> Path:

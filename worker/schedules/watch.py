@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -269,8 +268,7 @@ def _keep(settings: Settings, schedule_id: int, why: Mapping[str, str]) -> str:
         path = privacy.keep_untaken(settings.home, schedule_id, rows)
     except OSError as error:
         return f"which they are cannot be kept in PNEUMOQ_HOME ({error.strerror}); make room there"
-    where = path.relative_to(settings.home)
-    return f"PNEUMOQ_HOME/{where} on {socket.gethostname()} names them"
+    return f"{privacy.where(settings.home, path)} names them"
 
 
 def _read(

@@ -67,16 +67,15 @@ class Lister:
         wanted = self._wanted()
         troubled: SourceTrouble | None = None
         for row in jobs.source_rows(self._database, job_id):
-            before = self._listed()
             self.at = row
             try:
                 with trouble.at(row["uri"]):
-                    skipped.update(self._source(row, wanted))
+                    more = self._source(row, wanted, skipped)
             except SourceTrouble as error:
                 troubled = error
                 self.note(row, str(error))
             else:
-                self._was_read(row, more=self._listed() != before)
+                self._was_read(row, more=more)
             self.at = None
         if troubled is not None:
             raise troubled
@@ -92,17 +91,23 @@ class Lister:
         endings.close(self._database, job_id, worker_id)
         log.info("job %d: %d items listed", job_id, items)
 
-    def _source(self, row: sa.RowMapping, wanted: set[tuple[int, int]] | None) -> Counter[str]:
-        """List one source, from where an earlier planner was; what was skipped in it."""
+    def _source(
+        self, row: sa.RowMapping, wanted: set[tuple[int, int]] | None, skipped: Counter[str]
+    ) -> bool:
+        """List one source, from where an earlier planner was; whether that was more of it.
+
+        What is passed over is counted in `skipped`.
+        """
         apart.reach(archive.root_of(row["kind"], row["uri"]), self._patience_s)
         if wanted is None and self._copied(row):
-            return Counter()
+            return True
         names = listings.unpack_paths(row["paths"])
         with archive.open_source(row["uri"], row["kind"], names) as source:
             listed = self._listed()
             self._check_unchanged(source, row, begun=row["source_no"] in listed)
-            self._list(source, row["source_no"], wanted, listed)
-            return source.skipped
+            more = self._list(source, row["source_no"], wanted, listed)
+            skipped.update(source.skipped)
+            return more
 
     @property
     def root(self) -> str:
@@ -231,8 +236,11 @@ class Lister:
         source_no: int,
         wanted: set[tuple[int, int]] | None,
         listed: dict[int, int],
-    ) -> None:
-        """Write the shards of one source that are not written yet; `listed` is what is."""
+    ) -> bool:
+        """Write the shards of one source that are not written yet; whether there were any.
+
+        `listed` is what is written.
+        """
         items = sum(listed.values())
         members = source.members()
         if wanted is not None:
@@ -246,9 +254,11 @@ class Lister:
         writer = ShardWriter(
             self._database, self._lease, source_no, items, self._written, at_end=compressed
         )
+        more = False
         for shard in cut(members, items, source.part if compressed else None):
             self._check()
             writer.add(shard)
+            more = True
         index = seeking.sealed(source.index(), self._site)
         if index is not None or source.streams:
             connecting.write(
@@ -260,6 +270,7 @@ class Lister:
         writer.flush()
         if resumed is not None and (change := resumed.changed):
             connecting.write(self._database, lambda c: listings.log_change(c, self._lease, change))
+        return more
 
 
 def _name_hash(name: str) -> int:

@@ -22,7 +22,7 @@ from worker.config import Settings
 from worker.engine import EngineChoice, choose, kinds
 from worker.errors import GpuLost
 from worker.machine import privacy
-from worker.machine.gpu_lease import ASK_S, GpuLease
+from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.away import Away
 from worker.scoring.claims import Claims, Found
@@ -145,25 +145,13 @@ class Scorer:
 
     def _has_gpu(self) -> bool:
         """Wait for the GPU as long as there is something to score; whether it is had."""
-        lease, waits = self._gpu_lease, False
-        if lease is None:
-            return True
-        while not self._stop.is_set():
+
+        def wanted() -> bool:
             away = self._away.now()
-            if not claims.anything_due(self._database, "score", kinds=self._kinds, away=away):
-                break
-            if lease.take():
-                return True
-            if not waits:
-                waits = True
-                text = f"scoring waits for the GPU, which {lease.holder()} has"
-                log.info("%s", text)
-                self._set_status(text)
-            self._stop.wait(ASK_S)
-        lease.leave()
-        if waits:
-            self._set_status("")
-        return lease.held
+            return claims.anything_due(self._database, "score", kinds=self._kinds, away=away)
+
+        lease = self._gpu_lease
+        return lease is None or lease.wait(wanted, self._stop, self._set_status, "scoring")
 
     # The loop
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +28,7 @@ from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
 from worker.training import checkpoints, night
 from worker.training.giving_way import MoreUrgent
+from worker.training.kept import Kept
 from worker.training.process import GRACE_S, TrainingProcess
 
 log = logging.getLogger(__name__)
@@ -76,6 +75,7 @@ class Attempt:
         self._stop = stop
         self._gpu_lease = gpu_lease
         self._folder = checkpoints.folder_of(settings.home, claimed.lease)
+        self._kept = Kept(settings.home, claimed.lease.job_id)
         self._more_urgent = MoreUrgent(engine, claimed.priority)
         #: The model whose weights it begins from, if any.
         self._start = _warm_start(claimed.spec)
@@ -159,8 +159,10 @@ class Attempt:
 
     def _keep(self, event: dict[str, Any]) -> None:
         """Keep a report to be written; of how far it is only the latest matters."""
-        # Once, however often the report is to be written.
-        self._keep_names(event.pop("names", {}))
+        # What names films is kept here, once, however often the report is to be written.
+        self._kept.names(event.pop("names", {}))
+        if event["event"] == "without":
+            event = {"event": "note", "text": self._kept.left_out(event["files"])}
         if event["event"] == "progress":
             others = [kept for kept in self._reports if kept["event"] != "progress"]
             self._reports = deque(others)
@@ -207,8 +209,6 @@ class Attempt:
             self._dataset_id = database.write(
                 engine, lambda c: training.record_dataset(c, lease, **payload)
             )
-        elif event == "without":
-            self._keep_left_out(engine, payload["files"])
         elif event == "note":
             self._note(engine, str(payload["text"]))
         elif self._night is None or not self._night.record(engine, event, payload):
@@ -218,36 +218,6 @@ class Attempt:
         lease = self._lease
         log.info("job %d: %s", lease.job_id, text)
         database.write(engine, lambda c: jobs.log(c, lease.job_id, lease.worker_id, "note", text))
-
-    def _keep_left_out(self, engine: sa.Engine, files: Sequence[Mapping[str, str]]) -> None:
-        """Keep here which files the training does without, and note how many in the history."""
-        codes = Counter(file["code"] for file in files)
-        counted = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
-        rows = [(file["path"], file["code"], file["reason"]) for file in files]
-        with self._on_site():
-            path = privacy.keep_left_out(self._settings.home, self._lease.job_id, rows)
-            where = (
-                f"PNEUMOQ_HOME/{path.relative_to(self._settings.home)} on {socket.gethostname()}"
-            )
-            self._note(engine, f"{len(files)} files are left out ({counted}); {where} names them")
-
-    def _keep_names(self, made: Mapping[str, str]) -> None:
-        if made:
-            with self._on_site():
-                privacy.keep_names(
-                    self._settings.home, self._lease.job_id, privacy.of_manifest(made)
-                )
-
-    @contextlib.contextmanager
-    def _on_site(self) -> Iterator[None]:
-        """Something is kept in the home, without which the job goes on."""
-        try:
-            yield
-        except OSError as error:
-            log.warning(
-                "job %d: names of films cannot be kept in PNEUMOQ_HOME (%s); make room there",
-                self._lease.job_id, error.strerror,
-            )  # fmt: skip
 
     def _conclude(self, process: TrainingProcess) -> None:
         """Write what is not written yet, and what the attempt came to by the process's result."""
