@@ -11,10 +11,12 @@ import functools
 import os
 import shutil
 import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -110,6 +112,26 @@ def clean_environment(
     for name in [name for name in os.environ if name.startswith("PNEUMOQ_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PNEUMOQ_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def closed_connections(clean_environment: None) -> Iterator[None]:
+    """What a test opened to PostgreSQL is closed behind it.
+
+    A thread that outlives its test returns its connection to a pool that was disposed of already.
+    Nobody would close it, and the warning about it would fail whichever test came later.
+    """
+    opened: weakref.WeakSet[psycopg.Connection[object]] = weakref.WeakSet()
+
+    def remember(connection: object, _: object) -> None:
+        if isinstance(connection, psycopg.Connection):
+            opened.add(connection)
+
+    sa.event.listen(sa.Pool, "connect", remember)
+    yield
+    sa.event.remove(sa.Pool, "connect", remember)
+    for connection in list(opened):
+        connection.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
