@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from db.base.database import write
 from db.base.errors import LeaseLost
+from db.base.schema import shards
 from db.queue import jobs, leases, listings
 from db.work import claims, control
 from tests.db import given
