@@ -1,9 +1,9 @@
-"""Marks: what was burned into a film beside the anatomy, such as a side letter or a stamp.
+"""Marks: what was burned into a film beside the anatomy: a side letter, a stamp, a covered name.
 
-A mark is small, brighter than what it lies on, and ends sharply on all sides. The white top-hat (a
-film less its morphological opening; Serra, Image Analysis and Mathematical Morphology, 1982) keeps
-it and takes anatomy away; what the anatomy leaves, mostly ribs at the chest wall, fades out where a
-mark ends.
+A mark is small, brighter or darker than what it lies on, and ends sharply on all sides. The top-hat
+(a film less its morphological opening; Serra, Image Analysis and Mathematical Morphology, 1982)
+keeps it and takes anatomy away; what the anatomy leaves, mostly ribs at the chest wall, fades out
+where a mark ends.
 """
 
 from __future__ import annotations
@@ -16,40 +16,62 @@ from numpy.typing import NDArray
 #: Side of the films that marks are looked for in, in pixels.
 SIDE = 224
 
-#: Rows from the top and the bottom, and columns from either side, where marks are looked for.
-TOP, BOTTOM, SIDES = 80, 44, 56
+#: From the top, the bottom, and the left and right, shares of the side where marks are looked for.
+TOP, BOTTOM, SIDES = 0.36, 0.2, 0.25
 
-#: A stroke is narrower than so many pixels.
-STROKE = 8
-
-#: Gray levels by which a mark is brighter than its surroundings.
+#: Gray levels by which a mark differs from its surroundings.
 CONTRAST = 60
 
-#: Least and greatest height and width of a mark, in pixels.
-HEIGHTS, WIDTHS = (5, 32), (4, 68)
+#: Least and greatest height and width of a mark, as shares of the side.
+LEAST, HIGHEST, WIDEST = 0.02, 0.15, 0.3
 
-#: Around a mark, to the next RING pixels, the top-hat is at most this on average, and this share of
-#: what it is within.
+#: In the next RING pixels around a mark the top-hat is at most this on average, and at most this
+#: share of what it is within.
 RING, RING_LEVEL, RING_SHARE = 2, 12.0, 0.2
 
-#: Points of each side of the ring that are looked at.
+#: Points of each side of a ring that are looked at.
 RING_POINTS = 12
 
-#: Marks of one film, the highest first.
+#: White is at least this, and what white ends at is at most that.
+WHITE, NOT_WHITE = 250, 232
+
+#: Marks of one film and kind, the highest first.
 MOST = 12
 
-#: Rows and columns that a mark's picture is brought to.
+#: An area that letters cover to this share is no mark of its own.
+COVERED = 0.5
+
+#: Rows and columns that a mark's picture is brought to, with a pixel of its surroundings.
 ROWS, COLUMNS = 12, 8
 
-Picture = NDArray[np.float32]
+
+@dataclass(frozen=True)
+class Kind:
+    """What is looked for: strokes of letters, or larger areas, bright or dark."""
+
+    name: str
+    #: By how much the film is made smaller first.
+    smaller: int
+    #: Doublings of the neighbourhood of the opening: strokes are narrower than 2 ** this pixels.
+    doublings: int
+    dark: bool
+
+
+KINDS = (
+    Kind("letters", smaller=1, doublings=3, dark=False),
+    Kind("bright area", smaller=2, doublings=4, dark=False),
+    Kind("dark area", smaller=2, doublings=4, dark=True),
+)
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Marks of films, one per row, by film."""
+    """Marks of films, one per row."""
 
     #: int32 [M]: which film.
     film: NDArray[np.int32]
+    #: uint8 [M]: which of KINDS.
+    kind: NDArray[np.uint8]
     #: int16 [M, 4]: top, left, height, width in pixels of SIDE.
     box: NDArray[np.int16]
     #: uint8 [M, ROWS * COLUMNS].
@@ -58,36 +80,104 @@ class Marks:
 
 def find(films: NDArray[np.uint8]) -> Marks:
     """Marks of `films`, uint8 [N, SIDE, SIDE]."""
-    hats = _tophat(films)
+    letters, *areas = (_of_kind(films, number) for number in range(len(KINDS)))
+    return joined([letters, *(_without(letters, area) for area in areas)])
+
+
+def _without(letters: Marks, areas: Marks) -> Marks:
+    """Areas that are not mostly covered by letters of the same film, which they are made of."""
+    first = np.searchsorted(letters.film, areas.film)
+    many = np.searchsorted(letters.film, areas.film, side="right") - first
+    area = np.repeat(np.arange(areas.film.size), many)
+    letter = np.arange(area.size) - np.repeat(np.cumsum(many) - many - first, many)
+    one, other = areas.box[area].astype(np.int64), letters.box[letter].astype(np.int64)
+    low = np.maximum(one[:, :2], other[:, :2])
+    high = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=1)
+    covered = np.zeros(areas.film.size, np.int64)
+    np.add.at(covered, area, shared)
+    kept = covered < COVERED * np.prod(areas.box[:, 2:].astype(np.int64), axis=1)
+    return Marks(areas.film[kept], areas.kind[kept], areas.box[kept], areas.picture[kept])
+
+
+def joined(some: list[Marks], counts: list[int] | None = None) -> Marks:
+    """Marks as one; with `counts`, how many films each of them is of, films are numbered on."""
+    before = np.cumsum([0, *(counts or [0] * len(some))])
+    return Marks(
+        film=np.concatenate([m.film + np.int32(n) for m, n in zip(some, before, strict=False)]),
+        kind=np.concatenate([m.kind for m in some]),
+        box=np.concatenate([m.box for m in some]),
+        picture=np.concatenate([m.picture for m in some]),
+    )
+
+
+def edges(films: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where white ends sharply: film int32 [E] and place int32 [E], ascending, of [N, SIDE, SIDE].
+
+    What is burned in at one place ends at the same pixels in each film, whatever it lies on. A
+    place is a pixel and one of four directions: direction * SIDE² + row * SIDE + column.
+    """
+    white, dark = films >= WHITE, films <= NOT_WHITE
+    found = np.zeros((len(films), 4, SIDE, SIDE), np.bool_)
+    np.logical_and(white[:, :-1], dark[:, 1:], out=found[:, 0, :-1])
+    np.logical_and(white[:, 1:], dark[:, :-1], out=found[:, 1, 1:])
+    np.logical_and(white[:, :, :-1], dark[:, :, 1:], out=found[:, 2, :, :-1])
+    np.logical_and(white[:, :, 1:], dark[:, :, :-1], out=found[:, 3, :, 1:])
+    top, bottom, sides = round(TOP * SIDE), round((1 - BOTTOM) * SIDE), round(SIDES * SIDE)
+    found[:, :, top:bottom, sides : SIDE - sides] = False
+    film, place = np.divmod(np.flatnonzero(found), 4 * SIDE * SIDE)
+    return film.astype(np.int32), place.astype(np.int32)
+
+
+def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
+    kind = KINDS[number]
+    if kind.smaller > 1:
+        films = _halved(films)
+    if kind.dark:
+        films = ~films
+    side = films.shape[1]
+    hats = _tophat(films, kind.doublings)
     mask = hats > CONTRAST
-    mask[:, TOP : SIDE - BOTTOM, SIDES : SIDE - SIDES] = False
+    top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
+    mask[:, top:bottom, sides : side - sides] = False
     film, box = components(mask)
-    height, width = box[:, 2], box[:, 3]
-    fits = (HEIGHTS[0] <= height) & (height <= HEIGHTS[1])
-    fits &= (WIDTHS[0] <= width) & (width <= WIDTHS[1])
+    height, width = box[:, 2] / side, box[:, 3] / side
+    fits = (height >= LEAST) & (height <= HIGHEST) & (width >= LEAST * 0.75) & (width <= WIDEST)
     film, box = film[fits], box[fits]
     alone = _alone(hats, film, box)
     film, box = film[alone], box[alone]
-    order = np.lexsort((box[:, 0], film))
+    order = np.lexsort((box[:, 1], box[:, 0], film))
     rank = np.arange(film.size) - np.searchsorted(film[order], film[order])
     order = order[rank < MOST]
     film, box = film[order], box[order]
-    return Marks(film.astype(np.int32), box.astype(np.int16), _pictures(films, film, box))
+    return Marks(
+        film=film.astype(np.int32),
+        kind=np.full(film.size, number, np.uint8),
+        box=(box * kind.smaller).astype(np.int16),
+        picture=_pictures(films, film, box, 1),
+    )
 
 
-def _tophat(films: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What is brighter than its surroundings and narrower than STROKE; uint8 [N, SIDE, SIDE]."""
-    n = STROKE - 1
-    pad = np.empty((len(films), SIDE + 2 * n, SIDE + 2 * n), np.uint8)
-    inner = pad[:, n:-n, n:-n]
-    inner[:] = films
-    pad[:, :n], pad[:, -n:] = pad[:, n : n + 1], pad[:, -n - 1 : -n]
-    pad[:, :, :n], pad[:, :, -n:] = pad[:, :, n : n + 1], pad[:, :, -n - 1 : -n]
-    opened = pad
+def _halved(films: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Films at half of their side, by the mean of four pixels."""
+    wide = films.astype(np.uint16)
+    rows = wide[:, ::2] + wide[:, 1::2]
+    return ((rows[:, :, ::2] + rows[:, :, 1::2] + 2) >> 2).astype(np.uint8)
+
+
+def _tophat(films: NDArray[np.uint8], doublings: int) -> NDArray[np.uint8]:
+    """What is brighter than its surroundings and narrower than 2 ** doublings pixels."""
+    steps = [1 << k for k in range(doublings)]
+    n = sum(steps)
+    side = films.shape[1]
+    opened = np.empty((len(films), side + 2 * n, side + 2 * n), np.uint8)
+    opened[:, n:-n, n:-n] = films
+    opened[:, :n], opened[:, -n:] = opened[:, n : n + 1], opened[:, -n - 1 : -n]
+    opened[:, :, :n], opened[:, :, -n:] = opened[:, :, n : n + 1], opened[:, :, -n - 1 : -n]
     for of in (np.minimum, np.maximum):
-        for step in (1, 2, 4):  # of STROKE neighbours, by doubling
+        for step in steps:
             opened = of(opened[:, step:], opened[:, :-step])
-        for step in (1, 2, 4):
+        for step in steps:
             opened = of(opened[:, :, step:], opened[:, :, :-step])
     return np.subtract(films, opened, out=opened)
 
@@ -140,7 +230,8 @@ def _alone(
     hats: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Whether little is left of the top-hat around boxes; bool [K]."""
-    inside = _pictures(hats, film, box).mean(axis=1)
+    inside = _pictures(hats, film, box, 0).mean(axis=1)
+    side = hats.shape[1]
     top, left, height, width = box.T[:, :, None]
     along = np.linspace(-1, 1, RING_POINTS)
     rings = []
@@ -150,26 +241,27 @@ def _alone(
             rows = np.rint(top + (height - 1) / 2 + at_y * y).astype(np.int64)
             columns = np.rint(left + (width - 1) / 2 + at_x * x).astype(np.int64)
             rows, columns = np.broadcast_arrays(rows, columns)
-            # What lies outside of the film is not looked at again: its edge stands for it.
-            rows, columns = rows.clip(0, SIDE - 1), columns.clip(0, SIDE - 1)
-            within = (
-                (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
-            )
-            found = hats[film[:, None], rows, columns].astype(np.float32)
-            rings.append(np.where(within, 0, found))
+            outside = (rows < 0) | (rows >= side) | (columns < 0) | (columns >= side)
+            found = hats[film[:, None], rows.clip(0, side - 1), columns.clip(0, side - 1)]
+            # A film's edge ends a mark, too.
+            rings.append(np.where(outside, 0, found).astype(np.float32))
     ring = np.concatenate(rings, axis=1).mean(axis=1)
     return (ring <= RING_LEVEL) & (ring <= RING_SHARE * inside)
 
 
 def _pictures(
-    films: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64]
+    films: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64], margin: int
 ) -> NDArray[np.uint8]:
-    """Boxes of films, brought to ROWS × COLUMNS by linear interpolation; uint8 [K, 96]."""
+    """Boxes of films with a margin, brought to ROWS × COLUMNS by interpolation; uint8 [K, 96]."""
     top, left, height, width = box.T[:, :, None]
-    y = np.clip(top + (np.arange(ROWS) + 0.5) / ROWS * height - 0.5, 0, SIDE - 1.001)
-    x = np.clip(left + (np.arange(COLUMNS) + 0.5) / COLUMNS * width - 0.5, 0, SIDE - 1.001)
+    most = films.shape[1] - 1.001
+    rows = (np.arange(ROWS) + 0.5) / ROWS * (height + 2 * margin)
+    columns = (np.arange(COLUMNS) + 0.5) / COLUMNS * (width + 2 * margin)
+    y = np.clip(top - margin + rows - 0.5, 0, most)
+    x = np.clip(left - margin + columns - 0.5, 0, most)
     y0, x0 = y.astype(np.int64), x.astype(np.int64)
-    down, right = (y - y0)[:, :, None], (x - x0)[:, None, :]
+    down = (y - y0)[:, :, None].astype(np.float32)
+    right = (x - x0)[:, None, :].astype(np.float32)
     which, y0, x0 = film[:, None, None], y0[:, :, None], x0[:, None, :]
     above = films[which, y0, x0] * (1 - right) + films[which, y0, x0 + 1] * right
     below = films[which, y0 + 1, x0] * (1 - right) + films[which, y0 + 1, x0 + 1] * right

@@ -1,0 +1,361 @@
+"""Groups: films that look as if they were made alike, by their pixels alone.
+
+Each kind of look has its own measure, and in each a group is a lump: many films close together and
+few around them. A film may be in groups of several looks. No class is looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.acquisition.marks import COLUMNS, KINDS, ROWS, SIDE, Marks
+
+#: A group has at least so many films, and at least this share of all.
+FEWEST, SHARE = 20, 0.015
+
+#: Marks are alike where their pictures correlate so, and sides differ by no more than this factor.
+SAME_MARK, SAME_SIDES = 0.75, 1.5
+
+#: Prints of gray levels are alike where they correlate so; a group's middle is less noisy.
+SAME_TONE, SAME_AS_MIDDLE = 0.45, 0.55
+
+#: Frames are alike within so many pixels and gray levels.
+FRAME_PIXELS, FRAME_GRAYS = 2, 12
+
+#: A lump of films stands alone where this many times its films are reached only at GAP times its
+#: radius.
+SLACK, GAP = 1.25, 2.0
+
+#: A spot of marks is within so many pixels, and is a group of its own below this share of its kind.
+SPOT_PIXELS, SPOT_SHARE = 4, 0.5
+
+#: Marks at one place (half of them within so many pixels, boxes that share this part of both) are one
+#: mark that the edge or the threshold cut in several ways, where their pictures correlate at all.
+PLACE_PIXELS, PLACE_SHARED, PLACE_LIKENESS = 8, 0.5, 0.3
+
+#: A set of marks that may be a part of a group has this part of its least number.
+PARTS = 4
+
+#: Places where white ends that are looked at, the commonest first; two are of one mark where this
+#: share of the films of either has both, and a mark has at least so many of them. A film has the
+#: mark with this share of its places.
+ANCHORS, TOGETHER, ANCHORS_LEAST, PATTERN = 2000, 0.6, 6, 0.65
+
+#: Of more marks or films groups are learned from so many, drawn at random.
+LEARNED_FROM = 6000
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is kept of N films."""
+
+    marks: Marks
+    #: int32 [E] each, `marks.edges`: film, ascending, and place.
+    edges: tuple[NDArray[np.int32], NDArray[np.int32]]
+    #: int16 [N, 8], `measures.frames`.
+    frames: NDArray[np.int16]
+    #: float32 [N, V, 2], `measures.sharpness` at V sizes.
+    sharpness: NDArray[np.float32]
+    #: float16 [N, 252], `measures.tone`.
+    tone: NDArray[np.float16]
+    #: int32 [N, 2], width and height as stored.
+    sizes: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Films that look acquired alike."""
+
+    #: `mark`, `frame`, `tone`, `sharpness` or `size`.
+    look: str
+    #: How they are alike, as in "films with …".
+    what: str
+    #: Rows of the films, ascending.
+    films: Rows
+    #: Of marks, where they are in most films: top, left, height, width as shares of the side.
+    box: tuple[float, float, float, float] | None = None
+
+
+def find(looks: Looks) -> list[Group]:
+    """Groups of films, each look's largest first. The same films give the same groups."""
+    fewest = max(FEWEST, round(SHARE * len(looks)))
+    found = [*_marks(looks.marks, fewest), *_edges(*looks.edges, fewest)]
+    found += _frames(looks.frames, fewest)
+    found += _tones(looks.tone.astype(np.float32), fewest)
+    for view in range(looks.sharpness.shape[1]):
+        found += _sharpness(looks.sharpness[:, view], fewest)
+    found += _sizes(looks.sizes, fewest)
+    return found
+
+
+def _drawn(n: int) -> Rows:
+    """Rows that groups are learned from, ascending."""
+    if n <= LEARNED_FROM:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).permutation(n)[:LEARNED_FROM])
+
+
+def _lumps(
+    near: NDArray[np.bool_], settle: Callable[[Rows, NDArray[np.bool_]], Rows], fewest: int
+) -> Iterator[Rows]:
+    """Disjoint sets of rows, by most neighbours first; `near` bool [M, M].
+
+    `settle` gets rows that are near one and the rows that are left, and says which are of its set.
+    """
+    left = np.ones(len(near), np.bool_)
+    neighbours = near.sum(axis=0, dtype=np.int32)
+    while neighbours.size and neighbours[most := int(neighbours.argmax())] >= fewest:
+        rows = settle(np.flatnonzero(near[most] & left), left)
+        rows = np.union1d(rows, [most])
+        yield rows
+        left[rows] = False
+        neighbours -= near[rows].sum(axis=0, dtype=np.int32)
+        neighbours[~left] = 0
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6)
+
+
+def _marks(marks: Marks, fewest: int) -> Iterator[Group]:
+    for number in range(len(KINDS)):
+        rows = np.flatnonzero(marks.kind == number)
+        if rows.size >= fewest:
+            yield from _marks_of_kind(marks, rows, fewest)
+
+
+def _marks_of_kind(marks: Marks, of_kind: Rows, fewest: int) -> Iterator[Group]:
+    drawn = of_kind[_drawn(len(of_kind))]
+    share = len(drawn) / len(of_kind)
+    pictures = marks.picture[drawn].astype(np.float32)
+    pictures = _unit(pictures - pictures.mean(axis=1, keepdims=True))
+    sides = np.log(marks.box[drawn, 2:].astype(np.float32))
+    near = np.empty((len(drawn), len(drawn)), np.bool_)
+    for start in range(0, len(drawn), 512):
+        part = slice(start, start + 512)
+        near[part] = pictures[part] @ pictures.T > SAME_MARK
+        for side in sides.T:
+            near[part] &= np.abs(side[part, None] - side) <= np.log(SAME_SIDES)
+    middles: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+
+    def settle(rows: Rows, left: NDArray[np.bool_]) -> Rows:
+        for _ in range(2):
+            middle = _unit(pictures[rows].mean(axis=0))
+            size = np.median(sides[rows], axis=0)
+            alike = left & (pictures @ middle > SAME_MARK)
+            alike &= (np.abs(sides - size) <= np.log(SAME_SIDES)).all(axis=1)
+            rows = np.flatnonzero(alike)
+            if not rows.size:
+                break
+        middles.append((middle, size))
+        return rows
+
+    sets = []
+    for rows in _lumps(near, settle, max(2, round(fewest * share / PARTS))):
+        if len(drawn) < len(of_kind):
+            sets.append((_like(marks, of_kind, *middles[-1]), middles[-1][0]))
+        else:
+            sets.append((drawn[rows], middles[-1][0]))
+    for rows in _at_one_place(marks, sets):
+        yield from _spots(marks, rows, fewest)
+
+
+def _at_one_place(marks: Marks, sets: list[tuple[Rows, NDArray[np.float32]]]) -> Iterator[Rows]:
+    """Sets of rows; those that are cuts of one mark at one place as one set."""
+    left = list(sets)
+    while left:
+        rows, picture = left.pop(0)
+        box = _place(marks, rows)
+        for other in list(left):
+            there = _place(marks, other[0])
+            if box is None or there is None or picture @ other[1] < PLACE_LIKENESS:
+                continue
+            low, high = np.maximum(box[:2], there[:2]), np.minimum(box[2:], there[2:])
+            shared = np.prod(np.maximum(high - low, 0))
+            if shared >= PLACE_SHARED * max(np.prod(b[2:] - b[:2]) for b in (box, there)):
+                rows = np.union1d(rows, other[0])
+                left = [one for one in left if one is not other]
+        yield rows
+
+
+def _place(marks: Marks, rows: Rows) -> NDArray[np.float64] | None:
+    """Where marks mostly are: top, left, bottom, right; None where they are here and there."""
+    box = marks.box[rows].astype(np.float64)
+    middle = np.median(box, axis=0)
+    if np.median(np.abs(box[:, :2] - middle[:2]).max(axis=1)) > PLACE_PIXELS:
+        return None
+    return np.concatenate([middle[:2], middle[:2] + middle[2:]])
+
+
+def _like(
+    marks: Marks, rows: Rows, middle: NDArray[np.float32], size: NDArray[np.float32]
+) -> Rows:
+    """Those of `rows` that are like the middle of a group."""
+    sides = np.log(marks.box[rows, 2:].astype(np.float32))
+    rows = rows[(np.abs(sides - size) <= np.log(SAME_SIDES)).all(axis=1)]
+    pictures = marks.picture[rows].astype(np.float32)
+    pictures = _unit(pictures - pictures.mean(axis=1, keepdims=True))
+    return rows[pictures @ middle > SAME_MARK]
+
+
+def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Group]:
+    """A group of marks, and of these the ones at one spot where that is few of them."""
+    if np.unique(marks.film[rows]).size >= fewest:
+        yield _of_marks(marks, rows)
+    some = rows[_drawn(len(rows))]
+    at = marks.box[some].astype(np.int32)
+    near = np.ones((len(some), len(some)), np.bool_)
+    for corner in at.T:
+        near &= np.abs(corner[:, None] - corner) <= SPOT_PIXELS // 2
+    least = max(2, round(fewest * len(some) / max(1, len(rows))))
+    for spot in _lumps(near, lambda chosen, _: chosen, least):
+        if spot.size > SPOT_SHARE * len(some):
+            continue
+        middle = np.median(at[spot], axis=0)
+        there = rows[(np.abs(marks.box[rows] - middle) <= SPOT_PIXELS).all(axis=1)]
+        if np.unique(marks.film[there]).size >= fewest:
+            yield _of_marks(marks, there)
+
+
+def _of_marks(marks: Marks, rows: Rows) -> Group:
+    top, left, height, width = (float(v) for v in np.median(marks.box[rows], axis=0) / SIDE)
+    place = _where((top, left, height, width))
+    name = KINDS[int(marks.kind[rows[0]])].name
+    return Group(
+        look="mark",
+        what=f"the same {_MARK[name]} at the {place}",
+        films=np.unique(marks.film[rows]).astype(np.int64),
+        box=(top, left, height, width),
+    )
+
+
+def _edges(
+    film: NDArray[np.int32], place: NDArray[np.int32], fewest: int
+) -> Iterator[Group]:
+    """Films in which white ends at the same places."""
+    counts = np.bincount(place, minlength=4 * SIDE * SIDE)
+    anchors = np.flatnonzero(counts >= fewest)
+    anchors = anchors[np.argsort(-counts[anchors], kind="stable")[:ANCHORS]]
+    number = np.full(len(counts), -1, np.int64)
+    number[anchors] = np.arange(len(anchors))
+    kept = number[place] >= 0
+    rows, which = film[kept], number[place[kept]]
+    has = np.zeros((int(film.max(initial=-1)) + 1, len(anchors)), np.float32)
+    has[rows, which] = 1
+    together = has.T @ has
+    left = np.ones(len(anchors), np.bool_)
+    while left.any():
+        first = int(left.argmax())
+        own = np.diag(together)
+        share = together[first] / np.maximum(own[first], own)
+        pattern = left & (share >= TOGETHER)
+        pattern[first] = True
+        left &= ~pattern
+        if pattern.sum() < ANCHORS_LEAST:
+            continue
+        films = np.flatnonzero(has[:, pattern].mean(axis=1) >= PATTERN)
+        if films.size >= fewest:
+            at = anchors[pattern] % (SIDE * SIDE)
+            y, x = at // SIDE, at % SIDE
+            top, left_, bottom, right = (float(v) / SIDE for v in (y.min(), x.min(), y.max() + 1, x.max() + 1))
+            box = (top, left_, bottom - top, right - left_)
+            yield Group(look="mark", what=f"the same white mark at the {_where(box)}", films=films, box=box)
+
+
+def _where(box: tuple[float, float, float, float]) -> str:
+    top, left, height, width = box
+    down, across = top + height / 2, left + width / 2
+    where = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else "middle"
+    side = "left" if across < 1 / 3 else "right" if across > 2 / 3 else "middle"
+    return where if side == "middle" else f"{where} {side}"
+
+
+_MARK = {"letters": "mark", "bright area": "bright mark", "dark area": "dark mark"}
+
+
+def _frames(frames: NDArray[np.int16], fewest: int) -> Iterator[Group]:
+    framed = np.flatnonzero(frames[:, ::2].any(axis=1))
+    drawn = framed[_drawn(len(framed))]
+    at = frames[drawn].astype(np.int32)
+    within = np.array([FRAME_PIXELS, FRAME_GRAYS] * 4)
+    near = np.ones((len(drawn), len(drawn)), np.bool_)
+    for value, most in zip(at.T, within, strict=True):
+        near &= np.abs(value[:, None] - value) <= most
+    least = max(2, round(fewest * len(drawn) / max(1, len(framed))))
+    for rows in _lumps(near, lambda chosen, _: chosen, least):
+        middle = np.median(at[rows], axis=0)
+        alike = framed[(np.abs(frames[framed] - middle) <= within).all(axis=1)]
+        if alike.size >= fewest:
+            sides = ("top", "left", "bottom", "right")
+            widths = [
+                f"{100 * w / SIDE:.0f} % at the {side}"
+                for side, w in zip(sides, middle[::2], strict=True)
+                if w
+            ]
+            yield Group(look="frame", what=f"a frame of {', '.join(widths)}", films=alike)
+
+
+def _tones(prints: NDArray[np.float32], fewest: int) -> Iterator[Group]:
+    drawn = _drawn(len(prints))[:: max(1, len(prints) // (LEARNED_FROM // 2))]
+    some = _unit(prints[drawn] - prints[drawn].mean(axis=0))
+    near = some @ some.T > SAME_TONE
+    every = _unit(prints - prints[drawn].mean(axis=0))
+    middle = np.zeros(prints.shape[1], np.float32)
+
+    def settle(rows: Rows, left: NDArray[np.bool_]) -> Rows:
+        nonlocal middle
+        for _ in range(2):
+            middle = _unit(some[rows].mean(axis=0))
+            rows = np.flatnonzero(left & (some @ middle > SAME_AS_MIDDLE))
+        return rows
+
+    for _ in _lumps(near, settle, max(5, round(fewest * len(drawn) / len(prints)))):
+        alike = np.flatnonzero(every @ middle > SAME_AS_MIDDLE)
+        if alike.size >= fewest:
+            yield Group(look="tone", what="the same curve laid on their gray levels", films=alike)
+
+
+def _sharpness(values: NDArray[np.float32], fewest: int) -> Iterator[Group]:
+    middle = np.median(values, axis=0)
+    spread = np.percentile(np.abs(values - middle), 75, axis=0) * 1.4826 + 1e-3
+    points = ((values - middle) / spread).astype(np.float32)
+    drawn = _drawn(len(points))
+    some = points[drawn]
+    least = max(5, round(fewest * len(drawn) / len(points)))
+    found: list[tuple[float, int, float]] = []
+    for centre in range(0, len(drawn), max(1, len(drawn) // 500)):
+        far = np.sort(np.hypot(*(some - some[centre]).T))
+        count = np.arange(least, len(drawn) // 2)
+        beyond = np.minimum(np.ceil(count * SLACK).astype(np.int64), len(drawn) - 1)
+        gap = far[beyond] / np.maximum(far[count - 1], 0.05)
+        if gap.size and gap[best := int(gap.argmax())] >= GAP:
+            radius = float(np.sqrt(max(far[count[best] - 1], 0.05) * far[beyond[best]]))
+            found.append((float(gap[best]), centre, radius))
+    taken = np.zeros(len(points), np.bool_)
+    for _, centre, radius in sorted(found, reverse=True):
+        alike = np.flatnonzero(np.hypot(*(points - some[centre]).T) <= radius)
+        if alike.size >= fewest and taken[alike].mean() < 0.5:
+            taken[alike] = True
+            softer = float(np.median(values[alike, 0])) < middle[0]
+            what = f"{'less' if softer else 'more'} fine detail than the others"
+            yield Group(look="sharpness", what=what, films=alike)
+
+
+def _sizes(sizes: NDArray[np.int32], fewest: int) -> Iterator[Group]:
+    kinds, which, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
+    for number in np.argsort(-counts, kind="stable"):
+        if counts[number] < fewest:
+            break
+        if counts[number] < len(sizes):
+            width, height = kinds[number]
+            films = np.flatnonzero(which.reshape(-1) == number)
+            yield Group(look="size", what=f"a size of {width} × {height} pixels", films=films)

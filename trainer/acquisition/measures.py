@@ -1,0 +1,82 @@
+"""Measures of how a film was made: its frame, its gray levels and its sharpness."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Lines at a film's edge are a frame while they differ by no more than this many gray levels.
+FRAME_LEVELS = 4
+
+#: A frame is looked for to this share of the side, and its lines are looked at without their ends.
+FRAME_DEPTH, FRAME_ENDS = 0.18, 0.1
+
+#: Gray levels that are left out at either end of `tone`: black and white are often clipped.
+TONE_ENDS = 2
+
+
+def frames(films: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Frames of films uint8 [N, S, S]: int16 [N, 8], width and gray at top, left, bottom, right.
+
+    Widths are in pixels; without a frame both are 0.
+    """
+    side = films.shape[1]
+    depth, ends = round(side * FRAME_DEPTH), round(side * FRAME_ENDS)
+    found = np.zeros((len(films), 8), np.int16)
+    turned = (
+        films,
+        films.transpose(0, 2, 1),
+        films[:, ::-1],
+        films[:, :, ::-1].transpose(0, 2, 1),
+    )
+    for number, lines in enumerate(turned):
+        lines = lines[:, :depth, ends : side - ends]
+        darkest, brightest = lines.min(axis=2).astype(np.int16), lines.max(axis=2).astype(np.int16)
+        gray = (darkest + brightest) // 2
+        ends_here = brightest - darkest > FRAME_LEVELS
+        ends_here |= np.abs(gray - gray[:, :1]) > FRAME_LEVELS
+        width = np.where(ends_here.any(axis=1), ends_here.argmax(axis=1), depth)
+        found[:, 2 * number] = width
+        found[:, 2 * number + 1] = np.where(width > 0, gray[:, 0], 0)
+    return found
+
+
+def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How much finer detail falls behind coarser one: float32 [N, 2], of films uint8 [N, S, S].
+
+    Logarithms of the ratio of mean Haar coefficients of the first and the second level: diagonal
+    ones, and the others. In the middle half of the film, where the anatomy is.
+    """
+    side = films.shape[1] // 8 * 4
+    start = (films.shape[1] - side) // 2
+    level = films[:, start : start + side, start : start + side].astype(np.int32)
+    found = []
+    for _ in range(2):
+        a, b = level[:, ::2, ::2], level[:, ::2, 1::2]
+        c, d = level[:, 1::2, ::2], level[:, 1::2, 1::2]
+        top, bottom, left = a + b, c + d, a + c
+        level = top + bottom
+        both = np.abs(top - bottom).mean(axis=(1, 2)) + np.abs(2 * left - level).mean(axis=(1, 2))
+        found.append((np.abs(2 * (a + d) - level).mean(axis=(1, 2)), both))
+    (diagonal, other), (diagonal_2, other_2) = found
+    # A quarter of a gray level stands for none.
+    return np.stack(
+        [
+            np.log((diagonal + 0.25) / (diagonal_2 / 4 + 0.25)),
+            np.log((other + 0.5) / (other_2 / 4 + 0.5)),
+        ],
+        axis=1,
+    ).astype(np.float32)
+
+
+def tone(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Which gray levels a film has more of than their neighbours: float32 [252], of length ≤ 1.
+
+    A curve that was laid on eight-bit gray leaves out some levels and gives others twice, the same
+    ones in each film. `gray` has any shape.
+    """
+    counts = np.bincount(gray.reshape(-1), minlength=256).astype(np.float32)
+    near = (counts[:-4] + counts[1:-3] + counts[3:-1] + counts[4:]) / 4
+    found = (counts[2:-2] - near) / (counts[2:-2] + near + gray.size / 1250)
+    found[:TONE_ENDS] = found[-TONE_ENDS:] = 0
+    return found / max(float(np.linalg.norm(found)), 1e-6)

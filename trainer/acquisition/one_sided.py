@@ -1,0 +1,111 @@
+"""One-sided groups: films that look acquired alike and are (nearly) all of one class.
+
+A network learns the look in the place of the disease, and calls every film that looks so by that
+class (Zech et al., PLOS Medicine 2018; DeGrave et al., Nature Machine Intelligence 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, lgamma
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.acquisition.groups import Group
+
+#: A group is nearly of one class from this share of its films on, where the other classes have at
+#: most OTHERS times the share that they have among all films.
+NEARLY, OTHERS = 0.93, 1 / 3
+
+#: Patients in a named group, at least.
+PATIENTS = 20
+
+#: Chance that groups as one-sided as the named ones arise where looks and classes have nothing to
+#: do with one another, for all groups together.
+CHANCE = 0.01
+
+#: No more groups are named; the clearest ones.
+MOST = 5
+
+#: A group is not named anew where this share of its films is in one that is named.
+KNOWN = 0.5
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """A group that is named."""
+
+    group: Group
+    #: Index of the class that it is nearly all of.
+    label: int
+    #: int64 [C]: its films by class.
+    counts: NDArray[np.int64]
+    patients: int
+    #: Chance of this in all groups together, at most.
+    chance: float
+
+
+def find(
+    groups: Sequence[Group],
+    labels: NDArray[np.int64],
+    patients: Sequence[str],
+    classes: int,
+    most: int = MOST,
+) -> list[OneSided]:
+    """Groups that are nearly of one class beyond chance, the clearest first.
+
+    `labels` int64 [N] and `patients` are of all films. A patient counts once, as of the class of
+    most of the films: labels are exchanged between patients, not films.
+    """
+    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    of_patient = _majority(who, labels, classes)
+    totals = np.bincount(of_patient, minlength=classes)
+    shares = np.bincount(labels, minlength=classes) / max(1, len(labels))
+    found: list[OneSided] = []
+    tests = max(1, len(groups)) * classes
+    for group in groups:
+        counts = np.bincount(labels[group.films], minlength=classes)
+        label = int(counts.argmax())
+        theirs = np.unique(who[group.films])
+        part = counts[label] / len(group.films)
+        if len(theirs) < PATIENTS or part < NEARLY or 1 - part > OTHERS * (1 - shares[label]):
+            continue
+        among = int((of_patient[theirs] == label).sum())
+        chance = tests * upper_tail(
+            among, int(totals.sum()), int(totals[label]), len(theirs)
+        )
+        if chance <= CHANCE:
+            found.append(OneSided(group, label, counts, len(theirs), chance))
+    named: list[OneSided] = []
+    for one in sorted(found, key=lambda o: (o.chance, -len(o.group.films))):
+        known = [np.isin(one.group.films, other.group.films).mean() for other in named]
+        if len(named) < most and max(known, default=0) < KNOWN:
+            named.append(one)
+    return named
+
+
+def _majority(
+    who: NDArray[np.int64], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    counts = np.zeros((int(who.max(initial=-1)) + 1, classes), np.int64)
+    np.add.at(counts, (who, labels), 1)
+    return counts.argmax(axis=1)
+
+
+def upper_tail(hits: int, population: int, marked: int, drawn: int) -> float:
+    """Chance of at least `hits` marked ones among `drawn` of a population: hypergeometric."""
+
+    def choose(n: int, k: int) -> float:
+        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+    whole = choose(population, drawn)
+    first = max(hits, drawn - (population - marked))
+    return min(
+        1.0,
+        sum(
+            exp(choose(marked, k) + choose(population - marked, drawn - k) - whole)
+            for k in range(first, min(drawn, marked) + 1)
+        ),
+    )
