@@ -33,9 +33,10 @@ SLACK, GAP = 1.25, 2.0
 #: A spot of marks is within so many pixels, and is a group of its own below this share of its kind.
 SPOT_PIXELS, SPOT_SHARE = 4, 0.5
 
-#: Marks at one place (half of them within so many pixels, boxes that share this part of both) are one
-#: mark that the edge or the threshold cut in several ways, where their pictures correlate at all.
-PLACE_PIXELS, PLACE_SHARED, PLACE_LIKENESS = 8, 0.5, 0.3
+#: Marks have a place where half of them are within so many pixels of it. Those at one place are one
+#: mark that the film's edge or the threshold cut in several ways: boxes that share this part of both
+#: and pictures that correlate at all, or boxes beside one another and pictures that correlate well.
+PLACE_PIXELS, PLACE_SHARED, PLACE_LIKENESS = 8, 0.5, (0.3, 0.6)
 
 #: A set of marks that may be a part of a group has this part of its least number.
 PARTS = 4
@@ -162,38 +163,54 @@ def _marks_of_kind(marks: Marks, of_kind: Rows, fewest: int) -> Iterator[Group]:
     sets = []
     for rows in _lumps(near, settle, max(2, round(fewest * share / PARTS))):
         if len(drawn) < len(of_kind):
-            sets.append((_like(marks, of_kind, *middles[-1]), middles[-1][0]))
+            sets.append(_like(marks, of_kind, *middles[-1]))
         else:
-            sets.append((drawn[rows], middles[-1][0]))
-    for rows in _at_one_place(marks, sets):
-        yield from _spots(marks, rows, fewest)
+            sets.append(drawn[rows])
+    spots = [spot for rows in sets for spot in _spots(marks, rows, fewest)]
+    for rows in _at_one_place(marks, sets + spots):
+        if np.unique(marks.film[rows]).size >= fewest:
+            yield _of_marks(marks, rows)
 
 
-def _at_one_place(marks: Marks, sets: list[tuple[Rows, NDArray[np.float32]]]) -> Iterator[Rows]:
-    """Sets of rows; those that are cuts of one mark at one place as one set."""
-    left = list(sets)
+def _at_one_place(marks: Marks, sets: list[Rows]) -> Iterator[Rows]:
+    """Sets of rows; those that are one mark at one place, cut or scaled otherwise, as one set."""
+    left = [(rows, _place(marks, rows)) for rows in sets]
     while left:
-        rows, picture = left.pop(0)
-        box = _place(marks, rows)
-        for other in list(left):
-            there = _place(marks, other[0])
-            if box is None or there is None or picture @ other[1] < PLACE_LIKENESS:
-                continue
-            low, high = np.maximum(box[:2], there[:2]), np.minimum(box[2:], there[2:])
-            shared = np.prod(np.maximum(high - low, 0))
-            if shared >= PLACE_SHARED * max(np.prod(b[2:] - b[:2]) for b in (box, there)):
+        rows, place = left.pop(0)
+        rest = []
+        for other in left:
+            if place is None or other[1] is None or not _is_one(place, other[1]):
+                rest.append(other)
+            else:
                 rows = np.union1d(rows, other[0])
-                left = [one for one in left if one is not other]
+        left = rest
         yield rows
 
 
-def _place(marks: Marks, rows: Rows) -> NDArray[np.float64] | None:
-    """Where marks mostly are: top, left, bottom, right; None where they are here and there."""
+_Place = tuple[NDArray[np.float64], NDArray[np.float32]]
+
+
+def _place(marks: Marks, rows: Rows) -> _Place | None:
+    """The box and picture that marks mostly have; None where they are here and there."""
     box = marks.box[rows].astype(np.float64)
     middle = np.median(box, axis=0)
     if np.median(np.abs(box[:, :2] - middle[:2]).max(axis=1)) > PLACE_PIXELS:
         return None
-    return np.concatenate([middle[:2], middle[:2] + middle[2:]])
+    picture = marks.picture[rows].astype(np.float32)
+    return middle, _unit((picture - picture.mean(axis=1, keepdims=True)).mean(axis=0))
+
+
+def _is_one(a: _Place, b: _Place) -> bool:
+    likeness = float(a[1] @ b[1])
+    low = np.maximum(a[0][:2], b[0][:2])
+    high = np.minimum(a[0][:2] + a[0][2:], b[0][:2] + b[0][2:])
+    shared = np.prod(np.maximum(high - low, 0)) / max(np.prod(a[0][2:]), np.prod(b[0][2:]))
+    if shared >= PLACE_SHARED:
+        return likeness >= PLACE_LIKENESS[0]
+    apart = np.abs(a[0][:2] + a[0][2:] / 2 - b[0][:2] - b[0][2:] / 2).max()
+    sides = np.abs(np.log(a[0][2:] / b[0][2:])).max()
+    close = apart <= PLACE_PIXELS and sides <= np.log(SAME_SIDES)
+    return bool(close and likeness >= PLACE_LIKENESS[1])
 
 
 def _like(
@@ -207,10 +224,8 @@ def _like(
     return rows[pictures @ middle > SAME_MARK]
 
 
-def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Group]:
-    """A group of marks, and of these the ones at one spot where that is few of them."""
-    if np.unique(marks.film[rows]).size >= fewest:
-        yield _of_marks(marks, rows)
+def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Rows]:
+    """Marks of a set that lie at one spot, where those are few of it."""
     some = rows[_drawn(len(rows))]
     at = marks.box[some].astype(np.int32)
     near = np.ones((len(some), len(some)), np.bool_)
@@ -218,12 +233,9 @@ def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Group]:
         near &= np.abs(corner[:, None] - corner) <= SPOT_PIXELS // 2
     least = max(2, round(fewest * len(some) / max(1, len(rows))))
     for spot in _lumps(near, lambda chosen, _: chosen, least):
-        if spot.size > SPOT_SHARE * len(some):
-            continue
-        middle = np.median(at[spot], axis=0)
-        there = rows[(np.abs(marks.box[rows] - middle) <= SPOT_PIXELS).all(axis=1)]
-        if np.unique(marks.film[there]).size >= fewest:
-            yield _of_marks(marks, there)
+        if spot.size <= SPOT_SHARE * len(some):
+            middle = np.median(at[spot], axis=0)
+            yield rows[(np.abs(marks.box[rows] - middle) <= SPOT_PIXELS).all(axis=1)]
 
 
 def _of_marks(marks: Marks, rows: Rows) -> Group:

@@ -27,10 +27,11 @@ PATIENTS = 20
 CHANCE = 0.01
 
 #: No more groups are named; the clearest ones.
-MOST = 5
+MOST = 8
 
-#: A group is not named anew where this share of its films is in one that is named.
-KNOWN = 0.5
+#: A group is not named anew where this share of its films is in ones that are named. Marks whose
+#: middles are further apart than this share of the side are never the same.
+KNOWN, NEAR = 0.5, 1 / 7
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,21 @@ def find(
             found.append(OneSided(group, label, counts, len(theirs), chance))
     named: list[OneSided] = []
     for one in sorted(found, key=lambda o: (o.chance, -len(o.group.films))):
-        known = [np.isin(one.group.films, other.group.films).mean() for other in named]
-        if len(named) < most and max(known, default=0) < KNOWN:
+        known = np.zeros(len(labels), np.bool_)
+        for other in named:
+            if _near(one.group, other.group):
+                known[other.group.films] = True
+        if len(named) < most and known[one.group.films].mean() < KNOWN:
             named.append(one)
     return named
+
+
+def _near(one: Group, other: Group) -> bool:
+    """Whether groups may be of one look: marks whose middles are close, and whatever is no mark."""
+    if one.box is None or other.box is None:
+        return True
+    middles = [(top + height / 2, left + width / 2) for top, left, height, width in (one.box, other.box)]
+    return max(abs(a - b) for a, b in zip(*middles, strict=True)) <= NEAR
 
 
 def _majority(
