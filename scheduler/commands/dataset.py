@@ -12,7 +12,7 @@ import click
 
 from scheduler import errors
 from scheduler.show import output
-from trainer.data import checkup, division
+from trainer.data import checkup, classes, division
 from trainer.data.checkup import Checkup, Sizes
 from trainer.data.labelled import TEST, TRAIN, VAL
 
@@ -27,6 +27,11 @@ LABELS = click.option(
 PATIENT_PATTERN = click.option(
     "--patient-pattern",
     help="Regular expression whose first group is the patient in a file's name.",
+)
+POSITIVE = click.option(
+    "--positive",
+    help="Class that is the disease. Default: of two classes the one whose name does not say "
+    "healthy.",
 )
 WORKERS = click.option(
     "--workers", "-j", type=click.IntRange(1), default=2, show_default=True,
@@ -48,6 +53,7 @@ def command() -> None:
 @command.command("check")
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @LABELS
+@POSITIVE
 @PATIENT_PATTERN
 @WORKERS
 @output.json_option
@@ -56,6 +62,7 @@ def check(
     ctx: click.Context,
     data: tuple[Path, ...],
     labels: Path | None,
+    positive: str | None,
     patient_pattern: str | None,
     workers: int,
     as_json: bool,
@@ -64,8 +71,9 @@ def check(
 
     DATA is what `pneumoq train` takes. Every film is decoded once. Looked for are files that cannot
     be read, copies and near copies (also of another size or compression), patients and pictures on
-    two sides of a split, classes that are small, rare or told apart by their file sizes, and
-    labels.txt that disagrees. Exit status: 0 ready, 3 usable with doubts, 2 not usable.
+    two sides of a split, classes that are small, rare or told apart by their file sizes, classes of
+    which none is plainly the disease, and labels.txt that disagrees. Exit status: 0 ready, 3 usable
+    with doubts, 2 not usable.
 
     \b
     Examples:
@@ -76,6 +84,7 @@ def check(
         data,
         patient_pattern=patient_pattern,
         corrections=labels,
+        positive=positive,
         workers=workers,
         report=_counter("looking at films"),
     )
@@ -198,9 +207,11 @@ def _print(found: Checkup, data: tuple[Path, ...]) -> None:
     where = ", ".join(str(path) for path in data)
     if total:
         click.echo(f"{total:,} films of {found.patients:,} patients in {output.printable(where)}")
-        classes = list(next(iter(found.films.values())))
+        names = list(next(iter(found.films.values())))
         rows = [(split, *counts.values()) for split, counts in found.films.items()]
-        output.grid(["", *classes], [*rows, *_sizes(found.sizes, classes)])
+        output.grid(["", *names], [*rows, *_sizes(found.sizes, names)])
+        if found.positive is not None:
+            click.echo(output.printable(classes.meaning(names, found.positive)))
         click.echo()
     reasons = [f for f in found.findings if f.level == found.worst != "note"]
     notes = [f for f in found.findings if f not in reasons]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data import dataset, findings, gathering, layout, manifest, preview
+from trainer.data import classes, dataset, findings, gathering, layout, manifest, preview
 from trainer.data.dataset import Dataset
 from trainer.data.findings import Finding, Level
 from trainer.data.gathering import Gathered
@@ -49,6 +49,8 @@ class Checkup:
     #: Split → class → films, as the folders or the manifest say.
     films: dict[str, dict[str, int]]
     patients: int
+    #: The class that is the disease; None where the names do not say, so that `train` will ask.
+    positive: str | None
     #: By class.
     sizes: dict[str, Sizes]
     findings: tuple[Finding, ...]
@@ -72,13 +74,15 @@ def check(
     *,
     patient_pattern: str | None = None,
     corrections: Path | None = None,
+    positive: str | None = None,
     workers: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
     gathered: Gathered | None = None,
 ) -> Checkup:
     """Look at what `train` would read; what is wrong becomes findings, not errors.
 
-    `workers` is a number of threads; `report` gets how many films were decoded, of how many.
+    `positive` is the class that is the disease, where its name does not say so. `workers` is a
+    number of threads; `report` gets how many films were decoded, of how many.
     `gathered` is what these paths hold, where it was read already.
     """
     found: list[Finding] = []
@@ -88,7 +92,7 @@ def check(
         )
     except DatasetError as error:
         return Checkup(
-            root=None, films={}, patients=0, sizes={},
+            root=None, films={}, patients=0, positive=None, sizes={},
             findings=(Finding(level="bad", code="unusable", text=str(error)),),
         )  # fmt: skip
     for path in paths:
@@ -101,7 +105,14 @@ def check(
     found += findings.unreadable(unreadable)
     data: Dataset | None = None
     try:
-        data = dataset.settle(gathered, val_fraction=VAL_FRACTION, seed=0)
+        positive = classes.disease(gathered.labels, positive)
+    except DatasetError as error:
+        found.append(Finding(level="doubt", code="positive_unknown", text=str(error)))
+        positive = None
+    try:
+        data = dataset.settle(
+            gathered, val_fraction=VAL_FRACTION, seed=0, positive=positive or gathered.labels[-1]
+        )
         data = data.without(broken)
     except DatasetError as error:
         found.append(Finding(level="bad", code="unusable", text=str(error)))
@@ -115,6 +126,7 @@ def check(
         root=gathered.root,
         films=_counts(gathered),
         patients=len({film.patient for film in gathered.films}),
+        positive=positive,
         sizes=sizes,
         findings=tuple(sorted(found, key=lambda f: ("bad", "doubt", "note").index(f.level))),
         unreadable=tuple(sorted(file.path for file in unreadable)),

@@ -14,15 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data import gathering, manifest, patients
+from trainer.data import classes, gathering, manifest, patients
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
 from trainer.errors import DatasetError
 
 __all__ = ["TEST", "TRAIN", "VAL", "Dataset", "Film", "LeftOut", "read", "settle"]
-
-#: The class that is the disease where nobody says otherwise, compared in lower case.
-DEFAULT_POSITIVE = "pneumonia"
 
 #: A val/ folder chooses the model only when it is at least this large; the most used public set
 #: ships one of 16 films, on which every epoch looks the same.
@@ -123,7 +120,8 @@ def read(
 
     `source` is a folder or a manifest, or several: where a later one has a film of an earlier one
     again, by content, its label counts. `corrections` is a CSV of labels that count before all.
-    `val_fraction` is the share of each class that is held out. `patient_pattern` is a regular
+    `val_fraction` is the share of each class that is held out, and `positive` the class that is the
+    disease, where their names do not say it (trainer.data.classes). `patient_pattern` is a regular
     expression searched in a file's path below its class folder, without suffix; its group
     `patient`, or first group, or whole match is the patient. Raises DatasetError where the films
     cannot be trained on.
@@ -143,7 +141,10 @@ def read(
 def settle(
     gathered: Gathered, *, val_fraction: float, seed: int, positive: str | None = None
 ) -> Dataset:
-    """The dataset that training uses: contradictions left out, train and val settled."""
+    """The dataset that training uses: contradictions left out, train and val settled.
+
+    `positive` is the disease; without it the names of the classes say which it is, or DatasetError.
+    """
     films = list(gathered.films)
     notes = list(gathered.notes)
     contradictions = _contradictions(films)
@@ -161,21 +162,12 @@ def settle(
     dataset = Dataset(
         root=gathered.root,
         labels=gathered.labels,
-        positive=disease(positive, gathered.labels),
+        positive=classes.disease(gathered.labels, positive),
         films=tuple(films),
         notes=(*notes, *more, *_leaks(films)),
     )
     dataset = dataset.without(gathered.unreadable)
     return dataclasses.replace(dataset, left_out=(*contradictions, *gathered.unreadable))
-
-
-def disease(wanted: str | None, labels: tuple[str, ...]) -> str:
-    """The class whose probability is reported; raises DatasetError where there is no such class."""
-    if wanted is not None:
-        if wanted not in labels:
-            raise DatasetError(f"the positive class {wanted} is none of {listed(labels)}")
-        return wanted
-    return next((n for n in labels if n.lower() == DEFAULT_POSITIVE), labels[-1])
 
 
 def _contradictions(films: Sequence[Film]) -> list[LeftOut]:

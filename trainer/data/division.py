@@ -57,7 +57,8 @@ def divide(
     # In one pool: test films are judged anew.
     pool = [dataclasses.replace(film, split=TRAIN) for film in gathered.films]
     gathered = dataclasses.replace(gathered, films=tuple(pool), settled=False, added=frozenset())
-    data = dataset.settle(gathered, val_fraction=val, seed=seed)
+    # Which class is the disease makes no difference here, and is not asked.
+    data = dataset.settle(gathered, val_fraction=val, seed=seed, positive=gathered.labels[-1])
     seen, broken = preview.at(data.root, data.films, workers=workers, report=report)
     data = data.without(broken)
     patient_of = {film.sha256: film.patient for film in data.films}

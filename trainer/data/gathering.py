@@ -101,6 +101,11 @@ def gather(
     )
 
 
+def classes(source: Path) -> tuple[str, ...]:
+    """The class names of a folder or manifest, sorted; no film is opened. Raises DatasetError."""
+    return manifest.read(source).labels if manifest.is_one(source) else layout.classes(source)
+
+
 def _films(
     source: Source,
     first: Source,

@@ -12,6 +12,10 @@ from pathlib import Path
 
 TRAIN, VAL, TEST = "train", "val", "test"
 
+#: Version of how patients and the disease are known by names. A job keeps the one that it was
+#: submitted under; what says none is of the first, that of release 0.2.0 and before.
+FIRST_NAMING, NAMING = 1, 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Film:

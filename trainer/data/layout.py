@@ -54,6 +54,11 @@ def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) ->
     return Source(root=root, path=root, labels=labels, entries=tuple(entries), notes=notes)
 
 
+def classes(root: Path) -> tuple[str, ...]:
+    """The class names of `root`, sorted, whatever is in them; raises DatasetError like `read`."""
+    return _labels(_split_folders(root), ())
+
+
 def disagreements(root: Path, labels: Sequence[str]) -> Iterator[str]:
     """A sentence for each labels.txt in `root` or its split folders that names other classes."""
     splits = [root / n for n in _folders(root) if n.lower() in _SPLIT_FOLDERS]

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from trainer import atomic, errors
-from trainer.data import dataset, gathering
+from trainer.data import classes, dataset, gathering
+from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
 from trainer.judging import parity
 from trainer.learning import loop
@@ -147,8 +148,9 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         found.gathered,
         val_fraction=options.val_fraction,
         seed=options.seed,
-        positive=spec.get("positive"),
+        positive=found.positive,
     )
+    report("note", text=classes.meaning(data.labels, data.positive))
     report("dataset", **_described(data, names))
 
     def on_event(news: loop.Epoch | loop.Progress | loop.Saved | loop.Without | str) -> None:
@@ -214,13 +216,15 @@ def _gathered(
     sources = [spec["data"]] if isinstance(spec["data"], str) else spec["data"]
     paths = [Path(source) for source in sources]
     corrections = Path(spec["corrections"]) if spec.get("corrections") else None
-    pattern = spec.get("patient_pattern")
+    pattern, naming = spec.get("patient_pattern"), spec.get("naming", FIRST_NAMING)
     if night is None:
         gathered = gathering.gather(paths, patient_pattern=pattern, corrections=corrections)
-        return night_child.Films(gathered=gathered)
+        positive = classes.disease(gathered.labels, spec.get("positive"), naming)
+        return night_child.Films(gathered=gathered, positive=positive)
     return night.look(
         paths,
         positive=spec.get("positive"),
+        naming=naming,
         patient_pattern=pattern,
         corrections=corrections,
         workers=options.workers,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import checkup, dataset, frozen, gathering, snapshot
+from trainer.data import checkup, classes, frozen, gathering, snapshot
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Entry
@@ -54,6 +54,8 @@ class Films:
     """What was found in the folders, with the frozen films set apart."""
 
     gathered: Gathered
+    #: The class that is the disease.
+    positive: str
     #: The frozen films that count: still what they were, and learned by neither model.
     judged: tuple[Judged, ...] = ()
     #: Those that are there, but that a model learned, or others of their patients.
@@ -77,6 +79,7 @@ class Night:
         sources: Sequence[Path],
         *,
         positive: str | None,
+        naming: int,
         patient_pattern: str | None,
         corrections: Path | None,
         workers: int,
@@ -84,18 +87,24 @@ class Night:
         report: Report,
     ) -> Films:
         """Read and check the films. Raises RunSkipped where nothing is to be trained tonight, and
-        DatasetError where they cannot be read."""
+        DatasetError where they cannot be read.
+
+        The disease is the champion's, where `positive` does not say another.
+        """
         gathered = gathering.gather(
             sources, patient_pattern=patient_pattern, corrections=corrections
         )
-        positive = dataset.disease(positive, gathered.labels)
         champion = self._facts["champion"]
-        if champion is not None and champion["positive"] != positive:
-            reason = "the champion tells another disease than these films are labelled with"
-            raise RunSkipped("unfit", reason, reason)
+        if champion is not None:
+            theirs = champion["positive"]
+            if theirs not in gathered.labels or positive not in (None, theirs):
+                reason = "the champion tells another disease than these films are labelled with"
+                raise RunSkipped("unfit", reason, reason)
+            positive = theirs
+        positive = classes.disease(gathered.labels, positive, naming)
         judged = self._frozen(gathered, patient_pattern, seed, report)
         apart, _ = frozen.set_apart(gathered, judged, self._names)
-        films = self._counted(apart, judged)
+        films = self._counted(apart, positive, judged)
         # Without a verdict hours of training would be for nothing, where it is to be promoted.
         lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
         before = self._facts["before"]
@@ -121,8 +130,8 @@ class Night:
             raise RunSkipped("skipped", reason, reason)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
-            sources, patient_pattern=patient_pattern, corrections=corrections, workers=workers,
-            gathered=gathered,
+            sources, patient_pattern=patient_pattern, corrections=corrections, positive=positive,
+            workers=workers, gathered=gathered,
         )  # fmt: skip
         report("snapshot", **found | {"unreadable": len(checked.unreadable)})
         unfit = snapshot.unfit(
@@ -140,7 +149,7 @@ class Night:
             )
         return films
 
-    def _counted(self, gathered: Gathered, judged: Sequence[Judged]) -> Films:
+    def _counted(self, gathered: Gathered, positive: str, judged: Sequence[Judged]) -> Films:
         """Which of the frozen films count tonight."""
         given = self._rules.get("evaluate_on")
         here, missing = frozen.present(judged, gathered, Path(given) if given else None)
@@ -150,6 +159,7 @@ class Night:
         known = [film.sha256 in contents or same(film.patient) in patients for film in here]
         return Films(
             gathered=gathered,
+            positive=positive,
             judged=tuple(film for film, old in zip(here, known, strict=True) if not old),
             learned=tuple(film for film, old in zip(here, known, strict=True) if old),
             missing=missing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from onnx import numpy_helper
 from tests.worker import spots
 from trainer.data import frozen, gathering
 from trainer.data.frozen import Judged
+from trainer.data.labelled import FIRST_NAMING, NAMING
 from trainer.data.names import CLEAR, Names
 from trainer.errors import DatasetError
 from worker.training.night_child import Films, Night, RunSkipped
@@ -47,7 +49,8 @@ class Told:
     def look(self, **changes: Any) -> Films:
         """Look at the films."""
         values = {
-            "positive": None, "patient_pattern": None, "corrections": None, "workers": 1, "seed": 0,
+            "positive": None, "naming": NAMING, "patient_pattern": None, "corrections": None,
+            "workers": 1, "seed": 0,
         } | changes  # fmt: skip
         return self.night().look([self._data], report=self._report, **values)
 
@@ -218,7 +221,7 @@ def test_a_first_model_needs_no_films_to_be_judged_by(told: Told, model_file: Pa
     assert found["accepted"]
     assert (found["candidate"]["n_films"], found["champion"]) == (4, None)
 
-    none = Films(gathered=films.gathered, missing=films.judged)
+    none = dataclasses.replace(films, judged=(), missing=films.judged)
     found = told.night().judge(none, model_file, positive="PNEUMONIA", batch=8, threads=1)
     assert found["accepted"]
     assert (found["candidate"], found["verdict"]) == (None, {"films": 0, "missing": 4})
@@ -241,11 +244,28 @@ def test_a_champion_of_another_disease_is_not_compared_with(told: Told) -> None:
     assert not told.reports
 
 
+def test_the_disease_is_the_champion_s_where_the_schedule_names_none(
+    told: Told, data: Path
+) -> None:
+    (data / "NORMAL").rename(data / "TB")
+    told.values["frozen"] = None
+    assert told.look().positive == "PNEUMONIA"
+    told.values["champion"] = None
+    with pytest.raises(DatasetError, match="neither PNEUMONIA nor TB"):
+        told.look()
+    assert told.look(positive="TB").positive == "TB"
+    (data / "PNEUMONIA").rename(data / "HEALTHY")
+    assert told.look().positive == "TB"
+    (data / "HEALTHY").rename(data / "UNREMARKABLE")
+    assert told.look().positive == "TB"
+    assert told.look(naming=FIRST_NAMING).positive == "UNREMARKABLE", "as it was"
+
+
 def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left_out(
     told: Told, model_file: Path
 ) -> None:
     films = told.look()
-    apart = Films(gathered=films.gathered, judged=films.judged[1:], learned=films.judged[:1])
+    apart = dataclasses.replace(films, judged=films.judged[1:], learned=films.judged[:1])
     found = told.night().judge(apart, model_file, positive="PNEUMONIA", batch=8, threads=1)
     assert found["accepted"]
     assert found["candidate"] == found["champion"]
