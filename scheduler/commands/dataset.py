@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import click
 
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from trainer.data import checkup, classes, division
+from trainer.data import checkup, classes, division, whose
 from trainer.data.checkup import Checkup, Sizes
 from trainer.data.labelled import TEST, TRAIN, VAL
+from trainer.data.whose import Whose
 
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}
@@ -26,7 +28,8 @@ LABELS = click.option(
 )
 PATIENT_PATTERN = click.option(
     "--patient-pattern",
-    help="Regular expression whose first group is the patient in a file's name.",
+    help="Regular expression whose first group is the patient in a file's path below its class "
+    "folder. Default: DICOM's PatientID, names that are known, folders.",
 )
 POSITIVE = click.option(
     "--positive",
@@ -82,7 +85,7 @@ def check(
     """
     found = checkup.check(
         data,
-        patient_pattern=patient_pattern,
+        said=Whose(pattern=patient_pattern),
         corrections=labels,
         positive=positive,
         workers=workers,
@@ -157,7 +160,7 @@ def split(
         val=val,
         test=test,
         seed=seed,
-        patient_pattern=patient_pattern,
+        said=Whose(pattern=patient_pattern, key=_key),
         corrections=labels,
         workers=workers,
         report=_counter("looking at films"),
@@ -176,13 +179,16 @@ def split(
         output.emit(
             {
                 "status": status, "manifest": str(to), "hash": divided.hash, "seed": seed,
-                "films": films, "patients": patients, "left_out": left_out,
+                "films": films, "patients": patients, "patients_are": divided.patients,
+                "left_out": left_out,
             },
             as_json=True,
         )  # fmt: skip
     else:
         rows = [(part, *films[part].values(), patients[part]) for part in films]
         output.grid(["", *divided.labels, "patients"], rows)
+        for note in whose.notes(divided.films):
+            click.echo(note, err=True)
         for file in divided.left_out:
             click.echo(f"left out: {output.printable(f'{file.path}: {file.reason}')}", err=True)
         if found.joined:
@@ -192,6 +198,14 @@ def split(
             )
         click.echo(f"Next: pneumoq train {shlex.quote(str(to))}")
     ctx.exit(status)
+
+
+@functools.cache
+def _key() -> bytes:
+    """Under which identifiers of patients are hashed, as a training hashes them."""
+    from worker.machine import privacy
+
+    return privacy.load(session.settings()).key_of_manifests()
 
 
 def _plain(found: Checkup) -> dict[str, Any]:

@@ -157,7 +157,8 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 )
 @click.option(
     "--patient-pattern",
-    help="Regular expression whose first group is the patient in a file's name.",
+    help="Regular expression whose first group is the patient in a file's path below its class "
+    "folder. Default: DICOM's PatientID, names that are known, folders.",
 )
 @click.option(
     "--hash-names",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Source, listed
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Source, listed, stem_of
 from trainer.errors import DatasetError
 
 #: Names under which a split's folder is found, compared in lower case.
@@ -43,7 +43,7 @@ def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) ->
             file=file,
             name=name,
             split=split,
-            stem=file.relative_to(folder / name).with_suffix("").as_posix(),
+            stem=stem_of(file.relative_to(folder / name)).as_posix(),
         )
         for split, folder in splits.items()
         for name in labels

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import checkup, classes, frozen, gathering, snapshot
+from trainer.data import checkup, classes, dataset, frozen, gathering, patients, snapshot, whose
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Entry
 from trainer.data.names import CLEAR, Names
-from trainer.errors import TrainerError
+from trainer.data.whose import Whose
+from trainer.errors import DatasetError, TrainerError
 from trainer.judging import metrics, verdict
 from worker.engine import open_engine
 from worker.training import evaluation
@@ -79,8 +80,7 @@ class Night:
         sources: Sequence[Path],
         *,
         positive: str | None,
-        naming: int,
-        patient_pattern: str | None,
+        said: Whose,
         corrections: Path | None,
         workers: int,
         seed: int,
@@ -91,9 +91,11 @@ class Night:
 
         The disease is the champion's, where `positive` does not say another.
         """
-        gathered = gathering.gather(
-            sources, patient_pattern=patient_pattern, corrections=corrections
-        )
+        gathered = gathering.gather(sources, said=said, corrections=corrections)
+        try:
+            dataset.check_patients(gathered)
+        except DatasetError as error:
+            raise RunSkipped("unfit", str(error), error.shareable) from error
         champion = self._facts["champion"]
         if champion is not None:
             theirs = champion["positive"]
@@ -101,8 +103,8 @@ class Night:
                 reason = "the champion tells another disease than these films are labelled with"
                 raise RunSkipped("unfit", reason, reason)
             positive = theirs
-        positive = classes.disease(gathered.labels, positive, naming)
-        judged = self._frozen(gathered, patient_pattern, seed, report)
+        positive = classes.disease(gathered.labels, positive, said.naming)
+        judged = self._frozen(gathered, said, seed, report)
         apart, _ = frozen.set_apart(gathered, judged, self._names)
         films = self._counted(apart, positive, judged)
         # Without a verdict hours of training would be for nothing, where it is to be promoted.
@@ -130,8 +132,8 @@ class Night:
             raise RunSkipped("skipped", reason, reason)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
-            sources, patient_pattern=patient_pattern, corrections=corrections, positive=positive,
-            workers=workers, gathered=gathered,
+            sources, said=said, corrections=corrections, positive=positive, workers=workers,
+            gathered=gathered,
         )  # fmt: skip
         report("snapshot", **found | {"unreadable": len(checked.unreadable)})
         unfit = snapshot.unfit(
@@ -155,8 +157,14 @@ class Night:
         here, missing = frozen.present(judged, gathered, Path(given) if given else None)
         same = self._names.same
         contents = frozenset(self._facts["learned"]["films"])
-        patients = frozenset(map(same, self._facts["learned"]["patients"]))
-        known = [film.sha256 in contents or same(film.patient) in patients for film in here]
+        theirs = set(map(same, self._facts["learned"]["patients"]))
+        # As these films say it, too: what was learned may have been read by other rules.
+        theirs |= {
+            same(film.patient)
+            for film in patients.joined(gathered.films)
+            if film.sha256 in contents and film.known_by != whose.UNSAID
+        }
+        known = [film.sha256 in contents or same(film.patient) in theirs for film in here]
         return Films(
             gathered=gathered,
             positive=positive,
@@ -190,16 +198,14 @@ class Night:
         )
 
     def _frozen(
-        self, gathered: Gathered, patient_pattern: str | None, seed: int, report: Report
+        self, gathered: Gathered, said: Whose, seed: int, report: Report
     ) -> tuple[Judged, ...]:
         """The films that models are compared on: those of earlier nights, or chosen now."""
         if self._facts["frozen"] is not None:
             return frozen.from_csv(self._facts["frozen"])
         given = self._rules.get("evaluate_on")
         if given:
-            judged = frozen.of_source(
-                Path(given), patient_pattern=patient_pattern, labels=gathered.labels
-            )
+            judged = frozen.of_source(Path(given), said, gathered.labels)
         else:
             learned = frozenset(self._facts["learned"]["films"])
             judged = frozen.choose(gathered, learned=learned, seed=seed)
@@ -227,7 +233,7 @@ class Night:
         seen = [film for film, could in zip(counted, readable, strict=True) if could]
         truth = _truth(seen, positive)
         sides = [verdict.Side(score=s.score[readable], threshold=s.threshold) for s in outputs]
-        figures = [_figures(side, truth) for side in sides]
+        figures = [_figures(side, truth, whose.state(seen)) for side in sides]
         missing = len(films.missing)
         answer: dict[str, Any] = {
             "candidate": figures[0],
@@ -281,6 +287,8 @@ class Night:
             found.append(f"{unreadable} cannot be read")
         if films.missing:
             found.append(f"{len(films.missing)} were removed or changed")
+        if whose.state(films.judged) == "unknown":
+            found.append("nothing says whose these films are, so that intervals are too narrow")
         if not self._facts["champion"]["known"]:
             found.append("the champion was imported, and may have learned from any of them")
         return f" ({'; '.join(found)})" if found else ""
@@ -333,11 +341,14 @@ def _truth(films: Sequence[Judged], positive: str) -> NDArray[np.bool_]:
     return np.array([film.name == positive for film in films], dtype=np.bool_)
 
 
-def _figures(side: verdict.Side, truth: NDArray[np.bool_]) -> dict[str, float] | None:
+def _figures(
+    side: verdict.Side, truth: NDArray[np.bool_], patients_are: str
+) -> dict[str, float] | None:
     """A model's row of evaluations; None where there is nothing that could be one."""
     if not len(truth) or not np.isfinite(side.score).all():
         return None
-    return {**metrics.summary(side.score, truth, side.threshold), "n_films": len(truth)}
+    found = metrics.summary(side.score, truth, side.threshold, patients=patients_are)
+    return {**found, "n_films": len(truth)}
 
 
 def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:

@@ -13,6 +13,7 @@ from tests.support import films
 from tests.support.paths import SHARED
 from tests.trainer import samples
 from trainer.data import dataset
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
 KERMANY = SHARED / "data" / "kermany_224"
@@ -50,13 +51,13 @@ def test_a_film_belongs_to_the_patient_that_its_name_says(
 @pytest.mark.parametrize("pattern", [r"_(\d+)_", r"_(?P<patient>\d+)_", r"(?<=_)\d+(?=_)"])
 def test_a_pattern_of_the_callers_finds_the_patient(tmp_path: Path, pattern: str) -> None:
     samples.write(tmp_path, "A/a_17_1.png", "A/a_18_1.png", "B/b_17_1.png", "B/b_19_1.png")
-    data = dataset.read(tmp_path, patient_pattern=pattern, positive="B")
+    data = dataset.read(tmp_path, said=Whose(pattern=pattern), positive="B")
     assert [film.patient for film in data.films] == ["17", "18", "17", "19"]
 
 
-def test_a_pattern_that_is_no_regular_expression_is_named(tmp_path: Path) -> None:
+def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
     with pytest.raises(DatasetError, match="no regular expression"):
-        dataset.read(tmp_path, patient_pattern="(")
+        Whose(pattern="(")
 
 
 def test_classes_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
