@@ -153,12 +153,9 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     )
     names = Names(key=bytes.fromhex(work["names_key"]), everything=bool(spec.get("hash_names")))
     night = night_child.Night(Path(work["night"]), names) if work.get("night") else None
-    said = Whose(
-        naming=spec.get("naming", FIRST_NAMING),
-        pattern=spec.get("patient_pattern"),
-        key=lambda: names.key,
-    )
-    if "naming" not in spec:
+    naming, pattern = spec.get("naming"), spec.get("patient_pattern")
+    said = Whose(naming=naming or FIRST_NAMING, pattern=pattern, key=lambda: names.key)
+    if naming is None:
         report("note", text=OF_BEFORE)
     found = _gathered(spec, options, said, night, report)
     data = dataset.settle(

@@ -158,12 +158,7 @@ def test_a_job_of_an_older_release_goes_on_by_its_rules_and_says_so(
     films = tmp_path / "films"
     shutil.copytree(labelled, films)
     (films / "PNEUMONIA").rename(films / "EFFUSION")
-    for film in sorted(films.rglob("*.*")):
-        who, n = film.stem.split("_")
-        film.with_name(who).mkdir(exist_ok=True)
-        film.rename(film.with_name(who) / f"view{n}{film.suffix}")
-    spec = {name: value for name, value in samples.TRAINING.items() if name != "naming"}
-    with started(tmp_path / "old", films, **spec, positive=None) as old:
+    with started(tmp_path / "old", films, positive=None, naming=None) as old:
         old.until("dataset")
     assert OF_BEFORE in notes(old)
     assert any(note.startswith("The disease is NORMAL, against EFFUSION") for note in notes(old))
