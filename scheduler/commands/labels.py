@@ -44,14 +44,20 @@ def command() -> None:
 )
 @click.option("--label-column", help="Column of the true classes. Default: label, class or truth.")
 @output.json_option
+@click.pass_context
 def import_(
-    file: Path, job: int, name_column: str | None, label_column: str | None, as_json: bool
+    ctx: click.Context,
+    file: Path,
+    job: int,
+    name_column: str | None,
+    label_column: str | None,
+    as_json: bool,
 ) -> None:
     """Read true labels from a CSV, and print what they say of a job.
 
-    Names are those of v_predictions, to the letter, or of the files where the database has only
+    Names are those of v_predictions, or of the files where the database has only
     their hashes; item_no is understood too. Labels are the names of the model's classes. Importing
-    again replaces what a film had.
+    again replaces what a film had. Exit status: 0, or 3 where rows gave no film a label.
 
     \b
     Examples:
@@ -75,6 +81,7 @@ def import_(
         output.emit({"job_id": job, **vars(report), "metrics": found}, as_json=True)
     else:
         _report(report)
+    lost = report.unknown + report.ambiguous + report.contradicted
     if found is None:
         raise errors.Failure(
             f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
@@ -83,6 +90,9 @@ def import_(
     if not as_json:
         click.echo()
         _print(found, job)
+    if lost:
+        click.echo(f"{lost:,} of {report.rows:,} rows gave no film a label", err=True)
+        ctx.exit(errors.ITEM_ERRORS)
 
 
 def _report(report: labels.Imported) -> None:
@@ -190,12 +200,15 @@ def _header(file: Path) -> list[str]:
 def _read(file: Path) -> Iterator[list[str]]:
     """The lines of a CSV that are not empty; separated by comma, semicolon or tab."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            yield from (row for _, row in table.rows(text) if row)
-    except UnicodeDecodeError as error:
-        raise errors.Failure(
-            f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8"
-        ) from error
+        with table.opened(file) as text:
+            head, below = table.headed(text)
+            if not head:
+                return
+            yield head
+            for line, row in below:
+                if any(0xDC80 <= ord(c) <= 0xDCFF for cell in row for c in cell):
+                    raise errors.Failure(f"{file}, line {line} is no UTF-8 text; save it as UTF-8")
+                yield row
     except TableError as error:
         raise errors.Failure(f"{file}, line {error.line} is no CSV: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,24 @@ def test_a_quote_that_was_left_open_is_found_before_all_is_read() -> None:
     with pytest.raises(TableError):
         list(table.rows(text, strict=False))
     assert text.tell() < 2 * table.LONGEST_CELL
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("first", ["", "sep=;\r\n", '"sep=;"\r\n'])
+def test_what_excel_and_windows_save_is_read(tmp_path: Path, encoding: str, first: str) -> None:
+    file = tmp_path / "table.csv"
+    file.write_bytes(f"{first} name ;label;\r\nGröße 1.png;NORMAL;\r\n;;\r\n".encode(encoding))
+    with table.opened(file) as text:
+        head, below = table.headed(text)
+        line = 3 if first else 2
+        assert (head, list(below)) == (
+            ["name", "label", ""],
+            [(line, ["Größe 1.png", "NORMAL", ""])],
+        )
+
+
+def test_a_text_that_is_cut_short_is_an_error_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_bytes("name,label\na,b\n".encode("utf-16")[:-1])
+    with pytest.raises(TableError, match="cut short"), table.opened(file) as text:
+        list(table.headed(text)[1])

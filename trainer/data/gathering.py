@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from trainer import spelling
 from trainer.data import layout, manifest, patients
 from trainer.data.labelled import Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
@@ -204,7 +205,10 @@ def _corrected(
         if name not in labels:
             raise DatasetError(f"{where}: the label {name!r} is none of {listed(labels)}")
         if not sha256:
-            found = {by_path[p].sha256 for r in roots if (p := below(root, r / path)) in by_path}
+            meant = spelling.found(
+                path, lambda p: any(below(root, r / p) in by_path for r in roots)
+            )
+            found = {by_path[p].sha256 for r in roots if (p := below(root, r / meant)) in by_path}
             if len(found) > 1:
                 raise DatasetError(
                     f"{where}: {path} is a film in several folders; give its absolute path",

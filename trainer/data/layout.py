@@ -9,14 +9,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainer import clutter
 from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Source, listed
 from trainer.errors import DatasetError
 
 #: Names under which a split's folder is found, compared in lower case.
 _SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
-
-#: Files that desktop systems leave in folders.
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 #: A folder beside the classes whose name begins so is no class: `export --uncertain` sets films
 #: apart in one.
@@ -127,18 +125,19 @@ def _labels(splits: dict[str, Path], known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _folders(folder: Path, *, apart: bool = False) -> list[str]:
-    return sorted(
-        p.name
-        for p in folder.iterdir()
-        if p.is_dir() and not is_clutter(p.name) and (apart or not p.name.startswith(APART))
-    )
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    return [
+        name
+        for name in names
+        if clutter.of_folder(name) is None and (apart or not name.startswith(APART))
+    ]
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(n for n in folders if not is_clutter(n))
+        folders[:] = sorted(n for n in folders if clutter.of_folder(n) is None)
         for name in sorted(names):
-            if not is_clutter(name):
+            if clutter.of_file(name) is None:
                 yield Path(parent, name)
 
 
@@ -148,7 +147,3 @@ def _refuse(error: OSError) -> None:
             f"{error.filename} cannot be listed: {error.strerror}",
             shareable=f"a folder of films cannot be listed: {error.strerror}",
         ) from error
-
-
-def is_clutter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER

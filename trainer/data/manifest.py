@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trainer import atomic, table
+from trainer import atomic, spelling, table
 from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
 from trainer.errors import DatasetError, TableError
 
@@ -45,7 +45,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
             raise DatasetError(
                 f"{path}, line {number}: the split {split!r} is none of train, val, test"
             )
-        given = Path(row["path"])
+        given = Path(spelling.found(row["path"], lambda p: os.path.lexists(path.parent / p)))
         entries.append(
             Entry(
                 # Not resolve(): a link is a name like any other.
@@ -109,9 +109,9 @@ def write(path: Path, films: Iterable[Film], labels: Sequence[str]) -> None:
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and the cells that there are, stripped, by column in lower case."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = table.rows(file)
-            header = [name.strip().lower() for name in next(rows, (0, []))[1]]
+        with table.opened(path) as file:
+            columns, rows = table.headed(file)
+            header = [name.lower() for name in columns]
             missing = [name for name in needed if name not in header]
             if missing:
                 raise DatasetError(
@@ -119,8 +119,6 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                     f"{','.join(COLUMNS)}"
                 )
             for line, cells in rows:
-                if not cells:
-                    continue
                 if len(cells) != len(header):
                     raise DatasetError(
                         f"{path}, line {line}: {len(cells)} fields where the header "
@@ -130,7 +128,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                     name: cell if name == "path" else cell.strip()
                     for name, cell in zip(header, cells, strict=True)
                 }
-                if "path" in needed and not values["path"]:
+                if "path" in needed and not values["path"].strip():
                     raise DatasetError(f"{path}, line {line}: the path is empty")
                 yield line, values
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Names of members: how they are shown, which are clutter, which are unsafe, which came before.
+"""Names of members: how they are shown, which are no films, which are unsafe, which came before.
 
 A name is what an archive says, so it may be anything: no text at all, a path that climbs out of the
 folder it is unpacked to, or the name of another member.
@@ -6,10 +6,10 @@ folder it is unpacked to, or the name of another member.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
+
+from trainer import clutter
 
 #: Bytes of a path; Linux opens none that is longer.
 LONGEST_PATH = 4096
@@ -17,55 +17,20 @@ LONGEST_PATH = 4096
 #: Characters that are kept of each end of a path that is too long.
 _KEPT = 100
 
-#: Files that systems leave behind everywhere, by lower-case name.
-_CLUTTER = {
-    ".ds_store": "macos_metadata",
-    "thumbs.db": "windows_metadata",
-    "ehthumbs.db": "windows_metadata",
-    "desktop.ini": "windows_metadata",
-    ".directory": "linux_metadata",
-}
-
-#: Folders that systems leave behind, with all that is in them.
-_CLUTTER_FOLDERS = {
-    "__MACOSX": "macos_metadata",
-    ".AppleDouble": "macos_metadata",
-    ".Spotlight-V100": "macos_metadata",
-    ".fseventsd": "macos_metadata",
-    "@eaDir": "nas_metadata",
-    "$RECYCLE.BIN": "trash",
-    "System Volume Information": "windows_metadata",
-}
-
 
 def skipped_as(name: str) -> str | None:
     """Why an entry of this name is no film by construction, or None for a member.
 
-    The reasons are the keys of `Source.skipped`: `directory`, `macos_metadata` (`__MACOSX/`,
-    `.DS_Store`, AppleDouble `._*`), `windows_metadata` (`Thumbs.db`, `desktop.ini`),
-    `linux_metadata` (`.directory`), `nas_metadata` (`@eaDir/`) and `trash` (`.Trash*/`,
-    `$RECYCLE.BIN/`).
+    The reasons are the keys of `Source.skipped`: `directory`, and those of `trainer.clutter`.
     """
-    folder, _, base = name.rpartition("/")
-    if "\\" in base:
-        folder, base = name.replace("\\", "/").rpartition("/")[::2]
-    if not base:
+    if not name or name[-1] in "/\\":
         return "directory"
-    if folder and (reason := _folder_skipped_as(folder)):
-        return reason
-    if base[0] == "." and base.startswith("._"):
-        return "macos_metadata"
-    return _CLUTTER.get(base.lower())
+    return clutter.reason(name)
 
 
-@functools.lru_cache(maxsize=1024)
-def _folder_skipped_as(folder: str) -> str | None:
-    for part in folder.replace("\\", "/").split("/"):
-        if part in _CLUTTER_FOLDERS:
-            return _CLUTTER_FOLDERS[part]
-        if part.startswith(".Trash"):
-            return "trash"
-    return None
+def formerly(name: str) -> str:
+    """How releases up to 0.2.0 read a UTF-8 name of a zip that does not say that it is UTF-8."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("cp437")
 
 
 def place(name: str) -> tuple[str, ...]:

@@ -92,8 +92,11 @@ class ZipSource(Source):
         return f"{fingerprint_of(self._fd)}:{self._directory_digest()}"
 
     def content_id(self) -> str:
-        """Size and SHA-256 of the central directory: each member's name, place, CRC and size."""
-        return f"zip:{os.fstat(self._fd).st_size}:{self._directory_digest()}"
+        """Size and SHA-256 of the central directory: each member's name, place, CRC and size.
+
+        With the version of how names are read and which are skipped: older releases listed others.
+        """
+        return f"zip2:{os.fstat(self._fd).st_size}:{self._directory_digest()}"
 
     def _directory_digest(self) -> str:
         digest = hashlib.sha256()
@@ -388,11 +391,15 @@ def _zip64(field: bytes, *values: int) -> Iterator[int]:
 
 
 def _name(raw: bytes, flags: int, extra: bytes) -> str:
-    """UTF-8 where the entry says so (flag or Info-ZIP's Unicode field), code page 437 otherwise."""
+    """UTF-8 where the entry says so (flag or Info-ZIP's Unicode field) or its bytes are; else code
+    page 437."""
     if flags & _UTF8:
         return raw.decode("utf-8", "surrogateescape")
     field = _field(extra, 0x7075)
     # Version 1, then the CRC of the plain name: it is stale where a program renamed the entry.
     if field[:5] == b"\x01" + zlib.crc32(raw).to_bytes(4, "little"):
         return field[5:].decode("utf-8", "surrogateescape")
-    return raw.decode("cp437")
+    try:
+        return raw.decode()  # as macOS writes it, which does not say so
+    except UnicodeDecodeError:
+        return raw.decode("cp437")

@@ -12,16 +12,13 @@ import stat
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
+from trainer import clutter
 from worker import archive
 from worker.archive.folder import is_empty
-from worker.archive.names import skipped_as
 from worker.errors import ArchiveError, SourceTrouble
 
 #: Names of files that somebody is still writing, or that are none of a person's.
 UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
-
-#: A folder that systems make at the top of a disk, and let nobody look into.
-RESCUED = "lost+found"
 
 #: Files that are opened to find out whether any of a folder can be read.
 WITNESSES = 8
@@ -60,7 +57,7 @@ def files(folder: str) -> Iterator[Entry | None]:
         for name in names:
             place = f"{path}/{name}"
             yield None
-            if _skipped(name) or skipped_as(os.path.relpath(place, folder)):
+            if _skipped(name):
                 continue
             try:
                 status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
@@ -72,9 +69,7 @@ def files(folder: str) -> Iterator[Entry | None]:
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 some = True
                 yield Entry(place, status.st_size, status.st_mtime_ns)
-        ahead += [
-            f"{path}/{name}" for name in below if not name.startswith(".") and name != RESCUED
-        ]
+        ahead += [f"{path}/{name}" for name in below if clutter.of_folder(name) is None]
     if refused is not None and not some:
         raise _cannot(folder, refused.filename or folder, refused) from refused
 
@@ -112,8 +107,8 @@ def has_none(folder: str) -> bool:
 
 
 def _skipped(name: str) -> bool:
-    """Whether a name is that of a hidden or unfinished file."""
-    return name.startswith(".") or name.lower().endswith(UNFINISHED)
+    """Whether a name is that of clutter, or of an unfinished file."""
+    return clutter.of_file(name) is not None or name.lower().endswith(UNFINISHED)
 
 
 def can_be_kept(path: str) -> bool:

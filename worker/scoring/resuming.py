@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer import clutter
 from worker import archive
 from worker.archive import Member
+from worker.archive.names import formerly
 from worker.errors import ArchiveError
 
 
@@ -69,8 +71,10 @@ class Resumed:
 
     def _behind_all(self) -> Iterator[Member]:
         for name in self._listed:
+            if clutter.reason(name) is not None:
+                continue  # an older release took it for a film
             member = next(self._members, None)
-            if member is None or member.name != name:
+            if member is None or name not in (member.name, formerly(member.name)):
                 raise ArchiveError(
                     "changed", f"{self._uri} was changed while it was listed; submit it again"
                 )

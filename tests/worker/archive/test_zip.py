@@ -293,6 +293,19 @@ def test_a_content_id_names_the_content_not_the_file(tmp_path: Path) -> None:
         with archive.open_source(str(path)) as source:
             ids.append(source.content_id())
     assert ids[0] == ids[1] != ids[2]
-    assert ids[0] is not None and ids[0].startswith(f"zip:{one.stat().st_size}:")
+    assert ids[0] is not None and ids[0].startswith(f"zip2:{one.stat().st_size}:")
     with archive.open_source(str(as_tar(tmp_path / "a.tar", films))) as source:
         assert source.content_id() is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [("Röntgen/胸.png".encode(), "Röntgen/胸.png"), ("ä.png".encode("cp437"), "ä.png")],
+    ids=["utf8", "cp437"],
+)
+def test_a_name_that_says_no_encoding_is_utf8_where_it_can_be(
+    tmp_path: Path, raw: bytes, name: str
+) -> None:
+    path = as_zip(tmp_path / "a.zip", {"A" * len(raw): b"film"})
+    path.write_bytes(path.read_bytes().replace(b"A" * len(raw), raw))
+    assert contents(path) == {name: b"film"}
