@@ -1,8 +1,8 @@
 """A pattern as an archive: the files whose paths it matches, depth first by name.
 
 `*`, `?` and `[…]` match within one name, `**` any number of folders. A name that begins with a dot
-is matched as any other, and skipped as in a folder. Linked folders are entered only where the pattern names their level, not by
-`**` (they may lead in a circle).
+is matched as any other, and skipped as in a folder. Linked folders are entered only where the
+pattern names their level, not by `**` (they may lead in a circle).
 """
 
 from __future__ import annotations
