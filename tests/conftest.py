@@ -11,10 +11,13 @@ import functools
 import os
 import shutil
 import signal
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -110,6 +113,38 @@ def clean_environment(
     for name in [name for name in os.environ if name.startswith("PNEUMOQ_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PNEUMOQ_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def closed_connections(clean_environment: None) -> Iterator[None]:
+    """A test leaves no connection to PostgreSQL open, and what its threads leave is closed here.
+
+    A thread that outlives its test returns its connection to a pool that was disposed of already.
+    Nobody would close it, and the warning about it would fail whichever test came later.
+    """
+    #: Those made in this test; whether a thread of the test's had it last.
+    opened: weakref.WeakKeyDictionary[psycopg.Connection[object], bool] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    def made(connection: object, _: object) -> None:
+        if isinstance(connection, psycopg.Connection):
+            opened[connection] = False
+
+    def taken(connection: object, _: object, __: object) -> None:
+        if isinstance(connection, psycopg.Connection) and connection in opened:
+            opened[connection] = threading.current_thread() is not threading.main_thread()
+
+    sa.event.listen(sa.Pool, "connect", made)
+    sa.event.listen(sa.Pool, "checkout", taken)
+    yield
+    sa.event.remove(sa.Pool, "connect", made)
+    sa.event.remove(sa.Pool, "checkout", taken)
+    left = [connection for connection in opened if not connection.closed]
+    forgotten = sum(not opened[connection] for connection in left)
+    for connection in left:
+        connection.close()
+    assert not forgotten, "the test leaves connections open: dispose of its engine"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -92,8 +92,13 @@ def everywhere(hospital: Hospital) -> Iterator[tuple[str, bytes]]:
 def _columns(engine: sa.Engine) -> Iterator[tuple[str, bytes]]:
     """Every value of every table, as it is stored and in pieces as a whole."""
     tables = sa.MetaData()
-    tables.reflect(engine)
     with engine.connect() as connection:
+        # The rows of a partition are those of its table.
+        parts: set[str] = set()
+        if engine.dialect.name == "postgresql":
+            query = sa.text("SELECT relname FROM pg_class WHERE relispartition")
+            parts = set(connection.execute(query).scalars())
+        tables.reflect(connection, only=lambda name, _: name not in parts)
         for table in tables.sorted_tables:
             # A token may lie across two chunks of a model's file.
             order = sorted(table.primary_key.columns, key=lambda column: str(column.name))

@@ -12,7 +12,6 @@ import sys
 import pytest
 
 from db.base.errors import nameless, unforeseen
-from tests.support.paths import ROOT
 from worker import logs
 from worker.errors import ArchiveError
 
@@ -68,23 +67,21 @@ def test_a_logged_traceback_has_its_frames_and_causes_and_no_name() -> None:
     assert NAME not in text
 
 
-@pytest.mark.parametrize("where", ["read()", "threading.Thread(target=read).start()"])
-def test_what_ends_a_process_or_a_thread_is_written_without_names(where: str) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        "read()",
+        "threading.Thread(target=read).start()",
+        # As in processes that read films, which have no handler.
+        "try: read()\nexcept OSError: logging.getLogger('x').exception('it ends')",
+    ],
+    ids=["process", "thread", "logged"],
+)
+def test_what_a_process_or_a_thread_ends_with_is_written_without_names(where: str) -> None:
     program = (
-        "import threading\nfrom worker import logs\nlogs.at_the_end()\n"
+        "import logging, threading\nfrom worker import logs\nlogs.at_the_end()\n"
         f"def read():\n    open('/{NAME}/x.png')\n{where}\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "in read" in done.stderr and "FileNotFoundError: [Errno 2]" in done.stderr
     assert NAME not in done.stderr
-
-
-def test_a_process_that_reads_films_logs_no_names_of_what_it_met() -> None:
-    code = (
-        "import logging; from worker import logs; logs.at_the_end()\n"
-        "try: open('/films/SMITH JOHN.png')\n"
-        "except OSError: logging.getLogger('x').exception('the opener ends')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert "the opener ends" in done.stderr and "No such file" in done.stderr
-    assert "SMITH" not in done.stderr

@@ -97,13 +97,9 @@ class Planner:
             log.info("job %d cannot be planned: %s (its events say more)", job_id, error.code)
             reason = str(error)
             self._write(lambda c: endings.fail(c, self._lease, reason))
-        except LeaseLost as error:
+        except (LeaseLost, Unavailable) as error:
             log.warning("job %d: planning was given up: %s", job_id, error)
         except Exception as error:
-            if connecting.away(error):
-                log.warning("job %d: planning was given up: %s", job_id,
-                            getattr(error, "orig", error))  # fmt: skip
-                return
             log.exception("job %d cannot be planned", job_id)
             met = error  # the clause's own name is gone for the lambda
             self._write(lambda c: endings.give_up(c, self._lease, "planning the job", met))

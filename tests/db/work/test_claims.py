@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from db.base.database import write
 from db.base.errors import LeaseLost
+from db.base.schema import shards
 from db.queue import jobs, leases, listings
 from db.work import claims, control
 from tests.db import given
@@ -164,6 +165,18 @@ def test_a_claimed_shard_says_what_is_in_it(database: sa.Engine) -> None:
         spec={"precision": "fp32"},
         last_error=None,
     )
+
+
+def test_the_last_word_of_an_earlier_attempt_stands_for_no_later_one(database: sa.Engine) -> None:
+    given.running(database)
+    shard = given.claimed(database)
+    write(database, lambda c: leases.hand_back_shard(c, shard, "shutting down", in_good_order=True))
+
+    again = given.claimed(database, "another")
+
+    assert again.last_error == "shutting down"
+    # Should this attempt end without a word, the row must not tell the earlier one's reason.
+    assert given.one(database, shards).last_error is None
 
 
 def test_priority_goes_before_age_and_age_before_place(database: sa.Engine) -> None:

@@ -223,12 +223,13 @@ def test_a_more_urgent_job_overtakes_within_a_shard(
     assert here.state(slow) in ("planning", "running")
     done_before = here.rows(
         """SELECT count(*) AS n FROM shards WHERE job_id = :slow AND finished_at IS NOT NULL
-           AND finished_at BETWEEN (SELECT created_at FROM jobs WHERE id = :urgent)
+           AND finished_at BETWEEN (SELECT planned_at FROM jobs WHERE id = :urgent)
                                AND (SELECT finished_at FROM jobs WHERE id = :urgent)""",
         slow=slow,
         urgent=urgent,
     )
-    # What was in hand is finished: three small shards, and one that was being claimed just then.
+    # From when it can be claimed: how long its planning takes, beside which others are scored, is
+    # the machine's. What was in hand is finished: three small shards, and one being claimed then.
     assert done_before[0].n <= 4
     database.write(here.engine, lambda c: control.cancel(c, slow, "tester@here"))
 
