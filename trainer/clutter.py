@@ -48,9 +48,19 @@ _FOLDERS = {
     "~snapshot": "snapshot",
     ".zfs": "snapshot",
     "@recently-snapshot": "snapshot",
+    "recycled": "trash",
+    "network recycle bin": "trash",
+    "found.000": "windows_metadata",
     "__pycache__": "notebook",
     ".ipynb_checkpoints": "notebook",
 }
+
+
+#: What `reason` may answer.
+REASONS = frozenset({*_FILES.values(), *_FOLDERS.values(), "hidden"})
+
+#: Those, in lower case, whose names begin as any other.
+PLAIN = tuple(name for name in (*_FILES, *_FOLDERS) if name[0].isalnum() or name[0] == "_")
 
 
 def reason(path: str) -> str | None:

@@ -1,11 +1,13 @@
 r"""Spelling: the ways in which a table may write a name that a disk or an archive writes otherwise.
 
-Spreadsheets put blanks around a name, Windows writes `\` between folders, and macOS takes letters
-with accents apart (NFD) that others write as one (NFC). As it is written a name counts first.
+Spreadsheets put blanks around a name, and save it in Windows' code page 1252; Windows writes `\`
+between folders, and macOS takes letters with accents apart (NFD) that others write as one (NFC). As
+it is written a name counts first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import unicodedata
 from collections.abc import Callable
@@ -22,8 +24,18 @@ def spellings(name: str) -> tuple[str, ...]:
     found = dict.fromkeys((name, plain, plain.replace("\\", "/")))
     for one in list(found):
         if not one.isascii():
-            found |= dict.fromkeys(_forms(one))
+            found |= dict.fromkeys((one, *_forms(one), *_forms(of_windows(one))))
     return tuple(one for one in found if one.strip())
+
+
+def of_windows(name: str) -> str:
+    """Text whose bytes are no UTF-8 as code page 1252 has it; as it is where that has it not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeError):
+            return name.encode("utf-8", "surrogateescape").decode("cp1252")
+    return name
 
 
 def found(name: str, there: Callable[[str], bool]) -> str:

@@ -26,6 +26,9 @@ LONGEST_CELL = 1 << 16
 #: Bytes by which the encoding is told.
 _HEAD = 4096
 
+#: What a separator in it does not part.
+_QUOTED = re.compile(r'"[^"]*"')
+
 _DECLARED = re.compile(r'"?sep=(.)"?[ ,;\t]*[\r\n]*', re.IGNORECASE)
 
 
@@ -71,8 +74,9 @@ def encoding_of(head: bytes) -> str:
 
 def separator(line: str) -> str | None:
     """What parts the cells of a table's first line; None where nothing does."""
-    found = max(SEPARATORS, key=line.count)
-    return found if found in line else None
+    bare = _QUOTED.sub("", line)
+    found = max(SEPARATORS, key=bare.count)
+    return found if found in bare else None
 
 
 def declared(line: str) -> str | None:
@@ -81,27 +85,26 @@ def declared(line: str) -> str | None:
     return match[1] if match else None
 
 
-def rows(
-    text: TextIO, parted_by: str | None = None, *, strict: bool = True
-) -> Iterator[tuple[int, list[str]]]:
+def rows(text: TextIO, parted_by: str | None = None) -> Iterator[tuple[int, list[str]]]:
     """Number of its last line, and cells, of each row from the text's beginning; none of a blank.
 
-    `parted_by` is found in the first line where it is not given; a line that says so counts before
-    it, and is no row. `text` is opened with `newline=""` and can be sought. `strict`: text after a
-    closing quote is an error. Raises TableError.
+    `parted_by` is found in the first line that is not blank where it is not given; a line that says
+    so counts before it, and is no row. `text` is opened with `newline=""` and can be sought. Raises
+    TableError, also for text after a closing quote.
     """
     csv.field_size_limit(LONGEST_CELL)
     before = 0
     try:
         first = text.readline(LONGEST_CELL)
-        said = declared(first)
+        said = declared(first.removeprefix("\ufeff"))
         if said is None:
+            while first and not first.strip():
+                first = text.readline(LONGEST_CELL)
             text.seek(0)
         else:
             before = 1
-        reader = csv.reader(
-            text, delimiter=said or parted_by or separator(first) or ",", strict=strict
-        )
+        delimiter = said or parted_by or separator(first) or ","
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
     except UnicodeError as error:
         raise _no_text(1) from error
     try:
@@ -116,20 +119,23 @@ def rows(
 def headed(text: TextIO) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The names of the columns, less blanks around them, and line number and cells of each row.
 
-    Rows without anything in them are left out, and so is what is empty behind the last column: a
-    spreadsheet writes both. None is named of an empty table. Raises TableError.
+    Rows without anything in them are left out, and so is what is empty behind the last column that
+    has a name: a spreadsheet writes both. None is named of an empty table. Raises TableError.
     """
     lines = rows(text)
     head = next((cells for _, cells in lines if any(map(str.strip, cells))), [])
+    columns = [name.strip().removeprefix("\ufeff").strip() for name in head]
+    while columns and not columns[-1]:
+        columns.pop()
 
     def below() -> Iterator[tuple[int, list[str]]]:
         for line, cells in lines:
             if any(map(str.strip, cells)):
-                while len(cells) > len(head) and not cells[-1].strip():
+                while len(cells) > len(columns) and not cells[-1].strip():
                     cells.pop()
                 yield line, cells
 
-    return [name.strip() for name in head], below()
+    return columns, below()
 
 
 def _no_text(line: int) -> TableError:

@@ -14,7 +14,7 @@ from db.base.errors import NotFound
 from db.queue import jobs, labels
 from scheduler import errors, session
 from scheduler.show import output
-from trainer import table
+from trainer import spelling, table
 from trainer.errors import TableError
 
 #: Headers that are understood, in lower case.
@@ -55,9 +55,10 @@ def import_(
 ) -> None:
     """Read true labels from a CSV, and print what they say of a job.
 
-    Names are those of v_predictions, or of the files where the database has only
-    their hashes; item_no is understood too. Labels are the names of the model's classes. Importing
-    again replaces what a film had. Exit status: 0, or 3 where rows gave no film a label.
+    Names are those of v_predictions, or of the files where the database has only their hashes;
+    blanks around them, backslashes and accents may be as spreadsheets write them. item_no is
+    understood too. Labels are the names of the model's classes. Importing again replaces what a
+    film had. Exit status: 0, or 3 where rows gave no film a label.
 
     \b
     Examples:
@@ -82,16 +83,18 @@ def import_(
     else:
         _report(report)
     lost = report.unknown + report.ambiguous + report.contradicted
+    advice = "" if not lost or _is_text(file) else f"; {file} is no UTF-8 text: save it as UTF-8"
     if found is None:
         raise errors.Failure(
             f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
             f'`pneumoq query "SELECT name FROM v_predictions WHERE job_id = {job} LIMIT 5"` prints'
+            + advice
         )
     if not as_json:
         click.echo()
         _print(found, job)
     if lost:
-        click.echo(f"{lost:,} of {report.rows:,} rows gave no film a label", err=True)
+        click.echo(f"{lost:,} of {report.rows:,} rows gave no film a label{advice}", err=True)
         ctx.exit(errors.ITEM_ERRORS)
 
 
@@ -205,10 +208,7 @@ def _read(file: Path) -> Iterator[list[str]]:
             if not head:
                 return
             yield head
-            for line, row in below:
-                if any(0xDC80 <= ord(c) <= 0xDCFF for cell in row for c in cell):
-                    raise errors.Failure(f"{file}, line {line} is no UTF-8 text; save it as UTF-8")
-                yield row
+            yield from (row for _, row in below)
     except TableError as error:
         raise errors.Failure(f"{file}, line {error.line} is no CSV: {error}") from error
 
@@ -225,7 +225,7 @@ def _rows(
             raise errors.Failure(
                 f"{file}, row {number}: {len(line)} fields where the header has {len(header)}"
             )
-        name, label = line[name_at], line[label_at].strip()
+        name, label = line[name_at], spelling.of_windows(line[label_at].strip())
         if not label:
             continue
         if not numbers:
@@ -236,14 +236,34 @@ def _rows(
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
 
 
-def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[str | int, str]]:
-    """The same rows with names as the database has them: hashed where names are hidden."""
+def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[labels.Item, str]]:
+    """The same rows with names as the database has them: hashed where names are hidden.
+
+    A name that may be meant otherwise than it is written becomes several.
+    """
+    from worker import archive
     from worker.machine import privacy
     from worker.scoring.shard import is_hidden, stored_name
 
     site = None
     for name, label in rows:
-        if isinstance(name, str) and is_hidden(name, hide=hide):
-            site = site or privacy.load(session.settings())
-            name = stored_name(site, name, hide=hide)
-        yield name, label
+        if isinstance(name, int):
+            yield name, label
+            continue
+        ways = dict.fromkeys(map(archive.display, spelling.spellings(name) or (name,)))
+        for way in list(ways):
+            if is_hidden(way, hide=hide):
+                site = site or privacy.load(session.settings())
+                ways[stored_name(site, way, hide=hide)] = ways.pop(way)
+        yield tuple(ways), label
+
+
+def _is_text(file: Path) -> bool:
+    """Whether all of a file is text, in an encoding that is understood."""
+    try:
+        with table.opened(file) as text:
+            for line in text:
+                line.encode()
+    except UnicodeError:
+        return False
+    return True

@@ -21,3 +21,10 @@ def test_letters_with_accents_are_known_composed_and_apart_in_each_part_of_a_pat
     written = unicodedata.normalize("NFC", MIXED)
     assert spelling.found(written, lambda name: name == MIXED) == MIXED
     assert spelling.found(f" {written}", lambda name: False) == written
+
+
+def test_bytes_that_are_no_text_may_be_those_of_windows() -> None:
+    written = "gr\udcf6\udcdfe.png"
+    assert spelling.spellings(written)[0] == written
+    assert spelling.found(written, lambda name: name == "größe.png") == "größe.png"
+    assert spelling.of_windows("\udc81") == "\udc81"

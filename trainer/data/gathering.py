@@ -109,8 +109,14 @@ def _films(
     patient_of: patients.Reader,
     unreadable: list[LeftOut],
 ) -> Iterator[Film]:
-    """The films of one source, hashed; what cannot be opened goes to `unreadable`."""
+    """The films of one source, hashed; what cannot be opened goes to `unreadable`.
+
+    Those that lie again in a copy of its folders are left out. Raises DatasetError where films are
+    not what a manifest says, or the copy has others.
+    """
     wrong: list[str] = []
+    there: set[tuple[str, str]] = set()
+    others: list[str] = []
     for entry, sha256, dicom, error in _hashed(source.entries):
         path = below(root, entry.file)
         if entry.sha256 and sha256 != entry.sha256:
@@ -118,7 +124,11 @@ def _films(
         elif error:
             reason = f"the file cannot be opened: {error}"
             unreadable.append(LeftOut(path=path, code="unreadable", reason=reason))
+        elif entry.again:
+            if (sha256, entry.name) not in there:
+                others.append(path)
         else:
+            there.add((sha256, entry.name))
             yield Film(
                 path=path,
                 label=first.labels.index(entry.name),
@@ -136,6 +146,13 @@ def _films(
             "folder that it lies in)"
         )
         raise DatasetError(f"{found}: {wrong[0]}{advice}", shareable=found + advice)
+    if others:
+        found = (
+            f"{source.root} has both train/ and another folder with train/, which is no copy: "
+            f"{len(others)} films are only there, or of another class"
+        )
+        advice = "; put them in their place, or give one of the folders by itself"
+        raise DatasetError(f"{found}: {others[0]}{advice}", shareable=found + advice)
 
 
 def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, bool, str]]:
@@ -202,6 +219,7 @@ def _corrected(
     takes: dict[str, tuple[int, int]] = {}
     for line, path, sha256, name in manifest.corrections(corrections):
         where = f"{corrections}, line {line}"
+        name = spelling.found(spelling.of_windows(name), labels.__contains__)
         if name not in labels:
             raise DatasetError(f"{where}: the label {name!r} is none of {listed(labels)}")
         if not sha256:

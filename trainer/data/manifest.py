@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     """
     entries: list[Entry] = []
     blank = 0
+    #: Class by its composed letters: as it was written first counts.
+    called = {unicodedata.normalize("NFC", name): name for name in reversed(known)}
     for number, row in _rows(path, ("path", "label")):
         if not row["label"]:
             blank += 1
@@ -45,14 +48,16 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
             raise DatasetError(
                 f"{path}, line {number}: the split {split!r} is none of train, val, test"
             )
+        label = spelling.of_windows(row["label"])
+        name = called.setdefault(unicodedata.normalize("NFC", label), label)
         given = Path(spelling.found(row["path"], lambda p: os.path.lexists(path.parent / p)))
         entries.append(
             Entry(
                 # Not resolve(): a link is a name like any other.
                 file=Path(os.path.normpath(path.parent / given)),
-                name=row["label"],
+                name=name,
                 split=split,
-                stem=below_class(given.with_suffix(""), (row["label"],)),
+                stem=below_class(given.with_suffix(""), (name,)),
                 patient=row.get("patient", ""),
                 sha256=row.get("sha256", "").lower(),
                 slice=row.get("slice", ""),

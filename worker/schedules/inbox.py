@@ -20,12 +20,15 @@ from worker.errors import ArchiveError, SourceTrouble
 #: Names of files that somebody is still writing, or that are none of a person's.
 UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
 
+#: `Entry.size` of a linked folder, which is not entered: it may lead in a circle.
+LINKED = -1
+
 #: Files that are opened to find out whether any of a folder can be read.
 WITNESSES = 8
 
 
 class Entry(NamedTuple):
-    """A file below a folder."""
+    """A file below a folder, or a linked folder."""
 
     path: str
     size: int
@@ -42,14 +45,17 @@ class Opened(NamedTuple):
 
 
 def files(folder: str) -> Iterator[Entry | None]:
-    """The files below a folder that may be films or archives; raises SourceTrouble."""
+    """The files below a folder that may be films or archives, and the folders that are links.
+
+    Raises SourceTrouble.
+    """
     refused: OSError | None = None
     some = False
     ahead = [folder]
     while ahead:
         path = ahead.pop()
         try:
-            names, below = yield from _names(path)
+            names, below, linked = yield from _names(path)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and path != folder:
                 continue  # a folder below, which is gone since it was listed
@@ -70,13 +76,17 @@ def files(folder: str) -> Iterator[Entry | None]:
                 some = True
                 yield Entry(place, status.st_size, status.st_mtime_ns)
         ahead += [f"{path}/{name}" for name in below if clutter.of_folder(name) is None]
+        for name in linked:
+            if clutter.of_folder(name) is None:
+                yield Entry(f"{path}/{name}", LINKED, 0)
     if refused is not None and not some:
         raise _cannot(folder, refused.filename or folder, refused) from refused
 
 
-def _names(path: str) -> Generator[None, None, tuple[list[str], list[str]]]:
-    """The names in a folder, sorted: of what is no folder, and of folders, the last first."""
-    names, below = [], []
+def _names(path: str) -> Generator[None, None, tuple[list[str], list[str], list[str]]]:
+    """The names in a folder, sorted: of what is no folder, of folders, the last first, and of links
+    to folders."""
+    names, below, linked = [], [], []
     with os.scandir(path) as entries:
         for entry in entries:
             yield None
@@ -86,9 +96,9 @@ def _names(path: str) -> Generator[None, None, tuple[list[str], list[str]]]:
                 is_folder = False
             if not is_folder:
                 names.append(entry.name)
-            elif not entry.is_symlink():  # it may lead in a circle
-                below.append(entry.name)
-    return sorted(names), sorted(below, reverse=True)
+            else:
+                (linked if entry.is_symlink() else below).append(entry.name)
+    return sorted(names), sorted(below, reverse=True), sorted(linked)
 
 
 def _cannot(folder: str, path: str, error: OSError) -> SourceTrouble:

@@ -16,7 +16,7 @@ from db.work.claims import Claimed
 from trainer.film import content
 from worker import archive
 from worker.archive import apart, trouble
-from worker.archive.names import formerly
+from worker.archive.names import known_as
 from worker.errors import ArchiveError, SourceTrouble
 from worker.machine.privacy import Privacy
 from worker.scoring import seeking
@@ -248,8 +248,7 @@ class Lister:
             members = (
                 m
                 for m in members
-                if (source_no, _name_hash(m.name)) in wanted
-                or (source_no, _name_hash(formerly(m.name))) in wanted
+                if any((source_no, _name_hash(name)) in wanted for name in known_as(m.name))
             )
         resumed = None
         if source_no in listed:

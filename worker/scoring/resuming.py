@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from trainer import clutter
 from worker import archive
 from worker.archive import Member
-from worker.archive.names import formerly
+from worker.archive.names import known_as
 from worker.errors import ArchiveError
 
 
@@ -70,12 +70,14 @@ class Resumed:
                 raise
 
     def _behind_all(self) -> Iterator[Member]:
+        member = next(self._members, None)
         for name in self._listed:
-            if clutter.reason(name) is not None:
-                continue  # an older release took it for a film
-            member = next(self._members, None)
-            if member is None or name not in (member.name, formerly(member.name)):
+            if member is not None and name in known_as(member.name):
+                member = next(self._members, None)
+            elif clutter.reason(name) is None:  # else an older release took it for a film
                 raise ArchiveError(
                     "changed", f"{self._uri} was changed while it was listed; submit it again"
                 )
+        if member is not None:
+            yield member
         yield from self._members
