@@ -86,7 +86,9 @@ def files(folder: str) -> Iterator[Entry | None]:
 def _names(path: str) -> Generator[None, None, tuple[list[str], list[str], list[str]]]:
     """The names in a folder, sorted: of what is no folder, of folders, the last first, and of links
     to folders."""
-    names, below, linked = [], [], []
+    names: list[str] = []
+    below: list[str] = []
+    linked: list[str] = []
     with os.scandir(path) as entries:
         for entry in entries:
             yield None

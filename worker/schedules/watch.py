@@ -176,11 +176,11 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     for folder in folders:
         entries = apart.each(str(folder), disks.patience_s, inbox.files, str(folder))
         below: dict[str, Seen] = {}
-        for entry in entries:
-            if entry.size == inbox.LINKED:
-                linked[entry.path] = LINKED
+        for seen in (Seen(*entry) for entry in entries):
+            if seen.size == inbox.LINKED:
+                linked[seen.path] = LINKED
             else:
-                below[entry.path] = Seen(*entry)
+                below[seen.path] = seen
         if not below:
             _check_mounted(engine, schedule_id, folder, disks)
         there |= below
