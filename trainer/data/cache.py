@@ -60,6 +60,11 @@ class Pixels:
         """A batch, `uint8 [N, 1, S, S]`, copied out of the file."""
         return self.planes[rows][:, None]
 
+    def each(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """These planes, `uint8 [1, S, S]` each, where they lie in the file."""
+        planes = np.asarray(self.planes)
+        return [planes[row][None] for row in rows]
+
 
 class _Unread(FilmError):
     """A film could not be read, which says nothing about its content."""
