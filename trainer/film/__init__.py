@@ -2,6 +2,7 @@
 
 Start at `rules`: `decode` is the one way in, and the rules themselves are its first page. It asks
 `content` what a file is, `dicom` (with `dicom_pixels` and `codestream`) for a DICOM's gray values,
-`grayscale` for windows and colour, `damage` for what Pillow overlooks, and `refusals` for what is
-intact but no film. `gpu` decodes JPEGs on an NVIDIA GPU to the same pixels; only it needs torch.
+`pictures` for those of all else, `grayscale` for windows and colour, `damage` (with `jpeg`) for
+what Pillow overlooks, and `refusals` for what is intact but no film. `gpu` decodes JPEGs on an
+NVIDIA GPU to the same pixels; only it needs torch.
 """
