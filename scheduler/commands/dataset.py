@@ -13,13 +13,18 @@ import click
 
 from scheduler import errors, session
 from scheduler.show import output
+from trainer.acquisition import sheet as sheets
 from trainer.data import checkup, classes, division, whose
 from trainer.data.checkup import Checkup, Sizes
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose
+from trainer.film import rules
 
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}
+
+#: Films of a group's own class on its sheet; the rest of a row is for those of others.
+SHOWN = 5
 
 LABELS = click.option(
     "--labels",
@@ -58,6 +63,11 @@ def command() -> None:
 @LABELS
 @POSITIVE
 @PATIENT_PATTERN
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw films of groups that look acquired alike and are of one class into this PNG.",
+)
 @WORKERS
 @output.json_option
 @click.pass_context
@@ -67,6 +77,7 @@ def check(
     labels: Path | None,
     positive: str | None,
     patient_pattern: str | None,
+    sheet: Path | None,
     workers: int,
     as_json: bool,
 ) -> None:
@@ -75,12 +86,14 @@ def check(
     DATA is what `pneumoq train` takes. Every film is decoded once. Looked for are files that cannot
     be read, copies and near copies (also of another size or compression), patients and pictures on
     two sides of a split, classes that are small, rare or told apart by their file sizes, classes of
-    which none is plainly the disease, and labels.txt that disagrees. Exit status: 0 ready, 3 usable
-    with doubts, 2 not usable.
+    which none is plainly the disease, films that look acquired alike (a burned-in mark, a frame, a
+    tone curve, their sharpness or size) and are nearly all of one class, and labels.txt that
+    disagrees. Exit status: 0 ready, 3 usable with doubts, 2 not usable.
 
     \b
     Examples:
       pneumoq dataset check /data/chest_xray
+      pneumoq dataset check /data/chest_xray --sheet groups.png
       pneumoq dataset check /data/chest_xray --json
     """
     found = checkup.check(
@@ -91,11 +104,15 @@ def check(
         workers=workers,
         report=_counter("looking at films"),
     )
+    if sheet is not None:
+        _draw(found, sheet)
     status = STATUS[found.worst]
     if as_json:
         output.emit({"status": status, **_plain(found)}, as_json=True)
     else:
         _print(found, data)
+        if sheet is not None and found.groups:
+            click.echo(f"The groups' films are drawn in {output.printable(str(sheet))}.")
     ctx.exit(status)
 
 
@@ -227,6 +244,7 @@ def _print(found: Checkup, data: tuple[Path, ...]) -> None:
         if found.positive is not None:
             click.echo(output.printable(classes.meaning(names, found.positive)))
         click.echo()
+        _groups(found)
     reasons = [f for f in found.findings if f.level == found.worst != "note"]
     notes = [f for f in found.findings if f not in reasons]
     colour = {"bad": "red", "doubt": "yellow", "note": "green"}[found.worst]
@@ -239,6 +257,46 @@ def _print(found: Checkup, data: tuple[Path, ...]) -> None:
         click.echo("Also:" if reasons else "Good to know:")
     for finding in notes:
         click.echo(f"  - {output.printable(finding.text)}")
+
+
+def _groups(found: Checkup) -> None:
+    """A row for each group that is nearly of one class."""
+    if not found.groups:
+        return
+    names = list(found.groups[0].films)
+    rows = [(group.what, *group.films.values(), group.patients) for group in found.groups]
+    output.grid(["look alike: films with", *names, "patients"], rows)
+    click.echo()
+
+
+def _draw(found: Checkup, path: Path) -> None:
+    """Draw up to five films of each group's class and three of others. ClickException if it fails."""
+    if found.root is None or not found.groups:
+        return
+    rows = []
+    for group in found.groups:
+        other = sum(n for name, n in group.films.items() if name != group.label)
+        less, most = group.paths[:other], group.paths[other:]
+        few = min(len(less), sheets.COLUMNS - min(len(most), SHOWN))
+        spread = [most[i * len(most) // SHOWN] for i in range(min(SHOWN, len(most)))]
+        chosen = [
+            *((path, group.label) for path in spread),
+            *((path, "other") for path in less[:few]),
+        ]
+        films = [
+            (rules.decode((found.root / path).read_bytes(), sheets.TILE), name)
+            for path, name in chosen
+        ]
+        heading = f"{sum(group.films.values())} films with {group.what}: " + ", ".join(
+            f"{n} {name}" for name, n in group.films.items()
+        )
+        rows.append(sheets.Row(heading=heading, films=films, box=group.box))
+    try:
+        sheets.draw(rows).save(path, format="PNG")
+    except OSError as error:
+        raise click.ClickException(
+            f"{path} cannot be written: {error.strerror}; give another file to --sheet"
+        ) from error
 
 
 def _sizes(sizes: dict[str, Sizes], classes: list[str]) -> list[tuple[str, ...]]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.acquisition.marks import COLUMNS, KINDS, ROWS, SIDE, Marks
+from trainer.acquisition.looks import Looks
+from trainer.acquisition.marks import KINDS, SIDE, Marks
 
 #: A group has at least so many films, and at least this share of all.
 FEWEST, SHARE = 20, 0.015
@@ -34,8 +35,8 @@ SLACK, GAP = 1.25, 2.0
 SPOT_PIXELS, SPOT_SHARE = 4, 0.5
 
 #: Marks have a place where half of them are within so many pixels of it. Those at one place are one
-#: mark that the film's edge or the threshold cut in several ways: boxes that share this part of both
-#: and pictures that correlate at all, or boxes beside one another and pictures that correlate well.
+#: mark that the film's edge or the threshold cut in several ways: boxes that share this part of
+#: both and pictures that correlate at all, or boxes side by side and pictures that correlate well.
 PLACE_PIXELS, PLACE_SHARED, PLACE_LIKENESS = 8, 0.5, (0.3, 0.6)
 
 #: A set of marks that may be a part of a group has this part of its least number.
@@ -50,26 +51,6 @@ ANCHORS, TOGETHER, ANCHORS_LEAST, PATTERN = 2000, 0.6, 6, 0.65
 LEARNED_FROM = 6000
 
 Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What is kept of N films."""
-
-    marks: Marks
-    #: int32 [E] each, `marks.edges`: film, ascending, and place.
-    edges: tuple[NDArray[np.int32], NDArray[np.int32]]
-    #: int16 [N, 8], `measures.frames`.
-    frames: NDArray[np.int16]
-    #: float32 [N, V, 2], `measures.sharpness` at V sizes.
-    sharpness: NDArray[np.float32]
-    #: float16 [N, 252], `measures.tone`.
-    tone: NDArray[np.float16]
-    #: int32 [N, 2], width and height as stored.
-    sizes: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.frames)
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,7 @@ def _lumps(
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6))
 
 
 def _marks(marks: Marks, fewest: int) -> Iterator[Group]:
@@ -213,9 +194,7 @@ def _is_one(a: _Place, b: _Place) -> bool:
     return bool(close and likeness >= PLACE_LIKENESS[1])
 
 
-def _like(
-    marks: Marks, rows: Rows, middle: NDArray[np.float32], size: NDArray[np.float32]
-) -> Rows:
+def _like(marks: Marks, rows: Rows, middle: NDArray[np.float32], size: NDArray[np.float32]) -> Rows:
     """Those of `rows` that are like the middle of a group."""
     sides = np.log(marks.box[rows, 2:].astype(np.float32))
     rows = rows[(np.abs(sides - size) <= np.log(SAME_SIDES)).all(axis=1)]
@@ -250,9 +229,7 @@ def _of_marks(marks: Marks, rows: Rows) -> Group:
     )
 
 
-def _edges(
-    film: NDArray[np.int32], place: NDArray[np.int32], fewest: int
-) -> Iterator[Group]:
+def _edges(film: NDArray[np.int32], place: NDArray[np.int32], fewest: int) -> Iterator[Group]:
     """Films in which white ends at the same places."""
     counts = np.bincount(place, minlength=4 * SIDE * SIDE)
     anchors = np.flatnonzero(counts >= fewest)
@@ -278,9 +255,13 @@ def _edges(
         if films.size >= fewest:
             at = anchors[pattern] % (SIDE * SIDE)
             y, x = at // SIDE, at % SIDE
-            top, left_, bottom, right = (float(v) / SIDE for v in (y.min(), x.min(), y.max() + 1, x.max() + 1))
+            top, left_, bottom, right = (
+                float(v) / SIDE for v in (y.min(), x.min(), y.max() + 1, x.max() + 1)
+            )
             box = (top, left_, bottom - top, right - left_)
-            yield Group(look="mark", what=f"the same white mark at the {_where(box)}", films=films, box=box)
+            yield Group(
+                look="mark", what=f"the same white mark at the {_where(box)}", films=films, box=box
+            )
 
 
 def _where(box: tuple[float, float, float, float]) -> str:

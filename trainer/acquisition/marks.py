@@ -246,7 +246,7 @@ def _alone(
             # A film's edge ends a mark, too.
             rings.append(np.where(outside, 0, found).astype(np.float32))
     ring = np.concatenate(rings, axis=1).mean(axis=1)
-    return (ring <= RING_LEVEL) & (ring <= RING_SHARE * inside)
+    return np.asarray((ring <= RING_LEVEL) & (ring <= RING_SHARE * inside))
 
 
 def _pictures(
@@ -266,4 +266,4 @@ def _pictures(
     above = films[which, y0, x0] * (1 - right) + films[which, y0, x0 + 1] * right
     below = films[which, y0 + 1, x0] * (1 - right) + films[which, y0 + 1, x0 + 1] * right
     found = above * (1 - down) + below * down
-    return np.rint(found).astype(np.uint8).reshape(len(film), ROWS * COLUMNS)
+    return np.asarray(np.rint(found), dtype=np.uint8).reshape(len(film), ROWS * COLUMNS)

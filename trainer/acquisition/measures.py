@@ -79,4 +79,4 @@ def tone(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
     near = (counts[:-4] + counts[1:-3] + counts[3:-1] + counts[4:]) / 4
     found = (counts[2:-2] - near) / (counts[2:-2] + near + gray.size / 1250)
     found[:TONE_ENDS] = found[-TONE_ENDS:] = 0
-    return found / max(float(np.linalg.norm(found)), 1e-6)
+    return np.asarray(found / max(float(np.linalg.norm(found)), 1e-6), dtype=np.float32)

@@ -74,9 +74,7 @@ def find(
         if len(theirs) < PATIENTS or part < NEARLY or 1 - part > OTHERS * (1 - shares[label]):
             continue
         among = int((of_patient[theirs] == label).sum())
-        chance = tests * upper_tail(
-            among, int(totals.sum()), int(totals[label]), len(theirs)
-        )
+        chance = tests * upper_tail(among, int(totals.sum()), int(totals[label]), len(theirs))
         if chance <= CHANCE:
             found.append(OneSided(group, label, counts, len(theirs), chance))
     named: list[OneSided] = []
@@ -94,16 +92,16 @@ def _near(one: Group, other: Group) -> bool:
     """Whether groups may be of one look: marks whose middles are close, and whatever is no mark."""
     if one.box is None or other.box is None:
         return True
-    middles = [(top + height / 2, left + width / 2) for top, left, height, width in (one.box, other.box)]
-    return max(abs(a - b) for a, b in zip(*middles, strict=True)) <= NEAR
+    middles = [
+        (top + height / 2, left + width / 2) for top, left, height, width in (one.box, other.box)
+    ]
+    return all(abs(a - b) <= NEAR for a, b in zip(*middles, strict=True))
 
 
-def _majority(
-    who: NDArray[np.int64], labels: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
+def _majority(who: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     counts = np.zeros((int(who.max(initial=-1)) + 1, classes), np.int64)
     np.add.at(counts, (who, labels), 1)
-    return counts.argmax(axis=1)
+    return np.asarray(counts.argmax(axis=1), dtype=np.int64)
 
 
 def upper_tail(hits: int, population: int, marked: int, drawn: int) -> float:

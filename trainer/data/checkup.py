@@ -13,7 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data import classes, dataset, findings, gathering, layout, manifest, preview, whose
+from trainer.acquisition.looks import Looks
+from trainer.data import (
+    acquired,
+    classes,
+    dataset,
+    findings,
+    gathering,
+    layout,
+    manifest,
+    preview,
+    whose,
+)
+from trainer.data.acquired import Alike
 from trainer.data.dataset import Dataset
 from trainer.data.findings import Finding, Level
 from trainer.data.gathering import Gathered
@@ -59,6 +71,8 @@ class Checkup:
     findings: tuple[Finding, ...]
     #: Files that cannot be read or decoded, sorted; below the root.
     unreadable: tuple[str, ...] = ()
+    #: Films that look acquired alike and are nearly all of one class, the clearest first.
+    groups: tuple[Alike, ...] = ()
 
     @property
     def worst(self) -> Level:
@@ -104,7 +118,10 @@ def check(
             for sentence in layout.disagreements(path, gathered.labels):
                 found.append(Finding(level="bad", code="labels_txt", text=sentence))
             found += findings.manifest_classes(layout.found(path), gathered)
-    seen, broken = preview.at(gathered.root, gathered.films, workers=workers, report=report)
+    looks: list[Looks] = []
+    seen, broken = preview.at(
+        gathered.root, gathered.films, workers=workers, report=report, looks=looks
+    )
     unreadable = [*gathered.unreadable, *broken]
     found += findings.unreadable(unreadable)
     data: Dataset | None = None
@@ -126,6 +143,8 @@ def check(
     found += findings.balance(gathered)
     sizes = _sizes(gathered, seen)
     found += findings.shortcuts(gathered, data, seen)
+    alike = acquired.find(gathered, list(seen), looks)
+    found += findings.alike(gathered, alike)
     found += [
         Finding(level="note", code="note", text=note)
         for note in (data or gathered).notes
@@ -140,6 +159,7 @@ def check(
         sizes=sizes,
         findings=tuple(sorted(found, key=lambda f: ("bad", "doubt", "note").index(f.level))),
         unreadable=tuple(sorted(file.path for file in unreadable)),
+        groups=alike,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data import division, gathering, manifest, preview, whose
+from trainer.data.acquired import Alike
 from trainer.data.dataset import Dataset
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
@@ -263,6 +264,24 @@ def shortcuts(
                 f"{apart:.2f}: a network may learn how films were processed instead of what they "
                 "show; judge it on films of another source",
             )
+
+
+def alike(gathered: Gathered, groups: Sequence[Alike]) -> Iterator[Finding]:
+    """Films that look acquired alike and are nearly all of one class."""
+    total = len({film.sha256 for film in gathered.films})
+    for group in groups:
+        n, its = sum(group.films.values()), group.films[group.label]
+        others = listed(name for name in gathered.labels if name != group.label)
+        yield Finding(
+            level="doubt",
+            code="acquired_alike",
+            text=f"{_films(n)} of {group.patients} patients ({n / total:.1%} of all) have "
+            f"{group.what}, and {'all' if its == n else f'{its:,}'} of them are {group.label}: a "
+            f"network may learn that in the place of the disease, and call whatever has it "
+            f"{group.label}. Look at them (--sheet FILE.png); add films of {others} that were made "
+            "so, leave these out, or judge the model on films of another source",
+            paths=group.paths,
+        )
 
 
 def _kind_shares(gathered: Gathered, seen: dict[str, Preview]) -> dict[str, tuple[str, float]]:

@@ -1,0 +1,74 @@
+"""Looks: what is kept of each film to tell how it was acquired; about 2 KiB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.acquisition import marks, measures
+from trainer.acquisition.marks import Marks
+
+#: Side at which sharpness is measured besides SIDE: films may be smaller than that.
+SMALL = 64
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is kept of N films."""
+
+    marks: Marks
+    #: int32 [E] each, `marks.edges`: film, ascending, and place.
+    edges: tuple[NDArray[np.int32], NDArray[np.int32]]
+    #: int16 [N, 8], `measures.frames`.
+    frames: NDArray[np.int16]
+    #: float32 [N, 2, 2], `measures.sharpness` at SIDE and at SMALL.
+    sharpness: NDArray[np.float32]
+    #: float16 [N, 252], `measures.tone`.
+    tone: NDArray[np.float16]
+    #: int32 [N, 2], width and height as stored.
+    sizes: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def of(
+    films: NDArray[np.uint8],
+    small: NDArray[np.uint8],
+    tone: NDArray[np.float16],
+    sizes: NDArray[np.int32],
+) -> Looks:
+    """Looks of films, uint8 [N, SIDE, SIDE], and the same ones uint8 [N, SMALL, SMALL].
+
+    `tone` are `measures.tone` of their gray before it was brought to a size. Quickest for some 16
+    films, which stay in a processor's cache.
+    """
+    return Looks(
+        marks=marks.find(films),
+        edges=marks.edges(films),
+        frames=measures.frames(films),
+        sharpness=np.stack([measures.sharpness(films), measures.sharpness(small)], axis=1),
+        tone=tone,
+        sizes=sizes,
+    )
+
+
+def joined(some: Sequence[Looks]) -> Looks:
+    """Looks of some films after those of others."""
+    before = np.cumsum([0, *map(len, some)])
+    return Looks(
+        marks=marks.joined([one.marks for one in some], list(map(len, some))),
+        edges=(
+            np.concatenate(
+                [one.edges[0] + np.int32(n) for one, n in zip(some, before, strict=False)]
+            ),
+            np.concatenate([one.edges[1] for one in some]),
+        ),
+        frames=np.concatenate([one.frames for one in some]),
+        sharpness=np.concatenate([one.sharpness for one in some]),
+        tone=np.concatenate([one.tone for one in some]),
+        sizes=np.concatenate([one.sizes for one in some]),
+    )

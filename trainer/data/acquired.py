@@ -1,0 +1,69 @@
+"""Groups of labelled films that look acquired alike and are (nearly) of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.acquisition import groups, looks, one_sided
+from trainer.acquisition.looks import Looks
+from trainer.data.gathering import Gathered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """A group that is nearly of one class."""
+
+    #: `mark`, `frame`, `tone`, `sharpness` or `size`.
+    look: str
+    #: What its films have, in words.
+    what: str
+    #: The class that it is nearly all of.
+    label: str
+    #: Its films by class.
+    films: dict[str, int]
+    patients: int
+    #: Chance that any such group arises where looks and classes have nothing to do with each other.
+    chance: float
+    #: Where a mark mostly is: top, left, height, width as shares of the side.
+    box: tuple[float, float, float, float] | None
+    #: Its films, below the root: those of the fewer classes first.
+    paths: tuple[str, ...]
+
+
+def find(gathered: Gathered, contents: Sequence[str], some: Sequence[Looks]) -> tuple[Alike, ...]:
+    """Groups that are named, the clearest first.
+
+    `some` are looks of the films with these contents, in this order. A content counts once.
+    """
+    if not contents:
+        return ()
+    first = {film.sha256: film for film in reversed(gathered.films)}
+    films = [first[content] for content in contents]
+    found = one_sided.find(
+        groups.find(looks.joined(some)),
+        np.array([film.label for film in films], dtype=np.int64),
+        [film.patient for film in films],
+        len(gathered.labels),
+    )
+    return tuple(
+        Alike(
+            look=one.group.look,
+            what=one.group.what,
+            label=gathered.labels[one.label],
+            films=dict(zip(gathered.labels, map(int, one.counts), strict=True)),
+            patients=one.patients,
+            chance=one.chance,
+            box=one.group.box,
+            paths=tuple(
+                film.path
+                for film in sorted(
+                    (films[row] for row in one.group.films),
+                    key=lambda film: (film.label == one.label, film.path),
+                )
+            ),
+        )
+        for one in found
+    )
