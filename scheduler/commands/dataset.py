@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,39 +265,40 @@ def _groups(found: Checkup) -> None:
     if not found.groups:
         return
     names = list(found.groups[0].films)
-    rows = [(group.what, *group.films.values(), group.patients) for group in found.groups]
+    rows = [(g.what, *map(len, g.films.values()), g.patients) for g in found.groups]
     output.grid(["look alike: films with", *names, "patients"], rows)
     click.echo()
 
 
 def _draw(found: Checkup, path: Path) -> None:
-    """Draw up to five films of each group's class and three of others. ClickException if it fails."""
+    """Draw some films of each group, of its class first. ClickException where that fails."""
     if found.root is None or not found.groups:
         return
     rows = []
     for group in found.groups:
-        other = sum(n for name, n in group.films.items() if name != group.label)
-        less, most = group.paths[:other], group.paths[other:]
-        few = min(len(less), sheets.COLUMNS - min(len(most), SHOWN))
-        spread = [most[i * len(most) // SHOWN] for i in range(min(SHOWN, len(most)))]
-        chosen = [
-            *((path, group.label) for path in spread),
-            *((path, "other") for path in less[:few]),
-        ]
+        counts = {name: len(paths) for name, paths in group.films.items()}
+        chosen = [*_spread(group.films[group.label], SHOWN, group.label)]
+        for name, paths in group.films.items():
+            if name != group.label:
+                chosen += _spread(paths, sheets.COLUMNS - len(chosen), name)
         films = [
             (rules.decode((found.root / path).read_bytes(), sheets.TILE), name)
             for path, name in chosen
         ]
-        heading = f"{sum(group.films.values())} films with {group.what}: " + ", ".join(
-            f"{n} {name}" for name, n in group.films.items()
-        )
-        rows.append(sheets.Row(heading=heading, films=films, box=group.box))
+        heading = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
+        rows.append(sheets.Row(f"Films with {group.what}: {heading}", films, group.box))
     try:
         sheets.draw(rows).save(path, format="PNG")
     except OSError as error:
         raise click.ClickException(
             f"{path} cannot be written: {error.strerror}; give another file to --sheet"
         ) from error
+
+
+def _spread(paths: Sequence[str], most: int, name: str) -> list[tuple[str, str]]:
+    """No more than so many of them, from first to last, each with its class."""
+    n = min(len(paths), most)
+    return [(paths[i * len(paths) // n], name) for i in range(n)]
 
 
 def _sizes(sizes: dict[str, Sizes], classes: list[str]) -> list[tuple[str, ...]]:

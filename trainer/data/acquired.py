@@ -22,15 +22,13 @@ class Alike:
     what: str
     #: The class that it is nearly all of.
     label: str
-    #: Its films by class.
-    films: dict[str, int]
+    #: Its films by class, sorted; below the root.
+    films: dict[str, tuple[str, ...]]
     patients: int
     #: Chance that any such group arises where looks and classes have nothing to do with each other.
     chance: float
     #: Where a mark mostly is: top, left, height, width as shares of the side.
     box: tuple[float, float, float, float] | None
-    #: Its films, below the root: those of the fewer classes first.
-    paths: tuple[str, ...]
 
 
 def find(gathered: Gathered, contents: Sequence[str], some: Sequence[Looks]) -> tuple[Alike, ...]:
@@ -53,17 +51,15 @@ def find(gathered: Gathered, contents: Sequence[str], some: Sequence[Looks]) -> 
             look=one.group.look,
             what=one.group.what,
             label=gathered.labels[one.label],
-            films=dict(zip(gathered.labels, map(int, one.counts), strict=True)),
+            films={
+                name: tuple(
+                    sorted(films[row].path for row in one.group.films if films[row].label == label)
+                )
+                for label, name in enumerate(gathered.labels)
+            },
             patients=one.patients,
             chance=one.chance,
             box=one.group.box,
-            paths=tuple(
-                film.path
-                for film in sorted(
-                    (films[row] for row in one.group.films),
-                    key=lambda film: (film.label == one.label, film.path),
-                )
-            ),
         )
         for one in found
     )

@@ -270,7 +270,7 @@ def alike(gathered: Gathered, groups: Sequence[Alike]) -> Iterator[Finding]:
     """Films that look acquired alike and are nearly all of one class."""
     total = len({film.sha256 for film in gathered.films})
     for group in groups:
-        n, its = sum(group.films.values()), group.films[group.label]
+        n, its = sum(map(len, group.films.values())), len(group.films[group.label])
         others = listed(name for name in gathered.labels if name != group.label)
         yield Finding(
             level="doubt",
@@ -280,7 +280,7 @@ def alike(gathered: Gathered, groups: Sequence[Alike]) -> Iterator[Finding]:
             f"network may learn that in the place of the disease, and call whatever has it "
             f"{group.label}. Look at them (--sheet FILE.png); add films of {others} that were made "
             "so, leave these out, or judge the model on films of another source",
-            paths=group.paths,
+            paths=tuple(sorted(path for paths in group.films.values() for path in paths)),
         )
 
 
