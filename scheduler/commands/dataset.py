@@ -282,11 +282,15 @@ def _draw(found: Checkup, path: Path) -> None:
             if name != group.label:
                 chosen += _spread(paths, sheets.COLUMNS - len(chosen), name)
         films = [
-            (rules.decode((found.root / path).read_bytes(), sheets.TILE), name)
+            sheets.Tile(
+                rules.decode((found.root / path).read_bytes(), sheets.TILE),
+                name,
+                group.boxes.get(path),
+            )
             for path, name in chosen
         ]
         heading = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
-        rows.append(sheets.Row(f"Films with {group.what}: {heading}", films, group.box))
+        rows.append(sheets.Row(f"Films with {group.what}: {heading}", films))
     try:
         sheets.draw(rows).save(path, format="PNG")
     except OSError as error:

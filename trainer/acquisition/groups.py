@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.acquisition.looks import Looks
-from trainer.acquisition.marks import KINDS, SIDE, Marks
+from trainer.acquisition.looks import SMALL, Looks
+from trainer.acquisition.marks import KINDS, SIDE, Marks, Places
 
 #: A group has at least so many films, and at least this share of all.
 FEWEST, SHARE = 20, 0.015
@@ -63,14 +63,16 @@ class Group:
     what: str
     #: Rows of the films, ascending.
     films: Rows
-    #: Of marks, where they are in most films: top, left, height, width as shares of the side.
-    box: tuple[float, float, float, float] | None = None
+    #: Of marks, where each film has it: top, left, height, width in pixels of SIDE, int16 [n, 4].
+    boxes: NDArray[np.int16] | None = None
 
 
 def find(looks: Looks) -> list[Group]:
     """Groups of films, each look's largest first. The same films give the same groups."""
     fewest = max(FEWEST, round(SHARE * len(looks)))
-    found = [*_marks(looks.marks, fewest), *_edges(*looks.edges, fewest)]
+    found = [*_marks(looks.marks, fewest)]
+    for ends, side in zip(looks.ends, (SIDE, SMALL), strict=True):
+        found += _ends(ends, side, fewest)
     found += _frames(looks.frames, fewest)
     found += _tones(looks.tone.astype(np.float32), fewest)
     for view in range(looks.sharpness.shape[1]):
@@ -218,20 +220,20 @@ def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Rows]:
 
 
 def _of_marks(marks: Marks, rows: Rows) -> Group:
-    top, left, height, width = (float(v) for v in np.median(marks.box[rows], axis=0) / SIDE)
-    place = _where((top, left, height, width))
-    name = KINDS[int(marks.kind[rows[0]])].name
+    films, first = np.unique(marks.film[rows], return_index=True)
+    boxes = marks.box[rows]
     return Group(
         look="mark",
-        what=f"the same {_MARK[name]} at the {place}",
-        films=np.unique(marks.film[rows]).astype(np.int64),
-        box=(top, left, height, width),
+        what=f"the same {_MARK[KINDS[int(marks.kind[rows[0]])].name]} {_place_of(boxes)}",
+        films=films.astype(np.int64),
+        boxes=boxes[first],
     )
 
 
-def _edges(film: NDArray[np.int32], place: NDArray[np.int32], fewest: int) -> Iterator[Group]:
-    """Films in which white ends at the same places."""
-    counts = np.bincount(place, minlength=4 * SIDE * SIDE)
+def _ends(ends: Places, side: int, fewest: int) -> Iterator[Group]:
+    """Films in which something bright ends at the same places."""
+    film, place = ends
+    counts = np.bincount(place, minlength=4 * side * side)
     anchors = np.flatnonzero(counts >= fewest)
     anchors = anchors[np.argsort(-counts[anchors], kind="stable")[:ANCHORS]]
     number = np.full(len(counts), -1, np.int64)
@@ -253,23 +255,24 @@ def _edges(film: NDArray[np.int32], place: NDArray[np.int32], fewest: int) -> It
             continue
         films = np.flatnonzero(has[:, pattern].mean(axis=1) >= PATTERN)
         if films.size >= fewest:
-            at = anchors[pattern] % (SIDE * SIDE)
-            y, x = at // SIDE, at % SIDE
-            top, left_, bottom, right = (
-                float(v) / SIDE for v in (y.min(), x.min(), y.max() + 1, x.max() + 1)
-            )
-            box = (top, left_, bottom - top, right - left_)
+            y, x = np.divmod(anchors[pattern] % (side * side), side)
+            box = np.array([[y.min(), x.min(), np.ptp(y) + 1, np.ptp(x) + 1]]) * SIDE // side
             yield Group(
-                look="mark", what=f"the same white mark at the {_where(box)}", films=films, box=box
+                look="mark",
+                what=f"the same bright mark {_place_of(box)}",
+                films=films,
+                boxes=np.repeat(box.astype(np.int16), films.size, axis=0),
             )
 
 
-def _where(box: tuple[float, float, float, float]) -> str:
-    top, left, height, width = box
+def _place_of(boxes: NDArray[np.int16]) -> str:
+    """Where most of them are, and how large, in words."""
+    top, left, height, width = (float(v) / SIDE for v in np.median(boxes, axis=0))
     down, across = top + height / 2, left + width / 2
     where = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else "middle"
     side = "left" if across < 1 / 3 else "right" if across > 2 / 3 else "middle"
-    return where if side == "middle" else f"{where} {side}"
+    place = where if side == "middle" else f"{where} {side}"
+    return f"at the {place}, {height:.0%} high and {width:.0%} wide"
 
 
 _MARK = {"letters": "mark", "bright area": "bright mark", "dark area": "dark mark"}

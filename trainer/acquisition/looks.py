@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.acquisition import marks, measures
-from trainer.acquisition.marks import Marks
+from trainer.acquisition.marks import Marks, Places
 
 #: Side at which sharpness is measured besides SIDE: films may be smaller than that.
 SMALL = 64
@@ -20,8 +20,8 @@ class Looks:
     """What is kept of N films."""
 
     marks: Marks
-    #: int32 [E] each, `marks.edges`: film, ascending, and place.
-    edges: tuple[NDArray[np.int32], NDArray[np.int32]]
+    #: `marks.white_ends` at SIDE, and `marks.steps` at SMALL.
+    ends: tuple[Places, Places]
     #: int16 [N, 8], `measures.frames`.
     frames: NDArray[np.int16]
     #: float32 [N, 2, 2], `measures.sharpness` at SIDE and at SMALL.
@@ -48,7 +48,7 @@ def of(
     """
     return Looks(
         marks=marks.find(films),
-        edges=marks.edges(films),
+        ends=(marks.white_ends(films), marks.steps(small)),
         frames=measures.frames(films),
         sharpness=np.stack([measures.sharpness(films), measures.sharpness(small)], axis=1),
         tone=tone,
@@ -58,17 +58,17 @@ def of(
 
 def joined(some: Sequence[Looks]) -> Looks:
     """Looks of some films after those of others."""
-    before = np.cumsum([0, *map(len, some)])
     return Looks(
         marks=marks.joined([one.marks for one in some], list(map(len, some))),
-        edges=(
-            np.concatenate(
-                [one.edges[0] + np.int32(n) for one, n in zip(some, before, strict=False)]
-            ),
-            np.concatenate([one.edges[1] for one in some]),
-        ),
+        ends=(_numbered(some, 0), _numbered(some, 1)),
         frames=np.concatenate([one.frames for one in some]),
         sharpness=np.concatenate([one.sharpness for one in some]),
         tone=np.concatenate([one.tone for one in some]),
         sizes=np.concatenate([one.sizes for one in some]),
     )
+
+
+def _numbered(some: Sequence[Looks], which: int) -> Places:
+    before = np.cumsum([0, *map(len, some)])
+    film = [one.ends[which][0] + np.int32(n) for one, n in zip(some, before, strict=False)]
+    return np.concatenate(film), np.concatenate([one.ends[which][1] for one in some])

@@ -8,6 +8,7 @@ where a mark ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,9 @@ RING_POINTS = 12
 
 #: White is at least this, and what white ends at is at most that.
 WHITE, NOT_WHITE = 250, 232
+
+#: What is bright, and a step from it, in gray levels.
+BRIGHT, STEP = 150, 40
 
 #: Marks of one film and kind, the highest first.
 MOST = 12
@@ -111,21 +115,45 @@ def joined(some: list[Marks], counts: list[int] | None = None) -> Marks:
     )
 
 
-def edges(films: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Where white ends sharply: film int32 [E] and place int32 [E], ascending, of [N, SIDE, SIDE].
+Places = tuple[NDArray[np.int32], NDArray[np.int32]]
+
+
+def white_ends(films: NDArray[np.uint8]) -> Places:
+    """Where white ends sharply in films uint8 [N, S, S]: which film, ascending, and the place.
 
     What is burned in at one place ends at the same pixels in each film, whatever it lies on. A
-    place is a pixel and one of four directions: direction * SIDE² + row * SIDE + column.
+    place is a pixel and one of four directions: direction * S² + row * S + column.
     """
-    white, dark = films >= WHITE, films <= NOT_WHITE
-    found = np.zeros((len(films), 4, SIDE, SIDE), np.bool_)
-    np.logical_and(white[:, :-1], dark[:, 1:], out=found[:, 0, :-1])
-    np.logical_and(white[:, 1:], dark[:, :-1], out=found[:, 1, 1:])
-    np.logical_and(white[:, :, :-1], dark[:, :, 1:], out=found[:, 2, :, :-1])
-    np.logical_and(white[:, :, 1:], dark[:, :, :-1], out=found[:, 3, :, 1:])
-    top, bottom, sides = round(TOP * SIDE), round((1 - BOTTOM) * SIDE), round(SIDES * SIDE)
-    found[:, :, top:bottom, sides : SIDE - sides] = False
-    film, place = np.divmod(np.flatnonzero(found), 4 * SIDE * SIDE)
+    return _ends(films, WHITE, lambda _, beside: beside <= NOT_WHITE)
+
+
+def steps(films: NDArray[np.uint8]) -> Places:
+    """Where what is bright ends in a step, as `white_ends`: letters of small films are not white."""
+    return _ends(films, BRIGHT, lambda pixel, beside: beside <= pixel - np.uint8(STEP))
+
+
+_Test = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
+
+#: Rows and columns of pixels, and of their neighbours below, above, at the right and at the left.
+_ALL, _BUT_FIRST, _BUT_LAST = slice(None), slice(1, None), slice(None, -1)
+_NEIGHBOURS = (
+    ((_ALL, _BUT_LAST, _ALL), (_ALL, _BUT_FIRST, _ALL)),
+    ((_ALL, _BUT_FIRST, _ALL), (_ALL, _BUT_LAST, _ALL)),
+    ((_ALL, _ALL, _BUT_LAST), (_ALL, _ALL, _BUT_FIRST)),
+    ((_ALL, _ALL, _BUT_FIRST), (_ALL, _ALL, _BUT_LAST)),
+)
+
+
+def _ends(films: NDArray[np.uint8], bright: int, ends: _Test) -> Places:
+    """Places of pixels that are bright, and whose neighbour passes the test, near the edges."""
+    side = films.shape[1]
+    found = np.zeros((len(films), 4, side, side), np.bool_)
+    for direction, (pixel, beside) in enumerate(_NEIGHBOURS):
+        its = films[pixel]
+        found[:, direction][pixel] = (its >= bright) & ends(its, films[beside])
+    top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
+    found[:, :, top:bottom, sides : side - sides] = False
+    film, place = np.divmod(np.flatnonzero(found), 4 * side * side)
     return film.astype(np.int32), place.astype(np.int32)
 
 

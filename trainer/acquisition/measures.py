@@ -11,6 +11,9 @@ FRAME_LEVELS = 4
 #: A frame is looked for to this share of the side, and its lines are looked at without their ends.
 FRAME_DEPTH, FRAME_ENDS = 0.18, 0.1
 
+#: Of films up to this side sharpness is measured in the whole.
+WHOLE = 96
+
 #: Gray levels that are left out at either end of `tone`: black and white are often clipped.
 TONE_ENDS = 2
 
@@ -45,9 +48,9 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How much finer detail falls behind coarser one: float32 [N, 2], of films uint8 [N, S, S].
 
     Logarithms of the ratio of mean Haar coefficients of the first and the second level: diagonal
-    ones, and the others. In the middle half of the film, where the anatomy is.
+    ones, and the others. Of large films in the middle half, where the anatomy is.
     """
-    side = films.shape[1] // 8 * 4
+    side = films.shape[1] // 8 * (4 if films.shape[1] > WHOLE else 8)
     start = (films.shape[1] - side) // 2
     level = films[:, start : start + side, start : start + side].astype(np.int32)
     found = []

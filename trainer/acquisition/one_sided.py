@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.acquisition.groups import Group
+from trainer.acquisition.marks import SIDE
 
 #: A group is nearly of one class from this share of its films on, where the other classes have at
 #: most OTHERS times the share that they have among all films.
@@ -90,12 +91,12 @@ def find(
 
 def _near(one: Group, other: Group) -> bool:
     """Whether groups may be of one look: marks whose middles are close, and whatever is no mark."""
-    if one.box is None or other.box is None:
+    if one.boxes is None or other.boxes is None:
         return True
-    middles = [
-        (top + height / 2, left + width / 2) for top, left, height, width in (one.box, other.box)
-    ]
-    return all(abs(a - b) <= NEAR for a, b in zip(*middles, strict=True))
+    a, b = (
+        np.median(boxes[:, :2] + boxes[:, 2:] / 2, axis=0) for boxes in (one.boxes, other.boxes)
+    )
+    return bool((np.abs(a - b) <= NEAR * SIDE).all())
 
 
 def _majority(who: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -23,14 +23,23 @@ PAPER, INK, FRAME = (24, 24, 24), (235, 235, 235), (255, 176, 0)
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One film."""
+
+    #: uint8 [TILE, TILE].
+    film: NDArray[np.uint8]
+    #: Its class.
+    name: str
+    #: Top, left, height and width of a mark as shares of the side.
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One group."""
 
     heading: str
-    #: Up to COLUMNS films, uint8 [TILE, TILE], each with its class.
-    films: Sequence[tuple[NDArray[np.uint8], str]]
-    #: Top, left, height and width of a mark as shares of the side.
-    box: tuple[float, float, float, float] | None = None
+    films: Sequence[Tile]
 
 
 def draw(rows: Sequence[Row]) -> Image.Image:
@@ -42,16 +51,13 @@ def draw(rows: Sequence[Row]) -> Image.Image:
     for number, row in enumerate(rows):
         y = number * height + GAP
         pen.text((GAP, y), row.heading, fill=INK, font=font)
-        for column, (film, name) in enumerate(row.films[:COLUMNS]):
-            x = GAP + column * (TILE + GAP)
-            sheet.paste(Image.fromarray(film), (x, y + HEADING))
-            pen.text((x, y + HEADING + TILE + 2), name, fill=INK, font=font)
-            if row.box is not None:
-                top, left, high, wide = (round(TILE * share) for share in row.box)
-                corner = (x + max(0, left - 3), y + HEADING + max(0, top - 3))
-                end = (
-                    x + min(TILE - 1, left + wide + 3),
-                    y + HEADING + min(TILE - 1, top + high + 3),
-                )
-                pen.rectangle((*corner, *end), outline=FRAME)
+        for column, tile in enumerate(row.films[:COLUMNS]):
+            x, top = GAP + column * (TILE + GAP), y + HEADING
+            sheet.paste(Image.fromarray(tile.film), (x, top))
+            pen.text((x, top + TILE + 2), tile.name, fill=INK, font=font)
+            if tile.box is not None:
+                down, right, high, wide = (round(TILE * share) for share in tile.box)
+                first = (x + max(0, right - 3), top + max(0, down - 3))
+                last = (x + min(TILE - 1, right + wide + 3), top + min(TILE - 1, down + high + 3))
+                pen.rectangle((*first, *last), outline=FRAME)
     return sheet

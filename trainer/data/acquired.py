@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.acquisition import groups, looks, one_sided
+from trainer.acquisition.groups import Group
 from trainer.acquisition.looks import Looks
+from trainer.acquisition.marks import SIDE
 from trainer.data.gathering import Gathered
+from trainer.data.labelled import Film
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,8 @@ class Alike:
     patients: int
     #: Chance that any such group arises where looks and classes have nothing to do with each other.
     chance: float
-    #: Where a mark mostly is: top, left, height, width as shares of the side.
-    box: tuple[float, float, float, float] | None
+    #: Where films have a mark, by path: top, left, height and width as shares of the side.
+    boxes: dict[str, tuple[float, float, float, float]]
 
 
 def find(gathered: Gathered, contents: Sequence[str], some: Sequence[Looks]) -> tuple[Alike, ...]:
@@ -59,7 +62,17 @@ def find(gathered: Gathered, contents: Sequence[str], some: Sequence[Looks]) -> 
             },
             patients=one.patients,
             chance=one.chance,
-            box=one.group.box,
+            boxes=_boxes(one.group, films),
         )
         for one in found
     )
+
+
+def _boxes(group: Group, films: Sequence[Film]) -> dict[str, tuple[float, float, float, float]]:
+    if group.boxes is None:
+        return {}
+    shares = group.boxes / SIDE
+    return {
+        films[row].path: (float(top), float(left), float(height), float(width))
+        for row, (top, left, height, width) in zip(group.films, shares, strict=True)
+    }
