@@ -65,6 +65,8 @@ class Group:
     films: Rows
     #: Of marks, where each film has it: top, left, height, width in pixels of SIDE, int16 [n, 4].
     boxes: NDArray[np.int16] | None = None
+    #: 0 where films are told by the same pixels, 1 by likeness, 2 by pixels of small films.
+    blur: int = 1
 
 
 def find(looks: Looks) -> list[Group]:
@@ -261,6 +263,7 @@ def _ends(ends: Places, side: int, fewest: int) -> Iterator[Group]:
                 look="mark",
                 what=f"the same bright mark {_place_of(box)}",
                 films=films,
+                blur=0 if side == SIDE else 2,
                 boxes=np.repeat(box.astype(np.int16), films.size, axis=0),
             )
 

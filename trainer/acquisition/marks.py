@@ -128,7 +128,7 @@ def white_ends(films: NDArray[np.uint8]) -> Places:
 
 
 def steps(films: NDArray[np.uint8]) -> Places:
-    """Where what is bright ends in a step, as `white_ends`: letters of small films are not white."""
+    """Where what is bright ends in a step, as `white_ends`: small letters are not white."""
     return _ends(films, BRIGHT, lambda pixel, beside: beside <= pixel - np.uint8(STEP))
 
 

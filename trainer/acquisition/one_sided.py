@@ -34,6 +34,9 @@ MOST = 8
 #: middles are further apart than this share of the side are never the same.
 KNOWN, NEAR = 0.5, 1 / 7
 
+#: Two groups tell the same films where they share so many of those in either.
+SAME = 0.5
+
 
 @dataclass(frozen=True)
 class OneSided:
@@ -79,7 +82,8 @@ def find(
         if chance <= CHANCE:
             found.append(OneSided(group, label, counts, len(theirs), chance))
     named: list[OneSided] = []
-    for one in sorted(found, key=lambda o: (o.chance, -len(o.group.films))):
+    ranked = sorted(found, key=lambda o: (o.chance, -len(o.group.films)))
+    for one in (_sharpest(one, ranked) for one in ranked):
         known = np.zeros(len(labels), np.bool_)
         for other in named:
             if _near(one.group, other.group):
@@ -87,6 +91,20 @@ def find(
         if len(named) < most and known[one.group.films].mean() < KNOWN:
             named.append(one)
     return named
+
+
+def _sharpest(one: OneSided, found: Sequence[OneSided]) -> OneSided:
+    """Of what tells nearly the same films, what tells them most sharply."""
+    return min(
+        (o for o in found if _shared(o.group, one.group) >= SAME),
+        key=lambda other: other.group.blur,
+    )
+
+
+def _shared(one: Group, other: Group) -> float:
+    """Films in both, as a share of those in either."""
+    both = np.intersect1d(one.films, other.films, assume_unique=True).size
+    return both / (one.films.size + other.films.size - both)
 
 
 def _near(one: Group, other: Group) -> bool:
