@@ -47,6 +47,9 @@ PARTS = 4
 #: mark with this share of its places.
 ANCHORS, TOGETHER, ANCHORS_LEAST, PATTERN = 2000, 0.6, 6, 0.65
 
+#: Films with sides of less than this are small, in pixels.
+SMALL_FILMS = 112
+
 #: Of more marks or films groups are learned from so many, drawn at random.
 LEARNED_FROM = 6000
 
@@ -65,16 +68,17 @@ class Group:
     films: Rows
     #: Of marks, where each film has it: top, left, height, width in pixels of SIDE, int16 [n, 4].
     boxes: NDArray[np.int16] | None = None
-    #: 0 where films are told by the same pixels, 1 by likeness, 2 by pixels of small films.
-    blur: int = 1
+    #: Whether its films are told by the same pixels, and not by likeness.
+    exact: bool = False
 
 
 def find(looks: Looks) -> list[Group]:
     """Groups of films, each look's largest first. The same films give the same groups."""
     fewest = max(FEWEST, round(SHARE * len(looks)))
     found = [*_marks(looks.marks, fewest)]
-    for ends, side in zip(looks.ends, (SIDE, SMALL), strict=True):
-        found += _ends(ends, side, fewest)
+    # Letters of small films are not white, and of large ones a pixel is a better witness.
+    small = bool(np.median(looks.sizes) < SMALL_FILMS)
+    found += _ends(looks.ends[small], SMALL if small else SIDE, fewest)
     found += _frames(looks.frames, fewest)
     found += _tones(looks.tone.astype(np.float32), fewest)
     for view in range(looks.sharpness.shape[1]):
@@ -83,11 +87,10 @@ def find(looks: Looks) -> list[Group]:
     return found
 
 
-def _drawn(n: int) -> Rows:
-    """Rows that groups are learned from, ascending."""
-    if n <= LEARNED_FROM:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(0).permutation(n)[:LEARNED_FROM])
+def _drawn(n: int, share: float = 1.0) -> Rows:
+    """Rows that groups are learned from, ascending: no more than `share` of LEARNED_FROM."""
+    most = round(share * LEARNED_FROM)
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def _lumps(
@@ -263,7 +266,7 @@ def _ends(ends: Places, side: int, fewest: int) -> Iterator[Group]:
                 look="mark",
                 what=f"the same bright mark {_place_of(box)}",
                 films=films,
-                blur=0 if side == SIDE else 2,
+                exact=True,
                 boxes=np.repeat(box.astype(np.int16), films.size, axis=0),
             )
 
@@ -304,7 +307,7 @@ def _frames(frames: NDArray[np.int16], fewest: int) -> Iterator[Group]:
 
 
 def _tones(prints: NDArray[np.float32], fewest: int) -> Iterator[Group]:
-    drawn = _drawn(len(prints))[:: max(1, len(prints) // (LEARNED_FROM // 2))]
+    drawn = _drawn(len(prints), 0.5)
     some = _unit(prints[drawn] - prints[drawn].mean(axis=0))
     near = some @ some.T > SAME_TONE
     every = _unit(prints - prints[drawn].mean(axis=0))

@@ -34,8 +34,9 @@ MOST = 8
 #: middles are further apart than this share of the side are never the same.
 KNOWN, NEAR = 0.5, 1 / 7
 
-#: Two groups tell the same films where they share so many of those in either.
-SAME = 0.5
+#: Of two groups the exact one is named where it has at least this share of the other's number, and
+#: this share of it is in the other.
+SAME = 0.75
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,14 @@ def find(
 
 
 def _sharpest(one: OneSided, found: Sequence[OneSided]) -> OneSided:
-    """Of what tells nearly the same films, what tells them most sharply."""
-    return min(
-        (o for o in found if _shared(o.group, one.group) >= SAME),
-        key=lambda other: other.group.blur,
-    )
-
-
-def _shared(one: Group, other: Group) -> float:
-    """Films in both, as a share of those in either."""
-    both = np.intersect1d(one.films, other.films, assume_unique=True).size
-    return both / (one.films.size + other.films.size - both)
+    """What tells nearly the same films by the same pixels, where there is such a group."""
+    films = one.group.films
+    for other in found:
+        its = other.group.films
+        both = np.intersect1d(films, its, assume_unique=True).size
+        if other.group.exact and min(both / its.size, its.size / films.size) >= SAME:
+            return other
+    return one
 
 
 def _near(one: Group, other: Group) -> bool:
