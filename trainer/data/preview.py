@@ -107,12 +107,9 @@ def _look(data: bytes) -> Preview:
 def _size(data: bytes, kind: str) -> tuple[int, int]:
     """Width and height from the header of a film that was decoded already."""
     if kind == "DICOM":
-        import pydicom
+        from trainer.film import dicom
 
-        header = pydicom.dcmread(
-            io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
-        )
-        return int(header.get("Columns", 0)), int(header.get("Rows", 0))
+        return dicom.size(data)
     if kind == "PNG":  # Pillow would look at chunks that the film was decoded without
         width, height = struct.unpack_from(">2I", data, 16)
         return width, height

@@ -66,7 +66,7 @@ _NOISE = (
     "ignore",
     None,
     Warning,
-    re.compile(r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|rle)\b"),
+    re.compile(r"(PIL|pydicom|pylibjpeg|openjpeg|rle|jpeg_ls)\b"),
     0,
 )
 
