@@ -74,14 +74,16 @@ _LAYOUTS = tuple(
         r"(?:^|[/_-])(p\d{8})(?=[/_-]|$)",
         # CheXpert: patient00001/study1/view1_frontal; Kermany: person123_bacteria_456
         r"(?:^|[^a-z])(person|patient|subject|pat|pid|case)[-_ ]?(\d+)",
-        # Kermany: IM-0115-0001, NORMAL2-IM-0115-0001-0002
-        r"^(?:[^/]*[^a-z/])?(im)-(\d+)-\d+[^/]*$",
         # ChestX-ray14: 00000013_005
         r"(?:^|/)(\d{8})_\d{3}$",
         # Montgomery and Shenzhen: MCUCXR_0001_0
         r"(?:^|/)((?:MCU|CHN)CXR_\d{4})_[01]$",
     )
 )
+
+#: Kermany: IM-0115-0001, NORMAL2-IM-0115-0001-0002. Viewers write series and image so, too, into
+#: folders of patients, which therefore come first.
+_KERMANY = re.compile(r"(?:^|[^a-z])(im)-(\d+)-\d+[^/]*$", re.IGNORECASE)
 
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
 
@@ -194,6 +196,8 @@ class Reader:
             folder = folders[self._level]
             if not _is_no_patient(folder):
                 return folder, FOLDER
+        if named := _named(stem, (_KERMANY,)):
+            return named, NAME
         if uids := [part for part in folders if _UID.fullmatch(part)]:
             return uids[0], UIDS
         if _UID.fullmatch(name):
@@ -257,11 +261,11 @@ def notes(films: Sequence[Film]) -> list[str]:
     """Sentences for a person, about what is not known or only taken to be."""
     found = []
     if state(films) and (n := unknown(films)):
-        what = "patients: unknown" if state(films) == "unknown" else "Patients"
+        what = "patients: unknown, as nothing" if state(films) == "unknown" else "Nothing"
         found.append(
-            f"{what}: nothing says whose {n:,} of {len(films):,} films are, and each is taken for "
-            "a patient of its own. Where some are of one patient, a model is judged by patients "
-            f"whom it has learned: figures are too good, and intervals too narrow; {ADVICE}."
+            f"{what} says whose {n:,} of {len(films):,} films are: each is taken for a patient of "
+            "its own. Where some are of one patient, a model is judged by patients whom it has "
+            f"learned, figures are too good, and intervals too narrow; {ADVICE}."
         )
     folders = [film for film in films if film.known_by == FOLDER]
     if folders:
@@ -287,9 +291,9 @@ def _matched(match: re.Match[str]) -> str:
     return (match[1] if match.re.groups else match[0]) or ""
 
 
-def _named(stem: str) -> str:
+def _named(stem: str, layouts: Iterable[re.Pattern[str]] = _LAYOUTS) -> str:
     """The patient of a known layout; empty for any other."""
-    for layout in _LAYOUTS:
+    for layout in layouts:
         if match := layout.search(stem):
             first, *others = match.groups()
             return first.lower() + "".join(others) if others else first
