@@ -90,15 +90,17 @@ _UID = re.compile(r"\d+(?:\.\d+){3,}")
 #: Parts of a DICOMDIR path that are no patient.
 _DICOMDIR = re.compile(r"(?:ST|SE|IM)\d{5,8}", re.IGNORECASE)
 
-#: Folders that are no patient's: what films are, how they were taken, when, and parts of a set.
+#: Folders that are no patient's: what films are, how they were taken, and parts of a set.
 _NO_PATIENT = re.compile(
     r"(?:images?|imgs?|films?|x-?rays?|cxr|chest|thorax|lungs?|dicoms?|dcm|png|jpe?g|tiff?|raw|data"
     r"|dataset|files|ap|pa|ll|lat|lateral|frontal|portable|views?|train(?:ing)?|val(?:id(?:ation)?)"
     r"?|test|adults?|child(?:ren)?|male|female|bacterial?|vir(?:us|al)|cropped|resized|original"
-    r"|(?:images?|batch|part|fold|set)[-_ ]?\d*)"
-    r"|(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?",
+    r"|(?:images?|batch|part|fold|set)[-_ ]?\d*)",
     re.IGNORECASE,
 )
+
+#: Days, months and years; a single one among other numbers may be a patient's.
+_DATE = re.compile(r"(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?")
 
 #: Films per folder at most, on the average, where each is a patient's; and per folder half as many
 #: folders: a few large ones are something else.
@@ -323,6 +325,8 @@ def _folders(entries: Sequence[Entry]) -> int | None:
             if len(folders) > level and not _is_no_patient(folders[level])
         )
         n = len(sizes)
+        if all(_DATE.fullmatch(folder) for folder in sizes):
+            continue
         if n > 1 and sizes.total() <= min(_PER_FOLDER, 2 * n) * n:
             return level
     return None
@@ -333,7 +337,7 @@ def _are_shared(entries: Sequence[Entry]) -> bool:
     classes = collections.defaultdict(set)
     for name, folders in _nameless(entries):
         for level, folder in enumerate(folders):
-            if not _is_no_patient(folder):
+            if not (_is_no_patient(folder) or _DATE.fullmatch(folder)):
                 classes[level, folder].add(name)
     several = sum(len(under) > 1 for under in classes.values())
     return several >= _SHARED and several > len(classes) / 2

@@ -33,7 +33,7 @@ def dicomdir(patient: int, n: int) -> str:
 
 
 def folder(patient: int, n: int) -> str:
-    return f"{7000 + 13 * patient}/{'ab'[n // 2]}/film {n}.jpg"
+    return f"{1700 + 13 * patient}/{'ab'[n // 2]}/film {n}.jpg"
 
 
 def mimic(patient: int, n: int) -> str:
