@@ -34,11 +34,8 @@ IN_FLIGHT = 4
 #: Earlier datasets' files in which films are looked for: the newest so many.
 KEPT_FILES = 8
 
-#: Changes where the files mean something else.
-LAYOUT = "3"
-
-#: What read the films of files that do not say so.
-_FIRST_READERS = dict.fromkeys(content.READERS, 1)
+#: Changes where the files mean something else, or hold films that are left out by now.
+LAYOUT = "4"
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -62,6 +59,11 @@ class Pixels:
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """A batch, `uint8 [N, 1, S, S]`, copied out of the file."""
         return self.planes[rows][:, None]
+
+    def each(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """These planes, `uint8 [1, S, S]` each, where they lie in the file."""
+        planes = np.asarray(self.planes)
+        return [planes[row][None] for row in rows]
 
 
 class _Unread(FilmError):
@@ -166,8 +168,8 @@ def _write(
                     )
         name = _name(rule, size, order, unread)
         # The list of films first: the planes are looked at only when both are there.
-        about = {"rule": rule, "size": size, "readers": content.READERS, "films": order,
-                 "broken": broken}  # fmt: skip
+        about = {"layout": LAYOUT, "rule": rule, "size": size, "readers": content.READERS,
+                 "films": order, "broken": broken}  # fmt: skip
         atomic.replace(folder / f"{name}.json", json.dumps(about).encode())
         written.replace(folder / f"{name}.npy")
         return name
@@ -213,10 +215,10 @@ def _kept(folder: Path, rule: str, size: int) -> dict[str, tuple[NDArray[np.uint
     for path in newest[:KEPT_FILES]:
         try:
             about = json.loads(path.read_text())
-            if (about["rule"], about["size"]) != (rule, size):
+            if (about.get("layout"), about["rule"], about["size"]) != (LAYOUT, rule, size):
                 continue
             # Of which kind a film is was not kept: all are decoded anew where one reader changed.
-            if {**_FIRST_READERS, **about.get("readers", {})} != content.READERS:
+            if about["readers"] != content.READERS:
                 continue
             planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
         except (OSError, KeyError, TypeError, ValueError):

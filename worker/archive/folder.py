@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer import clutter
 from worker.archive import trouble
 from worker.archive.member import STORED, UNEXAMINED, Member
 from worker.archive.names import skipped_as
@@ -65,6 +66,9 @@ class FolderSource(Source):
                     if trouble.of_machine(error):
                         raise
                     mode, size = stat.S_IFREG, None
+                if stat.S_ISDIR(mode) and (left := clutter.of_folder(base)):
+                    self.skipped[left] += 1  # not entered: a snapshot holds all of it again
+                    continue
                 if stat.S_ISDIR(mode):
                     self.skipped["directory"] += 1
                     try:

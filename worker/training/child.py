@@ -335,8 +335,8 @@ def _derive(
     train, val = (films.rows(data.of(split)) for split in (dataset.TRAIN, dataset.VAL))
     return precisions.derive(
         path,
-        films.take(train[precisions.spread(len(train), quantise.FILMS)]),
-        films.take(val[precisions.spread(len(val), parity.FILMS)]),
+        films.each(train[precisions.spread(len(train), quantise.FILMS)]),
+        films.each(val[precisions.spread(len(val), parity.FILMS)]),
         batch=work["engine_batch"],
         threads=work["threads"],
         stop=stop.is_set,
