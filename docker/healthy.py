@@ -12,6 +12,7 @@ import time
 
 from db.base import database, workers
 from worker import config
+from worker.errors import ConfigError
 
 #: beat writes its schedule to disk at the first sweep after this many seconds (Celery's
 #: `Scheduler.sync_every`). While the broker is away it does not.
@@ -20,7 +21,10 @@ BEAT_SYNC_S = 180.0
 
 def main(arguments: list[str]) -> str | None:
     """The reason why not, or None. `beat` looks at beat, nothing at a worker."""
-    settings = config.load()
+    try:
+        settings = config.load()
+    except ConfigError as error:
+        return str(error)
     if arguments == ["beat"]:
         written = [p.stat().st_mtime for p in settings.home.glob("beat-schedule*")]
         age_s = time.time() - max(written, default=0.0)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base import migrate
-from worker import config
+from worker import config, urls
 from worker.config import Settings
 from worker.errors import ConfigError
 
@@ -48,19 +48,7 @@ def connect(chosen: Settings, variable: str = f"{config.PREFIX}DATABASE_URL") ->
     Within a command its connections are closed when the command ends. ConfigError as in `database`,
     naming the variable that the URL is from.
     """
-    try:
-        backend = sa.make_url(chosen.database_url).get_backend_name()
-    except sa.exc.ArgumentError as error:
-        raise ConfigError(
-            f"{variable} is no database URL; write sqlite:////path/of/file.db or "
-            "postgresql://user:password@host/database"
-        ) from error
-    if backend not in ("sqlite", "postgresql", "postgres"):
-        raise ConfigError(f"{variable} names {backend!r}; PneumoQ keeps SQLite or PostgreSQL")
-    if backend == "sqlite" and str(chosen.database_path or "") in ("", ".", ":memory:"):
-        raise ConfigError(
-            f"{variable} names no file, and workers could not share what is in memory"
-        )
+    urls.check_database(variable, chosen.database_url)
     try:
         engine = connecting.connect(chosen.database_url)
     except ModuleNotFoundError as error:
@@ -68,8 +56,6 @@ def connect(chosen: Settings, variable: str = f"{config.PREFIX}DATABASE_URL") ->
             f"{variable} names PostgreSQL, whose driver is not installed: "
             "pip install 'pneumoq[postgres]'"
         ) from error
-    except sa.exc.ArgumentError as error:
-        raise ConfigError(f"{variable} cannot be used: {error}") from error
     command = click.get_current_context(silent=True)
     if command is not None:
         command.find_root().call_on_close(engine.dispose)

@@ -6,6 +6,7 @@ from celery import Celery
 
 from worker import config
 from worker.config import Settings
+from worker.errors import ConfigError
 
 QUEUES = ("score", "train")
 
@@ -67,5 +68,13 @@ def make(settings: Settings) -> Celery:
     return app
 
 
+def _of_this_process() -> Celery:
+    try:
+        return make(config.load())
+    except ConfigError as error:
+        # Celery would print a traceback of whatever else is raised here.
+        raise SystemExit(f"Error: {error}") from None
+
+
 #: What `celery -A worker.app` finds.
-app = make(config.load())
+app = _of_this_process()

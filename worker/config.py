@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from worker import urls
 from worker.errors import ConfigError
 
 PREFIX = "PNEUMOQ_"
@@ -31,9 +32,6 @@ CHOICES = {"engine": ("auto", "tensorrt", "onnx"), "decode": ("cpu", "gpu")}
 #: The largest value of a setting, where it has one. Of a lease it is `leases.LONGEST_S`: what runs
 #: longer is taken to be of a clock that was wrong.
 MOST = {"lease_s": 3600.0}
-
-#: What kombu reaches a Redis or Valkey by.
-_BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 
 #: A setting that may hold a secret may be a file instead, as containers are handed secrets:
 #: `PNEUMOQ_SITE_KEY_FILE` names a file that holds what `PNEUMOQ_SITE_KEY` would be.
@@ -136,7 +134,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise ConfigError(f"this user has no home folder; set {PREFIX}HOME to a path") from error
     values["home"] = home
     values["database_url"] = _absolute(values.get("database_url", f"{_SQLITE}{home}/pneumoq.db"))
-    _check_broker(values.setdefault("broker_url", embedded_broker_url(home)))
+    for name in ("database_url", "reader_url"):
+        if name in values:
+            urls.check_database(PREFIX + name.upper(), values[name])
+    own = embedded_broker_url(home)
+    if values.setdefault("broker_url", own) != own:
+        values["broker_url"] = urls.broker(f"{PREFIX}BROKER_URL", values["broker_url"])
     _check_hooks(values.get("hook_url"), values.get("hook_command"))
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -185,19 +188,6 @@ def _absolute(url: str) -> str:
     if path == url or path in ("", ":memory:"):
         return url
     return f"{_SQLITE}{Path(path).expanduser().absolute()}"
-
-
-def _check_broker(url: str) -> None:
-    for part in url.split(";"):  # several sentinels
-        try:
-            scheme, _ = urlsplit(part).scheme, urlsplit(part).port
-        except ValueError as error:
-            raise ConfigError(f"{PREFIX}BROKER_URL is no URL: {error}") from error
-        if scheme not in _BROKERS:
-            raise ConfigError(
-                f"{PREFIX}BROKER_URL begins with {scheme!r}; give redis://host:6379/0 (for Valkey "
-                "too), rediss://, sentinel:// or redis+socket:///path"
-            )
 
 
 def _check_hooks(url: str | None, command: str | None) -> None:
@@ -327,7 +317,7 @@ def without_path(url: str) -> str:
 
 
 def _without_password(text: str) -> str:
-    text = re.sub(r"([?&]password=)[^&]*", r"\1***", text)
+    text = re.sub(r"(?i)([?&][a-z_]*password=)[^&]*", r"\1***", text)
     scheme, separator, rest = text.partition("://")
     if not separator or "@" not in rest:
         return text

@@ -224,14 +224,25 @@ def read(
 
 
 def failed_again(
-    connection: sa.Connection, run_id: int, worker_id: str, schedule_id: int, paths: Sequence[str]
+    connection: sa.Connection,
+    run_id: int,
+    worker_id: str,
+    schedule_id: int,
+    attempts: Mapping[str, int],
 ) -> None:
-    """Count an attempt for files whose job would fail once more, without there being one."""
+    """Count an attempt for files whose job would fail once more, without there being one.
+
+    `attempts` is how many each path had: should this be repeated, it is still one more.
+    """
     fence(connection, run_id, worker_id)
-    for path in sorted(paths, key=key):
+    for path in sorted(attempts, key=key):
         connection.execute(
             sa.update(watched)
-            .where(watched.c.schedule_id == schedule_id, watched.c.path_hash == key(path))
+            .where(
+                watched.c.schedule_id == schedule_id,
+                watched.c.path_hash == key(path),
+                watched.c.attempts == attempts[path],
+            )
             .values(attempts=watched.c.attempts + 1, state=_after(watched.c.attempts + 1))
         )
 

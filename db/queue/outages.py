@@ -57,7 +57,7 @@ def read(connection: sa.Connection, job_id: int, source_no: int) -> None:
         .values(trouble=None, trouble_at=None)
     )
     left = sa.exists().where(sources.c.job_id == job_id, sources.c.trouble_at.is_not(None))
-    if _any_open(connection) and not connection.execute(sa.select(left)).scalar_one():
+    if _is_out(connection, job_id) and not connection.execute(sa.select(left)).scalar_one():
         end(connection, job_id=job_id)
 
 
@@ -195,11 +195,12 @@ def _open(connection: sa.Connection, job_id: int | None, schedule_id: int | None
     ).scalar()
 
 
-def _any_open(connection: sa.Connection) -> bool:
-    """Whether there is any outage: scoring looks after each shard, and mostly there is none."""
-    return bool(
-        connection.execute(sa.select(sa.exists().where(outages.c.ended_at.is_(None)))).scalar_one()
-    )
+def _is_out(connection: sa.Connection, job_id: int) -> bool:
+    """Whether there is an outage of a job or its schedule: scoring looks after each shard."""
+    schedule = sa.select(jobs.c.schedule_id).where(jobs.c.id == job_id).scalar_subquery()
+    its = sa.or_(outages.c.job_id == job_id, outages.c.schedule_id == schedule)
+    found = sa.exists().where(outages.c.ended_at.is_(None), its)
+    return bool(connection.execute(sa.select(found)).scalar_one())
 
 
 def _schedule_of(connection: sa.Connection, job_id: int) -> int | None:

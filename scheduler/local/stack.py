@@ -38,6 +38,10 @@ STEADY_S = 60.0
 #: From SIGTERM to SIGKILL: the workers hand back what they hold.
 GRACE_S = 20.0
 
+#: What is killed has ended within so many seconds, unless the kernel does not let it end: one that
+#: waits for a disk or share without an answer.
+REAP_S = 5.0
+
 #: The broker and the workers must be there within this many seconds.
 START_S = 60.0
 
@@ -228,7 +232,22 @@ class Stack:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     process.kill()
-                    process.wait()
+            deadline = time.monotonic() + REAP_S
+            left = [p for p in running if not _is_over(p, deadline)]
+            if left:
+                pids = ", ".join(str(process.pid) for process in left)
+                self._report(
+                    f"The kernel does not let {pids} end, which wait for a disk or share: see to "
+                    "that. They were killed, and end when it answers."
+                )
+
+
+def _is_over(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _answers(broker_url: str) -> bool:

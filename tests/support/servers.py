@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -353,6 +354,31 @@ def valkey(program: Path) -> Iterator[Valkey]:
             yield server
         finally:
             server.kill()
+
+
+@contextmanager
+def listening(
+    program: Path, folder: Path, port_option: str, options: Mapping[str, object]
+) -> Iterator[int]:
+    """A server of one program on a port of this machine alone, which it yields; DidNotStart.
+
+    `port_option` is `port` or `tls-port`.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"port": 0, "save": "", "dir": folder, "bind": "127.0.0.1", **options} | {
+        port_option: port
+    }
+    pairs = [(f"--{name}", str(value)) for name, value in given.items()]
+    log = folder / "log"
+    process = spawn([program, *itertools.chain.from_iterable(pairs)], log=log)
+    try:
+        _wait_until_up(
+            process, log, lambda: socket.create_connection(("127.0.0.1", port)).close(), OSError
+        )
+        yield port
+    finally:
+        end(process)
 
 
 def valkey_program() -> Path:

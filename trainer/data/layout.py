@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Source, listed
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Source, listed, stem_of
 from trainer.errors import DatasetError
 
 #: Names under which a split's folder is found, compared in lower case.
@@ -43,7 +43,7 @@ def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) ->
             file=file,
             name=name,
             split=split,
-            stem=file.relative_to(folder / name).with_suffix("").as_posix(),
+            stem=stem_of(file.relative_to(folder / name)).as_posix(),
         )
         for split, folder in splits.items()
         for name in labels
@@ -52,6 +52,11 @@ def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) ->
     skipped = f"{len(apart)} folders are skipped: their names begin with {APART}."
     notes = (skipped,) if apart else ()
     return Source(root=root, path=root, labels=labels, entries=tuple(entries), notes=notes)
+
+
+def classes(root: Path) -> tuple[str, ...]:
+    """The class names of `root`, sorted, whatever is in them; raises DatasetError like `read`."""
+    return _labels(_split_folders(root), ())
 
 
 def disagreements(root: Path, labels: Sequence[str]) -> Iterator[str]:

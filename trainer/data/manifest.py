@@ -12,10 +12,10 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from trainer import atomic, table
-from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed, stem_of
 from trainer.errors import DatasetError, TableError
 
 COLUMNS = ("path", "label", "patient", "sha256", "split")
@@ -52,7 +52,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
                 file=Path(os.path.normpath(path.parent / given)),
                 name=row["label"],
                 split=split,
-                stem=below_class(given.with_suffix(""), (row["label"],)),
+                stem=below_class(stem_of(given), (row["label"],)),
                 patient=row.get("patient", ""),
                 sha256=row.get("sha256", "").lower(),
                 slice=row.get("slice", ""),
@@ -139,7 +139,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
         raise DatasetError(f"{path} is no CSV: {error}") from error
 
 
-def below_class(path: Path, labels: Collection[str]) -> str:
+def below_class(path: PurePath, labels: Collection[str]) -> str:
     """The path below the innermost folder that is named like a class; where none is, all of it.
 
     Of an absolute path without such a folder, the name.

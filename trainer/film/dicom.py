@@ -8,12 +8,13 @@ when it meets the first DICOM.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 import pydicom.config
@@ -39,6 +40,9 @@ _KEYWORDS = (
     "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber", "BurnedInAnnotation",
     "DirectoryRecordSequence", "EncapsulatedDocument", "ContentSequence", *dicom_pixels.KEYWORDS,
 )  # fmt: skip
+
+#: Those that say whose a film is.
+_IDENTITY = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber")
 
 #: Characters of a tag's value: two identifiers of at most 64 make the longest that is valid.
 _LONGEST = 1024
@@ -155,6 +159,24 @@ def _check_deflated(data: bytes) -> None:
             )
     if not inflater.eof:
         raise FilmError("truncated", "the deflated DICOM ends early; export it again")
+
+
+def identity(file: BinaryIO) -> dict[str, str]:
+    """What a file says of `patient`, `study` and `accession`, as `trainer.film.rules.decode` has
+    it, in the clear; nothing of it where that cannot be read. Pixels are not looked at."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(Exception):  # whatever is wrong with it shows when it is decoded
+        bare = file.read(132)[128:] != b"DICM"
+        if not bare:
+            meta = pydicom.filereader._read_file_meta_info(file)
+            if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+                _check_deflated(file.read())
+        file.seek(0)
+        tags = [tag_for_keyword(keyword) for keyword in _IDENTITY]
+        found |= _identity(
+            pydicom.dcmread(file, force=bare, stop_before_pixels=True, specific_tags=tags)
+        )
+    return found
 
 
 def _identity(dataset: Dataset) -> Iterator[tuple[str, str]]:

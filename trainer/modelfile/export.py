@@ -94,7 +94,8 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
         ood_threshold=detector.threshold,
         dataset_hash=data.hash,
-        metrics=metrics.summary(score, truth, threshold),
+        patients=data.patients,
+        metrics=metrics.summary(score, truth, threshold, patients=data.patients),
         provenance={**_provenance(trained), "bias": bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

@@ -197,8 +197,9 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         problems.append(kept)
         log.warning("schedule %s: %s", due["name"], "; ".join(problems))
     if broken:
+        attempts = {file.path: file.attempts for file in unchanged if file.path in broken}
         database.write(
-            engine, lambda c: watched.failed_again(c, run_id, who, schedule_id, list(broken))
+            engine, lambda c: watched.failed_again(c, run_id, who, schedule_id, attempts)
         )
     if not ready:
         if growing:

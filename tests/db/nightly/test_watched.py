@@ -319,3 +319,19 @@ def test_more_files_than_one_statement_holds_are_seen_and_taken(
     assert [f.path for f in watched.waiting(database, schedule)] == [seen.path for seen in many]
     take(database, run_id, schedule, *many[:-1])
     assert [f.path for f in watched.waiting(database, schedule)] == [many[-1].path]
+
+
+def test_an_attempt_whose_answer_was_lost_is_counted_once(
+    database: sa.Engine, schedule: int
+) -> None:
+    run_id = due(database, schedule)
+    watched.observe(database, run_id, "looker", schedule, [A])
+    (before,) = watched.waiting(database, schedule)
+    for _ in range(2):  # as `write` repeats it where the connection broke when it was committed
+        write(
+            database,
+            lambda c: watched.failed_again(
+                c, run_id, "looker", schedule, {before.path: before.attempts}
+            ),
+        )
+    assert [file.attempts for file in watched.waiting(database, schedule)] == [1]
