@@ -22,7 +22,8 @@ from tests.support.paths import SHARED
 from trainer.data import cache
 from trainer.data import dataset as datasets
 from trainer.errors import FilmError, FilmRefused
-from trainer.film import content, rules
+from trainer.film import content, dicom, rules
+from trainer.film.refusals import Accepted
 
 DATA = SHARED / "data" / "dicom"
 
@@ -178,7 +179,9 @@ def test_files_of_other_writers_agree_with_the_reference(path: Path) -> None:
         expected = reference(path)
     except (AttributeError, RuntimeError) as error:
         pytest.skip(f"the reference does not read it: {error}")
-    apart = np.abs(rules.decode(path.read_bytes(), 64, accept=EVERYTHING) - expected)
+    # Not by the rule, which refuses those of few grays.
+    gray = dicom.read(path.read_bytes(), Accepted(EVERYTHING), None)
+    apart = np.abs(np.asarray(gray.resize((64, 64), Image.Resampling.BILINEAR)) - expected)
     assert apart.mean() < 0.6
 
 
@@ -192,7 +195,7 @@ def test_any_file_of_another_writer_gives_pixels_or_a_film_error(
         except FilmError as error:
             assert error.code in (
                 "truncated", "corrupt", "unsupported_pixels", "no_pixels", "dicomdir",
-                "not_an_image", "nested_archive",
+                "not_an_image", "nested_archive", "blank",
             )  # fmt: skip
         assert capfd.readouterr() == ("", "")
 
