@@ -133,7 +133,7 @@ class Journal:
 
     def add(self, place: int, plane: NDArray[np.uint8]) -> None:
         """A film is decoded: its plane, `uint8 [S, S]`. Raises OSError."""
-        data = memoryview(np.ascontiguousarray(plane)).cast("B")
+        data = np.ascontiguousarray(plane).data.cast("B")
         at = self._begin + place * len(data)
         written = 0
         while written < len(data):

@@ -31,7 +31,7 @@ def draw(
     chosen = kinds or tuple(KINDS)
     for n in range(count):
         rng = np.random.default_rng((seed, n))
-        film = films[rng.integers(len(films))].astype(np.float32)
+        film = films[int(rng.integers(len(films)))].astype(np.float32)
         plane = KINDS[chosen[n % len(chosen)]](rng, film)
         yield np.rint(_exposed(rng, plane)).clip(0, 255).astype(np.uint8)
 
