@@ -91,11 +91,9 @@ def processes(limits: Limits) -> Decoder:
                     continue
                 number, _ = found.film.token
                 outcome = _outcome(found, wanted.pop(number))
-                how = None
-                if found.sides is not None and found.reader is not None:
-                    width, height = found.sides
-                    how = Stored(kind=found.reader[0], width=width, height=height)
-                yield decoding.Decoded(number=number, outcome=outcome, stored=how)
+                yield decoding.Decoded(
+                    number=number, outcome=outcome, stored=_stored(found, outcome)
+                )
 
     return decode
 
@@ -144,6 +142,13 @@ def _outcome(found: Decoded, sha256: str) -> NDArray[np.uint8] | FilmError:
     if found.whose or failure.code in (DIED, TIMEOUT) or failure == reading.TOO_MUCH:
         return Unread(failure.code, failure.message)
     return (FilmRefused if failure.refused else FilmError)(failure.code, failure.message)
+
+
+def _stored(found: Decoded, outcome: NDArray[np.uint8] | FilmError) -> Stored | None:
+    if isinstance(outcome, FilmError) or found.sides is None or found.reader is None:
+        return None
+    width, height = found.sides
+    return Stored(kind=found.reader[0], width=width, height=height)
 
 
 class _Again:
