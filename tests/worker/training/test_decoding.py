@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -142,10 +141,14 @@ def test_a_training_killed_ten_times_decodes_each_film_at_most_1_2_times(
     folder = tmp_path / "job"
     for kill in range(kills):
         with training(folder, root) as process:
-            samples.wait(
-                lambda k=kill: through(folder / "cache") > films * (k + 1) // (kills + 1), "films"
-            )
-            os.kill(process._process.pid, 9)
+            enough = films * (kill + 1) // (kills + 1)
+
+            def there(process: TrainingProcess = process, enough: int = enough) -> bool:
+                process.events(0.01)  # or it would wait for its reports to be read
+                return through(folder / "cache") > enough
+
+            samples.wait(there, f"{enough} films", 4 * samples.PATIENCE_S)
+            process._process.kill()
     with training(folder, root) as process:
         events = heard(process, "progress")
     notes = [event["text"] for event in events if event["event"] == "note"]
