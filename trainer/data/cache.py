@@ -33,11 +33,8 @@ from trainer.film import content, rules
 #: Earlier datasets' files in which films are looked for: the newest so many, and as many journals.
 KEPT_FILES = 8
 
-#: Changes where the files mean something else.
-LAYOUT = "3"
-
-#: What read the films of files that do not say so.
-_FIRST_READERS = dict.fromkeys(content.READERS, 1)
+#: Changes where the files mean something else, or hold films that are left out by now.
+LAYOUT = "4"
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -133,7 +130,9 @@ def _make(
 ) -> str:
     """Make the cache of these films, of which `path` is without a suffix; returns its name."""
     order = [film.sha256 for film in files]
-    about = {"rule": rule, "size": size, "readers": content.READERS, "films": order}
+    about = {
+        "layout": LAYOUT, "rule": rule, "size": size, "readers": content.READERS, "films": order,
+    }  # fmt: skip
     try:
         mine = _taken(path, about, report, stop)
         if mine is None:
@@ -274,10 +273,10 @@ def _kept(folder: Path, rule: str, size: int) -> dict[str, _Kept]:
     found: dict[str, _Kept] = {}
     for about, planes, films in (*_finished(folder), *_unfinished(folder)):
         try:
-            if (about["rule"], about["size"]) != (rule, size):
+            if (about.get("layout"), about["rule"], about["size"]) != (LAYOUT, rule, size):
                 continue
             # Of which kind a film is was not kept: all are decoded anew where one reader changed.
-            if {**_FIRST_READERS, **about.get("readers", {})} != content.READERS:
+            if about["readers"] != content.READERS:
                 continue
             if planes.shape == (len(about["films"]), size, size):
                 for sha256, place, crc in films:

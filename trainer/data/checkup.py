@@ -104,7 +104,7 @@ def check(
         if not manifest.is_one(path):
             for sentence in layout.disagreements(path, gathered.labels):
                 found.append(Finding(level="bad", code="labels_txt", text=sentence))
-            found += findings.manifest_classes(path, gathered)
+            found += findings.manifest_classes(layout.found(path), gathered)
     seen, broken = preview.at(gathered.root, gathered.films, decoder=decoder, report=report)
     unreadable = [*gathered.unreadable, *broken]
     found += findings.unreadable(unreadable)

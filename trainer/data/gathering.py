@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from trainer import spelling
 from trainer.data import layout, manifest, whose
 from trainer.data.labelled import FIRST_NAMING, Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
@@ -125,9 +126,13 @@ def _films(
 ) -> Iterator[Film]:
     """The films of one source, hashed; what cannot be opened goes to `unreadable`.
 
-    What their tags say goes to `tags`, hashed, by path.
+    What their tags say goes to `tags`, hashed, by path. Those that lie again in a copy of its
+    folders are left out. Raises DatasetError where films are not what a manifest says, or the copy
+    has others.
     """
     wrong: list[str] = []
+    there: set[tuple[str, str]] = set()
+    others: list[str] = []
     for entry, sha256, dicom, its, error in _hashed(source.entries, said):
         path = below(root, entry.file)
         if entry.sha256 and sha256 != entry.sha256:
@@ -135,7 +140,11 @@ def _films(
         elif error:
             reason = f"the file cannot be opened: {error}"
             unreadable.append(LeftOut(path=path, code="unreadable", reason=reason))
+        elif entry.again:
+            if (sha256, entry.name) not in there:
+                others.append(path)
         else:
+            there.add((sha256, entry.name))
             patient, known_by = patient_of(entry)
             if its:
                 tags[path] = its
@@ -157,6 +166,13 @@ def _films(
             "folder that it lies in)"
         )
         raise DatasetError(f"{found}: {wrong[0]}{advice}", shareable=found + advice)
+    if others:
+        found = (
+            f"{source.root} has both train/ and another folder with train/, which is no copy: "
+            f"{len(others)} films are only there, or of another class"
+        )
+        advice = "; put them in their place, or give one of the folders by itself"
+        raise DatasetError(f"{found}: {others[0]}{advice}", shareable=found + advice)
 
 
 _Hashed = tuple[Entry, str, bool, dict[str, str], str]
@@ -253,10 +269,14 @@ def _corrected(
     takes: dict[str, tuple[int, int]] = {}
     for line, path, sha256, name in manifest.corrections(corrections):
         where = f"{corrections}, line {line}"
+        name = spelling.found(spelling.of_windows(name), labels.__contains__)
         if name not in labels:
             raise DatasetError(f"{where}: the label {name!r} is none of {listed(labels)}")
         if not sha256:
-            found = {by_path[p].sha256 for r in roots if (p := below(root, r / path)) in by_path}
+            meant = spelling.found(
+                path, lambda p: any(below(root, r / p) in by_path for r in roots)
+            )
+            found = {by_path[p].sha256 for r in roots if (p := below(root, r / meant)) in by_path}
             if len(found) > 1:
                 raise DatasetError(
                     f"{where}: {path} is a film in several folders; give its absolute path",

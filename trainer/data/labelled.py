@@ -67,6 +67,8 @@ class Entry:
     sha256: str = ""
     #: The part of the films that it is of, where the source says so.
     slice: str = ""
+    #: Whether it lies in a copy of the source's folders: then its content is in those too.
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

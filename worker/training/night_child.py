@@ -8,10 +8,11 @@ what it needs, and makes rows of what it reports.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Entry
+from trainer.data.leavings import Leavings, sentence
 from trainer.data.names import CLEAR, Names
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError, TrainerError
@@ -63,6 +65,10 @@ class Films:
     #: Those that are there, but that a model learned, or others of their patients.
     learned: tuple[Judged, ...] = ()
     missing: tuple[Judged, ...] = ()
+    #: Frozen films that lie where clutter does: they count no more, and are not missing.
+    cleared: tuple[Judged, ...] = ()
+    #: What a person is told this once of films that lie there.
+    told: str = ""
 
 
 class Night:
@@ -107,10 +113,14 @@ class Night:
         positive = classes.disease(gathered.labels, positive, said.naming)
         judged = self._frozen(gathered, said, seed, report)
         apart, _ = frozen.set_apart(gathered, judged, self._names)
-        films = self._counted(apart, positive, judged)
+        left = Leavings(sources, gathered.root, self._names)
+        films = self._counted(apart, positive, judged, left)
         # Without a verdict hours of training would be for nothing, where it is to be promoted.
         lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
         before = self._facts["before"]
+        cleared = self._cleared(before or {}, gathered, left)
+        if before is not None:
+            before = {content: name for content, name in before.items() if content not in cleared}
         changed = None if before is None else snapshot.change(before, gathered)
         counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
@@ -122,6 +132,7 @@ class Night:
             "removed": None if changed is None else changed.removed,
             "relabelled": None if changed is None else changed.relabelled,
             "unreadable": len(gathered.unreadable),
+            "clutter": len(cleared) + len(films.cleared),
         }
         report("snapshot", **found)
         last = self._facts["last"]
@@ -131,6 +142,9 @@ class Night:
                 f"{last['scheduled_for']}, which came to: {last['outcome']}"
             )
             raise RunSkipped("skipped", reason, reason)
+        if found["clutter"] and not self._facts.get("told_of_clutter"):
+            films = dataclasses.replace(films, told=sentence(len(cleared), len(films.cleared)))
+            report("note", text=films.told)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
             sources, said=said, corrections=corrections, positive=positive, decoder=decoder,
@@ -144,7 +158,7 @@ class Night:
         )  # fmt: skip
         if unfit or lack:
             aside = "the films are not fit to train on: " if unfit else ""
-            also = [lack] if lack else []
+            also = [one for one in (lack, films.told) if one]
             raise RunSkipped(
                 "unfit",
                 aside + "; ".join([*(one.text for one in unfit), *also]),
@@ -152,9 +166,25 @@ class Night:
             )
         return films
 
-    def _counted(self, gathered: Gathered, positive: str, judged: Sequence[Judged]) -> Films:
+    def _cleared(
+        self, before: Mapping[str, str], gathered: Gathered, left: Leavings
+    ) -> frozenset[str]:
+        """Contents that were trained on before and are no films any more, being clutter."""
+        gone = before.keys() - {film.sha256 for film in gathered.films}
+        kept = self._facts.get("paths", {})
+        return left.among({content: kept.get(content, ()) for content in gone}, before)
+
+    def _counted(
+        self, gathered: Gathered, positive: str, judged: Sequence[Judged], left: Leavings
+    ) -> Films:
         """Which of the frozen films count tonight."""
         given = self._rules.get("evaluate_on")
+        if given:
+            left = Leavings([Path(given)], Path(given), self._names)
+        there = {film.sha256 for film in gathered.films}
+        lay = [film.sha256 not in there and left.has(str(film.file)) for film in judged]
+        cleared = tuple(film for film, gone in zip(judged, lay, strict=True) if gone)
+        judged = [film for film, gone in zip(judged, lay, strict=True) if not gone]
         here, missing = frozen.present(judged, gathered, Path(given) if given else None)
         same = self._names.same
         contents = frozenset(self._facts["learned"]["films"])
@@ -172,6 +202,7 @@ class Night:
             judged=tuple(film for film, old in zip(here, known, strict=True) if not old),
             learned=tuple(film for film, old in zip(here, known, strict=True) if old),
             missing=missing,
+            cleared=cleared,
         )
 
     def _lack(self, films: Films, positive: str) -> str:
@@ -300,6 +331,8 @@ class Night:
             found.append(f"{len(films.missing)} were removed or changed")
         if whose.state(films.judged) == "unknown":
             found.append("nothing says whose these films are, so that intervals are too narrow")
+        if films.told:
+            found.append(films.told)
         if not self._facts["champion"]["known"]:
             found.append("the champion was imported, and may have learned from any of them")
         return f" ({'; '.join(found)})" if found else ""

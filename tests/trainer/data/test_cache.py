@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.broken.disk import fill, small_disk
 from tests.trainer import samples
@@ -54,6 +55,12 @@ def test_a_broken_film_is_left_out_and_named_every_time(root: Path, tmp_path: Pa
         ]
         assert len(films.rows(data.films)) == len(data.films) == len(read.films) - 3
         assert data.hash != read.hash
+
+
+def test_a_blank_film_is_left_out_and_named(root: Path, tmp_path: Path) -> None:
+    Image.new("L", (64, 64), 90).save(root / "NORMAL" / "blank.png")
+    data, _ = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
+    assert [(f.path, f.code) for f in data.left_out] == [("NORMAL/blank.png", "blank")]
 
 
 def test_a_folder_of_mostly_broken_films_is_refused(root: Path, tmp_path: Path) -> None:
@@ -151,18 +158,21 @@ def test_films_that_another_reader_made_are_decoded_anew(
         asked.clear()
         samples.write(root, f"NORMAL/new_{len(list(root.rglob('*')))}.jpeg")
         data, _ = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
-        # As those leave it that know nothing of readers.
-        for about in (tmp_path / "cache").glob("*.json"):
-            kept = json.loads(about.read_text())
-            if set(kept.pop("readers", {"": 1}).values()) == {1}:
-                about.write_text(json.dumps(kept))
         films.append(len(data.films))
         return len(asked)
 
     films: list[int] = []
+    for kind in content.READERS:
+        monkeypatch.setitem(content.READERS, kind, 1)
     assert decoded() == films[-1]
     assert decoded() == 1
-    monkeypatch.setitem(content.READERS, "DICOM", 2)
+    monkeypatch.setitem(content.READERS, "DICOM", 99)
+    assert decoded() == films[-1]
+    assert decoded() == 1
+    for about in (tmp_path / "cache").glob("*.json"):  # as an older release leaves it
+        kept = json.loads(about.read_text())
+        del kept["layout"]
+        about.write_text(json.dumps(kept))
     assert decoded() == films[-1]
     assert decoded() == 1
 

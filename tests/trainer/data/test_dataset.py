@@ -232,7 +232,7 @@ def test_labels_txt_that_disagrees_with_the_folders_is_refused(tmp_path: Path, l
         (["A/1.png", "A/2.png", "B/patient3_1.png", "B/patient3_2.png"], "of one patient"),
         (["A/1.png", "A/2.png", "B/.hidden"], "class B .* has no readable films"),
         (["A/.hidden", "B/.hidden"], "holds no films"),
-        (["chest/train/A/1.png", "chest/train/B/1.png"], "did you mean .*chest"),
+        (["chest/train/A/1.png", "chest/train/B/1.png", "other/1.png"], "did you mean .*chest"),
         (["val/A/1.png", "val/B/1.png"], "no train/"),
         (["train/A/1.png", "train/B/1.png", "C/1.png"], "both train/ and C"),
         (["train/A/1.png", "train/B/1.png", "val/a/1.png"], "has a, which train/ lacks"),

@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.worker import spots
-from trainer.data import frozen, gathering
+from trainer.data import frozen, gathering, leavings
 from trainer.data.frozen import Judged
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import CLEAR, Names
@@ -185,6 +185,64 @@ def test_of_a_class_that_shrank_and_frozen_films_that_went_with_it_both_are_told
     assert shrank.startswith("the films are not fit to train on: PNEUMONIA has 30 films where ")
     assert "frozen films were removed or changed" in frozen_films
     assert "PNEUMONIA" not in rests.told
+
+
+def earlier(told: Told, data: Path, bins: Path, names: Names) -> None:
+    """An earlier night took what lies in folders called `bins` for films, of PNEUMONIA too."""
+    plain = bins.with_name("taken for a class")
+    bins.rename(plain)
+    found = gathering.gather([data])
+    plain.rename(bins)
+    called = {film.path: film.path.replace(plain.name, bins.name) for film in found.films}
+    kept = names.of(dataclasses.replace(f, path=called[f.path]) for f in found.films)
+    told.values["before"] = {film.sha256: found.labels[film.label] for film in kept}
+    told.values["paths"] = leavings.paths_of((film.sha256, film.path) for film in kept)
+    judged = [
+        dataclasses.replace(film, file=Path(str(film.file).replace(plain.name, bins.name)))
+        for film in frozen.choose(found, fraction=0.3)
+    ]
+    told.values["frozen"] = frozen.to_csv(frozen.kept(judged, names), names)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("#recycle", False), ("@eaDir", True)])
+def test_films_that_are_clutter_by_a_longer_list_were_not_removed_and_this_is_said_once(
+    told: Told, data: Path, model_file: Path, name: str, hidden: bool
+) -> None:
+    bins = data / "PNEUMONIA" / name
+    shutil.move(spots.write(data.parent / "other", 40, 7) / "PNEUMONIA", bins)
+    told.names = Names(key=b"a key of manifests", everything=hidden)
+    earlier(told, data, bins, told.names)
+    films = told.look()
+    assert (told.snapshot["removed"], told.snapshot["films"]) == (0, 120)
+    assert len(films.cleared) > 4
+    assert not films.missing
+    assert films.told.startswith("40 films of earlier nights lay in recycle bins, ")
+    assert f"; {len(films.cleared)} of the frozen films lay in such places" in films.told
+    assert ("note", {"text": films.told}) in told.reports
+    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert found["accepted"]
+    assert found["reason"].endswith(f"({films.told})")
+    assert str(data) not in films.told
+
+    told.values["told_of_clutter"] = True
+    assert told.look().told == ""
+    if not hidden:  # of a hidden name only what is there says where it lay
+        shutil.rmtree(bins)
+        assert (len(told.look().cleared), told.snapshot["removed"]) == (len(films.cleared), 0)
+
+
+def test_a_film_that_was_moved_into_a_recycle_bin_was_removed(told: Told, data: Path) -> None:
+    found = gathering.gather([data])
+    for hidden in (False, True):
+        told.names = Names(key=b"a key of manifests", everything=hidden)
+        kept = told.names.of(found.films)
+        told.values["before"] = {film.sha256: found.labels[film.label] for film in kept}
+        told.values["paths"] = leavings.paths_of((film.sha256, film.path) for film in kept)
+        for film in sorted((data / "PNEUMONIA").glob("*.png"))[:20]:
+            (data / "#recycle" / "PNEUMONIA").mkdir(parents=True, exist_ok=True)
+            shutil.move(film, data / "#recycle" / "PNEUMONIA" / film.name)
+        assert "PNEUMONIA has " in told.rests().reason
+        assert told.snapshot["clutter"] == 0
 
 
 def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
