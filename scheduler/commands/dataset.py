@@ -15,6 +15,7 @@ from scheduler import errors, session
 from scheduler.show import output
 from trainer.data import checkup, classes, division, whose
 from trainer.data.checkup import Checkup, Sizes
+from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose
 
@@ -38,8 +39,16 @@ POSITIVE = click.option(
 )
 WORKERS = click.option(
     "--workers", "-j", type=click.IntRange(1), default=2, show_default=True,
-    help="Threads that decode films.",
+    help="Processes that decode films.",
 )  # fmt: skip
+
+
+def _decoder(workers: int) -> Decoder:
+    """As scoring decodes films: one that ends its process or never ends costs that film."""
+    from worker.decoding import labelled
+    from worker.decoding.labelled import Limits
+
+    return labelled.processes(Limits.of(session.settings(), workers))
 
 
 @click.group("dataset")
@@ -88,7 +97,7 @@ def check(
         said=Whose(pattern=patient_pattern),
         corrections=labels,
         positive=positive,
-        workers=workers,
+        decoder=_decoder(workers),
         report=_counter("looking at films"),
     )
     status = STATUS[found.worst]
@@ -162,7 +171,7 @@ def split(
         seed=seed,
         said=Whose(pattern=patient_pattern, key=_key),
         corrections=labels,
-        workers=workers,
+        decoder=_decoder(workers),
         report=_counter("looking at films"),
     )
     divided = found.data

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.data import classes, dataset, findings, gathering, layout, manifest, preview, whose
 from trainer.data.dataset import Dataset
+from trainer.data.decoding import Decoder
 from trainer.data.findings import Finding, Level
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL
@@ -78,15 +79,15 @@ def check(
     said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
     positive: str | None = None,
-    workers: int = 2,
+    decoder: Decoder | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     gathered: Gathered | None = None,
 ) -> Checkup:
     """Look at what `train` would read; what is wrong becomes findings, not errors.
 
     `said` is how it is known whose a film is.
-    `positive` is the class that is the disease, where its name does not say so. `workers` is a
-    number of threads; `report` gets how many films were decoded, of how many.
+    `positive` is the class that is the disease, where its name does not say so. `decoder` is
+    two threads where none is given; `report` gets how many films were decoded, of how many.
     `gathered` is what these paths hold, where it was read already.
     """
     found: list[Finding] = []
@@ -104,7 +105,7 @@ def check(
             for sentence in layout.disagreements(path, gathered.labels):
                 found.append(Finding(level="bad", code="labels_txt", text=sentence))
             found += findings.manifest_classes(layout.found(path), gathered)
-    seen, broken = preview.at(gathered.root, gathered.films, workers=workers, report=report)
+    seen, broken = preview.at(gathered.root, gathered.films, decoder=decoder, report=report)
     unreadable = [*gathered.unreadable, *broken]
     found += findings.unreadable(unreadable)
     data: Dataset | None = None

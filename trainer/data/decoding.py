@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,12 +129,11 @@ def stored_as(data: bytes) -> Stored:
     """How a film that was decoded already is stored, from its header."""
     kind = content.kind(data)
     if kind == "DICOM":
-        import pydicom
+        from trainer.film import dicom
 
-        header = pydicom.dcmread(
-            io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
-        )
-        width, height = int(header.get("Columns", 0)), int(header.get("Rows", 0))
+        width, height = dicom.size(data)
+    elif kind == "PNG":  # Pillow would look at chunks that the film was decoded without
+        width, height = struct.unpack_from(">2I", data, 16)
     else:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             width, height = image.size

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from trainer.data import duplicates
+from trainer.data import decoding, duplicates
+from trainer.data.decoding import Decoder, Wanted
 from trainer.data.labelled import Film, LeftOut
-from trainer.data.patience import Patience
 from trainer.errors import FilmError, Stopped
-from trainer.film import content, rules
-
-#: Films that wait for the threads at a time; what is kept of each is a kilobyte.
-BATCH = 256
+from trainer.film import rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +33,37 @@ def at(
     root: Path,
     films: Sequence[Film],
     *,
-    workers: int = 2,
+    decoder: Decoder | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Preview], list[LeftOut]]:
     """Previews by content, and the films that cannot be decoded. Raises Stopped.
 
-    `workers` is a number of threads; `report` gets how many contents were seen, of how many.
+    `decoder` is two threads where none is given; `report` gets how many contents were seen, of how
+    many.
     """
-    unique = {f.sha256: f for f in films}
+    decoder = decoder or decoding.threads(2)
+    unique = list({f.sha256: f for f in films}.values())
     seen: dict[str, Preview] = {}
     broken: dict[str, FilmError] = {}
-    for sha256, found in _seen(root, list(unique.values()), max(1, workers)):
-        if isinstance(found, FilmError):
-            broken[sha256] = found
-        else:
-            seen[sha256] = found
-        if stop():
-            raise Stopped("stopped while films were looked at")
-        report(len(seen) + len(broken), len(unique))
+    wanted = (Wanted(file=root / film.path, sha256=film.sha256) for film in unique)
+    with contextlib.closing(
+        decoder(wanted, size=duplicates.SIDE, rule=rules.DEFAULT_RULE, stored=True)
+    ) as through:
+        for found in through:
+            if stop():
+                raise Stopped("stopped while films were looked at")
+            if found is None:
+                continue
+            sha256, pixels, stored = unique[found.number].sha256, found.outcome, found.stored
+            if isinstance(pixels, FilmError):
+                broken[sha256] = pixels
+            elif stored is not None:
+                seen[sha256] = Preview(
+                    print=duplicates.fingerprint(pixels),
+                    width=stored.width, height=stored.height, kind=stored.kind,
+                )  # fmt: skip
+            report(len(seen) + len(broken), len(unique))
     left_out = [
         LeftOut(path=f.path, code=broken[f.sha256].code, reason=str(broken[f.sha256]))
         for f in films
@@ -74,45 +79,3 @@ def same_pictures(seen: dict[str, Preview]) -> list[list[str]]:
     contents = sorted(seen)
     rows = duplicates.groups(np.stack([seen[sha256].print for sha256 in contents]))
     return [[contents[row] for row in group] for group in rows]
-
-
-def _seen(
-    root: Path, films: Sequence[Film], workers: int
-) -> Iterator[tuple[str, Preview | FilmError]]:
-    patience = Patience()
-
-    def look(one: Film) -> tuple[str, Preview | FilmError]:
-        try:
-            return one.sha256, _look(patience.with_((root / one.path).read_bytes))
-        except FilmError as error:
-            return one.sha256, error
-        except OSError as error:
-            return one.sha256, FilmError(
-                "unreadable", f"the file cannot be opened: {error.strerror}"
-            )
-
-    waiting = iter(films)
-    with ThreadPoolExecutor(workers, thread_name_prefix="preview") as pool:
-        while batch := list(islice(waiting, BATCH)):
-            yield from pool.map(look, batch)
-
-
-def _look(data: bytes) -> Preview:
-    pixels = rules.decode(data, duplicates.SIDE)
-    kind = content.kind(data)
-    width, height = _size(data, kind)
-    return Preview(print=duplicates.fingerprint(pixels), width=width, height=height, kind=kind)
-
-
-def _size(data: bytes, kind: str) -> tuple[int, int]:
-    """Width and height from the header of a film that was decoded already."""
-    if kind == "DICOM":
-        from trainer.film import dicom
-
-        return dicom.size(data)
-    if kind == "PNG":  # Pillow would look at chunks that the film was decoded without
-        width, height = struct.unpack_from(">2I", data, 16)
-        return width, height
-    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-        width, height = image.size
-    return width, height

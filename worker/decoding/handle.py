@@ -160,6 +160,8 @@ class DecoderProcess:
             rule=first.rule,
             size=first.size,
             accept=first.accept,
+            sha256=first.sha256,
+            sides=first.sides,
             films=[(film.offset, film.member) for film in films],
         ).pack()
         if not self.given:
@@ -198,6 +200,7 @@ class DecoderProcess:
                 overridden=tuple(reply.overridden.get(n, ())),
                 reader=reply.readers.get(n),
                 whose=reply.whose.get(n, ""),
+                sides=reply.sides.get(n),
             )
             for n, content in enumerate(reply.contents)
         ]

@@ -33,8 +33,9 @@ GPU_START_S = 300.0
 #: A film is blamed when this many decoders ended while at it.
 STRIKES = 2
 
-#: `Failure.code` of a film that took too long to be read or decoded.
-TIMEOUT = "decoder_timeout"
+#: `Failure.code` of a film that took too long to be read or decoded, and of one that ended its
+#: decoders.
+TIMEOUT, DIED = "decoder_timeout", "decoder_died"
 
 #: After this many failed starts in a row no further one is tried.
 STARTS = 10
@@ -156,7 +157,7 @@ class Supervisor:
             when = "at work" if decoder.ready else "in starting"
             return self._replace_on_gpu(decoder, f"it ended ({cause}) {when}")
         message = f"the decoder ended at this film ({cause})"
-        return self._replace(decoder, _at(decoder), Failure("decoder_died", message, refused=False))
+        return self._replace(decoder, _at(decoder), Failure(DIED, message, refused=False))
 
     def replace_unreadable(self, decoder: DecoderProcess, error: ValueError) -> Lost:
         """End one whose answer cannot be read and start another.
@@ -172,7 +173,7 @@ class Supervisor:
             film.alone = True
         message = f"the decoder's answer about this film cannot be read ({error})"
         suspect = asked[0] if len(asked) == 1 else None
-        return self._replace(decoder, suspect, Failure("decoder_died", message, refused=False))
+        return self._replace(decoder, suspect, Failure(DIED, message, refused=False))
 
     def _end(self, decoder: DecoderProcess, grace_s: float = 0.0) -> int:
         self.selector.unregister(decoder.socket)
