@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from trainer import atomic, errors
-from trainer.data import classes, dataset, gathering, whose
+from trainer.data import classes, dataset, gathering
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
 from trainer.data.whose import Whose
@@ -164,8 +164,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         seed=options.seed,
         positive=found.positive,
     )
-    for text in (classes.meaning(data.labels, data.positive), *whose.notes(data.films)):
-        report("note", text=text)
+    report("note", text=classes.meaning(data.labels, data.positive))
     report("dataset", **_described(data, names))
 
     def on_event(news: loop.Epoch | loop.Progress | loop.Saved | loop.Without | str) -> None:
