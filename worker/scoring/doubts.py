@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from db.base import database as connecting
 from db.queue.leases import Shard
 from worker.archive import MAX_BYTES, Member
 from worker.decoding.pool import Decoded
@@ -109,7 +110,15 @@ class Doubts:
         """Ask those films that the database has named meanwhile."""
         for future in [f for f in self._asked if f.done()]:
             run = self._asked.pop(future)
-            members = [m for m in future.result() if _is_read(m)]
+            try:
+                members = [m for m in future.result() if _is_read(m)]
+            except Exception as error:
+                if connecting.away(error):
+                    raise
+                log.exception("job %d: no others of its films are found", run.shard.job_id)
+                failed = self._commits.failed(run, error, in_good_order=False)
+                self._handed_back(failed, run)
+                continue
             if members:
                 self._ask(run, members)
             else:

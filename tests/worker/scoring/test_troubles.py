@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.schema import item_errors, predictions, shards, sources
+from db.base.schema import item_errors, predictions, shard_listings, shards, sources
 from db.queue import jobs, leases
 from db.work import claims
 from tests.support import soak
@@ -285,6 +285,26 @@ def test_where_any_film_may_fail_at_any_time_what_was_read_is_kept(
     scoring.until(job_id, "completed")
     assert len(scoring.rows(predictions, job_id)) == 2 * FILMS
     assert scoring.rows(item_errors, job_id) == []
+
+
+def test_a_listing_that_cannot_be_read_costs_its_shard_where_others_ask_for_witnesses(
+    scoring: Scoring, share: mounts.Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SMALLEST", 1)  # each film is a shard
+    job_id = scoring.planned(share.at / "films")
+    first = min(path.name for path in (share.folder / "films").iterdir())
+    share.errs(names=f"films/{first}", on=["read"])
+    with connecting.writing(scoring.engine) as connection:
+        connection.execute(
+            sa.update(shard_listings).where(shard_listings.c.shard_no > 0).values(listing=b"x")
+        )
+
+    def why() -> str:
+        return str(scoring.rows(shards, job_id)[0]["last_error"])
+
+    scoring.drain()
+    samples.wait(lambda: why() != "None", "the shard to be handed back")
+    assert why().startswith("scoring the shard failed")
 
 
 def test_a_film_that_can_be_read_again_is_scored(scoring: Scoring, share: mounts.Share) -> None:
