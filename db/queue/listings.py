@@ -131,25 +131,25 @@ def cut(connection: sa.Connection, shard: Shard, parts: Sequence[NewShard]) -> l
     until = sa.select(shards.c.lease_until).where(
         shards.c.job_id == shard.job_id, shards.c.shard_no == shard.shard_no
     )
-    for part in made[1:]:
+    for one in made[1:]:
         connection.execute(
             sa.insert(shards).values(
-                job_id=part.job_id,
-                shard_no=part.shard_no,
-                source_no=part.source_no,
-                first_item=part.first_item,
-                n_items=part.n_items,
+                job_id=one.job_id,
+                shard_no=one.shard_no,
+                source_no=one.source_no,
+                first_item=one.first_item,
+                n_items=one.n_items,
                 state="leased",
-                lease_token=part.token,
+                lease_token=one.token,
                 lease_until=until.scalar_subquery(),
-                worker_id=part.worker_id,
-                attempts=part.attempt,
-                unread=_unread(part),
+                worker_id=one.worker_id,
+                attempts=one.attempt,
+                unread=_unread(one),
             )
         )
         connection.execute(
             sa.insert(shard_listings).values(
-                job_id=part.job_id, shard_no=part.shard_no, listing=part.listing
+                job_id=one.job_id, shard_no=one.shard_no, listing=one.listing
             )
         )
     connection.execute(
