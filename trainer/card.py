@@ -70,6 +70,10 @@ class Card:
     ood_threshold: float | None = None
     #: SHA-256 of the training manifest.
     dataset_hash: str = ""
+    #: Whether it is known whose the training films are: `known`, `folders` where each folder was
+    #: taken for a patient, or `unknown`, and then figures may be too good and intervals too narrow.
+    #: Empty where it is not said.
+    patients: str = ""
     #: Validation metrics by name.
     metrics: dict[str, float] = field(default_factory=dict)
     #: Free provenance: training options, software versions, initial weights.

@@ -29,6 +29,8 @@ class Kept(NamedTuple):
     label: str
     patient: str
     split: str
+    #: As it is kept.
+    path: str
 
 
 def last_decided(engine: sa.Engine, schedule_id: int) -> sa.RowMapping | None:
@@ -102,7 +104,9 @@ def dataset_of_model(engine: sa.Engine, model_id: int) -> int | None:
 def films(engine: sa.Engine, dataset_id: int) -> list[Kept]:
     """The films of a dataset, by its manifest."""
     rows = csv.DictReader(io.StringIO(manifest(engine, dataset_id), newline=""))
-    return [Kept(row["sha256"], row["label"], row["patient"], row["split"]) for row in rows]
+    return [
+        Kept(row["sha256"], row["label"], row["patient"], row["split"], row["path"]) for row in rows
+    ]
 
 
 def manifest(engine: sa.Engine, dataset_id: int) -> str:

@@ -29,6 +29,10 @@ LONGEST_NAME = 48
 #: Characters of cron fields.
 LONGEST_CRON = 128
 
+#: The rules about names of what says none, those of release 0.2.0 and before; what they are, and of
+#: those of today, the trainer knows.
+FIRST_NAMING = 1
+
 #: A run that is later than its time by more than this was made up for.
 LATE = timedelta(minutes=2)
 
@@ -186,6 +190,12 @@ def make_run(
     if run_id is None:
         return None
     spec = dict(schedule.spec["job"])
+    if "naming" not in spec:
+        # Of an older release, whose rules about names it keeps: its first job from here on says so.
+        said = {**schedule.spec, "job": {**spec, "naming": FIRST_NAMING}}
+        connection.execute(
+            sa.update(schedules).where(schedules.c.id == schedule.id).values(spec=said)
+        )
     if spec.get("warm_start"):
         spec["warm_start"] = champion
     job_id = jobs.submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +27,9 @@ EXAMPLES = 5
 #: Rows of an answer that are fetched at a time.
 FETCH = 50_000
 
+#: What a row names: an item's number, its name, or names of which the first that there is counts.
+Item = int | str | tuple[str, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
@@ -46,13 +50,14 @@ class Imported:
 
 
 def import_rows(
-    connection: sa.Connection, job_id: int, rows: Iterable[tuple[str | int, str]], who: str
+    connection: sa.Connection, job_id: int, rows: Iterable[tuple[Item, str]], who: str
 ) -> Imported:
     """Give items of a job their true classes, replacing those they had; nothing is guessed.
 
-    A row is an item's name, exactly as in v_predictions, or its number, and the class. Raises
-    UnknownLabel where a label is no class of the job's model; then nothing is kept. `rows` is read
-    once: whoever repeats the transaction gives it anew.
+    A row is an item's name, exactly as in v_predictions, or its number, and the class, in which
+    accents may be written otherwise (NFC, NFD). Raises UnknownLabel where a label is no class of
+    the job's model; then nothing is kept. `rows` is read once: whoever repeats the transaction
+    gives it anew.
     """
     job = job_rows.locked(connection, job_id)
     if job.kind != "score":
@@ -63,11 +68,12 @@ def import_rows(
     end = " ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE label_rows "
-        f"(row_no INTEGER PRIMARY KEY, item_no INTEGER, name TEXT, label TEXT){end}"
+        "(row_no INTEGER, way INTEGER, item_no INTEGER, name TEXT, label TEXT, "
+        f"PRIMARY KEY (row_no, way)){end}"
     )
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE label_items "
-        f"(row_no INTEGER, item_no INTEGER, label TEXT, items INTEGER){end}"
+        f"(row_no INTEGER, way INTEGER, item_no INTEGER, label TEXT, items INTEGER){end}"
     )
     count = _take(connection, rows, classes, job.model_id)
     _match(connection, job_id)
@@ -94,25 +100,31 @@ def _classes(connection: sa.Connection, model_id: int) -> list[str]:
 
 def _take(
     connection: sa.Connection,
-    rows: Iterable[tuple[str | int, str]],
+    rows: Iterable[tuple[Item, str]],
     classes: list[str],
     model_id: int,
 ) -> int:
     stream = iter(rows)
-    known = set(classes)
+    known = {unicodedata.normalize("NFC", name): name for name in classes}
+    columns = ("row_no", "way", "item_no", "name", "label")
     count = 0
     while part := list(islice(stream, BATCH)):
         batch: list[bulk.Row] = []
         for item, label in part:
             count += 1
-            if label not in known:
+            found = known.get(unicodedata.normalize("NFC", label))
+            if found is None:
+                said = item[0] if isinstance(item, tuple) else item
                 raise UnknownLabel(
-                    f"row {count} ({item}) has the label {label!r}, which is no class of model "
+                    f"row {count} ({said}) has the label {label!r}, which is no class of model "
                     f"{model_id}; its classes are {', '.join(classes)}"
                 )
-            number = isinstance(item, int)
-            batch.append((count, item if number else None, None if number else item, label))
-        bulk.insert(connection, "label_rows", ("row_no", "item_no", "name", "label"), batch)
+            if isinstance(item, int):
+                batch.append((count, 0, item, None, found))
+                continue
+            names = item if isinstance(item, tuple) else (item,)
+            batch += [(count, way, None, name, found) for way, name in enumerate(names)]
+        bulk.insert(connection, "label_rows", columns, batch)
     return count
 
 
@@ -129,12 +141,20 @@ def _match(connection: sa.Connection, job_id: int) -> None:
         )
         connection.execute(
             sa.text(
-                "INSERT INTO label_items (row_no, item_no, label, items) "  # noqa: S608  # constants
-                "SELECT r.row_no, MIN(i.item_no), MIN(r.label), COUNT(*) "
-                f"FROM ({items}) i JOIN label_rows r ON r.{key} = i.{key} GROUP BY r.row_no"
+                "INSERT INTO label_items (row_no, way, item_no, label, items) "  # noqa: S608  # constants
+                "SELECT r.row_no, r.way, MIN(i.item_no), MIN(r.label), COUNT(*) "
+                f"FROM ({items}) i JOIN label_rows r ON r.{key} = i.{key} GROUP BY r.row_no, r.way"
             ),
             {"job": job_id},
         )
+    # Of several ways to write a name the first one that there is counts.
+    connection.exec_driver_sql("CREATE INDEX label_items_row ON label_items (row_no, way)")
+    connection.execute(
+        sa.text(
+            "DELETE FROM label_items WHERE EXISTS (SELECT 1 FROM label_items AS before "
+            "WHERE before.row_no = label_items.row_no AND before.way < label_items.way)"
+        )
+    )
 
 
 _CONTRADICTED = (
@@ -163,12 +183,12 @@ def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Impor
     )
     lists = {
         "unknown": "SELECT COALESCE(r.name, CAST(r.item_no AS TEXT)) FROM label_rows r "
-        "LEFT JOIN label_items i ON i.row_no = r.row_no WHERE i.row_no IS NULL "
+        "LEFT JOIN label_items i ON i.row_no = r.row_no WHERE i.row_no IS NULL AND r.way = 0 "
         "ORDER BY r.row_no LIMIT :n",
         "ambiguous": "SELECT r.name FROM label_rows r JOIN label_items i ON i.row_no = r.row_no "
-        "WHERE i.items > 1 ORDER BY r.row_no LIMIT :n",
+        "AND i.way = r.way WHERE i.items > 1 ORDER BY r.row_no LIMIT :n",
         "contradicted": "SELECT DISTINCT COALESCE(r.name, CAST(r.item_no AS TEXT)) "  # noqa: S608  # constants
-        "FROM label_rows r JOIN label_items i ON i.row_no = r.row_no "
+        "FROM label_rows r JOIN label_items i ON i.row_no = r.row_no AND i.way = r.way "
         f"WHERE i.item_no IN ({_CONTRADICTED}) ORDER BY 1 LIMIT :n",
     }
     return Imported(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from db.base import bulk
-from db.base.schema import shards
+from db.base.schema import films, shards
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.queue import leases
@@ -21,6 +21,9 @@ from db.queue.leases import Shard
 
 #: What read a film of which no version is kept: every reader's first.
 FIRST_READER = 1
+
+#: Contents in one statement; SQLite takes at most 32,766 values.
+LOOKUP = 4096
 
 #: Buckets of the score histogram; twentieths.
 BUCKETS = 20
@@ -87,6 +90,8 @@ class NotPredicted(NamedTuple):
     detail: str
     refused: bool = False
     identity: Identity | None = None
+    #: BLAKE2b-128 of the bytes, where they could be read.
+    content: bytes | None = None
     #: As of `Prediction`.
     reader: tuple[str, int] | None = None
 
@@ -160,6 +165,7 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         [(job_id, shard_no, bucket, label, n) for (bucket, label), n in histogram.items()],
     )
     _remember(connection, shard, [p for p in predicted if p.content and not p.reused_from])
+    _forget(connection, shard, others)
 
 
 def _readers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
@@ -221,6 +227,31 @@ def _remember(connection: sa.Connection, shard: Shard, scored: list[Prediction])
 def _remembered(p: Prediction) -> tuple[Any, ...]:
     version = FIRST_READER if p.reader is None else p.reader[1]
     return (p.content, p.item_no, ",".join(p.overridden), version)
+
+
+def _forget(connection: sa.Connection, shard: Shard, others: Sequence[NotPredicted]) -> None:
+    """Let no earlier prediction answer for a film that is refused or broken by now.
+
+    One that needed a refusal to be overridden stays: it answers where that is overridden again. So
+    does one of a newer reader than this, which may know better.
+    """
+    version = {o.content: o.reader[1] for o in others if o.content and o.reader}
+    mine = sa.and_(
+        films.c.model_id == shard.model_id,
+        films.c.precision == shard.precision,
+        sa.func.coalesce(films.c.overridden, "") == "",
+    )
+    contents = sorted(version)
+    for start in range(0, len(contents), LOOKUP):
+        found = connection.execute(
+            sa.select(films.c.content, films.c.reader)
+            .where(mine, films.c.content.in_(contents[start : start + LOOKUP]))
+            .order_by(films.c.content)
+            .with_for_update()
+        )
+        for content, reader in found.all():
+            if (FIRST_READER if reader is None else reader) <= version[bytes(content)]:
+                connection.execute(sa.delete(films).where(mine, films.c.content == content))
 
 
 def give_up(

@@ -19,10 +19,7 @@ from db.base.schema import films, jobs, shards, sources
 from db.base.types import now
 from db.queue import leases, listings
 from db.queue.leases import Lease
-from db.queue.results import FIRST_READER, Cam, Identity
-
-#: Contents in one statement of `known`; SQLite takes at most 32,766 values.
-LOOKUP = 4096
+from db.queue.results import FIRST_READER, LOOKUP, Cam, Identity
 
 #: Shards in one transaction of `copy_source`.
 SHARDS = 64

@@ -49,7 +49,7 @@ def command(
         from scheduler.show import picture
 
         try:
-            picture.annotate(image, out, answer)
+            picture.annotate(out, answer)
         except (ValueError, OSError) as error:
             raise errors.Failure(f"{out} cannot be written: {error}") from error
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import click
 
-from scheduler import errors
+from scheduler import errors, session
 from scheduler.show import output
-from trainer.data import checkup, division
+from trainer.data import checkup, classes, division, whose
 from trainer.data.checkup import Checkup, Sizes
 from trainer.data.labelled import TEST, TRAIN, VAL
+from trainer.data.whose import Whose
 
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}
@@ -26,7 +28,13 @@ LABELS = click.option(
 )
 PATIENT_PATTERN = click.option(
     "--patient-pattern",
-    help="Regular expression whose first group is the patient in a file's name.",
+    help="Regular expression whose first group is the patient in a file's path below its class "
+    "folder. Default: DICOM's PatientID, names that are known, folders.",
+)
+POSITIVE = click.option(
+    "--positive",
+    help="Class that is the disease. Default: of two classes the one whose name does not say "
+    "healthy.",
 )
 WORKERS = click.option(
     "--workers", "-j", type=click.IntRange(1), default=2, show_default=True,
@@ -48,6 +56,7 @@ def command() -> None:
 @command.command("check")
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @LABELS
+@POSITIVE
 @PATIENT_PATTERN
 @WORKERS
 @output.json_option
@@ -56,6 +65,7 @@ def check(
     ctx: click.Context,
     data: tuple[Path, ...],
     labels: Path | None,
+    positive: str | None,
     patient_pattern: str | None,
     workers: int,
     as_json: bool,
@@ -64,8 +74,9 @@ def check(
 
     DATA is what `pneumoq train` takes. Every film is decoded once. Looked for are files that cannot
     be read, copies and near copies (also of another size or compression), patients and pictures on
-    two sides of a split, classes that are small, rare or told apart by their file sizes, and
-    labels.txt that disagrees. Exit status: 0 ready, 3 usable with doubts, 2 not usable.
+    two sides of a split, classes that are small, rare or told apart by their file sizes, classes of
+    which none is plainly the disease, and labels.txt that disagrees. Exit status: 0 ready, 3 usable
+    with doubts, 2 not usable.
 
     \b
     Examples:
@@ -74,8 +85,9 @@ def check(
     """
     found = checkup.check(
         data,
-        patient_pattern=patient_pattern,
+        said=Whose(pattern=patient_pattern),
         corrections=labels,
+        positive=positive,
         workers=workers,
         report=_counter("looking at films"),
     )
@@ -148,7 +160,7 @@ def split(
         val=val,
         test=test,
         seed=seed,
-        patient_pattern=patient_pattern,
+        said=Whose(pattern=patient_pattern, key=_key),
         corrections=labels,
         workers=workers,
         report=_counter("looking at films"),
@@ -167,13 +179,16 @@ def split(
         output.emit(
             {
                 "status": status, "manifest": str(to), "hash": divided.hash, "seed": seed,
-                "films": films, "patients": patients, "left_out": left_out,
+                "films": films, "patients": patients, "patients_are": divided.patients,
+                "left_out": left_out,
             },
             as_json=True,
         )  # fmt: skip
     else:
         rows = [(part, *films[part].values(), patients[part]) for part in films]
         output.grid(["", *divided.labels, "patients"], rows)
+        for note in whose.notes(divided.films):
+            click.echo(note, err=True)
         for file in divided.left_out:
             click.echo(f"left out: {output.printable(f'{file.path}: {file.reason}')}", err=True)
         if found.joined:
@@ -183,6 +198,14 @@ def split(
             )
         click.echo(f"Next: pneumoq train {shlex.quote(str(to))}")
     ctx.exit(status)
+
+
+@functools.cache
+def _key() -> bytes:
+    """Under which identifiers of patients are hashed, as a training hashes them."""
+    from worker.machine import privacy
+
+    return privacy.load(session.settings()).key_of_manifests()
 
 
 def _plain(found: Checkup) -> dict[str, Any]:
@@ -198,9 +221,11 @@ def _print(found: Checkup, data: tuple[Path, ...]) -> None:
     where = ", ".join(str(path) for path in data)
     if total:
         click.echo(f"{total:,} films of {found.patients:,} patients in {output.printable(where)}")
-        classes = list(next(iter(found.films.values())))
+        names = list(next(iter(found.films.values())))
         rows = [(split, *counts.values()) for split, counts in found.films.items()]
-        output.grid(["", *classes], [*rows, *_sizes(found.sizes, classes)])
+        output.grid(["", *names], [*rows, *_sizes(found.sizes, names)])
+        if found.positive is not None:
+            click.echo(output.printable(classes.meaning(names, found.positive)))
         click.echo()
     reasons = [f for f in found.findings if f.level == found.worst != "note"]
     notes = [f for f in found.findings if f not in reasons]

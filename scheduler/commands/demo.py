@@ -17,6 +17,7 @@ import click
 from db.base.errors import Conflict
 from scheduler import errors, session
 from scheduler.show import output
+from trainer.data.labelled import NAMING
 
 #: Patients to train on, and patients of the archive that is scored; none is in both.
 TRAIN_PATIENTS, ARCHIVE_PATIENTS = 300, 110
@@ -38,8 +39,9 @@ SPEC: dict[str, Any] = {
     "label_smoothing": 0.05,
     "precision": "auto",
     "operating_point": "youden",
-    "positive": None,
+    "positive": "PNEUMONIA",
     "patient_pattern": None,
+    "naming": NAMING,
     "name": None,
 }
 

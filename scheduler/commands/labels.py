@@ -14,7 +14,7 @@ from db.base.errors import NotFound
 from db.queue import jobs, labels
 from scheduler import errors, session
 from scheduler.show import output
-from trainer import table
+from trainer import spelling, table
 from trainer.errors import TableError
 
 #: Headers that are understood, in lower case.
@@ -44,14 +44,21 @@ def command() -> None:
 )
 @click.option("--label-column", help="Column of the true classes. Default: label, class or truth.")
 @output.json_option
+@click.pass_context
 def import_(
-    file: Path, job: int, name_column: str | None, label_column: str | None, as_json: bool
+    ctx: click.Context,
+    file: Path,
+    job: int,
+    name_column: str | None,
+    label_column: str | None,
+    as_json: bool,
 ) -> None:
     """Read true labels from a CSV, and print what they say of a job.
 
-    Names are those of v_predictions, to the letter, or of the files where the database has only
-    their hashes; item_no is understood too. Labels are the names of the model's classes. Importing
-    again replaces what a film had.
+    Names are those of v_predictions, or of the files where the database has only their hashes;
+    blanks around them, backslashes and accents may be as spreadsheets write them. item_no is
+    understood too. Labels are the names of the model's classes. Importing again replaces what a
+    film had. Exit status: 0, or 3 where rows gave no film a label.
 
     \b
     Examples:
@@ -75,14 +82,20 @@ def import_(
         output.emit({"job_id": job, **vars(report), "metrics": found}, as_json=True)
     else:
         _report(report)
+    lost = report.unknown + report.ambiguous + report.contradicted
+    advice = "" if not lost or _is_text(file) else f"; {file} is no UTF-8 text: save it as UTF-8"
     if found is None:
         raise errors.Failure(
             f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
             f'`pneumoq query "SELECT name FROM v_predictions WHERE job_id = {job} LIMIT 5"` prints'
+            + advice
         )
     if not as_json:
         click.echo()
         _print(found, job)
+    if lost:
+        click.echo(f"{lost:,} of {report.rows:,} rows gave no film a label{advice}", err=True)
+        ctx.exit(errors.ITEM_ERRORS)
 
 
 def _report(report: labels.Imported) -> None:
@@ -190,12 +203,12 @@ def _header(file: Path) -> list[str]:
 def _read(file: Path) -> Iterator[list[str]]:
     """The lines of a CSV that are not empty; separated by comma, semicolon or tab."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            yield from (row for _, row in table.rows(text) if row)
-    except UnicodeDecodeError as error:
-        raise errors.Failure(
-            f"{file} is no UTF-8 text ({error.reason}); save it as UTF-8"
-        ) from error
+        with table.opened(file) as text:
+            head, below = table.headed(text)
+            if not head:
+                return
+            yield head
+            yield from (row for _, row in below)
     except TableError as error:
         raise errors.Failure(f"{file}, line {error.line} is no CSV: {error}") from error
 
@@ -212,7 +225,7 @@ def _rows(
             raise errors.Failure(
                 f"{file}, row {number}: {len(line)} fields where the header has {len(header)}"
             )
-        name, label = line[name_at], line[label_at].strip()
+        name, label = line[name_at], spelling.of_windows(line[label_at].strip())
         if not label:
             continue
         if not numbers:
@@ -223,14 +236,34 @@ def _rows(
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
 
 
-def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[str | int, str]]:
-    """The same rows with names as the database has them: hashed where names are hidden."""
+def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[labels.Item, str]]:
+    """The same rows with names as the database has them: hashed where names are hidden.
+
+    A name that may be meant otherwise than it is written becomes several.
+    """
+    from worker import archive
     from worker.machine import privacy
     from worker.scoring.shard import is_hidden, stored_name
 
     site = None
     for name, label in rows:
-        if isinstance(name, str) and is_hidden(name, hide=hide):
-            site = site or privacy.load(session.settings())
-            name = stored_name(site, name, hide=hide)
-        yield name, label
+        if isinstance(name, int):
+            yield name, label
+            continue
+        ways = dict.fromkeys(map(archive.display, spelling.spellings(name) or (name,)))
+        for way in list(ways):
+            if is_hidden(way, hide=hide):
+                site = site or privacy.load(session.settings())
+                ways[stored_name(site, way, hide=hide)] = ways.pop(way)
+        yield tuple(ways), label
+
+
+def _is_text(file: Path) -> bool:
+    """Whether all of a file is text, in an encoding that is understood."""
+    try:
+        with table.opened(file) as text:
+            for line in text:
+                line.encode()
+    except UnicodeError:
+        return False
+    return True

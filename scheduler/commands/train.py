@@ -16,7 +16,11 @@ from db.base.errors import NotFound
 from db.queue import jobs
 from db.registry import aliases
 from scheduler import errors, session
+from scheduler.show import output
 from scheduler.submitting import submit
+from trainer.data import classes, gathering
+from trainer.data.labelled import NAMING
+from trainer.errors import DatasetError
 
 #: Options that are about the submission, not about what is trained.
 _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_json")
@@ -146,10 +150,15 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     help="How the threshold is chosen on validation: youden, sensitivity=0.95, specificity=0.95, "
     "or cost=5 where a missed disease costs as much as 5 false alarms.",
 )
-@click.option("--positive", help="Class that is the disease. Default: PNEUMONIA, or the last.")
+@click.option(
+    "--positive",
+    help="Class that is the disease. Default: of two classes the one whose name does not say "
+    "healthy, and with --warm-start the champion's.",
+)
 @click.option(
     "--patient-pattern",
-    help="Regular expression whose first group is the patient in a file's name.",
+    help="Regular expression whose first group is the patient in a file's path below its class "
+    "folder. Default: DICOM's PatientID, names that are known, folders.",
 )
 @click.option(
     "--hash-names",
@@ -213,6 +222,7 @@ def command(
 
         ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
     settings, engine = session.settings(), session.database()
+    note = ""
     if resume is not None:
         spec = _of_job(ctx, engine, resume)
     elif not data:
@@ -221,6 +231,7 @@ def command(
         spec = of_options(data, spec)
         if spec.get("warm_start"):
             _pin(ctx, engine, spec)
+        spec["positive"], note = disease(data, spec["positive"])
     if local and importlib.util.find_spec("torch") is None:
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
     if spec.get("name") is not None:
@@ -240,7 +251,7 @@ def command(
     ctx.exit(
         submit.submit(
             settings, engine, "train", make,
-            spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json, note=note,
         )
     )  # fmt: skip
 
@@ -269,15 +280,35 @@ def of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
         check_source(source)
     paths = [submit.readable_path(source) for source in data]
     spec["data"] = paths[0] if len(paths) == 1 else paths
+    spec["naming"] = NAMING
     if (labels := spec.pop("labels")) is not None:
         spec["corrections"] = submit.readable_path(labels)
     return spec
 
 
+def disease(data: tuple[Path, ...], positive: str | None) -> tuple[str | None, str]:
+    """The class that is the disease, and a sentence for a person.
+
+    Where the classes cannot be read here, both are left to the worker, which says why. Raises
+    DatasetError where they do not say which it is.
+    """
+    try:
+        labels = gathering.classes(data[0])
+    except (DatasetError, OSError):
+        return positive, ""
+    positive = classes.disease(labels, positive)
+    return positive, output.printable(classes.meaning(labels, positive))
+
+
 def _pin(ctx: click.Context, engine: sa.Engine, spec: dict[str, Any]) -> None:
-    """Settle which model a warm start begins from, whatever is promoted until the job runs."""
+    """Settle which model a warm start begins from, whatever is promoted until the job runs.
+
+    The disease is that model's, where nobody says another.
+    """
     check_init(ctx)
-    spec["warm_start"] = aliases.resolve(engine, aliases.CHAMPION)["id"]
+    champion = aliases.resolve(engine, aliases.CHAMPION)
+    spec["warm_start"] = champion["id"]
+    spec["positive"] = spec["positive"] or champion["positive"]
 
 
 def check_init(ctx: click.Context) -> None:

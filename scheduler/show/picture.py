@@ -5,29 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from trainer.film import rules
 from worker.scoring.classify import Answer
 
 #: Opacity of the strongest evidence.
 STRONGEST = 0.45
 
 
-def annotate(film: Path, out: Path, answer: Answer) -> None:
+def annotate(out: Path, answer: Answer) -> None:
     """Write the film with its class-activation map in red and the answer in words.
 
-    The format follows `out`'s suffix; ValueError or OSError where it cannot be written.
+    The film is shown whole and as the model's film rule makes it gray; the map lies where the model
+    looked. The format follows `out`'s suffix; ValueError or OSError where it cannot be written.
     """
-    with Image.open(film) as image:
-        base = ImageOps.exif_transpose(image).convert("L").convert("RGB")
+    base = rules.gray(answer.film).convert("RGB")
     if answer.cam is not None:
         # Evidence against the class is not shown; what is shown is scaled to its own strongest.
         evidence = np.clip(answer.cam, 0, None)
         strongest = float(evidence.max())
         if strongest > 0 and answer.probability >= answer.card.threshold:
             alpha = Image.fromarray((evidence / strongest * (255 * STRONGEST)).astype(np.uint8))
-            red = Image.new("RGB", base.size, (230, 40, 30))
-            base.paste(red, mask=alpha.resize(base.size, Image.Resampling.BICUBIC))
+            card = answer.card
+            box = rules.field(card.film_rule, base.width, base.height, card.size)
+            x, y, beyond_x, beyond_y = (round(side) for side in box)
+            mask = alpha.resize((beyond_x - x, beyond_y - y), Image.Resampling.BICUBIC)
+            base.paste(Image.new("RGB", mask.size, (230, 40, 30)), (x, y), mask)
     text = f"{100 * answer.probability:.2f}% {answer.card.positive}: called {answer.label}"
     if answer.unusual:
         text += " (unusual film: do not trust it)"

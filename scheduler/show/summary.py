@@ -55,6 +55,8 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
     if registered:
         summary["model"] = registered[0]["name"]
         summary["champion"] = bool(registered[0]["champion"])
+        card = models.get(engine, row["model_id"])["card"]
+        summary["patients"] = card.get("patients") or None
     return summary
 
 
@@ -158,6 +160,11 @@ def _close_training(summary: dict[str, Any]) -> None:
         click.echo(f"  verdict      {summary['verdict']}")
     if summary.get("model") is None:
         return
+    if summary["patients"] == "unknown":
+        click.echo(
+            "  patients     unknown: figures may be too good and intervals too narrow; see "
+            "--patient-pattern"
+        )
     number = summary["model_id"]
     if summary["champion"]:
         click.echo(f"  model        {number} ({summary['model']}), the champion: `score` uses it")

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from db.queue import uncertain
 from scheduler import errors, session
-from trainer import atomic
+from trainer import atomic, clutter
 from trainer.data import layout, manifest
 from trainer.film import content
 from worker import archive
@@ -119,12 +119,16 @@ def _name(film: Reread, stored: str, labels: Collection[str]) -> str:
     name = manifest.below_class(Path(film.name), labels)
     parts = PurePosixPath(name).parts
     odd = any(
-        part in ("..", "/") or layout.is_clutter(part) or len(os.fsencode(part)) > LONGEST_NAME
+        part in ("..", "/") or _is_clutter(part) or len(os.fsencode(part)) > LONGEST_NAME
         for part in parts
     )
     if stored == archive.display(film.name) and parts and not odd:
         return name
     return f"item-{film.item_no:07}{_ENDINGS.get(content.kind(film.data), '')}"
+
+
+def _is_clutter(part: str) -> bool:
+    return clutter.of_file(part) is not None or clutter.of_folder(part) is not None
 
 
 class _Taken:

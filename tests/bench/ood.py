@@ -49,7 +49,7 @@ def long_way(
     again = torch.from_numpy(films[:: round(1 / ood.AUGMENTED), None].copy())
     changed = augment.augment(again, seed=0, epoch=0, step=0, strength=ood.STRENGTH)
     count = min(ood.NEGATIVES, ood.NEGATIVES_PER_FILM * len(films))
-    strange = plainly(net, negatives.draw(films, count, 0))
+    strange = plainly(net, np.stack([*negatives.draw(films, count, 0)]))
     films = np.concatenate([films, changed.round().byte().numpy()[:, 0]])
     return ood.fit_features(plainly(net, films), strange, plainly(net, planes[held_out]))
 
@@ -86,7 +86,7 @@ def main() -> None:
             for way, fit in ways.items():
                 seconds, detectors[way] = timed(fit)
                 spent[way].append(seconds)
-        looked = np.concatenate([films.planes[val], negatives.draw(films.planes[val], 66, 1)])
+        looked = np.concatenate([films.planes[val], [*negatives.draw(films.planes[val], 66, 1)]])
         features = plainly(net, looked)
         one, other = (detectors[way](features) for way in ways)
     least = {way: min(seconds) for way, seconds in spent.items()}

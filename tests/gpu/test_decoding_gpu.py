@@ -87,7 +87,7 @@ def test_the_memory_limit_holds_beside_cuda(torch: Any, tmp_path: Path) -> None:
     from PIL import Image
 
     folder = write(tmp_path / "films", jpegs(8))
-    Image.new("L", (9000, 9000)).save(folder / "big.png", compress_level=1)
+    Image.linear_gradient("L").resize((9000, 9000)).save(folder / "big.png", compress_level=1)
     decoders = Decoders(0, 600 * SIDE, deadline_s=60, limit_mb=64, gpu=ANYHOW)
     serving(decoders)
     decoders.give(given(place(folder), members(folder)))

@@ -23,13 +23,14 @@ from tests.support import servers, soak
 from tests.support.site import Site, site
 from tests.support.tokens import Tokens
 from tests.worker import samples
+from trainer.data.labelled import NAMING
 from worker import wakeup
 
 #: The least that is a training: what it learns is not what is tested.
 JOB = {
     "epochs": 1, "patience": 0, "size": 32, "batch_size": 8, "lr": 1e-3, "init": "scratch",
     "precision": "fp32", "val_fraction": 0.25, "operating_point": "youden", "ema": 0.9,
-    "augment": 0.0, "positive": "PNEUMONIA", "workers": 1, "seed": 0,
+    "augment": 0.0, "positive": "PNEUMONIA", "workers": 1, "seed": 0, "naming": NAMING,
 }  # fmt: skip
 
 #: Longest wait, in seconds: a training takes minutes where other tests run beside it.

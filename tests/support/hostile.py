@@ -20,9 +20,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 from pydicom import uid
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
+
+from tests.support import lossless
 
 #: Tags of every DICOM made here that identify its patient.
 PATIENT = {
@@ -123,6 +128,12 @@ def dataset(
     return made
 
 
+def put(made: Dataset, keyword: str, vr: str | None, value: bytes) -> None:
+    """Set a tag to bytes under a VR, whatever that makes of them."""
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    made[tag] = RawDataElement(tag, vr, len(value), value, 0, vr is None, True)
+
+
 def written(made: FileDataset, *, preamble: bool = True) -> bytes:
     """A data set as a file, with or without the preamble and the file meta group."""
     syntax = made.file_meta.TransferSyntaxUID
@@ -167,6 +178,14 @@ def png(header: bytes, *bodies: tuple[bytes, bytes]) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def with_chunks(data: bytes, *chunks: tuple[bytes, bytes], sound: bool = True) -> bytes:
+    """A PNG with further chunks behind its header; of the wrong checksum where not `sound`."""
+    found = png(b"", *chunks)[33 - 13 : -12]
+    if not sound:
+        found = found[:-1] + bytes([found[-1] ^ 1])
+    return data[:33] + found + data[33:]
 
 
 def tiff(*entries: tuple[int, int, int, int], after: bytes = b"", following: int = 0) -> bytes:
@@ -243,6 +262,20 @@ def _errors_of_images() -> _Made:
     huge[at + 5 : at + 9] = struct.pack(">HH", 65_000, 65_000)
     yield "bomb.jpg", "too_large", bytes(huge)
     yield "cmyk.jpg", "unsupported_pixels", encoded(Image.new("CMYK", (99, 99)), "JPEG")
+    two = bytearray(jpeg)
+    two[jpeg.index(b"\xff\xc0") + 9] = 2
+    yield "two_components.jpg", "unsupported_pixels", bytes(two)
+    colour = encoded(gray.convert("RGB"), "JPEG")
+    for name, whole in (("gray", jpeg), ("colour", colour), ("progressive", progressive)):
+        for share in (50, 90):
+            half = whole[: len(whole) * share // 100]
+            yield f"cut_{name}_{share}_then_zeros.jpg", "truncated", half + bytes(9 * len(whole))
+            yield f"cut_{name}_{share}_then_another.jpg", "corrupt", half + jpeg
+            if name != "progressive":
+                yield f"cut_{name}_{share}_then_an_end.jpg", "truncated", half + b"\xff\xd9"
+    scans = [at for at in range(len(progressive)) if progressive[at : at + 2] == b"\xff\xda"]
+    lacking = progressive[: scans[-1]] + b"\xff\xd9"
+    yield "without_its_last_scan.jpg", "truncated", lacking
 
     small = encoded(gray, "PNG")
     for name, marker in (("header", b"IHDR"), ("pixels", b"IDAT"), ("end", b"IEND")):
@@ -264,12 +297,14 @@ def _errors_of_images() -> _Made:
         header = struct.pack(">2I5B", 64, 64, 16, colour, 0, 0, 0)
         rows = zlib.compress(64 * (b"\0" + bytes(64 * channels * 2)))
         yield f"sixteen_bits_of_{channels}.png", "unsupported_pixels", png(header, (b"IDAT", rows))
-    profile = b"icc\0\0" + zlib.compress(bytes(80 << 20), 9)
-    whole = struct.pack(">2I5B", 64, 64, 8, 0, 0, 0, 0)
-    pixels = (b"IDAT", zlib.compress(64 * bytes(65)))
-    yield "icc_bomb.png", "corrupt", png(whole, (b"iCCP", profile), pixels)
-    note = b"Comment\0\0" + zlib.compress(bytes(80 << 20), 9)
-    yield "text_bomb.png", "corrupt", png(whole, (b"zTXt", note), pixels)
+    note = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(80 << 20), 9)
+    yield "xmp_bomb.png", "corrupt", with_chunks(small, (b"iTXt", note))
+    yield "bad_transparency_crc.png", "corrupt", with_chunks(small, (b"tRNS", b"\0\1"), sound=False)
+    yield (
+        "bad_note_and_pixels.png",
+        "corrupt",
+        with_chunks(bytes(flipped), (b"pHYs", bytes(9)), sound=False),
+    )
 
     yield "floating.tif", "unsupported_pixels", encoded(Image.new("F", (99, 99), 0.5), "TIFF")
     yield "integers.tif", "unsupported_pixels", encoded(Image.new("I", (99, 99), 70_000), "TIFF")
@@ -373,17 +408,38 @@ def _refused_images() -> _Made:
     gray = Image.fromarray(picture())
     others = [gray.rotate(turn) for turn in (90, 180)]
     yield "icon.png", "too_small", encoded(gray.resize((31, 400)), "PNG")
-    yield "ribbon.jpg", "too_small", encoded(Image.new("L", (60_000, 1)), "JPEG")
+    ramp = (np.arange(60_000, dtype=np.uint32) // 235).astype(np.uint8)[None]
+    yield "ribbon.jpg", "too_small", encoded(Image.fromarray(ramp), "JPEG")
     ribbon = (
         (256, 4, 1, 1), (257, 4, 1, 100_000), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
         (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 100_000), (279, 4, 1, 100_000),
     )  # fmt: skip
-    yield "ribbon.tif", "too_small", tiff(*ribbon, after=bytes(101_000))
+    yield "ribbon.tif", "too_small", tiff(*ribbon, after=bytes(range(250)) * 404)
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
         yield f"photograph.{kind.lower()}", "colour", encoded(photograph(), kind)
     palette = photograph().quantize(64)
     yield "palette.png", "colour", encoded(palette, "PNG")
     yield "photograph.gif", "colour", encoded(palette, "GIF")
+    few = Image.fromarray(picture() // 16 * 16)
+    for kind in ("PNG", "TIFF", "BMP", "GIF"):
+        yield (
+            f"fifteen_grays.{kind.lower()}",
+            "blank",
+            encoded(few.point(lambda v: max(v, 16)), kind),
+        )
+    yield "fifteen_grays.dcm", "blank", dicom(np.maximum(picture() // 16, 1))
+    deep = picture().astype(np.uint16) // 18 * 300 + 20_000
+    yield "fifteen_grays_of_16_bits.png", "blank", encoded(Image.fromarray(deep), "PNG")
+    yield "fifteen_grays_of_16_bits.tif", "blank", encoded(Image.fromarray(deep), "TIFF")
+    yield "narrow_window.dcm", "blank", dicom(WindowCenter=100, WindowWidth=10)
+    for kind in ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP"):
+        one = Image.new("L", CHEST[::-1], 90).convert("RGB" if kind == "WEBP" else "L")
+        yield f"one_gray.{kind.lower()}", "blank", encoded(one, kind)
+    clear = Image.new("RGBA", CHEST[::-1], (255, 255, 255, 0))
+    clear.putpixel((9, 9), (90, 90, 90, 255))
+    yield "transparent.png", "blank", encoded(clear, "PNG")
+    yield "progressive_one_gray.jpg", "blank", encoded(Image.new("L", (999, 999), 128), "JPEG")
+    yield "one_gray.dcm", "blank", dicom(np.full(CHEST, 1000, np.uint16))
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         data = encoded(gray, kind, save_all=True, append_images=others)
         yield f"several.{kind.lower()}", "multi_frame", data
@@ -424,6 +480,7 @@ def _refused_dicom() -> _Made:
     raw = uid.DigitalXRayImageStorageForProcessing
     yield "raw_class.dcm", "for_processing", dicom(SOPClassUID=raw, PresentationIntentType=None)
     yield "labelled.dcm", "burned_in", dicom(BurnedInAnnotation="YES")
+    yield "two_polarities.dcm", "polarity", dicom(PresentationLUTShape="INVERSE")
     frames = np.concatenate([picture(), picture(seed=6)])
     yield "two_frames.dcm", "multi_frame", dicom(frames, Rows=CHEST[0], NumberOfFrames=2)
     captured = uid.SecondaryCaptureImageStorage
@@ -478,7 +535,36 @@ def _good_images() -> Iterator[tuple[str, float, bytes]]:
         exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + body
         exif = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
         yield f"exif_{name}.jpg", 1.5, jpeg[:2] + exif + jpeg[2:]
+    for name, more in (
+        ("text", b"\r\n"),
+        ("zeros", bytes(999)),
+        ("end", b"\xff\xd9"),
+        ("two", jpeg),
+    ):
+        yield f"jpeg_then_{name}.jpg", 1.5, jpeg + more
+    progressive = encoded(gray, "JPEG", quality=95, progressive=True)
+    yield "progressive_then_text.jpg", 1.5, progressive + b"end of transmission"
+    gray_end = Image.fromarray(picture())
+    gray_end.paste(128, (208, 184, 240, 200))  # what libjpeg puts where blocks are missing
+    for mode in ("L", "RGB"):
+        data = encoded(gray_end.convert(mode), "JPEG", quality=95)
+        yield f"gray_end_{mode}.jpg", 3.0, data
+        yield f"gray_end_{mode}_then_text.jpg", 3.0, data + b"more"
     yield "wrong_name.dcm", 0.1, encoded(gray, "PNG")
+    small = encoded(gray, "PNG")
+    for name in (b"pHYs", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"gAMA", b"abCd"):
+        bad = with_chunks(small, (name, b"x\0y\0z"), sound=False)
+        yield f"bad_{name.decode()}_crc.png", 0.1, bad
+    large = zlib.compress(bytes(80 << 20), 9)
+    for name, body in ((b"iCCP", b"icc\0\0"), (b"zTXt", b"Comment\0\0")):
+        yield f"large_{name.decode()}.png", 0.1, with_chunks(small, (name, body + large))
+        # Behind the pixels, where Pillow looks at it once it has decoded them.
+        late = (
+            small[:-12]
+            + with_chunks(small, (name, body + large))[33 : 33 - len(small)]
+            + small[-12:]
+        )
+        yield f"late_{name.decode()}.png", 0.1, late
     # A loop from the first directory to itself is one page.
     looping = bytearray(encoded(gray, "TIFF"))
     at = struct.unpack_from("<I", looping, 4)[0]
@@ -500,11 +586,21 @@ def _good_dicom() -> Iterator[tuple[str, float, bytes]]:
     ):
         yield f"{name}.dcm", 0.1, dicom(gray, syntax)
         yield f"{name}_12.dcm", 0.5, dicom(twelve, syntax, **bits, **window)
-    for name, syntax in (("rle", uid.RLELossless), ("j2k", uid.JPEG2000Lossless)):
+    for name, syntax in (
+        ("rle", uid.RLELossless), ("j2k", uid.JPEG2000Lossless), ("jls", uid.JPEGLSLossless),
+    ):  # fmt: skip
         yield f"{name}.dcm", 0.1, compressed(gray, syntax)
         yield f"{name}_12.dcm", 0.5, compressed(twelve, syntax, **bits, **window)
     frame = encoded(Image.fromarray(gray), "JPEG", quality=95)
     yield "jpeg.dcm", 1.5, encapsulating(frame, gray, uid.JPEGBaseline8Bit)
+    exact = lossless.jpeg(gray, 8)
+    yield "lossless_jpeg.dcm", 0.1, encapsulating(exact, gray, uid.JPEGLosslessSV1)
+    exact = lossless.jpeg(twelve, 12)
+    yield (
+        "lossless_jpeg_12.dcm",
+        0.5,
+        encapsulating(exact, twelve, uid.JPEGLosslessSV1, **bits, **window),
+    )
     yield "without_extension", 0.1, dicom()
     yield "without_preamble.dcm", 0.1, written(dataset(), preamble=False)
     bare = dataset(syntax=uid.ImplicitVRLittleEndian)

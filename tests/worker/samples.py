@@ -22,6 +22,7 @@ from db.registry import models
 from tests.support import drawn, once
 from trainer import card as cards
 from trainer.card import Card
+from trainer.data.labelled import NAMING
 from trainer.film import rules
 from trainer.modelfile import export
 from trainer.network import model, ood
@@ -45,6 +46,7 @@ TRAINING: dict[str, Any] = {
     "val_fraction": 0.3,
     "operating_point": "youden",
     "positive": "PNEUMONIA",
+    "naming": NAMING,
 }
 
 #: Longest wait for something that happens in another thread or process, in seconds.

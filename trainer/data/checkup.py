@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data import dataset, findings, gathering, layout, manifest, preview
+from trainer.data import classes, dataset, findings, gathering, layout, manifest, preview, whose
 from trainer.data.dataset import Dataset
 from trainer.data.findings import Finding, Level
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.preview import Preview
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
 #: Shares of films that `train` holds out by default.
@@ -49,6 +50,10 @@ class Checkup:
     #: Split → class → films, as the folders or the manifest say.
     films: dict[str, dict[str, int]]
     patients: int
+    #: `known`, `folders` where folders are taken for patients, or `unknown`.
+    patients_are: str
+    #: The class that is the disease; None where the names do not say, so that `train` will ask.
+    positive: str | None
     #: By class.
     sizes: dict[str, Sizes]
     findings: tuple[Finding, ...]
@@ -70,51 +75,68 @@ class Checkup:
 def check(
     paths: Sequence[Path],
     *,
-    patient_pattern: str | None = None,
+    said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
+    positive: str | None = None,
     workers: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
     gathered: Gathered | None = None,
 ) -> Checkup:
     """Look at what `train` would read; what is wrong becomes findings, not errors.
 
-    `workers` is a number of threads; `report` gets how many films were decoded, of how many.
+    `said` is how it is known whose a film is.
+    `positive` is the class that is the disease, where its name does not say so. `workers` is a
+    number of threads; `report` gets how many films were decoded, of how many.
     `gathered` is what these paths hold, where it was read already.
     """
     found: list[Finding] = []
     try:
         gathered = gathered or gathering.gather(
-            paths, patient_pattern=patient_pattern, corrections=corrections, check_labels=False
+            paths, said=said, corrections=corrections, check_labels=False
         )
     except DatasetError as error:
         return Checkup(
-            root=None, films={}, patients=0, sizes={},
+            root=None, films={}, patients=0, patients_are="", positive=None, sizes={},
             findings=(Finding(level="bad", code="unusable", text=str(error)),),
         )  # fmt: skip
     for path in paths:
         if not manifest.is_one(path):
             for sentence in layout.disagreements(path, gathered.labels):
                 found.append(Finding(level="bad", code="labels_txt", text=sentence))
-            found += findings.manifest_classes(path, gathered)
+            found += findings.manifest_classes(layout.found(path), gathered)
     seen, broken = preview.at(gathered.root, gathered.films, workers=workers, report=report)
     unreadable = [*gathered.unreadable, *broken]
     found += findings.unreadable(unreadable)
     data: Dataset | None = None
     try:
-        data = dataset.settle(gathered, val_fraction=VAL_FRACTION, seed=0)
+        positive = classes.disease(gathered.labels, positive)
+    except DatasetError as error:
+        found.append(Finding(level="doubt", code="positive_unknown", text=str(error)))
+        positive = None
+    try:
+        data = dataset.settle(
+            gathered, val_fraction=VAL_FRACTION, seed=0, positive=positive or gathered.labels[-1]
+        )
         data = data.without(broken)
     except DatasetError as error:
         found.append(Finding(level="bad", code="unusable", text=str(error)))
     found += findings.copies(gathered.films, seen)
-    found += findings.patients(gathered.films)
+    unsure = [*findings.unknown_patients(gathered.films)]
+    found += [*unsure, *findings.patients(gathered.films)]
     found += findings.balance(gathered)
     sizes = _sizes(gathered, seen)
     found += findings.shortcuts(gathered, data, seen)
-    found += [Finding(level="note", code="note", text=note) for note in (data or gathered).notes]
+    found += [
+        Finding(level="note", code="note", text=note)
+        for note in (data or gathered).notes
+        if all(note != finding.text for finding in unsure)
+    ]
     return Checkup(
         root=gathered.root,
         films=_counts(gathered),
         patients=len({film.patient for film in gathered.films}),
+        patients_are=whose.state(gathered.films),
+        positive=positive,
         sizes=sizes,
         findings=tuple(sorted(found, key=lambda f: ("bad", "doubt", "note").index(f.level))),
         unreadable=tuple(sorted(file.path for file in unreadable)),

@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data import gathering, manifest, patients
+from trainer.data import classes, gathering, manifest, patients, whose
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
 __all__ = ["TEST", "TRAIN", "VAL", "Dataset", "Film", "LeftOut", "read", "settle"]
-
-#: The class that is the disease where nobody says otherwise, compared in lower case.
-DEFAULT_POSITIVE = "pneumonia"
 
 #: A val/ folder chooses the model only when it is at least this large; the most used public set
 #: ships one of 16 films, on which every epoch looks the same.
@@ -59,12 +57,20 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the manifest: equal exactly when paths, contents, labels and splits are."""
+        """SHA-256 of the manifest: equal exactly when paths, contents, labels and splits are, and
+        patients, but for jobs of the first naming."""
         lines = sorted(
-            f"{film.path}\t{film.sha256}\t{self.labels[film.label]}\t{film.split}\n"
+            f"{film.path}\t{film.sha256}\t{self.labels[film.label]}\t{film.split}"
+            + ("\n" if film.known_by == whose.UNSAID else f"\t{film.patient}\n")
             for film in self.films
         )
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def patients(self) -> str:
+        """`known`, `folders` where folders are taken for patients, or `unknown`; empty where it is
+        not said."""
+        return whose.state([film for film in self.films if film.split != TEST])
 
     def of(self, split: str) -> tuple[Film, ...]:
         """The films of one split, in the order of `films`."""
@@ -116,17 +122,17 @@ def read(
     val_fraction: float = 0.12,
     seed: int = 0,
     positive: str | None = None,
-    patient_pattern: str | None = None,
+    said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
 ) -> Dataset:
     """Labelled films, split into train, val and (never trained on) test by patient.
 
     `source` is a folder or a manifest, or several: where a later one has a film of an earlier one
     again, by content, its label counts. `corrections` is a CSV of labels that count before all.
-    `val_fraction` is the share of each class that is held out. `patient_pattern` is a regular
-    expression searched in a file's path below its class folder, without suffix; its group
-    `patient`, or first group, or whole match is the patient. Raises DatasetError where the films
-    cannot be trained on.
+    `val_fraction` is the share of each class that is held out, and `positive` the class that is the
+    disease, where their names do not say it (trainer.data.classes). `said` is how it is
+    known whose a film is. Raises DatasetError where the films cannot be trained on, and where their
+    names prove that it is not known.
     """
     if not 0.0 < val_fraction < 1.0:
         raise DatasetError(
@@ -134,16 +140,26 @@ def read(
         )
     gathered = gathering.gather(
         [source] if isinstance(source, Path) else source,
-        patient_pattern=patient_pattern,
+        said=said,
         corrections=corrections,
     )
+    check_patients(gathered)
     return settle(gathered, val_fraction=val_fraction, seed=seed, positive=positive)
+
+
+def check_patients(gathered: Gathered) -> None:
+    """Raise DatasetError where the films' names prove that whose they are is not known."""
+    if why := whose.stop(gathered.films):
+        raise DatasetError(why)
 
 
 def settle(
     gathered: Gathered, *, val_fraction: float, seed: int, positive: str | None = None
 ) -> Dataset:
-    """The dataset that training uses: contradictions left out, train and val settled."""
+    """The dataset that training uses: contradictions left out, train and val settled.
+
+    `positive` is the disease; without it the names of the classes say which it is, or DatasetError.
+    """
     films = list(gathered.films)
     notes = list(gathered.notes)
     contradictions = _contradictions(films)
@@ -161,21 +177,12 @@ def settle(
     dataset = Dataset(
         root=gathered.root,
         labels=gathered.labels,
-        positive=disease(positive, gathered.labels),
+        positive=classes.disease(gathered.labels, positive),
         films=tuple(films),
-        notes=(*notes, *more, *_leaks(films)),
+        notes=(*notes, *more, *_leaks(films), *whose.notes(films)),
     )
     dataset = dataset.without(gathered.unreadable)
     return dataclasses.replace(dataset, left_out=(*contradictions, *gathered.unreadable))
-
-
-def disease(wanted: str | None, labels: tuple[str, ...]) -> str:
-    """The class whose probability is reported; raises DatasetError where there is no such class."""
-    if wanted is not None:
-        if wanted not in labels:
-            raise DatasetError(f"the positive class {wanted} is none of {listed(labels)}")
-        return wanted
-    return next((n for n in labels if n.lower() == DEFAULT_POSITIVE), labels[-1])
 
 
 def _contradictions(films: Sequence[Film]) -> list[LeftOut]:
@@ -218,7 +225,7 @@ def _check_trainable(root: Path, films: Iterable[Film], labels: tuple[str, ...])
         if len(patients[label]) < 2:
             raise DatasetError(
                 f"all films of class {name} in {root} are of one patient; at least two are needed, "
-                "one to train on and one to check with (see patient_pattern if the names mislead)"
+                "one to train on and one to check with (see --patient-pattern if the names mislead)"
             )
 
 
@@ -282,3 +289,12 @@ def _leaks(films: Sequence[Film]) -> Iterator[str]:
     n = sum(film.split == TEST and film.sha256 in seen for film in films)
     if n:
         yield f"{n} films of test/ are in the training folders too; do not judge a model by them."
+    sides = collections.defaultdict(set)
+    for film in films:
+        if film.known_by in whose.KNOWN:
+            sides[film.patient].add(film.split == TEST)
+    if n := sum(len(both) > 1 for both in sides.values()):
+        yield (
+            f"{n} patients have films both in test/ and in the training folders; do not judge a "
+            "model by test/, or divide anew with `pneumoq dataset split`."
+        )

@@ -5,6 +5,7 @@ No film is moved or changed: a division is a manifest, or a folder of hard links
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import errno
 import os
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import atomic
-from trainer.data import dataset, gathering, layout, manifest, patients, preview
+from trainer.data import dataset, gathering, layout, manifest, patients, preview, whose
 from trainer.data.dataset import Dataset
-from trainer.data.labelled import TEST, TRAIN, VAL, Film
+from trainer.data.labelled import TEST, TRAIN, VAL, Film, stem_of
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
 #: The manifest's name in a folder of hard links.
@@ -38,7 +40,7 @@ def divide(
     val: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
-    patient_pattern: str | None = None,
+    said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
     workers: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -47,17 +49,19 @@ def divide(
 
     Whatever splits there were are given up. Films that are nearly the same picture count as one
     patient's; for that each film is decoded once, by `workers` threads. The same films, seed and
-    shares give the same division. Raises DatasetError.
+    shares give the same division. `said` is how it is known whose a film is. Raises DatasetError.
     """
     if not (val > 0 and test >= 0 and val + test < 1):
         raise DatasetError(
             f"val {val} and test {test} leave nothing to train on; give shares like 0.1 and 0.1"
         )
-    gathered = gathering.gather(paths, patient_pattern=patient_pattern, corrections=corrections)
+    gathered = gathering.gather(paths, said=said, corrections=corrections)
+    dataset.check_patients(gathered)
     # In one pool: test films are judged anew.
     pool = [dataclasses.replace(film, split=TRAIN) for film in gathered.films]
     gathered = dataclasses.replace(gathered, films=tuple(pool), settled=False, added=frozenset())
-    data = dataset.settle(gathered, val_fraction=val, seed=seed)
+    # Which class is the disease makes no difference here, and is not asked.
+    data = dataset.settle(gathered, val_fraction=val, seed=seed, positive=gathered.labels[-1])
     seen, broken = preview.at(data.root, data.films, workers=workers, report=report)
     data = data.without(broken)
     patient_of = {film.sha256: film.patient for film in data.films}
@@ -86,7 +90,23 @@ def write_manifest(data: Dataset, path: Path) -> None:
         dataclasses.replace(film, path=gathering.below(path.parent, data.root / film.path))
         for film in data.films
     ]
-    manifest.write(path, films, data.labels)
+    manifest.write(path, _told(films), data.labels)
+
+
+def _told(films: Sequence[Film]) -> list[Film]:
+    """Films without the patients that nothing tells, as whoever reads the manifest must be told.
+
+    One who has films of several names, for they show one picture, stays.
+    """
+    called = collections.defaultdict(set)
+    for film in films:
+        called[film.patient].add(stem_of(Path(film.path)).name)
+    return [
+        film
+        if film.known_by in whose.KNOWN or len(called[film.patient]) > 1
+        else dataclasses.replace(film, patient="")
+        for film in films
+    ]
 
 
 def write_folder(data: Dataset, folder: Path, *, copy: bool = False) -> None:
@@ -113,7 +133,8 @@ def write_folder(data: Dataset, folder: Path, *, copy: bool = False) -> None:
             _put((data.root / film.path).resolve(), place, copy=copy)
             films.append(dataclasses.replace(film, path=name))
         (part / layout.LABELS).write_text("".join(f"{name}\n" for name in data.labels))
-        manifest.write(part / MANIFEST, sorted(films, key=lambda f: f.path), data.labels)
+        films.sort(key=lambda film: film.path)
+        manifest.write(part / MANIFEST, _told(films), data.labels)
 
 
 def _free(folder: str, film: Film, labels: Sequence[str], taken: set[str]) -> str:

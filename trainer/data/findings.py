@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import division, gathering, manifest, preview
+from trainer.data import division, gathering, manifest, preview, whose
 from trainer.data.dataset import Dataset
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
@@ -165,6 +165,16 @@ def _about(level: Level, code: str, groups: Sequence[Sequence[Film]], what: str)
         text=f"{_films(len(films))} {what}: {a} and {b}{_more(len(groups) - 1, ' groups')}",
         paths=tuple(sorted(film.path for film in films)),
     )
+
+
+def unknown_patients(films: Sequence[Film]) -> Iterator[Finding]:
+    """That nothing says whose films are, or that their names prove it."""
+    theirs = tuple(sorted(film.path for film in films if film.known_by not in whose.KNOWN))
+    if why := whose.stop(films):
+        yield Finding(level="bad", code="patients_unknown", text=why, paths=theirs)
+    elif whose.state(films) == "unknown":
+        text = next(iter(whose.notes(films)))
+        yield Finding(level="doubt", code="patients_unknown", text=text, paths=theirs)
 
 
 def patients(films: Sequence[Film]) -> Iterator[Finding]:

@@ -13,14 +13,15 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.data import gathering, patients
+from trainer.data import gathering, patients, whose
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Film, listed
 from trainer.data.names import CLEAR, Names, is_hidden
 from trainer.data.patience import Patience
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
 #: Fewer films of a class than this are no set to judge by; another way of choosing is taken.
@@ -31,7 +32,7 @@ LEAST = 20
 #: alike on all but one or two can be shown not to be worse by 0.02.
 FRACTION, ENOUGH, MOST = 0.15, 100, 0.4
 
-_COLUMNS = ("path", "sha256", "label", "patient", "slice")
+_COLUMNS = ("path", "sha256", "label", "patient", "slice", "known_by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +50,20 @@ class Judged:
     slice: str = ""
     #: Whether the file is DICOM, or is called so; not known of one that was kept.
     dicom: bool = False
+    #: As of `labelled.Film`; of films that were chosen before it was kept nothing is said.
+    known_by: str = field(default=whose.UNSAID, compare=False)
 
 
 def of_source(
-    path: Path, patient_pattern: str | None = None, labels: Sequence[str] | None = None
+    path: Path, said: Whose = whose.BY_THEMSELVES, labels: Sequence[str] | None = None
 ) -> tuple[Judged, ...]:
     """The films of a labelled folder or manifest: those of its test split, or all without one.
 
-    A manifest may have a column `slice`. `labels` are the classes that there may be. Raises
-    DatasetError.
+    A manifest may have a column `slice`. `labels` are the classes that there may be, and `said` is
+    how it is known whose the films are. Raises DatasetError.
     """
-    gathered = gathering.gather([path], patient_pattern=patient_pattern)
+    # The pattern is for the films that are trained on, and these may be called otherwise.
+    gathered = gathering.gather([path], said=dataclasses.replace(said, must_match=False))
     if labels is not None and (unknown := set(gathered.labels) - set(labels)):
         raise DatasetError(
             f"{path} has the classes {listed(unknown)}, which the models do not know; they know "
@@ -197,7 +201,7 @@ def to_csv(films: Iterable[Judged], names: Names = CLEAR) -> str:
     rows.writerow(_COLUMNS)
     for film in films:
         path = names.path(str(film.file), dicom=film.dicom)
-        rows.writerow((path, film.sha256, film.name, film.patient, film.slice))
+        rows.writerow((path, film.sha256, film.name, film.patient, film.slice, film.known_by))
     return text.getvalue()
 
 
@@ -207,7 +211,7 @@ def from_csv(text: str) -> tuple[Judged, ...]:
     return tuple(
         Judged(
             file=Path(row["path"]), sha256=row["sha256"], name=row["label"],
-            patient=row["patient"], slice=row["slice"],
+            patient=row["patient"], slice=row["slice"], known_by=row.get("known_by", whose.UNSAID),
         )
         for row in rows
     )  # fmt: skip
@@ -236,6 +240,7 @@ def _judged(gathered: Gathered, films: Iterable[Film]) -> tuple[Judged, ...]:
                     patient=film.patient,
                     slice=gathered.slices.get(film.path, ""),
                     dicom=film.dicom,
+                    known_by=film.known_by,
                 ),
             )
     if not found:

@@ -14,10 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
-from trainer.data import layout, manifest, patients
-from trainer.data.labelled import Entry, Film, LeftOut, Source, listed
+from trainer import spelling
+from trainer.data import layout, manifest, whose
+from trainer.data.labelled import FIRST_NAMING, Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 from trainer.film import content
 
@@ -51,16 +54,16 @@ class Gathered:
 def gather(
     paths: Sequence[Path],
     *,
-    patient_pattern: str | None = None,
+    said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
     check_labels: bool = True,
 ) -> Gathered:
     """The films of folders and manifests; raises DatasetError.
 
-    The first source says which classes there are. `check_labels` is whether a labels.txt that
+    The first source says which classes there are, and `said` how it is known whose a film is.
+    `check_labels` is whether a labels.txt that
     disagrees is an error.
     """
-    patient_of = patients.Reader(patient_pattern)
     sources: list[Source] = []
     for path in paths:
         known = sources[0].labels if sources else ()
@@ -72,13 +75,19 @@ def gather(
     root = first.root if not others else _common(source.root for source in sources)
     unreadable: list[LeftOut] = []
     notes = list(first.notes)
-    films = list(_films(first, first, root, patient_of, unreadable))
+    readers = [whose.Reader(said, source.entries) for source in sources]
+    tags: dict[str, dict[str, str]] = {}
+    films = list(_films(first, first, root, readers[0], said, tags, unreadable))
     given = len(films)
-    for source in others:
-        new = list(_films(source, first, root, patient_of, unreadable))
+    for source, reader in zip(others, readers[1:], strict=True):
+        new = list(_films(source, first, root, reader, said, tags, unreadable))
         films, note = _merged(films, new, source)
         notes += [*source.notes, *note]
     added = frozenset(film.path for film in films[given:])
+    _check_pattern(said, readers, sources)
+    if tags:
+        films, note = whose.owned(films, tags)
+        notes += note
     if not films and not unreadable:
         raise DatasetError(f"{first.path} holds no films; put them in {first.path}/<class>/")
     if corrections is not None:
@@ -101,27 +110,49 @@ def gather(
     )
 
 
+def classes(source: Path) -> tuple[str, ...]:
+    """The class names of a folder or manifest, sorted; no film is opened. Raises DatasetError."""
+    return manifest.read(source).labels if manifest.is_one(source) else layout.classes(source)
+
+
 def _films(
     source: Source,
     first: Source,
     root: Path,
-    patient_of: patients.Reader,
+    patient_of: whose.Reader,
+    said: Whose,
+    tags: dict[str, dict[str, str]],
     unreadable: list[LeftOut],
 ) -> Iterator[Film]:
-    """The films of one source, hashed; what cannot be opened goes to `unreadable`."""
+    """The films of one source, hashed; what cannot be opened goes to `unreadable`.
+
+    What their tags say goes to `tags`, hashed, by path. Those that lie again in a copy of its
+    folders are left out. Raises DatasetError where films are not what a manifest says, or the copy
+    has others.
+    """
     wrong: list[str] = []
-    for entry, sha256, dicom, error in _hashed(source.entries):
+    there: set[tuple[str, str]] = set()
+    others: list[str] = []
+    for entry, sha256, dicom, its, error in _hashed(source.entries, said):
         path = below(root, entry.file)
         if entry.sha256 and sha256 != entry.sha256:
             wrong.append(f"{entry.file} {f'cannot be opened ({error})' if error else 'changed'}")
         elif error:
             reason = f"the file cannot be opened: {error}"
             unreadable.append(LeftOut(path=path, code="unreadable", reason=reason))
+        elif entry.again:
+            if (sha256, entry.name) not in there:
+                others.append(path)
         else:
+            there.add((sha256, entry.name))
+            patient, known_by = patient_of(entry)
+            if its:
+                tags[path] = its
             yield Film(
                 path=path,
                 label=first.labels.index(entry.name),
-                patient=entry.patient or patient_of(entry.stem),
+                patient=patient,
+                known_by=known_by,
                 sha256=sha256,
                 split=entry.split,
                 dicom=dicom or path.lower().endswith(content.DICOM_NAMES),
@@ -135,20 +166,30 @@ def _films(
             "folder that it lies in)"
         )
         raise DatasetError(f"{found}: {wrong[0]}{advice}", shareable=found + advice)
+    if others:
+        found = (
+            f"{source.root} has both train/ and another folder with train/, which is no copy: "
+            f"{len(others)} films are only there, or of another class"
+        )
+        advice = "; put them in their place, or give one of the folders by itself"
+        raise DatasetError(f"{found}: {others[0]}{advice}", shareable=found + advice)
 
 
-def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, bool, str]]:
-    """Each entry with its file's SHA-256 and whether it is DICOM, or with why it cannot be opened;
-    in order."""
+_Hashed = tuple[Entry, str, bool, dict[str, str], str]
+
+
+def _hashed(entries: Sequence[Entry], said: Whose) -> Iterator[_Hashed]:
+    """Each entry with its file's SHA-256, whether it is DICOM and what its tags say, hashed, or
+    with why it cannot be opened; in order."""
     patience = Patience()
 
-    def of(entry: Entry) -> tuple[Entry, str, bool, str]:
+    def of(entry: Entry) -> _Hashed:
         try:
-            return entry, *patience.with_(lambda: _read(entry.file)), ""
+            return entry, *patience.with_(lambda: _read(entry.file, said)), ""
         except OSError as error:
-            return entry, "", False, error.strerror or type(error).__name__
+            return entry, "", False, {}, error.strerror or type(error).__name__
         except ValueError:
-            return entry, "", False, "no file can have such a name"
+            return entry, "", False, {}, "no file can have such a name"
 
     waiting = iter(entries)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
@@ -158,18 +199,45 @@ def _hashed(entries: Sequence[Entry]) -> Iterator[tuple[Entry, str, bool, str]]:
 
 def content_of(file: Path) -> str:
     """A file's SHA-256, hexadecimal; raises OSError."""
-    return _read(file)[0]
+    return _read(file, None)[0]
 
 
-def _read(file: Path) -> tuple[str, bool]:
-    """A file's SHA-256, hexadecimal, and whether it is DICOM; raises OSError."""
+def _read(file: Path, said: Whose | None) -> tuple[str, bool, dict[str, str]]:
+    """A file's SHA-256, hexadecimal, whether it is DICOM, and what its tags say, hashed; raises
+    OSError."""
+    tags: dict[str, str] = {}
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         head = block = opened.read(1 << 20)
         while block:
             digest.update(block)
             block = opened.read(1 << 20)
-    return digest.hexdigest(), content.kind(head) == "DICOM"
+        dicom = content.kind(head) == "DICOM"
+        if dicom and said is not None and said.reads_tags:
+            opened.seek(0)
+            tags = {what: said.tag(what, value) for what, value in _identity(opened).items()}
+    return digest.hexdigest(), dicom, tags
+
+
+def _identity(opened: BinaryIO) -> dict[str, str]:
+    """What a DICOM file says of its patient and study, in the clear."""
+    from trainer.film import dicom, rules  # which take a third of a second
+
+    rules.hush()
+    return dicom.identity(opened)
+
+
+def _check_pattern(said: Whose, readers: Sequence[whose.Reader], sources: Sequence[Source]) -> None:
+    """Refuse a pattern that matches no film: each would be taken for a patient of its own."""
+    searched = sum(reader.searched for reader in readers)
+    if not said.must_match or not searched or any(reader.matched for reader in readers):
+        return
+    if said.naming <= FIRST_NAMING:  # whose jobs go on as they did
+        return
+    stem = next(e.stem for source in sources for e in source.entries if not e.patient)
+    found = f"--patient-pattern {said.pattern} matches none of {searched:,} films"
+    advice = "it is searched in a film's path below its class folder, without suffix"
+    raise DatasetError(f"{found}; {advice}, for example in {stem}", shareable=f"{found}; {advice}")
 
 
 def _merged(films: list[Film], new: list[Film], source: Source) -> tuple[list[Film], list[str]]:
@@ -201,10 +269,14 @@ def _corrected(
     takes: dict[str, tuple[int, int]] = {}
     for line, path, sha256, name in manifest.corrections(corrections):
         where = f"{corrections}, line {line}"
+        name = spelling.found(spelling.of_windows(name), labels.__contains__)
         if name not in labels:
             raise DatasetError(f"{where}: the label {name!r} is none of {listed(labels)}")
         if not sha256:
-            found = {by_path[p].sha256 for r in roots if (p := below(root, r / path)) in by_path}
+            meant = spelling.found(
+                path, lambda p: any(below(root, r / p) in by_path for r in roots)
+            )
+            found = {by_path[p].sha256 for r in roots if (p := below(root, r / meant)) in by_path}
             if len(found) > 1:
                 raise DatasetError(
                     f"{where}: {path} is a film in several folders; give its absolute path",

@@ -7,10 +7,14 @@ a file.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 
 TRAIN, VAL, TEST = "train", "val", "test"
+
+#: Version of how patients and the disease are known by names. A job keeps the one that it was
+#: submitted under; what says none is of the first, that of release 0.2.0 and before.
+FIRST_NAMING, NAMING = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class Film:
     split: str
     #: Whether the file is DICOM, or is called so.
     dicom: bool = False
+    #: What says whose it is, see trainer.data.whose; empty where nothing does.
+    known_by: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ class Entry:
     name: str
     #: `train`, `val` or `test`.
     split: str
-    #: What the patient is read from: the path below the class folder, without suffix.
+    #: What the patient is read from: the path below the class folder, without suffix (`stem_of`).
     stem: str
     #: The patient, where the source says so.
     patient: str = ""
@@ -61,6 +67,8 @@ class Entry:
     sha256: str = ""
     #: The part of the films that it is of, where the source says so.
     slice: str = ""
+    #: Whether it lies in a copy of the source's folders: then its content is in those too.
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,11 @@ class Source:
     settled: bool = False
     #: Sentences that a person should read.
     notes: tuple[str, ...] = ()
+
+
+def stem_of(path: PurePath) -> PurePath:
+    """A path without its suffix; what ends it in numbers is part of a UID, and stays."""
+    return path.with_suffix("") if path.suffix[1:2].isalpha() else path
 
 
 def listed(names: Iterable[str]) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from trainer import atomic, table
-from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed
+from trainer import atomic, spelling, table
+from trainer.data.labelled import TEST, TRAIN, VAL, Entry, Film, Source, listed, stem_of
 from trainer.errors import DatasetError, TableError
 
 COLUMNS = ("path", "label", "patient", "sha256", "split")
@@ -36,6 +37,8 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     """
     entries: list[Entry] = []
     blank = 0
+    #: Class by its composed letters: as it was written first counts.
+    called = {unicodedata.normalize("NFC", name): name for name in reversed(known)}
     for number, row in _rows(path, ("path", "label")):
         if not row["label"]:
             blank += 1
@@ -45,14 +48,16 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
             raise DatasetError(
                 f"{path}, line {number}: the split {split!r} is none of train, val, test"
             )
-        given = Path(row["path"])
+        label = spelling.of_windows(row["label"])
+        name = called.setdefault(unicodedata.normalize("NFC", label), label)
+        given = Path(spelling.found(row["path"], lambda p: os.path.lexists(path.parent / p)))
         entries.append(
             Entry(
                 # Not resolve(): a link is a name like any other.
                 file=Path(os.path.normpath(path.parent / given)),
-                name=row["label"],
+                name=name,
                 split=split,
-                stem=below_class(given.with_suffix(""), (row["label"],)),
+                stem=below_class(stem_of(given), (name,)),
                 patient=row.get("patient", ""),
                 sha256=row.get("sha256", "").lower(),
                 slice=row.get("slice", ""),
@@ -109,9 +114,9 @@ def write(path: Path, films: Iterable[Film], labels: Sequence[str]) -> None:
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and the cells that there are, stripped, by column in lower case."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = table.rows(file)
-            header = [name.strip().lower() for name in next(rows, (0, []))[1]]
+        with table.opened(path) as file:
+            columns, rows = table.headed(file)
+            header = [name.lower() for name in columns]
             missing = [name for name in needed if name not in header]
             if missing:
                 raise DatasetError(
@@ -119,8 +124,6 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                     f"{','.join(COLUMNS)}"
                 )
             for line, cells in rows:
-                if not cells:
-                    continue
                 if len(cells) != len(header):
                     raise DatasetError(
                         f"{path}, line {line}: {len(cells)} fields where the header "
@@ -130,7 +133,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                     name: cell if name == "path" else cell.strip()
                     for name, cell in zip(header, cells, strict=True)
                 }
-                if "path" in needed and not values["path"]:
+                if "path" in needed and not values["path"].strip():
                     raise DatasetError(f"{path}, line {line}: the path is empty")
                 yield line, values
     except OSError as error:
@@ -139,7 +142,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
         raise DatasetError(f"{path} is no CSV: {error}") from error
 
 
-def below_class(path: Path, labels: Collection[str]) -> str:
+def below_class(path: PurePath, labels: Collection[str]) -> str:
     """The path below the innermost folder that is named like a class; where none is, all of it.
 
     Of an absolute path without such a folder, the name.

@@ -26,6 +26,17 @@ def is_hidden(name: str) -> bool:
     return _HIDDEN.fullmatch(name) is not None
 
 
+def hashed(key: bytes, what: str, value: str) -> str:
+    """What stands for a value; the same under one key, at most 64 bytes, and another elsewhere."""
+    digest = hashlib.blake2b(
+        value.encode("utf-8", "surrogateescape"),
+        digest_size=_BYTES,
+        key=key,
+        person=what.encode(),
+    )
+    return f"#{digest.hexdigest()}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """How names are kept."""
@@ -65,14 +76,9 @@ class Names:
     def _hidden(self, what: str, name: str) -> str:
         if not self.key or is_hidden(name):
             return name
-        digest = hashlib.blake2b(
-            name.encode("utf-8", "surrogateescape"),
-            digest_size=_BYTES,
-            key=self.key,
-            person=what.encode(),
-        ).hexdigest()
-        self.made[f"#{digest}"] = name
-        return f"#{digest}"
+        found = hashed(self.key, what, name)
+        self.made[found] = name
+        return found
 
 
 #: As they are: for manifests that a person asked for.

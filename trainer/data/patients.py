@@ -1,8 +1,8 @@
-"""Patients: whose film a file is, and which patients are held out of training.
+"""Patients: which of them are held out of training, so that none is on two sides.
 
-A patient is read from a file's name, and films of equal content are one patient's whatever they
-are called. Patients are divided by a hash of their name, so that a folder that grows keeps nearly
-all of them where they were.
+Films of equal content are one patient's whatever they are called (whose a film is otherwise,
+trainer.data.whose says). Patients are divided by a hash of their name, so that a folder that grows
+keeps nearly all of them where they were.
 """
 
 from __future__ import annotations
@@ -10,49 +10,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 
 from trainer.data.disjoint import DisjointSets
 from trainer.data.labelled import Film
 from trainer.errors import DatasetError
-
-#: How a file is named for its patient:
-#:
-#:     person123_bacteria_456.jpeg, patient0012_1.jpeg    person123, patient0012
-#:     IM-0115-0001.jpeg, NORMAL2-IM-0115-0001.jpeg       im0115, both: they may be one patient
-#:     00000013_005.png                                   00000013
-#:
-#: A patient may also be a folder, `patient00007/study1/view1.jpg`. Where nothing matches, each stem
-#: is a patient of its own.
-PATIENT = re.compile(
-    r"(?:^|[^a-z])(?P<word>person|patient|subject|im)[-_ ]?(?P<number>\d+)"
-    r"|(?:^|/)(?P<nih>\d{8})_\d{3}$",
-    re.IGNORECASE,
-)
-
-
-class Reader:
-    """Calls as a function from a path without suffix to its patient."""
-
-    def __init__(self, pattern: str | None) -> None:
-        try:
-            self._pattern = PATIENT if pattern is None else re.compile(pattern)
-        except re.error as error:
-            raise DatasetError(
-                f"the patient pattern {pattern!r} is no regular expression: {error}"
-            ) from error
-        self._own = pattern is None
-
-    def __call__(self, stem: str) -> str:
-        match = self._pattern.search(stem)
-        if match is None:
-            return stem
-        if self._own:
-            return match["nih"] or match["word"].lower() + match["number"]
-        if "patient" in self._pattern.groupindex:
-            return match["patient"] or stem
-        return (match[1] if self._pattern.groups else match[0]) or stem
 
 
 def joined(films: Sequence[Film]) -> list[Film]:

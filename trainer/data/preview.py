@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,12 +107,12 @@ def _look(data: bytes) -> Preview:
 def _size(data: bytes, kind: str) -> tuple[int, int]:
     """Width and height from the header of a film that was decoded already."""
     if kind == "DICOM":
-        import pydicom
+        from trainer.film import dicom
 
-        header = pydicom.dcmread(
-            io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=["Rows", "Columns"]
-        )
-        return int(header.get("Columns", 0)), int(header.get("Rows", 0))
+        return dicom.size(data)
+    if kind == "PNG":  # Pillow would look at chunks that the film was decoded without
+        width, height = struct.unpack_from(">2I", data, 16)
+        return width, height
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         width, height = image.size
     return width, height

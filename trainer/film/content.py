@@ -7,6 +7,7 @@ because a text file may be a report.
 
 from __future__ import annotations
 
+import re
 import struct
 
 from trainer.errors import FilmError, FilmRefused
@@ -51,6 +52,8 @@ _ARCHIVES = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (0, b"\x28\xb5\x2f\xfd", "Zstandard data"),
     (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (32_769, b"CD001", "an ISO image of a disc"),
+    (32_769, b"BEA01", "an image of a disc"),
 )
 
 _NO_IMAGES = (
@@ -70,7 +73,15 @@ _NO_IMAGES = (
 #: Version of what reads each kind of file; empty is what no reader takes. Whoever changes the
 #: pixels that the same bytes become, or whether they are refused, raises that of the kind: what an
 #: earlier version made of such files is no answer any more, and is made anew when it is asked for.
-READERS = {"JPEG": 1, "PNG": 1, "DICOM": 1, "TIFF": 1, "BMP": 1, "GIF": 1, "WEBP": 1, "": 1}
+READERS = {"JPEG": 1, "PNG": 1, "DICOM": 2, "TIFF": 1, "BMP": 1, "GIF": 1, "WEBP": 1, "": 1}
+
+#: How an answer of several parts begins: a line that parts them, and what the first part is.
+_MULTIPART = re.compile(
+    rb"\s*--[^\r\n]{1,200}\r?\n(?:[\w-]+:[^\r\n]*\r?\n)*Content-", re.IGNORECASE
+)
+
+#: Bytes of a JPEG in which its frame is looked for.
+_FRAME_BY = 1 << 20
 
 #: Value representations of DICOM (PS3.5, section 6.2).
 _VRS = frozenset(
@@ -95,7 +106,7 @@ DICOM_NAMES = (".dcm", ".dicom", ".dic")
 def kind(data: bytes) -> str:
     """`JPEG`, `PNG`, `DICOM`, `TIFF`, `BMP`, `GIF` or `WEBP`; empty for anything else."""
     if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
+        return "" if _is_jpeg_ls(data) else "JPEG"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
     if data[128:132] == b"DICM":
@@ -123,9 +134,15 @@ def unreadable(data: bytes) -> FilmError:
     archive = _named(data, _ARCHIVES)
     if archive:
         return FilmRefused("nested_archive", f"{archive}: unpack it and score it by itself")
-    image = _named(data, _NOT_READ)
+    image = "JPEG-LS outside DICOM" if _is_jpeg_ls(data) else _named(data, _NOT_READ)
     if image:
         return FilmError("unsupported_format", f"{image} is not read; convert it to PNG or DICOM")
+    if _MULTIPART.match(data[:2048]):
+        return FilmError(
+            "not_an_image",
+            "it is an answer of several parts, as DICOMweb (WADO-RS) gives it; save each part as "
+            "a file of its own",
+        )
     name = _named(data, _NO_IMAGES) or _text(data)
     if name:
         return FilmError("not_an_image", f"it is {name}; leave it out")
@@ -135,6 +152,19 @@ def unreadable(data: bytes) -> FilmError:
     return FilmError(
         "not_an_image", f"no image format that is known begins with the bytes {first}; leave it out"
     )
+
+
+def _is_jpeg_ls(data: bytes) -> bool:
+    """Whether a JPEG's frame is of JPEG-LS (ISO 14495-1): no other kind of JPEG has its marker."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at < _FRAME_BY:
+        marker = data[at + 1 : at + 2]
+        if marker == b"\xf7":
+            return data[:2] == b"\xff\xd8"
+        if not (b"\xe0" <= marker <= b"\xef" or marker in (b"\xfe", b"\xf8")):
+            return False
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _cut(data: bytes) -> FilmError:

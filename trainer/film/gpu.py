@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import JpegImagePlugin
 
-from trainer.film import codestream, content, rules
+from trainer.film import codestream, content, damage, jpeg, pictures, rules
 from trainer.film.refusals import MIN_SIDE
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ _READ = frozenset({0xC0, 0xC2})
 #: third of what `trainer.film.grayscale` lets pass as gray. A film with one pixel that is further
 #: apart is looked at there.
 GRAY_NOISE = 4
+
+#: A film is certain not to be `blank` where a sample of it shows so many gray levels: each of 15
+#: can come out as three, since the GPU rounds in its own way.
+CERTAIN_LEVELS = 64
+#: Pixels per side of the sample.
+_LEVELS_GRID = 32
 
 #: Mean and largest difference in gray levels that a film's pixels may have from
 #: `trainer.film.rules`'s. With libjpeg they come to 0.2 and 4, and nvJPEG's rounding is its own.
@@ -57,8 +63,9 @@ def takes(data: bytes) -> tuple[int, int] | None:
             image.mode in ("L", "RGB")
             and data[codestream.find_frame(data) + 1] in _READ
             and not getattr(image, "is_animated", False)
-            and not (image.mode == "RGB" and rules.is_stored_as_rgb(image))
-            and rules.is_upright(image)
+            and not (image.mode == "RGB" and pictures.is_stored_as_rgb(image))
+            and pictures.is_upright(image)
+            and (jpeg.is_one_scan(data) or jpeg.is_whole(data))
         )
     except Exception:  # noqa: BLE001 - whatever is wrong with it is for `trainer.film.rules` to say
         return None
@@ -74,14 +81,14 @@ def decode(
     """Gray pixels of films that are `takes`n: `uint8 [N, size, size]` on `device`.
 
     Of each film `components` as `takes` says. The second tensor, `bool [N]`, says which films are
-    gray beyond doubt; the pixels of the others are not to be used.
+    gray, whole and not blank beyond doubt; the pixels of the others are not to be used.
 
     Raises RuntimeError where the decoder refuses one of them, which says nothing of the others,
     and for everything that CUDA reports (torch.OutOfMemoryError among it).
     """
     import torch
 
-    shrink = RULES[rule]
+    reduce, shrink = RULES[rule]
     decoded = _decoded(films, components, device)
     pixels = torch.empty((len(films), size, size), dtype=torch.uint8, device=device)
     certain = torch.ones(len(films), dtype=torch.bool, device=device)
@@ -91,8 +98,23 @@ def decode(
             certain[n] = (planes.amax(0) - planes.amin(0)).max() <= GRAY_NOISE
             red, green, blue = planes
             gray = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R 601, as JPEG's luma is
-        pixels[n] = shrink(_rounded(gray.float()), size).clamp(0, 255)
+        gray = _rounded(gray.float())
+        certain[n] &= (gray[-2:, -2:] != damage.MADE_UP).any()
+        gray = reduce(gray, size)
+        certain[n] &= _levels(gray) >= CERTAIN_LEVELS
+        pixels[n] = shrink(gray, size).clamp(0, 255)
     return pixels, certain
+
+
+def _levels(gray: torch.Tensor) -> torch.Tensor:
+    """How many gray levels a sample of a film shows."""
+    import torch
+
+    rows, columns = (torch.linspace(0, n - 1, _LEVELS_GRID).long() for n in gray.shape)
+    sample = gray[rows.to(gray.device)][:, columns.to(gray.device)].clamp(0, 255).long()
+    shown = torch.zeros(256, dtype=torch.bool, device=gray.device)
+    shown[sample] = True
+    return shown.sum()
 
 
 def _decoded(films: Sequence[bytes], components: Sequence[int], device: str) -> list[torch.Tensor]:
@@ -114,10 +136,11 @@ def _decoded(films: Sequence[bytes], components: Sequence[int], device: str) -> 
     return [planes for planes in found if planes is not None]
 
 
-# Rules: `float32 [H, W]` of whole gray levels becomes `float32 [size, size]` of whole gray levels.
+# Rules, in two steps: what stands for a JPEG's reduced scale, and what makes it `[size, size]`.
+# Each takes and makes `float32 [H, W]` of whole gray levels.
 
 
-def _gray_stretch_1(gray: torch.Tensor, size: int) -> torch.Tensor:
+def _reduced(gray: torch.Tensor, size: int) -> torch.Tensor:
     import torch.nn.functional as F
 
     height, width = gray.shape
@@ -131,6 +154,14 @@ def _gray_stretch_1(gray: torch.Tensor, size: int) -> torch.Tensor:
         # libjpeg rounds these means once. They are of levels that were rounded before, so that many
         # end in a half: to round all of those upwards would brighten every film.
         gray = F.avg_pool2d(padded, scale)[0, 0].round()
+    return gray
+
+
+def _whole(gray: torch.Tensor, size: int) -> torch.Tensor:
+    return gray
+
+
+def _gray_stretch_1(gray: torch.Tensor, size: int) -> torch.Tensor:
     return _resized(gray, size, size)
 
 
@@ -175,8 +206,10 @@ def _rounded(gray: torch.Tensor) -> torch.Tensor:
     return (gray + 0.5).floor()
 
 
-RULES: dict[str, Callable[[Any, int], Any]] = {
-    rules.DEFAULT_RULE: _gray_stretch_1,
-    "gray-nearest-1": _gray_nearest_1,
-    "gray-crop-1": _gray_crop_1,
+_Step = Callable[[Any, int], Any]
+
+RULES: dict[str, tuple[_Step, _Step]] = {
+    rules.DEFAULT_RULE: (_reduced, _gray_stretch_1),
+    "gray-nearest-1": (_whole, _gray_nearest_1),
+    "gray-crop-1": (_whole, _gray_crop_1),
 }

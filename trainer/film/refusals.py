@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from PIL import Image
+
 from trainer.errors import FilmError, FilmRefused
 
 #: Codes that a caller may accept, and what each means.
@@ -19,6 +21,8 @@ REFUSALS = {
     "body_part": "DICOM of another body part than the chest",
     "lateral": "DICOM of a lateral or oblique view",
     "for_processing": "DICOM of raw detector data, FOR PROCESSING and not FOR PRESENTATION",
+    "polarity": "DICOM whose tags do not agree on which end is black; accepted, "
+    "PhotometricInterpretation decides",
     "burned_in": "DICOM that says that text is burned into its pixels",
 }
 
@@ -28,6 +32,13 @@ MAX_PIXELS = 100_000_000
 
 #: Shorter sides are those of icons and thumbnails, not of films.
 MIN_SIDE = 32
+
+
+#: A film has hundreds of gray levels; fewer than so many show nothing, or what is left of a film.
+MIN_LEVELS = 16
+
+#: Pixels per side that acquit an ordinary film, before all are counted.
+_LEVELS_GRID = 8
 
 
 class Accepted(frozenset[str]):
@@ -56,3 +67,21 @@ def check_size(width: int, height: int, accept: Accepted) -> None:
     if min(width, height) < MIN_SIDE:
         found = f"{width} × {height} pixels: an icon or a thumbnail, not a film"
         refuse("too_small", found, accept)
+
+
+def check_levels(gray: Image.Image) -> None:
+    """Raise FilmRefused(`blank`), which cannot be accepted, for a film of fewer than 16 levels.
+
+    `gray` (mode `L`) is the film before it is resized.
+    """
+    sample = gray.resize((_LEVELS_GRID, _LEVELS_GRID), Image.Resampling.NEAREST)
+    if len(set(sample.tobytes())) >= MIN_LEVELS:
+        return
+    levels = sum(n > 0 for n in gray.histogram())
+    if levels < MIN_LEVELS:
+        found = "one gray" if levels == 1 else f"{levels} grays"
+        raise FilmRefused(
+            "blank",
+            f"the film shows {found}, of which there is nothing to tell; at least {MIN_LEVELS} are "
+            "scored, so export it again, with another window if it is not empty",
+        )

@@ -16,11 +16,14 @@ Rule `gray-stretch-1`:
    value that occurs to the greatest. Nothing is ever cut to the upper eight bits.
 4. An EXIF orientation is applied. RGB of a gray film becomes ITU-R 601 luma; transparency is laid
    on black. A picture with colour in it is refused.
-5. The whole film is stretched to S × S with Pillow's antialiased bilinear (triangle) filter.
+5. A film that now has fewer than 16 gray levels is refused as `blank`. Not before: the levels count
+   that the network would be given, whatever they were in the file. Not after the next step: it
+   makes many levels of two.
+6. The whole film is stretched to S × S with Pillow's antialiased bilinear (triangle) filter.
    Nothing is cropped: disease reaches the border. Aspect is given up because most labelled sets
    have already given it up.
 
-Models from elsewhere were trained to be given other pixels. Rules 2 to 4 and a full decode, then:
+Models from elsewhere were trained to be given other pixels. Rules 2 to 5 and a full decode, then:
 
 - `gray-nearest-1`: the whole film is stretched to S × S by taking one pixel for each, at
   `int(x * width / S)` in single precision, as jetson-inference's imageNet does.
@@ -32,18 +35,17 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import warnings
 from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image
 
 from trainer.card import Golden
 from trainer.errors import FilmError
-from trainer.film import codestream, content, damage, grayscale
-from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, Accepted, check_size, refuse
+from trainer.film import content, damage, pictures
+from trainer.film.refusals import MAX_PIXELS, MIN_SIDE, REFUSALS, Accepted, check_levels
 
 __all__ = ["MAX_PIXELS", "MIN_SIDE", "REFUSALS", "check_golden", "decode", "golden"]
 
@@ -59,44 +61,12 @@ LONGEST = 16
 #: A reduced DCT scale must leave this many times S on both sides.
 DRAFT_GAP = 1.5
 
-#: Second bytes of the frame headers of arithmetic-coded JPEG (ITU-T T.81, table B.1).
-_ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-
-#: Modes that become gray by `convert`, and those that are laid on black first.
-_GRAY_MODES = frozenset({"L", "RGB", "YCbCr", "P", "1"})
-_ALPHA_MODES = frozenset({"LA", "RGBA", "RGBX", "La", "RGBa", "PA"})
-
-#: Modes in which a picture has no colour to show.
-_COLOURLESS = frozenset({"L", "1", "LA", "La"})
-
-#: EXIF tag 274 and what undoes each of its values (EXIF 2.3, section 4.6.4).
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-#: Where Pillow finds an orientation; a film without any of these has none.
-_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-
-#: Bytes below which no image of 32 × 32 pixels is complete.
-_SHORTEST = 40
-
-#: TIFF tag 262, and its value for which 0 is white (TIFF 6.0, section 8).
-_PHOTOMETRIC = 262
-_WHITE_IS_ZERO = 0
-
 #: Pillow and the DICOM readers warn about damage that becomes a FilmError here, or costs nothing.
 _NOISE = (
     "ignore",
     None,
     Warning,
-    re.compile(r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|rle)\b"),
+    re.compile(r"(PIL|pydicom|pylibjpeg|openjpeg|rle|jpeg_ls)\b"),
     0,
 )
 
@@ -117,10 +87,10 @@ def decode(
     to `overridden`. Of a DICOM, `tags` is filled with what it holds of `patient`, `study` and
     `accession`, in the clear and also where the film is then refused; no message repeats them.
 
-    Raises FilmRefused with a code of REFUSALS, or with `no_pixels`, `dicomdir` or `nested_archive`,
-    which cannot be accepted; FilmError with `not_an_image`, `unsupported_format`, `truncated`,
-    `corrupt`, `too_large`, `unsupported_pixels`, `rule_mismatch`; LookupError for a rule this build
-    lacks; and MemoryError.
+    Raises FilmRefused with a code of REFUSALS, or with `blank`, `no_pixels`, `dicomdir` or
+    `nested_archive`, which cannot be accepted; FilmError with `not_an_image`, `unsupported_format`,
+    `truncated`, `corrupt`, `too_large`, `unsupported_pixels`, `rule_mismatch`; LookupError for a
+    rule this build lacks; and MemoryError.
     """
     try:
         make = RULES[rule]
@@ -134,6 +104,30 @@ def decode(
         return np.array(pixels)
     out[:] = pixels.reshape(out.shape)
     return out
+
+
+def gray(data: bytes, accept: Collection[str] = ()) -> Image.Image:
+    """One film in gray at its own size (mode `L`), upright: what every rule makes its pixels of.
+
+    Raises what `decode` raises.
+    """
+    return _gray(data, None, Accepted(accept), None)
+
+
+def field(rule: str, width: int, height: int, size: int) -> tuple[float, float, float, float]:
+    """Which part of a film the pixels of a rule show: left, top, right and bottom, in pixels.
+
+    `width` and `height` are those of `gray`. LookupError for a rule this build lacks.
+    """
+    if RULES[rule] is not _gray_crop_1:
+        return 0, 0, width, height
+    short, long = sorted((width, height))
+    kept = min(long, LONGEST * short)
+    longer = int(size * kept / short)
+    # Of the long side `size` pixels of `longer`; what was cut off a strip before lies outside them.
+    start = (long - kept) // 2 + round((longer - size) / 2) * kept / longer
+    end = start + size * kept / longer
+    return (0, start, width, end) if width <= height else (start, 0, end, height)
 
 
 def _gray_stretch_1(
@@ -177,24 +171,28 @@ def _gray_crop_1(
 def _gray(
     data: bytes, draft: int | None, accept: Accepted, tags: dict[str, str] | None
 ) -> Image.Image:
-    """The film in gray; a JPEG reduced as long as both sides keep `draft` pixels, if given."""
+    """The film in gray; a JPEG reduced as long as both sides keep `draft` pixels, if given.
+
+    Every film that becomes pixels comes through here.
+    """
     hush()
     kind = content.kind(data)
     try:
-        if kind == "JPEG":
-            return _jpeg(data, draft, accept)
         if kind == "DICOM":
             from trainer.film import dicom  # takes a third of a second, and most archives hold none
 
-            return dicom.read(data, accept, tags)
-        if kind:
-            return _picture(data, kind, accept)
-        raise content.unreadable(data)
+            gray = dicom.read(data, accept, tags)
+        elif kind:
+            gray = pictures.read(data, kind, draft, accept)
+        else:
+            raise content.unreadable(data)
     except (FilmError, MemoryError):
         raise
     except Exception as error:
         # The decoders raise nearly anything for a damaged file: struct.error, KeyError, …
-        raise _broken(kind, data, error) from error
+        raise damage.broken(kind, data, error) from error
+    check_levels(gray)
+    return gray
 
 
 def hush() -> None:
@@ -204,139 +202,6 @@ def hush() -> None:
     """
     if _NOISE not in warnings.filters:
         warnings.filterwarnings("ignore", module=_NOISE[3].pattern)
-
-
-def _jpeg(data: bytes, draft: int | None, accept: Accepted) -> Image.Image:
-    # The plugin itself, because Image.open tries and checks what is settled here.
-    image = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
-    check_size(*image.size, accept)
-    _check_single(image, accept)
-    if image.mode not in ("L", "RGB"):
-        raise FilmError("unsupported_pixels", _pixels_message(image.mode))
-    # Whether arithmetic coding is read depends on how Pillow was built, and it never fails.
-    if data[codestream.find_frame(data) + 1] in _ARITHMETIC:
-        raise FilmError(
-            "unsupported_format", "arithmetic-coded JPEG is not read; convert it to PNG"
-        )
-    target = (draft, draft) if draft else None
-    if image.mode == "L":
-        image.draft("L", target)
-    else:
-        # Decoded as it is stored: the luma is that of a decode to `L`, bit by bit, and the chroma
-        # shows whether this is a film at all.
-        image.draft("RGB" if is_stored_as_rgb(image) else "YCbCr", target)
-    # In one piece: of a stream Pillow copies what is left of each 64 KiB, a fiftieth of the time.
-    image.decodermaxblock = len(data)
-    image.load()
-    if image.mode == "L":
-        return _upright(image, image)
-    if grayscale.is_coloured(image):
-        refuse("colour", _COLOUR_FOUND, accept)
-    luma = image.getchannel(0) if image.mode == "YCbCr" else image.convert("L")
-    return _upright(luma, image)
-
-
-def is_stored_as_rgb(image: Image.Image) -> bool:
-    """Whether a three-component JPEG holds R, G and B, by the test of libjpeg (jdapimin.c)."""
-    if "jfif" in image.info:
-        return False
-    if "adobe_transform" in image.info:
-        return bool(image.info["adobe_transform"] == 0)
-    return [layer[0] for layer in getattr(image, "layer", ())] == list(b"RGB")
-
-
-def _picture(data: bytes, kind: str, accept: Accepted) -> Image.Image:
-    """Gray of anything but JPEG and DICOM."""
-    if kind == "WEBP":
-        damage.check_webp(data, accept)
-    file = io.BytesIO(data)
-    image = (
-        PngImagePlugin.PngImageFile(file) if kind == "PNG" else Image.open(file, formats=(kind,))
-    )
-    check_size(*image.size, accept)
-    _check_single(image, accept)
-    deep = any(";16" in str(tile.args) or ";12" in str(tile.args) for tile in image.tile)
-    if deep and (image.mode.startswith("I;16") or image.mode == "I"):
-        image.load()
-        damage.check_rows(data, kind, image)
-        white_is_zero = kind == "TIFF" and _photometric(image) == _WHITE_IS_ZERO
-        return _upright(grayscale.stretched(np.asarray(image), inverted=white_is_zero), image)
-    # Of 16 bits of colour or transparency Pillow would keep the upper eight and say nothing.
-    if deep or image.mode not in _GRAY_MODES | _ALPHA_MODES:
-        raise FilmError("unsupported_pixels", _pixels_message("16-bit" if deep else image.mode))
-    image.load()
-    damage.check_rows(data, kind, image)
-    layers: Image.Image = image
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        layers = image.convert("RGBA")
-        layers = Image.alpha_composite(Image.new("RGBA", layers.size, (0, 0, 0, 255)), layers)
-    if image.mode not in _COLOURLESS and grayscale.is_coloured(layers):
-        refuse("colour", _COLOUR_FOUND, accept)
-    return _upright(layers if layers.mode == "L" else layers.convert("L"), image)
-
-
-_COLOUR_FOUND = "the picture shows colour, so it is a photograph or a drawing and no film"
-
-
-def _check_single(image: Image.Image, accept: Accepted) -> None:
-    if getattr(image, "is_animated", False):
-        refuse("multi_frame", "several frames, pages or pictures in one file", accept)
-        image.seek(0)
-
-
-def _photometric(image: Image.Image) -> object:
-    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC)
-
-
-def _upright(gray: Image.Image, image: Image.Image) -> Image.Image:
-    """The film as its EXIF orientation says it was taken; as it is where the EXIF is damaged."""
-    turn = _turn(image)
-    return gray if turn is None else gray.transpose(turn)
-
-
-def is_upright(image: Image.Image) -> bool:
-    """Whether an opened picture is stored as it was taken."""
-    return _turn(image) is None
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    if not any(key in image.info for key in _ORIENTED):
-        return None
-    try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except (TypeError, ValueError, SyntaxError, OSError, struct.error):
-        return None
-
-
-def _pixels_message(mode: str) -> str:
-    if mode.startswith("I") or mode in ("F", "16-bit"):
-        return (
-            f"{mode} pixels hold more than 8 bits in a form without a known window; convert it to "
-            "8-bit gray, or keep it as DICOM"
-        )
-    return f"{mode} pixels are not those of an X-ray film; convert it to gray"
-
-
-def _broken(kind: str, data: bytes, error: Exception) -> FilmError:
-    """The FilmError for what a decoder said about damaged data."""
-    message = re.sub(r" <_io.*>", "", str(error))
-    if "out of memory" in message:
-        raise MemoryError from error
-    if isinstance(error, Image.DecompressionBombError):
-        return FilmError("too_large", "more pixels than any X-ray detector makes; shrink it first")
-    if "-bit layers" in message:
-        return FilmError("unsupported_pixels", _pixels_message("16-bit"))
-    # Pillow makes SyntaxErrors of what goes wrong in a header.
-    ended = (EOFError, IndexError, struct.error)
-    cut = isinstance(error, ended) or isinstance(error.__cause__, ended) or len(data) < _SHORTEST
-    # A header without a frame, or with nothing after it.
-    headless = ("truncated", "cannot load", "not identified") if kind == "JPEG" else ("truncated",)
-    cut = cut or any(word in message.lower() for word in headless)
-    return FilmError(
-        "truncated" if cut else "corrupt",
-        f"the {kind} image cannot be decoded ({type(error).__name__}: {message[:120]}); copy it "
-        "again from where it came from",
-    )
 
 
 RULES: dict[

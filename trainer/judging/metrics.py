@@ -166,10 +166,14 @@ def auroc_interval(value: float, positives: int, negatives: int) -> tuple[float,
     return _edge(beyond, 0.0, value), _edge(beyond, 1.0, value)
 
 
-def summary(score: Scores, truth: Truth, threshold: float) -> dict[str, float]:
+def summary(
+    score: Scores, truth: Truth, threshold: float, *, patients: str = ""
+) -> dict[str, float]:
     """Every metric by the name it is stored under, and its interval: `auroc_low`, `auroc_high`.
 
-    One that these films do not allow (a sensitivity without positives) is absent.
+    One that these films do not allow (a sensitivity without positives) is absent. Where `patients`
+    is `unknown`, `patients_unknown` is 1: these intervals are too narrow where films are of one
+    patient.
     """
     counts = confusion(score, truth, threshold)
     positives, negatives = counts.positives, counts.negatives
@@ -189,6 +193,8 @@ def summary(score: Scores, truth: Truth, threshold: float) -> dict[str, float]:
         found |= {name: value, f"{name}_low": low, f"{name}_high": high}
         if math.isnan(value):
             del found[name], found[f"{name}_low"], found[f"{name}_high"]
+    if patients == "unknown":
+        found["patients_unknown"] = 1.0
     if len(score):
         found["ece"] = ece(score, truth)
     return found | {

@@ -94,7 +94,8 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
         ood_threshold=detector.threshold,
         dataset_hash=data.hash,
-        metrics=metrics.summary(score, truth, threshold),
+        patients=data.patients,
+        metrics=metrics.summary(score, truth, threshold, patients=data.patients),
         provenance={**_provenance(trained), "bias": bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -109,10 +110,14 @@ def reference_scores(
     """What every engine must say of `uint8 [N, S, S]`: `scores float32 [N, C]`, by PyTorch."""
     net = _calibrated(trained, card)
     device = next(net.parameters()).device
-    image = torch.tensor(pixels[:, None], device=device)  # a copy: they may be read-only
+    batch = devices.looked_at(device, pixels.shape[-1])
+    found = []
     with devices.settings(trained.options.threads):
-        scores = torch.softmax(net(image) / card.temperature, dim=1)
-    return scores.cpu().numpy()
+        for start in range(0, len(pixels), batch):
+            # A copy: they may be read-only.
+            image = torch.tensor(pixels[start : start + batch, None], device=device)
+            found.append(torch.softmax(net(image) / card.temperature, dim=1))
+        return torch.cat(found).cpu().numpy()
 
 
 def _calibrated(trained: Trained, card: Card) -> model.ResNet18:

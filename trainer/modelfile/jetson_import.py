@@ -25,8 +25,8 @@ import torch
 from trainer import checkpoint
 from trainer.card import Card
 from trainer.data import cache as planes
-from trainer.data import dataset
-from trainer.errors import CheckpointError, ImportRefused
+from trainer.data import classes, dataset, gathering
+from trainer.errors import CheckpointError, DatasetError, ImportRefused
 from trainer.film import rules
 from trainer.folded import Network
 from trainer.judging import calibration, metrics
@@ -130,16 +130,13 @@ def write(
     """Write the model file; returns the card inside it.
 
     `rule` is the film rule, one of `film.IMPORTED`. The scores are the network's own and the
-    threshold is a half, unless a labelled folder `data` is there to choose them on.
+    threshold is a half, unless a labelled folder `data` is there to choose them on. Raises
+    ImportRefused where `positive` is no class, or is not given and their names do not say it.
     """
-    if positive is None:
-        lower = [name.lower() for name in imported.labels]
-        found = dataset.DEFAULT_POSITIVE in lower
-        positive = imported.labels[lower.index(dataset.DEFAULT_POSITIVE) if found else -1]
-    elif positive not in imported.labels:
-        raise ImportRefused(
-            f"the positive class {positive} is none of {', '.join(imported.labels)}"
-        )
+    try:
+        positive = classes.disease(imported.labels, positive)
+    except DatasetError as error:
+        raise ImportRefused(str(error)) from error
     card = Card(
         labels=imported.labels,
         positive=positive,
@@ -167,12 +164,13 @@ def _calibrated(
 
     The bias of the calibration goes into the network's own.
     """
-    films = dataset.read(data, val_fraction=VAL_FRACTION)
-    if films.labels != card.labels:
+    gathered = gathering.gather([data])
+    if gathered.labels != card.labels:
         raise ImportRefused(
-            f"the classes of {data} are {', '.join(films.labels)}, those of the model "
+            f"the classes of {data} are {', '.join(gathered.labels)}, those of the model "
             f"{', '.join(card.labels)}; rename the folders"
         )
+    films = dataset.settle(gathered, val_fraction=VAL_FRACTION, seed=0, positive=card.positive)
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:
         films, decoded = planes.decode(films, Path(cache), size=card.size, rule=card.film_rule)
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))

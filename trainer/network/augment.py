@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,10 @@ BOX_ASPECT = 2.5
 #: Films that share a resolution and a kernel: a resize is of a whole tensor.
 _GROUP = 4
 
+#: Films in one of `parts`: whole groups, and a multiple of 16, since torch draws noise 16 values at
+#: a time and the sides of films may be odd.
+PART = 16
+
 _KERNELS = ("bilinear", "area", "nearest")
 
 
@@ -97,31 +101,73 @@ def draw(
     n: int, side: int, *, seed: int, epoch: int, step: int, strength: float, device: torch.device
 ) -> Changes:
     """What `augment` would do to `n` films of `side` pixels, for films that are on `device`."""
+    dice, number = _dice(seed, epoch, step)
+    first, resized = _first(n, side, dice, strength)
+    noise = _noise((n, 1, side, side), dice, number, device)
+    numbers = torch.stack((*first, *_boxes(n, side, dice, SHARE / 2 * strength)))
+    return Changes(numbers=devices.send(numbers, device), resized=resized, noise=noise)
+
+
+def parts(
+    n: int, side: int, *, seed: int, epoch: int, step: int, strength: float
+) -> Iterator[tuple[slice, Changes]]:
+    """What `draw` gives for films on a processor, by and by: which films, and their changes.
+
+    Of many films the noise and what is made on the way to the last change take 40 times the memory
+    of the films themselves; a part is PART films, the last one up to twice as many.
+    """
+    dice, number = _dice(seed, epoch, step)
+    first, resized = _first(n, side, dice, strength)
+    again = torch.Generator()
+    again.set_state(dice.get_state())
+    processor = torch.device("cpu")
+    # None is left a part for itself that would be cut into other groups there than among all.
+    starts = range(0, max(1, n // PART) * PART, PART)
+    films = [slice(start, n if start == starts[-1] else start + PART) for start in starts]
+
+    def noise(part: slice, source: torch.Generator) -> Tensor:
+        return _noise((part.stop - part.start, 1, side, side), source, number, processor)
+
+    for part in films:
+        noise(part, dice)  # the boxes are drawn after it
+    numbers = torch.stack((*first, *_boxes(n, side, dice, SHARE / 2 * strength)))
+    for part in films:
+        groups = slice(part.start // _GROUP, -(-part.stop // _GROUP))
+        yield (
+            part,
+            Changes(numbers=numbers[:, part], resized=resized[groups], noise=noise(part, again)),
+        )
+
+
+def _dice(seed: int, epoch: int, step: int) -> tuple[torch.Generator, int]:
+    """What is drawn from, and the number that it begins with."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{step}".encode()).digest()
     number = int.from_bytes(digest[:8], "big") >> 1
     # Drawn by the processor, whatever the device: these are few numbers, and some of them (the
     # sides that films are shrunk to) would have to come back from a GPU.
-    dice = torch.Generator().manual_seed(number)
+    return torch.Generator().manual_seed(number), number
+
+
+def _first(
+    n: int, side: int, dice: torch.Generator, strength: float
+) -> tuple[list[Tensor], tuple[tuple[int, int] | None, ...]]:
+    """What is drawn before the noise: `Changes.numbers` up to the boxes, and `Changes.resized`."""
     u = torch.rand((12, n), generator=dice) * 2 - 1  # each from -1 to 1
     chance = torch.rand((4, n), generator=dice)
     moved, toned, sharpened, noisy = ((chance < SHARE * strength) * strength).unbind()
     resized = _resizes(n, side, dice, strength)
     shadows, lights, contrast, brightness = (u[7:11] * toned).unbind()
-    noise = _noise((n, 1, side, side), dice, number, device)
-    numbers = torch.stack(
-        (
-            *_affine(u[:5] * moved),
-            sharpened * _between(*SHARPNESS, u[5]),
-            _between(*BLUR_PX, u[6]) * side / 224,
-            _power(GAMMA, shadows),
-            _power(GAMMA, lights),
-            _power(CONTRAST, contrast),
-            BRIGHTNESS * brightness,
-            noisy * _between(0, NOISE, u[11]),
-            *_boxes(n, side, dice, SHARE / 2 * strength),
-        )
-    )
-    return Changes(numbers=devices.send(numbers, device), resized=resized, noise=noise)
+    numbers = [
+        *_affine(u[:5] * moved),
+        sharpened * _between(*SHARPNESS, u[5]),
+        _between(*BLUR_PX, u[6]) * side / 224,
+        _power(GAMMA, shadows),
+        _power(GAMMA, lights),
+        _power(CONTRAST, contrast),
+        BRIGHTNESS * brightness,
+        noisy * _between(0, NOISE, u[11]),
+    ]
+    return numbers, resized
 
 
 def apply(image: Tensor, changes: Changes) -> Tensor:

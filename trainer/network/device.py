@@ -37,6 +37,9 @@ STEP_BYTES, LOOK_BYTES = 700, 256
 LOOKED_AT, _FEWEST, _MOST = 64, 8, 512
 _LOOK_SHARE = 1 / 16
 
+#: Side beyond which a processor looks at fewer films at once, in the same memory: 4 GiB.
+_SIDE = 512
+
 #: What CUDA and PyTorch say of too little memory besides `torch.cuda.OutOfMemoryError`. On a Jetson
 #: PyTorch asks NVML, which is not there, why an allocation failed, and fails of that.
 _SHORT = ("allocate memory", "out of memory", "_STATUS_ALLOC_FAILED", "NVML_SUCCESS == r")
@@ -145,10 +148,10 @@ def fits(films_bytes: int, free: int, *, batch: int, size: int) -> bool:
     return films_bytes + ROOM + batch * size * size * STEP_BYTES <= free
 
 
-def looked_at(device: torch.device, size: int) -> int:
-    """Films of `size` × `size` to look at at once."""
+def looked_at(device: torch.device, size: int, most: int = LOOKED_AT) -> int:
+    """Films of `size` × `size` to look at at once; on a processor `most`, of large ones fewer."""
     if device.type != "cuda":
-        return LOOKED_AT
+        return max(1, min(most, most * _SIDE**2 // size**2))
     return _looked_at(torch.cuda.get_device_properties(device).total_memory, size)
 
 

@@ -8,7 +8,7 @@ NumPy and Pillow only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +19,21 @@ from trainer.network.planes import Plane, Rng, to_image, to_plane
 
 
 def draw(
-    films: NDArray[np.uint8], count: int, seed: int, kinds: tuple[str, ...] = ()
-) -> NDArray[np.uint8]:
-    """`count` pictures `uint8 [count, S, S]` of each of `kinds` in turn, by default of all.
+    films: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    count: int,
+    seed: int,
+    kinds: tuple[str, ...] = (),
+) -> Iterator[NDArray[np.uint8]]:
+    """`count` pictures `uint8 [S, S]`, one by one, of each of `kinds` in turn, by default of all.
 
-    `films`, `uint8 [n, S, S]`, are what the spoiled ones are made of.
+    `films`, of that shape too, are what the spoiled ones are made of.
     """
     chosen = kinds or tuple(KINDS)
-    made = np.empty((count, *films.shape[1:]), np.uint8)
     for n in range(count):
         rng = np.random.default_rng((seed, n))
-        film = films[rng.integers(len(films))].astype(np.float32)
+        film = films[int(rng.integers(len(films)))].astype(np.float32)
         plane = KINDS[chosen[n % len(chosen)]](rng, film)
-        made[n] = np.rint(_exposed(rng, plane)).clip(0, 255).astype(np.uint8)
-    return made
+        yield np.rint(_exposed(rng, plane)).clip(0, 255).astype(np.uint8)
 
 
 def _exposed(rng: Rng, plane: Plane) -> Plane:

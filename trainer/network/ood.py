@@ -10,6 +10,8 @@ seconds, when the network is done.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.network import augment, model, negatives, optimizers
+from trainer.network import device as devices
 
 Floats = NDArray[np.floating[Any]]
 Films = NDArray[np.uint8]
@@ -117,14 +120,23 @@ class Features:
 
 
 @torch.no_grad()
-def observe(net: model.ResNet18, films: Films, batch: int = BATCH) -> list[Floats]:
-    """Features `[N, D]` of each stage of films `uint8 [N, S, S]`."""
+def observe(
+    net: model.ResNet18, films: Iterable[NDArray[np.uint8]], batch: int = BATCH
+) -> list[Floats]:
+    """Features `[N, D]` of each stage of films, `uint8 [S, S]` each.
+
+    No more than `batch` are held at a time, of large ones fewer.
+    """
     device = next(net.parameters()).device
     net = model.folded(net)
     seen = Features()
-    for start in range(0, len(films), batch):
-        image = torch.from_numpy(np.ascontiguousarray(films[start : start + batch, None]))
-        seen.add(net.stages(image.to(device)))
+    rest = iter(films)
+    some = list(itertools.islice(rest, 1))
+    while some:
+        most = devices.looked_at(torch.device("cpu"), some[0].shape[-1], batch)
+        some += itertools.islice(rest, most - 1)
+        seen.add(net.stages(torch.from_numpy(np.stack(some)[:, None]).to(device)))
+        some = list(itertools.islice(rest, 1))
     return seen.arrays()
 
 
@@ -143,15 +155,23 @@ def fit(
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(train)[:FILMS])
     held_out = np.sort(rng.permutation(len(val[0]))[:FILMS])
-    films = planes[rows]
-    again = films[:: round(1 / AUGMENTED), None].copy()
-    changed = augment.augment(
-        torch.from_numpy(again), seed=seed, epoch=0, step=0, strength=STRENGTH
-    )
+    # Looked at where they lie: of large films so many would fill a small machine.
+    films = list(map(np.asarray(planes).__getitem__, rows))
     count = min(NEGATIVES, NEGATIVES_PER_FILM * len(films))
     strange = observe(net, negatives.draw(films, count, seed))
-    films = np.concatenate([films, changed.round().byte().numpy()[:, 0]])
-    return fit_features(observe(net, films), strange, [x[held_out] for x in val])
+    again = _augmented(films[:: round(1 / AUGMENTED)], seed)
+    good = observe(net, itertools.chain(films, again))
+    return fit_features(good, strange, [x[held_out] for x in val])
+
+
+def _augmented(films: Sequence[NDArray[np.uint8]], seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Films `uint8 [S, S]` as another room would have made them."""
+    side = films[0].shape[-1]
+    for part, changes in augment.parts(
+        len(films), side, seed=seed, epoch=0, step=0, strength=STRENGTH
+    ):
+        image = torch.from_numpy(np.stack(films[part])[:, None])
+        yield from augment.apply(image, changes).round().byte().numpy()[:, 0]
 
 
 def fit_features(films: list[Floats], strange: list[Floats], val: list[Floats]) -> Detector:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer import table
+from trainer import spelling, table
 from trainer.errors import TableError
 from worker.archive import trouble
 from worker.archive.folder import check_root, examine, member_of
@@ -69,23 +69,34 @@ class ListSource(Source):
             raise self._no_list("no file; give a folder by itself, without --list")
         if not head:
             raise ArchiveError("empty", f"{self.uri}: the list is empty (0 bytes)")
-        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise self._no_list("in UTF-16; save it as UTF-8")
-        if b"\0" in head:
+        if "\0" in head.decode(table.encoding_of(head), "replace"):
             raise self._no_list("no text; give an archive or a film by itself, without --list")
 
     def _walk(self) -> Iterator[Member]:
-        first = next((line for _, line in self._lines()), None)
-        separator = table.separator(first or "")
-        is_table = Path(self.uri).suffix.lower() in (".csv", ".tsv")
-        if not is_table and separator and first is not None:
-            # Commas may be part of a path, so that only a head makes a table of a text.
-            _, head = next(table.rows(io.StringIO(first), separator, strict=False), (0, []))
-            is_table = _column(head) is not None
-        paths = self._rows(separator or ",") if is_table else (path for _, path in self._lines())
+        is_table = Path(self.uri).suffix.lower() in (".csv", ".tsv") or self._has_head()
         root = trouble.Root(self._folder)
-        for path in paths:
+        for path in self._rows() if is_table else self._lines():
             yield self._member(path, root)
+
+    def _has_head(self) -> bool:
+        """Whether the first line of a text names the columns of a table, or says what parts them.
+
+        Commas may be part of a path, so that only a head makes a table of a text.
+        """
+        first = self._first()
+        if table.declared(first) is not None:
+            return True
+        if table.separator(first) is None:
+            return False
+        try:
+            _, head = next(table.rows(io.StringIO(first, newline="")), (0, []))
+        except TableError:
+            return False
+        return _column(head) is not None
+
+    def _first(self) -> str:
+        """The first line that is neither blank nor a comment."""
+        return next((line for line in self._texts() if line.strip() and line[0] != "#"), "")
 
     def _member(self, path: str, root: trouble.Root) -> Member:
         try:
@@ -103,49 +114,61 @@ class ListSource(Source):
     def _place(self, path: str) -> str:
         return path if path.startswith("/") else f"{self._folder}/{path}"
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        """Number and path of each line that has one; the others are counted."""
+    def _lines(self) -> Iterator[str]:
+        """The path of each line that has one; the others are counted."""
         self.skipped.clear()
-        with self._open(newline=None) as text:
+        for line in self._texts():
+            path = line.strip()
+            if not path:
+                self.skipped["blank_line"] += 1
+            elif path[0] == "#":
+                self.skipped["comment"] += 1
+            else:
+                yield self._meant(line)
+
+    def _texts(self) -> Iterator[str]:
+        """The lines, without what ends them."""
+        with table.opened(self._fd) as text:
             for number in itertools.count(1):
-                line = text.readline(_LONGEST_LINE)
+                try:
+                    line = text.readline(_LONGEST_LINE)
+                except UnicodeError as error:
+                    raise self._damaged(number, "the text is damaged or cut short") from error
                 if not line:
                     return
                 if len(line) == _LONGEST_LINE:
                     raise self._no_list(f"no list of paths: line {number:,} is too long for one")
-                line = line.removesuffix("\n")
-                path = line.strip()
-                if not path:
-                    self.skipped["blank_line"] += 1
-                elif path[0] == "#":
-                    self.skipped["comment"] += 1
-                else:
-                    # Blanks around a path are the typist's, unless there is such a file.
-                    yield number, line if line != path and self._exists(line) else path
+                yield line.rstrip("\r\n")
 
-    def _rows(self, separator: str) -> Iterator[str]:
+    def _rows(self) -> Iterator[str]:
         """The path of each row of a table; empty rows are counted."""
         self.skipped.clear()
-        with self._open(newline="") as text:
-            rows = (row for _, row in table.rows(text, separator, strict=False))
+        separator = table.separator(self._first())
+        with table.opened(self._fd) as text:
             try:
-                yield from self._cells(rows)
+                yield from self._cells(row for _, row in table.rows(text, separator))
             except TableError as error:
-                raise ArchiveError(
-                    "corrupt",
-                    f"{self.uri}: line {error.line:,} is no row of a CSV file ({error}); save "
-                    "it as CSV again",
-                ) from error
+                raise self._damaged(error.line, str(error)) from error
+
+    def _damaged(self, line: int, what: str) -> ArchiveError:
+        return ArchiveError(
+            "corrupt",
+            f"{self.uri}: line {line:,} is no row of a CSV file, nor of a list ({what}); save it "
+            "again",
+        )
 
     def _cells(self, rows: Iterator[list[str]]) -> Iterator[str]:
         filled = (row for row in rows if self._filled(row))
         head = list(itertools.islice(filled, 1 + _LOOK))
+        while head and head[0][0][:1] == "#" and not self._exists(head[0][0]):
+            self.skipped["comment"] += 1  # above the head
+            del head[0]
         column = _column(head[0]) if head else None
         if column is not None:
             del head[0]
         elif head:
             column = 0
-            paths = [row[0].strip() for row in head]
+            paths = [self._meant(row[0]) for row in head]
             if not any(self._exists(path) for path in paths):
                 names = ", ".join(f"`{name}`" for name in COLUMNS[:3])
                 # Or those files are not there now: they were when it was submitted.
@@ -160,7 +183,7 @@ class ListSource(Source):
                 del head[0]
         for row in itertools.chain(head, filled):
             # A row that is too short, or empty there, is an item that cannot be read.
-            yield row[column].strip() if column is not None and column < len(row) else ""
+            yield self._meant(row[column]) if column is not None and column < len(row) else ""
 
     def _filled(self, row: list[str]) -> bool:
         if any(cell.strip() for cell in row):
@@ -168,17 +191,15 @@ class ListSource(Source):
         self.skipped["blank_line"] += 1
         return False
 
+    def _meant(self, name: str) -> str:
+        """The path that a line or a cell names: as it is written, if there is such a file."""
+        return spelling.found(name, self._exists)
+
     def _exists(self, path: str) -> bool:
         try:
             return bool(path) and stat.S_ISREG(examine(self._place(path))[0])
         except (OSError, ValueError):
             return False
-
-    def _open(self, newline: str | None) -> io.TextIOWrapper:
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        return open(
-            self._fd, encoding="utf-8-sig", errors="surrogateescape", newline=newline, closefd=False
-        )
 
     def _no_list(self, what: str, error: type[ArchiveError] = ArchiveError) -> ArchiveError:
         return error("unsupported", f"{self.uri}: as a list of films this is {what}")

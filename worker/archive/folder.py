@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer import clutter
 from worker.archive import trouble
 from worker.archive.member import STORED, UNEXAMINED, Member
-from worker.archive.names import skipped_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
@@ -65,6 +65,9 @@ class FolderSource(Source):
                     if trouble.of_machine(error):
                         raise
                     mode, size = stat.S_IFREG, None
+                if stat.S_ISDIR(mode) and (left := clutter.of_folder(base)):
+                    self.skipped[left] += 1  # not entered: a snapshot holds all of it again
+                    continue
                 if stat.S_ISDIR(mode):
                     self.skipped["directory"] += 1
                     try:
@@ -79,7 +82,7 @@ class FolderSource(Source):
                         continue
                     stack.append((name + "/", iter(below)))
                     break
-                reason = skipped_as(name)
+                reason = clutter.reason(base)
                 if reason is None and stat.S_ISLNK(mode):
                     reason = "linked_directory"
                 if reason is None and not stat.S_ISREG(mode):

@@ -1,8 +1,8 @@
 """A pattern as an archive: the files whose paths it matches, depth first by name.
 
 `*`, `?` and `[…]` match within one name, `**` any number of folders. A name that begins with a dot
-is matched as any other. Linked folders are entered only where the pattern names their level, not by
-`**` (they may lead in a circle).
+is matched as any other, and skipped as in a folder. Linked folders are entered only where the
+pattern names their level, not by `**` (they may lead in a circle).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer import clutter
 from worker.archive import trouble
 from worker.archive.folder import check_root, examine, member_of, names_in
 from worker.archive.member import Member
@@ -98,6 +99,9 @@ class GlobSource(Source):
                 except OSError:
                     root.check()
                     mode, size = stat.S_IFREG, None  # reading it says what it is
+                if stat.S_ISDIR(mode) and (left := clutter.of_folder(base)):
+                    self.skipped[left] += 1
+                    continue
                 if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
                     inner = matched
                     if stat.S_ISLNK(mode):  # only folders keep the mode of a link
@@ -130,6 +134,13 @@ class GlobSource(Source):
             else:
                 stack.pop()
         if not found:
+            skipped = sum(self.skipped[reason] for reason in clutter.REASONS)
+            if skipped:
+                raise ArchiveError(
+                    "no_match",
+                    f"{self.uri}: all that matches this pattern is skipped, being hidden or what "
+                    "systems leave among films; give its folder by itself, or a --list",
+                )
             raise ArchiveError(
                 "no_match",
                 f"{self.uri}: no file matches this pattern; `*` stays within one folder, `**/*` "

@@ -7,6 +7,7 @@ that fetched something else.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -46,6 +47,26 @@ _OTHERS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
 )
 
+#: Others that are told by bytes further on.
+_FURTHER = (
+    (32_769, b"CD001", "an ISO image of a disc; mount it (`mount -o loop`), and give the folder"),
+    (32_769, b"BEA01", "an image of a disc (UDF); mount it (`mount -o loop`), and give the folder"),
+)
+
+#: A name of one part of an archive that was split; its number or letters are the last group.
+_PART = re.compile(
+    r"\.(?:zip|7z|rar|tar|tgz|gz|zst)\.(\d{2,4}|a[a-z])$|\.part(\d+)\.rar$|\.[rz](\d\d)$",
+    re.IGNORECASE,
+)
+
+#: Parts that come first.
+_FIRST = re.compile(r"0*[01]|a+")
+
+#: How an answer of several parts begins: a line that parts them, and what the first part is.
+_MULTIPART = re.compile(
+    rb"\s*--[^\r\n]{1,200}\r?\n(?:[\w-]+:[^\r\n]*\r?\n)*Content-", re.IGNORECASE
+)
+
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")
 
 
@@ -74,6 +95,9 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
         raise ArchiveError(
             "empty", f"{uri}: the file is empty (0 bytes); copy or download it again"
         )
+    if any(head[at : at + len(magic)] == magic for at, magic in _IMAGES):
+        return "file"
+    _check_whole(fd, uri, head)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
         return "zip"
     if head[:2] == b"\x1f\x8b":
@@ -86,8 +110,9 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
         raise _unsupported(uri, "Zstandard-compressed, but no tar is inside; decompress it first")
     if looks_like_tar(head):
         return "tar"
-    if any(head[at : at + len(magic)] == magic for at, magic in _IMAGES):
-        return "file"
+    for at, magic, what in _FURTHER:
+        if pread(fd, len(magic), at) == magic:
+            raise _unsupported(uri, what)
     if not any(head):
         if os.fstat(fd).st_size in _EMPTY_TAR:
             return "tar"
@@ -95,6 +120,12 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
     for magic, what in _OTHERS:
         if head.startswith(magic):
             raise _unsupported(uri, what)
+    if _MULTIPART.match(head):
+        raise _unsupported(
+            uri,
+            "an answer of several parts, as DICOMweb (WADO-RS) gives it, saved as one file; save "
+            "each part as a file of its own (dicomweb-client does), and give the folder",
+        )
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_WEB_PAGE):
         raise _unsupported(uri, "a web page, as a download makes that needed a login")
     if has_end(fd):  # a program that unpacks itself, with the zip behind it
@@ -102,6 +133,28 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
     if not any(byte < 32 and byte not in b"\t\r\n\f" for byte in head):
         raise _unsupported(uri, "a text; to score the files that it names, give it by --list")
     raise _unsupported(uri, f"a file that begins with {head[:12]!r}")
+
+
+def _check_whole(fd: int, uri: str, head: bytes) -> None:
+    """Raise ArchiveError for one part of an archive that was split, by its name.
+
+    A first part may be all there is: of a zip that is seen at its end.
+    """
+    name = Path(uri).name
+    match = _PART.search(name)
+    if match is None:
+        return
+    is_first = _FIRST.fullmatch(match[match.lastindex or 0]) is not None
+    if is_first and head[:2] == b"PK" and has_end(fd):
+        return
+    if match[3] and name[match.start() + 1] in "zZ":
+        advice = "join the parts first: `zip -s 0 first.zip --out whole.zip`"
+    elif match[1]:
+        whole = name[: -len(match[1]) - 1]
+        advice = f"join the parts first: `cat {whole}.* > {whole}`"
+    else:
+        advice = "unpack it from its first part, and give the folder"
+    raise ArchiveError("multi_disk", f"{uri}: one part of an archive that was split; {advice}")
 
 
 def _holds_tar(stream: Stream) -> bool:

@@ -1,4 +1,4 @@
-"""Names of members: how they are shown, which are clutter, which are unsafe, which came before.
+"""Names of members: how they are shown, which are no films, which are unsafe, which came before.
 
 A name is what an archive says, so it may be anything: no text at all, a path that climbs out of the
 folder it is unpacked to, or the name of another member.
@@ -6,66 +6,114 @@ folder it is unpacked to, or the name of another member.
 
 from __future__ import annotations
 
-import functools
+import re
+import struct
+import zlib
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer import clutter, spelling
+
 #: Bytes of a path; Linux opens none that is longer.
 LONGEST_PATH = 4096
+
+#: A zip's flag of names in UTF-8.
+_UTF8 = 0x800
+
+#: The first bytes of the names of clutter that begin as any other, with a bit that makes letters
+#: small; by byte, whether others begin with it, and whether it parts folders.
+_BEGIN = 4
+_WORDS = np.frombuffer(
+    b"".join(bytes(byte | 0x20 for byte in name.encode()[:_BEGIN]) for name in clutter.PLAIN), "<u4"
+)
+_MARKS, _PARTS = (np.isin(np.arange(256), list(of)) for of in (b".~#@$", b"/\\"))
+
+#: What releases up to 0.2.0 skipped.
+_SKIPPED_FORMERLY = re.compile(
+    r"(?:^|[/\\])(?:(?:__MACOSX|\.AppleDouble|\.Spotlight-V100|\.fseventsd|@eaDir|\$RECYCLE\.BIN"
+    r"|System Volume Information|\.Trash[^/\\]*)[/\\]|\._[^/\\]*$|[^/\\]*[/\\]$"
+    r"|(?i:\.ds_store|thumbs\.db|ehthumbs\.db|desktop\.ini|\.directory)$)|^$"
+)
 
 #: Characters that are kept of each end of a path that is too long.
 _KEPT = 100
 
-#: Files that systems leave behind everywhere, by lower-case name.
-_CLUTTER = {
-    ".ds_store": "macos_metadata",
-    "thumbs.db": "windows_metadata",
-    "ehthumbs.db": "windows_metadata",
-    "desktop.ini": "windows_metadata",
-    ".directory": "linux_metadata",
-}
 
-#: Folders that systems leave behind, with all that is in them.
-_CLUTTER_FOLDERS = {
-    "__MACOSX": "macos_metadata",
-    ".AppleDouble": "macos_metadata",
-    ".Spotlight-V100": "macos_metadata",
-    ".fseventsd": "macos_metadata",
-    "@eaDir": "nas_metadata",
-    "$RECYCLE.BIN": "trash",
-    "System Volume Information": "windows_metadata",
-}
+#: Why an entry of this name is no film by construction, or None for a member: the keys of
+#: `Source.skipped`.
+skipped_as = clutter.reason
 
 
-def skipped_as(name: str) -> str | None:
-    """Why an entry of this name is no film by construction, or None for a member.
+def of_zip(raw: bytes, flags: int, extra: bytes) -> str:
+    """The name of a zip's member: UTF-8 where the entry says so (a flag, or Info-ZIP's Unicode
+    field) or its bytes are; else code page 437."""
+    if flags & _UTF8:
+        return raw.decode("utf-8", "surrogateescape")
+    field = field_of(extra, 0x7075)
+    # Version 1, then the CRC of the plain name: it is stale where a program renamed the entry.
+    if field[:5] == b"\x01" + zlib.crc32(raw).to_bytes(4, "little"):
+        return field[5:].decode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()  # as macOS writes it, which does not say so
+    except UnicodeDecodeError:
+        return raw.decode("cp437")
 
-    The reasons are the keys of `Source.skipped`: `directory`, `macos_metadata` (`__MACOSX/`,
-    `.DS_Store`, AppleDouble `._*`), `windows_metadata` (`Thumbs.db`, `desktop.ini`),
-    `linux_metadata` (`.directory`), `nas_metadata` (`@eaDir/`) and `trash` (`.Trash*/`,
-    `$RECYCLE.BIN/`).
+
+def field_of(extra: bytes, wanted: int) -> bytes:
+    """One extra field of a zip's entry by its number; empty where it is absent."""
+    at = 0
+    while at + 4 <= len(extra):
+        number, length = struct.unpack_from("<2H", extra, at)
+        if number == wanted:
+            return extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    return b""
+
+
+def are_plain(text: bytes, starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp]) -> bool:
+    """Whether the names that lie in a text from `starts` to `ends` are all ASCII, and none clutter.
+
+    False also where one only looks so.
     """
-    folder, _, base = name.rpartition("/")
-    if "\\" in base:
-        folder, base = name.replace("\\", "/").rpartition("/")[::2]
-    if not base:
-        return "directory"
-    if folder and (reason := _folder_skipped_as(folder)):
-        return reason
-    if base[0] == "." and base.startswith("._"):
-        return "macos_metadata"
-    return _CLUTTER.get(base.lower())
+    data = np.frombuffer(text, np.uint8)
+    edges = np.zeros(len(data) + 1, np.int8)
+    edges[starts] += 1
+    edges[ends] -= 1
+    names = data[np.cumsum(edges[:-1], dtype=np.int8).view(bool)]
+    if (names > 127).any():
+        return False
+    begins = np.concatenate(
+        (np.cumsum(ends - starts) - (ends - starts), np.flatnonzero(_PARTS[names]) + 1)
+    )
+    padded = np.concatenate((names, np.zeros(_BEGIN, np.uint8)))
+    first = padded[begins[:, None] + np.arange(_BEGIN)]
+    words = (first | 0x20).view("<u4")[:, 0]
+    return not (_MARKS[first[:, 0]] | np.isin(words, _WORDS)).any()
 
 
-@functools.lru_cache(maxsize=1024)
-def _folder_skipped_as(folder: str) -> str | None:
-    for part in folder.replace("\\", "/").split("/"):
-        if part in _CLUTTER_FOLDERS:
-            return _CLUTTER_FOLDERS[part]
-        if part.startswith(".Trash"):
-            return "trash"
-    return None
+def as_formerly(raw: bytes, flags: int, extra: bytes) -> bool:
+    """Whether releases up to 0.2.0 read this name of a zip's member so, and skipped it if it is
+    skipped now."""
+    name = of_zip(raw, flags, extra)
+    if not (raw.isascii() or flags & _UTF8):
+        field = field_of(extra, 0x7075)[5:].decode("utf-8", "replace")
+        if name not in (raw.decode("cp437"), field):
+            return False
+    return skipped_as(name) is None or _SKIPPED_FORMERLY.search(name) is not None
+
+
+def formerly(name: str) -> str:
+    """How releases up to 0.2.0 read a UTF-8 name of a zip that does not say that it is UTF-8."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("cp437")
+
+
+def known_as(name: str) -> tuple[str, ...]:
+    """The names by which a member may have been listed before, its own first: by an older release,
+    or by a list that writes it otherwise."""
+    if name.isascii():
+        return (name,)
+    return tuple(dict.fromkeys((name, formerly(name), *spelling.spellings(name))))
 
 
 def place(name: str) -> tuple[str, ...]:

@@ -187,8 +187,8 @@ def check(member: Member, max_bytes: int) -> None:
 _UNREAD = {
     LINK: (
         "link",
-        "a link to another file; put the film itself in the archive (`tar --dereference`; `zip` "
-        "without -y)",
+        "a link to another file; put the film itself in the archive (`tar --dereference "
+        "--hard-dereference`; `zip` without -y)",
     ),
     SCATTERED: ("unreadable", "a sparse or split member; make the tar without them"),
     UNSAFE: (

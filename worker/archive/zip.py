@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from worker.archive import trouble
 from worker.archive.member import DEFLATED, LINK, STORED, Member
-from worker.archive.names import skipped_as
+from worker.archive.names import are_plain, as_formerly, field_of, of_zip, skipped_as
 from worker.archive.source import (
     BOMB_BYTES,
     BOMB_RATIO,
@@ -45,10 +48,17 @@ _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
 
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
-_ENCRYPTED, _UTF8 = 0x1, 0x800
+
+#: Where 32 bits begin anew: 4 GiB.
+_TURN = 1 << 32
+
+_ENCRYPTED = 0x1
 
 #: Bytes of directory read at once. More than the longest possible entry (46 + 3 × 65,535).
 _CHUNK = 256 << 10
+
+#: Members of a zip without Zip64 that are looked for where they should be.
+_SAMPLES = 256
 
 #: A member that states more than this, and more than `BOMB_RATIO` times what it takes, is not read.
 BOMB_MEMBER_BYTES = 64 << 20
@@ -68,6 +78,25 @@ class _Directory:
     exact: bool
     #: Bytes before the archive's own beginning (a self-extractor's program).
     base: int
+    #: Whether places beyond 4 GiB are given modulo 4 GiB, without a Zip64 record: macOS does so.
+    wrapped: bool = False
+
+
+class _Places:
+    """Where members begin, in a zip that gives their places modulo 4 GiB.
+
+    They lie one after the other, so each begins at the first such place behind the one before.
+    """
+
+    def __init__(self) -> None:
+        #: Where the next may begin at the earliest.
+        self.free = 0
+
+    def of(self, offset: int, length: int) -> int:
+        """The place of the next member, whose name and data take so many bytes."""
+        place = offset + -(-max(0, self.free - offset) // _TURN) * _TURN
+        self.free = place + _LOCAL.size + length
+        return place
 
 
 class ZipSource(Source):
@@ -92,8 +121,45 @@ class ZipSource(Source):
         return f"{fingerprint_of(self._fd)}:{self._directory_digest()}"
 
     def content_id(self) -> str:
-        """Size and SHA-256 of the central directory: each member's name, place, CRC and size."""
-        return f"zip:{os.fstat(self._fd).st_size}:{self._directory_digest()}"
+        """Size and SHA-256 of the central directory: each member's name, place, CRC and size.
+
+        With another version where older releases read a name otherwise, or skipped less.
+        """
+        version = "zip" if self._was_listed_so() else "zip2"
+        return f"{version}:{os.fstat(self._fd).st_size}:{self._directory_digest()}"
+
+    def _was_listed_so(self) -> bool:
+        """Whether releases up to 0.2.0 listed the same members by the same names."""
+        if self._directory.wrapped:
+            return False
+        try:
+            return all(as_formerly(*odd) for odd in self._odd())
+        except ArchiveError:  # a damaged directory, which no release lists
+            return True
+
+    def _odd(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """Name, flags and extra fields of each entry whose name is not plain, and of some others.
+
+        Entries are looked at many at a time, by their signatures: far faster than one by one.
+        """
+        unread, end = self._directory.start, self._directory.start + self._directory.size
+        buffer = b""
+        while chunk := pread(self._fd, min(_CHUNK, end - unread), unread):
+            unread += len(chunk)
+            buffer += chunk
+            found = _whole_entries(buffer)
+            if found is None:
+                for fields, raw, extra in self._entries():
+                    yield raw, fields[3], extra
+                return
+            heads, lengths = found
+            names = heads + _CENTRAL.size
+            plain = are_plain(buffer, names, names + lengths[0])
+            for n in range(0 if plain else len(names)):
+                name, more = int(names[n]), int(names[n] + lengths[0, n])
+                flags = int.from_bytes(buffer[heads[n] + 8 : heads[n] + 10], "little")
+                yield buffer[name:more], flags, buffer[more : more + int(lengths[1, n])]
+            buffer = buffer[int(names[-1] + lengths[:, -1].sum()) :]
 
     def _directory_digest(self) -> str:
         digest = hashlib.sha256()
@@ -108,6 +174,10 @@ class ZipSource(Source):
         base, skipped = directory.base, self.skipped
         packed, plain, entries = os.fstat(self._fd).st_size, 0, 0
         readable = False  # until a member without a password was seen, or is known to come
+        places = None
+        if directory.wrapped:
+            self._check_places()
+            places = _Places()
         for fields, raw, extra in self._entries():
             entries += 1
             made_by, flags, method, crc, stored, size = (
@@ -116,15 +186,17 @@ class ZipSource(Source):
                 fields[4],
                 *fields[7:10],
             )
-            name = raw.decode("ascii") if raw.isascii() else _name(raw, flags, extra)
+            disk, offset = fields[13], fields[16]
+            if places is not None:
+                offset = places.of(offset, len(raw) + stored)
+            name = raw.decode("ascii") if raw.isascii() else of_zip(raw, flags, extra)
             reason = skipped_as(name)
             if reason is not None:
                 skipped[reason] += 1
                 continue
-            disk, offset = fields[13], fields[16]
             if _FULL32 in (size, stored, offset) or disk == _FULL16:
                 try:
-                    size, stored, offset = _zip64(_field(extra, 1), size, stored, offset)
+                    size, stored, offset = _zip64(field_of(extra, 1), size, stored, offset)
                 except struct.error:
                     raise self._damaged(entries) from None
             elif disk:
@@ -148,6 +220,26 @@ class ZipSource(Source):
                 f"{self.uri}: its directory lists {entries:,} entries where {stated:,} are stated; "
                 "copy it again, or rebuild it with `zip -FF`",
             )
+
+    def _check_places(self) -> None:
+        """Raise ArchiveError where members of a zip of more than 4 GiB cannot be told apart."""
+        places, turn, before = _Places(), -1, self._directory.start
+        step = 1 + self._directory.entries // _SAMPLES
+        for n, (fields, raw, _) in enumerate(self._entries()):
+            place = places.of(fields[16], len(raw) + fields[8])
+            if place >> 32 != turn or n % step == 0:  # the first behind each 4 GiB, and some others
+                turn = place >> 32
+                block = pread(self._fd, _LOCAL.size + len(raw), place)
+                if block[:4] != b"PK\x03\x04" or block[_LOCAL.size :] != raw:
+                    break
+        else:
+            if places.free <= before < places.free + _TURN:
+                return
+        raise ArchiveError(
+            "unsupported",
+            f"{self.uri}: a zip of more than 4 GiB without Zip64, as macOS packs it, and where its "
+            "members begin cannot be told; pack it again with `zip -r`, or give it unpacked",
+        )
 
     def _entries(self) -> Iterator[tuple[tuple[Any, ...], bytes, bytes]]:
         """The directory's entries: fields, name and extra fields."""
@@ -326,8 +418,15 @@ def _directory_before(
         if base < 0 or start < 0 or start + size > end:
             continue
         if size == 0 if entries == 0 else pread(fd, 4, start) == b"PK\x01\x02":
+            # A program of exactly 4 GiB before an archive there is not.
+            wrapped = record is None and base > 0 and base % _TURN == 0
             return _Directory(
-                start=start, size=size, entries=entries, exact=record is not None, base=base
+                start=start,
+                size=size,
+                entries=entries,
+                exact=record is not None,
+                base=0 if wrapped else base,
+                wrapped=wrapped,
             )
     return None
 
@@ -359,22 +458,28 @@ def _multi_disk(uri: str) -> ArchiveError:
     )
 
 
+def _whole_entries(buffer: bytes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
+    """Where the whole entries begin that a piece of the directory begins with; lengths `[3, N]` of
+    their names, extra fields and comments. None where they do not follow each other."""
+    data = np.frombuffer(buffer, np.uint8)
+    heads = np.flatnonzero(
+        (data[:-3] == 0x50) & (data[1:-2] == 0x4B) & (data[2:-1] == 1) & (data[3:] == 2)
+    )
+    heads = heads[heads + _CENTRAL.size <= len(buffer)]
+    at = heads + np.array([[28], [30], [32]])
+    lengths = data[at] + (data[at + 1].astype(np.intp) << 8)
+    ends = heads + _CENTRAL.size + lengths.sum(axis=0)
+    whole = int(np.searchsorted(ends, len(buffer), side="right"))
+    if not whole or heads[0] or (ends[: len(heads) - 1] != heads[1:]).any():
+        return None
+    return heads[:whole], lengths[:, :whole]
+
+
 def _entry_length(buffer: bytes, at: int) -> int:
     """Bytes of the directory entry that begins at `at`."""
     name, extra, comment = struct.unpack_from("<3H", buffer, at + 28)
     length: int = _CENTRAL.size + name + extra + comment
     return length
-
-
-def _field(extra: bytes, wanted: int) -> bytes:
-    """One extra field by its number; empty where it is absent."""
-    at = 0
-    while at + 4 <= len(extra):
-        number, length = struct.unpack_from("<2H", extra, at)
-        if number == wanted:
-            return extra[at + 4 : at + 4 + length]
-        at += 4 + length
-    return b""
 
 
 def _zip64(field: bytes, *values: int) -> Iterator[int]:
@@ -385,14 +490,3 @@ def _zip64(field: bytes, *values: int) -> Iterator[int]:
             (value,) = struct.unpack_from("<Q", field, at)
             at += 8
         yield value
-
-
-def _name(raw: bytes, flags: int, extra: bytes) -> str:
-    """UTF-8 where the entry says so (flag or Info-ZIP's Unicode field), code page 437 otherwise."""
-    if flags & _UTF8:
-        return raw.decode("utf-8", "surrogateescape")
-    field = _field(extra, 0x7075)
-    # Version 1, then the CRC of the plain name: it is stale where a program renamed the entry.
-    if field[:5] == b"\x01" + zlib.crc32(raw).to_bytes(4, "little"):
-        return field[5:].decode("utf-8", "surrogateescape")
-    return raw.decode("cp437")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,12 @@ BATCH = 4
 
 def sample(
     network: folded.Network,
-    films: NDArray[np.uint8],
+    films: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
     *,
     threads: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> quantise.Sample:
-    """What the activations of an fp32 network look like on `uint8 [N, 1, S, S]`.
+    """What the activations of an fp32 network look like on films `uint8 [1, S, S]` each.
 
     Raises EngineError where OpenVINO refuses the network, and Stopped when `stop` says so.
     """

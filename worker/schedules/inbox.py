@@ -12,23 +12,23 @@ import stat
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
+from trainer import clutter
 from worker import archive
 from worker.archive.folder import is_empty
-from worker.archive.names import skipped_as
 from worker.errors import ArchiveError, SourceTrouble
 
 #: Names of files that somebody is still writing, or that are none of a person's.
 UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", "~")
 
-#: A folder that systems make at the top of a disk, and let nobody look into.
-RESCUED = "lost+found"
+#: `Entry.size` of a linked folder, which is not entered: it may lead in a circle.
+LINKED = -1
 
 #: Files that are opened to find out whether any of a folder can be read.
 WITNESSES = 8
 
 
 class Entry(NamedTuple):
-    """A file below a folder."""
+    """A file below a folder, or a linked folder."""
 
     path: str
     size: int
@@ -45,14 +45,17 @@ class Opened(NamedTuple):
 
 
 def files(folder: str) -> Iterator[Entry | None]:
-    """The files below a folder that may be films or archives; raises SourceTrouble."""
+    """The files below a folder that may be films or archives, and the folders that are links.
+
+    Raises SourceTrouble.
+    """
     refused: OSError | None = None
     some = False
     ahead = [folder]
     while ahead:
         path = ahead.pop()
         try:
-            names, below = yield from _names(path)
+            names, below, linked = yield from _names(path)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and path != folder:
                 continue  # a folder below, which is gone since it was listed
@@ -60,7 +63,7 @@ def files(folder: str) -> Iterator[Entry | None]:
         for name in names:
             place = f"{path}/{name}"
             yield None
-            if _skipped(name) or skipped_as(os.path.relpath(place, folder)):
+            if _skipped(name):
                 continue
             try:
                 status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
@@ -72,16 +75,20 @@ def files(folder: str) -> Iterator[Entry | None]:
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 some = True
                 yield Entry(place, status.st_size, status.st_mtime_ns)
-        ahead += [
-            f"{path}/{name}" for name in below if not name.startswith(".") and name != RESCUED
-        ]
+        ahead += [f"{path}/{name}" for name in below if clutter.of_folder(name) is None]
+        for name in linked:
+            if clutter.of_folder(name) is None:
+                yield Entry(f"{path}/{name}", LINKED, 0)
     if refused is not None and not some:
         raise _cannot(folder, refused.filename or folder, refused) from refused
 
 
-def _names(path: str) -> Generator[None, None, tuple[list[str], list[str]]]:
-    """The names in a folder, sorted: of what is no folder, and of folders, the last first."""
-    names, below = [], []
+def _names(path: str) -> Generator[None, None, tuple[list[str], list[str], list[str]]]:
+    """The names in a folder, sorted: of what is no folder, of folders, the last first, and of links
+    to folders."""
+    names: list[str] = []
+    below: list[str] = []
+    linked: list[str] = []
     with os.scandir(path) as entries:
         for entry in entries:
             yield None
@@ -91,9 +98,9 @@ def _names(path: str) -> Generator[None, None, tuple[list[str], list[str]]]:
                 is_folder = False
             if not is_folder:
                 names.append(entry.name)
-            elif not entry.is_symlink():  # it may lead in a circle
-                below.append(entry.name)
-    return sorted(names), sorted(below, reverse=True)
+            else:
+                (linked if entry.is_symlink() else below).append(entry.name)
+    return sorted(names), sorted(below, reverse=True), sorted(linked)
 
 
 def _cannot(folder: str, path: str, error: OSError) -> SourceTrouble:
@@ -112,8 +119,8 @@ def has_none(folder: str) -> bool:
 
 
 def _skipped(name: str) -> bool:
-    """Whether a name is that of a hidden or unfinished file."""
-    return name.startswith(".") or name.lower().endswith(UNFINISHED)
+    """Whether a name is that of clutter, or of an unfinished file."""
+    return clutter.of_file(name) is not None or name.lower().endswith(UNFINISHED)
 
 
 def can_be_kept(path: str) -> bool:

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 #: Why a file is not taken whose path neither a database nor a list can hold.
 ODD = "names, or folders' names, that are no UTF-8 or have line breaks"
 
+#: Why what is in a linked folder is not taken.
+LINKED = "a linked folder, which is not entered"
+
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
 
@@ -169,9 +172,15 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     settle_s = _settle_s(due)
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
+    linked: dict[str, str] = {}
     for folder in folders:
         entries = apart.each(str(folder), disks.patience_s, inbox.files, str(folder))
-        below = {seen.path: seen for seen in (Seen(*entry) for entry in entries)}
+        below: dict[str, Seen] = {}
+        for seen in (Seen(*entry) for entry in entries):
+            if seen.size == inbox.LINKED:
+                linked[seen.path] = LINKED
+            else:
+                below[seen.path] = seen
         if not below:
             _check_mounted(engine, schedule_id, folder, disks)
         there |= below
@@ -189,10 +198,12 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     unchanged = [file for file in new if at - file.since >= settled]
     ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
     ready, broken, later = _without_broken(ready, disks)
-    problems = _counted(odd=dict.fromkeys(odd, ODD), unread=unread, broken=broken, later=later)
+    why = {"odd": dict.fromkeys(odd, ODD), "unread": unread, "broken": broken, "later": later}
+    why["linked"] = linked
+    problems = _counted(why)
     if problems:
         kept = _keep(
-            settings, schedule_id, {**dict.fromkeys(odd, ODD), **unread, **broken, **later}
+            settings, schedule_id, {p: r for found in why.values() for p, r in found.items()}
         )
         problems.append(kept)
         log.warning("schedule %s: %s", due["name"], "; ".join(problems))
@@ -251,13 +262,14 @@ def _skip_run(
     runs.finish(connection, run_id, "skipped", reason, hook_text=None)
 
 
-def _counted(**found: Mapping[str, str]) -> list[str]:
+def _counted(found: Mapping[str, Mapping[str, str]]) -> list[str]:
     """How many files were not taken, by why; a file's name is not for a sentence."""
     said = {
         "odd": f"{ODD}; rename them",
         "unread": "cannot be read; see to their disk, or let the workers' user read them",
         "broken": "cannot be listed to their end; copy them again",
         "later": "cannot be opened now",
+        "linked": "linked folders, which are not entered; give the schedule what they lead to",
     }
     return [f"{len(files)} not taken: {said[why]}" for why, files in found.items() if files]
 

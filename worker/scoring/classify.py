@@ -32,6 +32,8 @@ class Answer:
     #: `float32 [h, w]`, evidence for the positive class in logits.
     cam: NDArray[np.float32] | None
     card: Card
+    #: The film's bytes, of which this is the answer.
+    film: bytes
 
 
 def classify(
@@ -66,4 +68,5 @@ def classify(
         unusual=ood is not None and card.ood_threshold is not None and ood > card.ood_threshold,
         cam=None if outputs.cam is None else outputs.cam[0],
         card=card,
+        film=data,
     )

@@ -16,6 +16,7 @@ from db.work.claims import Claimed
 from trainer.film import content
 from worker import archive
 from worker.archive import apart, trouble
+from worker.archive.names import known_as
 from worker.errors import ArchiveError, SourceTrouble
 from worker.machine.privacy import Privacy
 from worker.scoring import seeking
@@ -244,7 +245,11 @@ class Lister:
         items = sum(listed.values())
         members = source.members()
         if wanted is not None:
-            members = (m for m in members if (source_no, _name_hash(m.name)) in wanted)
+            members = (
+                m
+                for m in members
+                if any((source_no, _name_hash(name)) in wanted for name in known_as(m.name))
+            )
         resumed = None
         if source_no in listed:
             resumed = Resumed(source, members, self._names(source_no))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer import clutter
 from worker import archive
 from worker.archive import Member
+from worker.archive.names import known_as
 from worker.errors import ArchiveError
 
 
@@ -68,10 +70,14 @@ class Resumed:
                 raise
 
     def _behind_all(self) -> Iterator[Member]:
+        member = next(self._members, None)
         for name in self._listed:
-            member = next(self._members, None)
-            if member is None or member.name != name:
+            if member is not None and name in known_as(member.name):
+                member = next(self._members, None)
+            elif clutter.reason(name) is None:  # else an older release took it for a film
                 raise ArchiveError(
                     "changed", f"{self._uri} was changed while it was listed; submit it again"
                 )
+        if member is not None:
+            yield member
         yield from self._members

@@ -113,6 +113,7 @@ class ShardRun(Run):
                 detail=detail,
                 refused=refused,
                 identity=self._identity(index),
+                content=self.contents.get(index),
                 reader=self.readers.get(index),
             )
         )

@@ -27,8 +27,10 @@ import numpy as np
 import torch
 
 from trainer import atomic, errors
-from trainer.data import dataset, gathering
+from trainer.data import classes, dataset, gathering
+from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
+from trainer.data.whose import Whose
 from trainer.judging import parity
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
@@ -57,6 +59,15 @@ OUT_OF_MEMORY = "out of memory; lower --batch-size or --size"
 GPU_OUT_OF_MEMORY = (
     "out of memory on {name}, where {free_mb} MiB are free now; lower --batch-size or --size, or "
     "end what else uses its memory"
+)
+
+
+#: Of a job that was made by release 0.2.0 or before, or by a schedule that was.
+OF_BEFORE = (
+    "this was made by an older release and goes on by its rules: the patient is read from a film's "
+    "name as it was then, without DICOM's PatientID, folders of patients, or names of MIMIC, BIDS "
+    "and DICOMDIR, and the disease is PNEUMONIA or the last class where none is named; submit it, "
+    "or add its schedule, anew to have those of today"
 )
 
 
@@ -142,13 +153,18 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     )
     names = Names(key=bytes.fromhex(work["names_key"]), everything=bool(spec.get("hash_names")))
     night = night_child.Night(Path(work["night"]), names) if work.get("night") else None
-    found = _gathered(spec, options, night, report)
+    naming, pattern = spec.get("naming"), spec.get("patient_pattern")
+    said = Whose(naming=naming or FIRST_NAMING, pattern=pattern, key=lambda: names.key)
+    if naming is None:
+        report("note", text=OF_BEFORE)
+    found = _gathered(spec, options, said, night, report)
     data = dataset.settle(
         found.gathered,
         val_fraction=options.val_fraction,
         seed=options.seed,
-        positive=spec.get("positive"),
+        positive=found.positive,
     )
+    report("note", text=classes.meaning(data.labels, data.positive))
     report("dataset", **_described(data, names))
 
     def on_event(news: loop.Epoch | loop.Progress | loop.Saved | loop.Without | str) -> None:
@@ -208,20 +224,25 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
 
 
 def _gathered(
-    spec: dict[str, Any], options: loop.Options, night: night_child.Night | None, report: Any
+    spec: dict[str, Any],
+    options: loop.Options,
+    said: Whose,
+    night: night_child.Night | None,
+    report: Any,
 ) -> night_child.Films:
     """The labelled films, and those of them that a schedule's models are compared on."""
     sources = [spec["data"]] if isinstance(spec["data"], str) else spec["data"]
     paths = [Path(source) for source in sources]
     corrections = Path(spec["corrections"]) if spec.get("corrections") else None
-    pattern = spec.get("patient_pattern")
     if night is None:
-        gathered = gathering.gather(paths, patient_pattern=pattern, corrections=corrections)
-        return night_child.Films(gathered=gathered)
+        gathered = gathering.gather(paths, said=said, corrections=corrections)
+        positive = classes.disease(gathered.labels, spec.get("positive"), said.naming)
+        dataset.check_patients(gathered)
+        return night_child.Films(gathered=gathered, positive=positive)
     return night.look(
         paths,
         positive=spec.get("positive"),
-        patient_pattern=pattern,
+        said=said,
         corrections=corrections,
         workers=options.workers,
         seed=options.seed,
@@ -314,8 +335,8 @@ def _derive(
     train, val = (films.rows(data.of(split)) for split in (dataset.TRAIN, dataset.VAL))
     return precisions.derive(
         path,
-        films.take(train[precisions.spread(len(train), quantise.FILMS)]),
-        films.take(val[precisions.spread(len(val), parity.FILMS)]),
+        films.each(train[precisions.spread(len(train), quantise.FILMS)]),
+        films.each(val[precisions.spread(len(val), parity.FILMS)]),
         batch=work["engine_batch"],
         threads=work["threads"],
         stop=stop.is_set,

@@ -64,7 +64,9 @@ def choose(data: Path, card: Card, split: str | None) -> tuple[str, tuple[Entry,
     there = {entry.split for entry in source.entries}
     if split is None:
         split = ALL if there <= {TRAIN} else TEST
-    entries = tuple(entry for entry in source.entries if split in (ALL, entry.split))
+    entries = tuple(
+        entry for entry in source.entries if split in (ALL, entry.split) and not entry.again
+    )
     if not entries:
         raise DatasetError(
             f"{data} has no films to measure on in {split}, only in {listed(there) or 'none'}; "

@@ -20,6 +20,7 @@ from db.queue import leases
 from db.queue.leases import Lease
 from db.registry import aliases, models
 from db.work import endings
+from trainer.data import leavings
 from worker.config import Settings
 from worker.engine import store
 
@@ -79,6 +80,8 @@ class Night:
                 "scheduled_for": last["scheduled_for"].isoformat(timespec="minutes"),
             },
             "before": None if films is None else {f.sha256: f.label for f in films},
+            "paths": leavings.paths_of((film.sha256, film.path) for film in films or ()),
+            "told_of_clutter": bool(last and (last["snapshot"] or {}).get("clutter")),
             "rules": dict(self._rules),
         }
         path = folder / FILE

@@ -8,10 +8,11 @@ what it needs, and makes rows of what it reports.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import checkup, dataset, frozen, gathering, snapshot
+from trainer.data import checkup, classes, dataset, frozen, gathering, patients, snapshot, whose
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Entry
+from trainer.data.leavings import Leavings, sentence
 from trainer.data.names import CLEAR, Names
-from trainer.errors import TrainerError
+from trainer.data.whose import Whose
+from trainer.errors import DatasetError, TrainerError
 from trainer.judging import metrics, verdict
 from worker.engine import open_engine
 from worker.training import evaluation
@@ -54,11 +57,17 @@ class Films:
     """What was found in the folders, with the frozen films set apart."""
 
     gathered: Gathered
+    #: The class that is the disease.
+    positive: str
     #: The frozen films that count: still what they were, and learned by neither model.
     judged: tuple[Judged, ...] = ()
     #: Those that are there, but that a model learned, or others of their patients.
     learned: tuple[Judged, ...] = ()
     missing: tuple[Judged, ...] = ()
+    #: Frozen films that lie where clutter does: they count no more, and are not missing.
+    cleared: tuple[Judged, ...] = ()
+    #: What a person is told this once of films that lie there.
+    told: str = ""
 
 
 class Night:
@@ -77,28 +86,40 @@ class Night:
         sources: Sequence[Path],
         *,
         positive: str | None,
-        patient_pattern: str | None,
+        said: Whose,
         corrections: Path | None,
         workers: int,
         seed: int,
         report: Report,
     ) -> Films:
         """Read and check the films. Raises RunSkipped where nothing is to be trained tonight, and
-        DatasetError where they cannot be read."""
-        gathered = gathering.gather(
-            sources, patient_pattern=patient_pattern, corrections=corrections
-        )
-        positive = dataset.disease(positive, gathered.labels)
+        DatasetError where they cannot be read.
+
+        The disease is the champion's, where `positive` does not say another.
+        """
+        gathered = gathering.gather(sources, said=said, corrections=corrections)
+        try:
+            dataset.check_patients(gathered)
+        except DatasetError as error:
+            raise RunSkipped("unfit", str(error), error.shareable) from error
         champion = self._facts["champion"]
-        if champion is not None and champion["positive"] != positive:
-            reason = "the champion tells another disease than these films are labelled with"
-            raise RunSkipped("unfit", reason, reason)
-        judged = self._frozen(gathered, patient_pattern, seed, report)
+        if champion is not None:
+            theirs = champion["positive"]
+            if theirs not in gathered.labels or positive not in (None, theirs):
+                reason = "the champion tells another disease than these films are labelled with"
+                raise RunSkipped("unfit", reason, reason)
+            positive = theirs
+        positive = classes.disease(gathered.labels, positive, said.naming)
+        judged = self._frozen(gathered, said, seed, report)
         apart, _ = frozen.set_apart(gathered, judged, self._names)
-        films = self._counted(apart, judged)
+        left = Leavings(sources, gathered.root, self._names)
+        films = self._counted(apart, positive, judged, left)
         # Without a verdict hours of training would be for nothing, where it is to be promoted.
         lack = self._lack(films, positive) if self._rules.get("promote", True) else ""
         before = self._facts["before"]
+        cleared = self._cleared(before or {}, gathered, left)
+        if before is not None:
+            before = {content: name for content, name in before.items() if content not in cleared}
         changed = None if before is None else snapshot.change(before, gathered)
         counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
@@ -110,6 +131,7 @@ class Night:
             "removed": None if changed is None else changed.removed,
             "relabelled": None if changed is None else changed.relabelled,
             "unreadable": len(gathered.unreadable),
+            "clutter": len(cleared) + len(films.cleared),
         }
         report("snapshot", **found)
         last = self._facts["last"]
@@ -119,9 +141,12 @@ class Night:
                 f"{last['scheduled_for']}, which came to: {last['outcome']}"
             )
             raise RunSkipped("skipped", reason, reason)
+        if found["clutter"] and not self._facts.get("told_of_clutter"):
+            films = dataclasses.replace(films, told=sentence(len(cleared), len(films.cleared)))
+            report("note", text=films.told)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
-            sources, patient_pattern=patient_pattern, corrections=corrections, workers=workers,
+            sources, said=said, corrections=corrections, positive=positive, workers=workers,
             gathered=gathered,
         )  # fmt: skip
         report("snapshot", **found | {"unreadable": len(checked.unreadable)})
@@ -132,7 +157,7 @@ class Night:
         )  # fmt: skip
         if unfit or lack:
             aside = "the films are not fit to train on: " if unfit else ""
-            also = [lack] if lack else []
+            also = [one for one in (lack, films.told) if one]
             raise RunSkipped(
                 "unfit",
                 aside + "; ".join([*(one.text for one in unfit), *also]),
@@ -140,19 +165,43 @@ class Night:
             )
         return films
 
-    def _counted(self, gathered: Gathered, judged: Sequence[Judged]) -> Films:
+    def _cleared(
+        self, before: Mapping[str, str], gathered: Gathered, left: Leavings
+    ) -> frozenset[str]:
+        """Contents that were trained on before and are no films any more, being clutter."""
+        gone = before.keys() - {film.sha256 for film in gathered.films}
+        kept = self._facts.get("paths", {})
+        return left.among({content: kept.get(content, ()) for content in gone}, before)
+
+    def _counted(
+        self, gathered: Gathered, positive: str, judged: Sequence[Judged], left: Leavings
+    ) -> Films:
         """Which of the frozen films count tonight."""
         given = self._rules.get("evaluate_on")
+        if given:
+            left = Leavings([Path(given)], Path(given), self._names)
+        there = {film.sha256 for film in gathered.films}
+        lay = [film.sha256 not in there and left.has(str(film.file)) for film in judged]
+        cleared = tuple(film for film, gone in zip(judged, lay, strict=True) if gone)
+        judged = [film for film, gone in zip(judged, lay, strict=True) if not gone]
         here, missing = frozen.present(judged, gathered, Path(given) if given else None)
         same = self._names.same
         contents = frozenset(self._facts["learned"]["films"])
-        patients = frozenset(map(same, self._facts["learned"]["patients"]))
-        known = [film.sha256 in contents or same(film.patient) in patients for film in here]
+        theirs = set(map(same, self._facts["learned"]["patients"]))
+        # As these films say it, too: what was learned may have been read by other rules.
+        theirs |= {
+            same(film.patient)
+            for film in patients.joined(gathered.films)
+            if film.sha256 in contents and film.known_by != whose.UNSAID
+        }
+        known = [film.sha256 in contents or same(film.patient) in theirs for film in here]
         return Films(
             gathered=gathered,
+            positive=positive,
             judged=tuple(film for film, old in zip(here, known, strict=True) if not old),
             learned=tuple(film for film, old in zip(here, known, strict=True) if old),
             missing=missing,
+            cleared=cleared,
         )
 
     def _lack(self, films: Films, positive: str) -> str:
@@ -180,16 +229,14 @@ class Night:
         )
 
     def _frozen(
-        self, gathered: Gathered, patient_pattern: str | None, seed: int, report: Report
+        self, gathered: Gathered, said: Whose, seed: int, report: Report
     ) -> tuple[Judged, ...]:
         """The films that models are compared on: those of earlier nights, or chosen now."""
         if self._facts["frozen"] is not None:
             return frozen.from_csv(self._facts["frozen"])
         given = self._rules.get("evaluate_on")
         if given:
-            judged = frozen.of_source(
-                Path(given), patient_pattern=patient_pattern, labels=gathered.labels
-            )
+            judged = frozen.of_source(Path(given), said, gathered.labels)
         else:
             learned = frozenset(self._facts["learned"]["films"])
             judged = frozen.choose(gathered, learned=learned, seed=seed)
@@ -217,7 +264,7 @@ class Night:
         seen = [film for film, could in zip(counted, readable, strict=True) if could]
         truth = _truth(seen, positive)
         sides = [verdict.Side(score=s.score[readable], threshold=s.threshold) for s in outputs]
-        figures = [_figures(side, truth) for side in sides]
+        figures = [_figures(side, truth, whose.state(seen)) for side in sides]
         missing = len(films.missing)
         answer: dict[str, Any] = {
             "candidate": figures[0],
@@ -271,6 +318,10 @@ class Night:
             found.append(f"{unreadable} cannot be read")
         if films.missing:
             found.append(f"{len(films.missing)} were removed or changed")
+        if whose.state(films.judged) == "unknown":
+            found.append("nothing says whose these films are, so that intervals are too narrow")
+        if films.told:
+            found.append(films.told)
         if not self._facts["champion"]["known"]:
             found.append("the champion was imported, and may have learned from any of them")
         return f" ({'; '.join(found)})" if found else ""
@@ -323,11 +374,14 @@ def _truth(films: Sequence[Judged], positive: str) -> NDArray[np.bool_]:
     return np.array([film.name == positive for film in films], dtype=np.bool_)
 
 
-def _figures(side: verdict.Side, truth: NDArray[np.bool_]) -> dict[str, float] | None:
+def _figures(
+    side: verdict.Side, truth: NDArray[np.bool_], patients_are: str
+) -> dict[str, float] | None:
     """A model's row of evaluations; None where there is nothing that could be one."""
     if not len(truth) or not np.isfinite(side.score).all():
         return None
-    return {**metrics.summary(side.score, truth, side.threshold), "n_films": len(truth)}
+    found = metrics.summary(side.score, truth, side.threshold, patients=patients_are)
+    return {**found, "n_films": len(truth)}
 
 
 def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:

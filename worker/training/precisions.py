@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
 from worker.engine.base import identity
 from worker.errors import ArchiveError, EngineError, MemberError
 
-Films = NDArray[np.uint8]
+#: `uint8 [1, S, S]` each, or all of them as one array.
+Films = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def derive(
 ) -> Derived:
     """Make the other precisions' files beside an fp32 model file, and measure all there are.
 
-    `calibration` and `held_out` are `uint8 [N, 1, S, S]`; the network should have been trained on
+    `calibration` and `held_out` are `uint8 [1, S, S]` each; the network should have been trained on
     films like the former and must not have been on the latter. What each precision computes of
     `drawn` films, if there are any, is returned too. Raises EngineError where fp32 itself cannot be
     run, and Stopped.
@@ -121,10 +122,10 @@ def spread(total: int, most: int) -> NDArray[np.int64]:
 def scores(
     engine: Engine, films: Films, stop: Callable[[], bool] = lambda: False
 ) -> tuple[NDArray[np.float32], float]:
-    """An engine's scores `[N, C]` of films `uint8 [N, 1, S, S]`, and films per second."""
+    """An engine's scores `[N, C]` of films `uint8 [1, S, S]` each, and films per second."""
     started = time.perf_counter()
     # With its pixels, which must stay until the batch is computed.
-    pending: deque[tuple[Pending, Films, int]] = deque()
+    pending: deque[tuple[Pending, NDArray[np.uint8], int]] = deque()
     found = []
 
     def finish() -> None:
@@ -136,7 +137,7 @@ def scores(
             raise Stopped("stopped while precisions were compared")
         if len(pending) == engine.depth:
             finish()
-        part = np.zeros((engine.batch, *films.shape[1:]), np.uint8)
+        part = np.zeros((engine.batch, *films[0].shape), np.uint8)
         filled = len(films[start : start + engine.batch])
         part[:filled] = films[start : start + engine.batch]
         pending.append((engine.submit(part), part, filled))
@@ -167,7 +168,7 @@ def _files(
     return made, notes
 
 
-def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[Films, int]:
+def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[NDArray[np.uint8], int]:
     """At most `most` films of a folder or archive, chosen at random, as `uint8 [N, 1, S, S]`.
 
     Equal archives give equal films. Also returns how many of those chosen could not be read; others

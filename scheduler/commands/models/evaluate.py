@@ -187,6 +187,8 @@ def readable(found: Mapping[str, Any]) -> dict[str, str]:
                 lines[name] += f"  ({found[f'{name}_low']:.4f} to {found[f'{name}_high']:.4f})"
     if found.get("ece") is not None:
         lines["ece"] = f"{found['ece']:.4f}"
+    if found.get("patients_unknown"):
+        lines["patients"] = "unknown: figures may be too good, and the intervals are too narrow"
     if found.get("films") is not None:
         lines["films"] = f"{found['films']:.0f}"
     return lines

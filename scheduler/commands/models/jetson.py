@@ -36,7 +36,11 @@ PREPROCESS = ("jetson-inference", "torchvision")
     help="Pixels as imagenet.py makes them (the film stretched, nearest pixel), or as train.py's "
     "validation does (short side to S, the middle cut out).",
 )  # fmt: skip
-@click.option("--positive", help="Class that is the disease. Default: PNEUMONIA, or the last.")
+@click.option(
+    "--positive",
+    help="Class that is the disease. Default: of two classes the one whose name does not say "
+    "healthy.",
+)
 @click.option(
     "--data", type=click.Path(path_type=Path, exists=True),
     help="Labelled films, not trained on, to choose temperature and threshold by. Default: the "

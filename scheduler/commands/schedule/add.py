@@ -164,8 +164,9 @@ def add(
             train.check_source(judge, "--evaluate-on")
             rules["evaluate_on"] = submit.readable_path(judge)
         spec["night"] = {rule: rules[rule] for rule in OF_NIGHT}
+        note = _disease(engine, spec["job"]["data"], spec["job"]["positive"])
     else:
-        spec["watch"] = {"settle_s": rules["settle"]}
+        spec["watch"], note = {"settle_s": rules["settle"]}, ""
     database.write(
         engine,
         lambda c: schedules.add(
@@ -178,6 +179,8 @@ def add(
         output.emit({**row, "next": first}, as_json=True)
         return
     click.echo(f"{name} runs for the first time at {zones.both(first, zone)}.")
+    if note:
+        click.echo(note, err=True)
     from db.base import workers
 
     if not workers.alive(engine, kind):
@@ -229,6 +232,22 @@ def _train(ctx: click.Context, args: list[str]) -> dict[str, Any]:
     for name in NOT_HERE["train"]:
         params.pop(name)
     return {"job": train.of_options(data, {**params, "name": None}), "priority": priority}
+
+
+def _disease(engine: sa.Engine, data: str | list[str], positive: str | None) -> str:
+    """A sentence about the class that is the disease: the champion's, once there is one.
+
+    Raises DatasetError where nothing says which it is.
+    """
+    from db.registry import aliases
+    from scheduler.commands import train
+
+    with database.reading(engine) as connection:
+        champion = aliases.model_of(connection, aliases.CHAMPION)
+    if champion is not None and positive is None:
+        positive = aliases.resolve(engine, aliases.CHAMPION)["positive"]
+    sources = [data] if isinstance(data, str) else data
+    return train.disease(tuple(map(Path, sources)), positive)[1]
 
 
 def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from db.queue import jobs
 from db.registry import aliases, models
 from db.work import claims, endings
 from tests.db import given
+from trainer.data import labelled
 
 #: A time of the schedules here, later than anything that is written meanwhile.
 TONIGHT = datetime(datetime.now(timezone.utc).year + 1, 3, 10, 2, tzinfo=timezone.utc)
@@ -74,6 +75,26 @@ def test_a_good_name_has_no_fault(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a#1", "a/b", "a\n", "a" * 49])
 def test_a_bad_name_has_a_fault(name: str) -> None:
     assert schedules.name_fault(name) is not None
+
+
+def test_a_schedule_of_before_keeps_its_rules_about_names_and_its_first_job_says_none(
+    database: sa.Engine,
+) -> None:
+    number = add(database)
+    add(database, "today", spec={"job": {"data": "/films", "naming": 2}, "night": {"keep": 3}})
+    for night in range(2):
+        run_id = tick(database, number, TONIGHT + night * DAY)
+        assert run_id is not None
+        end(database, run_id)
+    write(database, lambda c: schedules.run_now(c, "today"))
+    specs = [jobs.get(database, job)["spec"] for job in (1, 2, 3)]
+    assert specs == [
+        {"data": "/films"},
+        {"data": "/films", "naming": schedules.FIRST_NAMING},
+        {"data": "/films", "naming": 2},
+    ]
+    assert schedules.get(database, "today")["spec"]["night"] == {"keep": 3}
+    assert schedules.FIRST_NAMING == labelled.FIRST_NAMING
 
 
 def test_a_name_is_given_once(database: sa.Engine) -> None:

@@ -66,7 +66,7 @@ def test_many_contents_are_looked_up_at_once(database: sa.Engine) -> None:
     shard = given.claimed(database)
     write(database, lambda c: results.commit(c, shard, _films(shard)))
 
-    assert len(_known(database, *range(2 * reuse.LOOKUP + 1))) == 5
+    assert len(_known(database, *range(2 * results.LOOKUP + 1))) == 5
     assert _known(database) == {}
 
 
@@ -397,3 +397,54 @@ def test_a_shard_says_what_read_its_films_where_that_is_known_of_all(database: s
     with reading(database) as connection:
         unknown = sa.select(sa.func.count()).where(shards.c.readers.is_(None))
         assert connection.execute(unknown).scalar_one() == 2, "NULL, and no `null` of JSON"
+
+
+def test_a_film_that_is_refused_by_now_is_no_longer_answered_from_the_store(
+    database: sa.Engine,
+) -> None:
+    # 0 is refused now, 1 is broken, 2 needed a refusal to be overridden, 3 was read by a newer
+    # reader, of 4 an older release kept nothing, and 5 is as it was.
+    given.running(database, items=6)
+    shard = given.claimed(database)
+    made = _films(shard, reader=("JPEG", 2))
+    made[2] = made[2]._replace(overridden=("colour",))  # type: ignore[call-arg]
+    made[3] = made[3]._replace(reader=("JPEG", 3))
+    write(database, lambda c: results.commit(c, shard, made))
+    forgotten = films.c.content == _content(4)
+    write(database, lambda c: c.execute(
+        sa.update(films).where(forgotten).values(overridden=None, reader=None)
+    ))  # fmt: skip
+    job_id = given.running(database, items=6)
+    again = given.claimed(database)
+    assert again.job_id == job_id
+    outcomes = _films(again, reader=("JPEG", 2))
+    for n in range(5):
+        outcomes[n] = results.NotPredicted(
+            item_no=n, name=str(n), code="blank", detail="one gray", refused=n != 1,
+            content=_content(n), reader=("JPEG", 2),
+        )  # fmt: skip
+
+    write(database, lambda c: results.commit(c, again, outcomes))
+
+    assert _known(database, *range(6)).keys() == {_content(n) for n in (2, 3, 5)}
+
+
+def test_what_was_in_error_is_decided_anew_when_its_archive_is_answered(
+    database: sa.Engine,
+) -> None:
+    job_id = given.running(database, shards=2, items=2, source_rows=ZIP)
+    for errors in (0, 1):
+        shard = given.claimed(database)
+        made = given.outcomes(shard, errors=errors)
+        made = [o._replace(reader=("PNG", 1)) for o in made]
+        write(database, lambda c, s=shard, m=made: results.commit(c, s, m))  # type: ignore[misc]
+    lease = given.planning(database, source_rows=ZIP).lease
+
+    _copy_all(database, lease, job_id)
+
+    with reading(database) as connection:
+        states = connection.execute(
+            sa.select(shards.c.state).where(shards.c.job_id == lease.job_id)
+            .order_by(shards.c.shard_no)
+        ).scalars().all()  # fmt: skip
+    assert states == ["done", "ready"]

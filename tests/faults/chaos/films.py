@@ -98,7 +98,8 @@ def make(count: int, seed: int) -> Iterator[Film]:
 
 def _good(number: int, rng: np.random.Generator) -> Film:
     while True:
-        squares = rng.integers(0, 256, SQUARES * SQUARES).astype(np.uint8)
+        # No two alike, and further apart than JPEG moves them: fewer than 16 levels are `blank`.
+        squares = (4 * rng.choice(64, SQUARES * SQUARES, replace=False)).astype(np.uint8)
         p = probability(squares)
         if abs(p - THRESHOLD) > UNSURE:
             break

@@ -25,6 +25,7 @@ def test_check_says_ready_and_gives_status_0(films: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == f"100 films of 100 patients in {films}"
     assert lines[2].split() == ["train", "50", "50"]
+    assert "The disease is PNEUMONIA, against NORMAL: probabilities, threshold" in result.stdout
     assert "Ready" in lines
 
 
@@ -48,6 +49,17 @@ def test_check_says_not_usable_because_and_gives_status_2(films: Path, tmp_path:
     assert (result.exit_code, found["status"], found["verdict"]) == (2, 2, "not usable")
     assert found["findings"][0]["code"] == "labels_txt"
     assert found["films"] == {"train": {"NORMAL": 50, "PNEUMONIA": 50}}
+
+
+def test_check_says_that_train_will_ask_for_the_disease(films: Path) -> None:
+    (films / "NORMAL").rename(films / "TB")
+    asked = run("dataset", "check", films)
+    assert asked.exit_code == 3
+    assert "neither PNEUMONIA nor TB is known" in asked.stdout
+    assert "--positive CLASS" in asked.stdout
+    told = run("dataset", "check", films, "--positive", "TB", "--json")
+    assert (told.exit_code, json.loads(told.stdout)["positive"]) == (0, "TB")
+    assert run("dataset", "split", films, films.parent / "divided").exit_code == 0
 
 
 def test_split_writes_a_folder_that_check_takes(films: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_what_is_refused_is_foretold_and_can_be_accepted(
     folder = tmp_path / "icons"
     folder.mkdir()
     for n in range(3):
-        Image.new("L", (16, 16), n).save(folder / f"{n}.png")
+        Image.linear_gradient("L").rotate(90 * n).resize((16, 16)).save(folder / f"{n}.png")
     assert dry(folder)["sample_refusals"] == {"too_small": 3}
     accepted = dry(folder, "--accept", "too_small")
     assert (accepted["sample_refusals"], accepted["expected_predictions"]) == ({}, 3)

@@ -85,11 +85,14 @@ def test_a_schedule_says_when_it_runs_first_and_that_nobody_listens(
         f"nightly runs for the first time at {year}-02-01 02:30 in Europe/Paris "
         f"({year}-02-01 01:30 UTC).\n",
     )
-    assert only_line(result.stderr) == (
-        "No worker listens to the train queue: schedules run while `pneumoq up` does."
-    )
+    disease = "The disease is PNEUMONIA, against NORMAL: probabilities, threshold and figures are"
+    assert result.stderr.splitlines() == [
+        f"{disease} of it.",
+        "No worker listens to the train queue: schedules run while `pneumoq up` does.",
+    ]
     rows.a_worker(engine, "train")
-    assert run("schedule", "add", "second", *NIGHTLY, "train", films).stderr == ""
+    second = run("schedule", "add", "second", *NIGHTLY, "train", films)
+    assert only_line(second.stderr) == f"{disease} of it."
 
 
 def test_a_training_schedule_keeps_train_s_options_with_defaults_filled_in(
@@ -112,7 +115,8 @@ def test_a_training_schedule_keeps_train_s_options_with_defaults_filled_in(
     }  # fmt: skip
     assert run("train", films, "--epochs", 3, "--later").exit_code == 0
     ordinary = jobs.get(engine, 1)["spec"]
-    assert spec["job"] == {**ordinary, "warm_start": True}
+    assert ordinary["positive"] == "PNEUMONIA"
+    assert spec["job"] == {**ordinary, "warm_start": True, "positive": None}, "the champion's"
     row = schedules.get(engine, "nightly")
     assert (row["catch_up_s"], row["created_by"]) == (1800, session.who())
     assert (row["cron"], row["tz"]) == ("30 2 1 2 *", "Europe/Paris")
@@ -322,6 +326,23 @@ def test_a_name_is_refused_where_it_is_none_or_taken(
 def test_a_champion_may_come_to_be_before_the_first_run(engine: sa.Engine, inbox: Path) -> None:
     result = run("schedule", "add", "inbox", "--cron", "* * * * *", "--tz", "UTC", "score", inbox)
     assert result.exit_code == 0, result.output
+
+
+def test_the_disease_is_the_champion_s_or_is_asked_for(
+    engine: sa.Engine, films: Path, tmp_path: Path
+) -> None:
+    added = run("schedule", "add", "one", *NIGHTLY, "train", films)
+    assert "The disease is PNEUMONIA, against NORMAL: " in added.stderr
+    (films / "NORMAL").rename(films / "TB")
+    assert "--positive CLASS" in refused("two", *NIGHTLY, "train", films)
+    assert (
+        run("schedule", "add", "two", *NIGHTLY, "train", films, "--positive", "TB").exit_code == 0
+    )
+    assert kept(engine, "two")["job"]["positive"] == "TB"
+    rows.a_model(engine, tmp_path)  # the champion: PNEUMONIA
+    added = run("schedule", "add", "three", *NIGHTLY, "train", films)
+    assert "The disease is PNEUMONIA, against TB: " in added.stderr
+    assert kept(engine, "three")["job"]["positive"] is None
 
 
 # ls, show and runs

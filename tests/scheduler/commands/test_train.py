@@ -73,9 +73,44 @@ def test_a_warm_start_begins_from_the_champion_of_the_moment_it_is_submitted(
     assert run("train", tmp_path, "--warm-start", "--lr", "1e-5", "--later").exit_code == 0
     assert run("train", tmp_path, "--later").exit_code == 0
     specs = [jobs.get(engine, number)["spec"] for number in (1, 2, 3)]
+    assert [spec["positive"] for spec in specs] == ["PNEUMONIA", "PNEUMONIA", None]
     assert [spec.get("warm_start") for spec in specs] == [first, second, None]
     assert [spec["lr"] for spec in specs] == [3e-4, 1e-5, 3e-4]
     assert "warm_start" not in specs[2]
     refused = run("train", tmp_path, "--warm-start", "--init", "scratch", "--later")
     assert refused.exit_code == 2
     assert "--warm-start begins from the champion; leave out --init" in refused.stderr
+
+
+def test_the_disease_is_said_or_asked_for_before_anything_is_submitted(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    for name in ("COVID", "NORMAL"):
+        (tmp_path / name).mkdir()
+    said = run("train", tmp_path, "--later")
+    assert "The disease is COVID, against NORMAL: probabilities" in said.stderr
+    assert jobs.get(engine, 1)["spec"]["positive"] == "COVID"
+    (tmp_path / "NORMAL").rename(tmp_path / "TB")
+    asked = run("train", tmp_path, "--later")
+    assert asked.exit_code == 2
+    assert "neither COVID nor TB is known as a name of healthy films; name the" in asked.stderr
+    assert "--positive CLASS" in asked.stderr
+    (tmp_path / "NORMAL").mkdir()
+    asked = run("train", tmp_path, "--later")
+    assert "there are 3 classes (COVID, NORMAL, TB); name the one that is" in asked.stderr
+    said = run("train", tmp_path, "--positive", "TB", "--later")
+    assert "The disease is TB, against COVID, NORMAL together: probabilities" in said.stderr
+    assert len(jobs.recent(engine)) == 2
+
+
+def test_a_warm_start_goes_on_with_the_champion_s_disease(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    for name in ("A", "B"):
+        (tmp_path / "films" / name).mkdir(parents=True)
+    rows.a_model(engine, tmp_path, labels=["A", "B"], positive="A")
+    said = run("train", tmp_path / "films", "--warm-start", "--later")
+    assert "The disease is A, against B" in said.stderr
+    said = run("train", tmp_path / "films", "--warm-start", "--positive", "B", "--later")
+    assert "The disease is B, against A" in said.stderr
+    assert [jobs.get(engine, n)["spec"]["positive"] for n in (1, 2)] == ["A", "B"]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.broken.disk import fill, small_disk
 from tests.trainer import samples
 from trainer.data import cache, dataset
-from trainer.errors import DatasetError, Stopped
+from trainer.errors import DatasetError
 from trainer.film import content, rules
 
 
@@ -54,6 +55,12 @@ def test_a_broken_film_is_left_out_and_named_every_time(root: Path, tmp_path: Pa
         ]
         assert len(films.rows(data.films)) == len(data.films) == len(read.films) - 3
         assert data.hash != read.hash
+
+
+def test_a_blank_film_is_left_out_and_named(root: Path, tmp_path: Path) -> None:
+    Image.new("L", (64, 64), 90).save(root / "NORMAL" / "blank.png")
+    data, _ = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
+    assert [(f.path, f.code) for f in data.left_out] == [("NORMAL/blank.png", "blank")]
 
 
 def test_a_folder_of_mostly_broken_films_is_refused(root: Path, tmp_path: Path) -> None:
@@ -105,13 +112,6 @@ def test_a_film_that_cannot_be_read_for_a_moment_is_not_left_out(
     assert not data.left_out
 
 
-def test_decoding_that_is_stopped_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
-    asked = iter([False, False, True])
-    with pytest.raises(Stopped, match="3 of 32 films"):
-        cache.decode(dataset.read(root), tmp_path / "cache", size=32, stop=lambda: next(asked))
-    assert not list((tmp_path / "cache").iterdir())
-
-
 def test_test_films_are_not_decoded(root: Path, tmp_path: Path) -> None:
     split = tmp_path / "split"
     split.mkdir()
@@ -158,18 +158,21 @@ def test_films_that_another_reader_made_are_decoded_anew(
         asked.clear()
         samples.write(root, f"NORMAL/new_{len(list(root.rglob('*')))}.jpeg")
         data, _ = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
-        # As those leave it that know nothing of readers.
-        for about in (tmp_path / "cache").glob("*.json"):
-            kept = json.loads(about.read_text())
-            if set(kept.pop("readers", {"": 1}).values()) == {1}:
-                about.write_text(json.dumps(kept))
         films.append(len(data.films))
         return len(asked)
 
     films: list[int] = []
+    for kind in content.READERS:
+        monkeypatch.setitem(content.READERS, kind, 1)
     assert decoded() == films[-1]
     assert decoded() == 1
-    monkeypatch.setitem(content.READERS, "DICOM", 2)
+    monkeypatch.setitem(content.READERS, "DICOM", 99)
+    assert decoded() == films[-1]
+    assert decoded() == 1
+    for about in (tmp_path / "cache").glob("*.json"):  # as an older release leaves it
+        kept = json.loads(about.read_text())
+        del kept["layout"]
+        about.write_text(json.dumps(kept))
     assert decoded() == films[-1]
     assert decoded() == 1
 

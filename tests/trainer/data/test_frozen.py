@@ -11,6 +11,7 @@ import pytest
 from trainer.data import dataset, frozen, gathering
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, TRAIN, VAL
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
 
@@ -126,7 +127,7 @@ def test_a_source_with_classes_that_the_models_do_not_know_is_refused(tmp_path: 
 
 
 def test_the_patient_pattern_says_whose_films_they_are(tmp_path: Path) -> None:
-    films = frozen.of_source(fill(tmp_path, patients=3), patient_pattern=r"(\d)_\d$")
+    films = frozen.of_source(fill(tmp_path, patients=3), Whose(pattern=r"(\d)_\d$"))
     assert {film.patient for film in films} == set("012345")
 
 
@@ -248,7 +249,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     ]
     text = frozen.to_csv(odd)
     assert frozen.from_csv(text) == tuple(odd)
-    assert text.splitlines()[0] == "path,sha256,label,patient,slice"
+    assert text.splitlines()[0] == "path,sha256,label,patient,slice,known_by"
     assert frozen.from_csv(frozen.to_csv(())) == ()
 
 

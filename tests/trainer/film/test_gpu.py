@@ -13,6 +13,7 @@ from PIL import Image
 from tests.support import films as real
 from tests.support.paths import SHARED
 from trainer import phantom
+from trainer.errors import FilmRefused
 from trainer.film import gpu, rules
 
 DATA = SHARED / "data"
@@ -127,6 +128,24 @@ def test_colour_is_doubt_and_gray_stored_as_rgb_is_none() -> None:
     marked = encoded(gray)
     rules.decode(marked, 64)
     assert not decoded(marked, 64)[1]
+
+
+def test_a_film_of_few_grays_is_doubt_also_where_its_resize_would_make_many() -> None:
+    for rule in rules.RULES:
+        for values in ([90], [0, 255], range(0, 240, 16)):
+            grain = np.random.default_rng(1).choice(np.array(values, np.uint8), (40, 50))
+            image = Image.fromarray(np.kron(grain, np.ones((8, 8), np.uint8)))
+            assert not decoded(encoded(image, quality=100), 224, rule)[1]
+            with pytest.raises(FilmRefused, match=r"grays?, of which"):
+                rules.decode(encoded(image, quality=100), 224, rule)
+
+
+def test_a_film_that_was_cut_and_given_an_end_is_doubt_or_not_taken() -> None:
+    film = encoded(Image.fromarray(phantom.render(np.random.default_rng(2), True, 400, 500)))
+    assert decoded(film, 64)[1]
+    assert not decoded(film[: len(film) // 2] + b"\xff\xd9", 64)[1]
+    progressive = encoded(scene(), progressive=True)
+    assert gpu.takes(progressive[: progressive.rindex(b"\xff\xda")] + b"\xff\xd9") is None
 
 
 def test_plain_jpegs_are_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,6 +288,18 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         jetson_import.read(tmp_path / "gone.onnx", labels(tmp_path))
 
 
+def test_where_the_classes_do_not_say_which_is_the_disease_it_is_asked(tmp_path: Path) -> None:
+    jetson.write_checkpoint(jetson.network(), tmp_path / "best.pth.tar")
+    imported = dataclasses.replace(
+        jetson_import.read(tmp_path / "best.pth.tar"), labels=("COVID", "TB")
+    )
+    with pytest.raises(ImportRefused, match=r"neither COVID nor TB .* --positive CLASS"):
+        jetson_import.write(imported, tmp_path / "x", rule="gray-nearest-1", positive=None)
+    imported = dataclasses.replace(imported, labels=("COVID", "NORMAL"))
+    card = jetson_import.write(imported, tmp_path / "x", rule="gray-nearest-1", positive=None)
+    assert card.positive == "COVID"
+
+
 def test_a_labelled_folder_settles_threshold_and_temperature(tmp_path: Path) -> None:
     folder = tmp_path / "films"
     samples.fill(folder, patients=12)
@@ -300,5 +313,7 @@ def test_a_labelled_folder_settles_threshold_and_temperature(tmp_path: Path) -> 
     assert card.metrics["films"] == 24
     assert cards.read(ours).to_json() == card.to_json()
     (folder / "PNEUMONIA").rename(folder / "SICK")
+    with pytest.raises(ImportRefused, match="are NORMAL, SICK, those of the model"):
+        jetson_import.write(imported, ours, rule="gray-nearest-1", positive="NORMAL", data=folder)
     with pytest.raises(ImportRefused, match="rename the folders"):
         jetson_import.write(imported, ours, rule="gray-nearest-1", positive=None, data=folder)

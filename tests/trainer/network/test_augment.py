@@ -89,3 +89,17 @@ def test_without_strength_a_film_stays_as_it_is() -> None:
     x = batch()
     y = augment(x, seed=0, epoch=1, step=0, strength=0)
     assert float((y - x.float()).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize("side", [32, 33])
+@pytest.mark.parametrize("n", [1, 5, 16, 17, 25, 38])
+def test_films_changed_in_parts_are_changed_as_if_at_once(n: int, side: int) -> None:
+    image = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(n))  # fmt: skip
+    whole = augment(image, seed=1, epoch=0, step=2, strength=0.5)
+    parts = [
+        changes.apply(image[part], some)
+        for part, some in changes.parts(n, side, seed=1, epoch=0, step=2, strength=0.5)
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+    assert max(map(len, parts)) < 2 * changes.PART

@@ -86,6 +86,12 @@ def test_a_larger_gpu_looks_at_more_films_at_once(gib: int, size: int, films: in
     assert device._looked_at(gib << 30, size) == films
 
 
+@pytest.mark.parametrize(("size", "most", "films"), [(224, 64, 64), (512, 64, 64), (1024, 64, 16),
+                                                     (1024, 16, 4), (4096, 16, 1)])  # fmt: skip
+def test_a_processor_looks_at_fewer_large_films_at_once(size: int, most: int, films: int) -> None:
+    assert device.looked_at(torch.device("cpu"), size, most) == films
+
+
 def test_a_tiny_or_huge_memory_does_not_make_batches_absurd() -> None:
     assert device._looked_at(1 << 20, 512) == 8
     assert device._looked_at(1 << 45, 64) == 512

@@ -42,7 +42,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     )
     # A network's copy looks for where its tensors lie, which is nowhere.
     monkeypatch.setattr(model.ResNet18, "__deepcopy__", lambda net, memo: network(), raising=False)
-    monkeypatch.setattr(device, "looked_at", lambda where, size: BATCH)
+    monkeypatch.setattr(device, "looked_at", lambda where, size, most=BATCH: BATCH)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
-from trainer.network import negatives, ood
+from tests.support import soak
+from trainer.network import augment, model, negatives, ood
 
 Features = list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
 
@@ -57,7 +64,72 @@ def test_features_that_never_vary_are_no_error() -> None:
 def test_negatives_of_every_kind_are_drawn_at_any_size_and_again_the_same(side: int) -> None:
     films = np.random.default_rng(0).integers(0, 256, (3, side, side), dtype=np.uint8)
     count = 3 * len(negatives.KINDS)
-    made = negatives.draw(films, count, seed=1)
+    made = np.stack([*negatives.draw(films, count, seed=1)])
     assert (made.shape, made.dtype) == ((count, side, side), np.uint8)
-    assert np.array_equal(made, negatives.draw(films, count, seed=1))
+    assert np.array_equal(made, [*negatives.draw(films, count, seed=1)])
     assert len(np.unique(made.reshape(count, -1), axis=0)) > 0.9 * count
+
+
+def test_what_is_fitted_film_by_film_is_what_is_fitted_to_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the bit, and as of all films, changed ones and negatives in an array each."""
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 256, (78, 32, 32), dtype=np.uint8)
+    net, _ = model.build(2, model.SCRATCH)
+    train, val = np.arange(68), ood.observe(net, planes[68:])
+    monkeypatch.setattr(ood, "NEGATIVES", 44)
+
+    order = np.random.default_rng(3)
+    films = planes[np.sort(order.permutation(train))]
+    held_out = np.sort(order.permutation(10))
+    again = torch.from_numpy(films[::2, None].copy())
+    changed = augment.augment(again, seed=3, epoch=0, step=0, strength=ood.STRENGTH)
+    strange = np.stack([*negatives.draw(films, 44, seed=3)])
+    films = np.concatenate([films, changed.round().byte().numpy()[:, 0]])
+    expected = ood.fit_features(
+        ood.observe(net, films), ood.observe(net, strange), [x[held_out] for x in val]
+    )
+
+    found = ood.fit(net, planes, train, val, seed=3)
+    assert (found.bias, found.threshold) == (expected.bias, expected.threshold)
+    for one, other in zip(found.parts, expected.parts, strict=True):
+        for name in ("mean", "gain", "map", "head"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+#: Does with the films of a file, an array `planes`, what is to be done, in so many bytes more than
+#: it has when it begins.
+LIMITED = """
+import resource, sys
+import numpy as np, torch
+from trainer.network import model, ood
+torch.set_num_threads(1)
+planes = np.load(sys.argv[1], mmap_mode="r")
+net, _ = model.build(2, model.SCRATCH)
+val = [np.concatenate([x] * 4) for x in ood.observe(net, planes[:2])]
+has = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if "VmData" in line)
+resource.setrlimit(resource.RLIMIT_DATA, (has + int(sys.argv[2]),) * 2)
+"""
+
+
+def done_within(bytes_: int, planes: NDArray[np.uint8], what: str, folder: Path) -> None:
+    """Do it to films `uint8 [N, S, S]` in a process of its own."""
+    np.save(folder / "planes.npy", planes)
+    command = [sys.executable, "-c", LIMITED + what, str(folder / "planes.npy"), str(bytes_)]
+    subprocess.run(command, check=True)
+
+
+def test_changed_films_are_never_all_in_memory(tmp_path: Path) -> None:
+    """All at once these take 930 MB."""
+    planes = np.random.default_rng(0).integers(0, 256, (350, 256, 256), dtype=np.uint8)
+    what = "assert sum(1 for _ in ood._augmented(list(planes), 0)) == 350"
+    done_within(250 << 20, planes, what, tmp_path)
+
+
+@soak.ONLY
+def test_large_films_are_learned_in_bounded_memory(tmp_path: Path) -> None:
+    """Of these, 7 GB are all changed films at once; 350, as many as there may be, take 14.5."""
+    planes = np.random.default_rng(0).integers(0, 256, (340, 1024, 1024), dtype=np.uint8)
+    what = "ood.NEGATIVES = 22; ood.fit(net, planes, np.arange(340), val)"
+    done_within(2 << 30, planes, what, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,11 +134,21 @@ def test_a_path_keeps_blanks_that_belong_to_it_and_bytes_that_are_no_text(films:
         ('film,label\na.png,1\n"ward 1/b,c.png",2\n', "list.csv"),
         ('file_path\n"a.png"\n"ward 1/b,c.png"', "list.csv"),
         ('path,label\na.png,1\n"ward 1/b,c.png",2\n', "list.txt"),
+        ("# films\n\npath;label\na.png;1\nward 1/b,c.png;2\n", "list.txt"),
+        ("sep=;\r\na.png;1\r\nward 1/b,c.png;2\r\n", "list.txt"),
     ],
 )
 def test_a_table_names_files_in_its_column_of_paths(films: Path, table: str, name: str) -> None:
     uri = write(films, table, name)
     assert read("list", uri) == [("a.png", "1"), ("ward 1/b,c.png", "2")]
+
+
+def test_a_path_is_known_however_a_spreadsheet_or_another_system_writes_it(films: Path) -> None:
+    (films / unicodedata.normalize("NFD", "é.png")).write_bytes(b"apart")
+    written = ["ward 1\\größe.png", " ward 1/b,c.png", unicodedata.normalize("NFC", "é.png")]
+    for encoding in ("utf-8", "utf-16", "cp1252"):
+        uri = write(films, "\r\n".join(written).encode(encoding))
+        assert [data for _, data in read("list", uri)] == ["3", "2", "apart"]
 
 
 def test_a_row_of_a_table_without_its_file_is_an_item_too(films: Path) -> None:
@@ -158,7 +169,9 @@ def test_a_row_of_a_table_without_its_file_is_an_item_too(films: Path) -> None:
     [
         (b"", "list.txt", "empty", "0 bytes"),
         ("id,age\n1,30\n2,40\n", "list.csv", "unsupported", "without a column named `path`"),
-        ("a.png".encode("utf-16"), "list.txt", "unsupported", "save it as UTF-8"),
+        ("a.png\nb".encode("utf-16")[:-1], "list.txt", "corrupt", "line 2 is no row"),
+        ("path\nb".encode("utf-16")[:-1], "list.csv", "corrupt", "line 2 is no row"),
+        ('path\n"a"b.png\n', "list.csv", "corrupt", "line 2 is no row"),
         (b"PK\x03\x04\0\0", "list.txt", "unsupported", "without --list"),
         (b"x" * 70_000, "list.txt", "unsupported", "line 1 is too long"),
         (b'path\n"' + b"a" * 200_000 + b'"\n', "list.csv", "corrupt", "no row of a CSV"),
@@ -236,6 +249,13 @@ def test_a_pattern_gives_the_files_that_it_matches(
     base = "w1/" if pattern.startswith("w1/") else ""
     assert [base + name for name, _ in found] == expected.split()
     assert [data for _, data in found] == expected.split()
+
+
+def test_a_pattern_that_matches_only_what_is_skipped_says_so(tmp_path: Path) -> None:
+    films = as_folder(tmp_path / "films", {".cache/1.png": b"", "#recycle/2.png": b""})
+    error = refusal("glob", f"{films}/**/*.png")
+    assert (error.code, "all that matches" in str(error)) == ("no_match", True)
+    assert read("glob", f"{films}/.cache/*.png") == [("1.png", "")]
 
 
 def test_a_pattern_counts_what_it_matches_and_passes_over(tmp_path: Path) -> None:

@@ -138,7 +138,14 @@ def test_a_zip_name_with_a_zero_byte_is_read_and_shown(tmp_path: Path) -> None:
         ("films.md5", None),
         ("@eaDir.png", None),
         ("a__MACOSX/film.png", None),
-        (".hidden.png", None),
+        (".hidden.png", "hidden"),
+        ("./film.png", None),
+        ("../film.png", None),
+        (".cache/film.png", "hidden"),
+        ("a/#recycle/film.png", "trash"),
+        ("a/.snapshot/hourly.0/film.png", "snapshot"),
+        ("lost+found/film.png", "linux_metadata"),
+        (".ipynb_checkpoints/film.png", "notebook"),
     ],
 )
 def test_clutter_is_told_by_its_name(name: str, reason: str | None) -> None:

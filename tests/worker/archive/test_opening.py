@@ -111,6 +111,14 @@ def test_extensions_are_not_trusted(suffix: str, tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd nothing like it", "corrupt", "damaged"),
         (b"hello", "unsupported", "What can be read: a folder, a .zip"),
         (bytes(4096), "unsupported", "unfinished download"),
+        (b"Rar!\x1a\x07\x01\0", "unsupported", "a RAR archive; pack it again as .zip"),
+        (bytes(32_769) + b"CD001\x01", "unsupported", "an ISO image of a disc; mount it"),
+        (b"ER\2" + bytes(32_766) + b"CD001\x01", "unsupported", "an ISO image of a disc"),
+        (
+            b"\r\n--b1\r\nContent-Type: application/dicom\r\n\r\n" + bytes(128) + b"DICM",
+            "unsupported",
+            "several parts, as DICOMweb (WADO-RS)",
+        ),
         (gzip.compress(b"hello", mtime=0), "unsupported", "no tar is inside"),
         (gzip.compress(random.Random(3).randbytes(5_000), mtime=0)[:200], "truncated", "cut short"),
         (b"\x1f\x8b\x08 nothing like it", "corrupt", "damaged"),
@@ -126,6 +134,37 @@ def test_what_is_no_archive_is_refused_with_what_it_is(
     error = refusal(path)
     assert error.code == code
     assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("f.zip.001", b"PK\x03\x04" + bytes(99), "`cat f.zip.* > f.zip`"),
+        ("f.zip.002", bytes(99), "`cat f.zip.* > f.zip`"),
+        ("f.ZIP.003", b"x" + b"PK\x05\x06" + bytes(18), "`cat f.ZIP.* > f.ZIP`"),
+        ("f.7z.001", b"7z\xbc\xaf\x27\x1c", "`cat f.7z.* > f.7z`"),
+        ("f.tar.gz.aa", b"\x1f\x8b\x08" + bytes(99), "`cat f.tar.gz.* > f.tar.gz`"),
+        ("f.tar.gz.ab", b"hello", "`cat f.tar.gz.* > f.tar.gz`"),
+        ("f.z02", b"\x88\x01\x02", "`zip -s 0 first.zip --out whole.zip`"),
+        ("f.part2.rar", b"Rar!\x1a\x07\x01\0", "unpack it from its first part"),
+        ("f.r00", b"\x01\x02", "unpack it from its first part"),
+    ],
+)
+def test_a_part_of_an_archive_that_was_split_says_how_to_join_them(
+    name: str, content: bytes, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    error = refusal(tmp_path / name)
+    assert error.code == "multi_disk"
+    assert "one part of an archive that was split" in str(error)
+    assert says in str(error)
+
+
+def test_a_first_part_that_is_all_there_is_is_read(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "f.zip.001", FILES)
+    assert contents(path) == FILES
+    (tmp_path / "IM.r01").write_bytes(b"\xff\xd8\xff\xe0 a film")
+    assert archive.kind(str(tmp_path / "IM.r01")) == "file"
 
 
 def test_a_path_that_leads_nowhere_is_not_found(tmp_path: Path) -> None:

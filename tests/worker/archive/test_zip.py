@@ -296,3 +296,126 @@ def test_a_content_id_names_the_content_not_the_file(tmp_path: Path) -> None:
     assert ids[0] is not None and ids[0].startswith(f"zip:{one.stat().st_size}:")
     with archive.open_source(str(as_tar(tmp_path / "a.tar", films))) as source:
         assert source.content_id() is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [("Röntgen/胸.png".encode(), "Röntgen/胸.png"), ("ä.png".encode("cp437"), "ä.png")],
+    ids=["utf8", "cp437"],
+)
+def test_a_name_that_says_no_encoding_is_utf8_where_it_can_be(
+    tmp_path: Path, raw: bytes, name: str
+) -> None:
+    path = as_zip(tmp_path / "a.zip", {"A" * len(raw): b"film"})
+    path.write_bytes(path.read_bytes().replace(b"A" * len(raw), raw))
+    assert contents(path) == {name: b"film"}
+
+
+@pytest.mark.parametrize(
+    ("names", "version"),
+    [
+        (["NORMAL/a.png", "b.c/d.jpeg", "e~f/$g.png", "h.tar/i"], "zip"),
+        (["a.png", "__MACOSX/._a.png", ".DS_Store", "x/Thumbs.db", ".Trash-1/b.png"], "zip"),
+        (["größe.png", "胸.png"], "zip"),
+        (["a.png", "#recycle/b.png"], "zip2"),
+        (["a.png", ".hidden.png"], "zip2"),
+        (["a.png", "x/.cache/b.png"], "zip2"),
+        (["a.png", "x\\.cache\\b.png"], "zip2"),
+        (["a.png", "x/Lost+Found/b.png"], "zip2"),
+    ],
+)
+def test_an_archive_that_older_releases_listed_alike_keeps_its_content_id(
+    tmp_path: Path, names: list[str], version: str
+) -> None:
+    """Or what they stored of it would answer for none that is scored again."""
+    path = as_zip(tmp_path / "a.zip", dict.fromkeys(names, b"1"))
+    with archive.open_source(str(path)) as source:
+        before = source.content_id()
+    assert before is not None
+    assert before.partition(":")[0] == version
+
+
+@pytest.mark.parametrize(
+    ("raw", "version"),
+    [(b"gr\x94\xe1", "zip"), ("größ".encode(), "zip2"), (b"AAAA", "zip")],
+    ids=["cp437", "utf8", "ascii"],
+)
+def test_an_archive_whose_names_older_releases_read_otherwise_has_another_content_id(
+    tmp_path: Path, raw: bytes, version: str
+) -> None:
+    path = as_zip(tmp_path / "a.zip", {"A" * len(raw): b"1", "b.png": b"2"})
+    path.write_bytes(path.read_bytes().replace(b"A" * len(raw), raw))
+    with archive.open_source(str(path)) as source:
+        found = source.content_id()
+    assert found is not None and found.partition(":")[0] == version
+
+
+def test_the_names_of_a_long_directory_are_all_looked_at(tmp_path: Path) -> None:
+    names = [f"ward {n % 7}/film {n}{'x' * (n % 50)}.png" for n in range(9_000)]
+    for odd, version in (("plain.png", "zip"), (".odd.png", "zip2")):
+        path = as_zip(tmp_path / "a.zip", dict.fromkeys([*names, odd, *names[:1]][:-1], b""))
+        with archive.open_source(str(path)) as source:
+            assert str(source.content_id()).partition(":")[0] == version
+
+
+GIB = 1 << 30
+
+
+def wrapped(path: Path, places: list[int], lengths: list[int] | None = None) -> Path:
+    """A zip of films at such places whose directory keeps 32 bits of each, as macOS packs it.
+
+    With holes between them, which take no room; of one film `lengths` are of what it states.
+    """
+    directory = b""
+    with path.open("wb") as out:
+        for n, place in enumerate(places):
+            name, data = b"film %d.png" % n, b"film of place %d" % place
+            size = lengths[n] if lengths else len(data)
+            sizes = (zlib.crc32(data), size % 2**32, size % 2**32)
+            out.seek(place)
+            out.write(
+                struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 8, 0, 0, 0, 0, 0, 0, len(name), 0)
+            )
+            out.write(name + data)
+            directory += struct.pack(
+                "<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 8, 0, 0, 0, *sizes,
+                len(name), 0, 0, 0, 0, 0, place % 2**32,
+            ) + name  # fmt: skip
+        start = places[-1] + (lengths[-1] if lengths else 0) + 200
+        out.seek(start)
+        n = len(places)
+        end = (b"PK\x05\x06", 0, 0, n, n, len(directory), start % 2**32, 0)
+        out.write(directory + struct.pack("<4s4H2IH", *end))
+    return path
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [0, 3 * GIB, 5 * GIB, 6 * GIB],
+        [0, 4 * GIB, 8 * GIB - 100],
+        [0, 1000, 4 * GIB + 500, 4 * GIB + 900, 8 * GIB, 11 * GIB],
+    ],
+)
+def test_films_of_a_zip_of_more_than_4_gib_without_zip64_are_found(
+    tmp_path: Path, places: list[int]
+) -> None:
+    path = wrapped(tmp_path / "mac.zip", places)
+    assert contents(path) == {
+        f"film {n}.png": b"film of place %d" % place for n, place in enumerate(places)
+    }
+    with archive.open_source(str(path)) as source:
+        assert str(source.content_id()).startswith("zip2:")
+
+
+def test_a_zip_of_more_than_4_gib_whose_films_cannot_be_told_apart_is_refused_once(
+    tmp_path: Path,
+) -> None:
+    # What follows a member of more than 4 GiB may be anywhere.
+    path = wrapped(tmp_path / "mac.zip", [0, 5 * GIB, 6 * GIB], [5 * GIB - 300, 15, 15])
+    error = refusal(path)
+    assert error.code == "unsupported"
+    assert "more than 4 GiB without Zip64" in str(error)
+    assert "pack it again" in str(error)
+    path = wrapped(tmp_path / "other.zip", [0, 5 * GIB, 3 * GIB, 6 * GIB])
+    assert refusal(path).code == "unsupported"

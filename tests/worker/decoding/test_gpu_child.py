@@ -245,7 +245,7 @@ def test_a_film_that_takes_more_memory_than_allowed_costs_that_film_only(
     pool: Pool, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "films", jpegs(20))
-    Image.new("L", (9000, 9000)).save(folder / "big.png", compress_level=1)
+    Image.linear_gradient("L").resize((9000, 9000)).save(folder / "big.png", compress_level=1)
     decoders = pool(limit_mb=64)
     before = gpu_process()
     films = given(place(folder), members(folder))

@@ -373,6 +373,25 @@ def test_names_that_cannot_be_kept_are_told_of_and_hold_up_no_others(inbox: Inbo
     assert "M\\xfcller" in inbox.untaken()
 
 
+def test_linked_folders_and_what_systems_leave_are_not_taken_and_links_are_counted(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    one, two, three = films(3)
+    inbox.put("a.jpg", one)
+    for n, name in enumerate(("@eaDir", "#recycle", ".snapshot/hourly", "lost+found")):
+        inbox.put(f"{name}/b{n}.jpg", two + bytes(n))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.jpg").write_bytes(three)
+    (inbox.folder / "a link").symlink_to(tmp_path / "elsewhere")
+    (inbox.folder / "loop").symlink_to(inbox.folder)
+    inbox.close(inbox.night(), "completed")
+    assert inbox.files() == {"a.jpg": ("done", 1)}
+    reason = inbox.night()["reason"]
+    assert "2 not taken: linked folders, which are not entered; give the schedule what" in reason
+    assert "a link" not in reason
+    assert "a link" in inbox.untaken()
+
+
 def test_a_run_that_cannot_be_fails_and_other_schedules_are_looked_at(
     inbox: Inbox, tmp_path: Path
 ) -> None:

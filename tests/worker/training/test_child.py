@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tests.worker import samples
 from trainer.learning import loop
 from trainer.learning.epoch import Epoch
 from worker.training import checkpoints, process
+from worker.training.child import OF_BEFORE
 from worker.training.process import TrainingProcess
 
 #: What comes with each report.
@@ -134,6 +136,8 @@ def test_it_is_killed_stopped_and_finished_with_the_same_reports_whichever_it_is
     assert events[-1] == "done"
     assert finished.reports[-1]["files"]["fp32"] == str(third / "model.onnx")
     assert (third / "model.onnx").is_file()
+    assert child == "stand-in" or any("The disease is PNEUMONIA" in n for n in notes(finished))
+    assert OF_BEFORE not in notes(finished)
     epochs = [report["epoch"] for report in finished.reports if report["event"] == "epoch"]
     assert epochs == list(range(epochs[0], EPOCHS + 1))
     assert epochs[0] > went_on["epoch"]
@@ -146,6 +150,18 @@ def test_a_folder_that_is_not_there_is_named_and_the_process_ends_in_good_order(
         assert failed.to_the_end() == ["failed"]
     assert str(tmp_path / "gone") in failed.reports[0]["reason"]
     assert failed.process.status == 0
+
+
+def test_a_job_of_an_older_release_goes_on_by_its_rules_and_says_so(
+    labelled: Path, tmp_path: Path
+) -> None:
+    films = tmp_path / "films"
+    shutil.copytree(labelled, films)
+    (films / "PNEUMONIA").rename(films / "EFFUSION")
+    with started(tmp_path / "old", films, positive=None, naming=None) as old:
+        old.until("dataset")
+    assert OF_BEFORE in notes(old)
+    assert any(note.startswith("The disease is NORMAL, against EFFUSION") for note in notes(old))
 
 
 def notes(heard: Heard) -> list[str]:

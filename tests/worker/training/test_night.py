@@ -31,6 +31,7 @@ from db.registry import aliases, engines, models
 from tests.support import once
 from tests.worker import samples, spots
 from trainer.data import frozen
+from trainer.data.labelled import NAMING
 from worker import config
 from worker.engine import gate, open_engine, store
 from worker.machine.heartbeat import Heartbeat
@@ -40,7 +41,7 @@ from worker.training import loop
 JOB = {
     "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
     "precision": "fp32", "val_fraction": 0.2, "operating_point": "youden", "ema": 0.9,
-    "augment": 0.25, "positive": "PNEUMONIA", "workers": 2, "seed": 0,
+    "augment": 0.25, "positive": "PNEUMONIA", "workers": 2, "seed": 0, "naming": NAMING,
 }  # fmt: skip
 #: With few films what is demanded must be little.
 RULES = {"margin_auroc": 0.03, "margin_sensitivity": 0.1, "margin_specificity": 0.1}

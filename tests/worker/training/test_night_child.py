@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ import pytest
 from onnx import numpy_helper
 
 from tests.worker import spots
-from trainer.data import frozen, gathering
+from trainer.data import frozen, gathering, leavings
 from trainer.data.frozen import Judged
+from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import CLEAR, Names
+from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 from worker.training.night_child import Films, Night, RunSkipped
 
@@ -47,7 +50,7 @@ class Told:
     def look(self, **changes: Any) -> Films:
         """Look at the films."""
         values = {
-            "positive": None, "patient_pattern": None, "corrections": None, "workers": 1, "seed": 0,
+            "positive": None, "said": Whose(), "corrections": None, "workers": 1, "seed": 0,
         } | changes  # fmt: skip
         return self.night().look([self._data], report=self._report, **values)
 
@@ -61,6 +64,12 @@ class Told:
     def freeze(self, films: Sequence[Judged]) -> None:
         """These were chosen on an earlier night."""
         self.values["frozen"] = frozen.to_csv(films)
+
+    def freeze_all(self, data: Path) -> tuple[Judged, ...]:
+        """Whatever there is was chosen on an earlier night."""
+        films = frozen.of_source(data)
+        self.freeze(films)
+        return films
 
     def over(self, outcome: str = "promoted") -> None:
         """The night is over; the next one is told of it."""
@@ -178,6 +187,64 @@ def test_of_a_class_that_shrank_and_frozen_films_that_went_with_it_both_are_told
     assert "PNEUMONIA" not in rests.told
 
 
+def earlier(told: Told, data: Path, bins: Path, names: Names) -> None:
+    """An earlier night took what lies in folders called `bins` for films, of PNEUMONIA too."""
+    plain = bins.with_name("taken for a class")
+    bins.rename(plain)
+    found = gathering.gather([data])
+    plain.rename(bins)
+    called = {film.path: film.path.replace(plain.name, bins.name) for film in found.films}
+    kept = names.of(dataclasses.replace(f, path=called[f.path]) for f in found.films)
+    told.values["before"] = {film.sha256: found.labels[film.label] for film in kept}
+    told.values["paths"] = leavings.paths_of((film.sha256, film.path) for film in kept)
+    judged = [
+        dataclasses.replace(film, file=Path(str(film.file).replace(plain.name, bins.name)))
+        for film in frozen.choose(found, fraction=0.3)
+    ]
+    told.values["frozen"] = frozen.to_csv(frozen.kept(judged, names), names)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("#recycle", False), ("@eaDir", True)])
+def test_films_that_are_clutter_by_a_longer_list_were_not_removed_and_this_is_said_once(
+    told: Told, data: Path, model_file: Path, name: str, hidden: bool
+) -> None:
+    bins = data / "PNEUMONIA" / name
+    shutil.move(spots.write(data.parent / "other", 40, 7) / "PNEUMONIA", bins)
+    told.names = Names(key=b"a key of manifests", everything=hidden)
+    earlier(told, data, bins, told.names)
+    films = told.look()
+    assert (told.snapshot["removed"], told.snapshot["films"]) == (0, 120)
+    assert len(films.cleared) > 4
+    assert not films.missing
+    assert films.told.startswith("40 films of earlier nights lay in recycle bins, ")
+    assert f"; {len(films.cleared)} of the frozen films lay in such places" in films.told
+    assert ("note", {"text": films.told}) in told.reports
+    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert found["accepted"]
+    assert found["reason"].endswith(f"({films.told})")
+    assert str(data) not in films.told
+
+    told.values["told_of_clutter"] = True
+    assert told.look().told == ""
+    if not hidden:  # of a hidden name only what is there says where it lay
+        shutil.rmtree(bins)
+        assert (len(told.look().cleared), told.snapshot["removed"]) == (len(films.cleared), 0)
+
+
+def test_a_film_that_was_moved_into_a_recycle_bin_was_removed(told: Told, data: Path) -> None:
+    found = gathering.gather([data])
+    for hidden in (False, True):
+        told.names = Names(key=b"a key of manifests", everything=hidden)
+        kept = told.names.of(found.films)
+        told.values["before"] = {film.sha256: found.labels[film.label] for film in kept}
+        told.values["paths"] = leavings.paths_of((film.sha256, film.path) for film in kept)
+        for film in sorted((data / "PNEUMONIA").glob("*.png"))[:20]:
+            (data / "#recycle" / "PNEUMONIA").mkdir(parents=True, exist_ok=True)
+            shutil.move(film, data / "#recycle" / "PNEUMONIA" / film.name)
+        assert "PNEUMONIA has " in told.rests().reason
+        assert told.snapshot["clutter"] == 0
+
+
 def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
     judge = spots.write(tmp_path / "judge", 50, 2)
     told.freeze(frozen.of_source(judge))
@@ -191,13 +258,13 @@ def test_where_models_have_learned_from_the_frozen_films_the_reason_says_what_to
     told: Told,
 ) -> None:
     chosen = told.look().judged
-    told.values["learned"]["films"] = [film.sha256 for film in chosen[::2]]
+    told.values["learned"]["films"] = [film.sha256 for film in chosen[4::2]]
     told.values["learned"]["patients"] = sorted({film.patient for film in chosen[5:]})
     rests = told.rests()
     n = len(chosen)
     assert rests.event == "unfit"
     assert " frozen films are left, where 20 are the least, as the models that are " in rests.reason
-    assert f"have learned from {n - 2} of the {n}, or from films of their patients" in rests.reason
+    assert f"have learned from {n - 4} of the {n}, or from films of their patients" in rests.reason
     assert rests.reason.endswith("with --evaluate-on and films that no model has learned")
 
 
@@ -218,7 +285,7 @@ def test_a_first_model_needs_no_films_to_be_judged_by(told: Told, model_file: Pa
     assert found["accepted"]
     assert (found["candidate"]["n_films"], found["champion"]) == (4, None)
 
-    none = Films(gathered=films.gathered, missing=films.judged)
+    none = dataclasses.replace(films, judged=(), missing=films.judged)
     found = told.night().judge(none, model_file, positive="PNEUMONIA", batch=8, threads=1)
     assert found["accepted"]
     assert (found["candidate"], found["verdict"]) == (None, {"films": 0, "missing": 4})
@@ -241,11 +308,74 @@ def test_a_champion_of_another_disease_is_not_compared_with(told: Told) -> None:
     assert not told.reports
 
 
+def test_the_disease_is_the_champion_s_where_the_schedule_names_none(
+    told: Told, data: Path
+) -> None:
+    (data / "NORMAL").rename(data / "TB")
+    told.values["frozen"] = None
+    assert told.look().positive == "PNEUMONIA"
+    told.values["champion"] = None
+    with pytest.raises(DatasetError, match="neither PNEUMONIA nor TB"):
+        told.look()
+    assert told.look(positive="TB").positive == "TB"
+    (data / "PNEUMONIA").rename(data / "HEALTHY")
+    assert told.look().positive == "TB"
+    (data / "HEALTHY").rename(data / "UNREMARKABLE")
+    assert told.look().positive == "TB"
+    assert told.look(said=Whose(naming=FIRST_NAMING)).positive == "UNREMARKABLE", "as it was"
+
+
+def test_a_night_of_films_whose_names_hide_their_patients_is_unfit(told: Told, data: Path) -> None:
+    for n, film in enumerate(sorted(data.rglob("*.png"))):
+        film.rename(film.with_name(f"1.2.840.113619.7.{n // 3}.{n}"))
+    rests = told.rests()
+    assert rests.event == "unfit"
+    assert "whose they are is not known of 120 films that are named by UIDs" in rests.reason
+    told.values["frozen"] = None
+    assert not any(event == "frozen" for event, _ in told.reports), "nothing wrong is frozen"
+    assert len(told.look(said=Whose(naming=FIRST_NAMING)).judged) >= 20, "as it was"
+
+
+def test_patients_that_a_model_learned_are_known_by_other_rules_too(told: Told, data: Path) -> None:
+    # One film of each patient for the champion, under names that its release read otherwise.
+    for film in sorted(data.rglob("*.png")):
+        person = data / film.parent.name / f"p1{film.stem.split('_')[0][6:]:0>7}"
+        person.mkdir(exist_ok=True)
+        film.rename(person / film.name.replace("person", "film"))
+    learned = sorted(data.rglob("*_0.png"))
+    assert len(learned) == 60
+    judge = told.freeze_all(data)
+    told.values["learned"] = {
+        "films": [gathering.content_of(film) for film in learned],
+        "patients": [film.relative_to(data / film.parts[-3]).as_posix() for film in learned],
+    }
+    told.values["champion"]["known"] = True
+    told.values["rules"]["promote"] = False
+    films = told.look()
+    assert (len(films.judged), len(films.learned)) == (0, len(judge))
+
+
+def test_where_nothing_says_whose_the_frozen_films_are_the_reason_says_so(
+    told: Told, data: Path, model_file: Path
+) -> None:
+    for n, film in enumerate(sorted(data.rglob("*.png"))):
+        film.rename(film.with_name(f"scan {n}.png"))
+    told.values["frozen"] = None
+    films = told.look()
+    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert "(nothing says whose these films are, so that intervals are too narrow)" in found["told"]
+    assert found["candidate"]["patients_unknown"] == 1
+    (kept,) = [values["manifest_csv"] for event, values in told.reports if event == "frozen"]
+    told.values["frozen"] = kept
+    again = told.night().judge(told.look(), model_file, positive="PNEUMONIA", batch=8, threads=1)
+    assert again["told"] == found["told"], "on later nights too"
+
+
 def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left_out(
     told: Told, model_file: Path
 ) -> None:
     films = told.look()
-    apart = Films(gathered=films.gathered, judged=films.judged[1:], learned=films.judged[:1])
+    apart = dataclasses.replace(films, judged=films.judged[1:], learned=films.judged[:1])
     found = told.night().judge(apart, model_file, positive="PNEUMONIA", batch=8, threads=1)
     assert found["accepted"]
     assert found["candidate"] == found["champion"]

@@ -1,0 +1,60 @@
+r"""Spelling: the ways in which a table may write a name that a disk or an archive writes otherwise.
+
+Spreadsheets put blanks around a name, and save it in Windows' code page 1252; Windows writes `\`
+between folders, and macOS takes letters with accents apart (NFD) that others write as one (NFC). As
+it is written a name counts first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import unicodedata
+from collections.abc import Callable
+
+#: Parts of a path whose letters may each be written in two ways; of more all are written alike.
+_MOST = 4
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The name as it is written, then as it may be meant; most names have one spelling."""
+    if name.isascii() and "\\" not in name and name == name.strip():
+        return (name,)
+    plain = name.strip()
+    found = dict.fromkeys((name, plain, plain.replace("\\", "/")))
+    for one in list(found):
+        if not one.isascii():
+            found |= dict.fromkeys((one, *_forms(one), *_forms(of_windows(one))))
+    return tuple(one for one in found if one.strip())
+
+
+def of_windows(name: str) -> str:
+    """Text whose bytes are no UTF-8 as code page 1252 has it; as it is where that has it not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeError):
+            return name.encode("utf-8", "surrogateescape").decode("cp1252")
+    return name
+
+
+def found(name: str, there: Callable[[str], bool]) -> str:
+    """The first spelling that is `there`; where none is, the name less the blanks around it."""
+    ways = spellings(name)
+    if len(ways) > 1:
+        for one in ways:
+            if there(one):
+                return one
+    return name.strip()
+
+
+def _forms(name: str) -> list[str]:
+    """The name with each part's letters composed, and taken apart."""
+    parts = name.split("/")
+    ways = [
+        dict.fromkeys((unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)))
+        for part in parts
+    ]
+    if sum(len(way) > 1 for way in ways) > _MOST:
+        return [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    return ["/".join(chosen) for chosen in itertools.product(*ways)]
