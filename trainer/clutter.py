@@ -59,13 +59,20 @@ _FOLDERS = {
 #: What `reason` may answer.
 REASONS = frozenset({*_FILES.values(), *_FOLDERS.values(), "hidden"})
 
+#: What the names of other files begin with.
+_MARKS = frozenset(".~")
+
+#: The last letters of files that begin with no mark: others need no look at the list.
+_LAST = frozenset("".join(name[-1] + name[-1].upper() for name in _FILES))
+
 #: Those, in lower case, whose names begin as any other.
 PLAIN = tuple(name for name in (*_FILES, *_FOLDERS) if name[0].isalnum() or name[0] == "_")
 
 
 def reason(path: str) -> str | None:
-    r"""Why a file is clutter by its path, with `/` or `\` between folders; None where it is none.
+    r"""Why a path, with `/` or `\` between folders, is not that of a film; None where it may be.
 
+    `directory` where it ends with what parts folders; for clutter one of REASONS:
     `macos_metadata` (`__MACOSX/`, `.DS_Store`, AppleDouble `._*`), `windows_metadata` (`Thumbs.db`,
     `desktop.ini`, `System Volume Information/`), `linux_metadata` (`lost+found/`), `nas_metadata`
     (`@eaDir/`), `trash` (`#recycle/`, `$RECYCLE.BIN/`, `.Trash*/`), `snapshot` (`.snapshot/`),
@@ -74,21 +81,25 @@ def reason(path: str) -> str | None:
     folder, _, base = path.rpartition("/")
     if "\\" in base:
         folder, base = path.replace("\\", "/").rpartition("/")[::2]
+    if not base:
+        return "directory"
     if folder and (found := _of_folders(folder)):
         return found
-    return of_file(base)
+    if base[:1] in _MARKS:
+        return of_file(base)
+    return _FILES.get(base.lower()) if base[-1:] in _LAST else None
 
 
 def of_file(name: str) -> str | None:
     """Why a file of this name is clutter, wherever it lies."""
-    if name[:1] in (".", "~"):
+    if name[:1] in _MARKS:
         if name.startswith("._"):
             return "macos_metadata"
         if name.startswith("~$"):  # beside a document that is open
             return "windows_metadata"
         if _is_hidden(name):
             return _FILES.get(name.lower(), "hidden")
-    return _FILES.get(name.lower())
+    return _FILES.get(name.lower()) if name[-1:] in _LAST else None
 
 
 def of_folder(name: str) -> str | None:

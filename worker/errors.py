@@ -5,6 +5,7 @@ WorkerError
 ├── EngineError           the model cannot be run here: the message says what is missing
 │   ├── OutOfMemory       the device is too small for this batch: try a smaller one
 │   └── GpuLost           the device answers no more: end this process, another starts anew
+├── DecodersError         no decoder process starts here: the message says how to see why
 ├── PrecisionRefused      the model may not be computed in the precision asked for
 ├── ArchiveError          the whole archive cannot be read: refuse the job, and say what to correct
 │   └── SourceTrouble     … here and now, by trouble of its disk, share or of this machine: let
@@ -35,6 +36,10 @@ class OutOfMemory(EngineError):
 
 class GpuLost(EngineError):
     """The device answers no more, or its context is spoiled. Only a new process may get it back."""
+
+
+class DecodersError(WorkerError):
+    """Decoder processes do not start."""
 
 
 class PrecisionRefused(WorkerError):

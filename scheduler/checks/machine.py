@@ -32,7 +32,9 @@ EXTRAS = {
 DICOM = {
     "pydicom": "uncompressed",
     "pylibjpeg-rle": "RLE",
-    "pylibjpeg-libjpeg": "JPEG, JPEG lossless, JPEG-LS",
+    "pillow": "JPEG",
+    "python-gdcm": "JPEG lossless and of 12 bits",
+    "pyjpegls": "JPEG-LS",
     "pylibjpeg-openjpeg": "JPEG 2000",
 }
 #: Instructions that make a precision faster than fp32; one of them is enough.

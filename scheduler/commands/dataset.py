@@ -15,8 +15,10 @@ import click
 from scheduler import errors, session
 from scheduler.show import output
 from trainer.acquisition import sheet as sheets
-from trainer.data import checkup, classes, division, whose
-from trainer.data.checkup import Checkup, Sizes
+from trainer.checking import checkup, division
+from trainer.checking.checkup import Checkup, Sizes
+from trainer.data import classes, whose
+from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose
 from trainer.film import rules
@@ -44,8 +46,16 @@ POSITIVE = click.option(
 )
 WORKERS = click.option(
     "--workers", "-j", type=click.IntRange(1), default=2, show_default=True,
-    help="Threads that decode films.",
+    help="Processes that decode films.",
 )  # fmt: skip
+
+
+def _decoder(workers: int) -> Decoder:
+    """As scoring decodes films: one that ends its process or never ends costs that film."""
+    from worker.decoding import labelled
+    from worker.decoding.labelled import Limits
+
+    return labelled.processes(Limits.of(session.settings(), workers))
 
 
 @click.group("dataset")
@@ -102,7 +112,7 @@ def check(
         said=Whose(pattern=patient_pattern),
         corrections=labels,
         positive=positive,
-        workers=workers,
+        decoder=_decoder(workers),
         report=_counter("looking at films"),
     )
     if sheet is not None:
@@ -180,7 +190,7 @@ def split(
         seed=seed,
         said=Whose(pattern=patient_pattern, key=_key),
         corrections=labels,
-        workers=workers,
+        decoder=_decoder(workers),
         report=_counter("looking at films"),
     )
     divided = found.data

@@ -79,7 +79,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Threads that decode films, once.",
+    help="Processes that decode films, once.",
 )
 @click.option(
     "--seed",

@@ -29,6 +29,7 @@ from trainer.film import rules
 from trainer.judging import parity
 from trainer.modelfile import export, quantise
 from trainer.network import model
+from worker.decoding.labelled import Limits
 from worker.engine import FILE_OF, observe, open_engine
 from worker.errors import EngineError
 from worker.training import precisions
@@ -85,7 +86,10 @@ def main() -> None:
         pixels = rng.integers(0, 256, (FILMS, 1, card.size, card.size), dtype=np.uint8)
         if options.films:
             pixels, _ = precisions.pick(
-                options.films, card, quantise.FILMS + parity.FILMS, workers=threads
+                options.films,
+                card,
+                quantise.FILMS + parity.FILMS,
+                Limits(decoders=threads, deadline_s=30.0, limit_mb=2048),
             )
             derived = precisions.derive(
                 path, pixels[: quantise.FILMS], pixels[quantise.FILMS :], batch=8, threads=threads

@@ -20,9 +20,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 from pydicom import uid
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
+
+from tests.support import lossless
 
 #: Tags of every DICOM made here that identify its patient.
 PATIENT = {
@@ -121,6 +126,12 @@ def dataset(
     meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     meta.TransferSyntaxUID = uid.UID(syntax)
     return made
+
+
+def put(made: Dataset, keyword: str, vr: str | None, value: bytes) -> None:
+    """Set a tag to bytes under a VR, whatever that makes of them."""
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    made[tag] = RawDataElement(tag, vr, len(value), value, 0, vr is None, True)
 
 
 def written(made: FileDataset, *, preamble: bool = True) -> bytes:
@@ -469,6 +480,7 @@ def _refused_dicom() -> _Made:
     raw = uid.DigitalXRayImageStorageForProcessing
     yield "raw_class.dcm", "for_processing", dicom(SOPClassUID=raw, PresentationIntentType=None)
     yield "labelled.dcm", "burned_in", dicom(BurnedInAnnotation="YES")
+    yield "two_polarities.dcm", "polarity", dicom(PresentationLUTShape="INVERSE")
     frames = np.concatenate([picture(), picture(seed=6)])
     yield "two_frames.dcm", "multi_frame", dicom(frames, Rows=CHEST[0], NumberOfFrames=2)
     captured = uid.SecondaryCaptureImageStorage
@@ -574,11 +586,21 @@ def _good_dicom() -> Iterator[tuple[str, float, bytes]]:
     ):
         yield f"{name}.dcm", 0.1, dicom(gray, syntax)
         yield f"{name}_12.dcm", 0.5, dicom(twelve, syntax, **bits, **window)
-    for name, syntax in (("rle", uid.RLELossless), ("j2k", uid.JPEG2000Lossless)):
+    for name, syntax in (
+        ("rle", uid.RLELossless), ("j2k", uid.JPEG2000Lossless), ("jls", uid.JPEGLSLossless),
+    ):  # fmt: skip
         yield f"{name}.dcm", 0.1, compressed(gray, syntax)
         yield f"{name}_12.dcm", 0.5, compressed(twelve, syntax, **bits, **window)
     frame = encoded(Image.fromarray(gray), "JPEG", quality=95)
     yield "jpeg.dcm", 1.5, encapsulating(frame, gray, uid.JPEGBaseline8Bit)
+    exact = lossless.jpeg(gray, 8)
+    yield "lossless_jpeg.dcm", 0.1, encapsulating(exact, gray, uid.JPEGLosslessSV1)
+    exact = lossless.jpeg(twelve, 12)
+    yield (
+        "lossless_jpeg_12.dcm",
+        0.5,
+        encapsulating(exact, twelve, uid.JPEGLosslessSV1, **bits, **window),
+    )
     yield "without_extension", 0.1, dicom()
     yield "without_preamble.dcm", 0.1, written(dataset(), preamble=False)
     bare = dataset(syntax=uid.ImplicitVRLittleEndian)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +18,13 @@ import sqlalchemy as sa
 
 from db.base import database, migrate, partitions
 from db.base.schema import metadata
+from db.nightly import nights, runs, schedules
 from db.queue import jobs
 from db.work import control
 from tests.db import given
 from tests.support.paths import ROOT
+from trainer.data import classes, labelled, manifest, whose
+from trainer.data.whose import Whose
 
 KEPT = ROOT / "tests" / "data" / "v0.1.0.db.gz"
 
@@ -142,3 +147,34 @@ def test_its_unfinished_jobs_are_gone_on_with(upgraded: tuple[sa.Engine, dict[st
 
     now = jobs.progress(engine, job_id)
     assert (now["state"], now["done"]) == ("completed", paused["items"])
+
+
+@both
+def test_its_schedule_goes_on_by_its_rules_about_names(
+    upgraded: tuple[sa.Engine, dict[str, Rows]],
+) -> None:
+    engine, _ = upgraded
+    before = schedules.get(engine, "nightly")["spec"]["job"]
+    run_id = database.write(engine, lambda c: schedules.run_now(c, "nightly"))
+    job = jobs.get(engine, runs.get(engine, run_id)["job_id"])
+    assert job["spec"] == before
+    after = schedules.get(engine, "nightly")["spec"]["job"]
+    assert after == {**before, "naming": labelled.FIRST_NAMING}, "which is said once"
+
+    with database.reading(engine) as connection:
+        numbers = connection.exec_driver_sql("SELECT id FROM datasets").scalars().all()
+        positives = connection.exec_driver_sql("SELECT positive FROM models").scalars().all()
+    read = whose.Reader(Whose(naming=labelled.FIRST_NAMING), ())
+    rows = [
+        row
+        for number in numbers
+        for row in csv.DictReader(io.StringIO(nights.manifest(engine, number), newline=""))
+    ]
+    assert len(rows) > 50
+    for row in rows:
+        path = Path(row["path"])
+        stem = manifest.below_class(labelled.stem_of(path), (row["label"],))
+        film = labelled.Entry(file=path, name=row["label"], split="train", stem=stem)
+        assert read(film)[0] == row["patient"]
+    labels = tuple(sorted({row["label"] for row in rows}))
+    assert set(positives) == {classes.disease(labels, naming=labelled.FIRST_NAMING)}

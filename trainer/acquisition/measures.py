@@ -83,3 +83,8 @@ def tone(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
     found = (counts[2:-2] - near) / (counts[2:-2] + near + gray.size / 1250)
     found[:TONE_ENDS] = found[-TONE_ENDS:] = 0
     return np.asarray(found / max(float(np.linalg.norm(found)), 1e-6), dtype=np.float32)
+
+
+def no_tone() -> NDArray[np.float32]:
+    """What `tone` gives for a film in which no gray level stands out."""
+    return np.zeros(256 - 4, np.float32)

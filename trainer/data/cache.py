@@ -2,36 +2,35 @@
 
 Decoding is the slow half of an epoch on a small machine, and the films do not change; so each is
 made into pixels by `trainer.film.rules` once, and every epoch (and the next run on the same films)
-reads them from the file. Needs NumPy and Pillow, no torch.
+reads them from the file. A run that is interrupted while it decodes leaves a `journal`, with which
+the next goes on. Needs NumPy and Pillow, no torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import time
-import uuid
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from trainer import atomic
 from trainer.data import dataset as datasets
+from trainer.data import decoding, journal
 from trainer.data.dataset import Dataset, Film, LeftOut
-from trainer.data.patience import Patience
+from trainer.data.decoding import Decoder, Unread, Wanted
+from trainer.data.journal import Journal
 from trainer.errors import FilmError, Stopped
 from trainer.film import content, rules
 
-#: Films that wait decoded or undecoded at a time, per thread: enough to keep threads busy, few
-#: enough that a large original does not fill a small board's memory.
-IN_FLIGHT = 4
-
-#: Earlier datasets' files in which films are looked for: the newest so many.
+#: Earlier datasets' files in which films are looked for: the newest so many, and as many journals.
 KEPT_FILES = 8
 
 #: Changes where the files mean something else, or hold films that are left out by now.
@@ -39,6 +38,9 @@ LAYOUT = "4"
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
+
+#: How often a journal that another process has is asked for, in seconds.
+ASK_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +68,13 @@ class Pixels:
         return [planes[row][None] for row in rows]
 
 
-class _Unread(FilmError):
-    """A film could not be read, which says nothing about its content."""
-
-
 def decode(
     dataset: Dataset,
     folder: Path,
     *,
     size: int,
     rule: str = rules.DEFAULT_RULE,
-    workers: int = 2,
+    decoder: Decoder | None = None,
     report: Callable[[str], None] = lambda note: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Dataset, Pixels]:
@@ -84,20 +82,21 @@ def decode(
 
     Files are kept in `folder` under a name made of the films' contents, the rule, the size and the
     versions of what read them, so that a folder may be shared by all runs; films that another
-    dataset's files there have are copied from them. What cannot be read is asked for again, left
-    out of this run alone, and tried again by the next; what cannot be decoded is remembered.
-    `workers` is a number of threads: Pillow decodes without the interpreter's lock. Raises
+    dataset's files there have are copied from them, and what an interrupted run had decoded is not
+    decoded again. What cannot be read is left out of this run alone, and tried again by the next;
+    what cannot be decoded is remembered. `decoder` is two threads where none is given. Raises
     DatasetError where too many films are unreadable, OSError where they find no room, and Stopped.
     """
     films = [f for f in dataset.films if f.split != datasets.TEST]
     unique = {f.sha256: f for f in films}
     order = sorted(unique)
-    key = _name(rule, size, order)
-    if not ((folder / f"{key}.npy").is_file() and (folder / f"{key}.json").is_file()):
+    name = _name(rule, size, order)
+    if not _is_there(folder / name):
         folder.mkdir(parents=True, exist_ok=True)
-        key = _write(dataset.root, unique, folder, size, rule, workers, report, stop)
-    planes = np.load(folder / f"{key}.npy", mmap_mode="r")
-    broken = json.loads((folder / f"{key}.json").read_text())["broken"]
+        files = [Wanted(file=dataset.root / unique[one].path, sha256=one) for one in order]
+        name = _make(files, folder / name, size, rule, decoder or decoding.threads(2), report, stop)
+    planes = np.load(folder / f"{name}.npy", mmap_mode="r")
+    broken = json.loads((folder / f"{name}.json").read_text())["broken"]
     left_out = [
         LeftOut(path=f.path, code=broken[f.sha256][0], reason=broken[f.sha256][1])
         for f in films
@@ -105,6 +104,10 @@ def decode(
     ]
     row = {sha256: i for i, sha256 in enumerate(order) if sha256 not in broken}
     return dataset.without(left_out), Pixels(planes=planes, row=row, size=size, rule=rule)
+
+
+def _is_there(path: Path) -> bool:
+    return path.with_suffix(".npy").is_file() and path.with_suffix(".json").is_file()
 
 
 def _name(rule: str, size: int, order: Sequence[str], unread: Sequence[str] = ()) -> str:
@@ -116,69 +119,113 @@ def _name(rule: str, size: int, order: Sequence[str], unread: Sequence[str] = ()
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _write(
-    root: Path,
-    unique: dict[str, Film],
-    folder: Path,
+def _make(
+    files: Sequence[Wanted],
+    path: Path,
     size: int,
     rule: str,
-    workers: int,
+    decoder: Decoder,
     report: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> str:
-    """Write the files of these films, by content; returns their name."""
-    order = sorted(unique)
-    kept = _kept(folder, rule, size)
-    jobs = [(root / unique[sha256].path, sha256) for sha256 in order if sha256 not in kept]
-    outcomes = _decoded(jobs, size, rule, workers)
-    decoded = 0
-    broken: dict[str, tuple[str, str]] = {}
-    unread: list[str] = []
-    started = reported = time.monotonic()
-    written = folder / f"{uuid.uuid4().hex}.npy"
+    """Make the cache of these films, of which `path` is without a suffix; returns its name."""
+    order = [film.sha256 for film in files]
+    about = {
+        "layout": LAYOUT, "rule": rule, "size": size, "readers": content.READERS, "films": order,
+    }  # fmt: skip
     try:
-        # Written front to back and not through a map, where a full disk is a deadly signal.
-        with (
-            atomic.replacing(written, sync=True) as part,
-            part.open("wb") as file,
-        ):
-            write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False,
-                                          "shape": (len(order), size, size)})  # fmt: skip
-            for done, sha256 in enumerate(order, 1):
-                if sha256 in kept:
-                    earlier, place = kept[sha256]
-                    outcome: NDArray[np.uint8] | FilmError = earlier[place]
-                else:
-                    outcome = next(outcomes)
-                    decoded += 1
-                if isinstance(outcome, FilmError):
-                    broken[sha256] = (outcome.code, str(outcome))
-                    if isinstance(outcome, _Unread):
-                        unread.append(sha256)
-                    outcome = np.zeros((size, size), np.uint8)
-                file.write(np.ascontiguousarray(outcome).data)
-                if stop():
-                    raise Stopped(f"stopped after decoding {done} of {len(order)} films")
-                now = time.monotonic()
-                if now - reported > REPORT_EVERY_S:
-                    reported = now
-                    report(
-                        f"decoding films: {done} of {len(order)}, "
-                        f"{decoded / (now - started):.0f} per second"
-                    )
-        name = _name(rule, size, order, unread)
-        # The list of films first: the planes are looked at only when both are there.
-        about = {"layout": LAYOUT, "rule": rule, "size": size, "readers": content.READERS,
-                 "films": order, "broken": broken}  # fmt: skip
-        atomic.replace(folder / f"{name}.json", json.dumps(about).encode())
-        written.replace(folder / f"{name}.npy")
-        return name
+        mine = _taken(path, about, report, stop)
+        if mine is None:
+            return path.name
+        with mine:
+            if mine.entries:
+                report(
+                    f"going on with {len(mine.entries)} of {len(order)} films, which an earlier "
+                    "run decoded"
+                )
+            unread = _fill(mine, files, path.parent, size, rule, decoder, report, stop)
+            broken = {e.sha256: (e.code, e.reason) for e in mine.entries.values() if e.crc is None}
+            name = _name(rule, size, order, sorted(unread))
+            mine.finish(path.with_name(name), {**broken, **unread})
+            return name
     except OSError as error:
-        error.filename = error.filename or str(folder)  # a full disk: say which
+        error.filename = error.filename or str(path.parent)  # a full disk: say which
         raise
-    finally:
-        outcomes.close()
-        written.unlink(missing_ok=True)
+
+
+def _taken(
+    path: Path, about: dict[str, Any], report: Callable[[str], None], stop: Callable[[], bool]
+) -> Journal | None:
+    """The journal of a cache; None where another process has made the cache meanwhile."""
+    waits = False
+    while True:
+        stem = path.with_name(f".{path.name}")
+        fd = journal.lock(stem)
+        if fd is not None and not _is_there(path):
+            return Journal(fd, stem, about)
+        if fd is not None:
+            journal.discard(stem)
+            os.close(fd)
+            return None
+        if not waits:
+            waits = True
+            report("another process of this machine decodes the same films; waiting for it")
+        if stop():
+            raise Stopped("stopped while another process decoded the films")
+        time.sleep(ASK_S)
+
+
+def _fill(
+    mine: Journal,
+    files: Sequence[Wanted],
+    folder: Path,
+    size: int,
+    rule: str,
+    decoder: Decoder,
+    report: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> dict[str, tuple[str, str]]:
+    """Add all films that are not there yet; of those that could not be read, code and reason."""
+    todo = [place for place in range(len(files)) if place not in mine.entries]
+    kept = _kept(folder, rule, size) if todo else {}
+    unread: dict[str, tuple[str, str]] = {}
+    started = reported = time.monotonic()
+    decoded = 0
+
+    def moment() -> None:
+        nonlocal reported
+        done = len(mine.entries) + len(unread)
+        if stop():
+            raise Stopped(f"stopped after decoding {done} of {len(files)} films")
+        now = time.monotonic()
+        if now - reported > REPORT_EVERY_S:
+            reported = now
+            report(
+                f"decoding films: {done} of {len(files)}, "
+                f"{decoded / (now - started):.0f} per second"
+            )
+
+    for place in todo:
+        earlier = kept.get(files[place].sha256)
+        plane = None if earlier is None else earlier.plane()
+        if plane is not None:
+            mine.add(place, plane)
+            moment()
+    todo = [place for place in todo if place not in mine.entries]
+    wanted = (files[place] for place in todo)
+    with contextlib.closing(decoder(wanted, size=size, rule=rule)) as through:
+        for found in through:
+            if found is not None:
+                place, outcome = todo[found.number], found.outcome
+                decoded += 1
+                if isinstance(outcome, Unread):
+                    unread[files[place].sha256] = (outcome.code, str(outcome))
+                elif isinstance(outcome, FilmError):
+                    mine.add_broken(place, outcome.code, str(outcome))
+                else:
+                    mine.add(place, outcome)
+            moment()
+    return unread
 
 
 def superfluous(folder: Path, older_than_s: float) -> list[Path]:
@@ -205,60 +252,62 @@ def _age_s(file: Path) -> float:
         return 0.0
 
 
-def _kept(folder: Path, rule: str, size: int) -> dict[str, tuple[NDArray[np.uint8], int]]:
-    """Films that earlier datasets had decoded: content → planes (memory-mapped) and place there.
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A film in another dataset's files."""
 
-    A film that was broken is tried again.
-    """
-    found: dict[str, tuple[NDArray[np.uint8], int]] = {}
-    newest = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for path in newest[:KEPT_FILES]:
+    #: Memory-mapped.
+    planes: NDArray[np.uint8]
+    place: int
+    #: CRC-32 of the plane, where it is of a journal.
+    crc: int | None = None
+
+    def plane(self) -> NDArray[np.uint8] | None:
+        """Its pixels, `uint8 [S, S]`; None where a journal's are not what was written."""
+        found = np.ascontiguousarray(self.planes[self.place])
+        return found if self.crc is None or zlib.crc32(found.data) == self.crc else None
+
+
+def _kept(folder: Path, rule: str, size: int) -> dict[str, _Kept]:
+    """Films that earlier datasets had decoded, by content. One that was broken is tried again."""
+    found: dict[str, _Kept] = {}
+    for about, planes, films in (*_finished(folder), *_unfinished(folder)):
         try:
-            about = json.loads(path.read_text())
             if (about.get("layout"), about["rule"], about["size"]) != (LAYOUT, rule, size):
                 continue
             # Of which kind a film is was not kept: all are decoded anew where one reader changed.
             if about["readers"] != content.READERS:
                 continue
-            planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
-        except (OSError, KeyError, TypeError, ValueError):
-            continue  # unfinished, damaged, or another program's: decoding is only slower
-        if planes.shape == (len(about["films"]), size, size):
-            for place, sha256 in enumerate(about["films"]):
-                if sha256 not in about["broken"]:
-                    found.setdefault(sha256, (planes, place))
+            if planes.shape == (len(about["films"]), size, size):
+                for sha256, place, crc in films:
+                    found.setdefault(sha256, _Kept(planes=planes, place=place, crc=crc))
+        except (KeyError, TypeError, ValueError):
+            continue  # another program's
     return found
 
 
-def _decoded(
-    jobs: Sequence[tuple[Path, str]], size: int, rule: str, workers: int
-) -> Generator[NDArray[np.uint8] | FilmError, None, None]:
-    """What each job became, in order, a bounded number at a time."""
-    patience = Patience()
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
-        waiting: list[Future[NDArray[np.uint8] | FilmError]] = []
+#: What files say of themselves, their planes, and content, place and CRC-32 of each of their films.
+_Files = tuple[dict[str, Any], NDArray[np.uint8], list[tuple[str, int, "int | None"]]]
+
+
+def _finished(folder: Path) -> Iterator[_Files]:
+    for path in sorted(folder.glob("*.json"), key=_age_s)[:KEPT_FILES]:
         try:
-            for path, sha256 in jobs:
-                waiting.append(pool.submit(_one, path, sha256, size, rule, patience))
-                if len(waiting) >= IN_FLIGHT * max(1, workers):
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            about = json.loads(path.read_text())
+            planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
+            places = enumerate(about["films"])
+            films: list[tuple[str, int, int | None]] = [
+                (sha256, n, None) for n, sha256 in places if sha256 not in about["broken"]
+            ]
+        except (OSError, KeyError, TypeError, ValueError):
+            continue  # unfinished, damaged, or another program's: decoding is only slower
+        yield about, planes, films
 
 
-def _one(
-    path: Path, sha256: str, size: int, rule: str, patience: Patience
-) -> NDArray[np.uint8] | FilmError:
-    try:
-        data = patience.with_(path.read_bytes)
-    except OSError as error:
-        return _Unread("unreadable", f"the file cannot be opened: {error.strerror}")
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return _Unread("changed", "the file changed while the folder was being read; run again")
-    try:
-        return rules.decode(data, size, rule)
-    except FilmError as error:
-        return error
+def _unfinished(folder: Path) -> Iterator[_Files]:
+    for path in sorted(folder.glob(f".*{journal.ENTRIES}"), key=_age_s)[:KEPT_FILES]:
+        try:
+            about, planes, entries = journal.read(path)
+        except (OSError, ValueError):
+            continue
+        yield about, planes, [(e.sha256, e.place, e.crc) for e in entries if e.crc is not None]

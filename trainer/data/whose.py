@@ -74,8 +74,6 @@ _LAYOUTS = tuple(
         r"(?:^|[/_-])(p\d{8})(?=[/_-]|$)",
         # CheXpert: patient00001/study1/view1_frontal; Kermany: person123_bacteria_456
         r"(?:^|[^a-z])(person|patient|subject|pat|pid|case)[-_ ]?(\d+)",
-        # Kermany: IM-0115-0001, NORMAL2-IM-0115-0001-0002
-        r"^(?:[^/]*[^a-z/])?(im)-(\d+)-\d+[^/]*$",
         # ChestX-ray14: 00000013_005
         r"(?:^|/)(\d{8})_\d{3}$",
         # Montgomery and Shenzhen: MCUCXR_0001_0
@@ -83,20 +81,26 @@ _LAYOUTS = tuple(
     )
 )
 
+#: Kermany: IM-0115-0001, NORMAL2-IM-0115-0001-0002. Viewers write series and image so, too, into
+#: folders of patients, which therefore come first.
+_KERMANY = re.compile(r"(?:^|[^a-z])(im)-(\d+)-\d+[^/]*$", re.IGNORECASE)
+
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
 
 #: Parts of a DICOMDIR path that are no patient.
 _DICOMDIR = re.compile(r"(?:ST|SE|IM)\d{5,8}", re.IGNORECASE)
 
-#: Folders that are no patient's: what films are, how they were taken, when, and parts of a set.
+#: Folders that are no patient's: what films are, how they were taken, and parts of a set.
 _NO_PATIENT = re.compile(
     r"(?:images?|imgs?|films?|x-?rays?|cxr|chest|thorax|lungs?|dicoms?|dcm|png|jpe?g|tiff?|raw|data"
     r"|dataset|files|ap|pa|ll|lat|lateral|frontal|portable|views?|train(?:ing)?|val(?:id(?:ation)?)"
     r"?|test|adults?|child(?:ren)?|male|female|bacterial?|vir(?:us|al)|cropped|resized|original"
-    r"|(?:images?|batch|part|fold|set)[-_ ]?\d*)"
-    r"|(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?",
+    r"|(?:images?|batch|part|fold|set)[-_ ]?\d*)",
     re.IGNORECASE,
 )
+
+#: Days, months and years; a single one among other numbers may be a patient's.
+_DATE = re.compile(r"(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?")
 
 #: Films per folder at most, on the average, where each is a patient's; and per folder half as many
 #: folders: a few large ones are something else.
@@ -194,6 +198,8 @@ class Reader:
             folder = folders[self._level]
             if not _is_no_patient(folder):
                 return folder, FOLDER
+        if named := _named(stem, (_KERMANY,)):
+            return named, NAME
         if uids := [part for part in folders if _UID.fullmatch(part)]:
             return uids[0], UIDS
         if _UID.fullmatch(name):
@@ -257,11 +263,11 @@ def notes(films: Sequence[Film]) -> list[str]:
     """Sentences for a person, about what is not known or only taken to be."""
     found = []
     if state(films) and (n := unknown(films)):
-        what = "patients: unknown" if state(films) == "unknown" else "Patients"
+        what = "patients: unknown, as nothing" if state(films) == "unknown" else "Nothing"
         found.append(
-            f"{what}: nothing says whose {n:,} of {len(films):,} films are, and each is taken for "
-            "a patient of its own. Where some are of one patient, a model is judged by patients "
-            f"whom it has learned: figures are too good, and intervals too narrow; {ADVICE}."
+            f"{what} says whose {n:,} of {len(films):,} films are: each is taken for a patient of "
+            "its own. Where some are of one patient, a model is judged by patients whom it has "
+            f"learned, figures are too good, and intervals too narrow; {ADVICE}."
         )
     folders = [film for film in films if film.known_by == FOLDER]
     if folders:
@@ -287,9 +293,9 @@ def _matched(match: re.Match[str]) -> str:
     return (match[1] if match.re.groups else match[0]) or ""
 
 
-def _named(stem: str) -> str:
+def _named(stem: str, layouts: Iterable[re.Pattern[str]] = _LAYOUTS) -> str:
     """The patient of a known layout; empty for any other."""
-    for layout in _LAYOUTS:
+    for layout in layouts:
         if match := layout.search(stem):
             first, *others = match.groups()
             return first.lower() + "".join(others) if others else first
@@ -319,6 +325,8 @@ def _folders(entries: Sequence[Entry]) -> int | None:
             if len(folders) > level and not _is_no_patient(folders[level])
         )
         n = len(sizes)
+        if all(_DATE.fullmatch(folder) for folder in sizes):
+            continue
         if n > 1 and sizes.total() <= min(_PER_FOLDER, 2 * n) * n:
             return level
     return None
@@ -329,7 +337,7 @@ def _are_shared(entries: Sequence[Entry]) -> bool:
     classes = collections.defaultdict(set)
     for name, folders in _nameless(entries):
         for level, folder in enumerate(folders):
-            if not _is_no_patient(folder):
+            if not (_is_no_patient(folder) or _DATE.fullmatch(folder)):
                 classes[level, folder].add(name)
     several = sum(len(under) > 1 for under in classes.values())
     return several >= _SHARED and several > len(classes) / 2

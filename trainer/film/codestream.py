@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,33 @@ from trainer.errors import FilmError
 #: Signatures of a JPEG or JPEG-LS frame (SOFn; DHT, JPG and DAC are none), which hold its size.
 _SOF = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
+#: What starts a JPEG (SOI) and the last part of its header (SOS), a JPEG 2000 codestream
+#: (SOC and SIZ), and its coding style (COD).
+_SOI, _SOS, _SOC, _COD = b"\xff\xd8", 0xDA, b"\xff\x4f\xff\x51", 0x52
+
+#: What starts a part of a tile of JPEG 2000 (SOT), and what ends the codestream (EOC).
+_SOT, _EOC = 0x90, 0xD9
+
+_LOSSLESS, _JPEG_LS = 0xC3, 0xF7
+
 _ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a codestream says of itself."""
+
+    #: `JPEG` (by DCT), `JPEG lossless`, `JPEG-LS` or `JPEG 2000`.
+    kind: str
+    rows: int
+    columns: int
+    #: Samples of a pixel.
+    samples: int
+    #: Bits of a sample, and whether it is signed, which JPEG 2000 alone can say.
+    bits: int
+    signed: bool
+    #: Whether every sample is what was encoded.
+    exact: bool
 
 
 def first_frame(data: bytes, frames: int) -> bytes:
@@ -53,18 +80,19 @@ def _fragments(data: bytes) -> Iterator[bytes]:
         at += 8 + length
 
 
-def check_frame(frame: bytes, rows: int, columns: int) -> None:
-    """Compare a codestream's own size with what the data set promises, and look for its end."""
-    found = _codestream_size(frame)
-    if found is None:
-        raise corrupt("PixelData (7fe0,0010) is no codestream of its transfer syntax")
-    if found != (rows, columns):
-        raise corrupt(
-            f"the codestream holds {found[0]} × {found[1]} pixels, Rows and Columns (0028,0010) "
-            f"say {rows} × {columns}"
-        )
-    if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
-        raise FilmError("truncated", "PixelData (7fe0,0010) has no end of its codestream")
+def end_of_jpeg_2000(frame: bytes) -> int:
+    """Where a JPEG 2000 codestream ends, by its tile-parts, -1 where it does not."""
+    at = frame.find(_SOC, 0, 4096) + 2
+    while at + 2 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] == _EOC:
+            return at + 2
+        length = int.from_bytes(frame[at + 2 : at + 4], "big") + 2
+        if frame[at + 1] == _SOT:
+            length = int.from_bytes(frame[at + 6 : at + 10], "big")
+            if not length:  # as far as the end of the codestream
+                return -1
+        at += length
+    return -1
 
 
 def exact_runs(frame: bytes, length: int, planes: int) -> bytes:
@@ -99,17 +127,49 @@ def exact_runs(frame: bytes, length: int, planes: int) -> bytes:
     return struct.pack("<16I", count, *places, *[0] * (15 - count)) + b"".join(segments)
 
 
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns by the codestream: SIZ of JPEG 2000, SOF of JPEG and JPEG-LS."""
-    at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if at >= 0 and len(frame) >= at + 24:
+def header(frame: bytes) -> Header | None:
+    """What SIZ of JPEG 2000, or SOFn of JPEG and JPEG-LS, says of a codestream; None of no such."""
+    at = -1 if frame.startswith(_SOI) else frame.find(_SOC, 0, 4096)
+    if at >= 0 and len(frame) >= at + 43:
         x1, y1, x0, y0 = struct.unpack_from(">4I", frame, at + 8)
-        return y1 - y0, x1 - x0
+        depth = frame[at + 42]
+        return Header(
+            kind="JPEG 2000",
+            rows=y1 - y0,
+            columns=x1 - x0,
+            samples=struct.unpack_from(">H", frame, at + 40)[0],
+            bits=(depth & 0x7F) + 1,
+            signed=bool(depth & 0x80),
+            exact=_is_reversible(frame, at + 2),
+        )
     at = find_frame(frame)
-    if at < 0 or len(frame) < at + 9:
+    if at < 0 or len(frame) < at + 10:
         return None
-    rows, columns = struct.unpack_from(">HH", frame, at + 5)
-    return rows, columns
+    bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
+    kind = {_LOSSLESS: "JPEG lossless", _JPEG_LS: "JPEG-LS"}.get(frame[at + 1], "JPEG")
+    exact = kind == "JPEG lossless" or (kind == "JPEG-LS" and not _allowed_error(frame, at))
+    return Header(
+        kind=kind, rows=rows, columns=columns, samples=samples, bits=bits, signed=False, exact=exact
+    )
+
+
+def _is_reversible(frame: bytes, at: int) -> bool:
+    """Whether a JPEG 2000 codestream was made by the wavelet of whole numbers."""
+    while at + 14 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] == _COD:
+            return frame[at + 13] == 1
+        at += 2 + (frame[at + 2] << 8 | frame[at + 3])
+    return False
+
+
+def _allowed_error(frame: bytes, at: int) -> int:
+    """How far each sample of a JPEG-LS codestream may be from what was encoded."""
+    while at + 5 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] == _SOS:
+            place = at + 5 + 2 * frame[at + 4]
+            return frame[place] if place < len(frame) else 0
+        at += 2 + (frame[at + 2] << 8 | frame[at + 3])
+    return 0
 
 
 def find_frame(data: bytes) -> int:

@@ -73,7 +73,7 @@ _NO_IMAGES = (
 #: Version of what reads each kind of file; empty is what no reader takes. Whoever changes the
 #: pixels that the same bytes become, or whether they are refused, raises that of the kind: what an
 #: earlier version made of such files is no answer any more, and is made anew when it is asked for.
-READERS = {"JPEG": 1, "PNG": 1, "DICOM": 1, "TIFF": 1, "BMP": 1, "GIF": 1, "WEBP": 1, "": 1}
+READERS = {"JPEG": 1, "PNG": 1, "DICOM": 2, "TIFF": 1, "BMP": 1, "GIF": 1, "WEBP": 1, "": 1}
 
 #: How an answer of several parts begins: a line that parts them, and what the first part is.
 _MULTIPART = re.compile(

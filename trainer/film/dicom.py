@@ -9,25 +9,26 @@ when it meets the first DICOM.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import re
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from trainer.film import decoders  # noqa: F401 (before pydicom, which it loads without GDCM)
+
+# isort: split
+
 import pydicom
 import pydicom.config
-import pydicom.filereader
 import pydicom.uid
 from PIL import Image
-from pydicom.datadict import dictionary_keyword, tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag, Tag
 
 from trainer.errors import FilmError, FilmRefused
-from trainer.film import dicom_pixels
-from trainer.film.refusals import MAX_PIXELS, Accepted, check_size, refuse
+from trainer.film import dicom_file, dicom_pixels
+from trainer.film.codestream import corrupt
+from trainer.film.refusals import Accepted, check_size, refuse
+from trainer.film.tags import named
 
 # What pydicom would log and warn about may hold values of any tag. The values are checked here.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -49,6 +50,15 @@ _LONGEST = 1024
 
 #: Modalities of radiographs. OT and SC name nothing, so the other tags decide.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG", "OT", "SC", ""})
+
+#: Others (PS3.3, section C.7.3.1.1.1), for messages.
+_MODALITIES = frozenset((
+    "AR", "AU", "BDUS", "BI", "BMD", "CT", "DG", "DOC", "ECG", "EPS", "ES", "FID", "GM", "HC",
+    "HD", "IO", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "MG", "MR", "NM", "OAM", "OCT", "OP",
+    "OPM", "OPT", "OPV", "PLAN", "PR", "PT", "PX", "REG", "RESP", "RF", "RTDOSE", "RTIMAGE",
+    "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "TG", "US", "XA",
+    "XC",
+))  # fmt: skip
 
 #: SOP classes that may hold a radiograph (PS3.4, annex B.5).
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -77,6 +87,13 @@ _CHEST_WORDS = frozenset((
 _OTHER_WORDS = frozenset((
     "ABDOMEN", "PELVIS", "SPINE", "RIB", "RIBS", "RIBCAGE",
     "NECK", "STERNUM", "CLAVICLE", "HEAD",
+))  # fmt: skip
+
+#: Words of other body parts, for messages.
+_BODY_PARTS = frozenset((
+    "ANKLE", "ARM", "BREAST", "CSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM",
+    "HAND", "HEART", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE", "SHOULDER", "SINUS", "SKULL",
+    "TEETH", "TOE", "TSPINE", "WHOLEBODY", "WRIST",
 ))  # fmt: skip
 
 #: Codes of the chest in AnatomicRegionSequence (SNOMED CT; SNOMED RT before 2018; CID 4031).
@@ -108,10 +125,14 @@ def read(data: bytes, accept: Accepted, tags: dict[str, str] | None) -> Image.Im
     does.
     """
     try:
-        dataset = _parsed(data)
+        dataset = dicom_file.read(data, _KEYWORDS)
+        # What pydicom has looked at once it keeps as what it made of it; pixels want what is there.
+        described = Dataset(dict(dataset.items()))
+        described.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
         if tags is not None:
-            tags.update(_identity(dataset))
-        _refuse_other(dataset, accept)
+            tags.update(_identity(described))
+        _refuse_other(described, accept)
+        _refuse_several(dataset, accept)
         rows, columns = dicom_pixels.shape(dataset)
         check_size(columns, rows, accept)
         return dicom_pixels.gray(dataset, rows, columns, accept)
@@ -122,43 +143,13 @@ def read(data: bytes, accept: Accepted, tags: dict[str, str] | None) -> Image.Im
         # Those written in Rust panic, which is no Exception; but an interrupt is none of theirs.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise FilmError(
-            "corrupt",
-            f"the DICOM cannot be read ({type(error).__name__}); export it again from where it "
-            "came from",
-        ) from None
+        raise corrupt("the DICOM cannot be read: it contradicts itself") from None
 
 
-def _parsed(data: bytes) -> Dataset:
-    file = io.BytesIO(data)
-    bare = data[128:132] != b"DICM"
-    if not bare:
-        file.seek(132)
-    meta = pydicom.filereader._read_file_meta_info(file)
-    syntax = meta.get("TransferSyntaxUID")
-    if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
-        _check_deflated(data[file.tell() :])
-    file.seek(0)
-    tags = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
-    dataset = pydicom.dcmread(file, force=bare, specific_tags=tags)
-    if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" in meta:
-        dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    return dataset
-
-
-def _check_deflated(data: bytes) -> None:
-    """Inflate in small pieces and keep none, so that a bomb is met before it goes off."""
-    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    piece = data
-    while piece and not inflater.eof:
-        total += len(inflater.decompress(piece, 1 << 20))
-        piece = inflater.unconsumed_tail
-        if total > 2 * MAX_PIXELS + (16 << 20):
-            raise FilmError(
-                "too_large", "deflated DICOM that unpacks to more than any film; shrink it first"
-            )
-    if not inflater.eof:
-        raise FilmError("truncated", "the deflated DICOM ends early; export it again")
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of a film that `read` has read."""
+    rows, columns = dicom_pixels.shape(dicom_file.read(data, ("Rows", "Columns")))
+    return columns, rows
 
 
 def identity(file: BinaryIO) -> dict[str, str]:
@@ -166,16 +157,7 @@ def identity(file: BinaryIO) -> dict[str, str]:
     it, in the clear; nothing of it where that cannot be read. Pixels are not looked at."""
     found: dict[str, str] = {}
     with contextlib.suppress(Exception):  # whatever is wrong with it shows when it is decoded
-        bare = file.read(132)[128:] != b"DICM"
-        if not bare:
-            meta = pydicom.filereader._read_file_meta_info(file)
-            if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
-                _check_deflated(file.read())
-        file.seek(0)
-        tags = [tag_for_keyword(keyword) for keyword in _IDENTITY]
-        found |= _identity(
-            pydicom.dcmread(file, force=bare, stop_before_pixels=True, specific_tags=tags)
-        )
+        found |= _identity(dicom_file.read_header(file, _IDENTITY))
     return found
 
 
@@ -199,17 +181,20 @@ def _refuse_other(dataset: Dataset, accept: Accepted) -> None:
     _refuse_other_view(dataset, accept)
     intent = _text(dataset, "PresentationIntentType").upper()
     if intent == "FOR PROCESSING":
-        found = f"{_named('PresentationIntentType')} is FOR PROCESSING: raw detector data"
+        found = f"{named('PresentationIntentType')} is FOR PROCESSING: raw detector data"
         refuse("for_processing", found, accept)
     if sop_class == _FOR_PROCESSING_CLASS:
-        found = f"{_named('SOPClassUID')} is an X-ray image for processing: raw detector data"
+        found = f"{named('SOPClassUID')} is an X-ray image for processing: raw detector data"
         refuse("for_processing", found, accept)
     if _text(dataset, "BurnedInAnnotation").upper() == "YES":
-        found = f"{_named('BurnedInAnnotation')} is YES: text is burned into the pixels"
+        found = f"{named('BurnedInAnnotation')} is YES: text is burned into the pixels"
         refuse("burned_in", found, accept)
-    frames = _text(dataset, "NumberOfFrames")
-    if frames.isdecimal() and int(frames) > 1:
-        found = f"{_named('NumberOfFrames')} is {int(frames)}: more than one picture"
+
+
+def _refuse_several(dataset: Dataset, accept: Accepted) -> None:
+    frames = dicom_pixels.frames(dataset)
+    if frames > 1:
+        found = f"{named('NumberOfFrames')} is {frames}: more than one picture"
         refuse("multi_frame", found, accept)
 
 
@@ -217,7 +202,7 @@ def _refuse_without_pixels(dataset: Dataset, sop_class: str) -> None:
     if sop_class == _DIRECTORY or "DirectoryRecordSequence" in dataset:
         raise FilmRefused(
             "dicomdir",
-            f"{_named('SOPClassUID')} is a media storage directory: an index of films; score the "
+            f"{named('SOPClassUID')} is a media storage directory: an index of films; score the "
             "files beside it",
         )
     if any(keyword in dataset for keyword in dicom_pixels.PIXEL_KEYWORDS):
@@ -233,66 +218,68 @@ def _refuse_without_pixels(dataset: Dataset, sop_class: str) -> None:
     for keyword in ("EncapsulatedDocument", "ContentSequence"):
         if keyword in dataset and not what:
             raise FilmRefused(
-                "no_pixels", f"{_named(keyword)} is a document: it holds no image; leave it out"
+                "no_pixels", f"{named(keyword)} is a document: it holds no image; leave it out"
             )
     if what:
         raise FilmRefused(
-            "no_pixels", f"{_named('SOPClassUID')} is {what}: it holds no image; leave it out"
+            "no_pixels", f"{named('SOPClassUID')} is {what}: it holds no image; leave it out"
         )
     raise FilmError(
         "truncated",
-        f"{_named('PixelData')} is absent or cut short; export it again from where it came from",
+        f"{named('PixelData')} is absent or cut short; export it again from where it came from",
     )
 
 
 def _refuse_other_kind(dataset: Dataset, sop_class: str, accept: Accepted) -> None:
     modality = _text(dataset, "Modality").upper()
     if modality not in _RADIOGRAPHS:
-        found = f"{_named('Modality')} is {_shown(modality)}: not a radiograph (CR, DX)"
+        shown = _shown(modality, _MODALITIES)
+        found = f"{named('Modality')} is {shown}: not a radiograph (CR, DX)"
         refuse("modality", found, accept)
     if sop_class.startswith(_STORAGE) and sop_class not in _RADIOGRAPH_CLASSES:
         name = pydicom.uid.UID(sop_class).name
-        refuse(
-            "modality", f"{_named('SOPClassUID')} is {_shown(name, 64)}: not a radiograph", accept
-        )
+        shown = "none of the standard's" if name == sop_class else name
+        refuse("modality", f"{named('SOPClassUID')} is {shown}: not a radiograph", accept)
 
 
 def _refuse_other_part(dataset: Dataset, accept: Accepted) -> None:
     part = _text(dataset, "BodyPartExamined").upper()
     words = set(re.findall(r"[A-Z]+", part))
     if words and (words & _OTHER_WORDS or not words & _CHEST_WORDS):
-        found = f"{_named('BodyPartExamined')} is {_shown(part)}: not the chest"
+        shown = _shown(part, _CHEST_WORDS | _OTHER_WORDS | _BODY_PARTS)
+        found = f"{named('BodyPartExamined')} is {shown}: not the chest"
         refuse("body_part", found, accept)
     if words:
         return
-    for code, meaning in _codes(dataset, "AnatomicRegionSequence"):
+    for code in _codes(dataset, "AnatomicRegionSequence"):
         if code and code not in _CHEST_CODES:
-            found = f"{_named('AnatomicRegionSequence')} is {_shown(meaning or code)}"
-            refuse("body_part", f"{found}: not the chest", accept)
+            found = f"{named('AnatomicRegionSequence')} has a code that is not the chest's"
+            refuse("body_part", found, accept)
 
 
 def _refuse_other_view(dataset: Dataset, accept: Accepted) -> None:
     view = _text(dataset, "ViewPosition").upper()
     words = set(re.findall(r"[A-Z]+", view))
     if words & _LATERAL_WORDS:
-        found = f"{_named('ViewPosition')} is {_shown(view)}: not a frontal view"
+        shown = _shown(view, _LATERAL_WORDS)
+        found = f"{named('ViewPosition')} is {shown}: not a frontal view"
         refuse("lateral", found, accept)
-    for code, meaning in _codes(dataset, "ViewCodeSequence"):
+    for code in _codes(dataset, "ViewCodeSequence"):
         if code in _LATERAL_CODES:
-            found = f"{_named('ViewCodeSequence')} is {_shown(meaning or code)}: not a frontal view"
+            found = f"{named('ViewCodeSequence')} is {code}: not a frontal view"
             refuse("lateral", found, accept)
     directions = _text(dataset, "PatientOrientation").upper().replace("\\", "/")
     # Rows that run to the front or the back of the patient, columns to the head or the feet.
     if not words and re.fullmatch(r"[AP][A-Z]*/[FH][A-Z]*", directions):
-        found = f"{_named('PatientOrientation')} is {_shown(directions)}: seen from the side"
+        found = f"{named('PatientOrientation')} says that it is seen from the side"
         refuse("lateral", found, accept)
 
 
-def _codes(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
+def _codes(dataset: Dataset, keyword: str) -> Iterator[str]:
     items = dataset.get(keyword)
     if isinstance(items, pydicom.Sequence):
         for item in items:
-            yield _text(item, "CodeValue"), _text(item, "CodeMeaning")
+            yield _text(item, "CodeValue")
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -310,12 +297,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
     return str(value).strip("\0 \t\r\n")[:_LONGEST]
 
 
-def _named(keyword: str) -> str:
-    """A tag for a message: its keyword and its number."""
-    tag: BaseTag = Tag(tag_for_keyword(keyword) or 0)
-    return f"{dictionary_keyword(tag)} ({tag.group:04x},{tag.element:04x})"
-
-
-def _shown(value: str, most: int = 16) -> str:
-    """A coded value for a message; 16 characters are the most that a code string may have."""
-    return re.sub(r"[^A-Za-z0-9 _\-/().,]", "?", value[:most]) or "empty"
+def _shown(value: str, known: frozenset[str]) -> str:
+    """The words of a value that are known here, for a message: others may name people."""
+    words = [word for word in re.findall(r"[A-Z0-9]+", value) if word in known]
+    return " ".join(words) or "something else"

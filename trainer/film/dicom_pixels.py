@@ -1,4 +1,4 @@
-"""DICOM pixels: the pixel module and the look-up tables of one data set become eight-bit gray.
+"""DICOM pixels: the pixel module of one data set becomes eight-bit gray, shown as its tags say.
 
 Knows nothing of which films are wanted. Uncompressed pixels are read in place; compressed ones go
 to the decoder of their transfer syntax after their size has been compared with what was promised,
@@ -7,7 +7,7 @@ so that a few bytes cannot ask for gigabytes.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pydicom.uid
@@ -15,108 +15,217 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
 
 from trainer.errors import FilmError
-from trainer.film import codestream, grayscale
-from trainer.film.codestream import corrupt
-from trainer.film.grayscale import Lookup, Rendering, Window, Words
+from trainer.film import codestream, decoders, dicom_display, grayscale, jpeg, tags
+from trainer.film.codestream import Header, corrupt
+from trainer.film.grayscale import Layout, Words
 from trainer.film.refusals import Accepted, refuse
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 #: What has to be read of a file for its pixels.
 KEYWORDS = (
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
-    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope",
-    "WindowCenter", "WindowWidth", "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence",
-    "LUTDescriptor", "LUTData",
+    "SamplesPerPixel", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation",
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXEL_KEYWORDS,
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *dicom_display.KEYWORDS, *PIXEL_KEYWORDS,
 )  # fmt: skip
 
-#: How far apart R, G and B of a gray film may lie; lossy compression in YBR moves them by 2.
-_GRAY_SPREAD = 8
+#: The codestreams of a transfer syntax, and which of pydicom's plugins decodes those of colour.
+_KINDS = {
+    **dict.fromkeys(
+        (
+            pydicom.uid.JPEGBaseline8Bit,
+            pydicom.uid.JPEGExtended12Bit,
+            pydicom.uid.JPEGLossless,
+            pydicom.uid.JPEGLosslessSV1,
+        ),
+        (("JPEG", "JPEG lossless"), ""),
+    ),
+    **dict.fromkeys(
+        (pydicom.uid.JPEGLSLossless, pydicom.uid.JPEGLSNearLossless), (("JPEG-LS",), "pyjpegls")
+    ),
+    **dict.fromkeys(
+        (
+            pydicom.uid.JPEG2000Lossless,
+            pydicom.uid.JPEG2000,
+            pydicom.uid.HTJ2KLossless,
+            pydicom.uid.HTJ2KLosslessRPCL,
+            pydicom.uid.HTJ2K,
+        ),
+        (("JPEG 2000",), "pylibjpeg"),
+    ),
+}
+
+#: What three samples of a pixel may be.
+_IN_COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+
+#: JPEG 2000 by whole numbers too may leave out what does not fit, and does not say so.
+_MAYBE_LOSSY = (pydicom.uid.JPEG2000, pydicom.uid.HTJ2K)
+
+#: Lossy compression moves values beyond those that can be stored, by less than this share of them.
+_OVERSHOOT = 0.125
 
 
 def shape(dataset: Dataset) -> tuple[int, int]:
     """Rows and columns, of which neither is 0."""
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    rows, columns = tags.integer(dataset, "Rows"), tags.integer(dataset, "Columns")
     if rows < 1 or columns < 1:
         raise corrupt(f"Rows × Columns (0028,0010) is {rows} × {columns}")
     return rows, columns
 
 
+def frames(dataset: Dataset) -> int:
+    """How many pictures there are."""
+    return tags.integer(dataset, "NumberOfFrames", 1)
+
+
 def gray(dataset: Dataset, rows: int, columns: int, accept: Accepted) -> Image.Image:
     """The first frame as eight-bit gray at its own size.
 
-    Raises FilmError with `truncated`, `corrupt` or `unsupported_pixels`; FilmRefused(`colour`).
+    Raises FilmError with `truncated`, `corrupt` or `unsupported_pixels`; FilmRefused with `colour`
+    or `polarity`.
     """
     if "PixelData" not in dataset:
         raise _unsupported("FloatPixelData (7fe0,0008): floating-point pixels have no known window")
-    samples = _integer(dataset, "SamplesPerPixel", 1)
-    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper()
-    bits = _integer(dataset, "BitsAllocated")
+    samples = tags.integer(dataset, "SamplesPerPixel", 1)
+    if samples not in (1, 3):
+        raise _unsupported(f"SamplesPerPixel (0028,0002) is {samples}; 1 and 3 are read")
+    photometric = tags.code(dataset, "PhotometricInterpretation") or "MONOCHROME2"
+    monochrome = photometric in ("MONOCHROME1", "MONOCHROME2")
+    layout = _layout(dataset)
+    if samples == 3 and layout.allocated != 8:
+        raise _unsupported("colour of more than 8 bits; convert it to gray first")
+    if monochrome:
+        dicom_display.check_polarity(dataset, photometric, accept)
+    syntax = _syntax(dataset)
+    coded = None
+    if syntax.is_encapsulated and syntax != pydicom.uid.RLELossless:
+        coded = _codestream(dataset, syntax, rows, columns)
+    picture = None
+    if coded is not None and (coded[1].samples != samples or (monochrome and samples == 3)):
+        # A codestream knows what its samples are; what they mean is certain where they are gray.
+        picture = Image.fromarray(_gray_of_codestream(*coded, layout, accept))
+    elif samples == 3:
+        meant = "RGB" if monochrome else photometric
+        picture = _gray_of(_colours(dataset, rows, columns, meant, coded), accept)
+    if picture is not None:
+        if monochrome:
+            return _shown(dataset, np.asarray(picture), layout.values(), layout, photometric)
+        return picture
+    if photometric == "PALETTE COLOR":
+        words, values = _stored(dataset, rows, columns, layout, coded)
+        return _gray_of(_of_palette(dataset, values[words]), accept)
+    if not monochrome:
+        raise _unsupported("PhotometricInterpretation (0028,0004) is not one of a gray image")
+    words, values = _stored(dataset, rows, columns, layout, coded)
+    return _shown(dataset, words, values, layout, photometric)
+
+
+def _layout(dataset: Dataset) -> Layout:
+    bits = tags.integer(dataset, "BitsAllocated")
     if bits not in (8, 16):
         raise _unsupported(f"BitsAllocated (0028,0100) is {bits}; 8 and 16 are read")
-    stored = _integer(dataset, "BitsStored", bits)
-    high_bit = _integer(dataset, "HighBit", stored - 1)
+    stored = tags.integer(dataset, "BitsStored", bits)
+    high_bit = tags.integer(dataset, "HighBit", stored - 1)
     if not 1 <= stored <= bits or not stored - 1 <= high_bit < bits:
         raise corrupt(
             f"BitsStored (0028,0101) is {stored} and HighBit (0028,0102) is {high_bit} of {bits}"
         )
-    if samples == 3 or photometric == "PALETTE COLOR":
-        return _gray_of_colour(dataset, rows, columns, bits, samples, accept)
-    if samples != 1:
-        raise _unsupported(f"SamplesPerPixel (0028,0002) is {samples}; 1 and 3 are read")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise _unsupported("PhotometricInterpretation (0028,0004) is not one of a gray image")
-
-    signed = _integer(dataset, "PixelRepresentation", 0) == 1
-    syntax = _syntax(dataset)
-    if not syntax.is_encapsulated:
-        words = _native(dataset, rows, columns, bits)
-    else:
-        decoded = _decoded(dataset, rows, columns, samples, raw=True)
-        words = decoded.view(np.uint8 if decoded.itemsize == 1 else np.uint16)
-    if syntax.is_encapsulated and syntax != pydicom.uid.RLELossless:
-        # A codestream has no unused bits: its decoder has placed and extended the values.
-        signed, bits = decoded.dtype.kind == "i", 8 * decoded.itemsize
-        values = grayscale.values_of(bits, stored=bits, high_bit=bits - 1, signed=signed)
-    else:
-        values = grayscale.values_of(bits, stored=stored, high_bit=high_bit, signed=signed)
-    return _rendered(dataset, words, values, stored, photometric, signed)
+    signed = tags.integer(dataset, "PixelRepresentation", 0)
+    if signed not in (0, 1):
+        raise tags.unreadable("PixelRepresentation")
+    return Layout(allocated=bits, stored=stored, high_bit=high_bit, signed=signed == 1)
 
 
-def _rendered(
+def _shown(
     dataset: Dataset,
     words: Words,
     values: NDArray[np.int64],
-    stored: int,
+    layout: Layout,
     photometric: str,
-    signed: bool,
 ) -> Image.Image:
-    rendering = Rendering(
-        modality=_modality(dataset, signed),
-        view=_view(dataset, signed),
-        inverted=photometric == "MONOCHROME1",
-        padding=_padding(dataset, signed),
-    )
-    if rendering.view is not None or stored <= 8:
+    rendering = dicom_display.rendering(dataset, values, layout, photometric)
+    if rendering.view is not None or layout.stored <= 8:
         # Eight bits without a window are meant to be shown as they are, like those of a PNG.
-        low = -(1 << (stored - 1)) if signed else 0
-        ends = low, low + (1 << stored) - 1
+        ends = layout.ends
     else:
         ends = grayscale.occurring(words, values, rendering.padding)
     return Image.fromarray(rendering.table(values, ends)[words])
 
 
+#: A codestream, and what it says of itself.
+_Coded = tuple[bytes, Header]
+
+
+def _stored(
+    dataset: Dataset, rows: int, columns: int, layout: Layout, coded: _Coded | None
+) -> tuple[Words, NDArray[np.int64]]:
+    """Words of the first frame, `[rows, columns]`, and the stored value of each possible word."""
+    if coded is not None:
+        return _of_codestream(*coded, layout)
+    if _syntax(dataset) == pydicom.uid.RLELossless:
+        words = _unpacked(dataset, rows, columns, layout.allocated)
+    else:
+        words = _native(dataset, rows, columns, layout.allocated)
+    return words, layout.values()
+
+
+def _of_codestream(frame: bytes, header: Header, layout: Layout) -> tuple[Words, NDArray[np.int64]]:
+    """A codestream holds whole words, or of each word the stored bits alone; its size shows which.
+
+    Bits above those stored are no part of the film there either, except where lossy compression
+    has moved a value beyond its range: that is brought back to the end of it.
+    """
+    words = decoders.samples(frame, header)
+    bits = 8 * words.itemsize
+    if header.signed and not layout.signed and int(words.max()) >= 1 << (bits - 1):
+        raise corrupt(
+            "PixelRepresentation (0028,0103) says that there are no negative values, and the "
+            "codestream holds some"
+        )
+    unused = layout.high_bit + 1 - layout.stored if header.bits > layout.high_bit else 0
+    kept = min(layout.stored, header.bits)
+    values = Layout(
+        allocated=bits, stored=kept, high_bit=kept - 1 + unused, signed=layout.signed
+    ).values()
+    if header.exact or unused or header.bits <= layout.stored:
+        return words, values
+    whole = Layout(
+        allocated=bits, stored=header.bits, high_bit=header.bits - 1, signed=layout.signed
+    ).values()
+    least, greatest = grayscale.occurring(words, whole)
+    low, high = layout.ends
+    beyond = max(low - least, greatest - high)
+    if beyond > _OVERSHOOT * (high - low):
+        raise _unsupported(
+            "BitsStored (0028,0101) leaves bits out that lossy compression has mixed with the film"
+        )
+    return words, np.clip(whole, low, high) if beyond > 0 else values
+
+
+def _unpacked(dataset: Dataset, rows: int, columns: int, bits: int) -> Words:
+    """The first frame of run-length encoded gray."""
+    from rle.rle import decode_frame
+
+    packed = codestream.first_frame(_bytes(dataset), frames(dataset))
+    packed = codestream.exact_runs(packed, rows * columns, bits // 8)
+    unpacked = decode_frame(packed, rows * columns, bits, "<")
+    return np.frombuffer(unpacked, np.uint8 if bits == 8 else "<u2").reshape(rows, columns)
+
+
 def _native(dataset: Dataset, rows: int, columns: int, bits: int) -> Words:
     """The first frame of uncompressed pixels, as words of the file, `[rows, columns]`."""
     data = _bytes(dataset)
+    if dataset.get_item("PixelData").length == 0xFFFF_FFFF:
+        raise corrupt(
+            "PixelData (7fe0,0010) is in items, as compressed pixels are, and the file "
+            "says that they are not"
+        )
     big = not dataset.original_encoding[1]
     length = rows * columns * bits // 8
     if len(data) < length:
@@ -124,7 +233,7 @@ def _native(dataset: Dataset, rows: int, columns: int, bits: int) -> Words:
     if bits == 16:
         words = np.frombuffer(data, ">u2" if big else "<u2", rows * columns)
         return words.astype(np.uint16, copy=False).reshape(rows, columns)
-    if big and dataset["PixelData"].VR == "OW":
+    if big and dataset.get_item("PixelData").VR == "OW":
         # Big endian words hold the left one of two pixels in their second byte (PS3.5, annex A.3).
         padded = data if len(data) % 2 == 0 else data + b"\0"
         swapped = np.frombuffer(padded, ">u2").astype("<u2").view(np.uint8)
@@ -132,43 +241,74 @@ def _native(dataset: Dataset, rows: int, columns: int, bits: int) -> Words:
     return np.frombuffer(data, np.uint8, rows * columns).reshape(rows, columns)
 
 
-def _gray_of_colour(
-    dataset: Dataset, rows: int, columns: int, bits: int, samples: int, accept: Accepted
-) -> Image.Image:
-    if samples == 3 and bits != 8:
-        raise _unsupported("colour of more than 8 bits; convert it to gray first")
-    if not _syntax(dataset).is_encapsulated:
-        length, found = rows * columns * samples * bits // 8, len(_bytes(dataset))
+def _gray_of(pixels: NDArray[np.generic], accept: Accepted) -> Image.Image:
+    """Gray of RGB that shows no colour."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
+    if grayscale.is_coloured(picture):
+        refuse("colour", "the picture shows colour; a film is gray, also where it is RGB", accept)
+    return picture.convert("L")
+
+
+def _gray_of_codestream(
+    frame: bytes, header: Header, layout: Layout, accept: Accepted
+) -> NDArray[np.uint8]:
+    """Gray of a codestream that has other samples than SamplesPerPixel says, of eight bits."""
+    if header.samples not in (1, 3) or header.bits != 8 or layout.allocated != 8:
+        raise _unsupported(
+            f"the codestream holds {header.samples} samples of {header.bits} bits of each pixel, "
+            "SamplesPerPixel (0028,0002) and BitsAllocated (0028,0100) say otherwise"
+        )
+    pixels = decoders.samples(frame, header)
+    return np.asarray(_gray_of(pixels, accept) if pixels.ndim == 3 else pixels, np.uint8)
+
+
+def _of_palette(dataset: Dataset, values: NDArray[np.int64]) -> NDArray[np.generic]:
+    for colour in ("Red", "Green", "Blue"):
+        keyword = f"{colour}PaletteColorLookupTableDescriptor"
+        if len(tags.integers(dataset, keyword)) not in (0, 3):
+            raise tags.unreadable(keyword)
+    pixels: NDArray[np.integer] = apply_color_lut(values, dataset)
+    # Palettes hold eight bits twice, or 16.
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _colours(
+    dataset: Dataset, rows: int, columns: int, photometric: str, coded: _Coded | None
+) -> NDArray[np.generic]:
+    """The first frame in RGB, `uint8 [rows, columns, 3]`, most of it by pydicom."""
+    if photometric not in _IN_COLOUR:
+        raise _unsupported("PhotometricInterpretation (0028,0004) is none that is known")
+    planar = tags.integer(dataset, "PlanarConfiguration", 0)
+    if planar not in (0, 1):
+        raise tags.unreadable("PlanarConfiguration")
+    several = frames(dataset)
+    # As they were read here, so that pydicom reads them no other way.
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = rows, columns, several
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, planar
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation, dataset.PhotometricInterpretation = 0, photometric
+    syntax, plugin = _syntax(dataset), ""
+    if not syntax.is_encapsulated:
+        length, found = rows * columns * 3, len(_bytes(dataset))
         # YBR_FULL_422 keeps two samples of each pixel (PS3.3, section C.7.6.3.1.2).
-        if "422" in str(dataset.get("PhotometricInterpretation")):
+        if "422" in photometric:
             length = length * 2 // 3
         if found < length:
             raise _cut(found, length)
-    pixels = _decoded(dataset, rows, columns, samples, raw=False)
-    if samples == 1:
-        pixels = apply_color_lut(pixels, dataset)
-        if pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)  # palettes hold eight bits twice, or 16
-    if int(np.ptp(pixels, axis=-1).max()) > _GRAY_SPREAD:
-        found_colour = (
-            "PhotometricInterpretation (0028,0004) is of colour and red, green and blue differ"
-        )
-        refuse("colour", found_colour, accept)
-    return Image.fromarray(np.ascontiguousarray(pixels, np.uint8)).convert("L")
-
-
-def _decoded(
-    dataset: Dataset, rows: int, columns: int, samples: int, *, raw: bool
-) -> NDArray[np.generic]:
-    """The first frame by pydicom's decoders, `[rows, columns]` or `[rows, columns, 3]`."""
-    syntax = _syntax(dataset)
-    if syntax.is_encapsulated:
-        frame = codestream.first_frame(_bytes(dataset), _integer(dataset, "NumberOfFrames", 1))
-        if syntax == pydicom.uid.RLELossless:
-            planes = samples * _integer(dataset, "BitsAllocated") // 8
-            frame = codestream.exact_runs(frame, rows * columns, planes)
+    else:
+        if coded is not None:
+            frame, header = coded
+            plugin = _KINDS[syntax][1]
+            if header.kind == "JPEG" and header.bits == 8:
+                return decoders.colours_of_jpeg(frame, rgb=photometric == "RGB")
+            if header.kind == "JPEG lossless":
+                pixels: NDArray[np.generic] = decoders.samples(frame, header)
+                ybr = photometric.startswith("YBR_FULL")
+                return convert_color_space(pixels, "YBR_FULL", "RGB") if ybr else pixels
         else:
-            codestream.check_frame(frame, rows, columns)
+            plugin = "pylibjpeg"
+            frame = codestream.first_frame(_bytes(dataset), several)
+            frame = codestream.exact_runs(frame, rows * columns, 3)
         dataset.PixelData = encapsulate([frame], has_bot=False)
         dataset["PixelData"].is_undefined_length = True
         for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
@@ -179,113 +319,42 @@ def _decoded(
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise _unsupported(f"TransferSyntaxUID (0002,0010) is {syntax.name}") from None
-    pixels, _ = decoder.as_array(dataset, index=0, raw=raw, decoding_plugin=_plugin(dataset))
-    return np.ascontiguousarray(pixels)
+    decoded, _ = decoder.as_array(dataset, index=0, raw=False, decoding_plugin=plugin)
+    return np.ascontiguousarray(decoded)
 
 
-def _plugin(dataset: Dataset) -> str:
-    """Pillow for eight-bit JPEG, which it decodes three times as fast; else what is installed."""
-    eight_bits = _integer(dataset, "BitsAllocated") == 8
-    return "pillow" if eight_bits and _syntax(dataset) == pydicom.uid.JPEGBaseline8Bit else ""
+def _codestream(dataset: Dataset, syntax: pydicom.uid.UID, rows: int, columns: int) -> _Coded:
+    """The codestream of the first frame as far as it goes, and what it says of itself.
 
-
-def _modality(dataset: Dataset, signed: bool) -> Lookup | tuple[float, float]:
-    table = _lookup(dataset, "ModalityLUTSequence", signed)
-    if table is not None:
-        return table
-    slope, intercept = _numbers(dataset, "RescaleSlope"), _numbers(dataset, "RescaleIntercept")
-    return (slope[0] if slope and slope[0] else 1.0), (intercept[0] if intercept else 0.0)
-
-
-def _view(dataset: Dataset, signed: bool) -> Lookup | Window | None:
-    """The first VOI LUT, else the first window with a width, else nothing."""
-    table = _lookup(dataset, "VOILUTSequence", signed)
-    if table is not None:
-        return table
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
-    centres, widths = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
-    for centre, width in zip(centres, widths, strict=False):
-        if function == "SIGMOID" and width > 0:
-            return Window(centre=centre, width=width, shape="SIGMOID")
-        if function == "LINEAR_EXACT" and width > 0:
-            return Window(centre=centre, width=width, shape="LINEAR_EXACT")
-        if width >= 1:
-            return Window(centre=centre, width=width)
-    return None
-
-
-def _lookup(dataset: Dataset, keyword: str, signed: bool) -> Lookup | None:
-    sequence = dataset.get(keyword)
-    if not sequence:
-        return None
-    item, big = sequence[0], not dataset.original_encoding[1]
-    descriptor = _words(item.get("LUTDescriptor"))
-    if len(descriptor) != 3:
-        raise corrupt("LUTDescriptor (0028,3002) has not three values")
-    count, first, bits = descriptor[0] & 0xFFFF or 1 << 16, descriptor[1], descriptor[2]
-    if signed and first >= 1 << 15:
-        first -= 1 << 16
-    data = item.get("LUTData")
-    if isinstance(data, bytes) and len(data) == count + count % 2 and bits <= 8:
-        entries = list(data)  # two entries in a word
-    else:
-        entries = [entry & 0xFFFF for entry in _words(data, big=big)]
-    if len(entries) < count or not 1 <= bits <= 16:
+    Its own size is compared with what the data set promises.
+    """
+    if syntax not in _KINDS:
+        raise _unsupported(f"TransferSyntaxUID (0002,0010) is {syntax.name}")
+    frame = codestream.first_frame(_bytes(dataset), frames(dataset))
+    header = codestream.header(frame)
+    if header is None:
+        raise corrupt("PixelData (7fe0,0010) is no codestream of its transfer syntax")
+    if (header.rows, header.columns) != (rows, columns):
         raise corrupt(
-            f"LUTData (0028,3006) has {len(entries)} entries; LUTDescriptor (0028,3002) says "
-            f"{count} of {bits} bits"
+            f"the codestream holds {header.rows} × {header.columns} pixels, Rows and Columns "
+            f"(0028,0010) say {rows} × {columns}"
         )
-    table = np.array(entries[:count], np.float64)
-    return Lookup(first=first, entries=table, top=float(max(table.max(), (1 << bits) - 1)))
-
-
-def _padding(dataset: Dataset, signed: bool) -> tuple[int, int] | None:
-    value = _words(dataset.get("PixelPaddingValue"))
-    if not value:
-        return None
-    limit = _words(dataset.get("PixelPaddingRangeLimit")) or value
-    ends = [v - (1 << 16) if signed and v >= 1 << 15 else v for v in (value[0], limit[0])]
-    return min(ends), max(ends)
-
-
-def _words(value: Any, *, big: bool = False) -> list[int]:
-    """Values of US, SS or OW, which pydicom leaves as bytes where the VR depends on other tags."""
-    if value is None or value == "":
-        return []
-    if isinstance(value, bytes):
-        order = ">u2" if big else "<u2"
-        return [int(v) for v in np.frombuffer(value[: len(value) // 2 * 2], order)]
-    return [int(v) for v in value] if hasattr(value, "__iter__") else [int(value)]
-
-
-def _numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """Values of a decimal string; none where it is absent, empty or no number."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return []
-    try:
-        several = not isinstance(value, str) and hasattr(value, "__iter__")
-        found = [float(v) for v in value] if several else [float(value)]
-    except (TypeError, ValueError):
-        return []
-    return found if np.isfinite(found).all() else []
-
-
-def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        if default is None:
-            raise corrupt(f"{keyword} is absent")
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise corrupt(f"{keyword} is no number") from None
+    of_2000 = header.kind == "JPEG 2000"
+    end = codestream.end_of_jpeg_2000(frame) if of_2000 else jpeg.end(frame)
+    if end < 0 and not frame.rstrip(b"\0\xff").endswith(jpeg.END):
+        raise FilmError("truncated", "PixelData (7fe0,0010) has no end of its codestream")
+    if end >= 0:  # what follows is no part of it
+        frame = frame[:end]
+    if header.kind not in _KINDS[syntax][0]:
+        raise corrupt(f"PixelData (7fe0,0010) is {header.kind}, and the file says {syntax.name}")
+    if syntax in _MAYBE_LOSSY:
+        header = replace(header, exact=False)
+    return frame, header
 
 
 def _bytes(dataset: Dataset) -> bytes:
-    data = dataset.PixelData
-    if not isinstance(data, bytes):
+    data = dataset.get_item("PixelData").value
+    if not isinstance(data, bytes) or not data:
         raise FilmError("truncated", "PixelData (7fe0,0010) is empty; export it again")
     return data
 

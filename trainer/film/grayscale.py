@@ -34,6 +34,30 @@ _COLOUR_GRID = 32
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where in a word of so many bits the stored value of a pixel is (PS3.5, section 8.1.1)."""
+
+    allocated: int
+    stored: int
+    high_bit: int
+    signed: bool
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the greatest value that can be stored."""
+        low = -(1 << (self.stored - 1)) if self.signed else 0
+        return low, low + (1 << self.stored) - 1
+
+    def values(self) -> NDArray[np.int64]:
+        """The stored value of each possible word."""
+        words = np.arange(1 << self.allocated, dtype=np.int64) >> (self.high_bit + 1 - self.stored)
+        words &= (1 << self.stored) - 1
+        if self.signed:
+            words[words >= 1 << (self.stored - 1)] -= 1 << self.stored
+        return words
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lookup:
     """A DICOM look-up table (PS3.3, sections C.11.1 and C.11.2)."""
 
@@ -70,59 +94,56 @@ class Window:
         return np.clip((values - (self.centre - 0.5)) / (self.width - 1) + 0.5, 0, 1)
 
 
+#: A modality LUT, or slope and intercept.
+Modality = Lookup | tuple[float, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
     """How stored values become gray: the modality's step, the viewer's, and which end is black."""
 
-    modality: Lookup | tuple[float, float] = (1.0, 0.0)
+    modality: Modality = (1.0, 0.0)
     #: Without one the values that occur are stretched from black to white.
     view: Lookup | Window | None = None
     #: MONOCHROME1: the least value is white.
     inverted: bool = False
-    #: Stored values, from and to, that are no part of the film: they are shown black.
-    padding: tuple[int, int] | None = None
+    #: Of each of the values, whether it is no part of the film but padding: that is shown black.
+    padding: NDArray[np.bool_] | None = None
 
     def table(self, values: NDArray[np.int64], occurring: tuple[int, int]) -> NDArray[np.uint8]:
         """The gray level of each of `values`; `occurring` are the least and the greatest stored."""
-        ends = self._scaled(np.array(occurring, np.float64))
-        scaled = self._scaled(values.astype(np.float64))
+        ends = scaled(self.modality, np.array(occurring, np.float64))
+        outputs = scaled(self.modality, values.astype(np.float64))
         if isinstance(self.view, Lookup):
-            gray = self.view(scaled) / self.view.top
+            gray = np.clip(self.view(outputs) / self.view.top, 0, 1)
         elif isinstance(self.view, Window):
-            gray = self.view(scaled)
+            gray = self.view(outputs)
         else:
             low, high = ends.min(), ends.max()
-            gray = np.clip((scaled - low) / (high - low or 1.0), 0, 1)
+            gray = np.clip((outputs - low) / (high - low or 1.0), 0, 1)
         if self.inverted:
             gray = 1 - gray
         if self.padding is not None:
-            gray[(values >= self.padding[0]) & (values <= self.padding[1])] = 0
+            gray[self.padding] = 0
         return np.rint(gray * 255).astype(np.uint8)
 
-    def _scaled(self, values: Floats) -> Floats:
-        if isinstance(self.modality, Lookup):
-            return self.modality(values)
-        slope, intercept = self.modality
-        return values * slope + intercept
 
-
-def values_of(bits: int, *, stored: int, high_bit: int, signed: bool) -> NDArray[np.int64]:
-    """The stored value of each word of `bits` bits, of which `stored` below `high_bit` count."""
-    words = np.arange(1 << bits, dtype=np.int64) >> (high_bit + 1 - stored)
-    words &= (1 << stored) - 1
-    if signed:
-        words[words >= 1 << (stored - 1)] -= 1 << stored
-    return words
+def scaled(modality: Modality, values: Floats) -> Floats:
+    """The modality's step from stored values."""
+    if isinstance(modality, Lookup):
+        return modality(values)
+    slope, intercept = modality
+    return values * slope + intercept
 
 
 def occurring(
-    words: Words, values: NDArray[np.int64], padding: tuple[int, int] | None
+    words: Words, values: NDArray[np.int64], padding: NDArray[np.bool_] | None = None
 ) -> tuple[int, int]:
     """The least and greatest stored value in a film, less its padding."""
     present = np.zeros(len(values), bool)
     present[words] = True
     if padding is not None:
-        film = present & ((values < padding[0]) | (values > padding[1]))
+        film = present & ~padding
         present = film if film.any() else present
     found = values[present]
     return int(found.min()), int(found.max())

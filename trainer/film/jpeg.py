@@ -23,6 +23,11 @@ END = b"\xff\xd9"
 #: What ends a scan: a marker other than a restart.
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
+#: The same in JPEG-LS, whose frame has a marker of its own: within a scan FF stands before less
+#: than 80 (ISO 14495-1, annex A).
+_AFTER_SCAN_OF_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_JPEG_LS = 0xF7
+
 #: Coefficients of a block.
 _COEFFICIENTS = 64
 
@@ -69,9 +74,14 @@ def is_whole(data: bytes) -> bool:
     return False
 
 
+def end(data: bytes) -> int:
+    """Where a JPEG or a JPEG-LS ends, -1 where it does not."""
+    return next((at + len(END) for marker, at in _segments(data) if marker == _EOI), -1)
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Each marker of a JPEG and its place, to the first end of an image."""
-    at = 2
+    at, after_scan = 2, _AFTER_SCAN
     while at + 2 <= len(data):
         if data[at] != 0xFF or data[at + 1] == 0xFF:
             at = data.find(b"\xff", at + 1)
@@ -83,8 +93,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
         if marker == _EOI or at + 4 > len(data):
             return
         at += 2 if marker in _ALONE else 2 + (data[at + 2] << 8 | data[at + 3])
+        if marker == _JPEG_LS:
+            after_scan = _AFTER_SCAN_OF_LS
         if marker == _SOS:
-            found = _AFTER_SCAN.search(data, at)
+            found = after_scan.search(data, at)
             if found is None:
                 return
             at = found.start()

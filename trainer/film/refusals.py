@@ -21,6 +21,8 @@ REFUSALS = {
     "body_part": "DICOM of another body part than the chest",
     "lateral": "DICOM of a lateral or oblique view",
     "for_processing": "DICOM of raw detector data, FOR PROCESSING and not FOR PRESENTATION",
+    "polarity": "DICOM whose tags do not agree on which end is black; accepted, "
+    "PhotometricInterpretation decides",
     "burned_in": "DICOM that says that text is burned into its pixels",
 }
 

@@ -66,7 +66,7 @@ _NOISE = (
     "ignore",
     None,
     Warning,
-    re.compile(r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|rle)\b"),
+    re.compile(r"(PIL|pydicom|pylibjpeg|openjpeg|rle|jpeg_ls)\b"),
     0,
 )
 
@@ -106,20 +106,12 @@ def decode(
     return out
 
 
-def gray(data: bytes, accept: Collection[str] = (), size: int | None = None) -> Image.Image:
+def gray(data: bytes, accept: Collection[str] = ()) -> Image.Image:
     """One film in gray at its own size (mode `L`), upright: what every rule makes its pixels of.
 
-    With `size` a JPEG may be reduced as rule `gray-stretch-1` reduces it for that size. Raises what
-    `decode` raises.
+    Raises what `decode` raises.
     """
-    return _gray(data, None if size is None else round(size * DRAFT_GAP), Accepted(accept), None)
-
-
-def stretched(gray: Image.Image, size: int) -> NDArray[np.uint8]:
-    """`gray` as rule `gray-stretch-1` brings it to a size, `uint8 [size, size]`."""
-    if gray.size != (size, size):
-        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
-    return np.frombuffer(gray.tobytes(), np.uint8).reshape(size, size)
+    return _gray(data, None, Accepted(accept), None)
 
 
 def field(rule: str, width: int, height: int, size: int) -> tuple[float, float, float, float]:
@@ -141,7 +133,10 @@ def field(rule: str, width: int, height: int, size: int) -> tuple[float, float, 
 def _gray_stretch_1(
     data: bytes, size: int, accept: Accepted, tags: dict[str, str] | None
 ) -> NDArray[np.uint8]:
-    return stretched(_gray(data, round(size * DRAFT_GAP), accept, tags), size)
+    gray = _gray(data, round(size * DRAFT_GAP), accept, tags)
+    if gray.size != (size, size):
+        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+    return np.frombuffer(gray.tobytes(), np.uint8).reshape(size, size)
 
 
 def _gray_nearest_1(

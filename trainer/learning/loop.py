@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data import cache as pixel_cache
-from trainer.data import dataset
+from trainer.data import dataset, decoding
+from trainer.data.decoding import Decoder
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
 from trainer.judging import metrics
 from trainer.learning import averaging, warm
@@ -95,10 +96,12 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
     device: torch.device | None = None,
+    decoder: Decoder | None = None,
 ) -> Trained:
     """Train on `data` in `folder`, or go on there; decoded films are kept in `cache`.
 
-    `device` is where; None: the GPU if there is one.
+    `device` is where; None: the GPU if there is one. `decoder` is what decodes; None: threads of
+    this process.
 
     `report` gets sentences, a Without where films are left out, a Progress about every second, a
     Saved per checkpoint and an Epoch per epoch; `stop` is asked at each step. Raises Stopped when
@@ -111,7 +114,7 @@ def train(
         cache or folder / "films",
         size=options.size,
         rule=options.film_rule,
-        workers=options.workers,
+        decoder=decoder or decoding.threads(options.workers),
         report=report,
         stop=stop,
     )

@@ -45,7 +45,7 @@ class Options:
     seed: int = 0
     #: For `dataset.read`: share of each class that is held out, by patient; above 0, to 0.5.
     val_fraction: float = 0.12
-    #: Threads that decode films, once per data set.
+    #: Processes, or threads, that decode films, once per data set.
     workers: int = 2
     #: Threads that compute; 0 leaves PyTorch's own number.
     threads: int = 0

@@ -26,6 +26,7 @@ from trainer import checkpoint
 from trainer.card import Card
 from trainer.data import cache as planes
 from trainer.data import classes, dataset, gathering
+from trainer.data.decoding import Decoder
 from trainer.errors import CheckpointError, DatasetError, ImportRefused
 from trainer.film import rules
 from trainer.folded import Network
@@ -125,7 +126,7 @@ def labels_of(listing: Path) -> tuple[str, ...]:
 
 def write(
     imported: Imported, path: Path, *, rule: str, positive: str | None, data: Path | None = None,
-    operating_point: str = calibration.YOUDEN, threads: int = 0,
+    operating_point: str = calibration.YOUDEN, threads: int = 0, decoder: Decoder | None = None,
 ) -> Card:  # fmt: skip
     """Write the model file; returns the card inside it.
 
@@ -152,13 +153,13 @@ def write(
     net, detector = copy.deepcopy(imported.net), None
     if data is not None:
         with devices.settings(threads):
-            card, detector = _calibrated(net, card, data, operating_point)
+            card, detector = _calibrated(net, card, data, operating_point, decoder)
     export.write(path, net.state_dict(), card, detector)
     return card
 
 
 def _calibrated(
-    net: model.ResNet18, card: Card, data: Path, operating_point: str
+    net: model.ResNet18, card: Card, data: Path, operating_point: str, decoder: Decoder | None
 ) -> tuple[Card, Detector]:
     """The card with temperature, threshold and metrics by half of a labelled folder.
 
@@ -172,7 +173,9 @@ def _calibrated(
         )
     films = dataset.settle(gathered, val_fraction=VAL_FRACTION, seed=0, positive=card.positive)
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:
-        films, decoded = planes.decode(films, Path(cache), size=card.size, rule=card.film_rule)
+        films, decoded = planes.decode(
+            films, Path(cache), size=card.size, rule=card.film_rule, decoder=decoder
+        )
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))
         rows, val_rows = decoded.rows(train), decoded.rows(val)
         seen = ood.Features()

@@ -19,7 +19,10 @@ from trainer.network.planes import Plane, Rng, to_image, to_plane
 
 
 def draw(
-    films: Sequence[NDArray[np.uint8]], count: int, seed: int, kinds: tuple[str, ...] = ()
+    films: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    count: int,
+    seed: int,
+    kinds: tuple[str, ...] = (),
 ) -> Iterator[NDArray[np.uint8]]:
     """`count` pictures `uint8 [S, S]`, one by one, of each of `kinds` in turn, by default of all.
 

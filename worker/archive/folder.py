@@ -13,7 +13,6 @@ from pathlib import Path
 from trainer import clutter
 from worker.archive import trouble
 from worker.archive.member import STORED, UNEXAMINED, Member
-from worker.archive.names import skipped_as
 from worker.archive.source import (
     MAX_BYTES,
     Kind,
@@ -83,7 +82,7 @@ class FolderSource(Source):
                         continue
                     stack.append((name + "/", iter(below)))
                     break
-                reason = skipped_as(name)
+                reason = clutter.reason(base)
                 if reason is None and stat.S_ISLNK(mode):
                     reason = "linked_directory"
                 if reason is None and not stat.S_ISREG(mode):

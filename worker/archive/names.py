@@ -21,12 +21,13 @@ LONGEST_PATH = 4096
 #: A zip's flag of names in UTF-8.
 _UTF8 = 0x800
 
-#: Words of which one is in each name that is clutter and has no part that begins with a mark.
-_WORDS = [name.encode() for name in clutter.PLAIN]
-
-#: What others begin with, and that behind what parts folders.
-_MARKS = list(b".~#@$")
-_PAIRS = [bytes((part, mark)) for part in b"/\\" for mark in _MARKS]
+#: The first bytes of the names of clutter that begin as any other, with a bit that makes letters
+#: small; by byte, whether others begin with it, and whether it parts folders.
+_BEGIN = 4
+_WORDS = np.frombuffer(
+    b"".join(bytes(byte | 0x20 for byte in name.encode()[:_BEGIN]) for name in clutter.PLAIN), "<u4"
+)
+_MARKS, _PARTS = (np.isin(np.arange(256), list(of)) for of in (b".~#@$", b"/\\"))
 
 #: What releases up to 0.2.0 skipped.
 _SKIPPED_FORMERLY = re.compile(
@@ -39,14 +40,9 @@ _SKIPPED_FORMERLY = re.compile(
 _KEPT = 100
 
 
-def skipped_as(name: str) -> str | None:
-    """Why an entry of this name is no film by construction, or None for a member.
-
-    The reasons are the keys of `Source.skipped`: `directory`, and those of `trainer.clutter`.
-    """
-    if not name or name[-1] in "/\\":
-        return "directory"
-    return clutter.reason(name)
+#: Why an entry of this name is no film by construction, or None for a member: the keys of
+#: `Source.skipped`.
+skipped_as = clutter.reason
 
 
 def of_zip(raw: bytes, flags: int, extra: bytes) -> str:
@@ -84,14 +80,16 @@ def are_plain(text: bytes, starts: npt.NDArray[np.intp], ends: npt.NDArray[np.in
     edges = np.zeros(len(data) + 1, np.int8)
     edges[starts] += 1
     edges[ends] -= 1
-    names = data[np.cumsum(edges[:-1], dtype=np.int8).view(bool)].tobytes()
-    lower = names.lower()
-    return (
-        names.isascii()
-        and not np.isin(data[starts], _MARKS).any()
-        and not any(pair in names for pair in _PAIRS)
-        and not any(word in lower for word in _WORDS)
+    names = data[np.cumsum(edges[:-1], dtype=np.int8).view(bool)]
+    if (names > 127).any():
+        return False
+    begins = np.concatenate(
+        (np.cumsum(ends - starts) - (ends - starts), np.flatnonzero(_PARTS[names]) + 1)
     )
+    padded = np.concatenate((names, np.zeros(_BEGIN, np.uint8)))
+    first = padded[begins[:, None] + np.arange(_BEGIN)]
+    words = (first | 0x20).view("<u4")[:, 0]
+    return not (_MARKS[first[:, 0]] | np.isin(words, _WORDS)).any()
 
 
 def as_formerly(raw: bytes, flags: int, extra: bytes) -> bool:

@@ -6,4 +6,5 @@ on a GPU where `gpu_trial` finds that worth while; both reach their parent throu
 a film as `reading` does, and keep to `memory_limit`. They give up all rights that they can do
 without (`jail`), that to open files too: each has an `opener`. `protocol` is all that parent and
 children have in common, beside the `memory` for the pixels and the `marks` of what each is at.
+`labelled` is the pool as training, evaluation and checks of labelled films use it.
 """

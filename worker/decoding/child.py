@@ -28,7 +28,7 @@ def main() -> None:
 def _serve(here: Endpoint) -> None:
     for request, window_fd in here.requests():
         replies = Replies(here.parent)
-        with closing(reading.Films(request.source, window_fd, here.opener)) as films:
+        with closing(reading.Films(request, window_fd, here.opener)) as films:
             for offset, member in request.films:
                 here.mark.begin()
                 tags: dict[str, str] = {}
@@ -37,7 +37,11 @@ def _serve(here: Endpoint) -> None:
                 here.mark.at_hand()
                 if data is not None and offset >= 0:  # below 0 only its hash is wanted
                     failure = reading.decode(data, request, here.pixels, offset, tags, overridden)
-                replies.add(content, failure, tags, overridden, reading.reader_of(data), whose)
+                sides = None
+                if request.sides and data is not None and failure is None:
+                    failure, sides = reading.sides(data)
+                reader = reading.reader_of(data)
+                replies.add(content, failure, tags, overridden, reader, whose, sides)
                 replies.send_if_due()
             replies.send()
 

@@ -101,9 +101,10 @@ class Replies:
         overridden: Collection[str],
         reader: tuple[str, int] | None,
         whose: Whose,
+        sides: tuple[int, int] | None = None,
     ) -> None:
         """One more film is through; where many are at once, `send_if_due` comes after the last."""
-        self._reply.add(content, failure, tags, overridden, reader, whose)
+        self._reply.add(content, failure, tags, overridden, reader, whose, sides)
         if self._reply.full:
             self.send()
 

@@ -37,6 +37,9 @@ class Film:
     offset: int
     #: Codes of refusals that are overridden.
     accept: tuple[str, ...] = ()
+    #: As in `protocol.Request`.
+    sha256: bool = False
+    sides: bool = False
     #: Decoders that ended while at it.
     strikes: int = 0
     #: A GPU decoder ended while at it and others: which one it was is found out one by one.
@@ -56,6 +59,7 @@ class Film:
             and self.rule == first.rule
             and self.size == first.size
             and self.accept == first.accept
+            and (self.sha256, self.sides) == (first.sha256, first.sides)
             and not (self.suspect or first.suspect)
         )
 
@@ -68,7 +72,7 @@ class Decoded:
     failure: Failure | None = None
     #: Whose trouble a failure is, where the system did not let the film be read.
     whose: Whose = ""
-    #: BLAKE2b-128 of the film's bytes; None where they could not be read.
+    #: BLAKE2b-128 of the film's bytes, or half of their SHA-256; None where they could not be read.
     content: bytes | None = None
     #: DICOM: identifying tags as they stand in the film, for the site's eyes only.
     tags: dict[str, str] | None = None
@@ -76,6 +80,8 @@ class Decoded:
     overridden: tuple[str, ...] = ()
     #: What read it: its kind of file, and the version of the reader (`trainer.film.content`).
     reader: tuple[str, int] | None = None
+    #: Width and height as stored, where they were asked for and there are pixels.
+    sides: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,7 +93,7 @@ class _Server:
     def serve(self) -> None:
         """Until the parent closes the socket. SystemExit where the GPU has stopped working."""
         for request, window_fd in self._here.requests(self._release_cache):
-            with closing(reading.Films(request.source, window_fd, self._here.opener)) as films:
+            with closing(reading.Films(request, window_fd, self._here.opener)) as films:
                 works = self._answer(request, films)
             if not works:
                 # A fresh process may get on with it, or finds out at once that it cannot.

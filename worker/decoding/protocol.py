@@ -104,6 +104,10 @@ class Request:
     size: int
     #: Codes of refusals that are overridden.
     accept: tuple[str, ...]
+    #: Whether a film's content hash is the first half of its SHA-256, as labelled films have it.
+    sha256: bool = False
+    #: Whether the films' sides as stored are asked for.
+    sides: bool = False
     #: Offset of the pixels in the shared memory in bytes, below 0 where only the content hash is
     #: wanted; and where the film's bytes are.
     films: Sequence[tuple[int, archive.Member]]
@@ -116,6 +120,8 @@ class Request:
             self.rule,
             self.size,
             self.accept,
+            self.sha256,
+            self.sides,
             [(offset, member.name[:most], *member[1:]) for offset, member in self.films],
         ]
         return _sendable(json.dumps(message).encode())
@@ -124,12 +130,14 @@ class Request:
     def unpack(cls, message: bytes) -> Request:
         """What `pack` made."""
         try:
-            source, rule, size, accept, films = json.loads(message)
+            source, rule, size, accept, sha256, sides, films = json.loads(message)
             return cls(
                 source=Source(*source),
                 rule=rule,
                 size=size,
                 accept=tuple(accept),
+                sha256=sha256,
+                sides=sides,
                 films=[(offset, archive.Member(*member)) for offset, *member in films],
             )
         except (TypeError, ValueError) as error:
@@ -192,6 +200,8 @@ class Reply:
     readers: dict[int, tuple[str, int]] = field(default_factory=dict)
     #: Place in this reply → whose trouble it is that the system did not let the film be read.
     whose: dict[int, trouble.Whose] = field(default_factory=dict)
+    #: Place in this reply → width and height of the film as stored, in pixels.
+    sides: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: Bytes that failures, tags and codes take at most.
     _remarks: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -213,6 +223,7 @@ class Reply:
         overridden: Collection[str] = (),
         reader: tuple[str, int] | None = None,
         whose: trouble.Whose = "",
+        sides: tuple[int, int] | None = None,
     ) -> None:
         """One more film; the failure's message and the tags are cut to what is sent of them."""
         place = len(self.contents)
@@ -231,6 +242,9 @@ class Reply:
             self._remarks += 100 + sum(map(len, overridden))
         if reader is not None:
             self.readers[place] = reader
+        if sides is not None:
+            self.sides[place] = sides
+            self._remarks += 40
 
     def pack(self) -> bytes:
         """As bytes for the socket."""
@@ -240,7 +254,7 @@ class Reply:
         for place, reader in self.readers.items():
             read_by[place] = numbers.setdefault(reader, len(numbers))
         remarks = b""
-        said = (self.failures, self.tags, self.overridden, self.whose)
+        said = (self.failures, self.tags, self.overridden, self.whose, self.sides)
         if numbers or any(said):
             listed = [list(numbers), *(list(kind.items()) for kind in said)]
             remarks = json.dumps(listed).encode()
@@ -253,13 +267,13 @@ class Reply:
         try:
             films, length, seconds = _REPLY_HEAD.unpack_from(message)
             end = _REPLY_HEAD.size + length
-            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 5
-            readers, failures, tags, overridden, whose = remarks
+            remarks = json.loads(message[_REPLY_HEAD.size : end]) if length else [()] * 6
+            readers, failures, tags, overridden, whose, sides = remarks
             numbered = [_reader(*reader) for reader in readers]
             begin = end + films
             if not 0.0 <= seconds < math.inf:
                 raise ValueError(f"{seconds} seconds")
-            for said in (failures, tags, overridden, whose):
+            for said in (failures, tags, overridden, whose, sides):
                 for place, _ in said:
                     if type(place) is not int or not 0 <= place < films:
                         raise ValueError(f"something about a film {place!r} of {films}")
@@ -278,6 +292,7 @@ class Reply:
                     if number != _NO_READER[0]
                 },
                 whose={place: _whose(of) for place, of in whose},
+                sides={place: _sides(*of) for place, of in sides},
             )
         except _NO_MESSAGE as error:
             raise ValueError(f"no reply of a decoder: {error}") from error
@@ -308,6 +323,14 @@ def _reader(kind: object, version: object) -> tuple[str, int]:
     if type(version) is not int or not 0 <= version <= MOST_VERSION:
         raise ValueError(f"{version!r} in place of a reader's version")
     return _word(kind), version
+
+
+def _sides(width: object, height: object) -> tuple[int, int]:
+    for side in (width, height):
+        if type(side) is not int or not 0 <= side < 1 << 31:
+            raise ValueError(f"{side!r} in place of a film's side")
+    assert isinstance(width, int) and isinstance(height, int)
+    return width, height
 
 
 def _failure(code: object, message: object, refused: object) -> Failure:

@@ -13,16 +13,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data import decoding
 from trainer.errors import FilmError, FilmRefused
 from trainer.film import content as film_content
 from trainer.film import rules
 from worker import archive
 from worker.archive import trouble
 from worker.decoding.opener import Opener, Refused
-from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request, Source
+from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request
 from worker.errors import MemberError
 
-_TOO_LARGE = Failure(
+#: Of a film that takes more memory than a decoder may have.
+TOO_MUCH = Failure(
     "too_large", "decoding it takes more memory than PNEUMOQ_FILM_MEMORY_MB", refused=False
 )
 
@@ -42,12 +44,14 @@ class Read(NamedTuple):
 class Films:
     """The films of one request, each of which is read once, in their order."""
 
-    def __init__(self, source: Source, window_fd: int | None, opener: Opener) -> None:
+    def __init__(self, request: Request, window_fd: int | None, opener: Opener) -> None:
         """`window_fd` is a compressed archive's window; all else comes from the opener.
 
         Waits for the opener to open an archive.
         """
+        source = request.source
         self._opener = opener
+        self._hash = _sha256 if request.sha256 else _blake2b
         self._refused: Read | None = None
         #: None where each film is a file of its own.
         self._reader: archive.Reader | None = None
@@ -65,17 +69,27 @@ class Films:
         if self._refused is not None:
             return self._refused
         if self._reader is not None:
-            found = _read(self._reader.read, member)
+            found = self._read(self._reader.read, member)
         else:
             fd = self._opener.file()
             if isinstance(fd, Refused):
                 return Read(failure=fd.failure, whose=fd.whose)
-            found = _read(partial(archive.read_file, fd), member)
+            found = self._read(partial(archive.read_file, fd), member)
             trouble.close(fd)
         if found.data is not None and found.data[128:132] == b"DICM":
             # Whatever else it holds or hides, its name may be a patient's.
             tags["format"] = "DICOM"
         return found
+
+    def _read(self, read: Callable[[archive.Member], bytes], member: archive.Member) -> Read:
+        try:
+            data = read(member)
+            content = self._hash(data)
+        except MemberError as error:
+            return Read(failure=_failure(error), whose=error.whose)
+        except MemoryError:
+            return Read(failure=TOO_MUCH)
+        return Read(content=content, data=data)
 
     def close(self) -> None:
         """Close the archive."""
@@ -83,15 +97,12 @@ class Films:
             self._reader.close()
 
 
-def _read(read: Callable[[archive.Member], bytes], member: archive.Member) -> Read:
-    try:
-        data = read(member)
-        content = hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
-    except MemberError as error:
-        return Read(failure=_failure(error), whose=error.whose)
-    except MemoryError:
-        return Read(failure=_TOO_LARGE)
-    return Read(content=content, data=data)
+def _blake2b(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:CONTENT_BYTES]
 
 
 def reader_of(data: bytes | None) -> tuple[str, int] | None:
@@ -115,8 +126,17 @@ def decode(
     except FilmError as error:
         return _failure(error)
     except MemoryError:
-        return _TOO_LARGE
+        return TOO_MUCH
     return None
+
+
+def sides(data: bytes) -> tuple[Failure | None, tuple[int, int] | None]:
+    """Width and height of a film that was decoded, as stored; or what is wrong with it."""
+    try:
+        found = decoding.stored_as(data)
+    except MemoryError:
+        return TOO_MUCH, None
+    return None, (found.width, found.height)
 
 
 def _failure(error: MemberError | FilmError) -> Failure:

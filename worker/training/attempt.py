@@ -131,6 +131,8 @@ class Attempt:
             "cache": str(home / "cache"),
             "resume_from": str(earlier or ""),
             "threads": self._settings.train_threads,
+            "film_deadline_s": self._settings.film_deadline_s,
+            "film_memory_mb": self._settings.film_memory_mb,
             "engine_batch": self._settings.batch,
             "names_key": privacy.load(self._settings).key_of_manifests().hex(),
         }

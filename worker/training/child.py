@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from trainer import atomic, errors
-from trainer.data import classes, dataset, gathering, whose
+from trainer.data import classes, dataset, gathering
+from trainer.data.decoding import Decoder
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
 from trainer.data.whose import Whose
@@ -36,6 +37,8 @@ from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
 from worker import logs
+from worker.decoding import labelled
+from worker.decoding.labelled import Limits
 from worker.engine import gate, open_engine
 from worker.engine.base import identity
 from worker.errors import WorkerError
@@ -157,15 +160,21 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     said = Whose(naming=naming or FIRST_NAMING, pattern=pattern, key=lambda: names.key)
     if naming is None:
         report("note", text=OF_BEFORE)
-    found = _gathered(spec, options, said, night, report)
+    decoder = labelled.processes(
+        Limits(
+            decoders=options.workers,
+            deadline_s=work["film_deadline_s"],
+            limit_mb=work["film_memory_mb"],
+        )
+    )
+    found = _gathered(spec, said, night, decoder, options.seed, report)
     data = dataset.settle(
         found.gathered,
         val_fraction=options.val_fraction,
         seed=options.seed,
         positive=found.positive,
     )
-    for text in (classes.meaning(data.labels, data.positive), *whose.notes(data.films)):
-        report("note", text=text)
+    report("note", text=classes.meaning(data.labels, data.positive))
     report("dataset", **_described(data, names))
 
     def on_event(news: loop.Epoch | loop.Progress | loop.Saved | loop.Without | str) -> None:
@@ -176,15 +185,20 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
             scalars.add(news)
         report(type(news).__name__.lower(), **dataclasses.asdict(news))
 
+    def train(options: loop.Options) -> loop.Trained:
+        return loop.train(
+            options, data, folder, on_event, stop.is_set, Path(work["cache"]), decoder=decoder
+        )
+
     try:
-        trained = loop.train(options, data, folder, on_event, stop.is_set, Path(work["cache"]))
+        trained = train(options)
     except errors.CheckpointError as error:
         if night is None or options.resume_from is None:
             raise
         # Films come in at night too, and nobody is there to say what is to become of the rest.
         report("note", text=f"what an earlier attempt left is not gone on from: {error}")
         options = dataclasses.replace(options, resume_from=None)
-        trained = loop.train(options, data, folder, on_event, stop.is_set, Path(work["cache"]))
+        trained = train(options)
     # Films and moments are gone. On a Jetson, whose GPU uses the processor's memory, the engines of
     # the gates need what they took. Without a GPU it does nothing.
     torch.cuda.empty_cache()
@@ -205,7 +219,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("note", text="comparing the model with the champion on the frozen films")
         judged = night.judge(
             found, path, positive=card.positive, batch=work["engine_batch"],
-            threads=work["threads"],
+            threads=work["threads"], decoder=decoder,
         )  # fmt: skip
     files = {"fp32": path, **derived.files}
     if model_dir is not None:
@@ -226,9 +240,10 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
 
 def _gathered(
     spec: dict[str, Any],
-    options: loop.Options,
     said: Whose,
     night: night_child.Night | None,
+    decoder: Decoder,
+    seed: int,
     report: Any,
 ) -> night_child.Films:
     """The labelled films, and those of them that a schedule's models are compared on."""
@@ -245,8 +260,8 @@ def _gathered(
         positive=spec.get("positive"),
         said=said,
         corrections=corrections,
-        workers=options.workers,
-        seed=options.seed,
+        decoder=decoder,
+        seed=seed,
         report=report,
     )
 

@@ -1,14 +1,13 @@
 """Evaluation: a model file measured on labelled films, with the engine that scores jobs.
 
-Films are decoded by threads a batch ahead of the engine; no more than that is ever held. What
-cannot be read is reported, not left out in silence. Needs no torch.
+Films are decoded by the decoder that the caller hands in, and computed as they come; no more than
+a batch is held. What cannot be read is reported, not left out in silence. Needs no torch.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +16,15 @@ from numpy.typing import NDArray
 
 from trainer.card import Card
 from trainer.data import layout, manifest
+from trainer.data.decoding import Decoder, Wanted
 from trainer.data.labelled import TEST, TRAIN, VAL, Entry, listed
-from trainer.data.patience import Patience
 from trainer.errors import DatasetError, FilmError
-from trainer.film import rules
 from worker.engine import Engine
 
 #: All splits together.
 ALL = "all"
 
 SPLITS = (TEST, VAL, TRAIN, ALL)
-
-#: Batches that are decoded ahead of the engine.
-AHEAD = 2
-
-_Decoded = NDArray[np.uint8] | FilmError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,52 +68,53 @@ def choose(data: Path, card: Card, split: str | None) -> tuple[str, tuple[Entry,
     return split, entries
 
 
-def score(engine: Engine, entries: Sequence[Entry], *, threads: int) -> Iterator[Scored]:
+def score(engine: Engine, entries: Sequence[Entry], decoder: Decoder) -> Iterator[Scored]:
     """What the engine computes of each film, in their order."""
-    waiting: deque[tuple[Sequence[Entry], list[Future[_Decoded]]]] = deque()
-    patience = Patience()
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode") as pool:
-        for start in range(0, len(entries), engine.batch):
-            part = entries[start : start + engine.batch]
-            films = [pool.submit(_decode, entry, engine.card, patience) for entry in part]
-            waiting.append((part, films))
-            if len(waiting) > AHEAD:
-                yield from _batch(engine, *waiting.popleft())
-        while waiting:
-            yield from _batch(engine, *waiting.popleft())
-
-
-def _batch(
-    engine: Engine, entries: Sequence[Entry], decoded: list[Future[_Decoded]]
-) -> Iterator[Scored]:
     card = engine.card
+    done: dict[int, Scored] = {}
+    numbers: list[int] = []
     pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
-    found = [future.result() for future in decoded]
-    for n, one in enumerate(found):
-        if not isinstance(one, FilmError):
-            pixels[n, 0] = one
+    at = 0
+    wanted = (Wanted(file=entry.file, sha256=entry.sha256) for entry in entries)
+    with closing(decoder(wanted, size=card.size, rule=card.film_rule)) as through:
+        # Films are computed as they come: none waits for one that takes long.
+        for found in through:
+            if found is None:
+                continue
+            entry, outcome = entries[found.number], found.outcome
+            if isinstance(outcome, FilmError):
+                done[found.number] = Scored(
+                    file=entry.file, truth=entry.name, code=outcome.code, reason=str(outcome)
+                )
+            else:
+                pixels[len(numbers), 0] = outcome
+                numbers.append(found.number)
+            if len(numbers) == engine.batch:
+                done |= _computed(engine, entries, numbers, pixels)
+                numbers.clear()
+            while at in done:
+                yield done.pop(at)
+                at += 1
+    if numbers:
+        done |= _computed(engine, entries, numbers, pixels)
+    yield from (done[number] for number in sorted(done))
+
+
+def _computed(
+    engine: Engine, entries: Sequence[Entry], numbers: Sequence[int], pixels: NDArray[np.uint8]
+) -> dict[int, Scored]:
+    """What the engine says of these films, whose pixels begin the batch."""
+    card = engine.card
     outputs = engine.submit(pixels).result()
     called = card.decide(outputs.scores)
-    for n, (entry, one) in enumerate(zip(entries, found, strict=True)):
-        if isinstance(one, FilmError):
-            yield Scored(file=entry.file, truth=entry.name, code=one.code, reason=str(one))
-            continue
+    found = {}
+    for n, number in enumerate(numbers):
         ood = -1.0 if outputs.ood is None else float(outputs.ood[n])
-        yield Scored(
-            file=entry.file,
-            truth=entry.name,
+        found[number] = Scored(
+            file=entries[number].file,
+            truth=entries[number].name,
             called=card.labels[int(called[n])],
             probability=float(outputs.scores[n, card.positive_index]),
             unusual=card.ood_threshold is not None and ood > card.ood_threshold,
         )
-
-
-def _decode(entry: Entry, card: Card, patience: Patience) -> _Decoded:
-    try:
-        data = patience.with_(entry.file.read_bytes)
-    except OSError as error:
-        return FilmError("unreadable", f"the file cannot be opened: {error.strerror}")
-    try:
-        return rules.decode(data, card.size, card.film_rule)
-    except FilmError as error:
-        return error
+    return found

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import checkup, classes, dataset, frozen, gathering, patients, snapshot, whose
+from trainer.checking import checkup, snapshot
+from trainer.data import classes, dataset, frozen, gathering, patients, whose
+from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Entry
@@ -88,7 +90,7 @@ class Night:
         positive: str | None,
         said: Whose,
         corrections: Path | None,
-        workers: int,
+        decoder: Decoder,
         seed: int,
         report: Report,
     ) -> Films:
@@ -146,7 +148,7 @@ class Night:
             report("note", text=films.told)
         report("note", text="checking the films before training on them")
         checked = checkup.check(
-            sources, said=said, corrections=corrections, positive=positive, workers=workers,
+            sources, said=said, corrections=corrections, positive=positive, decoder=decoder,
             gathered=gathered,
         )  # fmt: skip
         report("snapshot", **found | {"unreadable": len(checked.unreadable)})
@@ -254,12 +256,22 @@ class Night:
         return judged
 
     def judge(
-        self, films: Films, candidate: Path, *, positive: str, batch: int, threads: int
+        self,
+        films: Films,
+        candidate: Path,
+        *,
+        positive: str,
+        batch: int,
+        threads: int,
+        decoder: Decoder,
     ) -> dict[str, Any]:
         """What `night.Night.judged` keeps: both models' figures, and the verdict."""
         champion, counted = self._facts["champion"], films.judged
         paths = [candidate] if champion is None else [candidate, Path(champion["file"])]
-        outputs = [_score(path, counted, positive, batch=batch, threads=threads) for path in paths]
+        outputs = [
+            _score(path, counted, positive, batch=batch, threads=threads, decoder=decoder)
+            for path in paths
+        ]
         readable = np.logical_and.reduce([one.readable for one in outputs])
         seen = [film for film, could in zip(counted, readable, strict=True) if could]
         truth = _truth(seen, positive)
@@ -347,7 +359,13 @@ class _Scores:
 
 
 def _score(
-    path: Path, films: Sequence[Judged], positive: str, *, batch: int, threads: int
+    path: Path,
+    films: Sequence[Judged],
+    positive: str,
+    *,
+    batch: int,
+    threads: int,
+    decoder: Decoder,
 ) -> _Scores:
     engine = open_engine(path, batch=batch, threads=threads)
     try:
@@ -360,7 +378,7 @@ def _score(
         entries = [
             Entry(file=film.file, name=film.name, split=TEST, stem=film.file.stem) for film in films
         ]
-        score = [one.probability for one in evaluation.score(engine, entries, threads=threads)]
+        score = [one.probability for one in evaluation.score(engine, entries, decoder)]
         return _Scores(
             score=np.array([math.nan if p is None else p for p in score], dtype=np.float64),
             readable=np.array([p is not None for p in score], dtype=np.bool_),

@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from trainer import folded
 from trainer.card import Card
 from trainer.errors import FilmError, QuantiseError, Stopped
-from trainer.film import rules
 from trainer.judging import parity
 from trainer.modelfile import quantise
 from worker import archive
+from worker.decoding import labelled
+from worker.decoding.labelled import Limits
+from worker.decoding.pool import Place
 from worker.engine import FILE_OF, Engine, Pending, observe, open_engine
 from worker.engine.base import identity
-from worker.errors import ArchiveError, EngineError, MemberError
+from worker.errors import ArchiveError, EngineError
 
 #: `uint8 [1, S, S]` each, or all of them as one array.
 Films = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
@@ -168,11 +170,11 @@ def _files(
     return made, notes
 
 
-def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[NDArray[np.uint8], int]:
+def pick(uri: str, card: Card, most: int, limits: Limits) -> tuple[NDArray[np.uint8], int]:
     """At most `most` films of a folder or archive, chosen at random, as `uint8 [N, 1, S, S]`.
 
     Equal archives give equal films. Also returns how many of those chosen could not be read; others
-    were taken in their place as long as there were any. Raises ArchiveError.
+    were taken in their place as long as there were any. Raises ArchiveError and DecodersError.
     """
     with archive.open_source(uri) as source:
         if source.kind in archive.WINDOWED:
@@ -190,31 +192,20 @@ def pick(uri: str, card: Card, most: int, *, workers: int) -> tuple[NDArray[np.u
             elif (place := rng.randrange(n + 1)) < room:
                 chosen[place] = member
         rng.shuffle(chosen)
-        reader = archive.open_reader(source.kind, source.uri)
-
-    def decode(data: bytes) -> NDArray[np.uint8] | None:
-        try:
-            return rules.decode(data, card.size, card.film_rule)
-        except FilmError:
-            return None
-
-    found: list[NDArray[np.uint8]] = []
-    broken = 0
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(chosen), workers * 4):
-            read = []
-            for member in chosen[start : start + workers * 4]:
-                try:
-                    read.append(reader.read(member))
-                except MemberError:
-                    broken += 1
-            for pixels in pool.map(decode, read):
-                if pixels is None:
-                    broken += 1
-                elif len(found) < most:
-                    found.append(pixels)
-            if len(found) == most:
-                break
-    reader.close()
-    films = np.array(found, np.uint8).reshape(-1, 1, card.size, card.size)
+        where = Place(kind=source.kind, uri=source.uri, edition="")
+    found: dict[int, NDArray[np.uint8]] = {}
+    taken = 0
+    while len(found) < most and taken < len(chosen):
+        part = chosen[taken : taken + most - len(found)]
+        with closing(
+            labelled.members(where, part, size=card.size, rule=card.film_rule, limits=limits)
+        ) as through:
+            for one in through:
+                if one is not None and not isinstance(one.outcome, FilmError):
+                    found[taken + one.number] = one.outcome.copy()
+        taken += len(part)
+    broken = taken - len(found)
+    films = np.empty((len(found), 1, card.size, card.size), np.uint8)
+    for row, number in enumerate(sorted(found)):
+        films[row, 0] = found.pop(number)
     return films, broken

@@ -116,12 +116,13 @@ def _films(folder: Path, row: sa.RowMapping, settings: Settings) -> Films:
     import json
 
     from trainer.card import Card
+    from worker.decoding.labelled import Limits
     from worker.engine import gate
     from worker.training import precisions
 
     card = Card.from_json(json.dumps(row["card"]))
     found, broken = precisions.pick(
-        submit.readable_path(folder), card, CHOICE * gate.FILMS, workers=settings.engine_threads
+        submit.readable_path(folder), card, CHOICE * gate.FILMS, Limits.of(settings)
     )
     if broken:
         click.echo(f"{broken} of the files chosen are no films that can be read", err=True)

@@ -90,16 +90,19 @@ def run(
 
     from trainer.card import Card
     from trainer.judging import metrics
+    from worker.decoding import labelled
+    from worker.decoding.labelled import Limits
     from worker.scoring import serving
     from worker.training import evaluation
 
     pinned = precision.pin(engine, row["id"], asked, engines.kind_here(settings))
     card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, split)
-    threads = settings.engine_threads
     with ExitStack() as stack:
         network = stack.enter_context(serving.opened(settings, engine, row["id"], pinned))
-        films: Iterable[Scored] = evaluation.score(network, entries, threads=threads)
+        films: Iterable[Scored] = evaluation.score(
+            network, entries, labelled.processes(Limits.of(settings))
+        )
         if table is not None:
             films = stack.enter_context(_Table(table)).written(films)
         tally = _Tally(films)

@@ -71,6 +71,8 @@ def command(
     try:
         from trainer.film import rules
         from trainer.modelfile import jetson_import
+        from worker.decoding import labelled
+        from worker.decoding.labelled import Limits
     except ModuleNotFoundError as error:
         raise Failure(
             "importing a model needs PyTorch: pip install 'pneumoq[train]'; a worker that scores "
@@ -83,6 +85,7 @@ def command(
             card = jetson_import.write(
                 imported, path, rule=rules.IMPORTED[preprocess], positive=positive, data=data,
                 operating_point=operating_point, threads=settings.engine_threads,
+                decoder=labelled.processes(Limits.of(settings)),
             )  # fmt: skip
         except ValueError as error:  # what calibration says of a rule that it does not know
             raise Failure(str(error)) from error

@@ -42,6 +42,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
     from trainer import card as cards
     from trainer.judging import parity
     from trainer.modelfile import quantise as making
+    from worker.decoding.labelled import Limits
     from worker.engine import store
     from worker.training import precisions
 
@@ -49,7 +50,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
     card = cards.read(path)
     threads = settings.engine_threads
     films, broken = precisions.pick(
-        submit.readable_path(folder), card, making.FILMS + parity.FILMS, workers=threads
+        submit.readable_path(folder), card, making.FILMS + parity.FILMS, Limits.of(settings)
     )
     if broken:
         click.echo(f"{broken} of the files chosen are no films that can be read", err=True)

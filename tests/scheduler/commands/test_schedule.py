@@ -85,11 +85,14 @@ def test_a_schedule_says_when_it_runs_first_and_that_nobody_listens(
         f"nightly runs for the first time at {year}-02-01 02:30 in Europe/Paris "
         f"({year}-02-01 01:30 UTC).\n",
     )
-    assert only_line(result.stderr) == (
-        "No worker listens to the train queue: schedules run while `pneumoq up` does."
-    )
+    disease = "The disease is PNEUMONIA, against NORMAL: probabilities, threshold and figures are"
+    assert result.stderr.splitlines() == [
+        f"{disease} of it.",
+        "No worker listens to the train queue: schedules run while `pneumoq up` does.",
+    ]
     rows.a_worker(engine, "train")
-    assert run("schedule", "add", "second", *NIGHTLY, "train", films).stderr == ""
+    second = run("schedule", "add", "second", *NIGHTLY, "train", films)
+    assert only_line(second.stderr) == f"{disease} of it."
 
 
 def test_a_training_schedule_keeps_train_s_options_with_defaults_filled_in(

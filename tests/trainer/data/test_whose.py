@@ -11,7 +11,8 @@ import pytest
 
 from tests.support import hostile
 from tests.trainer import samples
-from trainer.data import checkup, dataset, division, gathering, names, whose
+from trainer.checking import checkup, division
+from trainer.data import dataset, gathering, names, whose
 from trainer.data.dataset import Dataset
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
@@ -33,7 +34,7 @@ def dicomdir(patient: int, n: int) -> str:
 
 
 def folder(patient: int, n: int) -> str:
-    return f"{7000 + 13 * patient}/{'ab'[n // 2]}/film {n}.jpg"
+    return f"{1700 + 13 * patient}/{'ab'[n // 2]}/film {n}.jpg"
 
 
 def mimic(patient: int, n: int) -> str:
@@ -148,8 +149,8 @@ def test_a_plain_folder_of_one_film_per_patient_trains_as_before_and_it_is_said(
         (f.path, f.patient, f.split) for f in before.films
     ]
     assert (before.patients, data.patients) == ("", "unknown")
-    (said,) = [note for note in data.notes if note.startswith("patients: unknown: ")]
-    assert "nothing says whose 60 of 60 films are" in said
+    (said,) = [note for note in data.notes if note.startswith("patients: unknown, ")]
+    assert "nothing says whose 60 of 60 films are: " in said
     assert "intervals too narrow" in said
     assert "--patient-pattern REGEX" in said
     assert not any("patients: unknown" in note for note in before.notes)
@@ -183,6 +184,7 @@ def test_what_a_known_layout_s_patient_is(tmp_path: Path) -> None:
         ("person123_bacteria_456.jpeg", "person123"),
         ("IM-0115-0001.jpeg", "im0115"),
         ("NORMAL2-IM-0115-0001-0002.jpeg", "im0115"),
+        ("images/IM-0115-0001.jpeg", "im0115"),
         ("00000013_005.png", "00000013"),
         ("CHNCXR_0327_1.png", "CHNCXR_0327"),
         ("MCUCXR_0001_0.png", "MCUCXR_0001"),
@@ -225,6 +227,13 @@ def test_the_same_patient_in_test_and_in_training_is_said(tmp_path: Path) -> Non
     said = [note for note in dataset.read(tmp_path).notes if "10 patients have films both" in note]
     assert len(said) == 1
     assert "do not judge a model by test/" in said[0]
+
+
+def test_a_viewer_s_names_in_folders_of_patients_are_no_patients(tmp_path: Path) -> None:
+    truth = plant(tmp_path, lambda patient, n: f"smith{patient}/IM-0001-000{n}.jpg")
+    data = split(tmp_path)
+    assert (data.patients, on_both_sides(data, truth)) == ("folders", 0)
+    assert len({film.patient for film in data.films}) == PATIENTS
 
 
 # DICOM's tags.

@@ -152,6 +152,33 @@ def test_what_is_no_film_is_named(data: bytes, code: str) -> None:
     assert raised.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("data", "code", "says"),
+    [
+        (b"\xff\xd8\xff\xf7\0\x0b" + bytes(64), "unsupported_format", "JPEG-LS outside DICOM"),
+        (
+            b"\xff\xd8\xff\xe8\0\x04ab\xff\xf8\0\x03c\xff\xf7" + bytes(64),
+            "unsupported_format",
+            "JPEG-LS outside DICOM is not read; convert it",
+        ),
+        (bytes(32_769) + b"CD001", "nested_archive", "an ISO image of a disc: unpack it"),
+        (b"Rar!\x1a\x07\x01\0", "nested_archive", "a RAR archive: unpack it"),
+        (b"7z\xbc\xaf\x27\x1c", "nested_archive", "a 7z archive: unpack it"),
+        (
+            b"--a1\r\nContent-Type: application/dicom\r\n\r\n" + bytes(128) + b"DICM" + bytes(9),
+            "not_an_image",
+            "save each part as a file of its own",
+        ),
+    ],
+)
+def test_what_pacs_and_discs_give_in_place_of_films_is_named_with_what_to_do(
+    data: bytes, code: str, says: str
+) -> None:
+    with pytest.raises(FilmError, match=re.escape(says)) as raised:
+        rules.decode(data, 32)
+    assert raised.value.code == code
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_file_cut_short_is_never_taken_for_a_film(kind: str) -> None:
     rng = np.random.default_rng(0)
@@ -485,7 +512,7 @@ def test_every_kind_of_file_has_a_reader_with_a_version() -> None:
 #: Kind of file → version of its reader, and what it makes of drawn films. Of what is compressed
 #: with loss each build of a decoder makes something a little different, so that none is here.
 MADE = {
-    "DICOM": (1, "249dc26211e75919"),
+    "DICOM": (2, "249dc26211e75919"),
     "PNG": (1, "065fddb331f91fb8"),
 }
 

@@ -126,6 +126,14 @@ def test_a_summary_has_every_metric_between_the_ends_of_its_interval() -> None:
     assert sum(found[name] for name in counts) == found["films"] == 300
 
 
+def test_where_patients_are_unknown_a_summary_says_that_its_intervals_are_too_narrow() -> None:
+    score, truth = np.array([0.2, 0.8]), np.array([False, True])
+    found = metrics.summary(score, truth, 0.5, patients="unknown")
+    assert found["patients_unknown"] == 1
+    for known in ("known", "folders", ""):
+        assert "patients_unknown" not in metrics.summary(score, truth, 0.5, patients=known)
+
+
 def test_a_summary_lacks_what_the_films_do_not_allow() -> None:
     found = metrics.summary(np.array([0.9, 0.8]), np.array([True, True]), 0.5)
     assert found["sensitivity"] == found["ppv"] == 1

@@ -124,9 +124,10 @@ def reply(
     tags: Any = (),
     overridden: Any = (),
     whose: Any = (),
+    sides: Any = (),
 ) -> bytes:
     """A reply about one film, as a decoder might send it that a film has taken over."""
-    remarks = json.dumps([readers, failures, tags, overridden, whose]).encode()
+    remarks = json.dumps([readers, failures, tags, overridden, whose, sides]).encode()
     head = struct.pack("<IId", 1, len(remarks), seconds)
     return head + remarks + b"\0" + protocol.NO_CONTENT
 
@@ -135,10 +136,11 @@ def test_a_reply_whose_parts_are_of_the_right_kinds_is_taken() -> None:
     found = Reply.unpack(
         reply(
             failures=[[0, ["corrupt", "cut", False]]], tags=[[0, {"study": "1"}]],
-            overridden=[[0, ["lateral"]]], whose=[[0, "film"]],
+            overridden=[[0, ["lateral"]]], whose=[[0, "film"]], sides=[[0, [3000, 2000]]],
         )
     )  # fmt: skip
     assert found.readers == {0: ("DICOM", 2)}
+    assert found.sides == {0: (3000, 2000)}
     assert found.whose == {0: "film"}
 
 

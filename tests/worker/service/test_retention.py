@@ -155,10 +155,13 @@ def test_caches_beyond_the_newest_go_unless_a_training_runs(
     half = put(cache / f"{'e' * 32}.json", days=30)
     killed = put(cache / f".{'f' * 32}.1234", days=2)
     put(cache / f".{'f' * 32}.5678")  # is being written
+    begun = [put(cache / f".{'a' * 32}.{end}", days=2) for end in ("planes", "entries")]
+    for end in ("planes", "entries"):
+        put(cache / f".{'b' * 32}.{end}")  # somebody may go on with it
     lease = rows.a_claimed_training(engine)
     assert tidied(settings, engine) == set()
     write(engine, lambda c: endings.finish(c, lease.job_id, "failed", "w1"))
-    assert tidied(settings, engine) == {*made[-1], *made[-2], half, killed}
+    assert tidied(settings, engine) == {*made[-1], *made[-2], half, killed, *begun}
 
 
 def test_what_cannot_be_removed_is_told_and_stays(

@@ -93,6 +93,8 @@ def started(folder: Path, data: Path, after: Path | None = None, **spec: Any) ->
         "cache": str(folder.parent / "cache"),
         "resume_from": str(after or ""),
         "threads": 1,
+        "film_deadline_s": 30.0,
+        "film_memory_mb": 2048,
         "engine_batch": 2,
         "names_key": bytes(32).hex(),
     }

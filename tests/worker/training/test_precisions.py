@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from tests.worker import samples
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import Stopped
+from worker.decoding.labelled import Limits
 from worker.engine import open_engine
 from worker.errors import ArchiveError
 from worker.training import precisions
 from worker.training.precisions import Derived
+
+LIMITS = Limits(decoders=2, deadline_s=30.0, limit_mb=2048)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_films_are_picked_from_a_folder_and_what_is_none_is_counted(
     folder: Path, card: Card
 ) -> None:
-    films, broken = precisions.pick(str(folder), card, 1000, workers=2)
+    films, broken = precisions.pick(str(folder), card, 1000, LIMITS)
     assert films.shape == (len(list(folder.iterdir())) - 2, 1, card.size, card.size)
     assert broken == 2
     assert len(np.unique(films.reshape(len(films), -1), axis=0)) == len(films)
@@ -152,8 +156,8 @@ def test_films_are_picked_from_a_folder_and_what_is_none_is_counted(
 def test_as_many_films_are_picked_as_asked_for_and_always_the_same(
     folder: Path, card: Card
 ) -> None:
-    first, _ = precisions.pick(str(folder), card, 5, workers=2)
-    again, _ = precisions.pick(str(folder), card, 5, workers=1)
+    first, _ = precisions.pick(str(folder), card, 5, LIMITS)
+    again, _ = precisions.pick(str(folder), card, 5, dataclasses.replace(LIMITS, decoders=1))
     assert len(first) == 5
     assert np.array_equal(first, again)
 
@@ -163,4 +167,4 @@ def test_an_archive_that_is_only_read_from_its_start_is_refused(
 ) -> None:
     path = shutil.make_archive(str(tmp_path / "films"), "gztar", folder)
     with pytest.raises(ArchiveError, match="can only be read from its start; unpack it"):
-        precisions.pick(path, card, 5, workers=1)
+        precisions.pick(path, card, 5, LIMITS)

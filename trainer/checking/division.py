@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import atomic
-from trainer.data import dataset, gathering, layout, manifest, patients, preview, whose
+from trainer.checking import preview
+from trainer.data import dataset, gathering, layout, manifest, patients, whose
 from trainer.data.dataset import Dataset
+from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, stem_of
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
@@ -42,14 +44,15 @@ def divide(
     seed: int = 0,
     said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
-    workers: int = 2,
+    decoder: Decoder | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Division:
     """All readable films, of each class about `val` and `test` of them held out by patient.
 
     Whatever splits there were are given up. Films that are nearly the same picture count as one
-    patient's; for that each film is decoded once, by `workers` threads. The same films, seed and
-    shares give the same division. `said` is how it is known whose a film is. Raises DatasetError.
+    patient's; for that each film is decoded once, by `decoder` or two threads. The same films, seed
+    and shares give the same division. `said` is how it is known whose a film is. Raises
+    DatasetError.
     """
     if not (val > 0 and test >= 0 and val + test < 1):
         raise DatasetError(
@@ -62,7 +65,7 @@ def divide(
     gathered = dataclasses.replace(gathered, films=tuple(pool), settled=False, added=frozenset())
     # Which class is the disease makes no difference here, and is not asked.
     data = dataset.settle(gathered, val_fraction=val, seed=seed, positive=gathered.labels[-1])
-    seen, broken = preview.at(data.root, data.films, workers=workers, report=report)
+    seen, broken = preview.at(data.root, data.films, decoder=decoder, report=report)
     data = data.without(broken)
     patient_of = {film.sha256: film.patient for film in data.films}
     groups = [[patient_of[sha256] for sha256 in group] for group in preview.same_pictures(seen)]

@@ -14,23 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from trainer.acquisition.looks import Looks
-from trainer.data import (
-    acquired,
-    classes,
-    dataset,
-    findings,
-    gathering,
-    layout,
-    manifest,
-    preview,
-    whose,
-)
-from trainer.data.acquired import Alike
+from trainer.checking import acquired, findings, preview
+from trainer.checking.acquired import Alike
+from trainer.checking.findings import Finding, Level
+from trainer.checking.preview import Preview
+from trainer.data import classes, dataset, gathering, layout, manifest, whose
 from trainer.data.dataset import Dataset
-from trainer.data.findings import Finding, Level
+from trainer.data.decoding import Decoder
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL
-from trainer.data.preview import Preview
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
@@ -92,15 +84,15 @@ def check(
     said: Whose = whose.BY_THEMSELVES,
     corrections: Path | None = None,
     positive: str | None = None,
-    workers: int = 2,
+    decoder: Decoder | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     gathered: Gathered | None = None,
 ) -> Checkup:
     """Look at what `train` would read; what is wrong becomes findings, not errors.
 
     `said` is how it is known whose a film is.
-    `positive` is the class that is the disease, where its name does not say so. `workers` is a
-    number of threads; `report` gets how many films were decoded, of how many.
+    `positive` is the class that is the disease, where its name does not say so. `decoder` is
+    two threads where none is given; `report` gets how many films were decoded, of how many.
     `gathered` is what these paths hold, where it was read already.
     """
     found: list[Finding] = []
@@ -120,7 +112,7 @@ def check(
             found += findings.manifest_classes(layout.found(path), gathered)
     looks: list[Looks] = []
     seen, broken = preview.at(
-        gathered.root, gathered.films, workers=workers, report=report, looks=looks
+        gathered.root, gathered.films, decoder=decoder, report=report, looks=looks
     )
     unreadable = [*gathered.unreadable, *broken]
     found += findings.unreadable(unreadable)
