@@ -58,7 +58,7 @@ def at(
     seen: dict[str, Preview] = {}
     broken: dict[str, FilmError] = {}
     wanted = (Wanted(file=root / film.path, sha256=film.sha256) for film in unique)
-    size = duplicates.SIDE if looks is None else _side(root, unique[:PROBED], decoder)
+    size = duplicates.SIDE if looks is None else _side(root, unique[:PROBED])
     some: list[tuple[NDArray[np.uint8], Stored]] = []
     with contextlib.closing(
         decoder(wanted, size=size, rule=rules.DEFAULT_RULE, stored=True)
@@ -92,16 +92,15 @@ def at(
     return seen, left_out
 
 
-def _side(root: Path, films: Sequence[Film], decoder: Decoder) -> int:
+def _side(root: Path, films: Sequence[Film]) -> int:
     """At which side films are looked at: small ones would only be blown up."""
     sides = []
-    wanted = (Wanted(file=root / film.path, sha256=film.sha256) for film in films)
-    with contextlib.closing(
-        decoder(wanted, size=acquired.SMALL, rule=rules.DEFAULT_RULE, stored=True)
-    ) as through:
-        for found in through:
-            if found is not None and found.stored is not None:
-                sides.append(min(found.stored.width, found.stored.height))
+    for film in films:
+        try:
+            stored = decoding.stored_as((root / film.path).read_bytes())
+        except Exception:
+            continue  # what is wrong with it is told when it is decoded
+        sides.append(min(stored.width, stored.height))
     return acquired.SMALL if sides and np.median(sides) < groups.SMALL_FILMS else marks.SIDE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from trainer.data import dataset
 from trainer.errors import DatasetError
 
 DATA = SHARED / "data"
+
+#: Films of one X-ray unit in the public paediatric set.
+UNIT = SHARED / "cases" / "unit" / "films.csv"
 
 
 def fit(root: Path) -> Path:
@@ -105,8 +109,8 @@ def test_one_picture_under_two_patients_is_a_doubt_that_a_division_ends(tmp_path
     films = tmp_path / "films"
     samples.fill(films, patients=70, films=1)
     for number in range(20):
-        source = films / "NORMAL" / f"patient{number:04}_0.jpeg"
-        resaved(source, films / "NORMAL" / f"patient{number + 900:04}_0.jpeg", quality=70)
+        source = sorted((films / ("NORMAL", "PNEUMONIA")[number % 2]).iterdir())[number]
+        resaved(source, source.with_name(f"patient{number + 9000:04}_0.jpeg"), quality=70)
     assert codes(checkup.check([films]), "doubt") == {"near_copies_of_patients"}
     divided = division.divide([films])
     assert divided.joined == 20
@@ -130,7 +134,8 @@ def test_classes_that_their_files_give_away_are_doubts(tmp_path: Path) -> None:
         resaved(path, path.with_suffix(".png"), side=200)
         path.unlink()
     found = checkup.check([tmp_path])
-    assert codes(found, "doubt") == {"size_differs", "shape_differs", "formats_differ"}
+    differ = {"size_differs", "shape_differs", "formats_differ"}
+    assert codes(found, "doubt") == {*differ, "acquired_alike"}
     assert "NORMAL PNG, PNEUMONIA JPEG" in text(found, "formats_differ")
 
 
@@ -212,13 +217,35 @@ def test_reading_and_dividing_grow_as_the_number_of_films(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
-def test_the_public_paediatric_set_is_ready_and_its_originals_are_doubted() -> None:
+def test_the_public_paediatric_set_is_doubted_for_its_units_and_its_originals() -> None:
     found = checkup.check([DATA / "kermany_224"])
-    assert found.verdict == "ready"
+    assert codes(found, "doubt") == {"acquired_alike"}
+    assert 1 <= len(found.groups) <= 5
     assert found.films["train"] == {"NORMAL": 1341, "PNEUMONIA": 3875}
     assert "50 films are copies" in text(found, "copies")
     originals = checkup.check([DATA / "originals"])
     assert {"size_differs", "shape_differs"} <= codes(originals, "doubt")
+
+
+@pytest.mark.skipif(not UNIT.is_file(), reason="needs ../shared/data and ../shared/cases")
+def test_the_unit_that_took_mostly_the_sick_is_found() -> None:
+    listed, sure = set(), set()
+    with UNIT.open(newline="") as file:
+        for row in csv.DictReader(file):
+            name = Path(row["path"]).name
+            listed.add(name)
+            if float(row["r_mark_ncc"]) > 0.7 or float(row["kv_stamp_ncc"]) > 0.6:
+                sure.add(name)
+    found = checkup.check([DATA / "kermany_224"])
+    there = {film.name for film in (DATA / "kermany_224").rglob("*.jpeg")}
+    units = [
+        {Path(path).name for paths in group.films.values() for path in paths}
+        for group in found.groups
+    ]
+    assert any(
+        len(unit & sure) >= 0.8 * len(sure & there) and len(unit & listed) >= 0.6 * len(unit)
+        for unit in units
+    )
 
 
 def test_a_film_that_is_a_photograph_is_no_film(tmp_path: Path) -> None:
