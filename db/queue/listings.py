@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -92,65 +92,105 @@ def complete(connection: sa.Connection, lease: Lease, skipped: dict[str, int]) -
     job_rows.log(connection, lease.job_id, lease.worker_id, "planned")
 
 
-def bisect(connection: sa.Connection, shard: Shard, first: NewShard, second: NewShard) -> None:
-    """Put two halves in a shard's place, so that what kills its workers is cornered.
+def cut(connection: sa.Connection, shard: Shard, parts: Sequence[NewShard]) -> list[Shard]:
+    """Put shards of consecutive items in a shard's place, in the hands of whoever holds it.
 
-    The first half keeps the number; the second is appended to the job. Both are due at once and
-    have HALF_ATTEMPTS attempts. Raises LeaseLost as `results.commit` does.
+    The first keeps the number; the others are appended to the job. Raises LeaseLost as
+    `results.commit` does, and where it was cut already.
     """
-    if shard.n_items < 2 or first.n_items + second.n_items != shard.n_items:
+    if sum(p.n_items for p in parts) != shard.n_items or min(p.n_items for p in parts) < 1:
         raise ValueError(
             f"shard {shard.shard_no} of job {shard.job_id} has {shard.n_items} items; "
-            f"halves of {first.n_items} and {second.n_items} do not make it up"
+            f"parts of {' and '.join(str(p.n_items) for p in parts)} do not make it up"
         )
     row = connection.execute(
         sa.select(jobs.c.state, jobs.c.planned_shards)
         .where(jobs.c.id == shard.job_id)
         .with_for_update()
     ).one()
-    attempts = leases.MAX_ATTEMPTS - HALF_ATTEMPTS
+    made: list[Shard] = []
+    number, first_item = shard.shard_no, shard.first_item
+    for place, part in enumerate(parts):
+        end = first_item + part.n_items
+        unread = {item: n for item, n in shard.unread.items() if first_item <= item < end}
+        made.append(
+            replace(
+                shard, shard_no=number, first_item=first_item, n_items=part.n_items,
+                listing=part.listing, unread=unread,
+            )
+        )  # fmt: skip
+        number, first_item = row.planned_shards + place, end
+    same = sa.and_(leases.held(shard), shards.c.n_items == shard.n_items)
     kept = connection.execute(
         sa.update(shards)
-        .where(leases.held(shard), sa.literal(row.state in SCORING_JOB_STATES))
-        .values(
-            state="ready",
-            n_items=first.n_items,
-            lease_until=None,
-            attempts=attempts,
-            not_before=None,
-        )
+        .where(same, sa.literal(row.state in SCORING_JOB_STATES))
+        .values(n_items=made[0].n_items, unread=_unread(made[0]))
     )
     if kept.rowcount != 1:
         raise leases.lost(shard)
-    number = row.planned_shards
-    connection.execute(
-        sa.insert(shards).values(
-            job_id=shard.job_id,
-            shard_no=number,
-            source_no=shard.source_no,
-            first_item=shard.first_item + first.n_items,
-            n_items=second.n_items,
-            state="ready",
-            attempts=attempts,
-            last_error=shard.last_error,
-        )
+    until = sa.select(shards.c.lease_until).where(
+        shards.c.job_id == shard.job_id, shards.c.shard_no == shard.shard_no
     )
+    for one in made[1:]:
+        connection.execute(
+            sa.insert(shards).values(
+                job_id=one.job_id,
+                shard_no=one.shard_no,
+                source_no=one.source_no,
+                first_item=one.first_item,
+                n_items=one.n_items,
+                state="leased",
+                lease_token=one.token,
+                lease_until=until.scalar_subquery(),
+                worker_id=one.worker_id,
+                attempts=one.attempt,
+                unread=_unread(one),
+            )
+        )
+        connection.execute(
+            sa.insert(shard_listings).values(
+                job_id=one.job_id, shard_no=one.shard_no, listing=one.listing
+            )
+        )
     connection.execute(
         sa.update(shard_listings)
         .where(shard_listings.c.job_id == shard.job_id, shard_listings.c.shard_no == shard.shard_no)
-        .values(listing=first.listing)
+        .values(listing=made[0].listing)
     )
     connection.execute(
-        sa.insert(shard_listings).values(
-            job_id=shard.job_id, shard_no=number, listing=second.listing
+        sa.update(jobs)
+        .where(jobs.c.id == shard.job_id)
+        .values(planned_shards=row.planned_shards + len(parts) - 1)
+    )
+    return made
+
+
+def _unread(shard: Shard) -> Any:
+    """The column `unread`."""
+    return {str(item): tries for item, tries in shard.unread.items()} or sa.null()
+
+
+def bisect(connection: sa.Connection, shard: Shard, first: NewShard, second: NewShard) -> None:
+    """Put two halves in a shard's place, so that what kills its workers is cornered.
+
+    The first half keeps the number; the second is appended to the job. Both are due at once and
+    have HALF_ATTEMPTS attempts. Raises LeaseLost as `results.commit` does.
+    """
+    halves = cut(connection, shard, [first, second])
+    connection.execute(
+        sa.update(shards)
+        .where(shards.c.job_id == shard.job_id, shards.c.shard_no.in_([h.shard_no for h in halves]))
+        .values(
+            state="ready",
+            lease_until=None,
+            attempts=leases.MAX_ATTEMPTS - HALF_ATTEMPTS,
+            not_before=None,
         )
-    )
-    connection.execute(
-        sa.update(jobs).where(jobs.c.id == shard.job_id).values(planned_shards=number + 1)
     )
     job_rows.log(
         connection, shard.job_id, shard.worker_id, "shard_bisected",
-        f"shard {shard.shard_no} of {shard.n_items} items: the second half is shard {number} now",
+        f"shard {shard.shard_no} of {shard.n_items} items: the second half is shard "
+        f"{halves[1].shard_no} now",
     )  # fmt: skip
 
 

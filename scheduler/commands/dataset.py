@@ -13,8 +13,9 @@ import click
 
 from scheduler import errors, session
 from scheduler.show import output
-from trainer.data import checkup, classes, division, whose
-from trainer.data.checkup import Checkup, Sizes
+from trainer.checking import checkup, division
+from trainer.checking.checkup import Checkup, Sizes
+from trainer.data import classes, whose
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose

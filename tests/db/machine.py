@@ -432,6 +432,31 @@ class Machine(Invariants):
                 self.still_held(shard), lambda c: listings.bisect(c, shard, *halves), LeaseLost
             )
 
+    @rule(which=pick, late=late, at=pick, good=st.booleans())
+    def commit_a_part(self, which: int, late: bool, at: int, good: bool) -> None:
+        """Outcomes of some items of a shard, which is handed back with the others."""
+        shard = self.shard(which, late)
+        if shard is None:
+            return
+        names = json.loads(shard.listing)
+        middle = 1 + at % max(1, len(names) - 1)
+        new = [
+            NewShard(source_no=shard.source_no, n_items=len(part), listing=_listing(part))
+            for part in (names[:middle], names[middle:]) if part
+        ]  # fmt: skip
+        parts = self.expect(
+            self.still_held(shard), lambda c: listings.cut(c, shard, new), LeaseLost
+        )
+        if parts:
+            self.held += parts
+            made = self.made(parts[0], random.Random(at), known=False)
+            write(self.engine, lambda c: results.commit(c, parts[0], made))
+            for part in parts[1:]:
+                write(
+                    self.engine,
+                    lambda c, p=part: leases.hand_back_shard(c, p, "x", in_good_order=good),  # type: ignore[misc]
+                )
+
     @rule(which=pick, late=late)
     def give_up(self, which: int, late: bool) -> None:
         shard = self.shard(which, late)

@@ -256,6 +256,7 @@ def calls(at: Rows, folder: Path) -> dict[str, Call]:
         "commit another": lambda c: commit(c, second),
         "give up a shard": lambda c: results.give_up(c, first, ["a", "b"], "worker_died", "x"),
         "bisect": lambda c: listings.bisect(c, first, *halves),
+        "cut": lambda c: listings.cut(c, first, halves),
         "hand back": lambda c: leases.hand_back_shard(c, first, "x", in_good_order=False),
         "source away": lambda c: give_back(c, first),
         "source away, stalled": lambda c: give_back(c, old),

@@ -51,6 +51,15 @@ _LONGEST = 1024
 #: Modalities of radiographs. OT and SC name nothing, so the other tags decide.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG", "OT", "SC", ""})
 
+#: Others (PS3.3, section C.7.3.1.1.1), for messages.
+_MODALITIES = frozenset((
+    "AR", "AU", "BDUS", "BI", "BMD", "CT", "DG", "DOC", "ECG", "EPS", "ES", "FID", "GM", "HC",
+    "HD", "IO", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "MG", "MR", "NM", "OAM", "OCT", "OP",
+    "OPM", "OPT", "OPV", "PLAN", "PR", "PT", "PX", "REG", "RESP", "RF", "RTDOSE", "RTIMAGE",
+    "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "TG", "US", "XA",
+    "XC",
+))  # fmt: skip
+
 #: SOP classes that may hold a radiograph (PS3.4, annex B.5).
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _RADIOGRAPH_CLASSES = frozenset(
@@ -78,6 +87,13 @@ _CHEST_WORDS = frozenset((
 _OTHER_WORDS = frozenset((
     "ABDOMEN", "PELVIS", "SPINE", "RIB", "RIBS", "RIBCAGE",
     "NECK", "STERNUM", "CLAVICLE", "HEAD",
+))  # fmt: skip
+
+#: Words of other body parts, for messages.
+_BODY_PARTS = frozenset((
+    "ANKLE", "ARM", "BREAST", "CSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM",
+    "HAND", "HEART", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE", "SHOULDER", "SINUS", "SKULL",
+    "TEETH", "TOE", "TSPINE", "WHOLEBODY", "WRIST",
 ))  # fmt: skip
 
 #: Codes of the chest in AnatomicRegionSequence (SNOMED CT; SNOMED RT before 2018; CID 4031).
@@ -217,51 +233,53 @@ def _refuse_without_pixels(dataset: Dataset, sop_class: str) -> None:
 def _refuse_other_kind(dataset: Dataset, sop_class: str, accept: Accepted) -> None:
     modality = _text(dataset, "Modality").upper()
     if modality not in _RADIOGRAPHS:
-        found = f"{named('Modality')} is {_shown(modality)}: not a radiograph (CR, DX)"
+        shown = _shown(modality, _MODALITIES)
+        found = f"{named('Modality')} is {shown}: not a radiograph (CR, DX)"
         refuse("modality", found, accept)
     if sop_class.startswith(_STORAGE) and sop_class not in _RADIOGRAPH_CLASSES:
         name = pydicom.uid.UID(sop_class).name
-        refuse(
-            "modality", f"{named('SOPClassUID')} is {_shown(name, 64)}: not a radiograph", accept
-        )
+        shown = "none of the standard's" if name == sop_class else name
+        refuse("modality", f"{named('SOPClassUID')} is {shown}: not a radiograph", accept)
 
 
 def _refuse_other_part(dataset: Dataset, accept: Accepted) -> None:
     part = _text(dataset, "BodyPartExamined").upper()
     words = set(re.findall(r"[A-Z]+", part))
     if words and (words & _OTHER_WORDS or not words & _CHEST_WORDS):
-        found = f"{named('BodyPartExamined')} is {_shown(part)}: not the chest"
+        shown = _shown(part, _CHEST_WORDS | _OTHER_WORDS | _BODY_PARTS)
+        found = f"{named('BodyPartExamined')} is {shown}: not the chest"
         refuse("body_part", found, accept)
     if words:
         return
-    for code, meaning in _codes(dataset, "AnatomicRegionSequence"):
+    for code in _codes(dataset, "AnatomicRegionSequence"):
         if code and code not in _CHEST_CODES:
-            found = f"{named('AnatomicRegionSequence')} is {_shown(meaning or code)}"
-            refuse("body_part", f"{found}: not the chest", accept)
+            found = f"{named('AnatomicRegionSequence')} has a code that is not the chest's"
+            refuse("body_part", found, accept)
 
 
 def _refuse_other_view(dataset: Dataset, accept: Accepted) -> None:
     view = _text(dataset, "ViewPosition").upper()
     words = set(re.findall(r"[A-Z]+", view))
     if words & _LATERAL_WORDS:
-        found = f"{named('ViewPosition')} is {_shown(view)}: not a frontal view"
+        shown = _shown(view, _LATERAL_WORDS)
+        found = f"{named('ViewPosition')} is {shown}: not a frontal view"
         refuse("lateral", found, accept)
-    for code, meaning in _codes(dataset, "ViewCodeSequence"):
+    for code in _codes(dataset, "ViewCodeSequence"):
         if code in _LATERAL_CODES:
-            found = f"{named('ViewCodeSequence')} is {_shown(meaning or code)}: not a frontal view"
+            found = f"{named('ViewCodeSequence')} is {code}: not a frontal view"
             refuse("lateral", found, accept)
     directions = _text(dataset, "PatientOrientation").upper().replace("\\", "/")
     # Rows that run to the front or the back of the patient, columns to the head or the feet.
     if not words and re.fullmatch(r"[AP][A-Z]*/[FH][A-Z]*", directions):
-        found = f"{named('PatientOrientation')} is {_shown(directions)}: seen from the side"
+        found = f"{named('PatientOrientation')} says that it is seen from the side"
         refuse("lateral", found, accept)
 
 
-def _codes(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
+def _codes(dataset: Dataset, keyword: str) -> Iterator[str]:
     items = dataset.get(keyword)
     if isinstance(items, pydicom.Sequence):
         for item in items:
-            yield _text(item, "CodeValue"), _text(item, "CodeMeaning")
+            yield _text(item, "CodeValue")
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -279,6 +297,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
     return str(value).strip("\0 \t\r\n")[:_LONGEST]
 
 
-def _shown(value: str, most: int = 16) -> str:
-    """A coded value for a message; 16 characters are the most that a code string may have."""
-    return re.sub(r"[^A-Za-z0-9 _\-/().,]", "?", value[:most]) or "empty"
+def _shown(value: str, known: frozenset[str]) -> str:
+    """The words of a value that are known here, for a message: others may name people."""
+    words = [word for word in re.findall(r"[A-Z0-9]+", value) if word in known]
+    return " ".join(words) or "something else"

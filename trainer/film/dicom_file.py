@@ -140,6 +140,9 @@ class _Elements:
 
     def _ended(self, at: int) -> bytes | None:
         """With the last delimiter of the compressed pixels at `at`; a part of it may be there."""
+        length = self._data[at + 8 : at + 12] if self._explicit else self._data[at + 4 : at + 8]
+        if length != struct.pack("<I", _UNDEFINED):
+            return None
         for there in range(len(_LAST)):
             if self._data.endswith(_LAST[:there]):
                 whole = _Elements(self._data + _LAST[there:], self._start, big=False)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal
 
 from worker import config
@@ -210,35 +211,50 @@ class DecoderProcess:
         self._process.kill()
         self.ready = False
 
-    def end(self, grace_s: float = 0.0) -> int:
-        """Kill the process unless it ends by itself in time; its exit status.
-
-        Whoever cannot be ended, it or its opener, is left behind.
-        """
+    def close(self, grace_s: float) -> None:
+        """Ask nothing more of it, and kill it unless it ends by itself in time."""
         self.socket.close()
         self._requests.close()
-        status = self._end_process(grace_s)
-        self._leave_opener()
-        return status
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
-    def _end_process(self, grace_s: float) -> int:
+    def reap(self, until: float) -> int:
+        """Its exit status; where the kernel does not let it end until then (time.monotonic) it is
+        left behind.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(grace_s)
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(REAP_S)
+            return self._process.wait(max(0.0, until - time.monotonic()))
         left = self._process
         apart.leave(lambda: left.poll() is None, f"decoder {left.pid}")
         return -signal.SIGKILL
 
-    def _leave_opener(self) -> None:
+    def leave_opener(self, until: float) -> None:
         """It ends with the decoder, but not while it waits for a dead disk or file server."""
         if self._opener is None:
             return
         pid, since = self._opener
-        until = time.monotonic() + OPENER_S
+        if process.since(pid) == since:  # its decoder has not ended
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         while process.since(pid) == since:
             if time.monotonic() > until:
                 apart.leave(lambda: process.since(pid) == since, f"a decoder's opener, {pid},")
                 return
             time.sleep(0.005)
+
+
+def end(decoders: Sequence[DecoderProcess], grace_s: float = 0.0) -> list[int]:
+    """Kill processes unless they end by themselves in time; their exit statuses.
+
+    All are waited for together. Whoever cannot be ended, a decoder or its opener, is left behind.
+    """
+    for decoder in decoders:
+        decoder.close(grace_s)
+    until = time.monotonic() + REAP_S
+    statuses = [decoder.reap(until) for decoder in decoders]
+    until = time.monotonic() + OPENER_S
+    for decoder in decoders:
+        decoder.leave_opener(until)
+    return statuses

@@ -137,8 +137,8 @@ class Decoders:
         for key, _ in self.selector.select(timeout_s):
             if key.data is not None:
                 yield from self._receive(key.data)
-        for decoder in self._supervisor.overdue():
-            yield from self._requeue(self._supervisor.replace_overdue(decoder))
+        for lost in self._supervisor.replace_overdue():
+            yield from self._requeue(lost)
         self._deal()
 
     def _receive(self, decoder: DecoderProcess) -> Iterator[Decoded]:

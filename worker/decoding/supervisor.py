@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from worker.archive.trouble import Whose
-from worker.decoding import jail
+from worker.decoding import handle, jail
 from worker.decoding.film import Decoded, Film, OnGpu
 from worker.decoding.handle import DecoderProcess, Pace
 from worker.decoding.marks import Marks
@@ -117,23 +117,24 @@ class Supervisor:
             self._failed_starts = 0
         return None
 
-    def overdue(self) -> list[DecoderProcess]:
-        """Those that are at one film, or at their start, for too long."""
-        now = time.monotonic()
-        return [d for d in self.decoders if self._is_overdue(d, now)]
-
     def _is_overdue(self, decoder: DecoderProcess, now: float) -> bool:
         if not decoder.ready:
             return now - decoder.last_event > (GPU_START_S if decoder.on_gpu else START_S)
         return bool(decoder.given) and now - decoder.at()[1] > self._deadline_s
 
-    def replace_overdue(self, decoder: DecoderProcess) -> Lost:
-        """End one that takes too long and start another.
+    def replace_overdue(self) -> list[Lost]:
+        """End those that are at one film, or at their start, for too long, and start others.
 
         Raises RuntimeError where decoders do not start at all.
         """
-        waits_for = decoder.waits_for
-        self._end(decoder)
+        now = time.monotonic()
+        overdue = [d for d in self.decoders if self._is_overdue(d, now)]
+        waited = [(d, d.waits_for) for d in overdue]
+        # Together: where a share hangs they may all be at it, and none of them can be ended.
+        self._end(*overdue)
+        return [self._replace_overdue(*one) for one in waited]
+
+    def _replace_overdue(self, decoder: DecoderProcess, waits_for: str) -> Lost:
         if decoder.on_gpu:
             return self._replace_on_gpu(decoder, "it took too long")
         after = f"after {self._deadline_s:.0f} s (PNEUMOQ_FILM_DEADLINE_S)"
@@ -151,7 +152,7 @@ class Supervisor:
 
         Raises RuntimeError where decoders do not start at all.
         """
-        status = self._end(decoder, EXIT_S)
+        (status,) = self._end(decoder, grace_s=EXIT_S)
         cause = f"signal {-status}" if status < 0 else f"exit status {status}"
         if decoder.on_gpu:
             when = "at work" if decoder.ready else "in starting"
@@ -175,9 +176,10 @@ class Supervisor:
         suspect = asked[0] if len(asked) == 1 else None
         return self._replace(decoder, suspect, Failure(DIED, message, refused=False))
 
-    def _end(self, decoder: DecoderProcess, grace_s: float = 0.0) -> int:
-        self.selector.unregister(decoder.socket)
-        return decoder.end(grace_s)
+    def _end(self, *decoders: DecoderProcess, grace_s: float = 0.0) -> list[int]:
+        for decoder in decoders:
+            self.selector.unregister(decoder.socket)
+        return handle.end(decoders, grace_s)
 
     def _replace(
         self,
@@ -227,8 +229,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End the processes."""
-        for decoder in self.decoders:
-            decoder.end()
+        handle.end(self.decoders)
         self.selector.close()
         self.decoders = []
         self._marks.close()

@@ -165,7 +165,8 @@ class Claims:
         # Whether those that could not be read can be now decides about all of the shard.
         earlier = run.earlier
         run.waiting = deque(sorted(run.waiting, key=lambda index: index not in earlier))
-        if not run.shard.spec.get("force"):
+        # Whether others are known does not matter then: a film that is read is to be settled.
+        if not (earlier or run.shard.spec.get("force")):
             with connecting.reading(self._database) as connection:
                 if reuse.any_known(connection, *run.model[:2]):
                     run.unread, run.waiting = run.waiting, run.unread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,8 @@ from db.base import database as connecting
 from db.base.errors import LeaseLost, unforeseen
 from db.queue import jobs, leases, listings, outages, results, reuse
 from db.queue.leases import Shard
+from db.queue.listings import NewShard
+from db.queue.results import Outcome
 from db.queue.reuse import Known
 from db.work import endings
 from worker import archive
@@ -22,6 +24,7 @@ from worker.config import Settings
 from worker.errors import EngineError, GpuLost
 from worker.machine import privacy
 from worker.machine.heartbeat import Heartbeat
+from worker.scoring import cutting
 from worker.scoring.away import Away
 from worker.scoring.shard import ShardRun
 
@@ -78,26 +81,71 @@ class Commits:
             )
         )
 
-    def source_away(self, shard: Shard, reason: str) -> Future[None]:
-        """Let another worker have a shard whose source cannot be read here; no attempt counts."""
-        return self._submit(lambda: source_away(self._database, self._heartbeat, shard, reason))
+    def source_away(self, run: ShardRun, reason: str) -> Future[None]:
+        """Let another worker have a shard whose source cannot be read here; no attempt counts.
 
-    def try_again(self, shard: Shard, reason: str, unread: Mapping[int, int]) -> Future[None]:
-        """Have a shard tried again in which some films could not be read, though others were.
-
-        `unread` are their tries so far, by item_no. No attempt counts.
+        What is settled of it is committed.
         """
 
-        def write(connection: sa.Connection) -> None:
-            leases.hand_back_shard(connection, shard, reason, in_good_order=True, unread=unread)
-            outages.read(connection, shard.job_id, shard.source_no)
-
         def hand_back_unread() -> None:
-            log.info("job %d: shard %d is tried again: %s", shard.job_id, shard.shard_no, reason)
-            connecting.write(self._database, write)
-            self._heartbeat.release(shard)
+            for shard in self._settle(run):
+                source_away(self._database, self._heartbeat, shard, reason)
 
         return self._submit(hand_back_unread)
+
+    def try_again(self, run: ShardRun, reason: str, unread: Mapping[int, int]) -> Future[None]:
+        """Have films tried again that could not be read, though others of their source were.
+
+        `unread` are their tries so far, by item_no. No attempt counts. What is settled of the shard
+        is committed.
+        """
+        of = run.shard
+
+        def hand_back_unread() -> None:
+            log.info("job %d: shard %d is tried again: %s", of.job_id, of.shard_no, reason)
+            left = self._settle(run)
+
+            def write(connection: sa.Connection) -> None:
+                for shard in left:
+                    items = range(shard.first_item, shard.first_item + shard.n_items)
+                    tries = {item: unread[item] for item in items if item in unread}
+                    leases.hand_back_shard(
+                        connection, shard, reason, in_good_order=True, unread=tries or None
+                    )
+                outages.read(connection, of.job_id, of.source_no)
+
+            connecting.write(self._database, write)
+            for shard in left:
+                self._heartbeat.release(shard)
+
+        return self._submit(hand_back_unread)
+
+    def _settle(self, run: ShardRun) -> list[Shard]:
+        """Commit the outcomes that a shard has so far; the shards of what is left of it."""
+        shard = run.shard
+        parts = cutting.parts(run.members, shard.first_item, run.outcomes)
+        if len(parts) == 1:
+            return [shard]
+        new = [
+            NewShard(
+                source_no=shard.source_no, n_items=len(part.members),
+                listing=archive.pack(part.members),
+            )
+            for part in parts
+        ]  # fmt: skip
+        self._keep_names(run)
+        try:
+            made = connecting.write(self._database, lambda c: listings.cut(c, shard, new))
+        except LeaseLost as error:
+            log.info("not cut: %s", error)
+            return []
+        for one in made:
+            self._heartbeat.hold(one)
+        for one, part in zip(made, parts, strict=True):
+            if part.outcomes:
+                self._write(one, part.outcomes)
+                self._heartbeat.release(one)
+        return [one for one, part in zip(made, parts, strict=True) if not part.outcomes]
 
     def others(self, shard: Shard, most: int) -> Future[list[Member]]:
         """Films of the same source in other shards, by chance, rather those that were read."""
@@ -121,7 +169,7 @@ class Commits:
         reason = str(error) if known else unforeseen("scoring the shard", error)
         if trouble.of_machine(error):
             self._away.leave(run.place.uri)
-            return self.source_away(shard, f"this machine has run out of something: {reason}")
+            return self.source_away(run, f"this machine has run out of something: {reason}")
         return self.hand_back(shard, reason, in_good_order=in_good_order)
 
     def log_engine(self, job_id: int, text: str) -> None:
@@ -141,31 +189,36 @@ class Commits:
         return future
 
     def _commit(self, run: ShardRun) -> None:
-        shard = run.shard
+        # First, because whoever dies in between could not make up for it.
+        self._keep_names(run)
+        if self._write(run.shard, run.outcomes):
+            self._away.was_read(run.place.uri)
+            close_job(self._database, run.shard.job_id, self._worker_id)
+
+    def _write(self, shard: Shard, outcomes: Sequence[Outcome]) -> bool:
+        """Write a shard's outcomes; whether that could be."""
 
         def write(connection: sa.Connection) -> None:
-            results.commit(connection, shard, run.outcomes)
+            results.commit(connection, shard, outcomes)
             outages.read(connection, shard.job_id, shard.source_no)
 
         try:
-            if run.hashed_names:
-                # First, because whoever dies in between could not make up for it.
-                self._keep_names(run)
             connecting.write(self._database, write)
         except LeaseLost as error:
             log.info("not committed: %s", error)
-            return
+            return False
         except Exception as error:
             if connecting.away(error):
                 raise
             log.exception("job %d: shard %d cannot be committed", shard.job_id, shard.shard_no)
             reason = unforeseen("committing the shard", error)
             hand_back(self._database, self._heartbeat, shard, reason, in_good_order=False)
-            return
-        self._away.was_read(run.place.uri)
-        close_job(self._database, shard.job_id, self._worker_id)
+            return False
+        return True
 
     def _keep_names(self, run: ShardRun) -> None:
+        if not run.hashed_names:
+            return
         try:
             privacy.keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
         except OSError as error:

@@ -1,9 +1,14 @@
-"""Cutting: the listing of a source becomes shards, which are written while it goes on."""
+"""Cutting: the listing of a source becomes shards, which are written while it goes on.
+
+So does a shard of which some films are left when it is handed back.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -11,6 +16,7 @@ from db.base import database as connecting
 from db.queue import listings
 from db.queue.leases import Lease
 from db.queue.listings import NewShard
+from db.queue.results import Outcome
 from worker import archive
 from worker.archive import Member
 
@@ -104,3 +110,32 @@ class ShardWriter:
             )
             self._first_item += sum(shard.n_items for shard in shards)
             self._written(len(shards))
+
+
+#: Runs of films that have their outcomes, at most, that are cut out of a shard: the longest ones.
+SETTLED = 8
+
+
+class Part(NamedTuple):
+    """Consecutive films of a shard."""
+
+    members: list[Member]
+    #: One each, or none: then some have none yet.
+    outcomes: list[Outcome]
+
+
+def parts(members: list[Member], first_item: int, outcomes: Sequence[Outcome]) -> list[Part]:
+    """A shard in parts that have all their outcomes, and those between, which are left."""
+    known = {outcome.item_no - first_item: outcome for outcome in outcomes}
+    runs = [list(run) for is_known, run in groupby(range(len(members)), known.__contains__)
+            if is_known]  # fmt: skip
+    found: list[Part] = []
+    end = 0
+    for run in sorted(sorted(runs, key=len)[-SETTLED:]):
+        if run[0] > end:
+            found.append(Part(members[end : run[0]], []))
+        end = run[-1] + 1
+        found.append(Part(members[run[0] : end], [known[index] for index in run]))
+    if end < len(members):
+        found.append(Part(members[end:], []))
+    return found

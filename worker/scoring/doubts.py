@@ -3,7 +3,8 @@
 It is while this worker can read others of the same source: witnesses, which are read again for
 this, through the decoders, so that a disk that does not answer holds up nothing else. Then they are
 tried some times more before they are in error. Else, and where the trouble was met at the source's
-root or is the machine's, the shard is handed back, and this worker leaves the source alone.
+root or is the machine's, the shard is handed back, and this worker leaves the source alone. Films
+that have their outcomes are committed first: where any may fail, all would never be read at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from db.queue.leases import TRIES, Shard
+from db.base import database as connecting
+from db.queue.leases import Shard
 from worker.archive import MAX_BYTES, Member
 from worker.decoding.pool import Decoded
 from worker.decoding.supervisor import TIMEOUT
@@ -78,14 +80,14 @@ class Doubts:
         commits: Commits,
         away: Away,
         commit: Callable[[ShardRun], object],
-        let_go: Callable[[ShardRun], object],
+        handed_back: Callable[[Future[None], ShardRun], object],
     ) -> None:
-        """`commit` takes a shard whose outcomes are known, `let_go` one that was handed back."""
+        """`commit` takes a shard whose outcomes are known, `handed_back` one that is, in future."""
         self._pipeline = pipeline
         self._commits = commits
         self._away = away
         self._commit = commit
-        self._let_go = let_go
+        self._handed_back = handed_back
         self._asked: dict[Future[list[Member]], ShardRun] = {}
 
     @property
@@ -108,7 +110,15 @@ class Doubts:
         """Ask those films that the database has named meanwhile."""
         for future in [f for f in self._asked if f.done()]:
             run = self._asked.pop(future)
-            members = [m for m in future.result() if _is_read(m)]
+            try:
+                members = [m for m in future.result() if _is_read(m)]
+            except Exception as error:
+                if connecting.away(error):
+                    raise
+                log.exception("job %d: no others of its films are found", run.shard.job_id)
+                failed = self._commits.failed(run, error, in_good_order=False)
+                self._handed_back(failed, run)
+                continue
             if members:
                 self._ask(run, members)
             else:
@@ -121,11 +131,12 @@ class Doubts:
         if not witnesses.there:
             self._not_there(run)
             return
-        tries = run.tries
-        if run.complete and min(tries.values()) >= TRIES:
+        tries, reason = run.tries, next(iter(run.troubles.values())).message
+        if run.complete:
             run.give_up_unread()
-            self._commit(run)
-            return
+            if not run.troubles:
+                self._commit(run)
+                return
         unread = {item: n for item, n in run.shard.unread.items()}
         for index in range(len(run.members)):
             item_no = run.shard.first_item + index
@@ -133,9 +144,8 @@ class Doubts:
                 unread[item_no] = tries[index]
             elif index in run.contents:
                 unread.pop(item_no, None)
-        reason = next(iter(run.troubles.values())).message
-        self._commits.try_again(run.shard, f"{len(tries)} films cannot be read: {reason}", unread)
-        self._let_go(run)
+        reason = f"{len(tries)} films cannot be read: {reason}"
+        self._handed_back(self._commits.try_again(run, reason, unread), run)
 
     def take_all(self) -> list[ShardRun]:
         """Take out all shards, unsettled."""
@@ -173,8 +183,7 @@ class Doubts:
 
     def _hand_back(self, run: ShardRun, reason: str) -> None:
         self._away.leave(run.place.uri)
-        self._commits.source_away(run.shard, reason)
-        self._let_go(run)
+        self._handed_back(self._commits.source_away(run, reason), run)
 
 
 def _is_read(member: Member) -> bool:

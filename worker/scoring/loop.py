@@ -88,10 +88,13 @@ class Scorer:
         common = settings, database, worker_id, heartbeat, wake
         self._claims = Claims(*common, self._kinds, self._away)
         self._commits = Commits(*common, self._away)
-        self._doubts = Doubts(self._pipeline, self._commits, self._away, self._commit, self._let_go)
         self._claim: Future[Found] | None = None
         self._lookups: dict[Future[Mapping[bytes, Known]], ShardRun] = {}
+        #: Shards that are being written, or handed back after a doubt.
         self._committing: dict[Future[None], ShardRun] = {}
+        self._doubts = Doubts(
+            self._pipeline, self._commits, self._away, self._commit, self._committing.__setitem__
+        )
         self._dry_until = 0.0
         self._planner: Planner | None = None
 

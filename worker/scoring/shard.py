@@ -119,10 +119,10 @@ class ShardRun(Run):
         )
 
     def give_up_unread(self) -> None:
-        """Films that could not be read are in error: they were tried as often as they may be."""
-        for index, (code, message, _) in self.troubles.items():
+        """Films that could not be read as often as they may be tried are in error."""
+        for index in [index for index, tries in self.tries.items() if tries >= TRIES]:
+            code, message, _ = self.troubles.pop(index)
             self._not_predicted(index, code, f"{message}; tried {TRIES} times", refused=False)
-        self.troubles.clear()
 
     def scored(self, indexes: list[int], rows: list[int], outputs: Outputs) -> None:
         """Items `indexes` are these rows of an engine's outputs."""

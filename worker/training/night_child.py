@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import checkup, classes, dataset, frozen, gathering, patients, snapshot, whose
+from trainer.checking import checkup, snapshot
+from trainer.data import classes, dataset, frozen, gathering, patients, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
@@ -136,7 +138,7 @@ def test_halves_that_do_not_make_up_the_shard_are_refused(database: sa.Engine) -
     shard = given.claimed(database)
     halves = given.new_shards(2, items=2)
 
-    with pytest.raises(ValueError, match="halves of 2 and 2 do not make it up"):
+    with pytest.raises(ValueError, match="parts of 2 and 2 do not make it up"):
         write(database, lambda c: listings.bisect(c, shard, *halves))
 
 
@@ -154,3 +156,37 @@ def test_a_planner_goes_on_while_its_shards_are_bisected(database: sa.Engine) ->
     assert given.close(database, lease.job_id)
     assert given.count(database, predictions) == 8
     assert given.count(database, sources) == 1
+
+
+def test_a_cut_shard_is_in_the_same_hands_part_by_part(database: sa.Engine) -> None:
+    job_id = given.running(database, shards=2, items=5)
+    shard = replace(given.claimed(database), unread={1: 2, 4: 1})
+    new = [listings.NewShard(source_no=0, n_items=n, listing=bytes([n])) for n in (1, 3, 1)]
+
+    parts = write(database, lambda c: listings.cut(c, shard, new))
+
+    assert [(p.shard_no, p.first_item, p.n_items, p.listing, p.unread) for p in parts] == [
+        (0, 0, 1, b"\x01", {}), (2, 1, 3, b"\x03", {1: 2}), (3, 4, 1, b"\x01", {4: 1}),
+    ]  # fmt: skip
+    assert write(database, lambda c: leases.renew_shards(c, parts, given.LEASE_S)) == []
+    given.commit(database, parts[1])
+    for part in (parts[0], parts[2]):
+        write(database, lambda c, p=part: leases.hand_back_shard(c, p, "x", in_good_order=True))
+    again = given.claimed(database)
+    assert (again.shard_no, again.attempt, again.unread) == (0, 1, {})
+    given.claimed(database)  # the second that was planned
+    last = given.claimed(database)
+    assert (last.shard_no, last.attempt, last.unread) == (3, 1, {4: 1})
+    with pytest.raises(LeaseLost):
+        write(database, lambda c: listings.cut(c, shard, new))
+    row = jobs.get(database, job_id)
+    assert (row["planned_items"], row["planned_shards"]) == (10, 4)
+
+
+def test_a_shard_whose_cut_was_not_answered_is_not_cut_again(database: sa.Engine) -> None:
+    given.running(database, items=5)
+    shard = given.claimed(database)
+    new = [listings.NewShard(source_no=0, n_items=n, listing=bytes([n])) for n in (2, 3)]
+    write(database, lambda c: listings.cut(c, shard, new))
+    with pytest.raises(LeaseLost):
+        write(database, lambda c: listings.cut(c, shard, new))

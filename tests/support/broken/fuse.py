@@ -20,6 +20,7 @@ import stat
 import struct
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class FileSystem:
         self._opened = 0
         self._fault: dict[str, Any] = {}
         self._met = 0
+        #: By number: how often the fault was met there.
+        self._met_at: Counter[int] = Counter()
         #: (when, request) of those that wait.
         self._late: list[tuple[float, bytes]] = []
 
@@ -78,6 +81,7 @@ class FileSystem:
     def told(self, fault: dict[str, Any]) -> None:
         """From now on this is wrong; nothing where it is empty, and those who wait are answered."""
         self._fault, self._met = fault, 0
+        self._met_at.clear()
         if not fault:
             self._late = [(0.0, request) for _, request in self._late]
             self.answer_late()
@@ -98,7 +102,8 @@ class FileSystem:
         fault = self._fault
         if fault and _CALLED.get(code) in fault["on"] and self._matches(code, node, request):
             self._met += 1
-            if self._met > fault["after"]:
+            self._met_at[node] += 1
+            if self._met > fault["after"] and (self._met_at[node] + node) % fault["every"] == 0:
                 if "errno" in fault:
                     self._reply(unique, error=fault["errno"])
                 else:

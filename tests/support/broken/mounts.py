@@ -117,24 +117,35 @@ class Share:
         names: str = "*",
         on: Sequence[str] = OPERATIONS,
         after: int = 0,
+        every: int = 1,
     ) -> None:
         """Answer with an errno.
 
         That is for entries whose path below the share matches the pattern `names` (`*` is all of
         them, the share's root too, which is `.`), for these OPERATIONS, after so many of them have
-        gone well.
+        gone well; and of those at one entry for one of so many (`every`), not the same for all.
         """
-        self._tell({"errno": number, "names": names, "on": list(on), "after": after})
+        self._tell(
+            {"errno": number, "names": names, "on": list(on), "after": after, "every": every}
+        )
 
     def delays(
-        self, seconds: float, *, names: str = "*", on: Sequence[str] = OPERATIONS, after: int = 0
+        self,
+        seconds: float | None,
+        *,
+        names: str = "*",
+        on: Sequence[str] = OPERATIONS,
+        after: int = 0,
+        every: int = 1,
     ) -> None:
-        """Answer rightly, but so late; the rest is as of `errs`."""
-        self._tell({"seconds": seconds, "names": names, "on": list(on), "after": after})
+        """Answer rightly, but so late (None: not at all); the rest is as of `errs`."""
+        self._tell(
+            {"seconds": seconds, "names": names, "on": list(on), "after": after, "every": every}
+        )
 
     def hangs(self, *, names: str = "*", on: Sequence[str] = OPERATIONS, after: int = 0) -> None:
         """Give no answer until it `recovers`; the rest is as of `errs`."""
-        self._tell({"seconds": None, "names": names, "on": list(on), "after": after})
+        self.delays(None, names=names, on=on, after=after)
 
     def recovers(self) -> None:
         """Be in order again, and answer all who wait."""

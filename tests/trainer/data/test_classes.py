@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer.data import checkup, classes, dataset, division, gathering
+from trainer.checking import checkup, division
+from trainer.data import classes, dataset, gathering
 from trainer.data.labelled import FIRST_NAMING
 from trainer.errors import DatasetError
 

@@ -12,7 +12,8 @@ import pytest
 from tests.support.paths import SHARED
 from tests.trainer import samples
 from trainer import clutter
-from trainer.data import checkup, dataset, gathering, layout
+from trainer.checking import checkup
+from trainer.data import dataset, gathering, layout
 from trainer.errors import DatasetError
 
 KAGGLE = SHARED / "cases" / "train" / "kaggle"

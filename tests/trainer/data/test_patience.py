@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer.data import dataset, preview
+from trainer.checking import preview
+from trainer.data import dataset
 from trainer.data.patience import Patience
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support import hostile
 from tests.trainer import samples
-from trainer.data import checkup, dataset, division, gathering, names, whose
+from trainer.checking import checkup, division
+from trainer.data import dataset, gathering, names, whose
 from trainer.data.dataset import Dataset
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names

@@ -110,6 +110,15 @@ def test_compressed_pixels_may_lack_their_last_delimiter_and_no_more(syntax: str
         assert code(data[:-cut]) == "truncated", cut
 
 
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+def test_a_film_that_is_not_compressed_lacks_nothing_at_its_end(syntax: str) -> None:
+    data = hostile.dicom(gray(), syntax)
+    for cut in range(1, len(DELIMITER) + 1):
+        assert code(data[:-cut]) == "truncated", cut
+    for cut in range(gray().size, gray().size + 13):  # within the header of the pixels
+        assert code(data[:-cut]) in ("truncated", "corrupt"), cut
+
+
 def with_icon(syntax: str) -> tuple[bytes, int]:
     """A film with an icon and with something behind it, and where the icon's sequence begins."""
     icon = Dataset()

@@ -10,7 +10,8 @@ import pytest
 
 from tests.trainer import samples
 from trainer import clutter
-from trainer.data import checkup, gathering
+from trainer.checking import checkup
+from trainer.data import gathering
 from worker import archive
 from worker.archive.names import skipped_as
 from worker.schedules import inbox

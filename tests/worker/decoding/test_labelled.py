@@ -15,7 +15,8 @@ from tests.support import processes as running
 from tests.support.broken import mounts
 from tests.worker import samples
 from trainer.card import Card
-from trainer.data import cache, checkup, dataset, decoding, preview
+from trainer.checking import checkup, preview
+from trainer.data import cache, dataset, decoding
 from trainer.data.decoding import Decoder, Unread, Wanted
 from trainer.errors import FilmError
 from trainer.film import rules

@@ -28,7 +28,7 @@ from tests.worker import samples
 from trainer.film import rules
 from worker import archive
 from worker.archive import apart
-from worker.decoding import protocol
+from worker.decoding import handle, protocol
 from worker.decoding.pool import Decoded, Decoders, Film, Place
 
 SIDE = samples.SIZE * samples.SIZE
@@ -119,6 +119,15 @@ def blocked() -> list[int]:
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/wchan").read_text() in ("wait_for_partner", "fifo_open"):
                     waiting.append(decoder)
+    return waiting
+
+
+def reading() -> int:
+    """Decoder processes of this process that wait for a share (FUSE)."""
+    waiting = 0
+    for pid in processes():
+        with contextlib.suppress(OSError):
+            waiting += Path(f"/proc/{pid}/wchan").read_text() == "request_wait_answer"
     return waiting
 
 
@@ -276,9 +285,41 @@ def test_an_opener_that_waits_for_a_share_and_cannot_be_ended_is_counted_until_i
         samples.wait(lambda: apart.left_behind() == 0, "it to end")
     for decoder in processes():
         os.kill(decoder, signal.SIGKILL)
-    decoders.give(given(place(folder), members(folder)))
-    through(decoders, 6)
+    listing = members(folder)
+    decoders.give(given(place(folder), listing))
+    through(decoders, len(listing))
     assert apart.left_behind() == 0
+
+
+def test_decoders_that_cannot_be_ended_are_waited_for_together(
+    pool: Pool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle, "REAP_S", 2.0)
+    count, deadline_s = 5, 2.0
+    with mounts.share(folder, tmp_path / "share") as share:
+        listing = members(share.at) * 30  # work for each
+        films = given(place(share.at), listing)
+        given_up = pool(count, deadline_s=deadline_s)
+        ended = Decoders(count, 600 * SIDE, deadline_s=30.0, limit_mb=2048)
+        for decoders in (given_up, ended):
+            decoders.give(films)
+            through(decoders, len(listing))  # they have started
+        share.hangs(on=["read"])
+        ended.give(films)
+        samples.wait(lambda: reading() == count, "all to wait for the share")
+        began = time.monotonic()
+        ended.close()
+        assert time.monotonic() - began < count * handle.REAP_S
+        given_up.give(films)
+        samples.wait(lambda: reading() == 2 * count, "all to wait for the share")
+        began = time.monotonic()
+        found: list[Decoded] = []
+        while not found:
+            found += given_up.collect(1.0)
+        assert time.monotonic() - began < count * handle.REAP_S
+        assert apart.left_behind() == 2 * count
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "them to end")
 
 
 def test_a_name_as_long_as_a_zip_allows_is_no_obstacle(

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.base.schema import item_errors, predictions, shards, sources
+from db.base.schema import item_errors, predictions, shard_listings, shards, sources
 from db.queue import jobs, leases
 from db.work import claims
 from tests.support import soak
@@ -25,7 +25,7 @@ from worker.archive import apart, stall
 from worker.decoding import handle
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
-from worker.scoring import away
+from worker.scoring import away, cutting
 from worker.scoring.loop import Scorer
 from worker.scoring.planning import Planner
 
@@ -251,13 +251,60 @@ def test_a_film_that_cannot_be_read_while_others_are_is_in_error_after_three_tri
     share.errs(names=f"films/{films[2]}", on=["read"])
     scoring.finds_unread(job_id)
     assert scoring.rows(item_errors, job_id) == []
-    assert [row["unread"] for row in scoring.rows(shards, job_id)] == [{"2": 1}, None]
+    left = [row for row in scoring.rows(shards, job_id) if row["unread"]]
+    assert [(row["first_item"], row["n_items"], row["unread"]) for row in left] == [
+        (2, 1, {"2": 1})
+    ]
     scoring.until(job_id, "completed_with_errors")
     (error,) = scoring.rows(item_errors, job_id)
     assert (error["name"], error["code"]) == (films[2], "unreadable")
     assert "3 times" in error["detail"]
     assert len(scoring.rows(predictions, job_id)) == FILMS - 1
     assert scoring.reasons(job_id) == []
+
+
+@soak.on_postgresql
+@pytest.mark.parametrize(
+    "slow", [pytest.param(False, id="errors"), pytest.param(True, id="silence", marks=soak.ONLY)]
+)
+def test_where_any_film_may_fail_at_any_time_what_was_read_is_kept(
+    scoring: Scoring, share: mounts.Share, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    monkeypatch.setattr(cutting, "SMALLEST", 2 * FILMS)  # one shard
+    films = sorted((share.folder / "films").iterdir())
+    for film in films:
+        film.with_name(f"z{film.name}").write_bytes(film.read_bytes())
+    job_id = scoring.planned(share.at / "films")
+    # Of all films a third cannot be read whenever they are, each time others.
+    if slow:
+        share.delays(2 * DEADLINE_S, names="films/*", on=["open"], every=3)
+    else:
+        share.errs(names="films/*", on=["open"], every=3)
+    scoring.finds_unread(job_id)
+    assert 0 < len(scoring.rows(predictions, job_id)) < 2 * FILMS
+    scoring.until(job_id, "completed")
+    assert len(scoring.rows(predictions, job_id)) == 2 * FILMS
+    assert scoring.rows(item_errors, job_id) == []
+
+
+def test_a_listing_that_cannot_be_read_costs_its_shard_where_others_ask_for_witnesses(
+    scoring: Scoring, share: mounts.Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SMALLEST", 1)  # each film is a shard
+    job_id = scoring.planned(share.at / "films")
+    first = min(path.name for path in (share.folder / "films").iterdir())
+    share.errs(names=f"films/{first}", on=["read"])
+    with connecting.writing(scoring.engine) as connection:
+        connection.execute(
+            sa.update(shard_listings).where(shard_listings.c.shard_no > 0).values(listing=b"x")
+        )
+
+    def why() -> str:
+        return str(scoring.rows(shards, job_id)[0]["last_error"])
+
+    scoring.drain()
+    samples.wait(lambda: why() != "None", "the shard to be handed back")
+    assert why().startswith("scoring the shard failed")
 
 
 def test_a_film_that_can_be_read_again_is_scored(scoring: Scoring, share: mounts.Share) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data import decoding, duplicates
+from trainer.checking import duplicates
+from trainer.data import decoding
 from trainer.data.decoding import Decoder, Wanted
 from trainer.data.labelled import Film, LeftOut
 from trainer.errors import FilmError, Stopped

@@ -11,7 +11,7 @@ import collections
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from trainer.data.checkup import Checkup
+from trainer.checking.checkup import Checkup
 from trainer.data.dataset import Dataset
 from trainer.data.gathering import Gathered
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data import classes, dataset, findings, gathering, layout, manifest, preview, whose
+from trainer.checking import findings, preview
+from trainer.checking.findings import Finding, Level
+from trainer.checking.preview import Preview
+from trainer.data import classes, dataset, gathering, layout, manifest, whose
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import Decoder
-from trainer.data.findings import Finding, Level
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL
-from trainer.data.preview import Preview
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 

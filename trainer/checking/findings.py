@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data import division, gathering, manifest, preview, whose
+from trainer.checking import division, preview
+from trainer.checking.preview import Preview
+from trainer.data import gathering, manifest, whose
 from trainer.data.dataset import Dataset
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
-from trainer.data.preview import Preview
 from trainer.errors import DatasetError
 from trainer.judging import metrics
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import atomic
-from trainer.data import dataset, gathering, layout, manifest, patients, preview, whose
+from trainer.checking import preview
+from trainer.data import dataset, gathering, layout, manifest, patients, whose
 from trainer.data.dataset import Dataset
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, stem_of

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer.data import checkup, dataset, gathering, snapshot
+from trainer.checking import checkup, snapshot
+from trainer.checking.snapshot import Change, Unfit
+from trainer.data import dataset, gathering
 from trainer.data.dataset import Dataset
-from trainer.data.snapshot import Change, Unfit
 
 MOST = {"max_shrink": 0.2, "max_relabelled": 0.2}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer import samples
-from trainer.data import dataset, division
+from trainer.checking import division
+from trainer.data import dataset
 from trainer.errors import DatasetError
 
 

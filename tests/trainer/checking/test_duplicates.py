@@ -12,7 +12,7 @@ from PIL import Image
 from tests.support import drawn, films
 from tests.support.paths import SHARED
 from trainer import phantom
-from trainer.data import duplicates
+from trainer.checking import duplicates
 from trainer.film import rules
 
 DATA = SHARED / "data"

@@ -12,8 +12,9 @@ from PIL import Image
 
 from tests.support.paths import SHARED
 from tests.trainer import samples
-from trainer.data import checkup, dataset, division, findings
-from trainer.data.checkup import Checkup
+from trainer.checking import checkup, division, findings
+from trainer.checking.checkup import Checkup
+from trainer.data import dataset
 from trainer.errors import DatasetError
 
 DATA = SHARED / "data"
