@@ -98,8 +98,8 @@ def _side(root: Path, films: Sequence[Film]) -> int:
     for film in films:
         try:
             stored = decoding.stored_as((root / film.path).read_bytes())
-        except Exception:
-            continue  # what is wrong with it is told when it is decoded
+        except Exception:  # noqa: BLE001 - what is wrong with it is told when it is decoded
+            continue
         sides.append(min(stored.width, stored.height))
     return acquired.SMALL if sides and np.median(sides) < groups.SMALL_FILMS else marks.SIDE
 

@@ -17,7 +17,8 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SOS, _EOI = 0xDA, 0xD9
 _ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 
-#: The end of an image.
+#: The begin of a scan, and the end of an image.
+_SCAN = b"\xff\xda"
 END = b"\xff\xd9"
 
 #: What ends a scan: a marker other than a restart.
@@ -33,12 +34,17 @@ _COEFFICIENTS = 64
 
 
 def is_one_scan(data: bytes) -> bool:
-    """Whether the first scan of a JPEG holds all of it, if it is whole."""
+    """Whether the first scan of a JPEG holds all of it, if it is whole; False also where in doubt.
+
+    Every film is asked, so the scan is searched for, not walked to.
+    """
     frame = codestream.find_frame(data)
-    for marker, at in _segments(data):
-        if marker == _SOS:
-            return data[frame + 1] not in _PROGRESSIVE and data[at + 4] == data[frame + 9]
-    return False
+    scan = data.find(_SCAN, frame)
+    return (
+        0 < frame < scan
+        and data[frame + 1] not in _PROGRESSIVE
+        and data[scan + 4 : scan + 5] == data[frame + 9 : frame + 10]
+    )
 
 
 def scan_end(data: bytes) -> int:

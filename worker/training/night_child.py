@@ -302,13 +302,13 @@ class Night:
             [film.patient for film in seen],
             sides[0],
             sides[1],
-            self._margins(),
+            _margins(self._rules),
             slices={
                 part: np.array([film.slice == part for film in seen], dtype=np.bool_)
                 for part in sorted(parts)
             },
         )
-        aside = self._aside(films, len(counted) - len(seen))
+        aside = _aside(films, len(counted) - len(seen), self._facts["champion"]["known"])
         text, told = found.text + aside, found.shareable + aside
         kept = {
             **found.figures, "accepted": found.accepted, "missing": missing, "told": told,
@@ -317,34 +317,39 @@ class Night:
             "verdict": kept, "accepted": found.accepted, "reason": text, "told": told,
         }  # fmt: skip
 
-    def _aside(self, films: Films, unreadable: int) -> str:
-        """What a reader should know of the films that the figures are of."""
-        found = []
-        if films.learned:
-            n = len(films.judged) + len(films.learned)
-            found.append(
-                f"{len(films.learned)} of {n} frozen films do not count, as the models that are "
-                "compared have learned from them, or from films of their patients"
-            )
-        if unreadable:
-            found.append(f"{unreadable} cannot be read")
-        if films.missing:
-            found.append(f"{len(films.missing)} were removed or changed")
-        if whose.state(films.judged) == "unknown":
-            found.append("nothing says whose these films are, so that intervals are too narrow")
-        if films.told:
-            found.append(films.told)
-        if not self._facts["champion"]["known"]:
-            found.append("the champion was imported, and may have learned from any of them")
-        return f" ({'; '.join(found)})" if found else ""
 
-    def _margins(self) -> verdict.Margins:
-        given = {
-            name: self._rules[f"margin_{name}"]
-            for name in ("auroc", "sensitivity", "specificity")
-            if f"margin_{name}" in self._rules
-        }
-        return verdict.Margins(**given)
+def _aside(films: Films, unreadable: int, known: bool) -> str:
+    """What a reader should know of the films that the figures are of.
+
+    `known` is whether it is known what the champion learned from.
+    """
+    found = []
+    if films.learned:
+        n = len(films.judged) + len(films.learned)
+        found.append(
+            f"{len(films.learned)} of {n} frozen films do not count, as the models that are "
+            "compared have learned from them, or from films of their patients"
+        )
+    if unreadable:
+        found.append(f"{unreadable} cannot be read")
+    if films.missing:
+        found.append(f"{len(films.missing)} were removed or changed")
+    if whose.state(films.judged) == "unknown":
+        found.append("nothing says whose these films are, so that intervals are too narrow")
+    if films.told:
+        found.append(films.told)
+    if not known:
+        found.append("the champion was imported, and may have learned from any of them")
+    return f" ({'; '.join(found)})" if found else ""
+
+
+def _margins(rules: Mapping[str, Any]) -> verdict.Margins:
+    given = {
+        name: rules[f"margin_{name}"]
+        for name in ("auroc", "sensitivity", "specificity")
+        if f"margin_{name}" in rules
+    }
+    return verdict.Margins(**given)
 
 
 @dataclass(frozen=True, kw_only=True)

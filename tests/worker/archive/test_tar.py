@@ -58,6 +58,7 @@ def test_links_in_a_tar_are_members_that_are_not_read(tmp_path: Path) -> None:
             info.type, info.linkname = form, "a.png"
             out.addfile(info)
     assert [failure(path, m).code for m in listed(path)] == ["link", "link"]
+    assert "--dereference --hard-dereference" in str(failure(path))
 
 
 def test_a_sparse_file_is_a_member_that_is_not_read_and_takes_no_place(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ has had a second with more films. A test that goes on from there does so on a co
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -21,11 +23,13 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.base import migrate
-from db.base.schema import evaluations, notices
+from db.base.schema import datasets, evaluations, notices
+from db.base.schema import runs as runs_table
 from db.base.schema import schedules as schedules_table
 from db.nightly import nights as kept
 from db.nightly import runs, schedules
 from db.queue import jobs
+from db.queue.leases import Lease
 from db.queue.training import epoch_rows
 from db.registry import aliases, engines, models
 from tests.support import once
@@ -36,7 +40,7 @@ from worker import config
 from worker.engine import gate, open_engine, store
 from worker.machine.heartbeat import Heartbeat
 from worker.schedules import promotion
-from worker.training import loop
+from worker.training import loop, night
 
 JOB = {
     "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
@@ -290,6 +294,42 @@ def test_a_class_that_shrank_is_not_trained_on(second: Nights) -> None:
     assert "PNEUMONIA" not in told["text"]
     assert "a class has 60 films where there were 120" in told["text"]
     assert (nights.champion(), nights.count()) == (2, 2)
+
+
+def test_a_night_knows_where_films_of_earlier_nights_lay_and_what_was_said_of_it(
+    second: Nights, tmp_path: Path
+) -> None:
+    nights = second
+    run = nights.runs()[0]
+    before = kept.last_trained(nights.engine, run["schedule_id"])
+    assert before is not None
+    text = kept.manifest(nights.engine, before).replace("PNEUMONIA/", "PNEUMONIA/#recycle/")
+    with connecting.writing(nights.engine) as connection:
+        connection.execute(
+            sa.update(datasets)
+            .where(datasets.c.id == before)
+            .values(manifest=zlib.compress(text.encode()))
+        )
+
+    def told() -> dict[str, Any]:
+        with connecting.reading(nights.engine) as connection:
+            row = runs.of_job(connection, run["job_id"])
+        lease = Lease(job_id=run["job_id"], token=1, worker_id="w")
+        path = night.Night(nights.settings, nights.engine, lease, row).prepare(tmp_path, None)
+        return dict(json.loads(path.read_text()))
+
+    facts = told()
+    sick = [sha256 for sha256, name in facts["before"].items() if name == "PNEUMONIA"]
+    assert sorted(facts["paths"]) == sorted(sick)
+    assert all("#recycle/" in path for paths in facts["paths"].values() for path in paths)
+    assert not facts["told_of_clutter"]
+    with connecting.writing(nights.engine) as connection:
+        connection.execute(
+            sa.update(runs_table)
+            .where(runs_table.c.id == run["id"])
+            .values(snapshot={**run["snapshot"], "clutter": 3})
+        )
+    assert told()["told_of_clutter"]
 
 
 def test_films_that_were_corrupted_are_not_trained_on(second: Nights) -> None:

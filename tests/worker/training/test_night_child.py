@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.worker import spots
-from trainer.data import frozen, gathering, leavings
+from trainer.data import decoding, frozen, gathering, leavings
 from trainer.data.frozen import Judged
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import CLEAR, Names
@@ -50,9 +50,17 @@ class Told:
     def look(self, **changes: Any) -> Films:
         """Look at the films."""
         values = {
-            "positive": None, "said": Whose(), "corrections": None, "workers": 1, "seed": 0,
+            "positive": None, "said": Whose(), "corrections": None, "seed": 0,
+            "decoder": decoding.threads(1),
         } | changes  # fmt: skip
         return self.night().look([self._data], report=self._report, **values)
+
+    def judge(self, films: Films, candidate: Path) -> dict[str, Any]:
+        """Compare a candidate with the champion on the frozen films."""
+        return self.night().judge(
+            films, candidate, positive="PNEUMONIA", batch=8, threads=1,
+            decoder=decoding.threads(1),
+        )  # fmt: skip
 
     def rests(self, **changes: Any) -> RunSkipped:
         """Look at films that are not to be trained on tonight; why."""
@@ -219,7 +227,7 @@ def test_films_that_are_clutter_by_a_longer_list_were_not_removed_and_this_is_sa
     assert films.told.startswith("40 films of earlier nights lay in recycle bins, ")
     assert f"; {len(films.cleared)} of the frozen films lay in such places" in films.told
     assert ("note", {"text": films.told}) in told.reports
-    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(films, model_file)
     assert found["accepted"]
     assert found["reason"].endswith(f"({films.told})")
     assert str(data) not in films.told
@@ -281,12 +289,12 @@ def test_a_first_model_needs_no_films_to_be_judged_by(told: Told, model_file: Pa
     told.freeze(told.look().judged[:4])
     told.values["champion"] = None
     films = told.look()
-    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(films, model_file)
     assert found["accepted"]
     assert (found["candidate"]["n_films"], found["champion"]) == (4, None)
 
     none = dataclasses.replace(films, judged=(), missing=films.judged)
-    found = told.night().judge(none, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(none, model_file)
     assert found["accepted"]
     assert (found["candidate"], found["verdict"]) == (None, {"films": 0, "missing": 4})
 
@@ -362,12 +370,12 @@ def test_where_nothing_says_whose_the_frozen_films_are_the_reason_says_so(
         film.rename(film.with_name(f"scan {n}.png"))
     told.values["frozen"] = None
     films = told.look()
-    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(films, model_file)
     assert "(nothing says whose these films are, so that intervals are too narrow)" in found["told"]
     assert found["candidate"]["patients_unknown"] == 1
     (kept,) = [values["manifest_csv"] for event, values in told.reports if event == "frozen"]
     told.values["frozen"] = kept
-    again = told.night().judge(told.look(), model_file, positive="PNEUMONIA", batch=8, threads=1)
+    again = told.judge(told.look(), model_file)
     assert again["told"] == found["told"], "on later nights too"
 
 
@@ -376,7 +384,7 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
 ) -> None:
     films = told.look()
     apart = dataclasses.replace(films, judged=films.judged[1:], learned=films.judged[:1])
-    found = told.night().judge(apart, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(apart, model_file)
     assert found["accepted"]
     assert found["candidate"] == found["champion"]
     n = len(films.judged)
@@ -387,7 +395,7 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
     )
 
     told.values["champion"]["known"] = False
-    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(films, model_file)
     assert found["told"].endswith(
         "(the champion was imported, and may have learned from any of them)"
     )
@@ -404,7 +412,7 @@ def test_a_model_that_gives_no_number_is_not_accepted(
             lost = np.full_like(numpy_helper.to_array(weights), np.nan)
             weights.CopyFrom(numpy_helper.from_array(lost, weights.name))
     onnx.save(network, str(silent))
-    found = told.night().judge(films, silent, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(films, silent)
     assert not found["accepted"]
     n = len(films.judged)
     assert found["reason"] == f"the new model gives no number for {n} of {n} films"
@@ -418,6 +426,6 @@ def test_where_frozen_films_turn_out_unreadable_nothing_is_accepted(
     films = told.look()
     for film in films.judged[:10]:
         film.file.write_bytes(b"no film any more")
-    found = told.night().judge(films, model_file, positive="PNEUMONIA", batch=8, threads=1)
+    found = told.judge(films, model_file)
     assert not found["accepted"]
     assert found["reason"].startswith(f"10 of the {len(films.judged)} frozen films cannot be read")
