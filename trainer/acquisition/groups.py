@@ -47,9 +47,6 @@ PARTS = 4
 #: mark with this share of its places.
 ANCHORS, TOGETHER, ANCHORS_LEAST, PATTERN = 2000, 0.6, 6, 0.65
 
-#: Films with sides of less than this are small, in pixels.
-SMALL_FILMS = 112
-
 #: Of more marks or films groups are learned from so many, drawn at random.
 LEARNED_FROM = 6000
 
@@ -76,9 +73,7 @@ def find(looks: Looks) -> list[Group]:
     """Groups of films, each look's largest first. The same films give the same groups."""
     fewest = max(FEWEST, round(SHARE * len(looks)))
     found = [*_marks(looks.marks, fewest)]
-    # Letters of small films are not white, and of large ones a pixel is a better witness.
-    small = bool(np.median(looks.sizes) < SMALL_FILMS)
-    found += _ends(looks.ends[small], SMALL if small else SIDE, fewest)
+    found += _ends(looks.ends, SMALL if looks.small else SIDE, fewest)
     found += _frames(looks.frames, fewest)
     found += _tones(looks.tone.astype(np.float32), fewest)
     for view in range(looks.sharpness.shape[1]):

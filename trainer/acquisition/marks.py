@@ -30,8 +30,8 @@ LEAST, HIGHEST, WIDEST = 0.02, 0.15, 0.3
 #: share of what it is within.
 RING, RING_LEVEL, RING_SHARE = 2, 12.0, 0.2
 
-#: Points of each side of a ring that are looked at.
-RING_POINTS = 12
+#: Points of each side of a ring, and of each row and column of a mark, that are looked at.
+RING_POINTS, INSIDE_POINTS = 10, 6
 
 #: White is at least this, and what white ends at is at most that.
 WHITE, NOT_WHITE = 250, 232
@@ -134,27 +134,26 @@ def steps(films: NDArray[np.uint8]) -> Places:
 
 _Test = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
 
-#: Rows and columns of pixels, and of their neighbours below, above, at the right and at the left.
-_ALL, _BUT_FIRST, _BUT_LAST = slice(None), slice(1, None), slice(None, -1)
-_NEIGHBOURS = (
-    ((_ALL, _BUT_LAST, _ALL), (_ALL, _BUT_FIRST, _ALL)),
-    ((_ALL, _BUT_FIRST, _ALL), (_ALL, _BUT_LAST, _ALL)),
-    ((_ALL, _ALL, _BUT_LAST), (_ALL, _ALL, _BUT_FIRST)),
-    ((_ALL, _ALL, _BUT_FIRST), (_ALL, _ALL, _BUT_LAST)),
-)
-
 
 def _ends(films: NDArray[np.uint8], bright: int, ends: _Test) -> Places:
     """Places of pixels that are bright, and whose neighbour passes the test, near the edges."""
     side = films.shape[1]
-    found = np.zeros((len(films), 4, side, side), np.bool_)
-    for direction, (pixel, beside) in enumerate(_NEIGHBOURS):
-        its = films[pixel]
-        found[:, direction][pixel] = (its >= bright) & ends(its, films[beside])
+    mask = films >= bright
     top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
-    found[:, :, top:bottom, sides : side - sides] = False
-    film, place = np.divmod(np.flatnonzero(found), 4 * side * side)
-    return film.astype(np.int32), place.astype(np.int32)
+    mask[:, top:bottom, sides : side - sides] = False
+    at = np.flatnonzero(mask)
+    row, column = np.divmod(at % (side * side), side)
+    values = films.reshape(-1)
+    films_of, places = [], []
+    beside = ((side, row < side - 1), (-side, row > 0), (1, column < side - 1), (-1, column > 0))
+    for direction, (step, inside) in enumerate(beside):
+        its = at[inside]
+        its = its[ends(values[its], values[its + step])]
+        films_of.append(its // (side * side))
+        places.append(its % (side * side) + direction * side * side)
+    film, place = np.concatenate(films_of), np.concatenate(places)
+    order = np.lexsort((place, film))
+    return film[order].astype(np.int32), place[order].astype(np.int32)
 
 
 def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
@@ -258,8 +257,12 @@ def _alone(
     hats: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Whether little is left of the top-hat around boxes; bool [K]."""
-    inside = _pictures(hats, film, box, 0).mean(axis=1)
     side = hats.shape[1]
+    top, left, height, width = box.T[:, :, None, None]
+    within = (np.arange(INSIDE_POINTS) + 0.5) / INSIDE_POINTS
+    rows = (top + within[:, None] * height).astype(np.int64)
+    inside = hats[film[:, None, None], rows, (left + within * width).astype(np.int64)]
+    inside = inside.mean(axis=(1, 2))
     top, left, height, width = box.T[:, :, None]
     along = np.linspace(-1, 1, RING_POINTS)
     rings = []

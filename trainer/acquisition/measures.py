@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 #: Lines at a film's edge are a frame while they differ by no more than this many gray levels.
 FRAME_LEVELS = 4
@@ -76,9 +77,9 @@ def tone(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Which gray levels a film has more of than their neighbours: float32 [252], of length ≤ 1.
 
     A curve that was laid on eight-bit gray leaves out some levels and gives others twice, the same
-    ones in each film. `gray` has any shape.
+    ones in each film. `gray` is uint8 [H, W].
     """
-    counts = np.bincount(gray.reshape(-1), minlength=256).astype(np.float32)
+    counts = np.array(Image.fromarray(gray).histogram(), dtype=np.float32)
     near = (counts[:-4] + counts[1:-3] + counts[3:-1] + counts[4:]) / 4
     found = (counts[2:-2] - near) / (counts[2:-2] + near + gray.size / 1250)
     found[:TONE_ENDS] = found[-TONE_ENDS:] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.acquisition import groups, marks, measures
 from trainer.acquisition import looks as acquired
+from trainer.acquisition import marks, measures
 from trainer.acquisition.looks import Looks
 from trainer.checking import duplicates
 from trainer.data import decoding
@@ -23,6 +24,9 @@ from trainer.film import rules
 
 #: Films by which it is told whether all are small, and films whose looks are taken together.
 PROBED, PART = 16, 16
+
+#: Threads that take looks: the decoder has its own.
+LOOKING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +64,13 @@ def at(
     wanted = (Wanted(file=root / film.path, sha256=film.sha256) for film in unique)
     size = duplicates.SIDE if looks is None else _side(root, unique[:PROBED])
     some: list[tuple[NDArray[np.uint8], Stored]] = []
-    with contextlib.closing(
-        decoder(wanted, size=size, rule=rules.DEFAULT_RULE, stored=True)
-    ) as through:
+    waiting: list[Future[Looks]] = []
+    with (
+        ThreadPoolExecutor(LOOKING, thread_name_prefix="look") as pool,
+        contextlib.closing(
+            decoder(wanted, size=size, rule=rules.DEFAULT_RULE, stored=True)
+        ) as through,
+    ):
         for found in through:
             if stop():
                 raise Stopped("stopped while films were looked at")
@@ -79,11 +87,13 @@ def at(
                 if looks is not None:
                     some.append((pixels.copy(), stored))
                     if len(some) == PART:
-                        looks.append(_looks(some))
-                        some.clear()
+                        waiting.append(pool.submit(_looks, some))
+                        some = []
             report(len(seen) + len(broken), len(unique))
-    if looks is not None and some:
-        looks.append(_looks(some))
+    if looks is not None:
+        looks += [one.result() for one in waiting]
+        if some:
+            looks.append(_looks(some))
     left_out = [
         LeftOut(path=f.path, code=broken[f.sha256].code, reason=str(broken[f.sha256]))
         for f in films
@@ -101,7 +111,7 @@ def _side(root: Path, films: Sequence[Film]) -> int:
         except Exception:  # noqa: BLE001 - what is wrong with it is told when it is decoded
             continue
         sides.append(min(stored.width, stored.height))
-    return acquired.SMALL if sides and np.median(sides) < groups.SMALL_FILMS else marks.SIDE
+    return acquired.SMALL if sides and np.median(sides) < acquired.SMALL_FILMS else marks.SIDE
 
 
 def _scaled(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -123,6 +133,7 @@ def _looks(some: Sequence[tuple[NDArray[np.uint8], Stored]]) -> Looks:
         np.stack([_scaled(film, acquired.SMALL) for film in films]),
         np.stack(tones).astype(np.float16),
         np.array([(stored.width, stored.height) for _, stored in some], dtype=np.int32),
+        small=len(films[0]) == acquired.SMALL,
     )
 
 

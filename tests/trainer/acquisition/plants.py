@@ -44,6 +44,7 @@ def looked_at(some: Films) -> Looks:
                 scaled(part, looks.SMALL),
                 np.stack([measures.tone(film) for film in part]).astype(np.float16),
                 np.full((len(part), 2), some.shape[1], np.int32),
+                small=some.shape[1] < looks.SMALL_FILMS,
             )
         )
     return looks.joined(parts)
