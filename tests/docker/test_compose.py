@@ -122,7 +122,8 @@ def test_its_settings_exist_and_hold_no_secret(name: str, tmp_path: Path) -> Non
             assert secret.parent == Path("/run/secrets")
             assert secret.name in OURS[name]["secrets"]
             values[variable] = str(tmp_path / secret.name)
-            (tmp_path / secret.name).write_text("redis://broker.example/0")
+            url = f"{'postgresql' if 'DATABASE' in variable else 'redis'}://server.example/0"
+            (tmp_path / secret.name).write_text(url)
         else:
             values[variable] = re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
     assert {f"PNEUMOQ_{s.upper()}_FILE" for s in ("database_url", "broker_url", "site_key")} <= set(

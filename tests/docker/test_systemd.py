@@ -98,7 +98,11 @@ def test_the_example_of_settings_is_all_comments_and_real_settings(tmp_path: Pat
     assert len(values) > 3
     for name in [name for name in values if name.endswith("_FILE")]:
         file = tmp_path / name
-        web = name == "PNEUMOQ_HOOK_URL_FILE"
-        file.write_text("https://chat.example/hook" if web else "redis://broker.example/0")
+        scheme = {
+            "HOOK_URL": "https",
+            "DATABASE_URL": "postgresql",
+            "READER_URL": "postgresql",
+        }.get(name.removeprefix("PNEUMOQ_").removesuffix("_FILE"), "redis")
+        file.write_text(f"{scheme}://server.example/0")
         values[name] = str(file)
     config.load(values)

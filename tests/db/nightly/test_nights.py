@@ -37,13 +37,15 @@ class Site:
         job_id = given.queued(self.database, "train", **job)
         claimed = write(self.database, lambda c: claims.claim_job(c, "train", "w", given.LEASE_S))
         assert claimed is not None
-        lines = [f"{film}{split},NORMAL,{film},{split}" for split in ("train", "val", "test")]
+        lines = [
+            f"{film}.jpeg,{film}{split},NORMAL,{film},{split}" for split in ("train", "val", "test")
+        ]
         dataset_id = write(
             self.database,
             lambda c: training.record_dataset(
                 c, claimed.lease, digest=film * 64, root="/films", n_train=1, n_val=1,
                 n_patients=1, classes={"NORMAL": 2}, notes=[],
-                manifest_csv="\n".join(("sha256,label,patient,split", *lines)) + "\n",
+                manifest_csv="\n".join(("path,sha256,label,patient,split", *lines)) + "\n",
             ),
         )  # fmt: skip
         new = given.model(

@@ -316,7 +316,7 @@ def test_a_night_s_job_is_the_schedule_s_with_its_time_and_its_champion(
 def test_a_warm_start_is_from_the_champion_of_that_moment(
     sqlite_database: sa.Engine, tmp_path: Path
 ) -> None:
-    spec = {"job": {"data": "/films", "warm_start": True}}
+    spec = {"job": {"data": "/films", "warm_start": True, "naming": 2}}
     number = add(sqlite_database, spec=spec)
     first = tick(sqlite_database, number, TONIGHT)
     assert first is not None
