@@ -27,9 +27,9 @@ SAME_TONE, SAME_AS_MIDDLE = 0.45, 0.55
 #: Frames are alike within so many pixels and gray levels.
 FRAME_PIXELS, FRAME_GRAYS = 2, 12
 
-#: A lump of films stands alone where this many times its films are reached only at GAP times its
-#: radius.
-SLACK, GAP = 1.25, 2.0
+#: A lump of n films stands alone where SLACK times as many are reached only at GAP times its
+#: radius, or at 1 + GAP_FEW / √n times it, as few films have gaps by chance.
+SLACK, GAP, GAP_FEW = 1.25, 1.5, 5.0
 
 #: A spot of marks is within so many pixels, and is a group of its own below this share of its kind.
 SPOT_PIXELS, SPOT_SHARE = 4, 0.5
@@ -315,7 +315,8 @@ def _tones(prints: NDArray[np.float32], fewest: int) -> Iterator[Group]:
             rows = np.flatnonzero(left & (some @ middle > SAME_AS_MIDDLE))
         return rows
 
-    for _ in _lumps(near, settle, max(5, round(fewest * len(drawn) / len(prints)))):
+    # Prints of two films are noisier than their middle: half as many neighbours are enough.
+    for _ in _lumps(near, settle, max(5, round(fewest * len(drawn) / len(prints) / 2))):
         alike = np.flatnonzero(every @ middle > SAME_AS_MIDDLE)
         if alike.size >= fewest:
             yield Group(look="tone", what="the same curve laid on their gray levels", films=alike)
@@ -334,7 +335,8 @@ def _sharpness(values: NDArray[np.float32], fewest: int) -> Iterator[Group]:
         count = np.arange(least, len(drawn) // 2)
         beyond = np.minimum(np.ceil(count * SLACK).astype(np.int64), len(drawn) - 1)
         gap = far[beyond] / np.maximum(far[count - 1], 0.05)
-        if gap.size and gap[best := int(gap.argmax())] >= GAP:
+        gap /= np.maximum(GAP, 1 + GAP_FEW / np.sqrt(count))
+        if gap.size and gap[best := int(gap.argmax())] >= 1:
             radius = float(np.sqrt(max(far[count[best] - 1], 0.05) * far[beyond[best]]))
             found.append((float(gap[best]), centre, radius))
     taken = np.zeros(len(points), np.bool_)

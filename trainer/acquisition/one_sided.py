@@ -87,7 +87,7 @@ def find(
     for one in (_sharpest(one, ranked) for one in ranked):
         known = np.zeros(len(labels), np.bool_)
         for other in named:
-            if _near(one.group, other.group):
+            if _may_be_one(one.group, other.group):
                 known[other.group.films] = True
         if len(named) < most and known[one.group.films].mean() < KNOWN:
             named.append(one)
@@ -95,20 +95,22 @@ def find(
 
 
 def _sharpest(one: OneSided, found: Sequence[OneSided]) -> OneSided:
-    """What tells nearly the same films by the same pixels, where there is such a group."""
+    """Of a mark's groups the one that tells nearly the same films by the same pixels, if any."""
     films = one.group.films
     for other in found:
         its = other.group.films
         both = np.intersect1d(films, its, assume_unique=True).size
-        if other.group.exact and min(both / its.size, its.size / films.size) >= SAME:
+        marks = one.group.look == other.group.look == "mark"
+        if marks and other.group.exact and min(both / its.size, its.size / films.size) >= SAME:
             return other
     return one
 
 
-def _near(one: Group, other: Group) -> bool:
-    """Whether groups may be of one look: marks whose middles are close, and whatever is no mark."""
+def _may_be_one(one: Group, other: Group) -> bool:
+    """Whether groups may be of one look: marks whose middles are close, or about the same films."""
     if one.boxes is None or other.boxes is None:
-        return True
+        both = np.intersect1d(one.films, other.films, assume_unique=True).size
+        return both >= KNOWN * max(one.films.size, other.films.size)
     a, b = (
         np.median(boxes[:, :2] + boxes[:, 2:] / 2, axis=0) for boxes in (one.boxes, other.boxes)
     )
