@@ -297,6 +297,10 @@ def _errors_of_images() -> _Made:
         header = struct.pack(">2I5B", 64, 64, 16, colour, 0, 0, 0)
         rows = zlib.compress(64 * (b"\0" + bytes(64 * channels * 2)))
         yield f"sixteen_bits_of_{channels}.png", "unsupported_pixels", png(header, (b"IDAT", rows))
+    palette, plain = (struct.pack(">2I5B", 64, 64, 8, colour, 0, 0, 0) for colour in (3, 0))
+    body = (b"IDAT", zlib.compress(b"".join(b"\0" + bytes(range(n, n + 64)) for n in range(64))))
+    two = png(palette, (b"PLTE", bytes(range(256)) * 3), (b"IHDR", plain), body)
+    yield "two_headers.png", "corrupt", two
     note = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(80 << 20), 9)
     yield "xmp_bomb.png", "corrupt", with_chunks(small, (b"iTXt", note))
     yield "bad_transparency_crc.png", "corrupt", with_chunks(small, (b"tRNS", b"\0\1"), sound=False)

@@ -119,7 +119,7 @@ def _picture(data: bytes, kind: str, accept: Accepted) -> Image.Image:
     _check_single(image, accept)
     deep = any(";16" in str(tile.args) or ";12" in str(tile.args) for tile in image.tile)
     if deep and (image.mode.startswith("I;16") or image.mode == "I"):
-        image.load()
+        _load(image, kind)
         damage.check_rows(data, kind, image)
         white_is_zero = kind == "TIFF" and _photometric(image) == _WHITE_IS_ZERO
         return _upright(grayscale.stretched(np.asarray(image), inverted=white_is_zero), image)
@@ -128,7 +128,7 @@ def _picture(data: bytes, kind: str, accept: Accepted) -> Image.Image:
         raise FilmError(
             "unsupported_pixels", damage.pixels_message("16-bit" if deep else image.mode)
         )
-    image.load()
+    _load(image, kind)
     damage.check_rows(data, kind, image)
     layers: Image.Image = image
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
@@ -137,6 +137,15 @@ def _picture(data: bytes, kind: str, accept: Accepted) -> Image.Image:
     if image.mode not in _COLOURLESS and grayscale.is_coloured(layers):
         refuse("colour", _COLOUR_FOUND, accept)
     return _upright(layers if layers.mode == "L" else layers.convert("L"), image)
+
+
+def _load(image: Image.Image, kind: str) -> None:
+    """Decode an opened picture. Two headers leave Pillow with other pixels than it says."""
+    image.load()
+    if image.im.mode != image.mode:
+        raise FilmError(
+            "corrupt", f"the {kind} has two headers that contradict each other; export it again"
+        )
 
 
 def _check_single(image: Image.Image, accept: Accepted) -> None:

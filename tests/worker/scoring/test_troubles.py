@@ -264,11 +264,8 @@ def test_a_film_that_cannot_be_read_while_others_are_is_in_error_after_three_tri
 
 
 @soak.on_postgresql
-@pytest.mark.parametrize(
-    "slow", [pytest.param(False, id="errors"), pytest.param(True, id="silence", marks=soak.ONLY)]
-)
 def test_where_any_film_may_fail_at_any_time_what_was_read_is_kept(
-    scoring: Scoring, share: mounts.Share, monkeypatch: pytest.MonkeyPatch, slow: bool
+    scoring: Scoring, share: mounts.Share, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutting, "SMALLEST", 2 * FILMS)  # one shard
     films = sorted((share.folder / "films").iterdir())
@@ -276,10 +273,7 @@ def test_where_any_film_may_fail_at_any_time_what_was_read_is_kept(
         film.with_name(f"z{film.name}").write_bytes(film.read_bytes())
     job_id = scoring.planned(share.at / "films")
     # Of all films a third cannot be read whenever they are, each time others.
-    if slow:
-        share.delays(2 * DEADLINE_S, names="films/*", on=["open"], every=3)
-    else:
-        share.errs(names="films/*", on=["open"], every=3)
+    share.errs(names="films/*", on=["open"], every=3)
     scoring.finds_unread(job_id)
     assert 0 < len(scoring.rows(predictions, job_id)) < 2 * FILMS
     scoring.until(job_id, "completed")
