@@ -131,7 +131,10 @@ def tiff(data: bytes) -> np.ndarray | None:
     """One page in strips of 8- or 16-bit gray or RGB, not compressed, deflated or PackBits."""
     order = "<" if data[:2] == b"II" else ">"
     try:
-        tags = dict(_tags(data, order))
+        entries = list(_tags(data, order))
+        tags = dict(entries)
+        if len(tags) < len(entries):
+            return None  # which of two counts the specification does not say
         width, height = tags[256][0], tags[257][0]
         bits, compression = tags.get(258, [1])[0], tags.get(259, [1])[0]
         photometric, samples = tags[262][0], tags.get(277, [1])[0]
@@ -168,11 +171,17 @@ def tiff(data: bytes) -> np.ndarray | None:
     return 255 - gray if photometric == 0 else gray
 
 
+#: Tags without which another picture would be read.
+_NEEDED = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 338, 339}
+
+
 def _tags(data: bytes, order: str) -> Iterator[tuple[int, list[int]]]:
     at = struct.unpack_from(order + "I", data, 4)[0]
     for n in range(struct.unpack_from(order + "H", data, at)[0]):
         tag, kind, count = struct.unpack_from(order + "HHI", data, at + 2 + 12 * n)
         if kind not in (1, 3, 4) or count > 4096:
+            if tag in _NEEDED:
+                raise ValueError("a tag that matters is of another kind")
             continue
         form = {1: "B", 3: "H", 4: "I"}[kind] * count
         place = at + 10 + 12 * n

@@ -78,6 +78,19 @@ def _modality(dataset: Dataset, layout: Layout) -> Modality:
     return slope or 1.0, intercept or 0.0
 
 
+def _check_rescale(dataset: Dataset, slope: float, intercept: float) -> None:
+    """Raise FilmError for half of a rescale, which some readers apply and others leave out."""
+    for keyword, other, matters in (
+        ("RescaleIntercept", "RescaleSlope", intercept != 0),
+        ("RescaleSlope", "RescaleIntercept", slope != 1),
+    ):
+        if matters and tags.number(dataset, other) is None:
+            raise corrupt(
+                f"{tags.named(keyword)} is there without {tags.named(other)}, so that what the "
+                "window is of is not certain"
+            )
+
+
 def _view(dataset: Dataset, modality: Modality, layout: Layout) -> Lookup | Window | None:
     """The first VOI LUT, else the first window with a width, else nothing."""
     if isinstance(modality, Lookup):
@@ -85,9 +98,11 @@ def _view(dataset: Dataset, modality: Modality, layout: Layout) -> Lookup | Wind
     else:
         outputs = grayscale.scaled(modality, np.array(layout.ends, np.float64))
     table = _lookup(dataset, "VOILUTSequence", (float(outputs.min()), float(outputs.max())))
+    window = None if table is not None else _window(dataset)
+    if not isinstance(modality, Lookup) and (table is not None or window is not None):
+        _check_rescale(dataset, *modality)
     if table is not None:
         return table
-    window = _window(dataset)
     if window is None and tags.items(dataset, "VOILUTSequence"):
         raise tags.unreadable("LUTDescriptor")
     return window

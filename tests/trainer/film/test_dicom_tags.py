@@ -129,6 +129,20 @@ def test_what_is_there_and_cannot_be_read_is_refused_by_its_name(
     assert raised.value.code in ("corrupt", "unsupported_pixels")
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "harmless"),
+    [("RescaleIntercept", "-400", "0"), ("RescaleSlope", "2", "1")],
+)
+def test_half_of_a_rescale_is_refused_where_it_matters(
+    keyword: str, value: str, harmless: str
+) -> None:
+    with pytest.raises(FilmError, match=keyword) as raised:
+        film(made(**WINDOW, **{keyword: value}))
+    assert raised.value.code == "corrupt"
+    assert np.array_equal(film(made(**WINDOW, **{keyword: harmless})), film(made(**WINDOW)))
+    assert np.array_equal(film(made(**{keyword: value})), film(made()))
+
+
 @pytest.mark.parametrize("value", [b"\2\0", b"\0\0\1\0"])
 def test_how_colours_lie_that_is_there_and_cannot_be_read_is_refused_by_its_name(
     value: bytes,
