@@ -21,6 +21,7 @@ from trainer.data import classes, whose
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose
+from trainer.errors import FilmError
 from trainer.film import rules
 
 #: Worst finding → exit status.
@@ -115,15 +116,13 @@ def check(
         decoder=_decoder(workers),
         report=_counter("looking at films"),
     )
-    if sheet is not None:
-        _draw(found, sheet)
     status = STATUS[found.worst]
     if as_json:
         output.emit({"status": status, **_plain(found)}, as_json=True)
     else:
         _print(found, data)
-        if sheet is not None and found.groups:
-            click.echo(f"The groups' films are drawn in {output.printable(str(sheet))}.")
+    if sheet is not None:
+        click.echo(_draw(found, sheet), err=True)
     ctx.exit(status)
 
 
@@ -280,33 +279,40 @@ def _groups(found: Checkup) -> None:
     click.echo()
 
 
-def _draw(found: Checkup, path: Path) -> None:
-    """Draw some films of each group, of its class first. ClickException where that fails."""
+def _draw(found: Checkup, path: Path) -> str:
+    """Draw some films of each group, of its class first; what was done, in a sentence. Failure
+    where that cannot be: the findings are printed by then."""
+    name = output.printable(str(path))
     if found.root is None or not found.groups:
-        return
+        return f"{name} is not written: no films look acquired alike and are of one class."
     rows = []
     for group in found.groups:
-        counts = {name: len(paths) for name, paths in group.films.items()}
         chosen = [*_spread(group.films[group.label], SHOWN, group.label)]
-        for name, paths in group.films.items():
-            if name != group.label:
-                chosen += _spread(paths, sheets.COLUMNS - len(chosen), name)
-        films = [
-            sheets.Tile(
-                rules.decode((found.root / path).read_bytes(), sheets.TILE),
-                name,
-                group.boxes.get(path),
-            )
-            for path, name in chosen
-        ]
-        heading = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
-        rows.append(sheets.Row(f"Films with {group.what}: {heading}", films))
+        for label, paths in group.films.items():
+            if label != group.label:
+                chosen += _spread(paths, sheets.COLUMNS - len(chosen), label)
+        counts = ", ".join(f"{len(paths):,} {of}" for of, paths in group.films.items() if paths)
+        try:
+            tiles = [
+                sheets.Tile(
+                    film=rules.decode((found.root / film).read_bytes(), sheets.TILE),
+                    name=label,
+                    box=group.boxes.get(film),
+                )
+                for film, label in chosen
+            ]
+        except (OSError, FilmError) as error:
+            raise errors.Failure(
+                f"{name} is not written: a film changed since it was looked at ({error}); run again"
+            ) from error
+        rows.append(sheets.Row(heading=f"Films with {group.what}: {counts}", films=tiles))
     try:
         sheets.draw(rows).save(path, format="PNG")
     except OSError as error:
-        raise click.ClickException(
-            f"{path} cannot be written: {error.strerror}; give another file to --sheet"
+        raise errors.Failure(
+            f"{name} cannot be written: {error.strerror}; give another file to --sheet"
         ) from error
+    return f"Films of the groups are drawn in {name}."
 
 
 def _spread(paths: Sequence[str], most: int, name: str) -> list[tuple[str, str]]:

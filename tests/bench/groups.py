@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.bench.parts import report
-from trainer.acquisition import groups, looks, marks, measures, one_sided
+from tests.support.acquired import Films, looked_at, scaled
+from trainer.acquisition import groups, marks, one_sided
 from trainer.acquisition.looks import Looks
 from trainer.acquisition.marks import Marks
 from trainer.data import gathering
 from trainer.film import rules
 
-Films = NDArray[np.uint8]
 Rng = np.random.Generator
 
 #: Share of the films that is planted, and of which found is spoken.
@@ -94,33 +94,6 @@ PLANTS: dict[str, Callable[[Films, Rng], Films]] = {
     "frame": frame,
     "resolution": resolution,
 }
-
-
-def scaled(films: Films, side: int) -> Films:
-    """Films at another side."""
-    if films.shape[1] == side:
-        return films
-    size = (side, side)
-    return np.stack(
-        [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in films]
-    )
-
-
-def looked_at(films: Films) -> Looks:
-    """Looks of films, uint8 [N, S, S]."""
-    parts = []
-    for start in range(0, len(films), 16):
-        part = films[start : start + 16]
-        parts.append(
-            looks.of(
-                scaled(part, marks.SIDE),
-                scaled(part, looks.SMALL),
-                np.stack([measures.tone(film) for film in part]).astype(np.float16),
-                np.full((len(part), 2), films.shape[1], np.int32),
-                small=films.shape[1] < looks.SMALL_FILMS,
-            )
-        )
-    return looks.joined(parts)
 
 
 def replaced(whole: Looks, rows: NDArray[np.int64], part: Looks) -> Looks:

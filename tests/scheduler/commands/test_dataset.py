@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from scheduler.commands.dataset import STATUS
 from tests.scheduler.console import only_line, run
 from tests.trainer import samples
+from trainer.acquisition import sheet as sheets
 
 
 @pytest.fixture
@@ -60,6 +62,37 @@ def test_check_says_that_train_will_ask_for_the_disease(films: Path) -> None:
     told = run("dataset", "check", films, "--positive", "TB", "--json")
     assert (told.exit_code, json.loads(told.stdout)["positive"]) == (0, "TB")
     assert run("dataset", "split", films, films.parent / "divided").exit_code == 0
+
+
+def test_films_of_a_unit_and_one_class_are_named_and_drawn(films: Path, tmp_path: Path) -> None:
+    for path in sorted((films / "PNEUMONIA").iterdir())[:30]:
+        with Image.open(path) as film:
+            white = film.convert("L")
+        white.paste(255, (30, 3, 42, 8))
+        white.save(path, quality=95)
+    sheet = tmp_path / "sheet.png"
+    result = run("dataset", "check", films, "--sheet", sheet)
+    assert result.exit_code == 3
+    assert "look alike: films with" in result.stdout
+    assert "all of them are PNEUMONIA" in result.stdout
+    assert only_line(result.stderr.splitlines()[-1]) == f"Films of the groups are drawn in {sheet}."
+    with Image.open(sheet) as drawn:
+        assert (drawn.format, drawn.mode) == ("PNG", "RGB")
+        colours = {colour for _, colour in drawn.getcolors(1 << 20)}
+    assert sheets.FRAME in colours
+    nowhere = run("dataset", "check", films, "--sheet", tmp_path / "none" / "sheet.png")
+    assert nowhere.exit_code == 2
+    assert "Usable, but:" in nowhere.stdout, "what was found is said all the same"
+    assert "give another file to --sheet" in nowhere.stderr
+
+
+def test_without_such_films_no_sheet_is_written_and_that_is_said(
+    films: Path, tmp_path: Path
+) -> None:
+    result = run("dataset", "check", films, "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 0
+    assert "is not written: no films look acquired alike" in result.stderr
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_split_writes_a_folder_that_check_takes(films: Path, tmp_path: Path) -> None:

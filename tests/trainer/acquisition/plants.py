@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.acquisition import looks, measures
-from trainer.acquisition.looks import Looks
-from trainer.acquisition.marks import SIDE
-
-Films = NDArray[np.uint8]
+from tests.support.acquired import Films, scaled
 
 
 def films(n: int, side: int, seed: int = 0) -> Films:
@@ -22,32 +17,6 @@ def films(n: int, side: int, seed: int = 0) -> Films:
         shape = Image.fromarray(soft).resize((side, side), Image.Resampling.BICUBIC)
         made.append(np.asarray(shape, dtype=np.float64) + rng.normal(0, 3, (side, side)))
     return np.clip(np.rint(made), 0, 255).astype(np.uint8)
-
-
-def scaled(some: Films, side: int) -> Films:
-    if some.shape[1] == side:
-        return some
-    size = (side, side)
-    return np.stack(
-        [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in some]
-    )
-
-
-def looked_at(some: Films) -> Looks:
-    """What is kept of films, uint8 [n, S, S]."""
-    parts = []
-    for start in range(0, len(some), 16):
-        part = some[start : start + 16]
-        parts.append(
-            looks.of(
-                scaled(part, SIDE),
-                scaled(part, looks.SMALL),
-                np.stack([measures.tone(film) for film in part]).astype(np.float16),
-                np.full((len(part), 2), some.shape[1], np.int32),
-                small=some.shape[1] < looks.SMALL_FILMS,
-            )
-        )
-    return looks.joined(parts)
 
 
 def lettered(some: Films, text: str = "R2", at: tuple[float, float] = (0.05, 0.06)) -> Films:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from tests.support.acquired import Films, looked_at
 from tests.trainer.acquisition import plants
-from tests.trainer.acquisition.plants import Films
 from trainer.acquisition import groups, looks, marks, one_sided
 from trainer.acquisition.groups import Group
 from trainer.acquisition.one_sided import OneSided
@@ -23,7 +23,7 @@ def two_classes(n: int) -> np.ndarray:
 
 def named(some: Films, labels: np.ndarray) -> list[OneSided]:
     patients = [f"p{i}" for i in range(len(some))]
-    return one_sided.find(groups.find(plants.looked_at(some)), labels, patients, 2)
+    return one_sided.find(groups.find(looked_at(some)), labels, patients, 2)
 
 
 @pytest.mark.parametrize("side", [64, 224])
@@ -45,14 +45,14 @@ def test_a_unit_whose_films_are_of_one_class_is_named_and_nothing_else(
 def test_a_unit_with_films_of_both_classes_is_a_group_and_not_named() -> None:
     some, labels = plants.films(ALL, 64), two_classes(ALL)
     some[:60] = plants.framed(some[:60])
-    found = groups.find(plants.looked_at(some))
+    found = groups.find(looked_at(some))
     (frame,) = (group for group in found if group.look == "frame")
     assert np.array_equal(frame.films, np.arange(60))
     assert named(some, labels) == []
 
 
 def test_films_that_nothing_was_laid_on_are_in_no_group() -> None:
-    assert groups.find(plants.looked_at(plants.films(ALL, 224))) == []
+    assert groups.find(looked_at(plants.films(ALL, 224))) == []
 
 
 def test_letters_that_wander_are_found_by_their_likeness() -> None:
@@ -111,7 +111,7 @@ def test_labels_exchanged_between_patients_name_nothing() -> None:
     some[:40] = plants.framed(some[:40])
     some[40:80] = plants.toned(some[40:80])
     some[80:120] = plants.covered(some[80:120])
-    found = groups.find(plants.looked_at(some))
+    found = groups.find(looked_at(some))
     assert len(found) >= 3
     patients = [f"p{i // 2}" for i in range(ALL)]
     rng = np.random.default_rng(0)
@@ -147,8 +147,8 @@ def test_many_films_are_grouped_as_a_part_of_them_is(monkeypatch: pytest.MonkeyP
 def test_looks_of_films_are_those_of_each_part_of_them() -> None:
     some = plants.lettered(plants.films(40, 224))
     whole, parts = (
-        plants.looked_at(some),
-        [plants.looked_at(some[:20]), plants.looked_at(some[20:])],
+        looked_at(some),
+        [looked_at(some[:20]), looked_at(some[20:])],
     )
     again = looks.joined(parts)
     assert len(whole) == len(again) == 40

@@ -14,6 +14,7 @@ from db.queue import jobs
 from tests.support import drawn, hostile, servers, soak
 from tests.support.site import Site, processes_with, site
 from tests.worker import samples
+from tests.worker.decoding.sabotage import CRASH, HANG, SITE
 from trainer.card import Card
 
 database_url = soak.database_url
@@ -27,26 +28,6 @@ FILM_MEMORY_MB = 256
 #: Most that any process of the worker may ever have resident, in MiB.
 PEAK_MB = 700
 
-#: Content at which this site's decoders are made to end by SIGSEGV, and to compute for ever: no
-#: film that does either to today's decoders is known.
-CRASH, HANG = b"crash the decoder here", b"hang the decoder here"
-
-_SABOTAGE = f"""
-import os, signal, sys
-
-if "worker.decoding.child" in " ".join(sys.orig_argv):
-    from trainer.film import rules
-
-    def decode(data, *arguments, _decode=rules.decode, **options):
-        if {CRASH!r} in data:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        while {HANG!r} in data:
-            pass
-        return _decode(data, *arguments, **options)
-
-    rules.decode = decode
-"""
-
 
 @pytest.fixture
 def here(
@@ -58,7 +39,7 @@ def here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """A site whose decoders can be made to crash and to hang, and whose model 1 is registered."""
-    (tmp_path / "sitecustomize.py").write_text(_SABOTAGE)
+    (tmp_path / "sitecustomize.py").write_text(SITE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     with site(
         database_url, valkey, tmp_path / "site",

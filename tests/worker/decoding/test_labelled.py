@@ -14,6 +14,7 @@ import pytest
 from tests.support import processes as running
 from tests.support.broken import mounts
 from tests.worker import samples
+from tests.worker.decoding.sabotage import CRASH, EAT, HANG, SITE
 from trainer.card import Card
 from trainer.checking import checkup, preview
 from trainer.data import cache, dataset, decoding
@@ -28,27 +29,6 @@ from worker.decoding.labelled import Limits
 from worker.engine import open_engine
 from worker.training import evaluation, precisions
 
-#: Content at which a decoder ends, never ends, and takes all the memory that it may have.
-CRASH, HANG, EAT = b"crash the decoder here", b"hang the decoder here", b"eat its memory here"
-
-SABOTAGE = f"""
-import os, signal, sys
-
-if "worker.decoding.child" in " ".join(sys.orig_argv):
-    from trainer.film import rules
-
-    def decode(data, *arguments, _decode=rules.decode, **options):
-        if {CRASH!r} in data:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        while {HANG!r} in data:
-            pass
-        if {EAT!r} in data:
-            bytearray(1 << 34)
-        return _decode(data, *arguments, **options)
-
-    rules.decode = decode
-"""
-
 CODES = {"crash": "decoder_died", "hang": "decoder_timeout", "eat": "too_large"}
 
 
@@ -56,7 +36,7 @@ CODES = {"crash": "decoder_died", "hang": "decoder_timeout", "eat": "too_large"}
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders that can be made to crash, to hang and to eat memory."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SABOTAGE)
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
 
 
