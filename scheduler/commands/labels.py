@@ -13,6 +13,7 @@ from db.base import database
 from db.base.errors import NotFound
 from db.queue import jobs, labels
 from scheduler import errors, session
+from scheduler.commands import compare
 from scheduler.pages import writing as pages
 from scheduler.show import output
 from trainer import spelling, table
@@ -33,6 +34,9 @@ def command() -> None:
       pneumoq labels import truth.csv --job 5
       pneumoq labels show 5
     """
+
+
+command.add_command(compare.command)
 
 
 @command.command("import")

@@ -6,6 +6,7 @@ a picture, and the page is made all the same. No more than one film is held at i
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class Picture:
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     #: Where in the picture the evidence is strongest, in words.
     where: str = ""
+    #: SHA-256 of the film's bytes; empty where they could not be read.
+    sha256: str = ""
     #: Why there is no picture.
     reason: str = ""
 
@@ -104,10 +107,11 @@ def _picture(
 ) -> Picture:
     if film.reason:
         return Picture(pick=pick, reason=film.reason)
+    sha256 = hashlib.sha256(film.data).hexdigest()
     try:
         gray = rules.gray(film.data, accept)
     except FilmError as error:
-        return Picture(pick=pick, reason=str(error))
+        return Picture(pick=pick, sha256=sha256, reason=str(error))
     width, height = gray.size
     left, top, right, bottom = 0.0, 0.0, float(width), float(height)
     if model["film_rule"] in rules.RULES:
@@ -121,6 +125,7 @@ def _picture(
         cam, where = overlay(values), place(values)
     return Picture(
         pick=pick,
+        sha256=sha256,
         jpeg=_encoded(gray, "JPEG", quality=QUALITY, optimize=True),
         width=gray.width,
         height=gray.height,
