@@ -7,12 +7,12 @@ asked for, so that a job of a million films takes a second and no memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.schema import jobs, model_labels, models, sources
+from db.base.schema import jobs, model_labels, models, shards, sources
 
 #: What has a true label is done.
 _NO_LABEL = (
@@ -104,6 +104,47 @@ def films(
         rows = connection.execute(sa.text(statement), values).mappings()
         found = [Pick(**row) for row in rows if row["item_no"] not in skipped]
     return found[:most]
+
+
+def by_shard(engine: sa.Engine, job_id: int) -> Iterator[list[Pick]]:
+    """All films of a job that were predicted, in their order, those of one shard at a time."""
+    statement = sa.text(
+        f"SELECT {_COLUMNS}, p.shard_no FROM predictions p "  # noqa: S608  # constants
+        "JOIN v_predictions v ON v.job_id = p.job_id AND v.item_no = p.item_no "
+        "WHERE p.job_id = :job AND p.item_no >= :first AND p.item_no < :end ORDER BY p.item_no"
+    )
+    after = -1
+    while True:
+        with database.reading(engine) as connection:
+            shard = connection.execute(
+                sa.select(shards.c.shard_no, shards.c.first_item, shards.c.n_items)
+                .where(shards.c.job_id == job_id, shards.c.shard_no > after)
+                .order_by(shards.c.shard_no)
+                .limit(1)
+            ).one_or_none()
+            if shard is None:
+                return
+            values = {
+                "job": job_id,
+                "first": shard.first_item,
+                "end": shard.first_item + shard.n_items,
+            }
+            found = [Pick(**row) for row in connection.execute(statement, values).mappings()]
+        after = shard.shard_no
+        if found:
+            yield found
+
+
+def named(engine: sa.Engine, job_id: int, items: Sequence[int]) -> list[Pick]:
+    """The films of these items that were predicted, by their numbers; a few hundred at most."""
+    statement = sa.text(
+        f"SELECT {_COLUMNS}, p.shard_no FROM v_predictions v "  # noqa: S608  # constants
+        "JOIN predictions p ON p.job_id = v.job_id AND p.item_no = v.item_no "
+        "WHERE v.job_id = :job AND v.item_no IN :items ORDER BY v.item_no"
+    ).bindparams(sa.bindparam("items", expanding=True))
+    with database.reading(engine) as connection:
+        rows = connection.execute(statement, {"job": job_id, "items": list(items)}).mappings()
+        return [Pick(**row) for row in rows]
 
 
 def classes(engine: sa.Engine, job_id: int) -> list[str]:

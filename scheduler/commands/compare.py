@@ -64,7 +64,8 @@ def command(first: Path, second: Path, as_json: bool) -> None:
         )
     classes = sorted({labels[film][0] for labels in said for film in both})
     number = {name: n for n, name in enumerate(classes)}
-    found = agreement.cohen(*([number[s[film][0]] for film in both] for s in said), len(classes))
+    first_said, second_said = ([number[s[film][0]] for film in both] for s in said)
+    found = agreement.cohen(first_said, second_said, len(classes))
     differ = [
         {"film": said[0][film][1], key: film, "first": said[0][film][0],
          "second": said[1][film][0]}

@@ -162,23 +162,24 @@ def intervals(
     rows: Sequence[Sequence[Any]], marks: Sequence[Mark] = (), names: dict[str, str] | None = None,
 ) -> Html:  # fmt: skip
     """Values with their intervals, a line each; `names` says what a style means."""
-    step, left = 24, 150
-    height = TOP + step * max(1, len(values)) + BOTTOM
-    plot = _Plot(x, Axis(label="", low=0, high=max(1, len(values))), height=height, left=left)
+    step, left, top = 24, 150, TOP if marks else 6
+    height = top + step * max(1, len(values)) + BOTTOM
+    y = Axis(label="", low=0, high=max(1, len(values)))
+    plot = _Plot(x, y, height=height, left=left, top=top)
     parts: list[Html] = [plot.axes(upright=False)]
     parts += [plot.mark(mark) for mark in marks]
     for n, one in enumerate(values):
-        y = len(values) - n - 0.5
+        place = len(values) - n - 0.5
         shown = one.label if len(one.label) <= 24 else f"{one.label[:22]}…"
         parts.append(
-            el("text", shown, x=left - 8, y=_n(plot.y(y) + 4), text_anchor="end", class_="tick")
+            el("text", shown, x=left - 8, y=_n(plot.y(place) + 4), text_anchor="end", class_="tick")
         )
         low, high = (
             one.value if end is None else min(max(end, x.low), x.high)
             for end in (one.low, one.high)
         )
-        parts.append(plot.line(low, y, high, y, f"stroke-{one.style} bar"))
-        parts.append(plot.dot(one.value, y, one.style))
+        parts.append(plot.line(low, place, high, place, f"stroke-{one.style} bar"))
+        parts.append(plot.dot(one.value, place, one.style))
     legend = _legend(
         [Series(name=text, points=(), style=style) for style, text in (names or {}).items()], "dot"
     )
@@ -188,8 +189,10 @@ def intervals(
 class _Plot:
     """Where values lie in a drawing."""
 
-    def __init__(self, x: Axis, y: Axis, height: int = HEIGHT, left: int = LEFT) -> None:
-        self._x, self._y, self._height, self._left = x, y, height, left
+    def __init__(
+        self, x: Axis, y: Axis, height: int = HEIGHT, left: int = LEFT, top: int = TOP
+    ) -> None:
+        self._x, self._y, self._height, self._left, self._top = x, y, height, left, top
 
     def x(self, value: float) -> float:
         """From the left, in units of the drawing."""
@@ -199,7 +202,7 @@ class _Plot:
 
     def y(self, value: float) -> float:
         """From the top."""
-        height = self._height - TOP - BOTTOM
+        height = self._height - self._top - BOTTOM
         span = (self._y.high - self._y.low) or 1
         return self._height - BOTTOM - (value - self._y.low) / span * height
 
@@ -216,7 +219,7 @@ class _Plot:
         parts = []
         for value, word in self._x.places():
             at = self.x(value)
-            parts.append(el("line", x1=_n(at), x2=_n(at), y1=TOP, y2=bottom, class_="grid"))
+            parts.append(el("line", x1=_n(at), x2=_n(at), y1=self._top, y2=bottom, class_="grid"))
             parts.append(
                 el("text", word, x=_n(at), y=bottom + 17, text_anchor="middle", class_="tick")
             )
@@ -289,8 +292,8 @@ class _Plot:
             bottom = self._height - BOTTOM
             return el(
                 "g",
-                el("line", x1=_n(at), x2=_n(at), y1=TOP - 10, y2=bottom, class_="mark"),
-                el("text", mark.text, y=TOP - 2, **aside),
+                el("line", x1=_n(at), x2=_n(at), y1=self._top - 10, y2=bottom, class_="mark"),
+                el("text", mark.text, y=self._top - 2, **aside),
             )
         parts = []
         if mark.across is not None:
@@ -298,7 +301,7 @@ class _Plot:
         if mark.upright is not None:
             parts.append(self.line(mark.x, mark.upright[0], mark.x, mark.upright[1], "whisker"))
         down = self.y(mark.y)
-        below = down < TOP + 24
+        below = down < self._top + 24
         parts.append(el("circle", cx=_n(at), cy=_n(down), r=5, class_="point"))
         parts.append(el("text", mark.text, y=_n(down + 18 if below else down - 10), **aside))
         return el("g", parts)

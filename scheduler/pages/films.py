@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ class Picture:
     where: str = ""
     #: SHA-256 of the film's bytes; empty where they could not be read.
     sha256: str = ""
+    #: The true class, where the page is about that.
+    truth: str = ""
     #: Why there is no picture.
     reason: str = ""
 
@@ -88,6 +91,24 @@ def read(engine: sa.Engine, job_id: int, picks: Iterable[Pick], side: int) -> di
             for pick in of_source:
                 made.setdefault(pick.item_no, Picture(pick=pick, reason=str(error)))
     return made
+
+
+def of_file(
+    path: str, probability: float, model: sa.RowMapping, number: int, side: int = REPORT
+) -> Picture:
+    """The picture of a labelled film that is a file of its own, `number` in its list."""
+    positive = probability >= model["threshold"]
+    others = [str(name) for name in model["card"].get("labels", ()) if name != model["positive"]]
+    pick = Pick(
+        item_no=number, shard_no=0, name=path, source="", probability=probability,
+        label=str(model["positive"]) if positive else (others or ["otherwise"])[0],
+        threshold=float(model["threshold"]), ood=None, unusual=0,
+    )  # fmt: skip
+    try:
+        film = reread.Reread(item_no=number, name=path, data=Path(path).read_bytes())
+    except OSError as error:
+        return Picture(pick=pick, reason=f"{path}: {error.strerror}")
+    return _picture(pick, film, None, model, side, ())
 
 
 def logits(row: sa.Row[Any]) -> NDArray[np.float32]:
@@ -172,7 +193,8 @@ def why(found: Picture, positive: str) -> str:
     pick = found.pick
     apart = 100 * (pick.probability - pick.threshold)
     points = f"{abs(apart):.1f} points {'above' if apart >= 0 else 'below'} the operating point"
-    sentence = f"called {pick.label}, {points} of {100 * pick.threshold:.1f} %"
+    truth = f", truly {found.truth}" if found.truth else ""
+    sentence = f"called {pick.label}{truth}, {points} of {100 * pick.threshold:.1f} %"
     if found.where:
         sentence += f"; most evidence for {positive} in the {found.where} of the picture"
     if pick.unusual and pick.ood is not None:

@@ -96,7 +96,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, Pick], folder: Path)
             continue
         contents.add(sha256)
         group = UNUSUAL if row.unusual else row.label
-        path = taken.path(group, _name(film, row.name, labels), film.item_no)
+        path = taken.path(group, name_of(film, row.name, labels), film.item_no)
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(film.data)
@@ -119,7 +119,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, Pick], folder: Path)
     return copied
 
 
-def _name(film: Reread, stored: str, labels: Collection[str]) -> str:
+def name_of(film: Reread, stored: str, labels: Collection[str]) -> str:
     """A film's own name, as far as the patient may be read from it; its number where that is odd.
 
     What the database hides stays hidden.
