@@ -334,9 +334,30 @@ V_DRIFT = View(
     """,
 )
 
+V_PAGES = View(
+    name="v_pages",
+    comment="A report, review, export or folder of films that was written for a person.",
+    columns={
+        "page_id": "Number.",
+        "kind": "report, review, export, folder (of films) or labels (a CSV that was read).",
+        "path": "Absolute path it was written to.",
+        "job_id": "Job that it is of, if any.",
+        "model_id": "Model that it is of, if any.",
+        "run_id": "Night that it is of, if any.",
+        "films": "Films in it; NULL: all of its job.",
+        "written_by": "User and host.",
+        "written_at": "When.",
+    },
+    select="""
+        SELECT id AS page_id, kind, path, job_id, model_id, run_id, n_films AS films, written_by,
+               written_at
+        FROM pages
+    """,
+)
+
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT,
+    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.
