@@ -16,12 +16,16 @@ Films = NDArray[np.uint8]
 #: Rings from no cycles to one per two pixels; those of coarse detail, which is left as it is.
 RINGS, COARSE = 16, (3, 5)
 
+#: Share of the side around the middle whose gray levels make a film's tone.
+MIDDLE = 0.7
+
 #: By how much the amplitudes of a ring are multiplied or divided at most.
 GAIN = 4.0
 
-#: Amplitudes are exchanged up to this share of the side in cycles: Yang and Soatto (Fourier Domain
-#: Adaptation, CVPR 2020) take 0.01 to 0.09.
-SPECTRUM = 0.05
+#: Amplitudes are exchanged up to this share of the side in cycles. Yang and Soatto (Fourier Domain
+#: Adaptation, CVPR 2020) take 0.01, 0.05 and 0.09; from 0.02 on a film gets patches that are as
+#: large as opacities, and what it is called may rightly change.
+SPECTRUM = 0.01
 
 #: A mark that differs by fewer gray levels from what is around it is not copied.
 FAINT = 20
@@ -31,13 +35,23 @@ AT_ONCE = 16
 
 
 def toned(films: Films, donors: Films) -> Films:
-    """Films with their donors' histograms, by matching ranks."""
+    """Films with their donors' histograms, by matching ranks.
+
+    Of the middle: where one film has a wide black border and the other none, lungs would turn
+    black. What is darker or brighter than all of it is stretched to black and white.
+    """
+    edge = round(films.shape[1] * (1 - MIDDLE) / 2)
+    inside = slice(edge, films.shape[1] - edge)
     made = np.empty_like(films)
     for n, (film, donor) in enumerate(zip(films, donors, strict=True)):
-        counts = np.bincount(film.reshape(-1), minlength=256)
-        rank = (np.cumsum(counts) - counts / 2) / film.size
-        theirs = np.cumsum(np.bincount(donor.reshape(-1), minlength=256)) / donor.size
-        made[n] = np.searchsorted(theirs, rank).clip(0, 255).astype(np.uint8)[film]
+        own = np.bincount(film[inside, inside].reshape(-1), minlength=256)
+        theirs = np.cumsum(np.bincount(donor[inside, inside].reshape(-1), minlength=256))
+        rank = (np.cumsum(own) - own / 2) / own.sum()
+        low, high = np.flatnonzero(own)[[0, -1]]
+        curve = np.searchsorted(theirs / theirs[-1], rank).clip(0, 255).astype(np.float64)
+        curve[: low + 1] = np.linspace(0, curve[low], low + 1) if low else curve[low]
+        curve[high:] = np.linspace(curve[high], 255, 256 - high) if high < 255 else curve[high]
+        made[n] = np.rint(curve).astype(np.uint8)[film]
     return made
 
 

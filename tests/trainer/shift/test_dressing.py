@@ -31,7 +31,8 @@ def detail(some: np.ndarray) -> np.ndarray:
 def test_a_toned_film_has_the_histogram_of_its_donor(films: np.ndarray, donors: np.ndarray) -> None:
     toned = dressing.toned(films, plants.toned(donors, 0.5))
     for film, donor in zip(toned, plants.toned(donors, 0.5), strict=True):
-        found, wanted = np.sort(film.reshape(-1)), np.sort(donor.reshape(-1))
+        middle = np.s_[10:54, 10:54]
+        found, wanted = (np.sort(one[middle].reshape(-1)) for one in (film, donor))
         assert np.abs(found.astype(int) - wanted).mean() < 2
 
 
@@ -93,7 +94,8 @@ def test_a_film_dressed_as_itself_stays_as_it_is(films: np.ndarray) -> None:
     found = marks.find(scaled(films, marks.SIDE))
     boxes = [found.box[found.film == n] for n in range(6)]
     made = dressing.as_unit(films, films, boxes, frames)
-    assert np.abs(made.astype(int) - films).max() <= 2
+    # A gray that only lies outside the middle becomes the next one that does not.
+    assert np.abs(made.astype(int) - films).mean() < 0.05
     assert np.abs(dressing.spectrum(films, films).astype(int) - films).max() <= 1
 
 

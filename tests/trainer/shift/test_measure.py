@@ -95,8 +95,8 @@ def test_a_model_that_looks_at_the_disease_keeps_its_decisions(
 ) -> None:
     told = judged(films, found, sees_disease)
     unit = named(told)["group 1"]
-    assert unit["auroc"]["value"] > 0.98
-    assert unit["flips"]["high"] < 0.2
+    assert unit["auroc"]["value"] > 0.96
+    assert unit["flips"]["high"] < 0.3
     assert named(told)["group 1 marks"]["flips"]["value"] == 0
 
 
