@@ -67,7 +67,7 @@ def _numbers(patients: Sequence[str]) -> Numbers:
 
 
 def _by_patient(values: NDArray[Any], who: Numbers, patients: int = 0) -> Floats:
-    return np.bincount(who, weights=values, minlength=patients)
+    return np.bincount(who, weights=values, minlength=patients).astype(np.float64)
 
 
 def _effect(found: float, expected: float, patients: int) -> float:

@@ -93,7 +93,7 @@ def marked(
     """
     side = films.shape[1]
     scale = side / SIDE
-    made = films.copy()
+    made: Films = films.copy()
     for n, (donor, places) in enumerate(zip(donors, boxes, strict=True)):
         for top, left, height, width in places * scale:
             y, x = max(0, round(top) - 1), max(0, round(left) - 1)

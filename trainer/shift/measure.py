@@ -68,7 +68,7 @@ class Scored:
 
     def after(self, one: Dressed) -> Floats:
         """P(positive) of all films, of which some are dressed so; float64 [n]."""
-        score = self.score.copy()
+        score: Floats = self.score.copy()
         score[one.films] = one.score
         return score
 

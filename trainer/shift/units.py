@@ -54,7 +54,7 @@ class Films:
     @property
     def truth(self) -> NDArray[np.bool_]:
         """bool [N]: whether each is positive."""
-        return self.labels == self.positive
+        return np.asarray(self.labels == self.positive)
 
     @property
     def others(self) -> str:

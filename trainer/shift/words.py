@@ -48,7 +48,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     for one in report["dressings"]:
         of_kind.setdefault(one["kind"], []).append(one)
     plain = report["plain"]
-    found = [("as they are", str(report["films"]), *_auroc(plain), "", "")]
+    found: list[tuple[str, ...]] = [("as they are", str(report["films"]), *_auroc(plain), "", "")]
     for kind in (UNIT, MARKS, TONE, SPECTRUM):
         if kind in of_kind:
             found.append(_row(report, _worst(of_kind[kind])))
