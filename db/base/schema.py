@@ -702,6 +702,15 @@ evaluations = Table(
     _c("n_films", sa.Integer, "Films."),
     _c("metrics", Json, "auroc, accuracy, sensitivity, specificity, ... by name."),
     _c("created_at", UtcDateTime, "Measured."),
+    _c(
+        "shift",
+        Json,
+        "What is left where these films are dressed as others look: "
+        "docs/reference/model-file.md. NULL: not measured.",
+        nullable=True,
+    ),
+    _c("shift_worst", sa.Text, "Of these dressings the one that costs most AUROC.", nullable=True),
+    _c("shift_worst_auroc", sa.Float, "AUROC there.", nullable=True),
     comment="How a model did on labelled films.",
 )
 

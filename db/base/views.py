@@ -266,10 +266,13 @@ V_EVALUATIONS = View(
         "dataset_id": "Dataset that the films are of, where it was read for training.",
         "job_id": "Job that measured it, if any.",
         "measured_at": "When.",
+        "shift_worst": "Of the looks that films were dressed in, the one that costs most AUROC.",
+        "shift_worst_auroc": "AUROC there, 0 to 1.",
+        "shift": "JSON: groups, dressings with AUROC, mean P and flips; see the model file.",
     },
     select="""
         SELECT e.model_id, m.name AS model, e.split, e.n_films AS films, e.metrics, e.dataset_id,
-               e.job_id, e.created_at AS measured_at
+               e.job_id, e.created_at AS measured_at, e.shift_worst, e.shift_worst_auroc, e.shift
         FROM evaluations e
         JOIN models m ON m.id = e.model_id
     """,
