@@ -454,8 +454,8 @@ sources = Table(
     _c("paths", sa.LargeBinary, "Of a list that no file holds: its paths, one a line, zlib.",
        nullable=True),
     _c("listed", sa.LargeBinary,
-       "Of a list's file: the paths that it named when it was submitted, JSON, zlib. NULL of release "
-       "0.2.0, whose workers read the file.", nullable=True),
+       "Of a list's file: the paths that it named when it was submitted, JSON, gzip. NULL of "
+       "release 0.2.0, whose workers read the file.", nullable=True),
     _c("trouble", sa.Text, "Why a worker could not read it, where none has read it since.",
        nullable=True),
     _c("trouble_at", UtcDateTime,

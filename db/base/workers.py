@@ -29,8 +29,8 @@ def register(
 ) -> None:
     """Insert the row of a worker process that has started; repeated where the answer was lost.
 
-    `lease_s` is how long its leases are, in seconds. `versions` may have `engines` among them: the words of `jobs.engine` that it serves, as in
-    `auto,tensorrt`.
+    `lease_s` is how long its leases are, in seconds. `versions` may have `engines` among them: the
+    words of `jobs.engine` that it serves, as in `auto,tensorrt`.
     """
     connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
     connection.execute(

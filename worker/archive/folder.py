@@ -155,6 +155,28 @@ class FolderReader:
         trouble.close(self._fd)
 
 
+class ListReader(FolderReader):
+    """Reads files that a list names; those by relative paths lie below the list's folder.
+
+    That may be gone, as the list may: absolute paths do not need it. Thread safe.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """`uri` is the list's folder; raises ArchiveError."""
+        try:
+            self._fd = os.open(uri, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            self._fd = -1
+        except (OSError, ValueError) as error:
+            raise trouble.at_root(uri, error) from error
+
+    def open(self, member: Member, max_bytes: int = MAX_BYTES) -> int:
+        if self._fd < 0 and not member.name.startswith("/"):
+            check(member, max_bytes)
+            raise trouble.at_member(FileNotFoundError())
+        return super().open(member, max_bytes)
+
+
 def _check_file(fd: int, member: Member) -> None:
     """Raise MemberError where what was opened is no file."""
     mode = os.fstat(fd).st_mode

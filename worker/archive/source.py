@@ -116,6 +116,10 @@ class Source(abc.ABC):
         """Seek index that lets any worker start in the middle; None where none is needed."""
         return None
 
+    def listed(self) -> bytes | None:
+        """Of a list's file: what it names, for `opening.open_source`; None of any other archive."""
+        return None
+
     def close(self) -> None:
         """Close the archive; listing must be over."""
         return

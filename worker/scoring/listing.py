@@ -103,7 +103,9 @@ class Lister:
         if wanted is None and self._copied(row):
             return True
         names = listings.unpack_paths(row["paths"])
-        with archive.open_source(row["uri"], row["kind"], names) as source:
+        with connecting.reading(self._database) as connection:
+            kept = listings.listed(connection, self._lease.job_id, row["source_no"])
+        with archive.open_source(row["uri"], row["kind"], names, kept) as source:
             listed = self._listed()
             self._check_unchanged(source, row, begun=row["source_no"] in listed)
             more = self._list(source, row["source_no"], wanted, listed)

@@ -22,7 +22,7 @@ def upgrade() -> None:
             "listed",
             sa.LargeBinary(),
             nullable=True,
-            comment="Of a list's file: the paths that it named when it was submitted, JSON, zlib. "
+            comment="Of a list's file: the paths that it named when it was submitted, JSON, gzip. "
             "NULL of release 0.2.0, whose workers read the file.",
         ),
     )

@@ -626,7 +626,7 @@ def test_a_list_from_the_database_names_files_of_a_folder_in_its_order(tmp_path:
         assert source.fingerprint() == fingerprint, "each file is compared when it is read"
     with archive.open_source(str(tmp_path), "list", kept[1:]) as source:
         assert source.fingerprint() != fingerprint
-    reader = archive.open_reader("list", str(tmp_path))
+    reader = archive.open_reader("folder", str(tmp_path))
     assert reader.read(members[1]) == b"xx"
     for number, code in ((0, "changed"), (2, "missing")):
         with pytest.raises(MemberError) as caught:

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import random
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -531,12 +532,23 @@ def test_an_archive_of_chained_headers_fails_its_job_at_the_first_attempt(
 
 
 def submit(
-    desk: Desk, model_id: int, path: Path, pattern: str = "", kind: archive.Kind = "folder"
+    desk: Desk,
+    model_id: int,
+    path: Path,
+    pattern: str = "",
+    kind: archive.Kind = "folder",
+    *,
+    kept: bool = False,
 ) -> int:
-    """Submit a job over a list, a folder, or what a pattern matches in it."""
+    """Submit a job over a list, a folder, or what a pattern matches in it.
+
+    What a list names is `kept`, or read again by the planner, as release 0.2.0 submits.
+    """
     uri, kind = (f"{path}/{pattern}", "glob") if pattern else (str(path), kind)
     with archive.open_source(uri, kind) as source:
         rows = [{"uri": uri, "kind": kind, "fingerprint": source.fingerprint()}]
+        if kept:
+            rows[0]["listed"] = source.listed()
     return connecting.write(
         desk.engine,
         lambda c: jobs.submit(
@@ -683,3 +695,33 @@ def test_a_table_whose_first_film_is_gone_is_not_listed_on_one_row_too_late(
     desk.plan(job_id)
     assert desk.job(job_id)["state"] == "failed"
     assert "changed while it was listed" in desk.job(job_id)["reason"]
+
+
+@pytest.mark.parametrize("change", ["gone", "changed", "its folder is gone"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_list_named_when_it_was_submitted_is_planned_and_tried_again(
+    desk: Desk, model_id: int, tmp_path: Path, change: str, begun: bool
+) -> None:
+    films = folder(tmp_path / "films", 6)
+    names = sorted(str(path) for path in films.rglob("*") if path.is_file())
+    table = folder(tmp_path / "lists", 0) / "films.txt"
+    table.write_text("".join(f"{name}\n" for name in names))
+    job_id = submit(desk, model_id, table, kind="list", kept=True)
+    if begun:
+        begin(desk, job_id, 2)
+    match change:
+        case "gone":
+            table.unlink()
+        case "changed":
+            table.write_text(names[0] + "\n")
+        case _:
+            shutil.rmtree(table.parent)
+    desk.plan(job_id)
+    assert desk.job(job_id)["state"] == "running"
+    assert desk.names(job_id) == names
+    connecting.write(desk.engine, lambda c: control.cancel(c, job_id, "tester"))
+    again = connecting.write(
+        desk.engine, lambda c: control.retry(c, job_id, "tester", failed_only=True)
+    )
+    desk.plan(again)
+    assert desk.names(again) == names
