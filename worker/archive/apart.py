@@ -129,7 +129,7 @@ def each(
                     _answered[place] = time.monotonic()  # what is on the way there did
                 _fell_silent(inside or path, patience_s, aside=inside is not None)
                 raise no_answer(named, patience_s, inside)
-            if reply:
+            if reply and place is not None:
                 _answered[place] = time.monotonic()
             if "error" in reply or "end" in reply:
                 done = True

@@ -21,9 +21,9 @@ from pathlib import Path
 from trainer import spelling, table
 from trainer.errors import TableError
 from worker.archive import trouble
-from worker.archive.folder import check_root, examine, member_of
+from worker.archive.folder import check_root, member_of
 from worker.archive.member import NO_FILE, Member
-from worker.archive.source import Kind, Source, open_file, pread
+from worker.archive.source import Kind, Source, examine, open_file, pread
 from worker.errors import ArchiveError, SourceTrouble
 
 #: Names of a column of paths, by preference; their case does not matter.
@@ -62,7 +62,7 @@ class Named(Source):
 
     def _member(self, path: str, root: trouble.Root) -> Member:
         try:
-            mode, size = examine(self._place(path))
+            mode, size = self._examined(self._place(path))
         except ValueError:
             return member_of(path, 0)  # reading it says why it cannot be
         except OSError:
@@ -289,7 +289,7 @@ class NamedSource(Source):
         for name in self._names:
             size: int | None
             try:
-                _, size = examine(f"{self.uri}/{name}")
+                _, size = self._examined(f"{self.uri}/{name}")
             except OSError:
                 root.check()
                 size = None  # gone already: reading it says so

@@ -57,8 +57,9 @@ class FolderSource(Source):
             for base in names:
                 name = prefix + base
                 path = f"{self.uri}/{name}"
+                size: int | None
                 try:
-                    mode, size = examine(path)
+                    mode, size = self._examined(path)
                 except OSError as error:
                     # Gone already, or a link that leads nowhere: reading it says which.
                     root.check()
@@ -233,16 +234,6 @@ def is_empty(uri: str, fd: int | None = None) -> bool:
 def names_in(path: str) -> list[str]:
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries)
-
-
-def examine(path: str) -> tuple[int, int]:
-    """Mode and size of an entry; a link to a folder keeps the mode of a link."""
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        target = Path(path).stat()
-        if not stat.S_ISDIR(target.st_mode):
-            status = target
-    return status.st_mode, status.st_size
 
 
 def status_of(uri: str) -> os.stat_result:

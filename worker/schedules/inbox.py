@@ -98,7 +98,7 @@ def _names(
     with os.scandir(path) as entries:
         for entry in entries:
             yield None
-            if entry.path in left_out:
+            if left_out and entry.path in left_out:
                 continue
             apart.at.path = entry.path  # some file systems are asked what it is
             try:

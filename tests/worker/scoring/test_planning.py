@@ -25,8 +25,10 @@ from db.base.schema import jobs as jobs_table
 from db.base.schema import shard_listings, shards, sources
 from db.queue import jobs, leases, listings
 from db.work import claims, control
+from tests.support.broken import mounts
 from tests.worker import archives, samples
 from worker import archive
+from worker.archive import apart, stall
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
 from worker.scoring import seeking
@@ -725,3 +727,40 @@ def test_what_a_list_named_when_it_was_submitted_is_planned_and_tried_again(
     )
     desk.plan(again)
     assert desk.names(again) == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "hanging", "on"),
+    [("folder", "1.png", "examine"), ("folder", "ward", "list"), ("glob", "1.png", "examine"),
+     ("glob", "ward", "list"), ("list", "1.png", "examine")],
+)  # fmt: skip
+def test_what_of_a_source_gives_no_answer_is_an_item_and_keeps_no_other_from_being_planned(
+    desk: Desk, model_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, hanging: str, on: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stall, "STALL_S", 3.0)
+    real = folder(tmp_path / "real", 0)
+    names = ["0.png", "1.png", "2.png", "ward/3.png"]
+    for name in names:
+        (real / name).parent.mkdir(exist_ok=True)
+        (real / name).write_bytes(b"x")
+    expected = [hanging if name.startswith(hanging) else name for name in names]
+    with mounts.share(real, tmp_path / "share") as share:
+        if kind == "list":
+            path = tmp_path / "films.txt"
+            expected = [f"{share.at}/{name}" for name in names]
+            path.write_text("".join(f"{name}\n" for name in expected))
+            job_id = submit(desk, model_id, path, kind="list", kept=True)
+        else:
+            job_id = submit(desk, model_id, share.at, "**" if kind == "glob" else "")
+        apart.reach(str(share.at), 60.0)  # who asks has started, which may take as long
+        share.hangs(names=hanging, on=[on])
+        desk.plan(job_id)
+        assert desk.job(job_id)["state"] == "planning"
+        assert apart.left_behind() == 1
+        desk.plan(job_id)
+        assert desk.job(job_id)["state"] == "running", jobs.events(desk.engine, job_id)
+        assert desk.names(job_id) == expected
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        apart._silent.clear()
