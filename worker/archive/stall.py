@@ -38,8 +38,8 @@ def watched(
 
     That is where it used no processor for `patience_s` seconds (STALL_S). `path` is the disk or
     share that it reads then, and `inside` what below it is asked for, if that is known: the next
-    one leaves that out (`apart.aside`). What was given up may come on later: what it does must do no
-    harm, and what it returns then is given to `late`.
+    one leaves that out (`apart.aside`). What was given up may come on later: what it does must do
+    no harm, and what it returns then is given to `late`.
     """
     answers: list[T] = []
     errors: list[BaseException] = []
