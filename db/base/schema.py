@@ -453,6 +453,9 @@ sources = Table(
        nullable=True),
     _c("paths", sa.LargeBinary, "Of a list that no file holds: its paths, one a line, zlib.",
        nullable=True),
+    _c("listed", sa.LargeBinary,
+       "Of a list's file: the paths that it named when it was submitted, JSON, gzip. NULL of "
+       "release 0.2.0, whose workers read the file.", nullable=True),
     _c("trouble", sa.Text, "Why a worker could not read it, where none has read it since.",
        nullable=True),
     _c("trouble_at", UtcDateTime,
@@ -736,6 +739,8 @@ workers = Table(
     _c("engine", sa.Text, "What it computes with.", nullable=True),
     _c("versions", Json, "Software versions; `engines`: the words of jobs.engine that it serves."),
     _c("health", Json, "Temperature, power, throttling and memory of its machine, where it tells.",
+       nullable=True),
+    _c("lease_s", sa.Float, "How long its leases are, in seconds; NULL of release 0.2.0.",
        nullable=True),
     _c("started_at", UtcDateTime, "Started."),
     _c("seen_at", UtcDateTime, "Latest heartbeat."),

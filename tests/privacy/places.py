@@ -37,6 +37,7 @@ ALLOWED = (
     _may("column sources.uri", "source", "workers find the source by it"),
     _may("column sources.fingerprint", "source", "of a folder and a film it is the path"),
     _may("column sources.paths", "film dicom", "of a list that no file holds: what it names"),
+    _may("column sources.listed", "source film dicom hidden", "what a list named: workers read it"),
     _may("column jobs.spec", "source", "what was asked for"),
     _may("column schedules.spec", "source", "what was asked for"),
     _may("column datasets.root", "source", "where a person gave it"),
