@@ -477,6 +477,9 @@ sources = Table(
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),
           sqlite_where=sa.text("content_id IS NOT NULL")),
+    Index("ix_sources_troubled", "job_id",
+          postgresql_where=sa.text("trouble_at IS NOT NULL"),
+          sqlite_where=sa.text("trouble_at IS NOT NULL")),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -522,6 +525,9 @@ shards = Table(
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
     Index("ix_shards_share", "share", "share_priority", "starts", "ends",
+          postgresql_where=sa.text("starts IS NOT NULL"),
+          sqlite_where=sa.text("starts IS NOT NULL")),
+    Index("ix_shards_starts", "share_priority", "starts",
           postgresql_where=sa.text("starts IS NOT NULL"),
           sqlite_where=sa.text("starts IS NOT NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "

@@ -32,8 +32,8 @@ LATEST = 64
 #: A shard costs no less, in seconds: one that is answered from the store takes hardly any time.
 LEAST_S = 1e-3
 
-#: No job is left out by it; SQLite sorts what has a limit before it looks at what is due.
-_ALL = 2**31 - 1
+#: So many jobs, by their turns, are looked at for something that is due; all where nothing is.
+_FIRST, _ALL = 64, 2**31 - 1
 
 
 class Away(NamedTuple):
@@ -73,10 +73,13 @@ def next_one(
     is due), `start` (the virtual start of the claim) and `leader` (the key that was served last).
     Jobs that are `passed` are left out.
     """
-    return connection.execute(
-        _turns(wanted.planning, wanted.alone, wanted.kinds is None),
-        {**_values(wanted), "passed": list(passed)},
-    ).one_or_none()
+    statement = _turns(wanted.planning, wanted.alone, wanted.kinds is None)
+    values = {**_values(wanted), "passed": list(passed)}
+    for most in (_FIRST, _ALL):
+        row = connection.execute(statement, {**values, "most": most}).one_or_none()
+        if row is not None:
+            return row
+    return None
 
 
 def lock_shard(connection: sa.Connection, turn: sa.Row[Any], wanted: Wanted) -> sa.Row[Any] | None:
@@ -128,7 +131,7 @@ def _some(name: str) -> sa.BindParameter[Any]:
 
 @cache
 def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
-    """The statement of `next_one`; made once, as it is large."""
+    """The statement of `next_one`; made once, as it is large. What has a limit is sorted first."""
     share = sa.func.coalesce(jobs.c.share, jobs.c.submitted_by)
     plan = (
         sa.and_(to_plan(), jobs.c.id.not_in(_some("away_jobs")), share.not_in(_some("planned")))
@@ -136,23 +139,19 @@ def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
         else sa.false()
     )
     served = sa.or_(jobs.c.engine.is_(None), jobs.c.engine.in_(_some("kinds")))
-    of_key = (
-        shards.c.share == share,
-        shards.c.share_priority == jobs.c.priority,
-        shards.c.starts.is_not(None),
-    )
-
-    def latest(column: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
-        """Of the key's last claim: one look into an index."""
-        return (
-            sa.select(column)
-            .where(*of_key)
-            .order_by(shards.c.starts.desc(), shards.c.ends.desc())
-            .limit(1)
-            .correlate(jobs)
-            .scalar_subquery()
+    # Of the key's last claim: one look into an index.
+    ends = (
+        sa.select(shards.c.ends)
+        .where(
+            shards.c.share == share,
+            shards.c.share_priority == jobs.c.priority,
+            shards.c.starts.is_not(None),
         )
-
+        .order_by(shards.c.starts.desc(), shards.c.ends.desc())
+        .limit(1)
+        .correlate(jobs)
+        .scalar_subquery()
+    )
     opened = (
         sa.select(
             jobs.c.id,
@@ -160,8 +159,7 @@ def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
             share.label("share"),
             plan.label("plan"),
             (sa.true() if any_kind else served).label("served"),
-            latest(shards.c.starts).label("starts"),
-            latest(shards.c.ends).label("ends"),
+            ends.label("ends"),
         )
         .where(
             jobs.c.kind == "score",
@@ -169,29 +167,43 @@ def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
             jobs.c.state.in_(("queued", *SCORING_JOB_STATES)),
             jobs.c.id.not_in(_some("passed")),
         )
-        .subquery("opened")
+        .cte("opened")
+        .prefix_with("MATERIALIZED")  # each key's last claim is looked up once
     )
-    # Where the others are: the start of the claim that was made last.
-    last = {"partition_by": opened.c.priority, "order_by": opened.c.starts.desc().nulls_last()}
-    levelled = sa.select(
-        opened,
-        sa.func.first_value(opened.c.starts).over(**last).label("level"),
-        sa.func.first_value(opened.c.share).over(**last).label("leader"),
-    ).subquery("levelled")
+    # Where the others are: the start of the claim that was made last, and whose it was.
+    priorities = sa.select(opened.c.priority).distinct().subquery("priorities")
+
+    def last(column: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
+        return (
+            sa.select(column)
+            .where(shards.c.share_priority == priorities.c.priority, shards.c.starts.is_not(None))
+            .order_by(shards.c.starts.desc())
+            .limit(1)
+            .correlate(priorities)
+            .scalar_subquery()
+        )
+
+    levels = (
+        sa.select(
+            priorities.c.priority,
+            last(shards.c.starts).label("level"),
+            last(shards.c.share).label("leader"),
+        )
+        .cte("levels")
+        .prefix_with("MATERIALIZED")
+    )
+    level = levels.c.level
     start = sa.case(
-        (levelled.c.ends >= levelled.c.level, levelled.c.ends),
-        else_=sa.func.coalesce(levelled.c.level, 0.0),
+        (opened.c.ends >= level, opened.c.ends), else_=sa.func.coalesce(level, 0.0)
     ).label("start")
     turns = (
-        sa.select(levelled, start)
+        sa.select(opened, levels.c.leader, start)
+        .join_from(opened, levels, levels.c.priority == opened.c.priority)
         # Of several that begin there, whoever took the least; that is nothing for one who is new.
         .order_by(
-            levelled.c.priority.desc(),
-            start,
-            sa.func.coalesce(levelled.c.ends, -1.0),
-            levelled.c.id,
+            opened.c.priority.desc(), start, sa.func.coalesce(opened.c.ends, -1.0), opened.c.id
         )
-        .limit(_ALL)
+        .limit(sa.bindparam("most", type_=sa.Integer))
         .subquery("turns")
     )
     due = sa.select(shards.c.shard_no).where(*_due(turns.c.id, alone)).limit(1).scalar_subquery()

@@ -48,6 +48,8 @@ def upgrade() -> None:
     )
     _index("ix_shards_share", "shards", ["share", "share_priority", "starts", "ends"],
            "starts IS NOT NULL")  # fmt: skip
+    _index("ix_shards_starts", "shards", ["share_priority", "starts"], "starts IS NOT NULL")
+    _index("ix_sources_troubled", "sources", ["job_id"], "trouble_at IS NOT NULL")
     _index("ix_watched_undone", "watched", ["schedule_id", "job_id"], "state <> 'done'")
     _index("ix_runs_open_schedule", "runs", ["schedule_id"], "finished_at IS NULL")
     op.create_index(op.f("ix_runs_schedule_id_id"), "runs", ["schedule_id", "id"])
@@ -59,6 +61,8 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_runs_schedule_id_id"), table_name="runs")
     op.drop_index("ix_runs_open_schedule", table_name="runs")
     op.drop_index("ix_watched_undone", table_name="watched")
+    op.drop_index("ix_sources_troubled", table_name="sources")
+    op.drop_index("ix_shards_starts", table_name="shards")
     op.drop_index("ix_shards_share", table_name="shards")
     op.drop_table("shares")
     for column in reversed(_claim()):
