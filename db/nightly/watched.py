@@ -133,9 +133,9 @@ def observe(
     with database.reading(engine) as connection:
         # Asked for by their keys: of those that were seen in all the years there may be a million.
         for start in range(0, len(keyed), _BATCH):
-            part = keyed[start : start + _BATCH]
-            known = _known(connection, schedule_id, [k for k, _ in part])
-            other += [(k, seen) for k, seen in part if known.get(k) != (seen.size, seen.mtime_ns)]
+            some = keyed[start : start + _BATCH]
+            known = _known(connection, schedule_id, [k for k, _ in some])
+            other += [(k, seen) for k, seen in some if known.get(k) != (seen.size, seen.mtime_ns)]
     for start in range(0, len(other), _BATCH):
         part = dict(other[start : start + _BATCH])
         database.write(

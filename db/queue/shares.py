@@ -27,8 +27,8 @@ def set_weight(connection: sa.Connection, key: str, weight: float, who: str) -> 
 def listing(engine: sa.Engine) -> list[sa.RowMapping]:
     """Keys with open scoring jobs or a weight, by name.
 
-    `key`, `weight`, and of what is open `jobs`, `films` that are listed and not done, and `at_work`:
-    shards that workers have.
+    `key`, `weight`, and of what is open: `jobs`, `films` that are listed and not done, and shards
+    that workers have (`at_work`).
     """
     key = sa.func.coalesce(jobs.c.share, jobs.c.submitted_by)
     of_job = (shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))

@@ -93,8 +93,8 @@ def retry(
     """A new job that does an ended one again: its number.
 
     With `failed_only` it does the items that are in error or have no outcome. `changes` replace
-    options: `model_id`, `precision`, `engine`, `priority`, `key` and `share` of the job, anything else in
-    its spec (None: as if it had not been given).
+    options: `model_id`, `precision`, `engine`, `priority`, `key` and `share` of the job, anything
+    else in its spec (None: as if it had not been given).
     """
     row = job_rows.locked(connection, job_id)
     if row.state not in FINAL_JOB_STATES:

@@ -55,7 +55,7 @@ class Claims:
         kinds: Collection[str] | None = None,
         away: Away | None = None,
     ) -> None:
-        """`kinds` are the engines that a job may ask for here, as of `db.work.claims.claim_best`."""
+        """`kinds` are the engines that a job may ask for here: see `db.work.claims.claim_best`."""
         self._settings = settings
         self._database = database
         self._worker_id = worker_id

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
