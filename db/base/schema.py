@@ -268,7 +268,8 @@ jobs = Table(
        "queued, planning, running, paused; finally completed, completed_with_errors, failed or "
        "cancelled."),
     _c("reason", sa.Text, "Why it failed or was cancelled.", nullable=True),
-    _c("priority", sa.SmallInteger, "Higher goes first; then older.", server_default="0"),
+    _c("priority", sa.SmallInteger,
+       "Higher goes first; then, of scoring, whose share it is; then older.", server_default="0"),
     _c("spec", Json, "What to do: the options as submitted, defaults filled in."),
     _c("model_id", BigId, "Scoring: the model, pinned when submitted. Training: the model made.",
        ForeignKey("models.id"), nullable=True),
@@ -286,6 +287,9 @@ jobs = Table(
     _c("key", sa.String(128), "Submitting the same key again returns the same job.",
        nullable=True),
     _c("submitted_by", sa.Text, "Operating-system user and host that submitted it."),
+    _c("share", sa.Text,
+       "Whose share of the workers it takes: `--for`, else the user or the schedule. NULL, of "
+       "release 0.2.0: who submitted it.", nullable=True),
     _c("created_at", UtcDateTime, "Submitted."),
     _c("started_at", UtcDateTime, "First claimed.", nullable=True),
     _c("planned_at", UtcDateTime, "Scoring: the listing is complete.", nullable=True),
@@ -309,6 +313,7 @@ jobs = Table(
     CheckConstraint(
         f"({_in('state', FINAL_JOB_STATES)}) = (finished_at IS NOT NULL)", name="finished"
     ),
+    Index(None, "model_id"),
     Index("ix_jobs_open", "kind", "priority", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
@@ -354,6 +359,10 @@ runs = Table(
     Index("ix_runs_open", "state", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_runs_open_schedule", "schedule_id",
+          postgresql_where=sa.text("finished_at IS NULL"),
+          sqlite_where=sa.text("finished_at IS NULL")),
+    Index(None, "schedule_id", "id"),
     Index(None, "job_id"),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="What a schedule did at one of its times: once each, however many clocks tick.",
@@ -388,6 +397,13 @@ watched = Table(
     _c("attempts", sa.Integer, "Jobs that took it.", server_default="0"),
     CheckConstraint(_in("state", ("seen", "taken", "done", "given_up")), name="state"),
     Index(None, "schedule_id", "content"),
+    Index(
+        "ix_watched_undone",
+        "schedule_id",
+        "job_id",
+        postgresql_where=sa.text("state <> 'done'"),
+        sqlite_where=sa.text("state <> 'done'"),
+    ),
     comment="Files of watched folders: one is taken once it stopped growing, and not twice.",
 )
 
@@ -464,6 +480,9 @@ sources = Table(
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),
           sqlite_where=sa.text("content_id IS NOT NULL")),
+    Index("ix_sources_troubled", "job_id",
+          postgresql_where=sa.text("trouble_at IS NOT NULL"),
+          sqlite_where=sa.text("trouble_at IS NOT NULL")),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -487,6 +506,15 @@ shards = Table(
     _c("unread", Json,
        "Items that the system did not let be read while others of their source were, and how "
        "often: {item_no: tries}.", nullable=True),
+    _c("share", sa.Text, "To whose share its last claim was counted; NULL: to nobody's.",
+       nullable=True),
+    _c("share_priority", sa.SmallInteger, "The job's priority at that claim.", nullable=True),
+    _c("starts", sa.Double,
+       "Virtual start of that claim: seconds of a worker over the share's weight.", nullable=True),
+    _c("ends", sa.Double, "Virtual end of it, as expected, or as it was once the shard is done.",
+       nullable=True),
+    _c("seconds", sa.Double, "What it took of a worker's time, where its worker told.",
+       nullable=True),
     *_lease(),
     CheckConstraint(_in("state", SHARD_STATES), name="state"),
     CheckConstraint(
@@ -499,6 +527,12 @@ shards = Table(
     Index("ix_shards_open", "job_id", "shard_no",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_shards_share", "share", "share_priority", "starts", "ends",
+          postgresql_where=sa.text("starts IS NOT NULL"),
+          sqlite_where=sa.text("starts IS NOT NULL")),
+    Index("ix_shards_starts", "share_priority", "starts",
+          postgresql_where=sa.text("starts IS NOT NULL"),
+          sqlite_where=sa.text("starts IS NOT NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
             "Of a purged job, one row with the sums.",
 )  # fmt: skip
@@ -521,6 +555,17 @@ outages = Table(
     sqlite_autoincrement=True,
     comment="A time in which no worker could read sources: one notice, and one when it ends.",
 )  # fmt: skip
+
+shares = Table(
+    "shares",
+    metadata,
+    _c("key", sa.Text, "As of jobs.share.", primary_key=True),
+    _c("weight", sa.Double, "2 is twice as much as others get; without a row it is 1."),
+    _c("set_at", UtcDateTime, "When."),
+    _c("set_by", sa.Text, "Who set it."),
+    CheckConstraint("weight > 0", name="weight"),
+    comment="Whose share of the workers is not that of everybody.",
+)
 
 # Apart from the shards, whose rows are written at each claim, heartbeat and commit, and summed up
 # whenever somebody looks: none of that should move 25 KB a shard.

@@ -124,6 +124,7 @@ V_JOB_PROGRESS = View(
         "finished_at": "Reached a final state.",
         "purged_at": "Its outcomes were removed; only these sums are left.",
         "engine": "Scoring: tensorrt or onnx, where only workers with that may score it.",
+        "share": "Scoring: whose share of the workers it takes.",
     },
     select="""
         SELECT j.id AS job_id, j.kind, j.state, j.priority, j.submitted_by, j.model_id,
@@ -141,7 +142,7 @@ V_JOB_PROGRESS = View(
                j.planned_shards AS shards,
                (SELECT COUNT(finished_at) FROM shards WHERE job_id = j.id) AS shards_done,
                j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at, j.purged_at,
-               j.engine
+               j.engine, COALESCE(j.share, j.submitted_by) AS share
         FROM jobs j
     """,
 )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from db.base import bulk
-from db.base.schema import films, shards
+from db.base.schema import films, shards, shares
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.queue import leases
@@ -99,9 +99,15 @@ class NotPredicted(NamedTuple):
 Outcome = Prediction | NotPredicted
 
 
-def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome]) -> None:
+def commit(
+    connection: sa.Connection,
+    shard: Shard,
+    outcomes: Sequence[Outcome],
+    seconds: float | None = None,
+) -> None:
     """Write a shard's outcomes and mark it done, all or nothing.
 
+    `seconds` is what it took of a worker's time, which is counted to the share of its job.
     The fence comes first: LeaseLost where another worker has claimed the shard since, or the job
     has ended. A duplicate key is not forgiven: it would mean that an item had two outcomes.
     """
@@ -127,6 +133,7 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         n_refused=len(refused),
         n_errors=len(broken),
         **_readers([*predicted, *refused]),
+        **_took(seconds),
     )
     bulk.insert(
         connection,
@@ -177,6 +184,17 @@ def _readers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
         kind, version = outcome.reader
         found[kind] = min(version, found.get(kind, version))
     return {"readers": found}
+
+
+def _took(seconds: float | None) -> dict[str, Any]:
+    """Columns that say what a shard took: its virtual end is no longer what was expected."""
+    if seconds is None:
+        return {}
+    weight = sa.select(shares.c.weight).where(shares.c.key == shards.c.share).scalar_subquery()
+    return {
+        "seconds": seconds,
+        "ends": shards.c.starts + seconds / sa.func.coalesce(weight, 1.0),
+    }
 
 
 #: What is there already stays, unless an older version read it, or the same one and it answers

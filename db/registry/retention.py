@@ -308,6 +308,12 @@ def training_is_open(engine: sa.Engine) -> bool:
     with database.reading(engine) as connection:
         return bool(
             connection.execute(
-                sa.select(sa.exists().where(jobs.c.kind == "train", jobs.c.state == "running"))
+                sa.select(
+                    sa.exists().where(
+                        jobs.c.kind == "train",
+                        jobs.c.state == "running",
+                        jobs.c.finished_at.is_(None),
+                    )
+                )
             ).scalar_one()
         )

@@ -14,7 +14,7 @@ from db.queue import outages
 from db.work import endings
 
 #: Options of `retry` that are columns of jobs; all others go into the spec.
-_COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key"})
+_COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key", "share"})
 
 
 def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
@@ -93,8 +93,8 @@ def retry(
     """A new job that does an ended one again: its number.
 
     With `failed_only` it does the items that are in error or have no outcome. `changes` replace
-    options: `model_id`, `precision`, `engine`, `priority` and `key` of the job, anything else in
-    its spec (None: as if it had not been given).
+    options: `model_id`, `precision`, `engine`, `priority`, `key` and `share` of the job, anything
+    else in its spec (None: as if it had not been given).
     """
     row = job_rows.locked(connection, job_id)
     if row.state not in FINAL_JOB_STATES:
@@ -124,6 +124,7 @@ def retry(
                 "precision": row.precision,
                 "engine": row.engine,
                 "priority": row.priority,
+                "share": row.share or job_rows.share_of(row.submitted_by),
             }
             | {k: v for k, v in changes.items() if k in _COLUMNS}
         ),

@@ -236,6 +236,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
             precision=pinned,
             engine=spec["engine"],
             priority=int(spec.get("priority", 0)),
+            share=spec.get("share"),
             scheduled_for=due["scheduled_for"],
             source_rows=rows,
         ),
@@ -303,7 +304,6 @@ def _read(
     Also which files cannot be read, and why. Raises SourceTrouble where none can, nor any other of
     those that are `there`, or where a whole share gives no answer.
     """
-    known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
     fresh: list[Waiting] = []
     unread: dict[str, str] = {}
@@ -323,7 +323,7 @@ def _read(
             continue
         if content is None:
             continue  # it changed after all: the next run's
-        again = content in known
+        again = watched.taken_before(engine, schedule_id, content)
         if again or file.content is None:
             database.write(
                 engine,

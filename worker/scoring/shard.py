@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,8 @@ class ShardRun(Run):
         self._hash_names = bool(spec.get("hash_names"))
         self._keep_cam = spec.get("keep_cam", "flagged")
         self._closed = False
+        #: When it was opened, by this process's monotonic clock.
+        self.began_at = time.monotonic()
 
     @property
     def complete(self) -> bool:

@@ -280,4 +280,5 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
         "precision": params["asked"],
         "engine": engines.stored(params["asked_engine"]),
         "priority": params["priority"],
+        "share": params["share"],
     }
