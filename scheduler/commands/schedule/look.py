@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import click
+import sqlalchemy as sa
 
+from db.base import database
 from db.nightly import runs, schedules
+from db.registry import aliases
 from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
@@ -81,6 +84,7 @@ def show(name: str, as_json: bool) -> None:
             "next": "paused" if row["paused"] else zones.both(following, row["tz"]),
             "catch_up": output.seconds(row["catch_up_s"]),
             "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
+            **_anchor(engine, row["kind"]),
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
             **row["spec"].get("night", {}),
             **row["spec"].get("watch", {}),
@@ -97,6 +101,15 @@ def show(name: str, as_json: bool) -> None:
         )
         if one["reason"]:
             click.echo(f"  {output.printable(one['reason'])}")
+
+
+def _anchor(engine: sa.Engine, kind: str) -> dict[str, str]:
+    """What new models are compared with besides the champion."""
+    if kind != "train":
+        return {}
+    with database.reading(engine) as connection:
+        anchor = aliases.anchor(connection)
+    return {} if anchor is None else {"anchor": f"model {anchor}, the last that a person promoted"}
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")
