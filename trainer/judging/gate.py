@@ -55,18 +55,41 @@ class Reason:
     shareable: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Needed:
-    """How many times the films of each class would decide; 0 where nothing is known to ask for."""
+    """How many films of each class would decide, of what is asked for."""
 
-    positives: float = 0.0
-    negatives: float = 0.0
+    positives: int
+    negatives: int
+    #: Class → films.
+    wanted: dict[str, float] = field(default_factory=dict)
 
     def ask(self, name: str, times: float) -> None:
-        if name != "specificity":
-            self.positives = max(self.positives, times)
-        if name != "sensitivity":
-            self.negatives = max(self.negatives, times)
+        """So many times the films that there are would decide on a figure."""
+        sick, well = times * self.positives, times * self.negatives
+        if name == "auroc":  # its bound is as good as the smaller class lets it be
+            sick = well = min(sick, well)
+        for of, films in (("positive", sick), ("negative", well)):
+            if name in ("auroc", "sensitivity" if of == "positive" else "specificity"):
+                self.wanted[of] = max(films, self.wanted.get(of, 0.0))
+
+    def sentence(self) -> str:
+        """The end of a reason; empty where no number of films would decide."""
+        now = {"positive": self.positives, "negative": self.negatives}
+        more = [of for of, films in self.wanted.items() if films > now[of]]
+        if more:
+            films = " and ".join(f"{_rounded(self.wanted[of]):,} {of}" for of in more)
+            have = " and ".join(f"{now[of]:,}" for of in more)
+            return (
+                f". It takes about {films} frozen films ({have} now), of patients with as many "
+                "films each, to decide: on them a model that is as good passes 4 nights of 5"
+            )
+        if self.wanted:
+            return (
+                ". These films are enough to decide: on them a model that is as good passes 4 "
+                "nights of 5"
+            )
+        return ""
 
 
 def judge(
@@ -112,7 +135,7 @@ def judge(
         if not math.isfinite(side.threshold):
             return refused(f"the {name} has no operating point")
 
-    needed, reasons = _Needed(), list(against)
+    needed, reasons = _Needed(positives, len(truth) - positives), list(against)
     found = verdict.differences(truth, patients, candidate, champion)
     figures |= _plain(found)
     reasons += _worse(found, margins, "the champion's", needed)
@@ -126,7 +149,8 @@ def judge(
 
     on = f"on {len(truth):,} frozen films of {figures['patients']:,} patients"
     if reasons:
-        tail = _enough(needed, positives, len(truth) - positives, figures)
+        tail = needed.sentence()
+        figures["enough"] = {f"{of}s": _rounded(films) for of, films in needed.wanted.items()}
         text, shareable = (
             f"{on} {'; '.join(clauses)}{tail}"
             for clauses in zip(*((r.text, r.shareable or r.text) for r in reasons), strict=True)
@@ -266,32 +290,6 @@ def _at_worst(one: Difference) -> str:
     """The bound of a difference that is accepted."""
     side = "lower" if one.low < 0 else "higher"
     return f"95 % at worst {_number(abs(one.low))} {side}"
-
-
-def _enough(needed: _Needed, positives: int, negatives: int, figures: dict[str, Any]) -> str:
-    """How many films would decide, as the end of a sentence; empty where they cannot."""
-    asked = [
-        (name, n, times * n)
-        for name, n, times in (
-            ("positive", positives, needed.positives), ("negative", negatives, needed.negatives),
-        )
-        if times
-    ]  # fmt: skip
-    figures["enough"] = {f"{name}s": _rounded(wanted) for name, _, wanted in asked}
-    more = [(name, n, wanted) for name, n, wanted in asked if wanted > n]
-    if more:
-        films = " and ".join(f"{_rounded(wanted):,} {name}" for name, _, wanted in more)
-        now = " and ".join(f"{n:,}" for _, n, _ in more)
-        return (
-            f". It takes about {films} frozen films ({now} now), of patients with as many films "
-            "each, to decide: on them a model that is as good passes 4 nights of 5"
-        )
-    if asked:
-        return (
-            ". These films are enough to decide: on them a model that is as good passes 4 nights "
-            "of 5"
-        )
-    return ""
 
 
 def _rounded(films: float) -> int:

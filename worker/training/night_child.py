@@ -376,7 +376,7 @@ def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: boo
         found.append(films.told)
     if not known:
         found.append("the champion was imported, and may have learned from any of them")
-    if not figures["shift"]["judged"]:
+    if not figures.get("shift", {"judged": True})["judged"]:
         found.append("the shift reports are not compared, as one of the two models has none")
     return f" ({'; '.join(found)})" if found else ""
 
