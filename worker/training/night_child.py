@@ -348,8 +348,9 @@ def _against(group: Alike, look: str, *, known: bool) -> Reason:
     share = "all" if theirs == n else f"{theirs:,}"
     return Reason(
         text=f"{films} have {group.what}, {share} of them are {group.label}, and {since}: a "
-        f"network may learn that in the place of the disease; {look}, and where they may be as they "
-        "are, promote the new model by hand (`pneumoq models promote`): later nights know them then",
+        f"network may learn that in the place of the disease; {look}, and if they are as they "
+        "should be, promote the new model by hand (`pneumoq models promote`): later nights know "
+        "them then",
         shareable=f"{films} look acquired alike and are of one class, and {since}",
     )
 

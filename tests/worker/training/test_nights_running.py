@@ -1,4 +1,4 @@
-"""Several nights running with real training: what is lost a little each night, and what is equal."""
+"""Several nights running with real training: a little is lost each night, or nothing is."""
 
 from __future__ import annotations
 
