@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -131,17 +132,29 @@ def anchor(connection: sa.Connection) -> int | None:
     Models that nights make are compared with it as well as with the champion: of many nights each
     may lose a little.
     """
+    found = _chosen(connection)
+    return model_of(connection, CHAMPION) if found is None else int(found.model_id)
+
+
+def why_anchor(connection: sa.Connection) -> str:
+    """What the anchor is, in words that follow "model 3, "."""
+    found = _chosen(connection)
+    is_first = found is None or (found.how == "first")
+    return "the first champion" if is_first else "the last that a person promoted"
+
+
+def _chosen(connection: sa.Connection) -> sa.Row[Any] | None:
+    """The newest move of the champion that nights compare with."""
     chosen = sa.or_(
         promotions.c.anchor.is_(True),
         sa.and_(promotions.c.anchor.is_(None), promotions.c.run_id.is_(None)),
     )
-    found = connection.execute(
-        sa.select(promotions.c.model_id)
+    return connection.execute(
+        sa.select(promotions.c.model_id, promotions.c.how, promotions.c.run_id)
         .where(promotions.c.alias == CHAMPION, chosen)
         .order_by(promotions.c.id.desc())
         .limit(1)
-    ).scalar()
-    return model_of(connection, CHAMPION) if found is None else int(found)
+    ).one_or_none()
 
 
 def model_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> int | None:

@@ -265,18 +265,29 @@ def _power(rng: np.random.Generator) -> None:
 
 
 def _slide(rng: np.random.Generator) -> None:
-    _say("100 nights, each 3 points of specificity worse than the champion; 200 runs")
-    print("films  a patient  the film's part  kept within 1.5 margins  median left  promoted")
+    _say("100 nights, each some points of specificity worse than the champion; 200 runs")
+    print("points  films  a patient  the film's part  within 1.5 margins  median left  promoted")
+
+    def row(films: int, per_patient: int, persistent: float, lost: float = 0.03) -> None:
+        share, promoted = slide(
+            rng, films, per_patient=per_patient, persistent=persistent, lost=lost
+        )
+        within = (share >= 0.97 - 1.5 * MARGINS.specificity - 1e-9).mean()
+        print(
+            f"{100 * lost:>6.0f}  {films:>5}  {per_patient:>9}  {persistent:>15}  {within:>18.1%}  "
+            f"{np.median(share):>11.2f}  {promoted.mean():>8.2f}",
+            flush=True,
+        )
+
     for films in (20, 50, 100, 200, 400, 1000, 2000):
         for per_patient in (1, 4, 8):
             for persistent in (0.99, 0.9, 0.5):
-                share, promoted = slide(rng, films, per_patient=per_patient, persistent=persistent)
-                within = (share >= 0.97 - 1.5 * MARGINS.specificity - 1e-9).mean()
-                print(
-                    f"{films:>5}  {per_patient:>9}  {persistent:>15}  {within:>23.1%}  "
-                    f"{np.median(share):>11.2f}  {promoted.mean():>8.2f}",
-                    flush=True,
-                )
+                row(films, per_patient, persistent)
+    for lost in (0.01, 0.02):
+        for films in (100, 200, 400, 1000):
+            row(films, 1, 0.9, lost)
+    share, promoted = slide(rng, 1000, persistent=0.9, anchored=False)
+    print(f"without an anchor: median left {np.median(share):.2f}, promoted {promoted.mean():.2f}")
 
 
 def _say(what: str) -> None:

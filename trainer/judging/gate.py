@@ -31,6 +31,10 @@ class Rules:
     floors: Mapping[str, float] = field(default_factory=dict)
 
 
+#: What an anchor is, in words, where nothing else is said.
+CHOSEN = "the last that a person promoted"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
     """The last model that a person promoted, where that is not the champion."""
@@ -38,11 +42,13 @@ class Anchor:
     side: Side
     #: Its number.
     model: int
+    #: What it is, in words that follow "model 3, ".
+    why: str = CHOSEN
 
     @property
     def name(self) -> str:
         """In words."""
-        return f"model {self.model}, the last that a person promoted,"
+        return f"model {self.model}, {self.why}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +148,7 @@ def judge(
     if anchor is not None:
         first = verdict.differences(truth, patients, candidate, anchor.side)
         figures["anchor"] = {"model": anchor.model, **_plain(first)}
-        reasons += _worse(first, margins, f"that of {anchor.name}", needed)
+        reasons += _worse(first, margins, f"that of {anchor.name},", needed)
     reasons += _below(truth, patients, candidate, rules.floors, figures, needed)
     reasons += _shifted(*shift, margins.shift, figures)
     reasons += _in_slices(truth, owners, candidate, champion, margins, slices or {}, figures)
@@ -161,9 +167,7 @@ def judge(
         f"({_at_worst(one)})"
         for name, one in found.items()
     )
-    also = f", of the champion and of model {anchor.model}" if anchor else ""
-    if anchor:
-        also += ", the last that a person promoted"
+    also = f", of the champion and of {anchor.name}" if anchor else ""
     text = f"{on} the new model's {better}: within every margin{also}"
     return Verdict(accepted=True, text=text, shareable=text, figures=figures)
 

@@ -52,14 +52,16 @@ def through_gate(
     batch: int,
     threads: int,
     decoder: Decoder,
+    anchor_is: str = gate.CHOSEN,
     lack: Callable[[int], str] = lambda unreadable: "",
     against: Sequence[Reason] = (),
 ) -> dict[str, Any]:
     """Score the films by every model, and judge the candidate.
 
     `anchor` is the last model that a person promoted, by its number, where that is not the
-    champion; `rules` are as a schedule has them; `lack` gets how many films cannot be read, and
-    says why nothing can be judged, if so; `against` is what else speaks against the candidate.
+    champion, and `anchor_is` what it is in words; `rules` are as a schedule has them; `lack` gets
+    how many films cannot be read, and says why nothing can be judged, if so; `against` is what else
+    speaks against the candidate.
 
     Returns `candidate`, `champion` and `anchor` (its `model` and `figures`): rows of evaluations or
     None; `verdict`, its figures; `accepted`; and `reason` and `told`, the latter for those who may
@@ -96,7 +98,7 @@ def through_gate(
         sides[0],
         sides[1],
         of_rules(rules),
-        anchor=gate.Anchor(side=sides[2], model=anchor[0]) if anchor else None,
+        anchor=gate.Anchor(side=sides[2], model=anchor[0], why=anchor_is) if anchor else None,
         slices={
             part: np.array([film.slice == part for film in seen], dtype=np.bool_) for part in parts
         },

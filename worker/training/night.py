@@ -98,16 +98,13 @@ class Night:
         with reading(self._engine) as connection:
             model_id = aliases.anchor(connection)
             gone = None if model_id is None else models.pruned(connection, model_id)
+            why = aliases.why_anchor(connection)
         if self._run.champion_id is None or model_id in (None, self._run.champion_id):
             return None
         note = {"anchor_id": model_id}
         write(self._engine, lambda c: nights.note(c, self._lease, self._run.id, **note))
-        if gone is not None:
-            return {"model": model_id, "file": None}
-        return {
-            "model": model_id,
-            "file": str(store.fetch(self._engine, self._settings.home, model_id)),
-        }
+        fetched = gone or str(store.fetch(self._engine, self._settings.home, model_id))
+        return {"model": model_id, "why": why, "file": None if gone else fetched}
 
     def record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""

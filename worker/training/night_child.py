@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import atomic
-from trainer.checking import checkup, contact, snapshot, unseen
-from trainer.checking.acquired import Alike
+from trainer.checking import checkup, snapshot
 from trainer.data import classes, dataset, frozen, gathering, patients, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
@@ -29,10 +26,10 @@ from trainer.data.gathering import Gathered
 from trainer.data.leavings import Leavings, sentence
 from trainer.data.names import CLEAR, Names
 from trainer.data.whose import Whose
-from trainer.errors import DatasetError, FilmError
-from trainer.judging import verdict
+from trainer.errors import DatasetError
+from trainer.judging import gate, verdict
 from trainer.judging.gate import Reason
-from worker.training import judging
+from worker.training import judging, new_groups
 
 #: How much of a class may be gone, and how much of the films be of another class, where the
 #: schedule does not say.
@@ -40,9 +37,6 @@ MAX_SHRINK = MAX_RELABELLED = 0.2
 
 #: Of the frozen films, how many must still be there.
 PRESENT = 0.95
-
-#: In the job's folder: films of groups that are new.
-SHEET = "groups.png"
 
 Report = Callable[..., None]
 
@@ -171,29 +165,11 @@ class Night:
                 aside + "; ".join([*(one.text for one in unfit), *also]),
                 aside + "; ".join([*(one.shareable for one in unfit), *also]),
             )
-        return dataclasses.replace(films, against=self._unseen(checked.groups, gathered))
-
-    def _unseen(self, groups: Sequence[Alike], gathered: Gathered) -> tuple[Reason, ...]:
-        """Groups of one class that the champion's films did not have, with where they are drawn."""
-        champion = self._facts["champion"]
         if champion is None:
-            return ()
-        found = unseen.groups(groups, gathered, champion["films"] or {})
-        if not found:
-            return ()
-        path = self._path.parent.parent / SHEET
-        # By its place in PNEUMOQ_HOME: the reason holds no path of this machine's.
-        where = f"PNEUMOQ_HOME/training/{path.parent.name}/{SHEET} on {socket.gethostname()}"
-        try:
-            with atomic.replacing(path, private=True) as part:
-                contact.draw(gathered.root, found).save(part, format="PNG")
-            look = f"look at some of them in {where}"
-        except (OSError, FilmError) as error:
-            what = error.strerror if isinstance(error, OSError) else "a film changed meanwhile"
-            look = (
-                f"`pneumoq dataset check --sheet` draws them, which could not be done here: {what}"
-            )
-        return tuple(_against(group, look, known=champion["films"] is not None) for group in found)
+            return films
+        folder = self._path.parent.parent  # the attempt's lies in the job's
+        against = new_groups.against(checked.groups, gathered, champion["films"], folder)
+        return dataclasses.replace(films, against=against)
 
     def _cleared(
         self, before: Mapping[str, str], gathered: Gathered, left: Leavings
@@ -241,9 +217,9 @@ class Night:
         anchor = self._facts.get("anchor")
         if anchor is not None and anchor["file"] is None:
             return (
-                f"model {anchor['model']}, the last that a person promoted, has no files any more, "
-                "so that nobody can say how far later models have come from it; `pneumoq models "
-                "promote champion` makes the champion the model to compare with"
+                f"model {anchor['model']}, {anchor['why']}, has no files any more, so that nobody "
+                "can say how far later models have come from it; `pneumoq models promote champion` "
+                "makes the champion the model to compare with"
             )
         here, gone = len(films.judged) + len(films.learned), len(films.missing)
         if here < PRESENT * (here + gone):
@@ -323,6 +299,7 @@ class Night:
             batch=batch,
             threads=threads,
             decoder=decoder,
+            anchor_is=(anchor or {}).get("why", gate.CHOSEN),
             lack=lack,
             against=films.against,
         )
@@ -334,25 +311,6 @@ class Night:
         aside = _aside(films, unreadable, found, champion["films"] is not None)
         reason, told = answer["reason"] + aside, answer["told"] + aside
         return answer | {"verdict": {**found, "told": told}, "reason": reason, "told": told}
-
-
-def _against(group: Alike, look: str, *, known: bool) -> Reason:
-    """Why a group that is new keeps the champion."""
-    n, theirs = sum(map(len, group.films.values())), len(group.films[group.label])
-    films = f"{n:,} films of {group.patients:,} patients"
-    since = (
-        "the champion learned from none that were so"
-        if known
-        else "it is not known whether the champion learned from such films"
-    )
-    share = "all" if theirs == n else f"{theirs:,}"
-    return Reason(
-        text=f"{films} have {group.what}, {share} of them are {group.label}, and {since}: a "
-        f"network may learn that in the place of the disease; {look}, and if they are as they "
-        "should be, promote the new model by hand (`pneumoq models promote`): later nights know "
-        "them then",
-        shareable=f"{films} look acquired alike and are of one class, and {since}",
-    )
 
 
 def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: bool) -> str:

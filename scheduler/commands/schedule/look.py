@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 import sqlalchemy as sa
 
@@ -86,7 +89,7 @@ def show(name: str, as_json: bool) -> None:
             "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
             **_anchor(engine, row["kind"]),
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
-            **row["spec"].get("night", {}),
+            **_rules(row["spec"].get("night", {})),
             **row["spec"].get("watch", {}),
         }
     )
@@ -103,13 +106,19 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"  {output.printable(one['reason'])}")
 
 
+def _rules(night: Mapping[str, Any]) -> dict[str, Any]:
+    """How a night is judged, as it is asked for."""
+    floors = ", ".join(f"{name}={share:g}" for name, share in (night.get("floor") or {}).items())
+    return {**night, "floor": floors} if "floor" in night else dict(night)
+
+
 def _anchor(engine: sa.Engine, kind: str) -> dict[str, str]:
     """What new models are compared with besides the champion."""
     if kind != "train":
         return {}
     with database.reading(engine) as connection:
-        anchor = aliases.anchor(connection)
-    return {} if anchor is None else {"anchor": f"model {anchor}, the last that a person promoted"}
+        anchor, why = aliases.anchor(connection), aliases.why_anchor(connection)
+    return {} if anchor is None else {"anchor": f"model {anchor}, {why}"}
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")

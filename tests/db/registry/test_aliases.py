@@ -141,17 +141,24 @@ def anchor(database: sa.Engine) -> int | None:
         return aliases.anchor(connection)
 
 
+def why(database: sa.Engine) -> str:
+    with reading(database) as connection:
+        return aliases.why_anchor(connection)
+
+
 def test_the_anchor_is_the_champion_that_a_person_chose_last(
     database: sa.Engine, tmp_path: Path
 ) -> None:
     second, third, fourth = register(database, tmp_path, "second", "third", "fourth")
     assert anchor(database) == 1, "the first one there was"
+    assert why(database) == "the first champion"
     by_a_run(database, second)
     by_a_run(database, third)
     assert (champion(database), anchor(database)) == (third, 1)
     before = moves(database)
     promote(database, third)
     assert anchor(database) == third, "a person stands by what a night promoted"
+    assert why(database) == "the last that a person promoted"
     assert moves(database) == before
     by_a_run(database, fourth)
     assert anchor(database) == third

@@ -66,10 +66,11 @@ def test_floors_and_the_anchor_are_kept_and_shown(engine: sa.Engine, films: Path
     rules = kept(engine)["night"]
     assert rules["floor"] == {"sensitivity": 0.9, "auroc": 0.95}
     assert rules["margin_shift"] == 0.1
-    assert "anchor" not in run("schedule", "show", "nightly").stdout
+    assert "anchor  " not in run("schedule", "show", "nightly").stdout
     rows.a_model(engine, films.parent)
     shown = run("schedule", "show", "nightly").stdout
-    assert "model 1, the last that a person promoted" in shown
+    assert "model 1, the first champion" in shown
+    assert "sensitivity=0.9, auroc=0.95" in shown
     for wrong in ("sensitivity", "sensitivity=2", "accuracy=0.9", "auroc=high"):
         assert refused("other", *NIGHTLY, "--floor", wrong, "train", films) == (
             "Invalid value for '--floor': give auroc, sensitivity or specificity, and what it must "
@@ -133,8 +134,8 @@ def test_a_training_schedule_keeps_train_s_options_with_defaults_filled_in(
     assert spec["priority"] == -5
     assert spec["night"] == {
         "evaluate_on": str(judge), "margin_auroc": 0.005, "margin_sensitivity": 0.02,
-        "margin_specificity": 0.05, "max_shrink": 0.2, "max_relabelled": 0.2, "keep": 3,
-        "promote": False,
+        "margin_specificity": 0.05, "margin_shift": 0.05, "floor": {}, "max_shrink": 0.2,
+        "max_relabelled": 0.2, "keep": 3, "promote": False,
     }  # fmt: skip
     assert run("train", films, "--epochs", 3, "--later").exit_code == 0
     ordinary = jobs.get(engine, 1)["spec"]

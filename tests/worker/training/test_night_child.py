@@ -477,20 +477,20 @@ def _contents(data: Path) -> dict[str, str]:
 def test_the_anchor_is_compared_with_and_where_its_files_are_gone_it_is_said_before_training(
     told: Told, model_file: Path
 ) -> None:
-    told.values["anchor"] = {"model": 7, "file": str(model_file)}
+    told.values["anchor"] = {
+        "model": 7, "file": str(model_file), "why": "the first champion",
+    }  # fmt: skip
     films = told.look()
     found = told.judge(films, model_file)
     assert found["accepted"]
     assert found["anchor"] == {"model": 7, "figures": found["champion"]}
     assert found["verdict"]["anchor"]["model"] == 7
-    assert "of the champion and of model 7, the last that a person promoted" in found["reason"]
+    assert "of the champion and of model 7, the first champion" in found["reason"]
 
     told.values["anchor"]["file"] = None
     rests = told.rests()
     assert rests.event == "unfit"
-    assert rests.reason.startswith(
-        "model 7, the last that a person promoted, has no files any more"
-    )
+    assert rests.reason.startswith("model 7, the first champion, has no files any more")
     assert "`pneumoq models promote champion` makes the champion the model to compare with" in (
         rests.reason
     )

@@ -37,17 +37,21 @@ def by_hand(nights: Nights) -> sa.RowMapping:
 
 
 def test_of_five_nights_that_each_lose_a_little_the_anchor_stops_the_third(tmp_path: Path) -> None:
-    """Each night asks for some points of specificity less than the champion has."""
-    spots.write(tmp_path / "chest films", 160, 1)
+    """Each night asks for some points of specificity less than the champion has.
+
+    Most films choose the threshold: how well the few others are learned is of no account.
+    """
+    spots.write(tmp_path / "chest films", 200, 1)
     judge = spots.write(tmp_path / "judge", 300, 2)
     with opened(tmp_path) as nights:
         nights.add(
             "nightly", nights.folder, evaluate_on=str(judge), margin_specificity=0.25,
             margin_sensitivity=0.25, margin_auroc=0.25,
         )  # fmt: skip
-        asked_for(nights, epochs=4, val_fraction=0.5, operating_point="specificity=0.97")
+        asked_for(nights, epochs=2, val_fraction=0.9, operating_point="specificity=0.97")
         first = nights.pass_over("nightly")
         assert first["outcome"] == "promoted"
+        asked_for(nights, epochs=1, warm_start=True)
         for specificity in (0.85, 0.72, 0.72, 0.72):
             asked_for(nights, operating_point=f"specificity={specificity}")
             by_hand(nights)
@@ -59,9 +63,7 @@ def test_of_five_nights_that_each_lose_a_little_the_anchor_stops_the_third(tmp_p
         assert nights.champion() == told[1]["candidate_id"]
         for run in told[2:]:
             assert run["anchor_id"] == 1
-            assert "that of model 1, the last that a person promoted, " in run["reason"], run[
-                "reason"
-            ]
+            assert "that of model 1, the first champion, " in run["reason"], run["reason"]
             assert "the champion's" not in run["reason"], (
                 "the champion alone would have let it pass"
             )
@@ -81,18 +83,18 @@ def test_of_five_nights_that_each_lose_a_little_the_anchor_stops_the_third(tmp_p
 def test_an_equal_model_on_enough_films_is_promoted_within_the_margins_of_every_schedule(
     tmp_path: Path,
 ) -> None:
-    spots.write(tmp_path / "chest films", 120, 1)
+    spots.write(tmp_path / "chest films", 60, 1)
     judge = spots.write(tmp_path / "judge", 1000, 2)
     with opened(tmp_path) as nights:
         nights.add(
             "nightly", nights.folder, evaluate_on=str(judge), margin_specificity=0.05,
-            margin_sensitivity=0.02, margin_auroc=0.01, floor={"sensitivity": 0.5},
+            margin_sensitivity=0.02, margin_auroc=0.01, floor={"sensitivity": 0.05},
         )  # fmt: skip
-        asked_for(nights, epochs=4)
+        asked_for(nights, epochs=2)
         assert nights.pass_over("nightly")["outcome"] == "promoted"
         assert JOB["seed"] == 0, "the same films by the same seed: as good as the champion"
         run = by_hand(nights)
         assert (run["outcome"], nights.champion()) == ("promoted", 2), run["reason"]
         assert run["reason"].startswith("on 2,000 frozen films of 1,000 patients the new model's")
         assert ": within every margin" in run["reason"]
-        assert runs.get(nights.engine, run["id"])["verdict"]["floors"]["sensitivity"]["low"] > 0.5
+        assert runs.get(nights.engine, run["id"])["verdict"]["floors"]["sensitivity"]["low"] > 0.05
