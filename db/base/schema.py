@@ -217,6 +217,13 @@ promotions = Table(
     _c("at", UtcDateTime, "When."),
     _c("who", sa.Text, "User or worker."),
     _c("reason", sa.Text, "Why."),
+    _c(
+        "anchor",
+        sa.Boolean,
+        "Whether nights compare with this model from then on, as with one that a person chose. "
+        "NULL, of older releases: they do where no run decided it.",
+        nullable=True,
+    ),
     Index(None, "alias", "id"),
     CheckConstraint(_in("how", ("first", "promote", "rollback")), name="how"),
     comment="Every move of an alias: what `models rollback` goes back by. Rows are only added.",
@@ -348,6 +355,9 @@ runs = Table(
     _c("not_before", UtcDateTime, "A watched folder is looked at again then.", nullable=True),
     _c("worker_id", sa.String(64), "Who looks through the watched folder.", nullable=True),
     _c("blind", Json, "Workers (workers.id) that could not look through it.", nullable=True),
+    _c("anchor_id", sa.BigInteger,
+       "The last model that a person promoted (models.id), where that is not the champion: the new "
+       "model is compared with it too.", nullable=True),
     _c("created_at", UtcDateTime, "Made."),
     _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
     UniqueConstraint("schedule_id", "scheduled_for"),

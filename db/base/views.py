@@ -298,11 +298,12 @@ V_RUNS = View(
         "verdict": "JSON: both models' figures and their differences with intervals.",
         "created_at": "Made.",
         "finished_at": "Its outcome was settled.",
+        "anchor_id": "The last model that a person promoted, where that is not the champion.",
     },
     select="""
         SELECT r.id AS run_id, s.name AS schedule, s.kind, r.scheduled_for, r.cause, r.state,
                r.outcome, r.reason, r.job_id, r.champion_id, r.candidate_id, r.snapshot, r.verdict,
-               r.created_at, r.finished_at
+               r.created_at, r.finished_at, r.anchor_id
         FROM runs r
         JOIN schedules s ON s.id = r.schedule_id
     """,

@@ -50,16 +50,9 @@ class Night:
         `start` is the model whose weights the new one begins from, if any.
         """
         run = self._run
-        champion = None
-        if run.champion_id is not None:
-            row = models.get(self._engine, run.champion_id)
-            champion = {
-                "positive": row["positive"],
-                "file": str(store.fetch(self._engine, self._settings.home, row["id"])),
-                # An imported one may have learned from any film.
-                "known": nights.dataset_of_model(self._engine, row["id"]) is not None,
-            }
-        behind = {number for number in (run.champion_id, start) if number is not None}
+        champion = None if run.champion_id is None else self._champion(run.champion_id)
+        anchor = self._anchor()
+        behind = {run.champion_id, start, anchor and anchor["model"]} - {None}
         learned = nights.learned(self._engine, behind, run.schedule_id)
         frozen = run.schedule_evaluation_id
         last = nights.last_decided(self._engine, run.schedule_id)
@@ -67,6 +60,7 @@ class Night:
         films = None if before is None else nights.films(self._engine, before)
         facts = {
             "champion": champion,
+            "anchor": anchor,
             "learned": {
                 "films": sorted({film.sha256 for film in learned}),
                 "patients": sorted({film.patient for film in learned}),
@@ -87,6 +81,30 @@ class Night:
         path = folder / FILE
         path.write_text(json.dumps(facts), encoding="utf-8", errors="surrogateescape")
         return path
+
+    def _champion(self, model_id: int) -> dict[str, Any]:
+        row = models.get(self._engine, model_id)
+        data = nights.dataset_of_model(self._engine, model_id)
+        films = None if data is None else nights.films(self._engine, data)
+        return {
+            "positive": row["positive"],
+            "file": str(store.fetch(self._engine, self._settings.home, model_id)),
+            # Content → class; an imported one may have learned from any film.
+            "films": None if films is None else {film.sha256: film.label for film in films},
+        }
+
+    def _anchor(self) -> dict[str, Any] | None:
+        """The last model that a person promoted; None where that is the champion."""
+        with reading(self._engine) as connection:
+            model_id = aliases.anchor(connection)
+            gone = None if model_id is None else models.pruned(connection, model_id)
+            why = aliases.why_anchor(connection)
+        if self._run.champion_id is None or model_id in (None, self._run.champion_id):
+            return None
+        note = {"anchor_id": model_id}
+        write(self._engine, lambda c: nights.note(c, self._lease, self._run.id, **note))
+        fetched = gone or str(store.fetch(self._engine, self._settings.home, model_id))
+        return {"model": model_id, "why": why, "file": None if gone else fetched}
 
     def record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""
@@ -122,6 +140,7 @@ class Night:
         for number, figures in (
             (model_id, found["candidate"]),
             (run.champion_id, found["champion"]),
+            ((found.get("anchor") or {}).get("model"), (found.get("anchor") or {}).get("figures")),
         ):
             if number is not None and figures is not None:
                 models.record_evaluation(

@@ -29,12 +29,34 @@ NOT_HERE = {
 
 #: Options that are about judging a new model, and the ones about a watched folder.
 OF_NIGHT = (
-    "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "max_shrink",
-    "max_relabelled", "keep", "promote",
+    "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "margin_shift",
+    "floor", "max_shrink", "max_relabelled", "keep", "promote",
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
 _SHARE = click.FloatRange(0, 1)
+
+#: What a floor may be of.
+_FIGURES = ("auroc", "sensitivity", "specificity")
+
+
+def _floors(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """`sensitivity=0.90`, any number of them."""
+    found: dict[str, float] = {}
+    for one in given:
+        name, _, value = one.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = -1.0
+        if name not in _FIGURES or not 0 < found[name] < 1:
+            raise click.BadParameter(
+                f"give auroc, sensitivity or specificity, and what it must reach between 0 and 1, "
+                f"as sensitivity=0.90, not {one!r}",
+                ctx,
+                param,
+            )
+    return found
 
 
 class Adding(click.Command):
@@ -93,6 +115,15 @@ class Adding(click.Command):
     help="train: … on specificity at the operating point.",
 )  # fmt: skip
 @click.option(
+    "--margin-shift", type=_SHARE, default=0.05, show_default=True,
+    help="train: … on AUROC under the worst dressing of its shift report.",
+)  # fmt: skip
+@click.option(
+    "--floor", multiple=True, callback=_floors, metavar="FIGURE=SHARE",
+    help="train: what the 95 % lower bound of a new model's auroc, sensitivity or specificity must "
+    "reach, as sensitivity=0.90. May be repeated.",
+)  # fmt: skip
+@click.option(
     "--max-shrink", type=_SHARE, default=0.2, show_default=True,
     help="train: no training where a class lost more than this share of its films.",
 )  # fmt: skip
@@ -124,9 +155,11 @@ def add(
     --help` and `pneumoq score --help`.
 
     `train` makes a model at each time. Nothing is trained where no film changed since; films that
-    do not pass `dataset check` are not trained on. The new model and the champion are compared on
-    the same films, and only one that is not worse, and that every kind of worker computes alike,
-    becomes the champion. Otherwise the champion stays, and `schedule show` says why.
+    do not pass `dataset check` are not trained on. The new model is compared on the same films with
+    the champion, and with the anchor, the last model that a person promoted, so that many nights
+    lose no more than one may. Only one that is not worse, that reaches every --floor, and that
+    every kind of worker computes alike, becomes the champion. Otherwise the champion stays, and
+    `schedule show` says why, and how many films would decide it.
 
     `score` takes the files and archives that are new in FOLDER and have stopped growing, each once,
     whatever it is called.

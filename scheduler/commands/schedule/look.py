@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import click
+from collections.abc import Mapping
+from typing import Any
 
+import click
+import sqlalchemy as sa
+
+from db.base import database
 from db.nightly import runs, schedules
+from db.registry import aliases
 from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
@@ -81,8 +87,9 @@ def show(name: str, as_json: bool) -> None:
             "next": "paused" if row["paused"] else zones.both(following, row["tz"]),
             "catch_up": output.seconds(row["catch_up_s"]),
             "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
+            **_anchor(engine, row["kind"]),
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
-            **row["spec"].get("night", {}),
+            **_rules(row["spec"].get("night", {})),
             **row["spec"].get("watch", {}),
         }
     )
@@ -97,6 +104,21 @@ def show(name: str, as_json: bool) -> None:
         )
         if one["reason"]:
             click.echo(f"  {output.printable(one['reason'])}")
+
+
+def _rules(night: Mapping[str, Any]) -> dict[str, Any]:
+    """How a night is judged, as it is asked for."""
+    floors = ", ".join(f"{name}={share:g}" for name, share in (night.get("floor") or {}).items())
+    return {**night, "floor": floors} if "floor" in night else dict(night)
+
+
+def _anchor(engine: sa.Engine, kind: str) -> dict[str, str]:
+    """What new models are compared with besides the champion."""
+    if kind != "train":
+        return {}
+    with database.reading(engine) as connection:
+        anchor, why = aliases.anchor(connection), aliases.why_anchor(connection)
+    return {} if anchor is None else {"anchor": f"model {anchor}, {why}"}
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")

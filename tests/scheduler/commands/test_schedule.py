@@ -57,6 +57,30 @@ def refused(*arguments: str | Path) -> str:
     return result.stderr.splitlines()[-1].removeprefix("Error: ")
 
 
+def test_floors_and_the_anchor_are_kept_and_shown(engine: sa.Engine, films: Path) -> None:
+    added = run(
+        "schedule", "add", "nightly", *NIGHTLY, "--floor", "sensitivity=0.90", "--floor",
+        "auroc=0.95", "--margin-shift", "0.1", "train", films,
+    )  # fmt: skip
+    assert added.exit_code == 0, added.stderr
+    rules = kept(engine)["night"]
+    assert rules["floor"] == {"sensitivity": 0.9, "auroc": 0.95}
+    assert rules["margin_shift"] == 0.1
+    assert "anchor  " not in run("schedule", "show", "nightly").stdout
+    rows.a_model(engine, films.parent)
+    shown = run("schedule", "show", "nightly").stdout
+    assert "model 1, the first champion" in shown
+    assert "sensitivity=0.9, auroc=0.95" in shown
+    for wrong in ("sensitivity", "sensitivity=2", "accuracy=0.9", "auroc=high"):
+        assert refused("other", *NIGHTLY, "--floor", wrong, "train", films) == (
+            "Invalid value for '--floor': give auroc, sensitivity or specificity, and what it must "
+            f"reach between 0 and 1, as sensitivity=0.90, not {wrong!r}"
+        )
+    assert refused("inbox", *NIGHTLY, "--floor", "auroc=0.9", "score", films) == (
+        "--floor is for train, not for score"
+    )
+
+
 def kept(engine: sa.Engine, name: str = "nightly") -> dict[str, Any]:
     return dict(schedules.get(engine, name)["spec"])
 
@@ -110,8 +134,8 @@ def test_a_training_schedule_keeps_train_s_options_with_defaults_filled_in(
     assert spec["priority"] == -5
     assert spec["night"] == {
         "evaluate_on": str(judge), "margin_auroc": 0.005, "margin_sensitivity": 0.02,
-        "margin_specificity": 0.05, "max_shrink": 0.2, "max_relabelled": 0.2, "keep": 3,
-        "promote": False,
+        "margin_specificity": 0.05, "margin_shift": 0.05, "floor": {}, "max_shrink": 0.2,
+        "max_relabelled": 0.2, "keep": 3, "promote": False,
     }  # fmt: skip
     assert run("train", films, "--epochs", 3, "--later").exit_code == 0
     ordinary = jobs.get(engine, 1)["spec"]
