@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 class Films:
     """Labelled films, and what a model says of them."""
 
-    #: What they are, for a person: `test of chest`, `labels of job 7`. No path.
+    #: What they are, for a person: the last part of their folder's path, or `labels of job 7`.
     on: str
     #: True class of each, by its place in the model's labels, `int [N]`.
     labels: NDArray[np.int64]
@@ -224,7 +224,8 @@ def recalibrated_card(
             **card.provenance,
             "calibrated": {
                 "from": dict(origin),
-                "on": films.on,
+                # Not what their folder is called: the file may leave the site.
+                "on": "labelled films" if films.judged else "labelled predictions",
                 "films": n,
                 "positives": int(truth.sum()),
                 "patients": patients,

@@ -344,7 +344,7 @@ class _Calibration:
                 passes = "passes" if verdict.accepted else "does not pass"
                 events.log(
                     connection, number, who, "calibrated",
-                    f"from model {own} on {films.on}, {truth_films} films of "
+                    f"from model {own} on {truth_films} films of "
                     f"{len(set(films.patients))} patients; it {passes} the gate against model "
                     f"{against}: {verdict.text}",
                 )  # fmt: skip
