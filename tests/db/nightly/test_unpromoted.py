@@ -22,8 +22,7 @@ class Nights:
 
     def __init__(self, database: sa.Engine, folder: Path, **night: Any) -> None:
         self.database = database
-        for name in ("first", "second"):
-            write(database, lambda c, n=name: models.register(c, given.model(folder, n), "tests"))  # type: ignore[misc]
+        write(database, lambda c: models.register(c, given.model(folder, "second"), "tests"))
         self.number = write(
             database,
             lambda c: schedules.add(
