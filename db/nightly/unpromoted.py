@@ -77,19 +77,22 @@ def in_a_row(connection: sa.Connection, schedule_id: int) -> InARow:
     begun = sa.true() if since is None else runs.c.created_at > since
 
     def of(outcome: str) -> Any:
-        return sa.func.count(sa.case((runs.c.outcome == outcome, 1)))
+        return sa.func.count(sa.case((runs.c.outcome == outcome, 1))).label(outcome)
 
-    kept, failed, unfinished = connection.execute(
-        sa.select(
-            *map(of, OUTCOMES), sa.func.sum(sa.case((begun, runs.c.put_aside), else_=0))
-        ).where(ours, later)
+    unfinished = sa.func.sum(sa.case((begun, runs.c.put_aside), else_=0))
+    row = connection.execute(
+        sa.select(*map(of, OUTCOMES), unfinished.label("unfinished")).where(ours, later)
     ).one()
     told = sa.select(sa.func.max(notices.c.at)).join(runs, runs.c.id == notices.c.run_id)
     told = told.where(ours, notices.c.event == EVENT)
     if since is not None:
         told = told.where(notices.c.at > since)
     return InARow(
-        int(kept), int(failed), int(unfinished or 0), since, connection.execute(told).scalar()
+        kept=int(row.kept),
+        failed=int(row.failed),
+        unfinished=int(row.unfinished or 0),
+        since=since,
+        notice_at=connection.execute(told).scalar(),
     )
 
 

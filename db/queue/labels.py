@@ -262,9 +262,20 @@ def scored(engine: sa.Engine, job_id: int) -> list[Scored]:
     )  # fmt: skip
     found = []
     with database.reading(engine) as connection:
-        for *values, from_job, from_item in connection.execute(select):
-            own = from_job is None or from_item is None
-            found.append(Scored(*values, (job_id, values[0]) if own else (from_job, from_item)))
+        for row in connection.execute(select):
+            own = row.reused_from_job is None or row.reused_from_item is None
+            found.append(
+                Scored(
+                    item_no=row.item_no, name=row.name, probability=row.probability,
+                    scores=row.scores, ood=row.ood, truth=row.label, patient=row.patient,
+                    study=row.study,
+                    origin=(
+                        (job_id, row.item_no)
+                        if own
+                        else (row.reused_from_job, row.reused_from_item)
+                    ),
+                )
+            )  # fmt: skip
     if not found:
         raise NotFound(
             f"no prediction of job {job_id} has a label; `pneumoq labels import` brings them in"

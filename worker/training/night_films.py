@@ -33,26 +33,21 @@ def kept(folder: Path) -> Films | None:
     if not path.is_file():
         return None
     values: dict[str, Any] = json.loads(path.read_text())
-    gathered = values.pop("gathered")
-    judged = {
-        name: tuple(Judged(**film | {"file": Path(film["file"])}) for film in values.pop(name))
-        for name in ("judged", "learned", "missing", "cleared")
-    }
-    return Films(
-        gathered=Gathered(
-            **gathered
-            | {
-                "root": Path(gathered["root"]),
-                "labels": tuple(gathered["labels"]),
-                "films": tuple(Film(**film) for film in gathered["films"]),
-                "unreadable": tuple(LeftOut(**file) for file in gathered["unreadable"]),
-                "added": frozenset(gathered["added"]),
-                "notes": tuple(gathered["notes"]),
-            }
-        ),
-        **judged,
-        **values,
+    for name in ("judged", "learned", "missing", "cleared"):
+        values[name] = tuple(Judged(**one | {"file": Path(one["file"])}) for one in values[name])
+    gathered = values["gathered"]
+    values["gathered"] = Gathered(
+        **gathered
+        | {
+            "root": Path(gathered["root"]),
+            "labels": tuple(gathered["labels"]),
+            "films": tuple(Film(**film) for film in gathered["films"]),
+            "unreadable": tuple(LeftOut(**file) for file in gathered["unreadable"]),
+            "added": frozenset(gathered["added"]),
+            "notes": tuple(gathered["notes"]),
+        }
     )
+    return Films(**values)
 
 
 def _plain(value: object) -> Any:

@@ -237,7 +237,7 @@ class _Calibration:
         return [
             Row(
                 name=row.name, truth=row.truth, probability=row.probability, scores=row.scores,
-                ood=row.ood, patient=row.patient, study=row.study, origin=tuple(row.origin),
+                ood=row.ood, patient=row.patient, study=row.study, origin=row.origin,
             )
             for row in labels.scored(self._engine, job_id)
         ]  # fmt: skip
@@ -384,7 +384,8 @@ def _summary(side: Side, truth: Any, known: str) -> dict[str, float]:
 
 
 def _print(report: Mapping[str, Any]) -> None:
-    positive, before, after = report["positive"], *report["metrics"].values()
+    positive = report["positive"]
+    before, after = report["metrics"]["before"], report["metrics"]["after"]
     click.echo(
         f"model {report['calibrated_from']} on {report['films']} films of {report['patients']} "
         f"patients ({output.printable(report['calibrated_on'])}), {report['positives']} of them "
