@@ -76,6 +76,9 @@ class Card:
     patients: str = ""
     #: Validation metrics by name.
     metrics: dict[str, float] = field(default_factory=dict)
+    #: What is left where held-out films are dressed as others look, `trainer.shift.report`; None
+    #: where it was not measured.
+    shift: dict[str, Any] | None = None
     #: Free provenance: training options, software versions, initial weights.
     provenance: dict[str, Any] = field(default_factory=dict)
     #: When the file was written, ISO 8601 UTC.

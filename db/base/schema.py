@@ -714,6 +714,15 @@ evaluations = Table(
     _c("n_films", sa.Integer, "Films."),
     _c("metrics", Json, "auroc, accuracy, sensitivity, specificity, ... by name."),
     _c("created_at", UtcDateTime, "Measured."),
+    _c(
+        "shift",
+        Json,
+        "What is left where these films are dressed as others look: "
+        "docs/reference/model-file.md. NULL: not measured.",
+        nullable=True,
+    ),
+    _c("shift_worst", sa.Text, "Of these dressings the one that costs most AUROC.", nullable=True),
+    _c("shift_worst_auroc", sa.Float, "AUROC there.", nullable=True),
     comment="How a model did on labelled films.",
 )
 
@@ -746,6 +755,35 @@ workers = Table(
     Index(None, "seen_at"),
     comment="Worker processes, past and present.",
 )  # fmt: skip
+
+pages = Table(
+    "pages",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("kind", sa.String(16),
+       "report, review, export, folder (of films) or labels (a CSV that was read)."),
+    _c("path", sa.Text, "Absolute path it was written to."),
+    _c("job_id", sa.BigInteger, "Job that it is of (jobs.id).", nullable=True),
+    _c("model_id", sa.BigInteger, "Model that it is of (models.id).", nullable=True),
+    _c("run_id", sa.BigInteger, "Night it is of (runs.id).", nullable=True),
+    _c("n_films", sa.Integer, "Films in it that page_films names; NULL: all of its job.",
+       nullable=True),
+    _c("written_by", sa.Text, "User and host."),
+    _c("written_at", UtcDateTime, "When it was written."),
+    Index(None, "job_id"),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="Files and folders with films, or names of films, that were written for a person.",
+)  # fmt: skip
+
+page_films = Table(
+    "page_films",
+    metadata,
+    _c("page_id", BigId, "Page.", ForeignKey("pages.id"), primary_key=True, autoincrement=False),
+    _c("job_id", sa.BigInteger, "Scoring job.", primary_key=True, autoincrement=False),
+    _c("item_no", sa.Integer, "Item of it.", primary_key=True, autoincrement=False),
+    Index(None, "job_id", "item_no"),
+    comment="Which films are in a page, so that an erasure can name it.",
+)
 
 compatibility = Table(
     "compatibility",

@@ -273,10 +273,13 @@ V_EVALUATIONS = View(
         "dataset_id": "Dataset that the films are of, where it was read for training.",
         "job_id": "Job that measured it, if any.",
         "measured_at": "When.",
+        "shift_worst": "Of the looks that films were dressed in, the one that costs most AUROC.",
+        "shift_worst_auroc": "AUROC there, 0 to 1.",
+        "shift": "JSON: groups, dressings with AUROC, mean P and flips; see the model file.",
     },
     select="""
         SELECT e.model_id, m.name AS model, e.split, e.n_films AS films, e.metrics, e.dataset_id,
-               e.job_id, e.created_at AS measured_at
+               e.job_id, e.created_at AS measured_at, e.shift_worst, e.shift_worst_auroc, e.shift
         FROM evaluations e
         JOIN models m ON m.id = e.model_id
     """,
@@ -343,9 +346,30 @@ V_DRIFT = View(
     """,
 )
 
+V_PAGES = View(
+    name="v_pages",
+    comment="A report, review, export or folder of films that was written for a person.",
+    columns={
+        "page_id": "Number.",
+        "kind": "report, review, export, folder (of films) or labels (a CSV that was read).",
+        "path": "Absolute path it was written to.",
+        "job_id": "Job that it is of, if any.",
+        "model_id": "Model that it is of, if any.",
+        "run_id": "Night that it is of, if any.",
+        "films": "Films in it; NULL: all of its job.",
+        "written_by": "User and host.",
+        "written_at": "When.",
+    },
+    select="""
+        SELECT id AS page_id, kind, path, job_id, model_id, run_id, n_films AS films, written_by,
+               written_at
+        FROM pages
+    """,
+)
+
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT,
+    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.

@@ -89,6 +89,17 @@ def goes_on(
     return True
 
 
+def note(connection: sa.Connection, schedule_id: int, time: datetime, going: Any) -> None:
+    """One row for a time at which the run of an earlier one goes on; no notice."""
+    skipped = runs.begin(connection, schedule_id, time, "clock", "running")
+    if skipped is not None:
+        reason = (
+            f"the training of the run of {going['scheduled_for']:%Y-%m-%d %H:%M} UTC goes on "
+            f"(job {going['job_id']})"
+        )
+        runs.finish(connection, skipped, "skipped", reason, hook_text=None)
+
+
 def _resumed(connection: sa.Connection, job: Any) -> bool:
     """Whether a person resumed it, and paused it again, by a release that knows of no nights."""
     resumed = sa.exists().where(

@@ -282,7 +282,7 @@ def tick(
     if going is not None and going["job_id"] and let_go(connection, going["job_id"]):
         going = _open_run(connection, schedule_id)
     if going is not None and ends.goes_on(connection, going, until, at, f"schedule {row.name}"):
-        _goes_on(connection, schedule_id, last, going)
+        ends.note(connection, schedule_id, last, going)
         return int(going["id"])
     if going is not None:
         skipped = runs.begin(connection, schedule_id, last, "clock", "running")
@@ -295,20 +295,6 @@ def tick(
             runs.finish(connection, skipped, "skipped", reason, hook_text=hook_text)
         return None
     return make_run(connection, row, last, "catch_up" if late > LATE else "clock", until)
-
-
-def _goes_on(
-    connection: sa.Connection, schedule_id: int, time: datetime, going: sa.RowMapping
-) -> None:
-    """One row for a time at which the run of an earlier one goes on; no notice."""
-    skipped = runs.begin(connection, schedule_id, time, "clock", "running")
-    if skipped is not None:
-        runs.finish(
-            connection, skipped, "skipped",
-            f"the training of the run of {going['scheduled_for']:%Y-%m-%d %H:%M} UTC goes on "
-            f"(job {going['job_id']})",
-            hook_text=None,
-        )  # fmt: skip
 
 
 def _begin_anew(connection: sa.Connection, schedule_id: int, at: datetime) -> None:

@@ -64,8 +64,8 @@ class NewModel:
     calibration_patients: int | None = None
     #: How the engines that were tried on it did: columns of the engines table, with `precision`.
     engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    #: Split name → metrics, with `n_films`.
-    evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    #: Split name → metrics, with `n_films` and perhaps `shift`.
+    evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: What drift is measured against, and what engines must answer for drawn films.
     reference: Mapping[str, Any] | None = None
 
@@ -180,18 +180,23 @@ def add_precisions(
 
 
 def record_evaluation(
-    connection: sa.Connection, model_id: int, split: str, metrics: Mapping[str, float], **of: Any
+    connection: sa.Connection, model_id: int, split: str, metrics: Mapping[str, Any], **of: Any
 ) -> None:
     """Add how a model did on `n_films` labelled films, which is one of the metrics.
 
-    `of` are `dataset_id` and `job_id` where there are such. A split's name is cut to its column.
+    Another may be `shift`, the report on dressed films. `of` are `dataset_id` and `job_id` where
+    there are such. A split's name is cut to its column.
     """
+    shift = metrics.get("shift")
     connection.execute(
         sa.insert(evaluations).values(
             model_id=model_id,
             split=split[:LONGEST_SPLIT],
             n_films=int(metrics["n_films"]),
-            metrics={k: v for k, v in metrics.items() if k != "n_films"},
+            metrics={k: v for k, v in metrics.items() if k not in ("n_films", "shift")},
+            shift=sa.null() if shift is None else shift,
+            shift_worst=None if shift is None else shift["worst"]["name"],
+            shift_worst_auroc=None if shift is None else shift["worst"]["auroc"],
             created_at=now(),
             **of,
         )

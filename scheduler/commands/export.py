@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from db.base import database, views
 from db.queue import jobs
 from scheduler import errors, session
+from scheduler.pages import writing as pages
 from scheduler.show import output
 from trainer import atomic
 
@@ -89,6 +90,7 @@ def command(
         raise errors.Failure(f"{file}: there is no folder {file.parent}; make it first")
     engine = session.database()
     row = _scored(engine, job)
+    pages.record(engine, "export", file, job_id=job, films=None)
     with database.reading(engine) as connection, _appearing(file) as text:
         columns, rows = _rows(connection, job, everything)
         count = write(text, columns, rows)
@@ -114,10 +116,12 @@ def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
     engine = session.database()
     _scored(engine, job)
     copied = uncertain.write(engine, job, most, folder)
+    pages.record(engine, "folder", folder, job_id=job, films=[(job, n) for n in copied.items])
     status = errors.ITEM_ERRORS if copied.failed else errors.DONE
     if as_json:
+        counted = {name: value for name, value in vars(copied).items() if name != "items"}
         output.emit(
-            {"job_id": job, "folder": str(folder), "status": status, **vars(copied)}, as_json=True
+            {"job_id": job, "folder": str(folder), "status": status, **counted}, as_json=True
         )
         return status
     for name, count in sorted(copied.films.items()):

@@ -13,6 +13,7 @@ from db.base import database
 from db.base.errors import NotFound
 from db.queue import jobs, labels
 from scheduler import errors, session
+from scheduler.pages import writing as pages
 from scheduler.show import output
 from trainer import spelling, table
 from trainer.errors import TableError
@@ -74,6 +75,7 @@ def import_(
     report = database.write(
         engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hide), who)
     )
+    pages.record(engine, "labels", file, job_id=job, films=None)
     try:
         found = labels.metrics(engine, job)
     except NotFound:

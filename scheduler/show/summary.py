@@ -57,6 +57,7 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         summary["champion"] = bool(registered[0]["champion"])
         card = models.get(engine, row["model_id"])["card"]
         summary["patients"] = card.get("patients") or None
+        summary["shift"] = card.get("shift")
     return summary
 
 
@@ -165,6 +166,11 @@ def _close_training(summary: dict[str, Any]) -> None:
             "  patients     unknown: figures may be too good and intervals too narrow; see "
             "--patient-pattern"
         )
+    if summary["shift"]:
+        from trainer.shift import words
+
+        for name, sentence in zip(("dressed", ""), words.sentences(summary["shift"]), strict=True):
+            click.echo(f"  {name:<11}  {sentence}")
     number = summary["model_id"]
     if summary["champion"]:
         click.echo(f"  model        {number} ({summary['model']}), the champion: `score` uses it")

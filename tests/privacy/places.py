@@ -42,6 +42,7 @@ ALLOWED = (
     _may("column datasets.root", "source", "where a person gave it"),
     _may("column datasets.manifest", "source film", "which film is of which patient"),
     _may("column shard_listings.listing", "source film dicom hidden", "the film is found by it"),
+    _may("column pages.path", "source", "which page, export or folder was written where"),
     _may("column watched.path", "source film dicom", "a file is taken once, and found by it"),
     *(
         _may(f"column {table}.name", "film source", "films that are no DICOM keep their names")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.judging import calibration, metrics
+from trainer.judging import calibration, clusters, metrics
 from trainer.judging.verdict import Side
 
 Floats = NDArray[np.float64]
@@ -83,17 +83,51 @@ class Recalibrated:
         score = np.where(self.called, np.maximum(score, 0.5), np.minimum(score, below))
         return Side(score=score, threshold=0.5)
 
-    def figures(self, truth: Flags, *, patients: str = "") -> dict[str, float]:
-        """As of `metrics.summary`: what is by decisions of the folds' thresholds, the rest of the
-        probabilities."""
-        found = metrics.summary(self.probability, truth, self.chosen.threshold, patients=patients)
-        decided = metrics.summary(self.called.astype(np.float64), truth, 0.5)
-        of_scores = {"auroc", "auprc", "ece"}
-        return found | {
-            name: value
-            for name, value in decided.items()
-            if name.removesuffix("_low").removesuffix("_high") not in of_scores
-        }
+    def figures(
+        self, truth: Flags, patients: Sequence[str], *, known: str = ""
+    ) -> dict[str, float]:
+        """As of `measured`, by the folds' decisions and probabilities."""
+        return measured(self.probability, self.called, truth, patients, known=known)
+
+
+def measured(
+    probability: Floats,
+    called: Flags,
+    truth: Flags,
+    patients: Sequence[str],
+    *,
+    known: str = "",
+) -> dict[str, float]:
+    """Every metric as of `metrics.summary`, of decisions that may be by several thresholds.
+
+    `known` is whether it is known whose the films are, as of `trainer.data.whose.state`. Intervals
+    are of patients, of whom some have several films, where clusters have them; that of the average
+    precision is as of independent films.
+    """
+    found = metrics.summary(probability, truth, 0.5, patients=known)
+    decided = metrics.summary(called.astype(np.float64), truth, 0.5)
+    of_scores = {"auroc", "auprc", "ece"}
+    found |= {
+        name: value
+        for name, value in decided.items()
+        if name.removesuffix("_low").removesuffix("_high") not in of_scores
+    }
+    owners = np.asarray(patients, dtype=np.str_)
+    right = called == truth
+    for name, which in (
+        ("accuracy", np.ones(len(truth), np.bool_)),
+        ("sensitivity", truth),
+        ("specificity", ~truth),
+        ("ppv", called),
+        ("npv", ~called),
+    ):
+        if name in found:
+            ends = clusters.share_interval(right[which], owners[which].tolist())
+            found[f"{name}_low"], found[f"{name}_high"] = ends
+    if "auroc" in found:
+        ends = clusters.auroc_interval(probability, truth, patients)
+        found["auroc_low"], found["auroc_high"] = ends
+    return found
 
 
 def logits_of(scores: NDArray[np.floating[Any]], temperature: float) -> Floats:

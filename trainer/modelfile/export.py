@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from trainer.judging import calibration, metrics
 from trainer.learning import loop
 from trainer.learning.loop import Trained
 from trainer.modelfile import graph as graph_file
+from trainer.modelfile import shifted as shifted_films
 from trainer.modelfile.graph import Graph
 from trainer.network import device as devices
 from trainer.network import model, ood
@@ -54,10 +55,16 @@ _STAGES = model.Stages(
 )._asdict()  # fmt: skip
 
 
-def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card:
+def export(
+    trained: Trained,
+    path: Path,
+    rule: str = calibration.YOUDEN,
+    stop: Callable[[], bool] = lambda: False,
+) -> Card:
     """Calibrate on validation and write the model file; returns the card inside it.
 
-    `rule` chooses the operating point, see `calibration.operating_point`.
+    `rule` chooses the operating point, see `calibration.operating_point`. Raises Stopped where
+    `stop` is true before the end.
     """
     data, films = trained.dataset, trained.films
     val = data.of(dataset.VAL)
@@ -96,6 +103,7 @@ def export(trained: Trained, path: Path, rule: str = calibration.YOUDEN) -> Card
         dataset_hash=data.hash,
         patients=data.patients,
         metrics=metrics.summary(score, truth, threshold, patients=data.patients),
+        shift=shifted_films.report(trained, temperature, bias, threshold, stop),
         provenance={**_provenance(trained), "bias": bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

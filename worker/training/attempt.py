@@ -287,7 +287,13 @@ class Attempt:
                 engines=[
                     {**engine, "worker_id": self._lease.worker_id} for engine in result["engines"]
                 ],
-                evaluations={"validation": {**card["metrics"], "n_films": result["n_val"]}},
+                evaluations={
+                    "validation": {
+                        **card["metrics"],
+                        "n_films": result["n_val"],
+                        "shift": card.get("shift"),
+                    }
+                },
                 reference=result["reference"],
             ),
             self._lease.worker_id,

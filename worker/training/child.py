@@ -36,6 +36,7 @@ from trainer.judging import parity
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
+from trainer.shift import words
 from worker import logs
 from worker.decoding import labelled
 from worker.decoding.labelled import Limits
@@ -213,7 +214,10 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     if trained.dataset.hash != data.hash:
         report("dataset", **_described(trained.dataset, names))
     path = folder / "model.onnx"
-    card = export.export(trained, path, spec["operating_point"])
+    report("note", text="calibrating, and dressing held-out films as others look")
+    card = export.export(trained, path, spec["operating_point"], stop.is_set)
+    if card.shift is not None:
+        report("note", text=f"held-out films dressed: {'; '.join(words.sentences(card.shift))}")
     fp32, measured = _parity(trained, card, path, work, stop)
     report("note", text="making and measuring the faster precisions")
     drawn = None if night is None else gate.golden(card)

@@ -6,7 +6,7 @@ a batch is held. What cannot be read is reported, not left out in silence. Needs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +74,16 @@ def choose(data: Path, card: Card, split: str | None) -> tuple[str, tuple[Entry,
     return split, entries
 
 
-def score(engine: Engine, entries: Sequence[Entry], decoder: Decoder) -> Iterator[Scored]:
-    """What the engine computes of each film, in their order."""
+def score(
+    engine: Engine,
+    entries: Sequence[Entry],
+    decoder: Decoder,
+    watch: Callable[[int, NDArray[np.uint8]], None] = lambda number, plane: None,
+) -> Iterator[Scored]:
+    """What the engine computes of each film, in their order.
+
+    `watch` gets the number and the pixels uint8 [S, S] of each that can be decoded, to copy.
+    """
     card = engine.card
     done: dict[int, Scored] = {}
     numbers: list[int] = []
@@ -93,6 +101,7 @@ def score(engine: Engine, entries: Sequence[Entry], decoder: Decoder) -> Iterato
                     file=entry.file, truth=entry.name, code=outcome.code, reason=str(outcome)
                 )
             else:
+                watch(found.number, outcome)
                 pixels[len(numbers), 0] = outcome
                 numbers.append(found.number)
             if len(numbers) == engine.batch:

@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
-from trainer.judging import metrics, parity, recalibration, verdict
+from trainer.judging import clusters, metrics, parity, recalibration, verdict
 from trainer.judging.recalibration import Recalibrated
 from trainer.judging.verdict import Margins, Side, Verdict
 from trainer.modelfile import recalibrated
@@ -111,19 +111,40 @@ def of_source(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A labelled prediction as a job has kept it."""
+class Row(Protocol):
+    """A labelled prediction as a job has kept it: db.queue.labels.Scored."""
 
-    name: str
-    truth: str
-    probability: float
-    scores: Sequence[float] | None
-    ood: float | None
-    patient: str | None
-    study: str | None
-    #: What is the same of films of equal content.
-    origin: tuple[int, int]
+    @property
+    def name(self) -> str:
+        """Of the film."""
+
+    @property
+    def truth(self) -> str:
+        """True class."""
+
+    @property
+    def probability(self) -> float:
+        """P(positive)."""
+
+    @property
+    def scores(self) -> Sequence[float] | None:
+        """All classes, where there are more than two."""
+
+    @property
+    def ood(self) -> float | None:
+        """Distance from the training films."""
+
+    @property
+    def patient(self) -> str | None:
+        """By its tags."""
+
+    @property
+    def study(self) -> str | None:
+        """By its tags."""
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """The same of films of equal content."""
 
 
 def of_job(on: str, card: Card, rows: Sequence[Row], said: Whose) -> Films:
@@ -194,7 +215,7 @@ def choose(films: Films, card: Card, rule: str) -> Recalibrated:
         raise DatasetError(lack)
     score = films.scores[:, card.positive_index]
     area = metrics.auroc(score, truth)
-    low, high = metrics.auroc_interval(area, int(truth.sum()), int((~truth).sum()))
+    low, high = clusters.auroc_interval(score, truth, films.patients)
     if not low > 0.5:
         raise DatasetError(
             f"the model tells {card.positive} from the rest no better than chance on these "
@@ -219,7 +240,9 @@ def recalibrated_card(
         temperature=new.chosen.temperature,
         threshold=new.chosen.threshold,
         threshold_rule=f"{rule} on {n} films of {patients} patients of its site",
-        metrics=new.figures(truth, patients=films.known),
+        metrics=new.figures(truth, films.patients, known=films.known),
+        # What dressed films do at another threshold was not measured.
+        shift=None,
         provenance={
             **card.provenance,
             "calibrated": {

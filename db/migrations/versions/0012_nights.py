@@ -1,7 +1,7 @@
 """Nights that end, nights without a promotion, and models that were calibrated anew
 
 Revision: 0012
-After: 0008
+After: 0010
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from alembic import op
 from db.base.types import UtcDateTime
 
 revision = "0012"
-down_revision = "0008"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

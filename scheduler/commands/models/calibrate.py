@@ -134,6 +134,7 @@ class _Calibration:
     ) -> int:  # fmt: skip
         """Calibrate, judge, register and print; the exit status."""
         from scheduler.commands import train
+        from trainer.judging import recalibration
         from trainer.judging.verdict import Margins, Side
         from worker.training import recalibrating
 
@@ -150,7 +151,9 @@ class _Calibration:
             Margins(**{name.removeprefix("margin_"): value for name, value in margins.items()}),
         )  # fmt: skip
         card = recalibrating.recalibrated_card(self._card, films, new, self._rule, self._origin())
-        before = _summary(own, truth, films.known)
+        before = recalibration.measured(
+            own.score, own.score >= own.threshold, truth, films.patients, known=films.known
+        )
         report: dict[str, Any] = {
             "model_id": None, "name": None, "calibrated_from": self._row["id"],
             "calibrated_on": films.on, "films": len(truth), "positives": int(truth.sum()),
@@ -223,10 +226,8 @@ class _Calibration:
             decoder = labelled.processes(Limits.of(self._settings))
             return recalibrating.of_source(network, on, films, notes, decoder)
 
-    def _rows(self, job_id: int) -> list[Any]:
+    def _rows(self, job_id: int) -> list[labels.Scored]:
         """The labelled predictions of a job of this model."""
-        from worker.training.recalibrating import Row
-
         job = jobs.get(self._engine, job_id)
         if job["kind"] == "score" and job["model_id"] != self._row["id"]:
             raise errors.Failure(
@@ -234,13 +235,7 @@ class _Calibration:
                 f"{self._row['id']}; score its films with --model {self._row['id']}, and import "
                 "the labels for that job"
             )
-        return [
-            Row(
-                name=row.name, truth=row.truth, probability=row.probability, scores=row.scores,
-                ood=row.ood, patient=row.patient, study=row.study, origin=row.origin,
-            )
-            for row in labels.scored(self._engine, job_id)
-        ]  # fmt: skip
+        return labels.scored(self._engine, job_id)
 
     def _side_of(self, champion: int, films: Films) -> Side:
         """What the champion says of the films; Failure where it cannot be compared."""
@@ -375,12 +370,6 @@ def _own_rule(card: Card) -> str:
     """What the model's operating point was chosen by; Youden's where it does not say."""
     first = card.threshold_rule.partition(" ")[0]
     return first if re.fullmatch(r"(sensitivity|specificity|cost)=[\d.]+", first) else "youden"
-
-
-def _summary(side: Side, truth: Any, known: str) -> dict[str, float]:
-    from trainer.judging import metrics
-
-    return metrics.summary(side.score, truth, side.threshold, patients=known)
 
 
 def _print(report: Mapping[str, Any]) -> None:

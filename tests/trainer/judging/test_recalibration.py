@@ -36,7 +36,7 @@ def test_the_sensitivity_that_was_asked_for_is_reached_on_films_that_chose_nothi
     inside = reached = 0
     for seed in range(20):
         found = made(seed)
-        figures = found.figures(drawn(seed)[1] == 1)
+        figures = found.figures(drawn(seed)[1] == 1, drawn(seed)[2])
         inside += figures["sensitivity_low"] <= 0.95 <= figures["sensitivity_high"]
         called = found.chosen.scores(fresh)[:, 1] >= found.chosen.threshold
         sensitivity = called[truth == 1].mean()
@@ -49,7 +49,7 @@ def test_the_sensitivity_that_was_asked_for_is_reached_on_films_that_chose_nothi
 def test_probabilities_mean_what_they_say_on_films_that_chose_nothing() -> None:
     logits, labels, _ = drawn(1, n=2000)
     before = metrics.ece(calibration.softmax(logits)[:, 1], labels == 1)
-    after = made(1, n=2000).figures(labels == 1)["ece"]
+    after = made(1, n=2000).figures(labels == 1, drawn(1, n=2000)[2])["ece"]
     assert before > 0.2
     assert after < 0.03
 
@@ -92,12 +92,27 @@ def test_what_goes_through_the_gate_decides_as_the_folds_do() -> None:
 
 def test_figures_are_of_the_folds_decisions() -> None:
     found, truth = made(4), drawn(4)[1] == 1
-    figures = found.figures(truth, patients="unknown")
+    figures = found.figures(truth, drawn(4)[2], known="unknown")
     assert figures["sensitivity"] == found.called[truth].mean()
     assert figures["specificity"] == (~found.called[~truth]).mean()
     assert figures["auroc"] == metrics.auroc(found.probability, truth)
     assert figures["true_positive"] == found.called[truth].sum()
     assert figures["patients_unknown"] == 1
+
+
+def test_films_of_one_patient_make_intervals_wide() -> None:
+    logits, labels, patients = drawn(5)
+    truth = labels == 1
+    found = recalibration.recalibrate(logits, labels, patients, 1, RULE)
+    alone = found.figures(truth, patients)
+    # The same films three times over are no more films.
+    again = recalibration.measured(
+        found.probability.repeat(3), found.called.repeat(3), truth.repeat(3),
+        [p for p in patients for _ in range(3)],
+    )  # fmt: skip
+    for name in ("sensitivity", "specificity", "auroc"):
+        for end in ("low", "high"):
+            assert again[f"{name}_{end}"] == pytest.approx(alone[f"{name}_{end}"], abs=0.01)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
