@@ -46,7 +46,7 @@ OUTCOMES = (
 #: Events of which hooks get a notice.
 NOTICES = (
     "failed", "skipped", "missed", "kept", "promoted", "drift", "test", "with_errors",
-    "source_away", "source_back",
+    "source_away", "source_back", "not_promoted",
 )  # fmt: skip
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
@@ -140,6 +140,11 @@ models = Table(
     _c("parent_id", BigId, "Weights it started from, where those were a model here.",
        ForeignKey("models.id"), nullable=True),
     _c("created_at", UtcDateTime, "Registered."),
+    _c("calibrated_on", sa.Text,
+       "Labelled films that its temperature and operating point were chosen on anew, the weights "
+       "being those of parent_id; NULL where it was trained or imported.", nullable=True),
+    _c("calibration_films", sa.Integer, "How many films those were.", nullable=True),
+    _c("calibration_patients", sa.Integer, "Of how many patients.", nullable=True),
     UniqueConstraint("name"),
     CheckConstraint(_in("state", ("candidate", "retired")), name="state"),
     CheckConstraint(_in("origin", ("trained", "imported")), name="origin"),
@@ -312,6 +317,9 @@ jobs = Table(
     _c("out_of_patience_at", UtcDateTime,
        "Paused then, since no worker could read what is left of it; NULL where a person paused it.",
        nullable=True),
+    _c("put_aside_at", UtcDateTime,
+       "Training: paused then, at the end of its night; its schedule goes on with it at its next "
+       "time.", nullable=True),
     *_lease(),
     UniqueConstraint("key"),
     UniqueConstraint("schedule_id", "scheduled_for"),
@@ -360,6 +368,10 @@ runs = Table(
        "model is compared with it too.", nullable=True),
     _c("created_at", UtcDateTime, "Made."),
     _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
+    _c("until", UtcDateTime, "Of training: the end of its night, where it has one.",
+       nullable=True),
+    _c("put_aside", sa.Integer, "Nights at whose end its training was not done.",
+       server_default="0"),
     UniqueConstraint("schedule_id", "scheduled_for"),
     CheckConstraint(_in("cause", ("clock", "catch_up", "hand")), name="cause"),
     CheckConstraint(_in("state", RUN_STATES), name="state"),
@@ -444,7 +456,7 @@ notices = Table(
     _c("at", UtcDateTime, "When it happened."),
     _c("event", sa.String(16),
        "failed, with_errors (completed_with_errors), skipped, missed, kept, promoted, drift, "
-       "source_away, source_back or test."),
+       "source_away, source_back, not_promoted or test."),
     _c("payload", Json, "What is sent: numbers and names of ours, no path and no film."),
     _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), nullable=True),
     _c("run_id", BigId, "Run.", ForeignKey("runs.id"), nullable=True),

@@ -217,11 +217,18 @@ V_MODELS = View(
         "dataset_id": "Dataset it was trained on.",
         "parent_id": "Model whose weights it started from.",
         "created_at": "Registered.",
+        "calibrated_from": "Model whose weights it has, where only temperature and operating point "
+        "were chosen anew.",
+        "calibrated_on": "Labelled films that these were chosen on.",
+        "calibration_films": "How many films those were.",
+        "calibration_patients": "Of how many patients.",
     },
     select="""
         SELECT m.id AS model_id, m.name, CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
                m.state, m.origin, m.arch, m.positive, m.size, m.film_rule, m.threshold,
-               m.threshold_rule, m.ood_threshold, m.job_id, m.dataset_id, m.parent_id, m.created_at
+               m.threshold_rule, m.ood_threshold, m.job_id, m.dataset_id, m.parent_id, m.created_at,
+               CASE WHEN m.calibrated_on IS NOT NULL THEN m.parent_id END AS calibrated_from,
+               m.calibrated_on, m.calibration_films, m.calibration_patients
         FROM models m
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
     """,
@@ -299,11 +306,13 @@ V_RUNS = View(
         "created_at": "Made.",
         "finished_at": "Its outcome was settled.",
         "anchor_id": "The last model that a person promoted, where that is not the champion.",
+        "until": "The end of its night, where it has one.",
+        "put_aside": "Nights at whose end its training was not done.",
     },
     select="""
         SELECT r.id AS run_id, s.name AS schedule, s.kind, r.scheduled_for, r.cause, r.state,
                r.outcome, r.reason, r.job_id, r.champion_id, r.candidate_id, r.snapshot, r.verdict,
-               r.created_at, r.finished_at, r.anchor_id
+               r.created_at, r.finished_at, r.anchor_id, r.until, r.put_aside
         FROM runs r
         JOIN schedules s ON s.id = r.schedule_id
     """,

@@ -57,6 +57,11 @@ class NewModel:
     dataset_id: int | None = None
     job_id: int | None = None
     parent_id: int | None = None
+    #: Labelled films that a model with the parent's weights was calibrated on, how many they were,
+    #: and of how many patients.
+    calibrated_on: str | None = None
+    calibration_films: int | None = None
+    calibration_patients: int | None = None
     #: How the engines that were tried on it did: columns of the engines table, with `precision`.
     engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     #: Split name → metrics, with `n_films` and perhaps `shift`.
@@ -105,6 +110,9 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
                 dataset_id=new.dataset_id,
                 job_id=new.job_id,
                 parent_id=new.parent_id,
+                calibrated_on=new.calibrated_on,
+                calibration_films=new.calibration_films,
+                calibration_patients=new.calibration_patients,
                 created_at=now(),
             )
             .returning(models.c.id)
@@ -305,7 +313,9 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
                 sa.text(
                     "SELECT v.*, m.metrics, d.n_train AS films, CASE "
                     "WHEN r.run_id IS NOT NULL THEN r.schedule || ', run ' || r.run_id "
-                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id END AS made_by, "
+                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id "
+                    "WHEN v.calibrated_from IS NOT NULL "
+                    "THEN 'calibrated from ' || v.calibrated_from END AS made_by, "
                     # An alias that was given to the same model again has not moved.
                     "CASE v.champion WHEN 1 THEN (SELECT MAX(p.at) FROM promotions p "
                     "WHERE p.alias = :champion AND p.model_id = v.model_id) END AS champion_since "

@@ -3,4 +3,5 @@
 Start at `metrics`. `calibration` turns logits into probabilities and chooses the operating point,
 `parity` compares a faster precision with fp32. Of a new model `gate` says whether it may take the
 champion's place, by the differences that `verdict` measures and the bounds of `paired`.
+`recalibration` chooses temperature and operating point anew on a site's own films.
 """

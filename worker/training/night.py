@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base.database import reading, write
-from db.nightly import nights, runs
+from db.nightly import ends, nights, runs
 from db.queue import leases
 from db.queue.leases import Lease
 from db.registry import aliases, models
@@ -23,6 +23,7 @@ from db.work import endings
 from trainer.data import leavings
 from worker.config import Settings
 from worker.engine import store
+from worker.training.night_end import NightEnd
 
 #: What the training process reads.
 FILE = "night.json"
@@ -43,6 +44,8 @@ class Night:
         self._lease = lease
         self._run = run
         self._rules: Mapping[str, Any] = run.spec.get("night", {})
+        #: When training is to stop, if ever.
+        self.end = NightEnd(engine, run.until)
 
     def prepare(self, folder: Path, start: int | None) -> Path:
         """Write what the training process needs to know; raises EngineError.
@@ -77,6 +80,8 @@ class Night:
             "paths": leavings.paths_of((film.sha256, film.path) for film in films or ()),
             "told_of_clutter": bool(last and (last["snapshot"] or {}).get("clutter")),
             "rules": dict(self._rules),
+            "ends": run.until is not None,
+            "goes_on": run.put_aside > 0,
         }
         path = folder / FILE
         path.write_text(json.dumps(facts), encoding="utf-8", errors="surrogateescape")
@@ -126,6 +131,22 @@ class Night:
             connection, self._lease.job_id, "completed", self._lease.worker_id,
             f"{outcome}: {reason}",
         )  # fmt: skip
+
+    def ended(self, connection: sa.Connection) -> None:
+        """The night is over and the training is not done: put the job aside, or give it up."""
+        run, who = self._run, self._lease.worker_id
+        reason = (
+            f"the training was not done at {self._rules.get('until')} in {run.tz}, the end of its "
+            "night"
+        )
+        if self._rules.get("if_late") != ends.GIVE_UP:
+            aside = f"{reason}; schedule {run.name} goes on with it at its next time"
+            ends.put_aside(connection, self._lease, run.id, aside)
+            return
+        leases.fence(connection, self._lease)
+        given_up = f"{reason}, and was given up"
+        runs.finish(connection, run.id, "kept", given_up, hook_text=given_up)
+        endings.finish(connection, self._lease.job_id, "cancelled", who, given_up)
 
     def judged(self, connection: sa.Connection, model_id: int, result: Mapping[str, Any]) -> None:
         """A model was made and registered: keep what it and the champion did on the frozen films.

@@ -83,6 +83,16 @@ class Night:
         )
         self._rules: dict[str, Any] = self._facts["rules"]
 
+    @property
+    def ends(self) -> bool:
+        """Whether the night has an end, at which a training that is not done is put aside."""
+        return bool(self._facts.get("ends"))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the training was put aside at the end of an earlier night."""
+        return bool(self._facts.get("goes_on"))
+
     def look(
         self,
         sources: Sequence[Path],

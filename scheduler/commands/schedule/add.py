@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from click.core import ParameterSource
 
 from db.base import database
-from db.nightly import schedules
+from db.nightly import ends, schedules, unpromoted
 from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
@@ -30,7 +31,7 @@ NOT_HERE = {
 #: Options that are about judging a new model, and the ones about a watched folder.
 OF_NIGHT = (
     "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "margin_shift",
-    "floor", "max_shrink", "max_relabelled", "keep", "promote",
+    "floor", "max_shrink", "max_relabelled", "keep", "promote", "until", "if_late", "notice_after",
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
@@ -57,6 +58,13 @@ def _floors(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
                 param,
             )
     return found
+
+
+def _clock(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """A time of day such as 06:00."""
+    if value is not None and re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", value) is None:
+        raise click.BadParameter(f"{value!r} is no time of day; give one like 06:00")
+    return value
 
 
 class Adding(click.Command):
@@ -140,6 +148,22 @@ class Adding(click.Command):
     help="train: whether a model that is not worse becomes the champion. Default: it does.",
 )  # fmt: skip
 @click.option(
+    "--until", callback=_clock, metavar="HH:MM",
+    help="train: the end of the night, in the schedule's zone: a training that is not done by then "
+    "stops at a checkpoint. Default: it takes as long as it takes.",
+)  # fmt: skip
+@click.option(
+    "--if-late", type=click.Choice([ends.CONTINUE, ends.GIVE_UP]), default=ends.CONTINUE,
+    show_default=True,
+    help="train: whether such a training goes on at the schedule's next time, or is given up.",
+)  # fmt: skip
+@click.option(
+    "--notice-after", type=click.IntRange(0), default=unpromoted.NOTICE_AFTER, show_default=True,
+    metavar="N",
+    help="train: hooks get a notice after N nights in a row without a new champion, once until a "
+    "model is promoted; 0: never.",
+)  # fmt: skip
+@click.option(
     "--settle", default="60s", show_default=True, callback=submit.span, metavar="SPAN",
     help="score: a file is taken once it has not changed for so long.",
 )  # fmt: skip
@@ -159,7 +183,8 @@ def add(
     the champion, and with the anchor, the last model that a person promoted, so that many nights
     lose no more than one may. Only one that is not worse, that reaches every --floor, and that
     every kind of worker computes alike, becomes the champion. Otherwise the champion stays, and
-    `schedule show` says why, and how many films would decide it.
+    `schedule show` says why, and how many films would decide it. With --until
+    a training ends with the night: at a checkpoint, from which it goes on at the next time.
 
     `score` takes the files and archives that are new in FOLDER and have stopped growing, each once,
     whatever it is called.
@@ -169,9 +194,15 @@ def add(
       pneumoq schedule add nightly --cron "0 2 * * *" --tz Europe/Paris train /data/chest_xray
       pneumoq schedule add nightly --cron "0 2 * * 1-5" --evaluate-on /data/judge \\
           train /data/chest_xray --warm-start --epochs 3
+      pneumoq schedule add nightly --cron "0 22 * * *" --until 06:00 train /data/chest_xray
       pneumoq schedule add inbox --cron "*/10 * * * *" --settle 5m score /data/inbox
     """
     what = ctx.meta["what"]
+    if (
+        rules["until"] is None
+        and ctx.get_parameter_source("if_late") == ParameterSource.COMMANDLINE
+    ):
+        raise click.UsageError("--if-late is about nights with an end; give --until too")
     if not what:
         raise click.UsageError("say what it is to do: … train DATA, or … score FOLDER")
     if (fault := schedules.name_fault(name)) is not None:

@@ -9,7 +9,7 @@ import click
 import sqlalchemy as sa
 
 from db.base import database
-from db.nightly import runs, schedules
+from db.nightly import runs, schedules, unpromoted
 from db.registry import aliases
 from scheduler import session
 from scheduler.commands.schedule import zones
@@ -76,8 +76,15 @@ def show(name: str, as_json: bool) -> None:
     row = schedules.get(engine, name)
     last = runs.of_schedule(engine, row["id"], 10)
     following = zones.next_(row, schedules.database_clock(engine))
+    in_a_row = None
+    if row["kind"] == "train":
+        with database.reading(engine) as connection:
+            in_a_row = unpromoted.in_a_row(connection, row["id"])
     if as_json:
-        output.emit({**row, "next": following, "runs": last}, as_json=True)
+        nights = None if in_a_row is None else {"nights": in_a_row.nights, **in_a_row._asdict()}
+        output.emit(
+            {**row, "next": following, "without_promotion": nights, "runs": last}, as_json=True
+        )
         return
     output.facts(
         {
@@ -91,6 +98,7 @@ def show(name: str, as_json: bool) -> None:
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
             **_rules(row["spec"].get("night", {})),
             **row["spec"].get("watch", {}),
+            "without_promotion": in_a_row and _without_promotion(in_a_row),
         }
     )
     click.echo(f"\n{click.style('Job', bold=True)}")
@@ -119,6 +127,14 @@ def _anchor(engine: sa.Engine, kind: str) -> dict[str, str]:
     with database.reading(engine) as connection:
         anchor, why = aliases.anchor(connection), aliases.why_anchor(connection)
     return {} if anchor is None else {"anchor": f"model {anchor}, {why}"}
+
+
+def _without_promotion(found: unpromoted.InARow) -> str | None:
+    """How many nights in a row promoted nothing; None for none."""
+    if not found.nights:
+        return None
+    told = f"; hooks got the notice at {output.when(found.notice_at)}" if found.notice_at else ""
+    return f"{found.nights} nights in a row ({found}){told}"
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")
