@@ -139,7 +139,7 @@ def anchor(connection: sa.Connection) -> int | None:
 def why_anchor(connection: sa.Connection) -> str:
     """What the anchor is, in words that follow "model 3, "."""
     found = _chosen(connection)
-    is_first = found is None or (found.how == "first")
+    is_first = found is None or found.how == "first"
     return "the first champion" if is_first else "the last that a person promoted"
 
 
@@ -149,8 +149,9 @@ def _chosen(connection: sa.Connection) -> sa.Row[Any] | None:
         promotions.c.anchor.is_(True),
         sa.and_(promotions.c.anchor.is_(None), promotions.c.run_id.is_(None)),
     )
+    columns = [promotions.c.model_id, promotions.c.how]
     return connection.execute(
-        sa.select(promotions.c.model_id, promotions.c.how, promotions.c.run_id)
+        sa.select(*columns)
         .where(promotions.c.alias == CHAMPION, chosen)
         .order_by(promotions.c.id.desc())
         .limit(1)

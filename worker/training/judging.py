@@ -90,7 +90,6 @@ def through_gate(
         return answer
     if missing := lack(len(films) - len(seen)):
         return answer | {"accepted": False, "reason": missing, "told": missing}
-    shift = (_shift(outputs[0].card), _shift(outputs[1].card))
     parts = sorted({film.slice for film in seen} - {""})
     found = gate.judge(
         truth,
@@ -102,7 +101,7 @@ def through_gate(
         slices={
             part: np.array([film.slice == part for film in seen], dtype=np.bool_) for part in parts
         },
-        shift=shift,
+        shift=(outputs[0].card.shift, outputs[1].card.shift),
         against=against,
     )
     return answer | {
@@ -148,12 +147,6 @@ def _score(
         )
     finally:
         engine.close()
-
-
-def _shift(card: Card) -> Mapping[str, Any] | None:
-    """The shift report that a model file holds; None where it was made without one."""
-    report: Mapping[str, Any] | None = getattr(card, "shift", None)
-    return report
 
 
 def _figures(

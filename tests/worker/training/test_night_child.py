@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from tests.worker import spots
+from trainer import card
 from trainer.data import decoding, frozen, gathering, leavings
 from trainer.data.frozen import Judged
 from trainer.data.labelled import FIRST_NAMING
@@ -505,3 +506,35 @@ def test_floors_of_a_schedule_are_asked_for(told: Told, model_file: Path) -> Non
     assert not found["accepted"]
     assert "and the floor is 0.990" in found["reason"]
     assert found["verdict"]["floors"]["sensitivity"]["floor"] == 0.99
+
+
+def with_shift(model: Path, worst: float | None, to: Path) -> Path:
+    """A copy of a model file with a shift report in which the worst dressing has this AUROC."""
+    network = onnx.load(str(model))
+    (kept,) = [entry for entry in network.metadata_props if entry.key == card.KEY]
+    report = None if worst is None else {"worst": {"name": "group 1", "auroc": worst}}
+    kept.value = json.dumps({**json.loads(kept.value), "shift": report})
+    onnx.save(network, str(to))
+    return to
+
+
+def test_the_shift_reports_of_both_model_files_are_compared(
+    told: Told, model_file: Path, tmp_path: Path
+) -> None:
+    films = told.look()
+    worse, better, none = (
+        with_shift(model_file, auroc, tmp_path / f"{auroc}.onnx") for auroc in (0.7, 0.9, None)
+    )
+    told.values["champion"]["file"] = str(better)
+    misled = told.judge(films, worse)
+    assert not misled["accepted"]
+    assert misled["verdict"]["shift"] == {"judged": True, "candidate": 0.7, "champion": 0.9}
+    assert "the look of films misleads the new model more: " in misled["reason"]
+    alike = told.judge(films, better)
+    assert alike["accepted"]
+    assert alike["reason"].endswith(": within every margin")
+    silent = told.judge(films, none)
+    assert silent["accepted"]
+    assert silent["reason"].endswith(
+        "(the shift reports are not compared, as one of the two models has none)"
+    )
