@@ -151,7 +151,7 @@ class _Look:
             if kind == MARKS:
                 return dressing.marked(own, donors, boxes, frames)
             if kind == SPECTRUM:
-                return dressing.spectrum(own, donors)
+                return dressing.by_spectrum(own, donors, boxes, frames)
             return dressing.as_unit(own, donors, boxes, frames)
 
         name = f"group {number}" if kind == UNIT else f"group {number} {kind}"
