@@ -59,6 +59,7 @@ def export(
     trained: Trained,
     path: Path,
     rule: str = calibration.YOUDEN,
+    *,
     stop: Callable[[], bool] = lambda: False,
 ) -> Card:
     """Calibrate on validation and write the model file; returns the card inside it.

@@ -47,6 +47,8 @@ class Films:
     positive: int
     #: Whether it is known whose the films are, as of `trainer.data.whose`.
     patients_are: str = ""
+    #: Of how many held-out films those here were drawn; 0 where they are all.
+    drawn_of: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +86,15 @@ class Unit:
     #: Of each donor the marks that are copied, int16 [m, 4], and int16 [donors, 8] the frames.
     boxes: Sequence[NDArray[np.int16]]
     frames: NDArray[np.int16]
+
+
+def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:
+    """About `most` of films, ascending: all films of patients that are drawn by `seed`."""
+    if len(patients) <= most:
+        return np.arange(len(patients))
+    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(int(who.max()) + 1)[who.reshape(-1)]
+    return np.sort(np.argsort(place, kind="stable")[:most])
 
 
 def look(films: Films, stop: Callable[[], bool] = lambda: False) -> Looks:

@@ -215,7 +215,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("dataset", **_described(trained.dataset, names))
     path = folder / "model.onnx"
     report("note", text="calibrating, and dressing held-out films as others look")
-    card = export.export(trained, path, spec["operating_point"], stop.is_set)
+    card = export.export(trained, path, spec["operating_point"], stop=stop.is_set)
     if card.shift is not None:
         report("note", text=f"held-out films dressed: {'; '.join(words.sentences(card.shift))}")
     fp32, measured = _parity(trained, card, path, work, stop)
