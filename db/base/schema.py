@@ -386,6 +386,7 @@ runs = Table(
           sqlite_where=sa.text("finished_at IS NULL")),
     Index(None, "schedule_id", "id"),
     Index(None, "job_id"),
+    Index(None, "candidate_id"),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="What a schedule did at one of its times: once each, however many clocks tick.",
 )  # fmt: skip

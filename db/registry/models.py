@@ -312,7 +312,7 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
             connection.execute(
                 sa.text(
                     "SELECT v.*, m.metrics, d.n_train AS films, CASE "
-                    "WHEN r.run_id IS NOT NULL THEN r.schedule || ', run ' || r.run_id "
+                    "WHEN r.id IS NOT NULL THEN s.name || ', run ' || r.id "
                     "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id "
                     "WHEN v.calibrated_from IS NOT NULL "
                     "THEN 'calibrated from ' || v.calibrated_from END AS made_by, "
@@ -321,7 +321,9 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
                     "WHERE p.alias = :champion AND p.model_id = v.model_id) END AS champion_since "
                     "FROM v_models v JOIN models m ON m.id = v.model_id "
                     "LEFT JOIN datasets d ON d.id = v.dataset_id "
-                    "LEFT JOIN v_runs r ON r.candidate_id = v.model_id "
+                    # Not v_runs: SQLite would make all of it first.
+                    "LEFT JOIN runs r ON r.candidate_id = v.model_id "
+                    "LEFT JOIN schedules s ON s.id = r.schedule_id "
                     "ORDER BY v.model_id DESC"
                 ).columns(
                     metrics=models.c.metrics.type,

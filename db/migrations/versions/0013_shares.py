@@ -53,11 +53,13 @@ def upgrade() -> None:
     _index("ix_watched_undone", "watched", ["schedule_id", "job_id"], "state <> 'done'")
     _index("ix_runs_open_schedule", "runs", ["schedule_id"], "finished_at IS NULL")
     op.create_index(op.f("ix_runs_schedule_id_id"), "runs", ["schedule_id", "id"])
+    op.create_index(op.f("ix_runs_candidate_id"), "runs", ["candidate_id"])
     op.create_index(op.f("ix_jobs_model_id"), "jobs", ["model_id"])
 
 
 def downgrade() -> None:
     op.drop_index(op.f("ix_jobs_model_id"), table_name="jobs")
+    op.drop_index(op.f("ix_runs_candidate_id"), table_name="runs")
     op.drop_index(op.f("ix_runs_schedule_id_id"), table_name="runs")
     op.drop_index("ix_runs_open_schedule", table_name="runs")
     op.drop_index("ix_watched_undone", table_name="watched")

@@ -339,10 +339,11 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
         job["max_errors"] = params["max_errors"]
     if params["source_patience"] is not None:
         job["source_patience_s"] = params["source_patience"]
+    share = {} if params["share"] is None else {"share": params["share"]}
     return {
         "job": job,
         "precision": params["asked"],
         "engine": engines.stored(params["asked_engine"]),
         "priority": params["priority"],
-        "share": params["share"],
+        **share,
     }
