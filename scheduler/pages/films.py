@@ -1,15 +1,17 @@
 """Films of a job as pictures for a page: small, gray, with the evidence as a picture over them.
 
 Films are read again from where they lie. One that is gone or was changed has a reason instead of
-a picture, and the page is made all the same. No more than one film is held at its own size.
+a picture, and the page is made all the same. No more than one film is held at its own size. Maps
+that the job did not keep are computed for the page, where this machine can run the model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from scheduler import session
 from scheduler.pages import html
 from scheduler.pages.html import Html, el
 from scheduler.show import output, picture
-from trainer.errors import FilmError
+from trainer.errors import FilmError, TrainerError
 from trainer.film import rules
-from worker.errors import ArchiveError
+from worker.errors import ArchiveError, WorkerError
 from worker.machine import privacy
 from worker.scoring import reread
+
+log = logging.getLogger(__name__)
 
 #: Longer side of a film's picture in a report and in a review, in pixels. The first takes about
 #: 12 kB, so that a hundred are far below 5 MB.
@@ -53,6 +57,8 @@ class Picture:
     #: Its size, which is in the film's own ratio.
     width: int = 1
     height: int = 1
+    #: Whether there is a map of it, also where nothing in it speaks for the positive class.
+    mapped: bool = False
     #: The evidence for the positive class, a PNG that is see-through where there is none.
     cam: bytes = b""
     #: Where it lies on the film: left, top, width and height, each 0 to 1.
@@ -77,6 +83,7 @@ def read(engine: sa.Engine, job_id: int, picks: Iterable[Pick], side: int) -> di
     with database.reading(engine) as connection:
         maps = overview.maps(connection, job_id, list(wanted))
     made: dict[int, Picture] = {}
+    lacking: dict[int, NDArray[np.uint8]] = {}
     by_source: dict[str, list[Pick]] = {}
     for pick in wanted.values():
         by_source.setdefault(pick.source, []).append(pick)
@@ -84,19 +91,72 @@ def read(engine: sa.Engine, job_id: int, picks: Iterable[Pick], side: int) -> di
         items = [(pick.shard_no, pick.item_no) for pick in of_source]
         try:
             for film in reread.read(engine, job_id, items, site):
-                made[film.item_no] = _picture(
-                    wanted[film.item_no], film, maps.get(film.item_no), model, side, accept
-                )
+                row = maps.get(film.item_no)
+                found = _picture(wanted[film.item_no], film, model, side, accept)
+                made[film.item_no] = found if row is None else with_map(found, logits(row), model)
+                if row is None and found.jpeg and model["film_rule"] in rules.RULES:
+                    lacking[film.item_no] = rules.decode(
+                        film.data, model["size"], model["film_rule"], accept=accept
+                    )
         except ArchiveError as error:
             for pick in of_source:
                 made.setdefault(pick.item_no, Picture(pick=pick, reason=str(error)))
+    for item_no, cam in computed(engine, model, job["precision"] or "fp32", lacking).items():
+        made[item_no] = with_map(made[item_no], cam, model)
     return made
 
 
-def of_file(
-    path: str, probability: float, model: sa.RowMapping, number: int, side: int = REPORT
-) -> Picture:
-    """The picture of a labelled film that is a file of its own, `number` in its list."""
+def computed(
+    engine: sa.Engine, model: sa.RowMapping, precision: str, pixels: Mapping[int, NDArray[np.uint8]]
+) -> dict[int, NDArray[np.float32]]:
+    """The maps of films, `uint8 [S, S]` by item, computed here and now.
+
+    None where this machine cannot run the model, or where it gives no map.
+    """
+    if not pixels:
+        return {}
+    from worker.scoring import serving
+
+    found: dict[int, NDArray[np.float32]] = {}
+    items = list(pixels)
+    try:
+        with serving.opened(session.settings(), engine, model["id"], precision) as network:
+            batch = np.zeros((network.batch, 1, model["size"], model["size"]), np.uint8)
+            for start in range(0, len(items), network.batch):
+                part = items[start : start + network.batch]
+                for n, item_no in enumerate(part):
+                    batch[n, 0] = pixels[item_no]
+                outputs = network.submit(batch, len(part)).result()
+                if outputs.cam is None:
+                    return {}
+                found |= {
+                    item_no: outputs.cam[n] for n, item_no in enumerate(part) if outputs.finite[n]
+                }
+    except (WorkerError, TrainerError) as error:
+        log.info("no map is computed: %s", error)
+        return {}
+    return found
+
+
+def of_files(
+    engine: sa.Engine, model: sa.RowMapping, precision: str, files: Sequence[tuple[int, str, float]]
+) -> list[Picture]:
+    """The pictures of labelled films that are files of their own: number, path and P(positive)."""
+    made: dict[int, Picture] = {}
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for number, path, probability in files:
+        made[number], data = _of_file(path, probability, model, number)
+        if data is not None and made[number].jpeg:
+            pixels[number] = rules.decode(data, model["size"], model["film_rule"])
+    for number, cam in computed(engine, model, precision, pixels).items():
+        made[number] = with_map(made[number], cam, model)
+    return list(made.values())
+
+
+def _of_file(
+    path: str, probability: float, model: sa.RowMapping, number: int
+) -> tuple[Picture, bytes | None]:
+    """The picture of a film that is a file of its own, and its bytes where it can be read."""
     positive = probability >= model["threshold"]
     others = [str(name) for name in model["card"].get("labels", ()) if name != model["positive"]]
     pick = Pick(
@@ -107,8 +167,8 @@ def of_file(
     try:
         film = reread.Reread(item_no=number, name=path, data=Path(path).read_bytes())
     except OSError as error:
-        return Picture(pick=pick, reason=f"{path}: {error.strerror}")
-    return _picture(pick, film, None, model, side, ())
+        return Picture(pick=pick, reason=f"{path}: {error.strerror}"), None
+    return _picture(pick, film, model, REPORT, ()), film.data
 
 
 def logits(row: sa.Row[Any]) -> NDArray[np.float32]:
@@ -119,13 +179,9 @@ def logits(row: sa.Row[Any]) -> NDArray[np.float32]:
 
 
 def _picture(
-    pick: Pick,
-    film: reread.Reread,
-    map_row: sa.Row[Any] | None,
-    model: sa.RowMapping,
-    side: int,
-    accept: Sequence[str],
+    pick: Pick, film: reread.Reread, model: sa.RowMapping, side: int, accept: Sequence[str]
 ) -> Picture:
+    """A film without its map."""
     if film.reason:
         return Picture(pick=pick, reason=film.reason)
     sha256 = hashlib.sha256(film.data).hexdigest()
@@ -134,26 +190,27 @@ def _picture(
     except FilmError as error:
         return Picture(pick=pick, sha256=sha256, reason=str(error))
     width, height = gray.size
-    left, top, right, bottom = 0.0, 0.0, float(width), float(height)
+    box = (0.0, 0.0, 1.0, 1.0)
     if model["film_rule"] in rules.RULES:
-        left, top, right, bottom = rules.field(model["film_rule"], width, height, model["size"])
-    elif map_row is not None:
-        map_row = None  # where it lies is not known: another release made it
+        field = rules.field(model["film_rule"], width, height, model["size"])
+        left, top, right, bottom = field
+        box = (left / width, top / height, (right - left) / width, (bottom - top) / height)
     gray.thumbnail((side, side), Image.Resampling.LANCZOS)
-    cam, where = b"", ""
-    if map_row is not None:
-        values = logits(map_row)
-        cam, where = overlay(values), place(values)
     return Picture(
         pick=pick,
         sha256=sha256,
         jpeg=_encoded(gray, "JPEG", quality=QUALITY, optimize=True),
         width=gray.width,
         height=gray.height,
-        cam=cam,
-        box=(left / width, top / height, (right - left) / width, (bottom - top) / height),
-        where=where,
+        box=box,
     )
+
+
+def with_map(found: Picture, cam: NDArray[np.float32], model: sa.RowMapping) -> Picture:
+    """The picture with its map; as it is where another release laid it by a rule unknown here."""
+    if not found.jpeg or model["film_rule"] not in rules.RULES:
+        return found
+    return replace(found, mapped=True, cam=overlay(cam), where=place(cam))
 
 
 def overlay(cam: NDArray[np.float32]) -> bytes:

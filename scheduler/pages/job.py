@@ -164,12 +164,13 @@ def _first(
     if not any(chosen.values()):
         return Section("first", title, html.note("No film of this job was scored."))
     content: list[Content] = []
-    without = sum(not found.cam and bool(found.jpeg) for found in pictures.values())
+    without = sum(not found.mapped and bool(found.jpeg) for found in pictures.values())
     if without:
         content.append(
             html.note(
-                f"Of {without} of these films no map of the evidence was kept; "
-                f"`pneumoq score --keep-cam all` keeps one of each film."
+                f"Of {without} of these films there is no map of the evidence: none was kept "
+                "(`pneumoq score --keep-cam all` keeps one of each film), and this machine could "
+                "not compute it."
             )
         )
     for why, (heading, meaning) in GROUPS.items():

@@ -228,12 +228,13 @@ def _worst(engine: sa.Engine, row: sa.RowMapping, found: Judged, most: int) -> l
     other = others[0] if len(others) == 1 else f"not {row['positive']}"
     truth = {int(found.number[n]): row["positive"] if found.truth[n] else other for n in places}
     if found.job_id is None:
-        return [
-            dataclasses.replace(
-                films.of_file(found.files[int(found.number[n])], float(found.score[n]), row, n),
-                truth=truth[int(found.number[n])],
-            )
+        files = [
+            (int(found.number[n]), found.files[int(found.number[n])], float(found.score[n]))
             for n in places
+        ]
+        return [
+            dataclasses.replace(picture, truth=truth[picture.pick.item_no])
+            for picture in films.of_files(engine, row, "fp32", files)
         ]
     items = [int(found.number[n]) for n in places]
     chosen = picks.named(engine, found.job_id, items)

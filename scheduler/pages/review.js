@@ -100,7 +100,7 @@
     if (image) image.style.filter = plain ? "" : "url(#window)";
     let said = "";
     if (view.model) said = `Model: ${(100 * film.probability).toFixed(1)} %. ${film.said}`;
-    if (view.cam && !film.cam) said += " No map of the evidence was kept of this film.";
+    if (view.cam && !film.cam) said += film.mapped ? " Nothing in it speaks for the disease." : " There is no map of the evidence of this film.";
     $("said").textContent = said;
     press("cam", view.cam);
     press("model", view.model);

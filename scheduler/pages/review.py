@@ -130,6 +130,7 @@ def _film(picture: films.Picture, why: str, positive: str) -> dict[str, Any]:
         "probability": pick.probability,
         "jpeg": html.picture(picture.jpeg, "jpeg") if picture.jpeg else "",
         "cam": html.picture(picture.cam, "png") if picture.cam else "",
+        "mapped": picture.mapped,
         "box": picture.box,
         "size": [picture.width, picture.height],
         "reason": picture.reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from db.base import database
 from db.queue import overview, pages
+from db.queue.results import Outcome, Prediction
 from scheduler import session
 from scheduler.pages import films
 from scheduler.show import picture
@@ -23,6 +25,7 @@ from tests.scheduler.pages import made, parsed
 from tests.support import soak
 from tests.support.browser import Browser
 from trainer.film import rules
+from worker.scoring import classify
 
 #: How a model's validation films were scored, in twentieths.
 REFERENCE = {
@@ -331,3 +334,30 @@ def test_the_page_of_a_million_films_takes_little_more_than_that_of_a_few(
     assert took_mb < least_mb + 60
     assert took_s < least_s + 60
     assert large < small + 50_000
+
+
+def test_maps_that_the_job_did_not_keep_are_computed_for_the_page(
+    engine: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    path = made.an_archive(tmp_path / "films.zip", NAMES[:12])
+
+    def without_map(n: int, name: str) -> Outcome:
+        outcome = made.plain(n, name)
+        return outcome._replace(cam=None) if isinstance(outcome, Prediction) else outcome
+
+    job_id = made.a_job(engine, model_id, path, without_map)
+    found = shown(report(job_id, tmp_path / "job.html"))
+    film = tmp_path / "film.jpeg"
+    film.write_bytes(made.films(12)[0])
+    answer = next(
+        classify.classify([("film", film.read_bytes())], session.settings(), engine, model_id)
+    )[1]
+    assert isinstance(answer, classify.Answer) and answer.cam is not None
+    overlays = found[0].all("img", "cam")
+    assert bool(overlays) == bool(answer.cam.max() > 0)
+    assert sum(bool(figure.all("img", "cam")) for figure in found.values()) > len(found) / 3
+    for overlay in overlays:
+        alpha = parsed.picture(overlay)[..., 3]
+        expected = films.overlay(answer.cam)
+        with Image.open(io.BytesIO(expected)) as image:
+            assert np.abs(alpha.astype(int) - np.asarray(image)[..., 3].astype(int)).max() <= 2
