@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -62,6 +63,7 @@ def command(
                 "scores": answer.scores,
                 "ood": answer.ood,
                 "unusual": answer.unusual,
+                "look": None if answer.look is None else dataclasses.asdict(answer.look),
                 "model_id": chosen["id"],
                 "model": chosen["name"],
                 "precision": pinned,
@@ -77,6 +79,11 @@ def command(
     if answer.ood is not None:
         warning = "  unlike the training films: do not trust the label" if answer.unusual else ""
         click.echo(f"distance from the training films {answer.ood:.2f} (1 is typical){warning}")
+    if answer.look is not None:
+        click.echo(
+            f"acquired like training films with {answer.look.what}, nearly all of which were "
+            f"{answer.look.label}: do not trust the label"
+        )
     click.echo(
         f"model {chosen['id']} ({chosen['name']}) in {pinned}. Research software, not a medical "
         "device."

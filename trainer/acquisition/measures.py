@@ -48,14 +48,19 @@ def frames(films: NDArray[np.uint8]) -> NDArray[np.int16]:
     return found
 
 
+def looked_at(side: int) -> tuple[int, int]:
+    """Side of the middle in which sharpness is measured, and where it begins."""
+    middle = side // 8 * (4 if side > WHOLE else 8)
+    return middle, (side - middle) // 2
+
+
 def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How much finer detail falls behind coarser one: float32 [N, 2], of films uint8 [N, S, S].
 
     Logarithms of the ratio of mean Haar coefficients of the first and the second level: diagonal
     ones, and the others. Of large films in the middle half, where the anatomy is.
     """
-    side = films.shape[1] // 8 * (4 if films.shape[1] > WHOLE else 8)
-    start = (films.shape[1] - side) // 2
+    side, start = looked_at(films.shape[1])
     level = films[:, start : start + side, start : start + side].astype(np.int32)
     found = []
     for _ in range(2):

@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from trainer.card import Card
+from trainer.card import Card, Group
 from trainer.errors import FilmError
 from trainer.film import rules
 from worker.config import Settings
@@ -29,6 +29,8 @@ class Answer:
     scores: dict[str, float]
     ood: float | None
     unusual: bool
+    #: The training films that it looks acquired like, where nearly all of those were of one class.
+    look: Group | None
     #: `float32 [h, w]`, evidence for the positive class in logits.
     cam: NDArray[np.float32] | None
     card: Card
@@ -60,12 +62,14 @@ def classify(
         raise EngineError(f"{path}: {NOT_FINITE}")
     scores = outputs.scores[0]
     ood = None if outputs.ood is None else float(outputs.ood[0])
+    (look,) = card.alike(None if outputs.look is None else outputs.look[:1], 1)
     return Answer(
         label=card.labels[int(card.decide(outputs.scores[:1])[0])],
         probability=float(scores[card.positive_index]),
         scores={name: float(s) for name, s in zip(card.labels, scores, strict=True)},
         ood=ood,
         unusual=ood is not None and card.ood_threshold is not None and ood > card.ood_threshold,
+        look=None if look is None else card.looks[look],
         cam=None if outputs.cam is None else outputs.cam[0],
         card=card,
         film=data,
