@@ -37,7 +37,6 @@ class Known(NamedTuple):
     probability: float
     scores: list[float] | None
     ood: float | None
-    look: int | None
     cam: Cam | None
     #: Of DICOM, whose film it is.
     identity: Identity | None
@@ -45,6 +44,8 @@ class Known(NamedTuple):
     overridden: frozenset[str]
     #: Version of what read the film.
     reader: int
+    #: The group of training films that it looks acquired like, if any and if that is known.
+    look: int | None = None
 
 
 def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
@@ -89,11 +90,12 @@ def known(
             reader, overridden, spec = row[17:]
             answers[bytes(content)] = Known(
                 job_id, item_no, label_no, probability,
-                _json(scores), ood, look,
+                _json(scores), ood,
                 None if data is None else Cam(height, width, low, high, bytes(data)),
                 None if identified is None else Identity(*identity),
                 _overridden(overridden, spec),
                 FIRST_READER if reader is None else reader,
+                look,
             )  # fmt: skip
     return answers
 

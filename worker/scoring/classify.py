@@ -30,7 +30,7 @@ class Answer:
     ood: float | None
     unusual: bool
     #: The training films that it looks acquired like, where nearly all of those were of one class.
-    look: Group | None
+    look: Group | None = None
     #: `float32 [h, w]`, evidence for the positive class in logits.
     cam: NDArray[np.float32] | None
     card: Card

@@ -101,6 +101,13 @@ def show(model: str, as_json: bool) -> None:
     if row["metrics"]:
         _heading("Validation metrics")
         output.facts(evaluate.readable(row["metrics"]))
+    if looks := row["card"].get("looks"):
+        _heading("Training films that look acquired alike and are of one class")
+        output.table(
+            [{**look, "films": ", ".join(f"{n} {of}" for of, n in look["films"].items())}
+             for look in looks],
+            ["label", "what", "films", "patients", "found", "false"],
+        )  # fmt: skip
     if detail["evaluations"]:
         _heading("Evaluations")
         output.table(

@@ -46,9 +46,7 @@ def file_of(path: Path, made: Fingerprint, side: int) -> Path:
     graph.add("Cast", [cards.INPUT], "gray", to=TensorProto.FLOAT)
     nodes.add(graph, made, side)
     image = helper.make_tensor_value_info(cards.INPUT, TensorProto.UINT8, ["N", 1, side, side])
-    look = helper.make_tensor_value_info(
-        cards.LOOK, TensorProto.FLOAT, ["N", len(made.parts)]
-    )
+    look = helper.make_tensor_value_info(cards.LOOK, TensorProto.FLOAT, ["N", len(made.parts)])
     proto = helper.make_model(
         helper.make_graph(graph.nodes, "look", [image], [look], graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
