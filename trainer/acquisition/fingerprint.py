@@ -37,11 +37,17 @@ MARGIN, OF_SIDE = 4, 224
 #: may be shifted in one.
 ROUNDS, SHIFT = 4, 3
 
-#: Share of a group's places that is left out at either end of where its mark is searched.
-STRAY = 0.03
+#: Share of a group's places that is left out at either end of where its mark is searched: the first
+#: that leaves few enough.
+STRAY = (0.03, 0.06, 0.1, 0.15, 0.2)
 
 #: Gray levels of noise that are added to what a picture correlates with: nothing is no mark.
 NOISE = 4.0
+
+#: Side of the squares of places for which a mark is searched together, in pixels; what there is
+#: beyond the edge of the film; and places of OF_SIDE where a mark is searched, at most: of one
+#: that is anywhere, the middle ones.
+GRID, MIDDLE, PLACES = 4, 128, 2000
 
 #: Contrast at a frame's inner edge that is enough, in gray levels.
 EDGE = 8.0
@@ -58,6 +64,7 @@ LIMIT = 0.5
 
 Films = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Pair = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +73,44 @@ class Mark:
 
     #: float32 [h, w], of mean 0 and length 1.
     picture: Floats
-    #: Where it is searched: top, left, height and width of all that it may cover.
+    #: Where it may begin: top, left, and how many places there are down and across, multiples of
+    #: GRID.
     window: tuple[int, int, int, int]
 
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Squares of GRID pixels that the picture covers, down and across, wherever it begins."""
+        height, width = (-(-(side + GRID - 1) // GRID) for side in self.picture.shape)
+        return height, width
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Height and width of what it is searched in; beyond the film that is MIDDLE."""
+        (_, _, down, across), (height, width) = self.window, self.cells
+        return down + GRID * (height - 1), across + GRID * (width - 1)
+
     def __call__(self, films: Films) -> Floats:
-        """The greatest correlation, [N] of films uint8 [N, S, S]."""
-        return _searched(films, self.picture, self.window)[0]
+        """The greatest correlation, [N] of films uint8 [N, S, S].
+
+        What the film spreads by is taken for all places in a square of GRID pixels at once, over
+        all that the picture may cover from there.
+        """
+        (top, left, _, _), (height, width) = self.window, self.part
+        tall, wide = (side + GRID - 1 for side in self.picture.shape)
+        found = np.empty(len(films), np.float32)
+        for n, film in enumerate(films):
+            part = np.zeros((height, width), np.float32)
+            seen = film[top : top + height, left : left + width]
+            part[: seen.shape[0], : seen.shape[1]] = seen.astype(np.float32) - MIDDLE
+            views = sliding_window_view(part, self.picture.shape)
+            down, across = self.window[2:]
+            likeness = np.einsum("yxhw,hw->yx", views[:down, :across], self.picture, optimize=True)
+            boxes = sliding_window_view(part, (tall, wide))[::GRID, ::GRID]
+            boxes = boxes[: down // GRID, : across // GRID]
+            spread = np.square(boxes).mean(axis=(2, 3)) - np.square(boxes.mean(axis=(2, 3)))
+            length = np.sqrt(self.picture.size * (np.maximum(spread, 0) + NOISE**2))
+            found[n] = (likeness / np.repeat(np.repeat(length, GRID, 0), GRID, 1)).max()
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,23 +283,14 @@ def _part(
     return Part(sign=sign, limit=limit, gain=gain, found=found, false=float((bad >= limit).mean()))
 
 
-def _searched(
-    films: Films, picture: Floats, window: tuple[int, int, int, int]
-) -> tuple[Floats, NDArray[np.int64]]:
-    """The greatest correlation of a picture in a window of films, and its place there, [N]."""
-    top, left, height, width = window
-    found, place = np.empty(len(films), np.float32), np.empty(len(films), np.int64)
-    flat = picture.ravel()
-    for n, film in enumerate(films):
-        part = film[top : top + height, left : left + width].astype(np.float32) - 128
-        views = sliding_window_view(part, picture.shape).reshape(-1, flat.size)
-        mean = views.mean(axis=1)
-        spread = np.einsum("ij,ij->i", views, views) / flat.size - mean * mean
-        scale = np.sqrt(flat.size * (np.maximum(spread, 0) + NOISE**2))
-        likeness = (views @ flat) / scale
-        place[n] = likeness.argmax()
-        found[n] = likeness[place[n]]
-    return found, place
+def _best(film: NDArray[np.uint8], picture: Floats, low: Pair, high: Pair) -> Pair:
+    """Where a picture correlates best with a film, from `low` to `high`: row and column, [2]."""
+    (top, left), (bottom, right) = low, high + picture.shape
+    part = film[top:bottom, left:right].astype(np.float32) - MIDDLE
+    views = sliding_window_view(part, picture.shape)
+    likeness = np.einsum("yxhw,hw->yx", views, picture, optimize=True)
+    likeness = likeness / np.sqrt(views.var(axis=(2, 3)) + NOISE**2)
+    return np.asarray(low + np.unravel_index(int(likeness.argmax()), likeness.shape))
 
 
 def _mark(films: _Rows, group: Alike, others: NDArray[np.int64]) -> Mark | None:
@@ -281,19 +311,20 @@ def _mark(films: _Rows, group: Alike, others: NDArray[np.int64]) -> Mark | None:
     some = films[group.rows]
     picture = _mean(some, at, height, width)
     for _ in range(ROUNDS):
-        moved = []
-        for film, place in zip(some, at, strict=True):
-            low, high = np.maximum(place - shift, 0), np.minimum(place + shift, most)
-            there = (int(low[0]), int(low[1]), *(high - low + picture.shape))
-            _, best = _searched(film[None], picture, there)
-            moved.append(low + np.divmod(int(best[0]), int(high[1] - low[1]) + 1))
-        at = np.array(moved)
+        at = np.stack(
+            [
+                _best(film, picture, np.maximum(place - shift, 0), np.minimum(place + shift, most))
+                for film, place in zip(some, at, strict=True)
+            ]
+        )
         picture = _mean(some, at, height, width)
-    low, high = np.quantile(at, [STRAY, 1 - STRAY], axis=0, method="nearest")
-    low, high = np.maximum(low - shift, 0), np.minimum(high + shift, most)
-    top, left = map(int, low)
-    tall, wide = map(int, high - low)
-    return Mark(picture=picture, window=(top, left, tall + height, wide + width))
+    for stray in STRAY:
+        low, high = np.quantile(at, [stray, 1 - stray], axis=0, method="nearest")
+        low, high = np.maximum(low - shift, 0), np.minimum(high + shift, most)
+        down, across = (int(-(-(n + 1) // GRID) * GRID) for n in high - low)
+        if down * across <= PLACES * (side / OF_SIDE) ** 2 or min(down, across) == GRID:
+            return Mark(picture=picture, window=(int(low[0]), int(low[1]), down, across))
+    return None
 
 
 def _mean(films: Films, at: NDArray[np.int64], height: int, width: int) -> Floats:

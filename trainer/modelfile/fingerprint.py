@@ -17,6 +17,8 @@ from trainer import folded
 from trainer.acquisition import measures
 from trainer.acquisition.fingerprint import (
     EDGE,
+    GRID,
+    MIDDLE,
     NOISE,
     Fingerprint,
     Frame,
@@ -66,23 +68,32 @@ class _Nodes:
         return self._graph.add(op, inputs, f"{self._name}.{output}", **attributes)
 
     def mark(self, sign: Mark) -> str:
-        """The greatest correlation with a picture in a window."""
-        height, width = sign.picture.shape
-        x = self._part(*sign.window)
-        x = self.add("Sub", [x, self.constant("middle", 128.0)], "centred")
-        convolve = functools.partial(self.add, "Conv", kernel_shape=[height, width])
-        even = self.constant("even", np.full((1, 1, height, width), 1 / sign.picture.size, "f4"))
-        picture = self.constant("picture", sign.picture[None, None])
-        likeness = convolve([x, picture], "product")  # [N, 1, places down, places across]
+        """The greatest correlation with a picture in a window.
+
+        Pixels of a square become channels, and the places in a square the channels of what is
+        found: engines compute many channels at once, and one pixel after another.
+        """
+        (top, left, _, _), (height, width) = sign.window, sign.part
+        seen = min(height, self._size - top), min(width, self._size - left)
+        x = self._part(top, left, *seen)
+        x = self.add("Sub", [x, self.constant("middle", float(MIDDLE))], "centred")
+        if seen != (height, width):
+            more = np.array([0, 0, 0, 0, 0, 0, height - seen[0], width - seen[1]], np.int64)
+            x = self.add("Pad", [x, self.constant("beyond", more)], "padded")
+        x = self.add("SpaceToDepth", [x], "squares", blocksize=GRID)
+        convolve = functools.partial(self.add, "Conv", kernel_shape=list(sign.cells))
+        likeness = convolve([x, self.constant("pictures", _shifted(sign))], "product")
+        even = self.constant("even", _even(sign))
         mean = convolve([x, even], "mean")
-        squares = convolve([self.add("Mul", [x, x], "squares"), even], "mean_square")
-        x = self.add("Sub", [squares, self.add("Mul", [mean, mean], "square_mean")], "spread")
+        power = convolve([self.add("Mul", [x, x], "squared"), even], "power")
+        x = self.add("Sub", [power, self.add("Mul", [mean, mean], "mean_squared")], "spread")
         x = self.add("Relu", [x], "positive")
         x = self.add("Add", [x, self.constant("noise", NOISE**2)], "noisy")
         x = self.add("Mul", [x, self.constant("pixels", float(sign.picture.size))], "energy")
         x = self.add("Sqrt", [x], "length")
-        x = self.add("Div", [likeness, x], "likeness")
-        return self.add("ReduceMax", [x], "greatest", axes=[2, 3], keepdims=0)
+        x = self.add("Div", [likeness, x], "likeness")  # [N, GRID², down / GRID, across / GRID]
+        x = self.add("Flatten", [x], "flat", axis=1)
+        return self.add("ReduceMax", [x], "greatest", axes=[1], keepdims=1)
 
     def frame(self, sign: Frame) -> str:
         """Contrast at a frame's inner edge less its deviation."""
@@ -146,3 +157,29 @@ class _Nodes:
             )
         )  # fmt: skip
         return self.add("Slice", [folded.GRAY, first, last, axes], "part")
+
+
+def _shifted(sign: Mark) -> NDArray[np.float32]:
+    """The picture at each place in a square: [GRID², GRID², cells down, cells across]."""
+    (down, across), (height, width) = sign.cells, sign.picture.shape
+    kernels = np.zeros((GRID, GRID, down * GRID, across * GRID), np.float32)
+    for y in range(GRID):
+        for x in range(GRID):
+            kernels[y, x, y : y + height, x : x + width] = sign.picture
+    return _in_squares(kernels.reshape(GRID * GRID, down * GRID, across * GRID))
+
+
+def _even(sign: Mark) -> NDArray[np.float32]:
+    """The mean over all that the picture may cover: [1, GRID², cells down, cells across]."""
+    (down, across), (height, width) = sign.cells, sign.picture.shape
+    kernel = np.zeros((1, down * GRID, across * GRID), np.float32)
+    kernel[:, : height + GRID - 1, : width + GRID - 1] = 1
+    return _in_squares(kernel / kernel.sum())
+
+
+def _in_squares(kernels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[K, H, W] with pixels of a square as channels, as SpaceToDepth orders them."""
+    n, height, width = kernels.shape
+    squares = kernels.reshape(n, height // GRID, GRID, width // GRID, GRID)
+    turned = squares.transpose(0, 2, 4, 1, 3)
+    return np.ascontiguousarray(turned.reshape(n, GRID**2, height // GRID, width // GRID))

@@ -101,7 +101,7 @@ def changed(path: Path, to: Path, change: Callable[[NDArray[Any]], NDArray[Any]]
     """A copy of a model file with another picture of its mark."""
     proto = onnx.load(str(path))
     for initializer in proto.graph.initializer:
-        if initializer.name == "look.0.picture":
+        if initializer.name == "look.0.pictures":
             array = change(numpy_helper.to_array(initializer))
             initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
     onnx.save(proto, str(to))
