@@ -199,7 +199,8 @@ class Fingerprint:
     def __call__(self, films: Films) -> Floats:
         """float32 [N, G] of films uint8 [N, S, S]; from LIMIT on a film looks like the group."""
         logits = [p.gain * (p.sign(films) - p.limit) for p in self.parts]
-        return (1 / (1 + np.exp(-np.clip(np.stack(logits, axis=1), -80, 80)))).astype(np.float32)
+        beyond = np.clip(np.stack(logits, axis=1), -80, 80)
+        return np.asarray(1 / (1 + np.exp(-beyond)), np.float32)
 
 
 def fit(
@@ -393,7 +394,8 @@ def _teeth(levels: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _levels(films: Films) -> NDArray[np.float64]:
     """Share of pixels of each gray level, [N, 256]."""
-    return np.stack([np.bincount(f.reshape(-1), minlength=256) for f in films]) / films[0].size
+    counts = np.stack([np.bincount(film.reshape(-1), minlength=256) for film in films])
+    return np.asarray(counts / films[0].size)
 
 
 def _sharpness(films: _Rows, group: Alike, others: NDArray[np.int64]) -> Sharpness | None:
