@@ -107,6 +107,7 @@ def main() -> None:
         if unit.size:
             share = marked(print_, base[unit]).mean()
             rows.append((f"{side} px", "the unit", f"{share:.0%}", f"{false:.1%}"))
+            print(*rows[-1], flush=True)
         for name in given.planted:
             plant = planted.PLANTS[name]
             hits, wrong = [], []
@@ -134,6 +135,7 @@ def main() -> None:
                     f"{np.mean(wrong):.1%} ({max(wrong):.1%})",
                 )
             )  # fmt: skip
+            print(*rows[-1], flush=True)
     report.table(("films", "laid on", "marked (least)", "others marked (most)"), rows)
 
 

@@ -225,7 +225,17 @@ def fit(
     if not len(others):
         return [None] * len(groups)
     films = _Rows(planes, rows)
-    return [_part(films, group, others, half, FALSE / len(groups), rng) for group in groups]
+    tried = [_tried(films, group, others, half, rng) for group in groups]
+    parts: list[Part | None] = []
+    left = sum(one is not None for one in tried)
+    # What is left out leaves its share of false marks to the others.
+    while left:
+        parts = [None if one is None else one.part(FALSE / left) for one in tried]
+        tried = [one if part else None for one, part in zip(tried, parts, strict=True)]
+        if sum(part is not None for part in parts) == left:
+            return parts
+        left = sum(part is not None for part in parts)
+    return [None] * len(groups)
 
 
 @dataclass(frozen=True)
@@ -244,14 +254,39 @@ class _Rows:
         return np.concatenate([of(self[which[start : start + AT_ONCE]]) for start in starts])
 
 
-def _part(
+@dataclass(frozen=True)
+class _Tried:
+    """A sign, and what signs of other patients say of the group's films and of others."""
+
+    sign: Sign
+    good: NDArray[np.float64]
+    bad: NDArray[np.float64]
+
+    def part(self, false: float) -> Part | None:
+        """With a limit that such a share of other films reaches; None where it is not enough."""
+        limit = float(np.quantile(self.bad, 1 - false, method="higher")) + 1e-6
+        low, middle = np.quantile(self.good, [1 - KEPT, 0.5])
+        # Between the two where they are apart.
+        limit = max(limit, (limit + float(low)) / 2)
+        found = float((self.good >= limit).mean())
+        if found < LEAST:
+            return None
+        return Part(
+            sign=self.sign,
+            limit=limit,
+            gain=4 / max(float(middle) - limit, 1e-3),
+            found=found,
+            false=float((self.bad >= limit).mean()),
+        )
+
+
+def _tried(
     films: _Rows,
     group: Alike,
     others: NDArray[np.int64],
     half: NDArray[np.bool_],
-    false: float,
     rng: np.random.Generator,
-) -> Part | None:
+) -> _Tried | None:
     learn = _LEARN.get(group.look)
     if learn is None:
         return None
@@ -272,16 +307,7 @@ def _part(
     sign = learn(films, group, others)
     if sign is None:
         return None
-    good, bad = np.concatenate(theirs), np.concatenate(strange)
-    limit = float(np.quantile(bad, 1 - false, method="higher")) + 1e-6
-    low, middle = np.quantile(good, [1 - KEPT, 0.5])
-    # Between the two where they are apart.
-    limit = max(limit, (limit + float(low)) / 2)
-    found = float((good >= limit).mean())
-    if found < LEAST:
-        return None
-    gain = 4 / max(float(middle) - limit, 1e-3)
-    return Part(sign=sign, limit=limit, gain=gain, found=found, false=float((bad >= limit).mean()))
+    return _Tried(sign, np.concatenate(theirs), np.concatenate(strange))
 
 
 def _best(film: NDArray[np.uint8], picture: Floats, low: Pair, high: Pair) -> Pair:

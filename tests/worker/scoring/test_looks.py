@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from tests.support import servers, soak
 from tests.support.acquired import Films
 from tests.support.site import Site, site
 from tests.trainer.acquisition import plants
-from tests.trainer.samples import OPTIONS
 from tests.worker import samples
 from trainer.data import dataset
 from trainer.learning import loop
@@ -83,7 +81,7 @@ def test_the_check_names_and_draws_them_and_scoring_marks_healthy_films_that_loo
     with Image.open(sheet) as drawn:
         assert drawn.width > SIDE
 
-    options = dataclasses.replace(OPTIONS, epochs=1, size=SIDE, batch_size=32)
+    options = loop.Options(epochs=1, size=SIDE, init="scratch", threads=1)
     trained = loop.train(options, dataset.read(labelled, val_fraction=0.12), tmp_path / "run")
     model = tmp_path / "model.onnx"
     card = export.export(trained, model)
