@@ -161,6 +161,18 @@ model_labels = Table(
     comment="Class names of a model.",
 )  # fmt: skip
 
+model_looks = Table(
+    "model_looks", metadata,
+    _c("model_id", BigId, "Model.", ForeignKey("models.id"), primary_key=True),
+    _c("look_no", sa.SmallInteger, "Column of the network's look.", primary_key=True,
+       autoincrement=False),
+    _c("what", sa.Text, "How the films are alike, as in: films with …"),
+    _c("label", sa.Text, "Class that training saw nearly all of them with."),
+    _c("films", Json, "Training films of the group per class name."),
+    _c("patients", sa.Integer, "Patients of these."),
+    comment="Groups of a model's training films that look acquired alike and are of one class.",
+)  # fmt: skip
+
 model_files = Table(
     "model_files", metadata,
     _c("sha256", sa.String(64), "SHA-256 of the file's bytes.", primary_key=True),
@@ -520,6 +532,7 @@ shards = Table(
     _c("n_predictions", sa.Integer, "Items predicted.", server_default="0"),
     _c("n_positive", sa.Integer, "Items called positive.", server_default="0"),
     _c("n_unusual", sa.Integer, "Predictions with ood above the threshold.", server_default="0"),
+    _c("n_looks", sa.Integer, "Predictions with a look.", server_default="0"),
     _c("n_refused", sa.Integer, "Items refused.", server_default="0"),
     _c("n_errors", sa.Integer, "Items in error.", server_default="0"),
     _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
@@ -615,6 +628,9 @@ predictions = Table(
            nullable=True),
         _c("reused_from_job", sa.BigInteger, "Answered from this job's row.", nullable=True),
         _c("reused_from_item", sa.Integer, "Answered from this item's row.", nullable=True),
+        _c("look", sa.SmallInteger,
+           "Group that it looks acquired like (model_looks.look_no). NULL: none, or not known.",
+           nullable=True),
     ),
     CheckConstraint("probability >= 0 AND probability <= 1", name="probability"),
     comment="A film that was scored.",

@@ -44,18 +44,22 @@ V_PREDICTIONS = View(
         "reused_from_job": "Job whose outcome answered it without scoring, if any.",
         "worker_id": "Worker that committed it.",
         "scored_at": "When it was committed.",
+        "look": "Training films that it looks acquired like, where nearly all of those were of one "
+        "class: that class, and how they are alike. Do not trust the label. NULL: none, or not "
+        "known.",
     },
     select="""
         SELECT p.job_id, p.item_no, p.name, s.uri AS source, l.name AS label,
                p.probability, m.threshold, p.ood,
                CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
                p.model_id, m.name AS model, p.reused_from_job, h.worker_id,
-               h.finished_at AS scored_at
+               h.finished_at AS scored_at, k.label || ': ' || k.what AS look
         FROM predictions p
         JOIN shards h ON h.job_id = p.job_id AND h.shard_no = p.shard_no
         JOIN sources s ON s.job_id = p.job_id AND s.source_no = h.source_no
         JOIN models m ON m.id = p.model_id
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
+        LEFT JOIN model_looks k ON k.model_id = p.model_id AND k.look_no = p.look
     """,
 )
 
@@ -125,6 +129,7 @@ V_JOB_PROGRESS = View(
         "purged_at": "Its outcomes were removed; only these sums are left.",
         "engine": "Scoring: tensorrt or onnx, where only workers with that may score it.",
         "share": "Scoring: whose share of the workers it takes.",
+        "looks": "Predictions of films that look acquired like ones of one class in training.",
     },
     select="""
         SELECT j.id AS job_id, j.kind, j.state, j.priority, j.submitted_by, j.model_id,
@@ -142,7 +147,8 @@ V_JOB_PROGRESS = View(
                j.planned_shards AS shards,
                (SELECT COUNT(finished_at) FROM shards WHERE job_id = j.id) AS shards_done,
                j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at, j.purged_at,
-               j.engine, COALESCE(j.share, j.submitted_by) AS share
+               j.engine, COALESCE(j.share, j.submitted_by) AS share,
+               (SELECT COALESCE(SUM(n_looks), 0) FROM shards WHERE job_id = j.id) AS looks
         FROM jobs j
     """,
 )

@@ -30,7 +30,7 @@ BUCKETS = 20
 
 PREDICTIONS = (
     "job_id", "item_no", "shard_no", "name", "model_id", "label_no", "probability", "scores", "ood",
-    "reused_from_job", "reused_from_item",
+    "reused_from_job", "reused_from_item", "look",
 )  # fmt: skip
 CAMS = ("job_id", "item_no", "height", "width", "low", "high", "data")
 NOT_PREDICTED = ("job_id", "item_no", "shard_no", "name", "code", "detail")
@@ -69,6 +69,8 @@ class Prediction(NamedTuple):
     scores: Sequence[float] | None = None
     ood: float | None = None
     unusual: bool = False
+    #: The group of training films (model_looks) that it looks acquired like, if any.
+    look: int | None = None
     cam: Cam | None = None
     #: BLAKE2b-128 of the film's bytes, where the prediction may answer for the same film later.
     content: bytes | None = None
@@ -130,6 +132,7 @@ def commit(
         n_predictions=len(predicted),
         n_positive=sum([p.positive for p in predicted]),
         n_unusual=sum([p.unusual for p in predicted]),
+        n_looks=sum([p.look is not None for p in predicted]),
         n_refused=len(refused),
         n_errors=len(broken),
         **_readers([*predicted, *refused]),
@@ -143,7 +146,7 @@ def commit(
             (
                 job_id, p.item_no, shard_no, p.name, model_id, p.label_no, p.probability,
                 None if p.scores is None else json.dumps(list(p.scores)), p.ood,
-                *(p.reused_from or (None, None)),
+                *(p.reused_from or (None, None)), p.look,
             )
             for p in predicted
         ],

@@ -21,6 +21,7 @@ from db.base.schema import (
     model_events,
     model_files,
     model_labels,
+    model_looks,
     models,
     promotions,
 )
@@ -122,6 +123,15 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
         sa.insert(model_labels),
         [{"model_id": model_id, "label_no": n, "name": name} for n, name in enumerate(new.labels)],
     )
+    if looks := new.card.get("looks"):
+        fields = ("what", "label", "films", "patients")
+        connection.execute(
+            sa.insert(model_looks),
+            [
+                {"model_id": model_id, "look_no": n, **{name: look[name] for name in fields}}
+                for n, look in enumerate(looks)
+            ],
+        )
     digests = {
         precision: _store(connection, model_id, precision, path)
         for precision, path in new.files.items()

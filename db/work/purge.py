@@ -149,7 +149,7 @@ def _delete_items(connection: sa.Connection, job_id: int, first: int) -> None:
 def _sum_up(connection: sa.Connection, job_id: int, who: str) -> None:
     """Put one row in the place of the job's shards, and remove the rest."""
     job_rows.locked(connection, job_id)
-    names = ("n_predictions", "n_positive", "n_unusual", "n_refused", "n_errors")
+    names = ("n_predictions", "n_positive", "n_unusual", "n_looks", "n_refused", "n_errors")
     final = connection.execute(
         sa.select(
             sa.func.coalesce(sa.func.sum(shards.c.n_items), 0).label("n_items"),
