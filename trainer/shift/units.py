@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from trainer.acquisition import groups, looks, marks, measures, one_sided
+from trainer.acquisition import groups, looks, measures, one_sided
 from trainer.acquisition.groups import Group
 from trainer.acquisition.looks import Looks
 from trainer.errors import Stopped
@@ -142,20 +141,10 @@ def find(films: Films, some: Looks, *, seed: int = 0) -> list[Unit]:
 def _looks(planes: NDArray[np.uint8]) -> Looks:
     side = planes.shape[1]
     return looks.of(
-        _scaled(planes, marks.SIDE),
-        _scaled(planes, looks.SMALL),
+        looks.sides(planes),
         np.stack([measures.tone(plane) for plane in planes]).astype(np.float16),
         np.full((len(planes), 2), side, np.int32),
         small=side < looks.SMALL_FILMS,
-    )
-
-
-def _scaled(planes: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    if planes.shape[1] == side:
-        return planes
-    size = (side, side)
-    return np.stack(
-        [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in planes]
     )
 
 

@@ -90,6 +90,7 @@ def _computed(
             raise EngineError(f"{name}: {NOT_FINITE}")
         scores = outputs.scores[n]
         ood = None if outputs.ood is None else float(outputs.ood[n])
+        group = alike[n]
         yield (
             name,
             Answer(
@@ -100,7 +101,7 @@ def _computed(
                 unusual=ood is not None
                 and card.ood_threshold is not None
                 and ood > card.ood_threshold,
-                look=None if alike[n] is None else card.looks[alike[n]],
+                look=None if group is None else card.looks[group],
                 cam=None if outputs.cam is None else outputs.cam[n],
                 card=card,
                 film=data,
