@@ -1,5 +1,7 @@
 """The tables. Each table and column says what it means; `pneumoq db schema` prints exactly this.
 
+Those with sums over many shards are in `db.base.totals`.
+
 People query the views (views.py), whose names and columns are stable. These tables may change, by
 migration.
 """
@@ -18,17 +20,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from db.base.columns import column as _c
+from db.base.columns import metadata as metadata
+from db.base.totals import day_totals as day_totals
+from db.base.totals import source_totals as source_totals
 from db.base.types import BigId, Json, UtcDateTime
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
 
 #: Jobs in these states never change again.
 FINAL_JOB_STATES = ("completed", "completed_with_errors", "failed", "cancelled")
@@ -58,11 +54,6 @@ _BY_JOB: dict[str, Any] = {
 PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels", "identities")
 #: Jobs in one partition.
 PARTITION_JOBS = 1000
-
-
-def _c(name: str, type_: Any, comment: str, *args: Any, **kw: Any) -> sa.Column[Any]:
-    kw.setdefault("nullable", False)
-    return sa.Column(name, type_, *args, comment=comment, **kw)
 
 
 def _in(column: str, values: tuple[str, ...]) -> str:
@@ -312,6 +303,9 @@ jobs = Table(
     Index("ix_jobs_open", "kind", "priority", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_jobs_parent_job_id", "parent_job_id",
+          postgresql_where=sa.text("parent_job_id IS NOT NULL"),
+          sqlite_where=sa.text("parent_job_id IS NOT NULL")),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="A training or scoring job. This row is the truth; the queue only rings a bell.",
 )  # fmt: skip
@@ -461,6 +455,7 @@ sources = Table(
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),
           sqlite_where=sa.text("content_id IS NOT NULL")),
+    Index(None, "uri"),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -480,6 +475,11 @@ shards = Table(
     _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
     _c("readers", Json, "Kind of file → version of what read its films; NULL: not known.",
        nullable=True),
+    _c("seconds", sa.Double,
+       "Time that its worker took: from its claim, or from the worker's commit before it where "
+       "that came later, to its outcomes. NULL: not scored, or not known.", nullable=True),
+    _c("summed", sa.Boolean, "Whether it is in day_totals and source_totals; NULL: not yet.",
+       nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     _c("unread", Json,
        "Items that the system did not let be read while others of their source were, and how "
@@ -496,6 +496,12 @@ shards = Table(
     Index("ix_shards_open", "job_id", "shard_no",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_shards_unsummed", "job_id", "shard_no",
+          postgresql_where=sa.text("finished_at IS NOT NULL AND summed IS NULL"),
+          sqlite_where=sa.text("finished_at IS NOT NULL AND summed IS NULL")),
+    Index("ix_shards_finished_at", "finished_at",
+          postgresql_where=sa.text("finished_at IS NOT NULL"),
+          sqlite_where=sa.text("finished_at IS NOT NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
             "Of a purged job, one row with the sums.",
 )  # fmt: skip

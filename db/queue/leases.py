@@ -6,6 +6,7 @@ itself is in `db.work.claims`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,8 @@ class Shard:
     engine: str | None = None
     #: Tries so far of items that the system did not let be read, by item_no.
     unread: Mapping[int, int] = field(default_factory=dict)
+    #: When this process had it from the database, as of `time.monotonic`, in seconds.
+    claimed: float = field(default_factory=time.monotonic, compare=False)
 
     @property
     def suspect(self) -> bool:

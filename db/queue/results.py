@@ -99,8 +99,13 @@ class NotPredicted(NamedTuple):
 Outcome = Prediction | NotPredicted
 
 
-def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome]) -> None:
-    """Write a shard's outcomes and mark it done, all or nothing.
+def commit(
+    connection: sa.Connection,
+    shard: Shard,
+    outcomes: Sequence[Outcome],
+    seconds: float | None = None,
+) -> None:
+    """Write a shard's outcomes and mark it done, all or nothing; `seconds` as of shards.seconds.
 
     The fence comes first: LeaseLost where another worker has claimed the shard since, or the job
     has ended. A duplicate key is not forgiven: it would mean that an item had two outcomes.
@@ -126,6 +131,7 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         n_unusual=sum([p.unusual for p in predicted]),
         n_refused=len(refused),
         n_errors=len(broken),
+        seconds=seconds,
         **_readers([*predicted, *refused]),
     )
     bulk.insert(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -54,6 +55,8 @@ class Commits:
         self._wake = wake
         #: (job, with what it is scored) of jobs whose history says so.
         self._logged: set[tuple[int, str]] = set()
+        #: When the last shard was written, as of `time.monotonic`.
+        self._written = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committing")
 
     def close(self, *, abandon: bool = False) -> None:
@@ -197,9 +200,11 @@ class Commits:
 
     def _write(self, shard: Shard, outcomes: Sequence[Outcome]) -> bool:
         """Write a shard's outcomes; whether that could be."""
+        # Several are in hand at a time: from commit to commit, no second is counted twice.
+        began, ended = max(shard.claimed, self._written), time.monotonic()
 
         def write(connection: sa.Connection) -> None:
-            results.commit(connection, shard, outcomes)
+            results.commit(connection, shard, outcomes, ended - began)
             outages.read(connection, shard.job_id, shard.source_no)
 
         try:
@@ -214,6 +219,7 @@ class Commits:
             reason = unforeseen("committing the shard", error)
             hand_back(self._database, self._heartbeat, shard, reason, in_good_order=False)
             return False
+        self._written = ended
         return True
 
     def _keep_names(self, run: ShardRun) -> None:
