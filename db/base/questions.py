@@ -8,16 +8,7 @@ from __future__ import annotations
 from db.base import totals
 from db.base.view import View
 
-_SUMS = ", ".join(("day", "model_id", "precision", "host", *totals.OF_A_DAY))
-
-#: Sums per day, model, precision and machine, up to this moment; a key may come several times.
-_DAYS = f"""(
-            SELECT {_SUMS} FROM day_totals
-            UNION ALL
-            SELECT {_SUMS} FROM ({totals.of_shards(totals.UNSUMMED)}) AS unsummed
-        )"""  # noqa: S608  # constants
-
-#: Items that the tenths count: all but those of jobs that were purged before there were tenths.
+#: Films that the tenths count: all but those of jobs that were purged before there were tenths.
 _IN_TENTHS = " + ".join(f"d.{name}" for name in totals.TENTHS)
 
 V_DAILY_SCORES = View(
@@ -34,13 +25,12 @@ V_DAILY_SCORES = View(
         **totals.TENTHS,
     },
     select=f"""
-        SELECT d.day, d.model_id, MIN(m.name) AS model, d.precision,
-               {", ".join(f"SUM(d.{name}) AS {name}" for name in totals.COUNTS)},
-               SUM(d.score_sum) / NULLIF(SUM({_IN_TENTHS}), 0) AS mean_probability,
-               {", ".join(f"SUM(d.{name}) AS {name}" for name in totals.TENTHS)}
-        FROM {_DAYS} AS d
+        SELECT d.day, d.model_id, m.name AS model, d.precision,
+               {", ".join(f"d.{name}" for name in totals.COUNTS)},
+               d.score_sum / NULLIF({_IN_TENTHS}, 0) AS mean_probability,
+               {", ".join(f"d.{name}" for name in totals.TENTHS)}
+        FROM ({totals.up_to_now(totals.DAY)}) AS d
         JOIN models m ON m.id = d.model_id
-        GROUP BY d.day, d.model_id, d.precision
     """,  # noqa: S608  # constants
 )
 
@@ -53,22 +43,16 @@ V_THROUGHPUT = View(
         "model_id": "Model.",
         "model": "That model's name.",
         "precision": "fp32, bf16, fp16 or int8.",
-        "items": "Items that had an outcome: predicted, refused or in error.",
-        "scored": "Of these, films that went through the network.",
-        "reused": "Films answered from the store.",
-        "timed": "Items that `seconds` is of: releases before 0.3 did not keep it.",
-        "seconds": "Time that its workers were at these, added up over workers.",
-        "items_per_s": "Items that one of its workers gets through in a second: timed by seconds.",
+        **totals.WORK,
+        "seconds": "Time that its workers were at the timed items, added up over workers.",
+        "items_per_s": "Items that one of its workers gets through in a second.",
     },
     select=f"""
-        SELECT d.day, d.host, d.model_id, MIN(m.name) AS model, d.precision,
-               SUM(d.predictions + d.refused + d.errors) AS items,
-               SUM(d.predictions - d.reused) AS scored, SUM(d.reused) AS reused,
-               SUM(d.timed) AS timed, SUM(d.seconds) AS seconds,
-               SUM(d.timed) / NULLIF(SUM(d.seconds), 0) AS items_per_s
-        FROM {_DAYS} AS d
+        SELECT d.day, d.host, d.model_id, m.name AS model, d.precision,
+               {", ".join(f"d.{name}" for name in totals.WORK)}, d.seconds,
+               d.timed / NULLIF(d.seconds, 0) AS items_per_s
+        FROM ({totals.up_to_now(totals.HOST)}) AS d
         JOIN models m ON m.id = d.model_id
-        GROUP BY d.day, d.host, d.model_id, d.precision
     """,  # noqa: S608  # constants
 )
 
@@ -135,15 +119,16 @@ V_LATEST_BY_CONTENT = View(
     select=f"""
         SELECT f.content, f.model_id, m.name AS model, f.precision, p.name, {_PREDICTED_SELECT}
         FROM models m
-        -- All columns of the key are known then, whatever is asked for.
+        -- All columns of the key are known then, whatever is asked for; SQLite keeps to the order.
         CROSS JOIN (
             SELECT 'fp32' AS precision UNION ALL SELECT 'bf16' UNION ALL SELECT 'fp16'
             UNION ALL SELECT 'int8'
         ) AS x
-        JOIN films f ON f.model_id = m.id AND f.precision = x.precision
+        CROSS JOIN films f
         JOIN predictions p ON p.job_id = f.job_id AND p.item_no = f.item_no
         JOIN shards h ON h.job_id = p.job_id AND h.shard_no = p.shard_no
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
+        WHERE f.model_id = m.id AND f.precision = x.precision
     """,  # noqa: S608  # constants
 )
 
@@ -183,10 +168,15 @@ V_DISAGREEMENTS = View(
                a.probability AS probability_a, b.probability AS probability_b,
                ABS(a.probability - b.probability) AS difference
         FROM predictions a
-        JOIN predictions b ON b.name = a.name AND b.model_id <> a.model_id
+        -- Grouped by its key: SQLite keeps it apart, and makes an index of the names.
+        CROSS JOIN (
+            SELECT job_id, item_no, shard_no, name, model_id, label_no, probability
+            FROM predictions GROUP BY job_id, item_no
+        ) AS b
         JOIN model_labels la ON la.model_id = a.model_id AND la.label_no = a.label_no
         JOIN model_labels lb ON lb.model_id = b.model_id AND lb.label_no = b.label_no
-        WHERE la.name <> lb.name AND {_source_of("a")} = {_source_of("b")}
+        WHERE b.name = a.name AND b.model_id <> a.model_id AND la.name <> lb.name
+            AND {_source_of("a")} = {_source_of("b")}
     """,  # noqa: S608  # constants
 )
 
@@ -195,7 +185,7 @@ def _unsummed(what: str, more: str = "") -> str:
     """Something of the shards of a job's source that are not in source_totals yet."""
     return (
         f"(SELECT COALESCE({what}, 0) FROM shards h {more} WHERE h.job_id = s.job_id "  # noqa: S608  # constants
-        "AND h.source_no = s.source_no AND h.finished_at IS NOT NULL AND h.summed IS NULL)"
+        f"AND h.source_no = s.source_no AND {totals.UNSUMMED})"
     )
 
 
@@ -276,6 +266,11 @@ V_COMPLETENESS = View(
 #: `evaluations.split` of a job that was measured on imported labels begins so.
 _LABELS = "labels of job "
 
+
+def _of_model(what: str) -> str:
+    return f"COALESCE(d.{what}, 0) + COALESCE(u.{what}, 0) AS {what}"
+
+
 V_MODEL_LEADERBOARD = View(
     name="v_model_leaderboard",
     comment="Models ranked on the same films, by their newest measure on each; and what each has "
@@ -314,17 +309,14 @@ V_MODEL_LEADERBOARD = View(
                JSON_NUMBER(e.metrics, auroc_high) AS auroc_high,
                JSON_NUMBER(e.metrics, sensitivity) AS sensitivity,
                JSON_NUMBER(e.metrics, specificity) AS specificity, e.created_at AS measured_at,
-               COALESCE(d.predictions, 0) AS predictions, COALESCE(d.positives, 0) AS positives,
-               COALESCE(d.unusual, 0) AS unusual, COALESCE(t.films, 0) AS labelled,
+               {_of_model("predictions")}, {_of_model("positives")}, {_of_model("unusual")},
+               COALESCE(t.films, 0) AS labelled,
                t.correct / t.films AS labelled_accuracy
         FROM evaluations e
         JOIN models m ON m.id = e.model_id
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
-        LEFT JOIN (
-            SELECT model_id, SUM(predictions) AS predictions, SUM(positives) AS positives,
-                   SUM(unusual) AS unusual
-            FROM {_DAYS} AS days GROUP BY model_id
-        ) AS d ON d.model_id = m.id
+        LEFT JOIN model_totals d ON d.model_id = m.id
+        LEFT JOIN ({totals.unsummed(totals.MODEL)}) AS u ON u.model_id = m.id
         LEFT JOIN (
             SELECT model_id, SUM(n_films) AS films,
                    SUM(n_films * JSON_NUMBER(metrics, accuracy)) AS correct

@@ -22,7 +22,6 @@ from sqlalchemy import (
 
 from db.base.columns import column as _c
 from db.base.columns import metadata as metadata
-from db.base.totals import day_totals as day_totals
 from db.base.totals import source_totals as source_totals
 from db.base.types import BigId, Json, UtcDateTime
 
@@ -478,7 +477,7 @@ shards = Table(
     _c("seconds", sa.Double,
        "Time that its worker took: from its claim, or from the worker's commit before it where "
        "that came later, to its outcomes. NULL: not scored, or not known.", nullable=True),
-    _c("summed", sa.Boolean, "Whether it is in day_totals and source_totals; NULL: not yet.",
+    _c("summed", sa.Boolean, "Whether the tables with sums have it; NULL: not yet.",
        nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     _c("unread", Json,
@@ -497,8 +496,8 @@ shards = Table(
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
     Index("ix_shards_unsummed", "job_id", "shard_no",
-          postgresql_where=sa.text("finished_at IS NOT NULL AND summed IS NULL"),
-          sqlite_where=sa.text("finished_at IS NOT NULL AND summed IS NULL")),
+          postgresql_where=sa.text("state IN ('done', 'dead') AND summed IS NULL"),
+          sqlite_where=sa.text("state IN ('done', 'dead') AND summed IS NULL")),
     Index("ix_shards_finished_at", "finished_at",
           postgresql_where=sa.text("finished_at IS NOT NULL"),
           sqlite_where=sa.text("finished_at IS NOT NULL")),
@@ -708,6 +707,7 @@ evaluations = Table(
     _c("n_films", sa.Integer, "Films."),
     _c("metrics", Json, "auroc, accuracy, sensitivity, specificity, ... by name."),
     _c("created_at", UtcDateTime, "Measured."),
+    Index(None, "model_id"),
     comment="How a model did on labelled films.",
 )
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database, totals
-from db.base.schema import day_totals, shards, source_totals
+from db.base.schema import FINAL_SHARD_STATES, shards
+from db.base.totals import Total
 from db.base.view import render
 
 #: Shards, and about as many items, that are added in one transaction: some hundredths of a second.
@@ -25,11 +27,13 @@ PAUSE = 1.0
 #: Key of the advisory lock under which shards are added.
 LOCK = 7663088
 
+#: In the words of the index that finds them.
+_FINAL = [sa.literal_column(repr(state)) for state in FINAL_SHARD_STATES]
+
 _AMONG = (
-    "batch b JOIN shards h ON h.job_id = b.job_id AND h.shard_no = b.shard_no WHERE "  # as UNSUMMED
+    "batch b JOIN shards h ON h.job_id = b.job_id AND h.shard_no = b.shard_no WHERE "
+    f"{totals.UNSUMMED}"
 )
-_DAY = ("day", "model_id", "precision", "host")
-_SOURCE = ("job_id", "source_no")
 
 
 def add_all(engine: sa.Engine) -> int:
@@ -63,15 +67,10 @@ def _add(connection: sa.Connection, job_id: int | None = None, *, wait: bool = T
     if not batch:
         return 0
     named = _named(batch)
-    each = totals.of_shards(_AMONG)
-    _sum(connection, named, each, day_totals, _DAY, totals.OF_A_DAY)
-    # Of a purged job nothing is kept per source.
-    kept = f"""
-        SELECT * FROM ({each}) AS x WHERE EXISTS (
-            SELECT 1 FROM sources s WHERE s.job_id = x.job_id AND s.source_no = x.source_no
-        )
-    """  # noqa: S608  # constants
-    _sum(connection, named, kept, source_totals, _SOURCE, tuple(totals.COUNTS))
+    found = _of_shards(connection, named)
+    for total in totals.TOTALS:
+        # Of a purged job nothing is kept per source.
+        _add_rows(connection, total, [r for r in found if total != totals.SOURCE or r.has_source])
     connection.exec_driver_sql(
         f"{named} UPDATE shards SET summed = {_true(connection)} "  # noqa: S608  # numbers
         "WHERE (job_id, shard_no) IN (SELECT job_id, shard_no FROM batch)"
@@ -83,7 +82,7 @@ def _batch(connection: sa.Connection, job_id: int | None) -> list[tuple[int, int
     """Job and number of the next shards to be added; locked, so that nobody removes them."""
     select = (
         sa.select(shards.c.job_id, shards.c.shard_no, shards.c.n_items)
-        .where(shards.c.finished_at.is_not(None), shards.c.summed.is_(None))
+        .where(shards.c.state.in_(_FINAL), shards.c.summed.is_(None))
         .order_by(shards.c.job_id, shards.c.shard_no)
         .limit(SHARDS)
         .with_for_update()
@@ -105,27 +104,32 @@ def _named(batch: Sequence[tuple[int, int]]) -> str:
     return f"WITH batch (job_id, shard_no) AS (VALUES {values})"
 
 
-def _sum(
-    connection: sa.Connection,
-    named: str,
-    each: str,
-    table: sa.Table,
-    key: Sequence[str],
-    columns: Sequence[str],
-) -> None:
-    """Add the rows of a SELECT to those of a table with sums."""
-    name = table.name
-    sums = ", ".join(f"SUM({column})" for column in columns)
-    more = ", ".join(f"{column} = {name}.{column} + excluded.{column}" for column in columns)
-    keys = ", ".join(key)
-    # `WHERE` keeps SQLite from reading ON as part of a join.
-    statement = f"""
-        {named}
-        INSERT INTO {name} ({keys}, {", ".join(columns)})
-        SELECT {keys}, {sums} FROM ({each}) AS e WHERE 1 = 1 GROUP BY {keys}
-        ON CONFLICT ({keys}) DO UPDATE SET {more}
-    """  # noqa: S608  # constants
-    connection.exec_driver_sql(render(statement, connection.dialect.name))
+def _of_shards(connection: sa.Connection, named: str) -> Sequence[sa.Row[Any]]:
+    each = render(totals.of_shards(_AMONG), connection.dialect.name)
+    return connection.exec_driver_sql(f"{named} {each}").all()
+
+
+def _add_rows(connection: sa.Connection, total: Total, rows: Sequence[sa.Row[Any]]) -> None:
+    """Add the sums of shards to a table."""
+    sums: dict[tuple[Any, ...], list[Any]] = {}
+    for row in rows:
+        values = row._mapping
+        key = tuple(values[name] for name in total.key)
+        mine = sums.setdefault(key, [0] * len(total.columns))
+        for n, name in enumerate(total.columns):
+            mine[n] += values[name]
+    if not sums:
+        return
+    names = (*total.key, *total.columns)
+    more = ", ".join(f"{name} = {total.name}.{name} + excluded.{name}" for name in total.columns)
+    connection.execute(
+        sa.text(
+            f"INSERT INTO {total.name} ({', '.join(names)}) "  # noqa: S608  # constants
+            f"VALUES ({', '.join(f':{name}' for name in names)}) "
+            f"ON CONFLICT ({', '.join(total.key)}) DO UPDATE SET {more}"
+        ),
+        [dict(zip(names, (*key, *values), strict=True)) for key, values in sorted(sums.items())],
+    )
 
 
 def _true(connection: sa.Connection) -> str:

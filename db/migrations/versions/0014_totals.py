@@ -1,4 +1,4 @@
-"""Sums per day and per source, the time that shards took, and indexes by time, source and parent
+"""Sums per day, machine, model and source, how long shards took, and indexes for questions
 
 Shards that are finished already are not `summed`; workers add them in batches once they run, and
 until then the views count them from their own rows.
@@ -34,11 +34,20 @@ _INDEXES = {
     "ix_shards_unsummed": (
         "shards",
         ["job_id", "shard_no"],
-        "finished_at IS NOT NULL AND summed IS NULL",
+        "state IN ('done', 'dead') AND summed IS NULL",
     ),
     "ix_shards_finished_at": ("shards", ["finished_at"], "finished_at IS NOT NULL"),
     "ix_jobs_parent_job_id": ("jobs", ["parent_job_id"], "parent_job_id IS NOT NULL"),
     "ix_sources_uri": ("sources", ["uri"], None),
+    "ix_evaluations_model_id": ("evaluations", ["model_id"], None),
+}
+
+
+_WORK = {
+    "items": "Items that had an outcome: predicted, refused or in error.",
+    "scored": "Of these, films that went through the network.",
+    "reused": "Of these, films answered from the store.",
+    "timed": "Items of the shards of which `seconds` is known.",
 }
 
 
@@ -49,30 +58,28 @@ def _counts(meanings: dict[str, str]) -> list[sa.Column[int]]:
     ]
 
 
+def _key(name: str, type_: object, comment: str) -> sa.Column[object]:
+    return sa.Column(name, type_, autoincrement=False, nullable=False, comment=comment)  # type: ignore[call-overload,no-any-return]
+
+
+def _day() -> sa.Column[object]:
+    return _key("day", sa.String(length=10), "Day (UTC) of the commit: 2026-01-31.")
+
+
+def _model() -> sa.Column[object]:
+    return _key("model_id", sa.BigInteger(), "models.id.")
+
+
+def _precision() -> sa.Column[object]:
+    return _key("precision", sa.String(length=8), "fp32, bf16, fp16 or int8.")
+
+
 def upgrade() -> None:
     op.create_table(
         "day_totals",
-        sa.Column(
-            "day",
-            sa.String(length=10),
-            nullable=False,
-            comment="Day (UTC) on which the outcomes were committed: 2026-01-31.",
-        ),
-        sa.Column(
-            "model_id", sa.BigInteger(), autoincrement=False, nullable=False, comment="models.id."
-        ),
-        sa.Column(
-            "precision",
-            sa.String(length=8),
-            nullable=False,
-            comment="fp32, bf16, fp16 or int8.",
-        ),
-        sa.Column(
-            "host",
-            sa.Text(),
-            nullable=False,
-            comment="Machine that committed them; empty where that is not known.",
-        ),
+        _day(),
+        _model(),
+        _precision(),
         *_counts(_COUNTS),
         *_counts(_TENTHS),
         sa.Column(
@@ -81,29 +88,33 @@ def upgrade() -> None:
             nullable=False,
             comment="Sum of the probabilities that the tenths count.",
         ),
-        sa.Column(
-            "timed",
-            sa.Integer(),
-            nullable=False,
-            comment="Items of the shards of which `seconds` is known.",
-        ),
+        sa.PrimaryKeyConstraint("day", "model_id", "precision", name=op.f("pk_day_totals")),
+        comment="Outcomes per day, model and precision. Purging jobs takes nothing from it.",
+    )
+    op.create_table(
+        "host_totals",
+        _day(),
+        _key("host", sa.Text(), "Machine; empty where it is not known."),
+        _model(),
+        _precision(),
+        *_counts(_WORK),
         sa.Column("seconds", sa.Double(), nullable=False, comment="Sum of shards.seconds."),
-        sa.PrimaryKeyConstraint("day", "model_id", "precision", "host", name=op.f("pk_day_totals")),
-        comment="Outcomes per day, model, precision and machine. Purging jobs takes nothing from "
-        "it.",
+        sa.PrimaryKeyConstraint(
+            "day", "host", "model_id", "precision", name=op.f("pk_host_totals")
+        ),
+        comment="What machines got through per day, model and precision.",
+    )
+    op.create_table(
+        "model_totals",
+        _model(),
+        *_counts(_COUNTS),
+        sa.PrimaryKeyConstraint("model_id", name=op.f("pk_model_totals")),
+        comment="Outcomes per model. Purging jobs takes nothing from it.",
     )
     op.create_table(
         "source_totals",
-        sa.Column(
-            "job_id", sa.BigInteger(), autoincrement=False, nullable=False, comment="jobs.id."
-        ),
-        sa.Column(
-            "source_no",
-            sa.SmallInteger(),
-            autoincrement=False,
-            nullable=False,
-            comment="sources.source_no.",
-        ),
+        _key("job_id", sa.BigInteger(), "jobs.id."),
+        _key("source_no", sa.SmallInteger(), "sources.source_no."),
         *_counts(_COUNTS),
         sa.PrimaryKeyConstraint("job_id", "source_no", name=op.f("pk_source_totals")),
         comment="Outcomes per source of a scoring job. They go when the job is purged.",
@@ -124,7 +135,7 @@ def upgrade() -> None:
             "summed",
             sa.Boolean(),
             nullable=True,
-            comment="Whether it is in day_totals and source_totals; NULL: not yet.",
+            comment="Whether the tables with sums have it; NULL: not yet.",
         ),
     )
     for name, (table, columns, condition) in _INDEXES.items():
@@ -137,5 +148,5 @@ def downgrade() -> None:
         op.drop_index(name, table_name=table)
     op.drop_column("shards", "summed")
     op.drop_column("shards", "seconds")
-    op.drop_table("source_totals")
-    op.drop_table("day_totals")
+    for name in ("source_totals", "model_totals", "host_totals", "day_totals"):
+        op.drop_table(name)
