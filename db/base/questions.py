@@ -1,6 +1,6 @@
 """Views over the whole archive: what was scored when, by what, how completely, and how it differs.
 
-Where they sum up, they read `db.base.totals` and the few shards that are not added there yet.
+Where they sum up, they read `db.base.totals` alone.
 """
 
 from __future__ import annotations
@@ -133,14 +133,6 @@ V_LATEST_BY_CONTENT = View(
 )
 
 
-def _source_of(item: str) -> str:
-    return (
-        "(SELECT s.uri FROM shards h JOIN sources s ON s.job_id = h.job_id "  # noqa: S608  # constants
-        f"AND s.source_no = h.source_no WHERE h.job_id = {item}.job_id "
-        f"AND h.shard_no = {item}.shard_no)"
-    )
-
-
 V_DISAGREEMENTS = View(
     name="v_disagreements",
     comment="A film to which two models gave different classes: of the same name in the same "
@@ -160,9 +152,8 @@ V_DISAGREEMENTS = View(
         "probability_b": "P(positive class) by model_b.",
         "difference": "Absolute difference of the two.",
     },
-    # What costs more, the sources, is looked at only where the classes differ.
-    select=f"""
-        SELECT a.job_id AS job_a, b.job_id AS job_b, {_source_of("a")} AS source, a.name,
+    select="""
+        SELECT a.job_id AS job_a, b.job_id AS job_b, sa.uri AS source, a.name,
                a.item_no AS item_a, b.item_no AS item_b, a.model_id AS model_a,
                b.model_id AS model_b, la.name AS label_a, lb.name AS label_b,
                a.probability AS probability_a, b.probability AS probability_b,
@@ -173,37 +164,43 @@ V_DISAGREEMENTS = View(
             SELECT job_id, item_no, shard_no, name, model_id, label_no, probability
             FROM predictions GROUP BY job_id, item_no
         ) AS b
-        JOIN model_labels la ON la.model_id = a.model_id AND la.label_no = a.label_no
-        JOIN model_labels lb ON lb.model_id = b.model_id AND lb.label_no = b.label_no
-        WHERE b.name = a.name AND b.model_id <> a.model_id AND la.name <> lb.name
-            AND {_source_of("a")} = {_source_of("b")}
-    """,  # noqa: S608  # constants
+        -- SQLite keeps to the order: sources are looked at only where the classes differ.
+        CROSS JOIN model_labels la
+        CROSS JOIN model_labels lb
+        CROSS JOIN shards ha
+        CROSS JOIN sources sa
+        CROSS JOIN shards hb
+        CROSS JOIN sources sb
+        WHERE b.name = a.name AND b.model_id <> a.model_id
+            AND la.model_id = a.model_id AND la.label_no = a.label_no
+            AND lb.model_id = b.model_id AND lb.label_no = b.label_no AND la.name <> lb.name
+            AND ha.job_id = a.job_id AND ha.shard_no = a.shard_no
+            AND sa.job_id = ha.job_id AND sa.source_no = ha.source_no
+            AND hb.job_id = b.job_id AND hb.shard_no = b.shard_no
+            AND sb.job_id = hb.job_id AND sb.source_no = hb.source_no AND sb.uri = sa.uri
+    """,
 )
 
 
-def _unsummed(what: str, more: str = "") -> str:
-    """Something of the shards of a job's source that are not in source_totals yet."""
+def _of_source(what: str) -> str:
+    """A sum over the shards of a job's source, those that are to be added too."""
     return (
-        f"(SELECT COALESCE({what}, 0) FROM shards h {more} WHERE h.job_id = s.job_id "  # noqa: S608  # constants
-        f"AND h.source_no = s.source_no AND {totals.UNSUMMED})"
+        f"COALESCE(t.{what}, 0) + (SELECT COALESCE(SUM(h.{what}), 0) FROM shard_totals h "  # noqa: S608  # constants
+        "WHERE h.job_id = s.job_id AND h.source_no = s.source_no)"
     )
 
 
-_OF_ITS_ITEMS = (
-    "JOIN predictions p ON p.job_id = h.job_id AND p.item_no >= h.first_item "
-    "AND p.item_no < h.first_item + h.n_items"
-)
-
 V_COMPLETENESS = View(
     name="v_completeness",
-    comment="How completely a model has scored a source: by its newest job over all of the source, "
-    "and those that retried items of it; of folders that are watched, by all jobs. A job counts "
+    comment="How completely a model has scored a source: by its newest job over all of the source "
+    "and those that retried items of it; what a watched folder had new, by all jobs. A job counts "
     "once its listing is complete, and until it is purged.",
     columns={
         "source": "Folder or archive.",
         "model_id": "Model.",
         "model": "That model's name.",
         "precision": "fp32, bf16, fp16 or int8.",
+        "listing": "whole, or new: files that a schedule took from a watched folder.",
         "jobs": "Jobs that are counted.",
         "newest_job": "The newest of them.",
         "listed": "Items: the sum of the next five.",
@@ -214,21 +211,18 @@ V_COMPLETENESS = View(
         "missing": "Items without an outcome: the job is open, or ended before them.",
     },
     select=f"""
-        SELECT source, model_id, MIN(model) AS model, precision, COUNT(DISTINCT job_id) AS jobs,
-               MAX(job_id) AS newest_job,
+        SELECT source, model_id, MIN(model) AS model, precision, listing,
+               COUNT(DISTINCT job_id) AS jobs, MAX(job_id) AS newest_job,
                SUM(predictions + refused + failed + missing) AS listed,
                SUM(predictions - reused) AS scored, SUM(reused) AS reused, SUM(refused) AS refused,
                SUM(failed) AS failed, SUM(missing) AS missing
         FROM (
             SELECT s.uri AS source, j.model_id, m.name AS model,
                    COALESCE(j.precision, 'fp32') AS precision, j.id AS job_id,
-                   COALESCE(t.predictions, 0) + {_unsummed("SUM(h.n_predictions)")} AS predictions,
-                   COALESCE(t.reused, 0)
-                       + {_unsummed("COUNT(p.reused_from_job)", _OF_ITS_ITEMS)} AS reused,
-                   COALESCE(t.refused, 0) + {_unsummed("SUM(h.n_refused)")} AS refused,
-                   CASE WHEN c.id IS NULL
-                       THEN COALESCE(t.errors, 0) + {_unsummed("SUM(h.n_errors)")}
-                       ELSE 0 END AS failed,
+                   CASE WHEN s.paths IS NULL THEN 'whole' ELSE 'new' END AS listing,
+                   {_of_source("predictions")} AS predictions,
+                   {_of_source("reused")} AS reused, {_of_source("refused")} AS refused,
+                   CASE WHEN c.id IS NULL THEN {_of_source("errors")} ELSE 0 END AS failed,
                    CASE WHEN c.id IS NULL THEN (
                        SELECT COALESCE(SUM(h.n_items), 0) FROM shards h
                        WHERE h.job_id = s.job_id AND h.source_no = s.source_no
@@ -246,10 +240,10 @@ V_COMPLETENESS = View(
                     AND COALESCE(r.precision, 'fp32') = COALESCE(j.precision, 'fp32')
                     AND JSON_HAS(r.spec, failed_only)
             )
-            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL AND NOT EXISTS (
+            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
+                AND (s.paths IS NOT NULL OR NOT EXISTS (
                 SELECT 1 FROM sources s2
                 JOIN jobs j2 ON j2.id = s2.job_id
-                -- A watched folder's job lists what is new in it.
                 WHERE s2.uri = s.uri AND s2.paths IS NULL AND s2.job_id > CASE
                         WHEN JSON_HAS(j.spec, failed_only) THEN j.parent_job_id ELSE j.id END
                     AND s2.job_id <> s.job_id
@@ -257,9 +251,9 @@ V_COMPLETENESS = View(
                     AND COALESCE(j2.precision, 'fp32') = COALESCE(j.precision, 'fp32')
                     AND j2.planned_at IS NOT NULL AND j2.purged_at IS NULL
                     AND NOT JSON_HAS(j2.spec, failed_only)
-            )
+            ))
         ) AS k
-        GROUP BY source, model_id, precision
+        GROUP BY source, model_id, precision, listing
     """,  # noqa: S608  # constants
 )
 
@@ -316,7 +310,7 @@ V_MODEL_LEADERBOARD = View(
         JOIN models m ON m.id = e.model_id
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
         LEFT JOIN model_totals d ON d.model_id = m.id
-        LEFT JOIN ({totals.unsummed(totals.MODEL)}) AS u ON u.model_id = m.id
+        LEFT JOIN ({totals.to_be_added(totals.MODEL)}) AS u ON u.model_id = m.id
         LEFT JOIN (
             SELECT model_id, SUM(n_films) AS films,
                    SUM(n_films * JSON_NUMBER(metrics, accuracy)) AS correct

@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from db.base.columns import column as _c
 from db.base.columns import metadata as metadata
+from db.base.totals import shard_totals as shard_totals
 from db.base.totals import source_totals as source_totals
 from db.base.types import BigId, Json, UtcDateTime
 
@@ -454,7 +455,7 @@ sources = Table(
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),
           sqlite_where=sa.text("content_id IS NOT NULL")),
-    Index(None, "uri"),
+    Index(None, "uri", "job_id"),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -477,7 +478,7 @@ shards = Table(
     _c("seconds", sa.Double,
        "Time that its worker took: from its claim, or from the worker's commit before it where "
        "that came later, to its outcomes. NULL: not scored, or not known.", nullable=True),
-    _c("summed", sa.Boolean, "Whether the tables with sums have it; NULL: not yet.",
+    _c("summed", sa.Boolean, "Whether its sums were written; NULL: not yet, or it is not finished.",
        nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     _c("unread", Json,

@@ -1,13 +1,16 @@
 """Sums over shards, so that questions over years are answered without a look at the jobs.
 
-A finished shard's row is what is summed: it is written once, in the transaction of its outcomes, by
-workers of every release. `db.work.totals` adds finished shards to these tables in batches and marks
-each as `summed` in the same transaction; until then the views count it from its own rows. So no
-commit waits for a row that others write too, and each shard is counted once, whatever is repeated.
+Whoever finishes a shard writes its sums as a row of `shard_totals`, in the transaction of its
+outcomes. `db.work.totals` takes such rows away in batches and adds them to the other tables; views
+read both. So no commit waits for a row that others write too, and each shard is counted once.
+
+Releases up to 0.2.0 know nothing of it: their shards are not `summed`, and are added from their
+rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -99,6 +102,29 @@ source_totals = Table(
 )  # fmt: skip
 
 
+shard_totals = Table(
+    "shard_totals",
+    metadata,
+    column("job_id", sa.BigInteger, "jobs.id.", primary_key=True, autoincrement=False),
+    column("shard_no", sa.Integer, "shards.shard_no, when it was finished.", primary_key=True,
+           autoincrement=False),
+    column("source_no", sa.SmallInteger, "sources.source_no."),
+    column("day", sa.String(10), "Day (UTC) of the commit: 2026-01-31."),
+    column("model_id", sa.BigInteger, "models.id."),
+    column("precision", sa.String(8), "fp32, bf16, fp16 or int8."),
+    column("worker_id", sa.String(64), "Who committed it (workers.id).", nullable=True),
+    *_counts(COUNTS),
+    *_counts(TENTHS),
+    column("score_sum", sa.Double, "Sum of the probabilities that the tenths count."),
+    column("timed", sa.Integer, "Items, where `seconds` is known; else 0."),
+    column("seconds", sa.Double, "As of shards; 0 where it is not known."),
+    comment="Sums of finished shards that are to be added to the other sums; gone afterwards.",
+)  # fmt: skip
+
+#: Columns of shard_totals.
+OF_A_SHARD = tuple(c.name for c in shard_totals.c)
+
+
 class Total(NamedTuple):
     """A table with sums."""
 
@@ -116,95 +142,54 @@ DAY, HOST, MODEL, SOURCE = TOTALS = tuple(
     for table in (day_totals, host_totals, model_totals, source_totals)
 )
 
-#: The condition under which a shard `h` is finished and not in the totals yet: few are, and an
-#: index of their own finds them.
+#: Columns of the sums → of shard_totals `s`, where they are called otherwise.
+_FROM = {
+    "host": "COALESCE(w.host, '')",
+    "items": "s.predictions + s.refused + s.errors",
+    "scored": "s.predictions - s.reused",
+}
+#: What `_FROM` is said of.
+PENDING = "shard_totals s LEFT JOIN workers w ON w.id = s.worker_id"
+
+
+def of_pending(name: str) -> str:
+    """A column of a table with sums, as an expression over `PENDING`."""
+    return _FROM.get(name, f"s.{name}")
+
+
+def to_be_added(total: Total) -> str:
+    """A SELECT of what a table with sums lacks yet, a row for each of its keys."""
+    keys = ", ".join(f"{of_pending(name)} AS {name}" for name in total.key)
+    sums = ", ".join(f"SUM({of_pending(name)}) AS {name}" for name in total.columns)
+    by = ", ".join(of_pending(name) for name in total.key)
+    return f"SELECT {keys}, {sums} FROM {PENDING} GROUP BY {by}"  # noqa: S608  # constants
+
+
+def up_to_now(total: Total) -> str:
+    """A SELECT of the rows of a table with sums, with what it lacks yet.
+
+    Nothing that is stored is grouped, so that both databases look up what is asked for by the key.
+    """
+    keys = " AND ".join(f"u.{name} = t.{name}" for name in total.key)
+    more = ", ".join(f"t.{name} + COALESCE(u.{name}, 0) AS {name}" for name in total.columns)
+    lacking = to_be_added(total)
+    return f"""
+            SELECT {", ".join(f"t.{name}" for name in total.key)}, {more}
+            FROM {total.name} t LEFT JOIN ({lacking}) AS u ON {keys}
+            UNION ALL
+            SELECT {", ".join((*total.key, *total.columns))} FROM ({lacking}) AS u
+            WHERE NOT EXISTS (SELECT 1 FROM {total.name} t WHERE {keys})
+    """  # noqa: S608  # constants
+
+
+#: The condition under which a shard `h` was finished by a release that writes no sums: an index of
+#: its own finds those.
 UNSUMMED = "h.state IN ('done', 'dead') AND h.summed IS NULL"
 
 _ITEMS = (
     "FROM predictions p WHERE p.job_id = h.job_id AND p.item_no >= h.first_item "
     "AND p.item_no < h.first_item + h.n_items"
 )
-
-
-def of_shards(among: str) -> str:
-    """A SELECT of the sums of finished shards, one row each, in the words of `db.base.view`.
-
-    `among` stands behind FROM, calls the shards `h`, and has a condition. A row with which an older
-    release replaced the shards of a job that it purged counts what was not added before: of no
-    machine, and on the day on which the job ended.
-    """
-    tenths = ", ".join(
-        "CAST((SELECT COALESCE(SUM(r.n), 0) FROM rollups r WHERE r.job_id = h.job_id "  # noqa: S608  # constants
-        f"AND r.shard_no = h.shard_no AND r.bucket BETWEEN {2 * n} AND {2 * n + 1}) AS INTEGER) "
-        f"AS {name}"
-        for n, name in enumerate(TENTHS)
-    )
-    kept = ", ".join(
-        f"h.{column} - CAST((SELECT COALESCE(SUM(t.{name}), 0) FROM source_totals t "  # noqa: S608  # constants
-        f"WHERE t.job_id = h.job_id) AS INTEGER) AS {name}"
-        if column
-        else f"0 AS {name}"
-        for name, column in _OF_THE_SHARD.items()
-    )
-    job = "(SELECT {} FROM jobs j WHERE j.id = h.job_id)"
-    model, precision = job.format("j.model_id"), job.format("COALESCE(j.precision, 'fp32')")
-    key = f"{model} AS model_id, {precision} AS precision"
-    # A purge removes the sources last: while there are some, the shards are still its own.
-    gone = (
-        "EXISTS (SELECT 1 FROM jobs j WHERE j.id = h.job_id AND j.purged_at IS NOT NULL) "
-        "AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.job_id = h.job_id)"
-    )
-    counts = ", ".join(
-        f"h.{column} AS {name}"
-        if column
-        else f"CAST((SELECT COUNT(p.reused_from_job) {_ITEMS}) AS INTEGER) AS {name}"
-        for name, column in _OF_THE_SHARD.items()
-    )
-    nothing = ", ".join(f"0 AS {name}" for name in TENTHS)
-    return f"""
-        SELECT x.*, x.predictions + x.refused + x.errors AS items,
-               x.predictions - x.reused AS scored
-        FROM (
-        SELECT h.job_id, h.source_no, UTC_DAY(h.finished_at) AS day, {key},
-               COALESCE((SELECT w.host FROM workers w WHERE w.id = h.worker_id), '') AS host,
-               {counts}, {tenths},
-               (SELECT COALESCE(SUM(p.probability), 0.0) {_ITEMS}) AS score_sum,
-               CASE WHEN h.seconds IS NULL THEN 0 ELSE h.n_items END AS timed,
-               COALESCE(h.seconds, 0.0) AS seconds, 1 AS has_source
-        FROM {among} AND NOT ({gone})
-        UNION ALL
-        SELECT h.job_id, h.source_no,
-               (SELECT UTC_DAY(j.finished_at) FROM jobs j WHERE j.id = h.job_id) AS day, {key},
-               '' AS host, {kept}, {nothing}, 0.0 AS score_sum,
-               0 AS timed, 0.0 AS seconds, 0 AS has_source
-        FROM {among} AND {gone}
-        ) AS x
-    """  # noqa: S608  # constants
-
-
-def unsummed(total: Total) -> str:
-    """A SELECT of what a table with sums lacks yet, a row for each of its keys."""
-    keys = ", ".join(total.key)
-    sums = ", ".join(f"SUM({column}) AS {column}" for column in total.columns)
-    each = of_shards(f"shards h WHERE {UNSUMMED}")
-    return f"SELECT {keys}, {sums} FROM ({each}) AS e GROUP BY {keys}"  # noqa: S608  # constants
-
-
-def up_to_now(total: Total) -> str:
-    """A SELECT of the rows of a table with sums, with what it lacks yet.
-
-    Nothing is grouped here, so that both databases look up what is asked for by the key.
-    """
-    keys = " AND ".join(f"u.{column} = t.{column}" for column in total.key)
-    more = ", ".join(f"t.{c} + COALESCE(u.{c}, 0) AS {c}" for c in total.columns)
-    lacking = unsummed(total)
-    return f"""
-            SELECT {", ".join(f"t.{column}" for column in total.key)}, {more}
-            FROM {total.name} t LEFT JOIN ({lacking}) AS u ON {keys}
-            UNION ALL
-            SELECT {", ".join((*total.key, *total.columns))} FROM ({lacking}) AS u
-            WHERE NOT EXISTS (SELECT 1 FROM {total.name} t WHERE {keys})
-    """  # noqa: S608  # constants
 
 
 #: What is counted → column of the shard; None: it has none.
@@ -216,3 +201,56 @@ _OF_THE_SHARD = {
     "refused": "n_refused",
     "errors": "n_errors",
 }
+
+
+def of_shards(among: str) -> str:
+    """A SELECT of rows for `shard_totals` from what is stored, in the words of `db.base.view`.
+
+    `among` stands behind FROM, calls the shards `h`, and has a condition. A row with which an older
+    release replaced the shards of a job that it purged has what was not added before: of no
+    machine, and on the day on which the job ended.
+    """
+    tenths = ", ".join(
+        "(SELECT COALESCE(SUM(r.n), 0) FROM rollups r WHERE r.job_id = h.job_id "  # noqa: S608  # constants
+        f"AND r.shard_no = h.shard_no AND r.bucket BETWEEN {2 * n} AND {2 * n + 1}) AS {name}"
+        for n, name in enumerate(TENTHS)
+    )
+    counts = ", ".join(
+        f"h.{column} AS {name}" if column
+        else f"(SELECT COUNT(p.reused_from_job) {_ITEMS}) AS {name}"
+        for name, column in _OF_THE_SHARD.items()
+    )  # fmt: skip
+    left = ", ".join(
+        f"h.{column} - (SELECT COALESCE(SUM(t.{name}), 0) FROM source_totals t "  # noqa: S608  # constants
+        f"WHERE t.job_id = h.job_id) AS {name}" if column else f"0 AS {name}"
+        for name, column in _OF_THE_SHARD.items()
+    )  # fmt: skip
+    nothing = ", ".join(f"0 AS {name}" for name in TENTHS)
+    # A purge removes the sources last: while there are some, the shards are still its own.
+    gone = (
+        "j.purged_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM sources s WHERE s.job_id = h.job_id)"
+    )
+    key = "j.model_id, COALESCE(j.precision, 'fp32') AS precision"
+    job = "j.id = h.job_id"
+    return f"""
+        SELECT h.job_id, h.shard_no, h.source_no, UTC_DAY(h.finished_at) AS day, {key}, h.worker_id,
+               {counts}, {tenths},
+               (SELECT COALESCE(SUM(p.probability), 0.0) {_ITEMS}) AS score_sum,
+               CASE WHEN h.seconds IS NULL THEN 0 ELSE h.n_items END AS timed,
+               COALESCE(h.seconds, 0.0) AS seconds
+        FROM jobs j, {among} AND {job} AND NOT ({gone})
+        UNION ALL
+        SELECT h.job_id, h.shard_no, h.source_no, UTC_DAY(j.finished_at) AS day, {key}, NULL,
+               {left}, {nothing}, 0.0 AS score_sum, 0 AS timed, 0.0 AS seconds
+        FROM jobs j, {among} AND {job} AND {gone}
+    """  # noqa: S608  # constants
+
+
+def named(shards: Iterable[tuple[int, int]]) -> str:
+    """A WITH that calls shards, by their jobs and numbers, `batch`."""
+    values = ", ".join(f"({job_id:d}, {shard_no:d})" for job_id, shard_no in shards)
+    return f"WITH batch (job_id, shard_no) AS (VALUES {values})"
+
+
+#: The shards that `named` names, as `of_shards` takes them.
+BATCH = "batch b JOIN shards h ON h.job_id = b.job_id AND h.shard_no = b.shard_no WHERE 1 = 1"

@@ -1,25 +1,30 @@
-"""Adding up: finished shards go into the sums per day and per source, in batches, once each.
+"""Adding up: the sums of finished shards go from `shard_totals` into the other sums, in batches.
 
-Nobody else writes those sums, and only one adds at a time, so that a commit never waits for them.
-What is added is marked in the same transaction: whatever is interrupted or repeated counts nothing
-twice. Shards that older releases committed, before an upgrade or beside it, are added alike.
+Nobody else writes those, and only one adds at a time, so that a commit never waits for them. What
+is added is taken away in the same transaction: whatever is interrupted or repeated counts nothing
+twice. Shards of releases that write no sums, from before an upgrade or beside it, are added from
+their rows.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database, totals
-from db.base.schema import FINAL_SHARD_STATES, shards
+from db.base.schema import FINAL_SHARD_STATES, shard_totals, shards, workers
 from db.base.totals import Total
 from db.base.view import render
 
-#: Shards, and about as many items, that are added in one transaction: some hundredths of a second.
-SHARDS, ITEMS = 256, 20_000
+#: Shards that are added in one transaction.
+SHARDS = 512
+
+#: Of those that are added from their rows, so many and about as many items: some hundredths of a
+#: second.
+ROW_SHARDS, ITEMS = 256, 20_000
 
 #: After a batch nothing is added for this part of the time that it took: others write too.
 PAUSE = 1.0
@@ -30,21 +35,18 @@ LOCK = 7663088
 #: In the words of the index that finds them.
 _FINAL = [sa.literal_column(repr(state)) for state in FINAL_SHARD_STATES]
 
-_AMONG = (
-    "batch b JOIN shards h ON h.job_id = b.job_id AND h.shard_no = b.shard_no WHERE "
-    f"{totals.UNSUMMED}"
-)
+Row = Mapping[str, Any]
 
 
 def add_all(engine: sa.Engine) -> int:
-    """Add what is finished and not added yet, in short transactions; how many shards.
+    """Add what is finished, in short transactions; how many shards.
 
     Where another worker is at it, it goes on.
     """
     added = 0
     while True:
         began = time.monotonic()
-        found = database.write(engine, lambda c: _add(c, wait=False))
+        found = database.write(engine, lambda c: add_batch(c, wait=False))
         if not found:
             return added
         added += found
@@ -53,71 +55,102 @@ def add_all(engine: sa.Engine) -> int:
 
 def add_job(engine: sa.Engine, job_id: int) -> None:
     """Add all finished shards of a job, before they are removed."""
-    while database.write(engine, lambda c: _add(c, job_id)):
+    while database.write(engine, lambda c: add_batch(c, job_id)):
         pass
 
 
-def _add(connection: sa.Connection, job_id: int | None = None, *, wait: bool = True) -> int:
+def add_batch(connection: sa.Connection, job_id: int | None = None, *, wait: bool = True) -> int:
+    """Add the next finished shards, those of one job if it is given; how many.
+
+    Unless it is to `wait`, none where another one adds just now.
+    """
     if connection.dialect.name == "postgresql":
         if wait:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         elif not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(LOCK))).scalar():
             return 0
-    batch = _batch(connection, job_id)
-    if not batch:
-        return 0
-    named = _named(batch)
-    found = _of_shards(connection, named)
+    # Before those of which only rows tell: what is left of a job that an older release purged is
+    # known only when all else of it was added.
+    found = _taken(connection, job_id) or _from_rows(connection, job_id)
+    hosts = _hosts(connection, {row["worker_id"] for row in found})
+    rows = [
+        {
+            **row,
+            "host": hosts.get(row["worker_id"], ""),
+            "items": row["predictions"] + row["refused"] + row["errors"],
+            "scored": row["predictions"] - row["reused"],
+        }
+        for row in found
+    ]
     for total in totals.TOTALS:
-        # Of a purged job nothing is kept per source.
-        _add_rows(connection, total, [r for r in found if total != totals.SOURCE or r.has_source])
-    connection.exec_driver_sql(
-        f"{named} UPDATE shards SET summed = {_true(connection)} "  # noqa: S608  # numbers
-        "WHERE (job_id, shard_no) IN (SELECT job_id, shard_no FROM batch)"
+        _add(connection, total, rows)
+    return len(rows)
+
+
+def _taken(connection: sa.Connection, job_id: int | None) -> list[Row]:
+    """The next rows of shard_totals, which are gone now."""
+    keys = sa.select(shard_totals.c.job_id, shard_totals.c.shard_no)
+    if job_id is not None:
+        keys = keys.where(shard_totals.c.job_id == job_id)
+    next_ones = connection.execute(keys.order_by(*keys.selected_columns).limit(SHARDS)).all()
+    if not next_ones:
+        return []
+    taken = connection.exec_driver_sql(
+        f"{totals.named(map(tuple, next_ones))} "  # noqa: S608  # numbers
+        "DELETE FROM shard_totals WHERE (job_id, shard_no) IN (SELECT job_id, shard_no FROM batch) "
+        f"RETURNING {', '.join(totals.OF_A_SHARD)}"
     )
-    return len(batch)
+    return [dict(row) for row in taken.mappings()]
 
 
-def _batch(connection: sa.Connection, job_id: int | None) -> list[tuple[int, int]]:
-    """Job and number of the next shards to be added; locked, so that nobody removes them."""
+def _from_rows(connection: sa.Connection, job_id: int | None) -> list[Row]:
+    """The sums of the next shards that have none, which are marked now."""
     select = (
         sa.select(shards.c.job_id, shards.c.shard_no, shards.c.n_items)
         .where(shards.c.state.in_(_FINAL), shards.c.summed.is_(None))
         .order_by(shards.c.job_id, shards.c.shard_no)
-        .limit(SHARDS)
-        .with_for_update()
+        .limit(ROW_SHARDS)
+        .with_for_update()  # nobody removes them meanwhile
     )
     if job_id is not None:
         select = select.where(shards.c.job_id == job_id)
-    taken: list[tuple[int, int]] = []
+    batch: list[tuple[int, int]] = []
     items = 0
     for row in connection.execute(select).all():
         items += row.n_items
-        if taken and items > ITEMS:
+        if batch and items > ITEMS:
             break
-        taken.append((row.job_id, row.shard_no))
-    return taken
+        batch.append((row.job_id, row.shard_no))
+    if not batch:
+        return []
+    each = render(totals.of_shards(totals.BATCH), connection.dialect.name)
+    found = connection.exec_driver_sql(f"{totals.named(batch)} {each}").mappings().all()
+    yes = "TRUE" if connection.dialect.name == "postgresql" else "1"
+    connection.exec_driver_sql(
+        f"{totals.named(batch)} UPDATE shards SET summed = {yes} "  # noqa: S608  # numbers
+        "WHERE (job_id, shard_no) IN (SELECT job_id, shard_no FROM batch)"
+    )
+    return [{k: float(v) if k in _REAL else v for k, v in row.items()} for row in found]
 
 
-def _named(batch: Sequence[tuple[int, int]]) -> str:
-    values = ", ".join(f"({job_id}, {shard_no})" for job_id, shard_no in batch)
-    return f"WITH batch (job_id, shard_no) AS (VALUES {values})"
+_REAL = ("score_sum", "seconds")
 
 
-def _of_shards(connection: sa.Connection, named: str) -> Sequence[sa.Row[Any]]:
-    each = render(totals.of_shards(_AMONG), connection.dialect.name)
-    return connection.exec_driver_sql(f"{named} {each}").all()
+def _hosts(connection: sa.Connection, ids: Iterable[str | None]) -> dict[str | None, str]:
+    known = sorted(i for i in ids if i is not None)
+    found = connection.execute(
+        sa.select(workers.c.id, workers.c.host).where(workers.c.id.in_(known))
+    )
+    return {row.id: row.host for row in found}
 
 
-def _add_rows(connection: sa.Connection, total: Total, rows: Sequence[sa.Row[Any]]) -> None:
-    """Add the sums of shards to a table."""
+def _add(connection: sa.Connection, total: Total, rows: Sequence[Row]) -> None:
+    """Add rows to a table with sums."""
     sums: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
-        values = row._mapping
-        key = tuple(values[name] for name in total.key)
-        mine = sums.setdefault(key, [0] * len(total.columns))
+        mine = sums.setdefault(tuple(row[name] for name in total.key), [0] * len(total.columns))
         for n, name in enumerate(total.columns):
-            mine[n] += values[name]
+            mine[n] += row[name]
     if not sums:
         return
     names = (*total.key, *total.columns)
@@ -130,7 +163,3 @@ def _add_rows(connection: sa.Connection, total: Total, rows: Sequence[sa.Row[Any
         ),
         [dict(zip(names, (*key, *values), strict=True)) for key, values in sorted(sums.items())],
     )
-
-
-def _true(connection: sa.Connection) -> str:
-    return "TRUE" if connection.dialect.name == "postgresql" else "1"

@@ -1,7 +1,6 @@
 """Sums per day, machine, model and source, how long shards took, and indexes for questions
 
-Shards that are finished already are not `summed`; workers add them in batches once they run, and
-until then the views count them from their own rows.
+Shards that are finished already are not `summed`: workers add them in batches once they run.
 
 Revision: 0014
 After: 0008
@@ -38,7 +37,7 @@ _INDEXES = {
     ),
     "ix_shards_finished_at": ("shards", ["finished_at"], "finished_at IS NOT NULL"),
     "ix_jobs_parent_job_id": ("jobs", ["parent_job_id"], "parent_job_id IS NOT NULL"),
-    "ix_sources_uri": ("sources", ["uri"], None),
+    "ix_sources_uri_job_id": ("sources", ["uri", "job_id"], None),
     "ix_evaluations_model_id": ("evaluations", ["model_id"], None),
 }
 
@@ -119,6 +118,43 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "source_no", name=op.f("pk_source_totals")),
         comment="Outcomes per source of a scoring job. They go when the job is purged.",
     )
+    op.create_table(
+        "shard_totals",
+        _key("job_id", sa.BigInteger(), "jobs.id."),
+        _key("shard_no", sa.Integer(), "shards.shard_no, when it was finished."),
+        sa.Column("source_no", sa.SmallInteger(), nullable=False, comment="sources.source_no."),
+        _day(),
+        _model(),
+        _precision(),
+        sa.Column(
+            "worker_id",
+            sa.String(length=64),
+            nullable=True,
+            comment="Who committed it (workers.id).",
+        ),
+        *_counts(_COUNTS),
+        *_counts(_TENTHS),
+        sa.Column(
+            "score_sum",
+            sa.Double(),
+            nullable=False,
+            comment="Sum of the probabilities that the tenths count.",
+        ),
+        sa.Column(
+            "timed",
+            sa.Integer(),
+            nullable=False,
+            comment="Items, where `seconds` is known; else 0.",
+        ),
+        sa.Column(
+            "seconds",
+            sa.Double(),
+            nullable=False,
+            comment="As of shards; 0 where it is not known.",
+        ),
+        sa.PrimaryKeyConstraint("job_id", "shard_no", name=op.f("pk_shard_totals")),
+        comment="Sums of finished shards that are to be added to the other sums; gone afterwards.",
+    )
     op.add_column(
         "shards",
         sa.Column(
@@ -135,7 +171,7 @@ def upgrade() -> None:
             "summed",
             sa.Boolean(),
             nullable=True,
-            comment="Whether the tables with sums have it; NULL: not yet.",
+            comment="Whether its sums were written; NULL: not yet, or it is not finished.",
         ),
     )
     for name, (table, columns, condition) in _INDEXES.items():
@@ -148,5 +184,5 @@ def downgrade() -> None:
         op.drop_index(name, table_name=table)
     op.drop_column("shards", "summed")
     op.drop_column("shards", "seconds")
-    for name in ("source_totals", "model_totals", "host_totals", "day_totals"):
+    for name in ("shard_totals", "source_totals", "model_totals", "host_totals", "day_totals"):
         op.drop_table(name)
