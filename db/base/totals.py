@@ -142,27 +142,25 @@ DAY, HOST, MODEL, SOURCE = TOTALS = tuple(
     for table in (day_totals, host_totals, model_totals, source_totals)
 )
 
-#: Columns of the sums → of shard_totals `s`, where they are called otherwise.
+#: Columns of the sums → of shard_totals `s` and workers `w`, where they are called otherwise.
 _FROM = {
     "host": "COALESCE(w.host, '')",
     "items": "s.predictions + s.refused + s.errors",
     "scored": "s.predictions - s.reused",
 }
-#: What `_FROM` is said of.
-PENDING = "shard_totals s LEFT JOIN workers w ON w.id = s.worker_id"
 
 
-def of_pending(name: str) -> str:
-    """A column of a table with sums, as an expression over `PENDING`."""
+def _of_pending(name: str) -> str:
     return _FROM.get(name, f"s.{name}")
 
 
 def to_be_added(total: Total) -> str:
     """A SELECT of what a table with sums lacks yet, a row for each of its keys."""
-    keys = ", ".join(f"{of_pending(name)} AS {name}" for name in total.key)
-    sums = ", ".join(f"SUM({of_pending(name)}) AS {name}" for name in total.columns)
-    by = ", ".join(of_pending(name) for name in total.key)
-    return f"SELECT {keys}, {sums} FROM {PENDING} GROUP BY {by}"  # noqa: S608  # constants
+    keys = ", ".join(f"{_of_pending(name)} AS {name}" for name in total.key)
+    sums = ", ".join(f"SUM({_of_pending(name)}) AS {name}" for name in total.columns)
+    by = ", ".join(_of_pending(name) for name in total.key)
+    machine = "LEFT JOIN workers w ON w.id = s.worker_id" if "host" in total.key else ""
+    return f"SELECT {keys}, {sums} FROM shard_totals s {machine} GROUP BY {by}"  # noqa: S608  # constants
 
 
 def up_to_now(total: Total) -> str:

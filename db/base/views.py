@@ -39,12 +39,12 @@ V_PREDICTIONS = View(
                p.probability, m.threshold, p.ood,
                CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
                p.model_id, m.name AS model, p.reused_from_job, h.worker_id,
-               h.finished_at AS scored_at, COALESCE(j.precision, 'fp32') AS precision
+               h.finished_at AS scored_at,
+               COALESCE((SELECT j.precision FROM jobs j WHERE j.id = p.job_id), 'fp32') AS precision
         FROM predictions p
         -- The items too: whoever begins with the shards of a day finds theirs by the key.
         JOIN shards h ON h.job_id = p.job_id AND h.shard_no = p.shard_no
             AND p.item_no >= h.first_item AND p.item_no < h.first_item + h.n_items
-        JOIN jobs j ON j.id = h.job_id
         JOIN sources s ON s.job_id = p.job_id AND s.source_no = h.source_no
         JOIN models m ON m.id = p.model_id
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no

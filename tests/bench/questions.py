@@ -175,7 +175,9 @@ def ask(kind: str, engine: sa.Engine, claims: report.Claims, *, plans: bool) -> 
     table = []
     with database.reading(engine) as connection:
         if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL jit TO off")  # as `pneumoq query` does
+            # As `pneumoq query` does.
+            connection.exec_driver_sql("SET LOCAL jit TO off")
+            connection.exec_driver_sql("SET LOCAL max_parallel_workers_per_gather TO 0")
         for q in questions(connection):
             taken, count = fastest(connection, q.sql)
             lines = plan(connection, q.sql)
