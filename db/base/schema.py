@@ -1,5 +1,7 @@
 """The tables. Each table and column says what it means; `pneumoq db schema` prints exactly this.
 
+Those with sums over many shards are in `db.base.totals`.
+
 People query the views (views.py), whose names and columns are stable. These tables may change, by
 migration.
 """
@@ -18,17 +20,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from db.base.columns import column as _c
+from db.base.columns import metadata as metadata
+from db.base.totals import shard_totals as shard_totals
+from db.base.totals import source_totals as source_totals
 from db.base.types import BigId, Json, UtcDateTime
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
 
 #: Jobs in these states never change again.
 FINAL_JOB_STATES = ("completed", "completed_with_errors", "failed", "cancelled")
@@ -58,11 +54,6 @@ _BY_JOB: dict[str, Any] = {
 PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels", "identities")
 #: Jobs in one partition.
 PARTITION_JOBS = 1000
-
-
-def _c(name: str, type_: Any, comment: str, *args: Any, **kw: Any) -> sa.Column[Any]:
-    kw.setdefault("nullable", False)
-    return sa.Column(name, type_, *args, comment=comment, **kw)
 
 
 def _in(column: str, values: tuple[str, ...]) -> str:
@@ -344,6 +335,9 @@ jobs = Table(
     Index("ix_jobs_open", "kind", "priority", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_jobs_parent_job_id", "parent_job_id",
+          postgresql_where=sa.text("parent_job_id IS NOT NULL"),
+          sqlite_where=sa.text("parent_job_id IS NOT NULL")),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="A training or scoring job. This row is the truth; the queue only rings a bell.",
 )  # fmt: skip
@@ -518,6 +512,7 @@ sources = Table(
     Index("ix_sources_troubled", "job_id",
           postgresql_where=sa.text("trouble_at IS NOT NULL"),
           sqlite_where=sa.text("trouble_at IS NOT NULL")),
+    Index(None, "uri", "job_id"),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -537,6 +532,8 @@ shards = Table(
     _c("n_errors", sa.Integer, "Items in error.", server_default="0"),
     _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
     _c("readers", Json, "Kind of file → version of what read its films; NULL: not known.",
+       nullable=True),
+    _c("summed", sa.Boolean, "Whether its sums were written; NULL: not yet, or it is not finished.",
        nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     _c("unread", Json,
@@ -569,6 +566,12 @@ shards = Table(
     Index("ix_shards_starts", "share_priority", "starts",
           postgresql_where=sa.text("starts IS NOT NULL"),
           sqlite_where=sa.text("starts IS NOT NULL")),
+    Index("ix_shards_unsummed", "job_id", "shard_no",
+          postgresql_where=sa.text("state IN ('done', 'dead') AND summed IS NULL"),
+          sqlite_where=sa.text("state IN ('done', 'dead') AND summed IS NULL")),
+    Index("ix_shards_finished_at", "finished_at",
+          postgresql_where=sa.text("finished_at IS NOT NULL"),
+          sqlite_where=sa.text("finished_at IS NOT NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
             "Of a purged job, one row with the sums.",
 )  # fmt: skip
@@ -798,6 +801,7 @@ evaluations = Table(
     ),
     _c("shift_worst", sa.Text, "Of these dressings the one that costs most AUROC.", nullable=True),
     _c("shift_worst_auroc", sa.Float, "AUROC there.", nullable=True),
+    Index(None, "model_id"),
     comment="How a model did on labelled films.",
 )
 

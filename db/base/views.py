@@ -1,30 +1,18 @@
 """The views people query: stable names and columns over tables that may change.
 
 Every view has one line of meaning per column, printed by `pneumoq db schema`. The SQL is common to
-SQLite and PostgreSQL.
+SQLite and PostgreSQL but for the words of `db.base.view`. Views over the whole archive are in
+`db.base.questions`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
+from db.base import questions
 from db.base.schema import EPOCH_MEASURES
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One public view."""
-
-    name: str
-    #: What a row is.
-    comment: str
-    #: Column name → meaning, in order.
-    columns: dict[str, str]
-    #: The SELECT behind it; its columns are named as above.
-    select: str
-
+from db.base.view import View as View
+from db.base.view import render
 
 V_PREDICTIONS = View(
     name="v_predictions",
@@ -47,15 +35,19 @@ V_PREDICTIONS = View(
         "look": "Training films that it looks acquired like, where nearly all of those were of one "
         "class: that class, and how they are alike. Do not trust the label. NULL: none, or not "
         "known.",
+        "precision": "fp32, bf16, fp16 or int8: what it was scored in.",
     },
     select="""
         SELECT p.job_id, p.item_no, p.name, s.uri AS source, l.name AS label,
                p.probability, m.threshold, p.ood,
                CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
                p.model_id, m.name AS model, p.reused_from_job, h.worker_id,
-               h.finished_at AS scored_at, k.label || ': ' || k.what AS look
+               h.finished_at AS scored_at, k.label || ': ' || k.what AS look,
+               COALESCE((SELECT j.precision FROM jobs j WHERE j.id = p.job_id), 'fp32') AS precision
         FROM predictions p
+        -- The items too: whoever begins with the shards of a day finds theirs by the key.
         JOIN shards h ON h.job_id = p.job_id AND h.shard_no = p.shard_no
+            AND p.item_no >= h.first_item AND p.item_no < h.first_item + h.n_items
         JOIN sources s ON s.job_id = p.job_id AND s.source_no = h.source_no
         JOIN models m ON m.id = p.model_id
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
@@ -377,7 +369,7 @@ V_PAGES = View(
 
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES,
+    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES, *questions.VIEWS,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.
@@ -415,7 +407,8 @@ END $$
 def create(connection: sa.Connection) -> None:
     """Create all views, and on PostgreSQL let the reader role read."""
     for view in VIEWS:
-        connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {view.select}")
+        select = render(view.select, connection.dialect.name)
+        connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {select}")
         if connection.dialect.name == "postgresql":
             for column, meaning in view.columns.items():
                 _comment(connection, f"COLUMN {view.name}.{column}", meaning)

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db.base import bulk
+from db.base import bulk, totals
 from db.base.schema import films, jobs, shards, sources
 from db.base.types import now
+from db.base.view import render
 from db.queue import leases, listings
 from db.queue.leases import Lease
 from db.queue.results import FIRST_READER, LOOKUP, Cam, Identity
@@ -301,7 +302,7 @@ def _copy(
         connection.execute(
             sa.insert(shards).values(
                 job_id=lease.job_id, source_no=source_no, state="done", finished_at=now(),
-                worker_id=lease.worker_id,
+                worker_id=lease.worker_id, summed=True,
             ),
             [
                 {
@@ -317,4 +318,8 @@ def _copy(
         for table, statement in _COPIES.items():
             connection.execute(sa.text(statement + _ITEMS.format(table)), places)
         connection.execute(sa.text(_ROLLUPS), places)
+        batch = totals.named((lease.job_id, n) for n, _ in done)
+        each = render(totals.of_shards(totals.BATCH), connection.dialect.name)
+        into = f"shard_totals ({', '.join(totals.OF_A_SHARD)})"
+        connection.exec_driver_sql(f"{batch} INSERT INTO {into} {each}")
     connection.execute(sa.text(_LISTINGS), [place(n, s) for n, s in numbered])
