@@ -48,6 +48,9 @@ CALLS: dict[str, dict[str, tuple[int | None, int | None]]] = {
         "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
         "process_madvise": (440, 440), "process_mrelease": (448, 448), "tkill": (200, 130),
         "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
+        # How much of the machine others get.
+        "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118),
+        "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "ioprio_set": (251, 30),
         "migrate_pages": (256, 238), "move_pages": (279, 239),
         "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
         "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
@@ -82,6 +85,11 @@ CALLS: dict[str, dict[str, tuple[int | None, int | None]]] = {
         "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
         "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
         "utimensat": (280, 88),
+        "getxattr": (191, 8), "lgetxattr": (192, 9), "fgetxattr": (193, 10),
+        "listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13),
+        "getxattrat": (464, 464), "listxattrat": (465, 465),
+        # Who watches a folder is told the names of what others open there.
+        "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
     },
     "writing": {
         "creat": (85, None), "truncate": (76, 45), "rename": (82, None), "renameat": (264, 38),

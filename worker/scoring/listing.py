@@ -228,19 +228,6 @@ class Lister:
                 continue
             return copied.complete
 
-    def _names(self, source_no: int) -> Iterator[str]:
-        """The members of a source that this planner or those before it listed, in their order."""
-        last = -1
-        while True:
-            self._check()
-            with connecting.reading(self._database) as connection:
-                found = listings.of_source(connection, self._lease.job_id, source_no, last)
-            if not found:
-                return
-            for shard in found:
-                yield from (member.name for member in archive.unpack(shard.listing))
-            last = found[-1].first_item
-
     def _list(
         self,
         source: archive.Source,
@@ -262,7 +249,9 @@ class Lister:
             )
         resumed = None
         if source_no in listed:
-            resumed = Resumed(source, members, self._names(source_no))
+            resumed = Resumed(
+                source, members, _names(self._database, self._lease.job_id, source_no, self._check)
+            )
             members = iter(resumed)
         compressed = source.kind in archive.WINDOWED
         # A compressed archive's shards need the index, which is complete only at the end.
@@ -286,6 +275,22 @@ class Lister:
         if resumed is not None and (change := resumed.changed):
             connecting.write(self._database, lambda c: listings.log_change(c, self._lease, change))
         return more
+
+
+def _names(
+    database: sa.Engine, job_id: int, source_no: int, check: Callable[[], object]
+) -> Iterator[str]:
+    """The members of a source that this planner or those before it listed, in their order."""
+    last = -1
+    while True:
+        check()
+        with connecting.reading(database) as connection:
+            found = listings.of_source(connection, job_id, source_no, last)
+        if not found:
+            return
+        for shard in found:
+            yield from (member.name for member in archive.unpack(shard.listing))
+        last = found[-1].first_item
 
 
 def _name_hash(name: str) -> int:

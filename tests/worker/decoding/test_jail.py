@@ -64,6 +64,13 @@ def fork_and_exec():
         raise PermissionError(1, "exec")
 
 
+def watch(folder):
+    # What others open there is told by name.
+    fd = libc.inotify_init1(0)
+    if fd < 0 or libc.inotify_add_watch(fd, folder.encode(), 0xFFF) < 0:
+        raise OSError(ctypes.get_errno(), "inotify")
+
+
 def environment():
     if SECRET in Path("/proc/self/environ").read_text() + repr(os.environ):
         return
@@ -105,6 +112,13 @@ def tries(o):
     yield "truncate", lambda: os.truncate(o["neighbour"], 0)
     yield "chmod", lambda: os.chmod(o["neighbour"], 0o777)
     yield "utime", lambda: os.utime(o["neighbour"], (0, 0))
+    yield "watch", lambda: watch(os.path.dirname(o["neighbour"]))
+    yield "attribute", lambda: os.getxattr(o["neighbour"], "user.patient")
+    yield "attributes", lambda: os.listxattr(o["neighbour"])
+    yield "priority", lambda: os.setpriority(os.PRIO_PROCESS, o["parent"], 19)
+    yield "affinity", lambda: os.sched_setaffinity(o["parent"], os.sched_getaffinity(0))
+    yield "scheduler", lambda: os.sched_setscheduler(o["parent"], os.SCHED_IDLE, os.sched_param(0))
+    yield "input", lambda: call("syscall", 251, 1, o["parent"], 3 << 13)
     yield "spawn", spawn
     yield "exec", fork_and_exec
     yield "signal", lambda: os.kill(o["parent"], 0)
@@ -206,7 +220,7 @@ def test_a_decoder_that_is_taken_over_has_no_network_no_secret_no_neighbour_and_
     allowed = {name for name, result in found.items() if result not in DENIED}
     assert allowed == {"+thread", "+import", "+self"}, found
     assert {found[name] for name in allowed} == {"0"}
-    assert len(found) == 37
+    assert len(found) == 44
     assert sorted(p.name for p in Path(orders["home"]).iterdir()) == ["site.key"]
     assert Path(orders["neighbour"]).read_bytes() == b"another patient"
 
