@@ -12,6 +12,9 @@ goes on to do with them:
 6. runs; then watched files, by their paths;
 7. outages; then notices, by number.
 
+Sums over shards (`db.work.totals`) are added under a lock of their own, taken first: whoever adds
+locks shards, and after them nothing that another one wants.
+
 So whoever writes to a job's shards, sources, history or outage locks the job's row first: for
 itself alone (`jobs.locked`), or so that nobody else changes the job's state (`jobs.scoring`,
 `jobs.hold`).

@@ -138,6 +138,7 @@ def _postgresql(url: sa.URL, statement: str, take_role: bool) -> Iterator[Answer
                 # than running it, and reading a whole table in parallel looks cheaper than it is.
                 connection.execute("SET LOCAL jit TO off")
                 connection.execute("SET LOCAL max_parallel_workers_per_gather TO 0")
+                connection.execute("SET LOCAL random_page_cost TO 1.1")  # most of it is in memory
                 columns, types = _describe(connection, statement)
                 if take_role:
                     statement = _enclose(connection, statement, types)

@@ -33,7 +33,9 @@ PAUSE = 1.0
 LOCK = 7663088
 
 #: In the words of the index that finds them.
-_FINAL = [sa.literal_column(repr(state)) for state in FINAL_SHARD_STATES]
+_FINAL: list[sa.ColumnElement[str]] = [
+    sa.literal_column(repr(state)) for state in FINAL_SHARD_STATES
+]
 
 Row = Mapping[str, Any]
 

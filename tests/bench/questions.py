@@ -178,6 +178,7 @@ def ask(kind: str, engine: sa.Engine, claims: report.Claims, *, plans: bool) -> 
             # As `pneumoq query` does.
             connection.exec_driver_sql("SET LOCAL jit TO off")
             connection.exec_driver_sql("SET LOCAL max_parallel_workers_per_gather TO 0")
+            connection.exec_driver_sql("SET LOCAL random_page_cost TO 1.1")
         for q in questions(connection):
             taken, count = fastest(connection, q.sql)
             lines = plan(connection, q.sql)

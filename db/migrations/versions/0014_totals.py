@@ -8,6 +8,8 @@ After: 0013
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -57,19 +59,19 @@ def _counts(meanings: dict[str, str]) -> list[sa.Column[int]]:
     ]
 
 
-def _key(name: str, type_: object, comment: str) -> sa.Column[object]:
-    return sa.Column(name, type_, autoincrement=False, nullable=False, comment=comment)  # type: ignore[call-overload,no-any-return]
+def _key(name: str, type_: Any, comment: str) -> sa.Column[Any]:
+    return sa.Column(name, type_, autoincrement=False, nullable=False, comment=comment)
 
 
-def _day() -> sa.Column[object]:
+def _day() -> sa.Column[Any]:
     return _key("day", sa.String(length=10), "Day (UTC) of the commit: 2026-01-31.")
 
 
-def _model() -> sa.Column[object]:
+def _model() -> sa.Column[Any]:
     return _key("model_id", sa.BigInteger(), "models.id.")
 
 
-def _precision() -> sa.Column[object]:
+def _precision() -> sa.Column[Any]:
     return _key("precision", sa.String(length=8), "fp32, bf16, fp16 or int8.")
 
 
