@@ -28,6 +28,8 @@ COMMANDS = {
     },
     "Look": {
         "jobs": ("scheduler.commands.jobs.group", "List, follow and steer jobs; see their errors."),
+        "report": ("scheduler.commands.report", "Write a page about a job: films, scores, errors."),
+        "review": ("scheduler.commands.review", "Write a page on which a person labels films."),
         "export": ("scheduler.commands.export", "Write a job's predictions to a file."),
         "labels": ("scheduler.commands.labels", "Bring in true labels; see how a job did by them."),
         "models": ("scheduler.commands.models.group", "List models; choose the champion."),

@@ -1,5 +1,7 @@
 """The tables. Each table and column says what it means; `pneumoq db schema` prints exactly this.
 
+Those with sums over many shards are in `db.base.totals`.
+
 People query the views (views.py), whose names and columns are stable. These tables may change, by
 migration.
 """
@@ -18,17 +20,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from db.base.columns import column as _c
+from db.base.columns import metadata as metadata
+from db.base.totals import shard_totals as shard_totals
+from db.base.totals import source_totals as source_totals
 from db.base.types import BigId, Json, UtcDateTime
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
 
 #: Jobs in these states never change again.
 FINAL_JOB_STATES = ("completed", "completed_with_errors", "failed", "cancelled")
@@ -46,7 +42,7 @@ OUTCOMES = (
 #: Events of which hooks get a notice.
 NOTICES = (
     "failed", "skipped", "missed", "kept", "promoted", "drift", "test", "with_errors",
-    "source_away", "source_back",
+    "source_away", "source_back", "not_promoted",
 )  # fmt: skip
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
@@ -58,11 +54,6 @@ _BY_JOB: dict[str, Any] = {
 PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels", "identities")
 #: Jobs in one partition.
 PARTITION_JOBS = 1000
-
-
-def _c(name: str, type_: Any, comment: str, *args: Any, **kw: Any) -> sa.Column[Any]:
-    kw.setdefault("nullable", False)
-    return sa.Column(name, type_, *args, comment=comment, **kw)
 
 
 def _in(column: str, values: tuple[str, ...]) -> str:
@@ -140,6 +131,11 @@ models = Table(
     _c("parent_id", BigId, "Weights it started from, where those were a model here.",
        ForeignKey("models.id"), nullable=True),
     _c("created_at", UtcDateTime, "Registered."),
+    _c("calibrated_on", sa.Text,
+       "Labelled films that its temperature and operating point were chosen on anew, the weights "
+       "being those of parent_id; NULL where it was trained or imported.", nullable=True),
+    _c("calibration_films", sa.Integer, "How many films those were.", nullable=True),
+    _c("calibration_patients", sa.Integer, "Of how many patients.", nullable=True),
     UniqueConstraint("name"),
     CheckConstraint(_in("state", ("candidate", "retired")), name="state"),
     CheckConstraint(_in("origin", ("trained", "imported")), name="origin"),
@@ -154,6 +150,18 @@ model_labels = Table(
        autoincrement=False),
     _c("name", sa.Text, "Class name."),
     comment="Class names of a model.",
+)  # fmt: skip
+
+model_looks = Table(
+    "model_looks", metadata,
+    _c("model_id", BigId, "Model.", ForeignKey("models.id"), primary_key=True),
+    _c("look_no", sa.SmallInteger, "Column of the network's look.", primary_key=True,
+       autoincrement=False),
+    _c("what", sa.Text, "How the films are alike, as in: films with …"),
+    _c("label", sa.Text, "Class that training saw nearly all of them with."),
+    _c("films", Json, "Training films of the group per class name."),
+    _c("patients", sa.Integer, "Patients of these."),
+    comment="Groups of a model's training films that look acquired alike and are of one class.",
 )  # fmt: skip
 
 model_files = Table(
@@ -217,6 +225,13 @@ promotions = Table(
     _c("at", UtcDateTime, "When."),
     _c("who", sa.Text, "User or worker."),
     _c("reason", sa.Text, "Why."),
+    _c(
+        "anchor",
+        sa.Boolean,
+        "Whether nights compare with this model from then on, as with one that a person chose. "
+        "NULL, of older releases: they do where no run decided it.",
+        nullable=True,
+    ),
     Index(None, "alias", "id"),
     CheckConstraint(_in("how", ("first", "promote", "rollback")), name="how"),
     comment="Every move of an alias: what `models rollback` goes back by. Rows are only added.",
@@ -305,6 +320,9 @@ jobs = Table(
     _c("out_of_patience_at", UtcDateTime,
        "Paused then, since no worker could read what is left of it; NULL where a person paused it.",
        nullable=True),
+    _c("put_aside_at", UtcDateTime,
+       "Training: paused then, at the end of its night; its schedule goes on with it at its next "
+       "time.", nullable=True),
     *_lease(),
     UniqueConstraint("key"),
     UniqueConstraint("schedule_id", "scheduled_for"),
@@ -317,6 +335,9 @@ jobs = Table(
     Index("ix_jobs_open", "kind", "priority", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_jobs_parent_job_id", "parent_job_id",
+          postgresql_where=sa.text("parent_job_id IS NOT NULL"),
+          sqlite_where=sa.text("parent_job_id IS NOT NULL")),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="A training or scoring job. This row is the truth; the queue only rings a bell.",
 )  # fmt: skip
@@ -348,8 +369,15 @@ runs = Table(
     _c("not_before", UtcDateTime, "A watched folder is looked at again then.", nullable=True),
     _c("worker_id", sa.String(64), "Who looks through the watched folder.", nullable=True),
     _c("blind", Json, "Workers (workers.id) that could not look through it.", nullable=True),
+    _c("anchor_id", sa.BigInteger,
+       "The last model that a person promoted (models.id), where that is not the champion: the new "
+       "model is compared with it too.", nullable=True),
     _c("created_at", UtcDateTime, "Made."),
     _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
+    _c("until", UtcDateTime, "Of training: the end of its night, where it has one.",
+       nullable=True),
+    _c("put_aside", sa.Integer, "Nights at whose end its training was not done.",
+       server_default="0"),
     UniqueConstraint("schedule_id", "scheduled_for"),
     CheckConstraint(_in("cause", ("clock", "catch_up", "hand")), name="cause"),
     CheckConstraint(_in("state", RUN_STATES), name="state"),
@@ -435,7 +463,7 @@ notices = Table(
     _c("at", UtcDateTime, "When it happened."),
     _c("event", sa.String(16),
        "failed, with_errors (completed_with_errors), skipped, missed, kept, promoted, drift, "
-       "source_away, source_back or test."),
+       "source_away, source_back, not_promoted or test."),
     _c("payload", Json, "What is sent: numbers and names of ours, no path and no film."),
     _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), nullable=True),
     _c("run_id", BigId, "Run.", ForeignKey("runs.id"), nullable=True),
@@ -470,6 +498,9 @@ sources = Table(
        nullable=True),
     _c("paths", sa.LargeBinary, "Of a list that no file holds: its paths, one a line, zlib.",
        nullable=True),
+    _c("listed", sa.LargeBinary,
+       "Of a list's file: the paths that it named when it was submitted, JSON, gzip. NULL of "
+       "release 0.2.0, whose workers read the file.", nullable=True),
     _c("trouble", sa.Text, "Why a worker could not read it, where none has read it since.",
        nullable=True),
     _c("trouble_at", UtcDateTime,
@@ -481,6 +512,7 @@ sources = Table(
     Index("ix_sources_troubled", "job_id",
           postgresql_where=sa.text("trouble_at IS NOT NULL"),
           sqlite_where=sa.text("trouble_at IS NOT NULL")),
+    Index(None, "uri", "job_id"),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -495,10 +527,13 @@ shards = Table(
     _c("n_predictions", sa.Integer, "Items predicted.", server_default="0"),
     _c("n_positive", sa.Integer, "Items called positive.", server_default="0"),
     _c("n_unusual", sa.Integer, "Predictions with ood above the threshold.", server_default="0"),
+    _c("n_looks", sa.Integer, "Predictions with a look.", server_default="0"),
     _c("n_refused", sa.Integer, "Items refused.", server_default="0"),
     _c("n_errors", sa.Integer, "Items in error.", server_default="0"),
     _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
     _c("readers", Json, "Kind of file → version of what read its films; NULL: not known.",
+       nullable=True),
+    _c("summed", sa.Boolean, "Whether its sums were written; NULL: not yet, or it is not finished.",
        nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     _c("unread", Json,
@@ -531,6 +566,12 @@ shards = Table(
     Index("ix_shards_starts", "share_priority", "starts",
           postgresql_where=sa.text("starts IS NOT NULL"),
           sqlite_where=sa.text("starts IS NOT NULL")),
+    Index("ix_shards_unsummed", "job_id", "shard_no",
+          postgresql_where=sa.text("state IN ('done', 'dead') AND summed IS NULL"),
+          sqlite_where=sa.text("state IN ('done', 'dead') AND summed IS NULL")),
+    Index("ix_shards_finished_at", "finished_at",
+          postgresql_where=sa.text("finished_at IS NOT NULL"),
+          sqlite_where=sa.text("finished_at IS NOT NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
             "Of a purged job, one row with the sums.",
 )  # fmt: skip
@@ -590,6 +631,9 @@ predictions = Table(
            nullable=True),
         _c("reused_from_job", sa.BigInteger, "Answered from this job's row.", nullable=True),
         _c("reused_from_item", sa.Integer, "Answered from this item's row.", nullable=True),
+        _c("look", sa.SmallInteger,
+           "Group that it looks acquired like (model_looks.look_no). NULL: none, or not known.",
+           nullable=True),
     ),
     CheckConstraint("probability >= 0 AND probability <= 1", name="probability"),
     comment="A film that was scored.",
@@ -748,6 +792,16 @@ evaluations = Table(
     _c("n_films", sa.Integer, "Films."),
     _c("metrics", Json, "auroc, accuracy, sensitivity, specificity, ... by name."),
     _c("created_at", UtcDateTime, "Measured."),
+    _c(
+        "shift",
+        Json,
+        "What is left where these films are dressed as others look: "
+        "docs/reference/model-file.md. NULL: not measured.",
+        nullable=True,
+    ),
+    _c("shift_worst", sa.Text, "Of these dressings the one that costs most AUROC.", nullable=True),
+    _c("shift_worst_auroc", sa.Float, "AUROC there.", nullable=True),
+    Index(None, "model_id"),
     comment="How a model did on labelled films.",
 )
 
@@ -774,12 +828,43 @@ workers = Table(
     _c("versions", Json, "Software versions; `engines`: the words of jobs.engine that it serves."),
     _c("health", Json, "Temperature, power, throttling and memory of its machine, where it tells.",
        nullable=True),
+    _c("lease_s", sa.Float, "How long its leases are, in seconds; NULL of release 0.2.0.",
+       nullable=True),
     _c("started_at", UtcDateTime, "Started."),
     _c("seen_at", UtcDateTime, "Latest heartbeat."),
     _c("stopped_at", UtcDateTime, "Stopped in good order.", nullable=True),
     Index(None, "seen_at"),
     comment="Worker processes, past and present.",
 )  # fmt: skip
+
+pages = Table(
+    "pages",
+    metadata,
+    _c("id", BigId, "Number.", primary_key=True),
+    _c("kind", sa.String(16),
+       "report, review, export, folder (of films) or labels (a CSV that was read)."),
+    _c("path", sa.Text, "Absolute path it was written to."),
+    _c("job_id", sa.BigInteger, "Job that it is of (jobs.id).", nullable=True),
+    _c("model_id", sa.BigInteger, "Model that it is of (models.id).", nullable=True),
+    _c("run_id", sa.BigInteger, "Night it is of (runs.id).", nullable=True),
+    _c("n_films", sa.Integer, "Films in it that page_films names; NULL: all of its job.",
+       nullable=True),
+    _c("written_by", sa.Text, "User and host."),
+    _c("written_at", UtcDateTime, "When it was written."),
+    Index(None, "job_id"),
+    sqlite_autoincrement=True,  # a removed row's number is never given again
+    comment="Files and folders with films, or names of films, that were written for a person.",
+)  # fmt: skip
+
+page_films = Table(
+    "page_films",
+    metadata,
+    _c("page_id", BigId, "Page.", ForeignKey("pages.id"), primary_key=True, autoincrement=False),
+    _c("job_id", sa.BigInteger, "Scoring job.", primary_key=True, autoincrement=False),
+    _c("item_no", sa.Integer, "Item of it.", primary_key=True, autoincrement=False),
+    Index(None, "job_id", "item_no"),
+    comment="Which films are in a page, so that an erasure can name it.",
+)
 
 compatibility = Table(
     "compatibility",

@@ -217,8 +217,8 @@ def events(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
 
 
 def source_rows(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
-    """What a scoring job reads, in order, without the seek indexes."""
-    columns = [c for c in sources.c if c.name != "seek_index"]
+    """What a scoring job reads, in order, without seek indexes and what lists named."""
+    columns = [c for c in sources.c if c.name not in ("seek_index", "listed")]
     with database.reading(engine) as connection:
         return list(
             connection.execute(

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,16 @@ import click
 
 from scheduler import errors, session
 from scheduler.show import output
-from trainer.acquisition import sheet as sheets
-from trainer.checking import checkup, division
+from trainer.checking import checkup, contact, division
 from trainer.checking.checkup import Checkup, Sizes
 from trainer.data import classes, whose
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose
 from trainer.errors import FilmError
-from trainer.film import rules
 
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}
-
-#: Films of a group's own class on its sheet; the rest of a row is for those of others.
-SHOWN = 5
 
 LABELS = click.option(
     "--labels",
@@ -51,7 +45,7 @@ WORKERS = click.option(
 )  # fmt: skip
 
 
-def _decoder(workers: int) -> Decoder:
+def decoder(workers: int) -> Decoder:
     """As scoring decodes films: one that ends its process or never ends costs that film."""
     from worker.decoding import labelled
     from worker.decoding.labelled import Limits
@@ -113,7 +107,7 @@ def check(
         said=Whose(pattern=patient_pattern),
         corrections=labels,
         positive=positive,
-        decoder=_decoder(workers),
+        decoder=decoder(workers),
         report=_counter("looking at films"),
     )
     status = STATUS[found.worst]
@@ -189,7 +183,7 @@ def split(
         seed=seed,
         said=Whose(pattern=patient_pattern, key=_key),
         corrections=labels,
-        decoder=_decoder(workers),
+        decoder=decoder(workers),
         report=_counter("looking at films"),
     )
     divided = found.data
@@ -285,40 +279,19 @@ def _draw(found: Checkup, path: Path) -> str:
     name = output.printable(str(path))
     if found.root is None or not found.groups:
         return f"{name} is not written: no films look acquired alike and are of one class."
-    rows = []
-    for group in found.groups:
-        chosen = [*_spread(group.films[group.label], SHOWN, group.label)]
-        for label, paths in group.films.items():
-            if label != group.label:
-                chosen += _spread(paths, sheets.COLUMNS - len(chosen), label)
-        counts = ", ".join(f"{len(paths):,} {of}" for of, paths in group.films.items() if paths)
-        try:
-            tiles = [
-                sheets.Tile(
-                    film=rules.decode((found.root / film).read_bytes(), sheets.TILE),
-                    name=label,
-                    box=group.boxes.get(film),
-                )
-                for film, label in chosen
-            ]
-        except (OSError, FilmError) as error:
-            raise errors.Failure(
-                f"{name} is not written: a film changed since it was looked at ({error}); run again"
-            ) from error
-        rows.append(sheets.Row(heading=f"Films with {group.what}: {counts}", films=tiles))
     try:
-        sheets.draw(rows).save(path, format="PNG")
+        drawn = contact.draw(found.root, found.groups)
+    except (OSError, FilmError) as error:
+        raise errors.Failure(
+            f"{name} is not written: a film changed since it was looked at ({error}); run again"
+        ) from error
+    try:
+        drawn.save(path, format="PNG")
     except OSError as error:
         raise errors.Failure(
             f"{name} cannot be written: {error.strerror}; give another file to --sheet"
         ) from error
     return f"Films of the groups are drawn in {name}."
-
-
-def _spread(paths: Sequence[str], most: int, name: str) -> list[tuple[str, str]]:
-    """No more than so many of them, from first to last, each with its class."""
-    n = min(len(paths), most)
-    return [(paths[i * len(paths) // n], name) for i in range(n)]
 
 
 def _sizes(sizes: dict[str, Sizes], classes: list[str]) -> list[tuple[str, ...]]:

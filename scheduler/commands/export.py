@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from db.base import database, views
 from db.queue import jobs
 from scheduler import errors, session
+from scheduler.pages import writing as pages
 from scheduler.show import output
 from trainer import atomic
 
@@ -44,6 +45,10 @@ OUTCOMES = {
     "--uncertain", type=click.IntRange(1), metavar="N",
     help="Copy the N films nearest the threshold into class folders in FILE, a new folder.",
 )  # fmt: skip
+@click.option(
+    "--to-folders", is_flag=True,
+    help="Copy all films that were scored into class folders in FILE, a new folder.",
+)  # fmt: skip
 @output.json_option
 @click.pass_context
 def command(
@@ -53,6 +58,7 @@ def command(
     everything: bool,
     force: bool,
     uncertain: int | None,
+    to_folders: bool,
     as_json: bool,
 ) -> None:
     """Write a scoring job's predictions to FILE: .csv, .csv.gz, .jsonl or .jsonl.gz.
@@ -64,14 +70,20 @@ def command(
     folder of the class that the model calls it, unusual ones apart in _unusual/, and index.csv.
     Films that have a true label already are left out. Put the films into the right folders, or
     correct the labels in index.csv, and give the folder or index.csv to `train` beside the films
-    that you train on. Exit status: 3 where a film could not be read.
+    that you train on. With --to-folders it is all films, each in the folder of the class that it is
+    called, with the same index.csv. Exit status: 3 where a film could not be read.
 
     \b
     Examples:
       pneumoq export 5 predictions.csv
       pneumoq export 5 outcomes.jsonl.gz --all
       pneumoq export 5 review --uncertain 50
+      pneumoq export 5 sorted --to-folders
     """
+    if to_folders:
+        if everything or force or uncertain is not None:
+            raise errors.Failure("--to-folders stands alone")
+        ctx.exit(_to_folders(job, file, as_json))
     if uncertain is not None:
         if everything or force:
             raise errors.Failure("--all and --force do not go with --uncertain")
@@ -89,6 +101,7 @@ def command(
         raise errors.Failure(f"{file}: there is no folder {file.parent}; make it first")
     engine = session.database()
     row = _scored(engine, job)
+    pages.record(engine, "export", file, job_id=job, films=None)
     with database.reading(engine) as connection, _appearing(file) as text:
         columns, rows = _rows(connection, job, everything)
         count = write(text, columns, rows)
@@ -114,10 +127,12 @@ def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
     engine = session.database()
     _scored(engine, job)
     copied = uncertain.write(engine, job, most, folder)
+    pages.record(engine, "folder", folder, job_id=job, films=[(job, n) for n in copied.items])
     status = errors.ITEM_ERRORS if copied.failed else errors.DONE
     if as_json:
+        counted = {name: value for name, value in vars(copied).items() if name != "items"}
         output.emit(
-            {"job_id": job, "folder": str(folder), "status": status, **vars(copied)}, as_json=True
+            {"job_id": job, "folder": str(folder), "status": status, **counted}, as_json=True
         )
         return status
     for name, count in sorted(copied.films.items()):
@@ -131,6 +146,32 @@ def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
         f"Next: put each film into the folder of its class, and train with `pneumoq train DATA "
         f"{shlex.quote(str(folder))}`"
     )
+    return status
+
+
+def _to_folders(job: int, folder: Path, as_json: bool) -> int:
+    """Copy all films that were scored; the exit status."""
+    from scheduler.submitting import folders
+
+    engine = session.database()
+    row = _scored(engine, job)
+    if row["finished_at"] is None:
+        raise errors.Failure(f"job {job} goes on: wait for it with `pneumoq jobs watch {job}`")
+    pages.record(engine, "folder", folder, job_id=job, films=None)
+    copied = folders.write(engine, job, folder)
+    status = errors.ITEM_ERRORS if copied.n_failed else errors.DONE
+    if as_json:
+        output.emit(
+            {"job_id": job, "folder": str(folder), "status": status, **vars(copied)}, as_json=True
+        )
+        return status
+    for name, count in sorted(copied.films.items()):
+        films = "film" if count == 1 else "films"
+        click.echo(f"{count:,} {films} in {output.printable(str(folder / name))}")
+    for item_no, reason in copied.failed:
+        click.echo(f"item {item_no} is missing: {reason}", err=True)
+    if copied.n_failed > len(copied.failed):
+        click.echo(f"and {copied.n_failed - len(copied.failed):,} more", err=True)
     return status
 
 

@@ -13,6 +13,8 @@ from db.base import database
 from db.base.errors import NotFound
 from db.queue import jobs, labels
 from scheduler import errors, session
+from scheduler.commands import compare
+from scheduler.pages import writing as pages
 from scheduler.show import output
 from trainer import spelling, table
 from trainer.errors import TableError
@@ -32,6 +34,9 @@ def command() -> None:
       pneumoq labels import truth.csv --job 5
       pneumoq labels show 5
     """
+
+
+command.add_command(compare.command)
 
 
 @command.command("import")
@@ -74,6 +79,7 @@ def import_(
     report = database.write(
         engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hide), who)
     )
+    pages.record(engine, "labels", file, job_id=job, films=None)
     try:
         found = labels.metrics(engine, job)
     except NotFound:

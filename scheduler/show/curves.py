@@ -1,4 +1,4 @@
-"""Curves: the loss and AUROC of a training job's epochs, drawn in a few lines of a terminal.
+"""Curves: loss, accuracy and AUROC of a training job's epochs, in a few lines of a terminal.
 
 Eight dots fit a character (Unicode's braille patterns). Validation is a line, training is dotted,
 so that they differ without colour too. Knows no terminal: it gives lines of styled pieces.
@@ -15,7 +15,10 @@ from typing import Any
 Piece = tuple[str, str]
 
 #: Lines of a plot, and its widest and narrowest, in characters.
-HEIGHT, WIDEST, NARROWEST = 6, 32, 10
+HEIGHT, WIDEST, NARROWEST = 6, 48, 10
+
+#: Characters of a terminal from which on accuracy has room between loss and AUROC.
+WIDE = 120
 
 #: Characters left of a plot that tell its scale, and between two plots.
 SCALE, BETWEEN = 8, 2
@@ -55,13 +58,22 @@ def draw(rows: Sequence[Mapping[Any, Any]], epochs: int, width: int) -> list[lis
 
     No lines before the second epoch, and where there is no room.
     """
-    plot = min(WIDEST, (width - 2 * SCALE - BETWEEN) // 2)
+    named = [("loss", "loss"), ("AUROC", "auroc")]
+    if width >= WIDE:
+        named.insert(1, ("accuracy", "accuracy"))
+    plot = min(WIDEST, (width - (len(named) - 1) * BETWEEN) // len(named) - SCALE)
     if len(rows) < 2 or plot < NARROWEST:
         return []
     last = max(epochs, rows[-1]["epoch"])
-    left = _plot("loss", "loss", rows, last, plot)
-    right = _plot("AUROC", "auroc", rows, last, plot)
-    lines = [[*a, (" " * BETWEEN, ""), *b] for a, b in zip(left, right, strict=True)]
+    plots = [_plot(title, name, rows, last, plot) for title, name in named]
+    lines = [
+        [
+            piece
+            for n, part in enumerate(parts)
+            for piece in ([(" " * BETWEEN, "")] * (n > 0) + part)
+        ]
+        for parts in zip(*plots, strict=True)
+    ]
     legend = [
         (" " * SCALE, ""),
         ("──", VALIDATION), (" validation  ", ""), ("┄┄", TRAINING), (" training  ", ""),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Without a terminal, seconds between two lines while there is progress, and while there is none.
 LINE_S, SILENT_LINE_S = 5.0, 60.0
 
+#: Characters of the bar. Where what is said has no room beside it, it stands below.
+BAR = 24
+
 
 class Display(Protocol):
     """Where progress is shown."""
@@ -96,11 +99,12 @@ class Bar:
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
+            BarColumn(bar_width=BAR),
+            TextColumn("{task.fields[beside]}", markup=False),
             console=self._console,
         )
-        self._task = self._progress.add_task("", total=None, text="")
+        self._task = self._progress.add_task("", total=None, beside="")
+        self._below = ""
         self._curves: list[list[curves.Piece]] = []
         self._live = Live(
             get_renderable=self._picture, console=self._console, transient=True,
@@ -109,7 +113,11 @@ class Bar:
         self._live.start()
 
     def show(self, title: str, text: str, done: int, total: int | None) -> None:
-        self._progress.update(self._task, description=title, completed=done, total=total, text=text)
+        fits = len(title) + BAR + len(text) + 3 <= self._console.width
+        self._below = "" if fits else text
+        self._progress.update(
+            self._task, description=title, completed=done, total=total, beside=text if fits else ""
+        )
 
     def draw(self, rows: Sequence[Mapping[Any, Any]], epochs: int) -> None:
         if self._console.encoding.startswith("utf"):
@@ -126,8 +134,10 @@ class Bar:
 
     def _picture(self) -> Group:
         from rich.console import Group
+        from rich.text import Text
 
-        return Group(*self._drawn(), self._progress)
+        below = [Text(self._below, no_wrap=True, overflow="ellipsis")] if self._below else []
+        return Group(*self._drawn(), self._progress, *below)
 
     def _drawn(self) -> list[Any]:
         from rich.text import Text

@@ -42,9 +42,8 @@ PATIENCE_S = 60.0
 #: The rate shown is that of the latest seconds.
 RATE_WINDOW_S = 15.0
 
-EPOCH_HEADER = (
-    "epoch  train loss  val loss  val accuracy  val AUROC  learning rate  films/s   seconds"
-)
+#: Of validation: `val loss`, `val acc.` (accuracy) and `AUROC`; with `best` it fits 80 columns.
+EPOCH_HEADER = "epoch  train loss  val loss  val acc.   AUROC        lr  films/s  seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +247,6 @@ def epoch_line(row: Any) -> str:
     """One epoch under EPOCH_HEADER."""
     return (
         f"{row['epoch']:5d}  {row['train_loss']:10.4f}  {row['val_loss']:8.4f}  "
-        f"{row['val_accuracy']:12.4f}  {row['val_auroc']:9.4f}  {row['learning_rate']:13.2e}  "
-        f"{row['films_per_s']:7.1f}  {row['seconds']:8.1f}"
+        f"{row['val_accuracy']:8.4f}  {row['val_auroc']:6.4f}  {row['learning_rate']:8.2e}  "
+        f"{row['films_per_s']:7.1f}  {row['seconds']:7.1f}"
     ) + ("  best" if row["best"] else "")

@@ -37,7 +37,7 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         "seconds": taken_s,
     }
     if row["kind"] == "score":
-        for name in ("items", "predictions", "positives", "unusual", "refused", "errors"):
+        for name in ("items", "predictions", "positives", "unusual", "looks", "refused", "errors"):
             summary[name] = int(row[name])
         summary["from_store"] = from_store(engine, row["job_id"])
         summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
@@ -57,6 +57,7 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         summary["champion"] = bool(registered[0]["champion"])
         card = models.get(engine, row["model_id"])["card"]
         summary["patients"] = card.get("patients") or None
+        summary["shift"] = card.get("shift")
     return summary
 
 
@@ -132,6 +133,8 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         "films": f"{summary['items']:,}" + (f"  ({rate:,.1f} films/s)" if rate else ""),
         "predictions": f"{summary['predictions']:,}  ({summary['positives']:,} positive)",
         "unusual": f"{summary['unusual']:,}  (unlike the training films: do not trust the label)",
+        "looks": f"{summary['looks']:,}  (acquired like training films of one class: do not trust "
+        "the label)",
         "refused": f"{summary['refused']:,}  (intact, but no films to be scored)",
         "errors": f"{summary['errors']:,}"
         + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),
@@ -144,6 +147,7 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         click.echo(f"Drift: {summary['drift']['detail']}.")
     click.echo("Research software, not a medical device.")
     if summary["predictions"]:
+        click.echo(f"Look first at: pneumoq report {job_id} job{job_id}.html")
         click.echo(
             'Next: pneumoq query "SELECT name, label, probability FROM v_predictions '  # noqa: S608
             f'WHERE job_id = {job_id} ORDER BY probability DESC LIMIT 20"'
@@ -165,6 +169,11 @@ def _close_training(summary: dict[str, Any]) -> None:
             "  patients     unknown: figures may be too good and intervals too narrow; see "
             "--patient-pattern"
         )
+    if summary["shift"]:
+        from trainer.shift import words
+
+        for name, sentence in zip(("dressed", ""), words.sentences(summary["shift"]), strict=True):
+            click.echo(f"  {name:<11}  {sentence}")
     number = summary["model_id"]
     if summary["champion"]:
         click.echo(f"  model        {number} ({summary['model']}), the champion: `score` uses it")

@@ -15,7 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.queue import uncertain
+from db.queue import picks
+from db.queue.picks import Pick
 from scheduler import errors, session
 from trainer import atomic, clutter
 from trainer.data import layout, manifest
@@ -49,6 +50,8 @@ class Copied:
     copies: int = 0
     #: Item number and why it could not be read.
     failed: list[tuple[int, str]] = field(default_factory=list)
+    #: Item numbers of the films that were copied.
+    items: list[int] = field(default_factory=list)
 
 
 def write(engine: sa.Engine, job_id: int, most: int, folder: Path) -> Copied:
@@ -60,7 +63,11 @@ def write(engine: sa.Engine, job_id: int, most: int, folder: Path) -> Copied:
         raise errors.Failure(f"{folder} is there and not empty; give a new folder")
     if not folder.absolute().parent.is_dir():
         raise errors.Failure(f"{folder}: there is no folder {folder.parent}; make it first")
-    picked = {row["item_no"]: row for row in uncertain.films(engine, job_id, most)}
+    picked = {
+        row.item_no: row
+        for why in ("nearest", "unusual")
+        for row in picks.films(engine, job_id, why, most, unlabelled=True)
+    }
     if not picked:
         raise errors.Failure(
             f"job {job_id} has no prediction without a true label: nothing is left to be labelled"
@@ -69,15 +76,15 @@ def write(engine: sa.Engine, job_id: int, most: int, folder: Path) -> Copied:
         return _copy(engine, job_id, picked, part)
 
 
-def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], folder: Path) -> Copied:
+def _copy(engine: sa.Engine, job_id: int, picked: dict[int, Pick], folder: Path) -> Copied:
     copied = Copied()
-    labels = uncertain.classes(engine, job_id)
+    labels = picks.classes(engine, job_id)
     for name in labels:  # also those that no film is called: one may belong there
         (folder / name).mkdir()
     rows: dict[int, tuple[Any, ...]] = {}
     contents: set[str] = set()
     taken = _Taken()
-    items = [(row["shard_no"], item_no) for item_no, row in picked.items()]
+    items = [(row.shard_no, item_no) for item_no, row in picked.items()]
     for film in reread.read(engine, job_id, items, privacy.load(session.settings())):
         row = picked[film.item_no]
         if film.reason:
@@ -88,15 +95,16 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], fold
             copied.copies += 1
             continue
         contents.add(sha256)
-        group = UNUSUAL if row["unusual"] else row["label"]
-        path = taken.path(group, _name(film, row["name"], labels), film.item_no)
+        group = UNUSUAL if row.unusual else row.label
+        path = taken.path(group, name_of(film, row.name, labels), film.item_no)
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(film.data)
+        copied.items.append(film.item_no)
         copied.films[group] = copied.films.get(group, 0) + 1
-        label = "" if row["unusual"] else row["label"]
+        label = "" if row.unusual else row.label
         rows[film.item_no] = (
-            film.item_no, path, label, row["probability"], row["threshold"], row["ood"], sha256,
+            film.item_no, path, label, row.probability, row.threshold, row.ood, sha256,
         )  # fmt: skip
     if not rows:
         number, reason = copied.failed[0]
@@ -111,7 +119,7 @@ def _copy(engine: sa.Engine, job_id: int, picked: dict[int, sa.RowMapping], fold
     return copied
 
 
-def _name(film: Reread, stored: str, labels: Collection[str]) -> str:
+def name_of(film: Reread, stored: str, labels: Collection[str]) -> str:
     """A film's own name, as far as the patient may be read from it; its number where that is odd.
 
     What the database hides stays hidden.

@@ -15,50 +15,21 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from tests.bench.parts import report
 from trainer import card as cards
 from trainer.data import dataset
 from trainer.film import rules
 from trainer.judging import metrics
+from trainer.shift.counter import SHIFTS as COUNTER
+from trainer.shift.counter import Change, Plane, stretched
 from worker.engine import open_engine
 from worker.training import precisions
-
-Plane = NDArray[np.uint8]
-Change = Callable[[Plane], Plane]
-
-
-def stretched(wide: float, high: float, share: float = 1.0) -> Change:
-    """The middle `wide` × `high` of a film as the whole film, softened by a smaller detector."""
-
-    def change(plane: Plane) -> Plane:
-        side = plane.shape[0]
-        image = Image.fromarray(plane)
-        dx, dy = (1 - wide) * side / 2, (1 - high) * side / 2
-        image = image.resize(image.size, Image.Resampling.BILINEAR, (dx, dy, side - dx, side - dy))
-        if share < 1:
-            small = round(side * share)
-            image = image.resize((small, small), Image.Resampling.BILINEAR)
-            image = image.resize((side, side), Image.Resampling.BILINEAR)
-        return np.asarray(image)
-
-    return change
-
-
-def sharpened(wide: float, percent: int) -> Change:
-    """A squarer film with edge enhancement."""
-
-    def change(plane: Plane) -> Plane:
-        image = Image.fromarray(stretched(wide, 1.0)(plane))
-        return np.asarray(image.filter(ImageFilter.UnsharpMask(1, percent, 0)))
-
-    return change
 
 
 def toned(gamma: float, then: Change = lambda plane: plane) -> Change:
@@ -106,8 +77,7 @@ SHIFTS: dict[str, tuple[Change, Change]] = {
     "JPEG quality 30": (compressed,) * 2,
     "wider by 1.2": (stretched(1, 1 / 1.2),) * 2,
     "squarer by 1.2": (stretched(1 / 1.2, 1),) * 2,
-    "counter-shift, half": (stretched(1, 0.9, 0.87), sharpened(0.9, 35)),
-    "counter-shift, full": (stretched(1, 0.81, 0.75), sharpened(0.81, 70)),
+    **{f"counter-shift, {strength}": changes for strength, changes in COUNTER.items()},
     "counter-shift, dark": (toned(1.4, stretched(1, 0.9)), toned(0.7, stretched(0.9, 1))),
     "counter-shift, light": (toned(0.7, stretched(1, 0.9)), toned(1.4, stretched(0.9, 1))),
 }

@@ -18,17 +18,18 @@ from hypothesis.stateful import rule
 from db.base.database import reading, write
 from db.base.errors import Conflict, LeaseLost
 from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES
-from db.queue import budget, jobs, leases, listings, results, reuse, shares
+from db.queue import budget, jobs, labels, leases, listings, results, reuse, shares
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
-from db.work import claims, control, endings, purge
+from db.work import claims, control, endings, purge, totals
 from tests.db import given
 from tests.db.invariants import Invariants, T, content_of, name_of
 
 #: Emptied before each run, in this order.
 EMPTIED = (
     "predictions", "cams", "refusals", "item_errors", "identities", "labels", "films", "rollups",
-    "shard_listings", "shards", "sources", "job_events", "evaluations", "shares",
+    "shard_listings", "shards", "sources", "job_events", "evaluations", "shares", "shard_totals",
+    "day_totals", "host_totals", "model_totals", "source_totals",
 )  # fmt: skip
 
 #: Which of the things there are: taken modulo their number.
@@ -320,6 +321,24 @@ class Machine(Invariants):
         for before, after in zip(rows, self.all("jobs"), strict=True):
             goes = before["finished_at"] is not None and before["id"] not in kept | parents
             assert (after["purged_at"] is not None) == (goes or before["purged_at"] is not None)
+
+    @rule(one_by_one=st.booleans())
+    def add_up(self, one_by_one: bool) -> None:
+        """Finished shards go into the sums."""
+        if one_by_one:
+            write(self.engine, totals.add_batch)
+        else:
+            totals.add_all(self.engine)
+
+    @rule(which=pick, name=st.sampled_from(["NORMAL", "PNEUMONIA"]), item=st.integers(0, 5))
+    def import_labels(self, which: int, name: str, item: int) -> None:
+        row = self.job(which, "completed")
+        allowed = row["purged_at"] is None
+        self.expect(
+            allowed,
+            lambda c: labels.import_rows(c, row["id"], [(item, name)], "a person"),
+            Conflict,
+        )
 
     # Shards
 

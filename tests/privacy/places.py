@@ -37,11 +37,13 @@ ALLOWED = (
     _may("column sources.uri", "source", "workers find the source by it"),
     _may("column sources.fingerprint", "source", "of a folder and a film it is the path"),
     _may("column sources.paths", "film dicom", "of a list that no file holds: what it names"),
+    _may("column sources.listed", "source film dicom hidden", "what a list named: workers read it"),
     _may("column jobs.spec", "source", "what was asked for"),
     _may("column schedules.spec", "source", "what was asked for"),
     _may("column datasets.root", "source", "where a person gave it"),
     _may("column datasets.manifest", "source film", "which film is of which patient"),
     _may("column shard_listings.listing", "source film dicom hidden", "the film is found by it"),
+    _may("column pages.path", "source", "which page, export or folder was written where"),
     _may("column watched.path", "source film dicom", "a file is taken once, and found by it"),
     *(
         _may(f"column {table}.name", "film source", "films that are no DICOM keep their names")
@@ -56,6 +58,7 @@ ALLOWED = (
     ),
     _may("home names/*", "film dicom hidden source", "the map, which stays on site"),
     _may("home training/*/left_out.json", "film dicom hidden source", "a run goes on without them"),
+    _may("home training/*/films.json", "film dicom hidden source", "a run goes on with them"),
     _may("home training/*/night.json", "source film", "the manifest of the frozen films"),
 )  # fmt: skip
 

@@ -19,6 +19,26 @@ LEASE_S = 60.0
 WORKER = "w1"
 
 
+#: What a model's card says of dressed films.
+SHIFT: dict[str, Any] = {
+    "version": 1, "seed": 0, "positive": "PNEUMONIA", "negative": "NORMAL", "threshold": 0.4,
+    "films": 90, "positives": 50, "patients": 60, "held_out": 90, "patients_are": "known",
+    "plain": {"value": 0.99, "low": 0.98, "high": 1.0},
+    "groups": [
+        {"group": 1, "look": "mark", "what": "the same mark at the upper left",
+         "label": "PNEUMONIA", "films": 70, "patients": 60, "donors": 50},
+    ],
+    "notes": [],
+    "dressings": [
+        {"name": "group 1", "kind": "unit", "group": 1, "dressed": "negative", "unseen": False,
+         "films": 40, "patients": 30, "auroc": {"value": 0.91, "low": 0.88, "high": 0.94},
+         "mean_p": {"negative": {"before": 0.05, "after": 0.3}},
+         "flips": {"value": 0.25, "low": 0.15, "high": 0.35}},
+    ],
+    "worst": {"name": "group 1", "auroc": 0.91, "low": 0.88, "high": 0.94},
+}  # fmt: skip
+
+
 def a_model(engine: sa.Engine, folder: Path, name: str = "first", **values: Any) -> int:
     """A registered model; its file holds no network, for nothing here runs it."""
     file = folder / f"{name}.onnx"

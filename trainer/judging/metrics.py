@@ -133,7 +133,7 @@ def ece(score: Scores, truth: Truth, bins: int = ECE_BINS) -> float:
     return float(np.abs(gap).sum() / len(score))
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """95 % confidence interval of a share of `n` films; (0, 1) where there is none.
 
     Wilson's score interval (1927), which stays sensible at shares of 0 and 1: Brown, Cai and
@@ -147,7 +147,17 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
-def auroc_interval(value: float, positives: int, negatives: int) -> tuple[float, float]:
+def auroc_error(value: float, positives: float, negatives: float) -> float:
+    """Standard error of an AUROC of so many films, at this value: Hanley and McNeil 1982.
+
+    With half of all films in the place of either number, as Newcombe 2006 takes it.
+    """
+    half = (positives + negatives) / 2 - 1
+    spread = 1 + half * ((1 - value) / (2 - value) + value / (1 + value))
+    return math.sqrt(value * (1 - value) * spread / (positives * negatives))
+
+
+def auroc_interval(value: float, positives: float, negatives: float) -> tuple[float, float]:
     """95 % confidence interval of an AUROC; (0, 1) where there is none.
 
     Newcombe 2006 (part 2, method 5): the values that this one is within Z standard errors of, by
@@ -155,13 +165,9 @@ def auroc_interval(value: float, positives: int, negatives: int) -> tuple[float,
     """
     if math.isnan(value) or not positives or not negatives:
         return 0.0, 1.0
-    half = (positives + negatives) / 2 - 1
 
     def beyond(other: float) -> bool:
-        spread = 1 + half * ((1 - other) / (2 - other) + other / (1 + other))
-        return abs(value - other) > Z * math.sqrt(
-            other * (1 - other) * spread / (positives * negatives)
-        )
+        return abs(value - other) > Z * auroc_error(other, positives, negatives)
 
     return _edge(beyond, 0.0, value), _edge(beyond, 1.0, value)
 

@@ -157,7 +157,9 @@ class Planner:
             self._patience_s,
         )  # fmt: skip
         try:
-            stall.watched(lister.run, lambda: lister.root, self._stall_s)
+            stall.watched(
+                lister.run, lambda: lister.root, self._stall_s, inside=lambda: lister.inside
+            )
         except SourceTrouble as error:
             if lister.at is not None:
                 lister.note(lister.at, str(error))

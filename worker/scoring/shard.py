@@ -134,6 +134,7 @@ class ShardRun(Run):
         probabilities = all_scores[:, card.positive_index].tolist()
         labels = card.decide(all_scores).tolist()
         oods = [None] * len(rows) if outputs.ood is None else outputs.ood[rows].tolist()
+        looks = card.alike(None if outputs.look is None else outputs.look[rows], len(rows))
         finite = outputs.finite[rows].tolist()
         limit = card.ood_threshold
         for n, index in enumerate(indexes):
@@ -155,6 +156,7 @@ class ShardRun(Run):
                     scores=all_scores[n].tolist() if len(card.labels) > 2 else None,
                     ood=ood,
                     unusual=ood is not None and limit is not None and ood > limit,
+                    look=looks[n],
                     cam=cam,
                     content=self.contents.get(index),
                     identity=self._identity(index),
@@ -197,6 +199,7 @@ class ShardRun(Run):
                     scores=row.scores,
                     ood=row.ood,
                     unusual=row.ood is not None and limit is not None and row.ood > limit,
+                    look=row.look,
                     cam=row.cam if self._keeps_cam(positive) else None,
                     content=self.contents[index],
                     reused_from=(row.job_id, row.item_no),

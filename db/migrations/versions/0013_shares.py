@@ -1,7 +1,7 @@
 """Several people share the workers; what many ended jobs and files left is not looked through
 
 Revision: 0013
-After: 0008
+After: 0012
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from alembic import op
 from db.base.types import UtcDateTime
 
 revision = "0013"
-down_revision = "0008"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 

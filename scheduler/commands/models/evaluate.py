@@ -43,11 +43,15 @@ COLUMNS = ("path", "truth", "called", "probability", "unusual", "code", "reason"
     "--csv", "table", type=click.Path(path_type=Path, dir_okay=False),
     help="Write one line per film to this file.",
 )  # fmt: skip
+@click.option(
+    "--shift/--no-shift", "dress", default=True, show_default=True,
+    help="Dress films as others look, and measure what is left: docs/concepts/robustness.md.",
+)  # fmt: skip
 @output.json_option
 @click.pass_context
 def command(
     ctx: click.Context, model: str, data: Path, split: str | None, asked: str,
-    asked_engine: str | None, table: Path | None, as_json: bool,
+    asked_engine: str | None, table: Path | None, dress: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a model on labelled films, at its own threshold.
 
@@ -67,6 +71,7 @@ def command(
             asked=asked,
             asked_engine=asked_engine,
             table=table,
+            dress=dress,
             as_json=as_json,
         )
     )
@@ -80,6 +85,7 @@ def run(
     asked: str = "auto",
     asked_engine: str | None = None,
     table: Path | None = None,
+    dress: bool = True,
     as_json: bool = False,
 ) -> int:
     """Measure, keep and print; returns the exit status."""
@@ -93,19 +99,21 @@ def run(
     from worker.decoding import labelled
     from worker.decoding.labelled import Limits
     from worker.scoring import serving
-    from worker.training import evaluation
+    from worker.training import evaluation, shifted
 
     pinned = precision.pin(engine, row["id"], asked, engines.kind_here(settings))
     card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, split)
     with ExitStack() as stack:
         network = stack.enter_context(serving.opened(settings, engine, row["id"], pinned))
+        kept_films = shifted.Kept(entries if dress else (), card.size)
         films: Iterable[Scored] = evaluation.score(
-            network, entries, labelled.processes(Limits.of(settings))
+            network, entries, labelled.processes(Limits.of(settings)), kept_films.add
         )
         if table is not None:
             films = stack.enter_context(_Table(table)).written(films)
         tally = _Tally(films)
+        shift = kept_films.report(network)
     score = np.array(tally.scores)
     truth = np.array([name == card.positive for name in tally.truths], bool)
     found = metrics.summary(score, truth, card.threshold)
@@ -114,6 +122,7 @@ def run(
         "threshold": card.threshold,
         "unusual": tally.unusual,
         "unreadable": sum(tally.unreadable.values()),
+        "shift": shift,
     }
     name = f"{split} of {data.absolute().name}"
     if len(score):
@@ -126,7 +135,7 @@ def run(
             is_: {called: tally.pairs[is_, called] for called in card.labels}
             for is_ in card.labels
         },
-        "unreadable": dict(tally.unreadable), "unreadable_files": tally.named,
+        "unreadable": dict(tally.unreadable), "unreadable_files": tally.named, "shift": shift,
     }  # fmt: skip
     output.emit(report, as_json=True) if as_json else _print(report, len(score))
     return errors.ITEM_ERRORS if tally.unreadable else errors.DONE
@@ -197,6 +206,16 @@ def readable(found: Mapping[str, Any]) -> dict[str, str]:
     return lines
 
 
+def print_shift(report: Mapping[str, Any]) -> None:
+    """What is left where films are dressed as others look, as a small table."""
+    from trainer.shift import words
+
+    click.echo("Dressed as others look (docs/concepts/robustness.md):")
+    output.grid(list(words.HEAD), [list(row) for row in words.rows(report)])
+    for note in words.notes(report):
+        click.echo(note)
+
+
 def _print(report: Mapping[str, Any], scored: int) -> None:
     positive, found = report["positive"], report["metrics"]
     click.echo(
@@ -218,6 +237,9 @@ def _print(report: Mapping[str, Any], scored: int) -> None:
         )
         if report["unusual"]:
             click.echo(f"\n{report['unusual']} unlike the films that it was trained on")
+        if report["shift"]:
+            click.echo()
+            print_shift(report["shift"])
     if report["unreadable"]:
         n = sum(report["unreadable"].values())
         codes = ", ".join(f"{n} × {code}" for code, n in report["unreadable"].items())

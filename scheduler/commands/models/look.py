@@ -20,7 +20,7 @@ LIST_COLUMNS = (
 
 EVALUATION_COLUMNS = (
     "split", "n_films", "accuracy", "auroc", "auprc", "sensitivity", "specificity", "ece",
-    "created_at",
+    "shift_worst_auroc", "created_at",
 )  # fmt: skip
 
 #: What an engine's gate found. The processor's fp32 engine is compared with PyTorch, its others
@@ -101,6 +101,16 @@ def show(model: str, as_json: bool) -> None:
     if row["metrics"]:
         _heading("Validation metrics")
         output.facts(evaluate.readable(row["metrics"]))
+    if row["card"].get("shift"):
+        _heading("Validation films")
+        evaluate.print_shift(row["card"]["shift"])
+    if looks := row["card"].get("looks"):
+        _heading("Training films that look acquired alike and are of one class")
+        output.table(
+            [{**look, "films": ", ".join(f"{n} {of}" for of, n in look["films"].items())}
+             for look in looks],
+            ["label", "what", "films", "patients", "found", "false"],
+        )  # fmt: skip
     if detail["evaluations"]:
         _heading("Evaluations")
         output.table(

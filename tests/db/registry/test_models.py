@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,29 @@ def test_what_hangs_on_a_model_is_told(database: sa.Engine, tmp_path: Path) -> N
         624,
         {"auroc": 0.97},
     )
+
+
+def test_what_is_left_where_films_look_otherwise_is_a_row_of_the_view(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    shift = {"version": 1, "worst": {"name": "group 2", "auroc": 0.91}}
+    evaluations = {
+        "validation": {"n_films": 624, "auroc": 0.97, "shift": shift},
+        "test of films": {"n_films": 20, "auroc": 0.95},
+    }
+    _register(database, given.model(tmp_path, "full", evaluations=evaluations))
+    with reading(database) as connection:
+        rows = connection.execute(
+            sa.text(
+                "SELECT shift_worst, shift_worst_auroc, shift, metrics FROM v_evaluations "
+                "ORDER BY split DESC"
+            )
+        ).all()
+    assert [row[:2] for row in rows] == [("group 2", 0.91), (None, None)]
+    kept = rows[0].shift if isinstance(rows[0].shift, dict) else json.loads(rows[0].shift)
+    assert kept == shift
+    assert rows[1].shift is None
+    assert "shift" not in str(rows[0].metrics)
 
 
 def _tried(precision: str, passed: bool = True, **values: Any) -> dict[str, Any]:

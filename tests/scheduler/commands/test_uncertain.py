@@ -245,4 +245,28 @@ def test_names_that_collide_or_are_odd_all_find_a_place() -> None:
     for odd in ("../x.jpeg", "/etc/x", ".hidden/x", "x" * 201):
         film = Reread(item_no=5, name=odd, data=samples.film(1))
         stored = archive.display(odd)
-        assert uncertain._name(film, stored, ["N"]) in ("item-0000005.jpeg", "x")
+        assert uncertain.name_of(film, stored, ["N"]) in ("item-0000005.jpeg", "x")
+
+
+def test_all_films_are_copied_into_the_folders_of_what_they_are_called(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    model_id = rows.a_model(engine, tmp_path)
+    path = archives.as_zip(tmp_path / "films.zip", FILES)
+    job_id = a_scored_archive(engine, model_id, path, unusual=(4,))
+    folder = tmp_path / "sorted"
+    result = run("export", job_id, folder, "--to-folders", "--json")
+    assert result.exit_code == 0, result.output
+    copied = json.loads(result.stdout)["films"]
+    assert copied == {"NORMAL": 3, "PNEUMONIA": 4, uncertain.UNUSUAL: 1}
+    with (folder / uncertain.INDEX).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["item"]) for line in lines] == list(range(8))
+    for line in lines:
+        number = NAMES.index(NAMES[int(line["item"])])
+        assert (folder / line["path"]).read_bytes() == FILES[NAMES[number]]
+        called = "PNEUMONIA" if PROBABILITIES[number] >= 0.4 else "NORMAL"
+        assert line["path"].split("/")[0] == (uncertain.UNUSUAL if number == 4 else called)
+    assert "not empty" in only_line(run("export", job_id, folder, "--to-folders").stderr)
+    alone = run("export", job_id, tmp_path / "x", "--to-folders", "--uncertain", 3)
+    assert "stands alone" in only_line(alone.stderr)

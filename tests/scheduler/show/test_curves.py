@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
+import signal
+import struct
+import termios
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from db.base import database
+from db.queue import training
 from db.work import endings
 from scheduler.show import curves
 from tests.scheduler import rows
@@ -23,7 +29,8 @@ from tests.scheduler.console import run, start
 def epoch(number: int, **values: Any) -> dict[str, Any]:
     return {
         "epoch": number, "train_loss": 0.8 / number, "val_loss": 0.2 + 0.4 / number,
-        "train_auroc": 0.9, "val_auroc": 0.9 + 0.01 * number, **values,
+        "train_auroc": 0.9, "val_auroc": 0.9 + 0.01 * number,
+        "train_accuracy": 0.8, "val_accuracy": 0.85, **values,
     }  # fmt: skip
 
 
@@ -44,6 +51,18 @@ def test_both_plots_stand_side_by_side_in_the_width_that_there_is() -> None:
     assert found[1].startswith(" 0.800 │") and " 0.940 │" in found[1]
     assert found[-2].startswith(" 0.200 │") and " 0.900 │" in found[-2]
     assert found[-1].endswith("epoch 4 of 8")
+
+
+def test_a_wide_terminal_has_room_for_accuracy_and_wider_plots() -> None:
+    found = text(curves.draw([epoch(n) for n in range(1, 5)], 8, 200))
+    assert len(found) == curves.HEIGHT + 2
+    for title in ("loss, validation", "accuracy, validation 0.8500", "AUROC, validation"):
+        assert title in found[0]
+    assert all(120 < len(line) == len(found[1]) <= 200 for line in found[1:-1])
+    narrow = text(curves.draw([epoch(n) for n in range(1, 5)], 8, 119))
+    assert "accuracy" not in narrow[0]
+    for width in range(60, 260):
+        assert all(len(line) <= width for line in text(curves.draw([epoch(1), epoch(2)], 2, width)))
 
 
 def test_the_curves_grow_to_the_right_as_epochs_land() -> None:
@@ -113,6 +132,50 @@ def test_a_terminal_shows_curves_while_the_job_trains_and_keeps_them(
     end = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", left.decode(errors="replace"))
     assert end.rstrip().endswith("epoch 2 of 3")
     assert "best epoch   2 of 2" in out
+
+
+@pytest.mark.parametrize(("columns", "plain"), [(80, True), (200, False)])
+def test_what_is_shown_fits_the_terminal_with_and_without_colour(
+    engine: sa.Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    plain: bool,
+) -> None:
+    if plain:
+        monkeypatch.setenv("NO_COLOR", "1")
+    lease = rows.a_claimed_training(engine)
+    for number in (1, 2):
+        rows.do_epoch(engine, lease, number, val_auroc=0.9, best=True, seconds=12345.6)
+    database.write(
+        engine,
+        lambda c: training.record_progress(
+            c, lease, {"epoch": 3, "films_done": 100, "films_total": 123_456, "films_per_s": 123.4,
+                       "loss": 0.1234},
+        ),
+    )  # fmt: skip
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = start("jobs", "watch", lease.job_id, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while b"left" not in shown:
+        shown += os.read(ours, 4096)
+    os.kill(process.pid, signal.SIGINT)
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 4096):
+            shown += part
+    process.communicate(timeout=60)
+    os.close(ours)
+    text_ = shown.decode(errors="replace")
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]m", text_)) != plain
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text_))
+    shown_lines = [line for line in lines if "goes on without you" not in line]
+    assert max(map(len, shown_lines)) <= columns
+    assert any(line.endswith("best") for line in shown_lines)
+    assert any("epoch 3/3, loss 0.123, 123.4 films/s" in line for line in shown_lines)
+    assert any("running ━" in line for line in shown_lines)
+    assert any("accuracy, validation" in line for line in shown_lines) == (columns == 200)
 
 
 def test_the_verdict_about_overfitting_is_said_at_the_end(

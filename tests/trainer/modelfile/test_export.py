@@ -18,6 +18,7 @@ from trainer.judging import calibration, metrics
 from trainer.learning import loop
 from trainer.modelfile import export
 from trainer.network import device, model, ood
+from trainer.shift import counter
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -126,6 +127,30 @@ def test_the_card_says_how_the_model_was_made_and_how_good_it_is(
     assert read.provenance["options"]["lr"] == trained.options.lr
     assert read.provenance["films"]["val"] == {"NORMAL": 12, "PNEUMONIA": 12}
     assert set(read.provenance["versions"]) == {"torch", "torchvision", "numpy", "pillow", "onnx"}
+
+
+def test_the_card_says_what_is_left_where_held_out_films_look_otherwise(
+    trained: loop.Trained, exported: tuple[Path, Card]
+) -> None:
+    path, about = exported
+    found = about.shift
+    assert found is not None
+    assert (found["films"], found["positives"], found["patients"]) == (24, 12, 12)
+    assert found["threshold"] == about.threshold
+    assert found["plain"]["value"] == pytest.approx(about.metrics["auroc"], abs=1e-6)
+    by_name = {one["name"]: one for one in found["dressings"]}
+    full = by_name["counter-shift full"]
+    assert found["worst"]["auroc"] == min(one["auroc"]["value"] for one in by_name.values())
+    # The network of the file says so, too.
+    val = trained.dataset.of("val")
+    sick = [film.label == about.positive_index for film in val]
+    changes = counter.SHIFTS["full"]
+    shifted = np.stack(
+        [changes[int(ill)](plane) for ill, plane in zip(sick, films(trained, 24), strict=True)]
+    )
+    p = by_onnxruntime(path, shifted[:, None])[card.SCORES][:, about.positive_index]
+    assert full["auroc"]["value"] == pytest.approx(metrics.auroc(p, np.array(sick)), abs=1e-6)
+    assert full["mean_p"]["negative"]["after"] == pytest.approx(p[~np.array(sick)].mean(), abs=1e-4)
 
 
 def test_the_threshold_is_chosen_on_films_as_other_acquisitions_would_have_made_them(

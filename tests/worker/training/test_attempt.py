@@ -210,6 +210,10 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     (evaluation,) = hanging["evaluations"]
     assert (evaluation["split"], evaluation["n_films"]) == ("validation", dataset["n_val"])
     assert "auroc" in evaluation["metrics"]
+    worst = evaluation["shift"]["worst"]
+    assert evaluation["shift_worst"] == worst["name"]
+    assert evaluation["shift_worst_auroc"] == worst["auroc"]
+    assert any(note.startswith("held-out films dressed: AUROC") for note in notes)
 
     path = store.fetch(trainer.engine, trainer.settings.home, model["id"])
     opened = open_engine(path, batch=2, threads=1)
@@ -218,6 +222,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     assert card.threshold_rule.startswith("sensitivity=0.9")
     for name in ("threshold", "temperature", "ood_threshold", "metrics", "film_rule"):
         assert model[name] == getattr(card, name)
+    assert evaluation["shift"] == card.shift
     opened.close()
     assert not children()
 

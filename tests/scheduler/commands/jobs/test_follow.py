@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database
+from db.base.schema import models as models_table
 from db.queue import jobs
 from db.work import control, endings
 from scheduler.show.follow import Silence
@@ -76,6 +77,25 @@ def test_a_trained_job_names_its_best_epoch_and_its_model(
     assert "pneumoq models promote 2" in run("jobs", "watch", second).stdout
     summary = json.loads(run("jobs", "watch", second, "--json").stdout)
     assert (summary["best_epoch"], summary["model_id"], summary["champion"]) == (2, 2, False)
+
+
+def test_a_trained_job_says_what_is_left_where_films_look_otherwise(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    job = rows.a_trained_job(engine, tmp_path)
+    with database.writing(engine) as connection:
+        card = {"labels": ["NORMAL", "PNEUMONIA"], "shift": rows.SHIFT}
+        connection.execute(sa.update(models_table).values(card=card))
+    told = run("jobs", "watch", job).stdout
+    assert (
+        "  dressed      AUROC 0.990 as they are, 0.910 (0.880 to 0.940) at worst: NORMAL films "
+        "dressed as group 1 (PNEUMONIA, the same mark at the upper left)\n"
+        "               25.0% of decisions change there (15.0% to 35.0%)\n"
+    ) in told
+    assert json.loads(run("jobs", "watch", job, "--json").stdout)["shift"] == rows.SHIFT
+    shown = run("models", "show", 1).stdout
+    assert "dressed as group 1" in shown
+    assert "NORMAL 0.050 → 0.300" in shown
 
 
 def test_epochs_are_printed_as_they_land(engine: sa.Engine, tmp_path: Path) -> None:

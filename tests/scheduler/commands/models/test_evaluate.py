@@ -80,6 +80,28 @@ def test_a_person_sees_every_figure_with_its_interval(model_id: int, data: Path)
     assert "PNEUMONIA at or above 0.4000" in result.stdout
 
 
+def test_films_are_dressed_as_others_look_and_what_is_left_is_kept(
+    engine: sa.Engine, model_id: int, data: Path
+) -> None:
+    told = json.loads(run("models", "evaluate", model_id, data, "--json").stdout)
+    shift = told["shift"]
+    assert shift["films"] == shift["held_out"] == told["metrics"]["films"]
+    assert shift["plain"]["value"] == pytest.approx(told["metrics"]["auroc"])
+    assert {"counter-shift half", "counter-shift full"} < {d["name"] for d in shift["dressings"]}
+    (kept,) = models.detail(engine, model_id)["evaluations"]
+    assert kept["shift"] == shift
+    assert (kept["shift_worst"], kept["shift_worst_auroc"]) == (
+        shift["worst"]["name"], shift["worst"]["auroc"],
+    )  # fmt: skip
+    result = run("models", "evaluate", model_id, data)
+    assert "\nDressed as others look" in result.stdout
+    assert "\ncounter-shift full" in result.stdout
+    assert len(result.stdout.splitlines()) < 40
+    plain = run("models", "evaluate", model_id, data, "--no-shift")
+    assert "Dressed" not in plain.stdout
+    assert models.detail(engine, model_id)["evaluations"][-1]["shift"] is None
+
+
 def test_train_evaluates_where_that_is_asked_for(
     engine: sa.Engine, model_id: int, data: Path
 ) -> None:

@@ -1,0 +1,210 @@
+"""`pneumoq report`: one page, for people who ask no database, of a job, model, night or dataset."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import sqlalchemy as sa
+
+from db.base.errors import NotFound
+from db.nightly import runs, schedules
+from db.queue import jobs
+from db.registry import aliases, models
+from scheduler import errors, session
+from scheduler.show import output
+
+if TYPE_CHECKING:
+    from scheduler.pages.job import Made
+    from scheduler.pages.judged import Judged
+
+#: What may stand before a name to say what it is of.
+KINDS = ("job", "model", "run", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a report is of: one of these is given."""
+
+    job_id: int | None = None
+    model: sa.RowMapping | None = None
+    run: sa.RowMapping | None = None
+    dataset: Path | None = None
+
+
+@click.command("report")
+@click.argument("of", metavar="JOB|MODEL|NIGHT|DATASET")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--films", type=click.IntRange(0, 100), default=12, show_default=True,
+    help="Films of each kind that are shown.",
+)  # fmt: skip
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True),
+    help="Of a model: labelled films to score now and to judge it by.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@output.json_option
+def command(of: str, file: Path, films: int, data: Path | None, force: bool, as_json: bool) -> None:
+    """Write a page to FILE.html about a job, a model, a night or a dataset.
+
+    A number is a job (one that trained has the page of its model); `champion` or a model's name is
+    a model; a schedule's name is its latest night; a path is a folder or manifest of labelled
+    films. job:5, model:3, run:7 and dataset:PATH say which is meant.
+
+    The page is one file that needs no network, for screens of any width, print, keyboard and screen
+    reader; under each chart are its numbers. Films are in it: keep it as you keep them. v_pages has
+    each page that was written.
+
+    \b
+    Examples:
+      pneumoq report 5 job5.html                  which films to look at first, and why
+      pneumoq report champion model.html --data /data/chest_xray
+      pneumoq report nightly night.html
+      pneumoq report /data/chest_xray dataset.html
+    """
+    from scheduler.pages import writing
+
+    writing.check(file, force=force)
+    engine = session.database()
+    asked = _resolve(engine, of)
+    if data is not None and asked.model is None:
+        raise errors.Failure("--data goes with a model: it names films to judge it by")
+    made, numbers = _make(engine, asked, films, data)
+    page_id = writing.record(engine, "report", file, films=made.films, **numbers)
+    size = writing.write(file, made.page)
+    if as_json:
+        output.emit(
+            {
+                "page_id": page_id, "file": str(file), "bytes": size, "films": len(made.films),
+                "missing": made.missing, **numbers,
+            },
+            as_json=True,
+        )  # fmt: skip
+        return
+    click.echo(f"{output.printable(str(file))}: {size / 1e6:.1f} MB, {len(made.films)} films")
+    if made.missing:
+        click.echo(f"{made.missing} of them cannot be shown; the page says why", err=True)
+
+
+def _make(
+    engine: sa.Engine, asked: _Asked, films: int, data: Path | None
+) -> tuple[Made, dict[str, int]]:
+    """The page, and the numbers that it is recorded under."""
+    if asked.dataset is not None:
+        from scheduler.commands.dataset import decoder
+        from scheduler.pages import dataset as dataset_page
+        from trainer.checking import checkup
+
+        found = checkup.check([asked.dataset], decoder=decoder(2))
+        return dataset_page.make(found, [asked.dataset]), {}
+    if asked.run is not None:
+        from scheduler.pages import night as night_page
+
+        return night_page.make(engine, asked.run), {"run_id": int(asked.run["id"])}
+    if asked.model is not None:
+        from scheduler.pages import model as model_page
+
+        scored = None if data is None else _score(engine, asked.model, data)
+        made = model_page.make(engine, asked.model, scored, films)
+        return made, {"model_id": int(asked.model["id"])}
+    from scheduler.pages import job as job_page
+
+    assert asked.job_id is not None
+    return job_page.make(engine, asked.job_id, films), {"job_id": asked.job_id}
+
+
+def _resolve(engine: sa.Engine, of: str) -> _Asked:
+    """What a person means; Failure where it may be several things, or none."""
+    kind, colon, name = of.partition(":")
+    if colon and kind in KINDS:
+        return _named(engine, kind, name)
+    if of.isdecimal():
+        return _named(engine, "job", of)
+    found: list[tuple[str, _Asked]] = []
+    if Path(of).exists():
+        found.append(("dataset", _Asked(dataset=Path(of))))
+    for kind in ("model", "run"):
+        try:
+            found.append((kind, _named(engine, kind, of)))
+        except NotFound:
+            continue
+    if len(found) > 1:
+        ways = " or ".join(f"{kind}:{of}" for kind, _ in found)
+        raise errors.Failure(f"{of} may be several things: write {ways}")
+    if not found:
+        raise errors.Failure(
+            f"{of} is no job's number, model, schedule, folder or manifest; `pneumoq jobs ls`, "
+            "`pneumoq models ls` and `pneumoq schedule ls` list what there is"
+        )
+    return found[0][1]
+
+
+def _named(engine: sa.Engine, kind: str, name: str) -> _Asked:
+    if kind == "dataset":
+        if not Path(name).exists():
+            raise errors.Failure(f"there is no folder or manifest {name}")
+        return _Asked(dataset=Path(name))
+    if kind == "model":
+        return _Asked(model=aliases.resolve(engine, name))
+    if kind == "run":
+        return _Asked(run=_night(engine, name))
+    if not name.isdecimal() or int(name) > session.JOB.max:  # type: ignore[operator]
+        raise errors.Failure(f"{name} is no job's number; `pneumoq jobs ls` lists them")
+    row = jobs.get(engine, int(name))
+    if row["kind"] == "score":
+        return _Asked(job_id=int(name))
+    if row["model_id"] is None:
+        raise errors.Failure(
+            f"job {name} trains, and has made no model yet; `pneumoq jobs watch {name}` shows its "
+            "epochs"
+        )
+    return _Asked(model=models.get(engine, row["model_id"]))
+
+
+def _night(engine: sa.Engine, name: str) -> sa.RowMapping:
+    if name.isdecimal() and int(name) < 2**63:
+        return runs.get(engine, int(name))
+    schedule = schedules.get(engine, name)
+    last = runs.of_schedule(engine, schedule["id"], 1)
+    if not last:
+        raise errors.Failure(f"the schedule {name} had no night yet")
+    return last[0]
+
+
+def _score(engine: sa.Engine, row: sa.RowMapping, data: Path) -> Judged:
+    """The model's scores of labelled films, computed now."""
+    import numpy as np
+
+    from scheduler.commands.dataset import decoder
+    from scheduler.pages.judged import Judged
+    from scheduler.submitting import precision
+    from trainer.card import Card
+    from worker.scoring import serving
+    from worker.training import evaluation
+
+    settings = session.settings()
+    card = Card.from_json(json.dumps(row["card"]))
+    split, entries = evaluation.choose(data, card, None)
+    pinned = precision.pin(engine, row["id"], "auto", "onnx")
+    files: list[str] = []
+    score: list[float] = []
+    truth: list[bool] = []
+    with serving.opened(settings, engine, row["id"], pinned) as network:
+        for film in evaluation.score(network, entries, decoder(2)):
+            if film.probability is not None:
+                files.append(str(film.file))
+                score.append(film.probability)
+                truth.append(film.truth == card.positive)
+    if not files:
+        raise errors.Failure(f"no film of {data} could be scored; `pneumoq dataset check {data}`")
+    return Judged(
+        of=f"{split} of {data.absolute().name}, scored for this page",
+        score=np.array(score),
+        truth=np.array(truth, bool),
+        number=np.arange(len(files)),
+        files=files,
+    )

@@ -1,0 +1,167 @@
+"""Units: groups of one class whose looks the films of the others are dressed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.acquisition import groups, looks, measures, one_sided
+from trainer.acquisition.groups import Group
+from trainer.acquisition.looks import Looks
+from trainer.errors import Stopped
+
+Rows = NDArray[np.int64]
+
+#: Films whose looks are taken together, and threads that take them.
+PART, THREADS = 16, 2
+
+#: Films of a unit that others are dressed as, at most; drawn at random.
+DONORS = 200
+
+#: A mark of a donor is the unit's where this share of its donors has one of the same kind whose
+#: middle is within so many pixels of SIDE.
+COMMON, NEAR = 0.15, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Films:
+    """N films at hand, those that are scored and those that others are dressed as."""
+
+    #: uint8 [M, S, S], may be memory-mapped.
+    planes: NDArray[np.uint8]
+    #: int64 [N]: each film's plane.
+    rows: Rows
+    #: int64 [N], indices into `names`.
+    labels: Rows
+    #: Whose each is.
+    patients: Sequence[str]
+    #: bool [N]: whether the model did not learn it, so that it may be scored.
+    held_out: NDArray[np.bool_]
+    #: Names of the classes, and which is the disease.
+    names: Sequence[str]
+    positive: int
+    #: Whether it is known whose the films are, as of `trainer.data.whose`.
+    patients_are: str = ""
+    #: Of how many held-out films those here were drawn; 0 where they are all.
+    drawn_of: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """bool [N]: whether each is positive."""
+        return np.asarray(self.labels == self.positive)
+
+    @property
+    def others(self) -> str:
+        """What films are called that are not positive."""
+        names = [name for label, name in enumerate(self.names) if label != self.positive]
+        return names[0] if len(names) == 1 else f"not {self.names[self.positive]}"
+
+    def take(self, films: Rows) -> NDArray[np.uint8]:
+        """Pixels of some, uint8 [n, S, S]."""
+        return np.asarray(self.planes[self.rows[films]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Films that look acquired alike and are nearly all of one class."""
+
+    #: `mark`, `frame`, `tone`, `sharpness` or `size`, and how they are alike, as in "films with …".
+    look: str
+    what: str
+    #: The class that they are nearly all of.
+    label: int
+    #: Which films, ascending, and of how many patients.
+    films: Rows
+    patients: int
+    #: Films that others are dressed as.
+    donors: Rows
+    #: Of each donor the marks that are copied, int16 [m, 4], and int16 [donors, 8] the frames.
+    boxes: Sequence[NDArray[np.int16]]
+    frames: NDArray[np.int16]
+
+
+def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:
+    """About `most` of films, ascending: all films of patients that are drawn by `seed`."""
+    if len(patients) <= most:
+        return np.arange(len(patients))
+    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(int(who.max()) + 1)[who.reshape(-1)]
+    return np.sort(np.argsort(place, kind="stable")[:most])
+
+
+def look(films: Films, stop: Callable[[], bool] = lambda: False) -> Looks:
+    """Looks of all films, by the pixels at hand. Raises Stopped."""
+
+    def part(start: int) -> Looks:
+        if stop():
+            raise Stopped("stopped while films were looked at")
+        return _looks(films.take(np.arange(start, min(start + PART, len(films)))))
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
+        return looks.joined([*pool.map(part, range(0, len(films), PART))])
+
+
+def find(films: Films, some: Looks, *, seed: int = 0) -> list[Unit]:
+    """Units of one class, the clearest first, as `dataset check` names them; `some` are of `films`.
+
+    Donors are films that the model learned where the unit has any, so that no film is scored whose
+    look others were given. Units by size are left out: pixels at one size do not show it.
+    """
+    named = one_sided.find(groups.find(some), films.labels, films.patients, len(films.names))
+    found = []
+    for number, one in enumerate(n for n in named if n.group.look != "size"):
+        of_class = one.group.films[films.labels[one.group.films] == one.label]
+        learned = of_class[~films.held_out[of_class]]
+        donors = learned if learned.size else of_class
+        rng = np.random.default_rng((seed, number))
+        if donors.size > DONORS:
+            donors = np.sort(rng.permutation(donors)[:DONORS])
+        found.append(
+            Unit(
+                look=one.group.look,
+                what=one.group.what,
+                label=one.label,
+                films=one.group.films,
+                patients=one.patients,
+                donors=donors,
+                boxes=_boxes(one.group, some, donors),
+                frames=some.frames[donors],
+            )
+        )
+    return found
+
+
+def _looks(planes: NDArray[np.uint8]) -> Looks:
+    side = planes.shape[1]
+    return looks.of(
+        looks.sides(planes),
+        np.stack([measures.tone(plane) for plane in planes]).astype(np.float16),
+        np.full((len(planes), 2), side, np.int32),
+        small=side < looks.SMALL_FILMS,
+    )
+
+
+def _boxes(group: Group, some: Looks, donors: Rows) -> list[NDArray[np.int16]]:
+    """Marks of donors that the unit makes: what the group is known by, and what many of it have."""
+    of_donor = np.flatnonzero(np.isin(some.marks.film, donors))
+    film, kind = some.marks.film[of_donor], some.marks.kind[of_donor]
+    box = some.marks.box[of_donor]
+    middle = box[:, :2] + box[:, 2:] / 2
+    common = np.zeros(len(of_donor), np.bool_)
+    for n in range(len(of_donor)):
+        near = (kind == kind[n]) & (np.abs(middle - middle[n]) <= NEAR).all(axis=1)
+        common[n] = np.unique(film[near]).size >= COMMON * donors.size
+    found = []
+    for donor in donors:
+        boxes = box[common & (film == donor)]
+        if group.boxes is not None:
+            boxes = np.concatenate([group.boxes[group.films == donor], boxes])
+        found.append(np.unique(boxes, axis=0))
+    return found

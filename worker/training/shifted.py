@@ -1,0 +1,82 @@
+"""Shifted: the shift report of a model file on labelled films, as an evaluation reads them.
+
+No more films are kept than `KEPT_BYTES` hold. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data import whose
+from trainer.data.labelled import Entry
+from trainer.shift import measure, report, units
+from worker.engine import Engine
+from worker.training import precisions
+
+#: Pixels that are kept of films: 5,000 films at 224 px.
+KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class _Owned:
+    """What says whose a film is."""
+
+    known_by: str
+
+
+class Kept:
+    """Films of an evaluation that are kept for the report."""
+
+    def __init__(self, entries: Sequence[Entry], size: int, seed: int = 0) -> None:
+        """For films of `size` pixels; of more than can be kept, patients are drawn by `seed`."""
+        reader = whose.Reader(whose.BY_THEMSELVES, entries)
+        owned = [reader(entry) for entry in entries]
+        most = max(1, KEPT_BYTES // size**2)
+        kept = units.drawn([patient for patient, _ in owned], most, seed)
+        self._seed, self._drawn_of = seed, len(entries)
+        self._entries = [entries[number] for number in kept]
+        self._owned = [owned[number] for number in kept]
+        self._row = {int(number): row for row, number in enumerate(kept)}
+        self._planes = np.zeros((len(kept), size, size), np.uint8)
+        self._there = np.zeros(len(kept), np.bool_)
+
+    def add(self, number: int, plane: NDArray[np.uint8]) -> None:
+        """Keep the pixels uint8 [S, S] of the film of this number, if it is one to be kept."""
+        if (row := self._row.get(number)) is not None:
+            self._planes[row] = plane
+            self._there[row] = True
+
+    def report(self, engine: Engine) -> dict[str, Any] | None:
+        """What is left of the engine's model where these films are dressed; None where they are not
+        of both classes."""
+        card = engine.card
+        rows = np.flatnonzero(self._there)
+        label = {name: number for number, name in enumerate(card.labels)}
+        films = units.Films(
+            planes=self._planes,
+            rows=rows,
+            labels=np.array([label[self._entries[row].name] for row in rows], dtype=np.int64),
+            patients=[self._owned[row][0] for row in rows],
+            held_out=np.ones(rows.size, np.bool_),
+            names=card.labels,
+            positive=card.positive_index,
+            patients_are=whose.state([_Owned(self._owned[row][1]) for row in rows]),
+            drawn_of=self._drawn_of if self._drawn_of > len(self._entries) else 0,
+        )
+        if len(np.unique(films.truth)) < 2:
+            return None
+        found = units.find(films, units.look(films), seed=self._seed)
+
+        def score(planes: NDArray[np.uint8]) -> NDArray[np.float64]:
+            scores, _ = precisions.scores(engine, planes[:, None])
+            return scores[:, card.positive_index].astype(np.float64)
+
+        scored = measure.measure(films, found, score, seed=self._seed)
+        if scored is None:
+            return None
+        return report.of(films, found, scored, threshold=card.threshold, seed=self._seed)
