@@ -332,6 +332,7 @@ jobs = Table(
         f"({_in('state', FINAL_JOB_STATES)}) = (finished_at IS NOT NULL)", name="finished"
     ),
     Index(None, "model_id"),
+    Index(None, "state", "id"),
     Index("ix_jobs_open", "kind", "priority", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),

@@ -182,25 +182,31 @@ def recent(
     """The newest jobs first, as rows of v_job_progress; `by` is a part of their submitter."""
     conditions = ["1 = 1"]
     values: dict[str, Any] = {"limit": limit}
-    if only_open:
-        conditions.append("job_id IN (SELECT id FROM opened)")
     if kind is not None:
         conditions.append("kind = :kind")
         values["kind"] = kind
-    if states:
-        conditions.append("state IN :states")
-        values["states"] = list(states)
     if by is not None:
         conditions.append("submitted_by LIKE :by ESCAPE '/'")
         values["by"] = "%" + by.replace("/", "//").replace("%", "/%").replace("_", "/_") + "%"
-    # An index has the open ones; all others would be looked through from the newest on.
-    opened = "WITH opened AS MATERIALIZED (SELECT id FROM jobs WHERE finished_at IS NULL) "
+    # What an index has is asked of that; all jobs would be looked through from the newest on.
+    chosen = []
+    if only_open:
+        chosen.append("opened AS MATERIALIZED (SELECT id FROM jobs WHERE finished_at IS NULL)")
+    if states:
+        those = " AND ".join(conditions)
+        each = [
+            f"SELECT id FROM (SELECT id FROM jobs WHERE state = :state{n} AND {those} "  # noqa: S608  # constants
+            f"ORDER BY id DESC LIMIT :limit) AS state{n}"
+            for n in range(len(states))
+        ]
+        chosen.append(f"in_states AS MATERIALIZED ({' UNION ALL '.join(each)})")
+        values |= {f"state{n}": state for n, state in enumerate(states)}
+    names = (one.split()[0] for one in chosen)
+    conditions += [f"job_id IN (SELECT id FROM {name})" for name in names]  # noqa: S608  # constants
     statement = sa.text(
-        f"{opened if only_open else ''}SELECT {_PROGRESS} FROM v_job_progress "  # noqa: S608  # constants
+        f"{'WITH ' if chosen else ''}{', '.join(chosen)} SELECT {_PROGRESS} FROM v_job_progress "  # noqa: S608  # constants
         f"WHERE {' AND '.join(conditions)} ORDER BY job_id DESC LIMIT :limit"
     )
-    if states:
-        statement = statement.bindparams(sa.bindparam("states", expanding=True))
     with database.reading(engine) as connection:
         return list(connection.execute(statement.columns(**_TIMES), values).mappings())
 

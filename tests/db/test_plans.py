@@ -98,6 +98,7 @@ def calls(engine: sa.Engine) -> dict[str, Callable[[], object]]:
         "notices": lambda: write(engine, lambda c: outbox.claim(c, "w")),
         "jobs ls --open": lambda: jobs.recent(engine, only_open=True),
         "jobs ls": lambda: jobs.recent(engine),
+        "jobs ls --state": lambda: jobs.recent(engine, states=["failed", "cancelled"]),
     }
 
 
@@ -173,7 +174,7 @@ def test_nothing_that_workers_ask_all_the_time_looks_through_what_has_ended(
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT id FROM jobs WHERE state = 'running'",
+        "SELECT id FROM jobs WHERE reason = 'x'",
         "SELECT count(*) FROM shards WHERE worker_id = 'w'",
         "UPDATE watched SET state = 'done' WHERE job_id = 3",
         "SELECT f.job_id FROM films f WHERE reader = 1",

@@ -55,9 +55,11 @@ def upgrade() -> None:
     op.create_index(op.f("ix_runs_schedule_id_id"), "runs", ["schedule_id", "id"])
     op.create_index(op.f("ix_runs_candidate_id"), "runs", ["candidate_id"])
     op.create_index(op.f("ix_jobs_model_id"), "jobs", ["model_id"])
+    op.create_index(op.f("ix_jobs_state_id"), "jobs", ["state", "id"])
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_jobs_state_id"), table_name="jobs")
     op.drop_index(op.f("ix_jobs_model_id"), table_name="jobs")
     op.drop_index(op.f("ix_runs_candidate_id"), table_name="runs")
     op.drop_index(op.f("ix_runs_schedule_id_id"), table_name="runs")

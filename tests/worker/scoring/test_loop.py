@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in samples.films(8):
         (root / name).write_bytes(data)
     return root
+
+
+def test_what_a_shard_took_is_counted_to_whose_job_it_is(
+    scoring: Scoring, folder: Path, model_id: int
+) -> None:
+    job_id = samples.submit_score(scoring.engine, model_id, folder, share="ann")
+    began = time.monotonic()
+    scoring.scorer.drain()
+    took_s = time.monotonic() - began
+    scoring.scorer.close()
+
+    rows = scoring.shards(job_id)
+
+    assert all(row["share"] == "ann" for row in rows)
+    assert all(row["ends"] == pytest.approx(row["starts"] + row["seconds"]) for row in rows)
+    assert 0 < sum(row["seconds"] for row in rows) <= took_s
 
 
 def expected(path: Path, films: Path) -> dict[str, float]:

@@ -24,6 +24,7 @@ from db.base import database as connecting
 from db.base.schema import jobs as jobs_table
 from db.base.schema import shard_listings, shards, sources
 from db.queue import jobs, leases, listings
+from db.queue.leases import Shard
 from db.work import claims, control
 from tests.support.broken import mounts
 from tests.worker import archives, samples
@@ -34,7 +35,7 @@ from worker.machine.privacy import Privacy
 from worker.scoring import seeking
 from worker.scoring.away import Away
 from worker.scoring.cutting import FLUSH_SHARDS, LARGEST, PARTS, SMALLEST, WINDOW_BYTES
-from worker.scoring.planning import Planner
+from worker.scoring.planning import Planner, Planners
 
 #: The site, whose key seals what an index holds of films.
 SITE = Privacy(b"the key of a site")
@@ -158,6 +159,52 @@ def test_a_small_job_still_has_several_shards(desk: Desk, model_id: int, tmp_pat
     )
     assert sum(desk.notified) == len(sizes)
     assert desk.woken >= 2
+
+
+def test_jobs_of_several_keys_are_planned_at_the_same_time(
+    desk: Desk, model_id: int, large: Path, tmp_path: Path
+) -> None:
+    ann = samples.submit_score(desk.engine, model_id, large, share="ann")
+    bob = samples.submit_score(desk.engine, model_id, folder(tmp_path / "films", 10), share="bob")
+    samples.submit_score(desk.engine, model_id, large, share="ann")
+    planners, planned = Planners(), threading.Event()
+
+    def claim() -> Shard | claims.Claimed | None:
+        return connecting.write(
+            desk.engine,
+            lambda c: claims.claim_best(c, "planner", 60, planning=True, planned=planners.keys),
+        )
+
+    def begin(wait: Callable[[int], object]) -> None:
+        # Shards of the archive may be claimed before, but two of them at most.
+        found = next(one for one in (claim() for _ in range(3)) if not isinstance(one, Shard))
+        assert found is not None
+        desk.heartbeat.hold(found.lease)
+        planners.add(
+            Planner(desk.engine, found, desk.heartbeat, desk.stop, wait, lambda: None, SITE)
+        )
+
+    # The first shards of the archive are there, and it is listed no further for now.
+    begin(lambda _: planned.wait(30))
+    samples.wait(lambda: bool(desk.shards(ann)), "the first shards of the archive")
+    begin(lambda _: None)
+    samples.wait(lambda: desk.job(bob)["planned_at"] is not None, "the other's job to be planned")
+
+    samples.wait(lambda: planners.keys == {"ann"}, "the other's planner to end")
+    assert not planners.full
+    assert claim_is_a_shard(desk), "of one key one job is planned at a time"
+    planned.set()
+    planners.join()
+    assert planners.keys == frozenset()
+    assert desk.names(ann) == listed(large)
+
+
+def claim_is_a_shard(desk: Desk) -> bool:
+    """Whether a worker that plans for ann gets a shard next."""
+    found = connecting.write(
+        desk.engine, lambda c: claims.claim_best(c, "w", 60, planning=True, planned={"ann"})
+    )
+    return isinstance(found, Shard)
 
 
 def test_shards_of_a_large_job_grow_to_their_largest_size(
