@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 
 from trainer.judging import gate, paired
-from trainer.judging.verdict import Margins, Side
+from trainer.judging.verdict import NAMES, Margins, Side
 
 Floats = NDArray[np.float64]
 
@@ -164,9 +164,7 @@ def equal_passes(
         )  # fmt: skip
         passed["all"] += found.accepted
         for who, of in (("champion", found.figures), ("anchor", found.figures["anchor"])):
-            passed[who] += all(
-                of[name]["low"] > -getattr(rules.margins, name) for name in gate.NAMES
-            )
+            passed[who] += all(of[name]["low"] > -getattr(rules.margins, name) for name in NAMES)
         passed["floors"] += all(
             one["low"] >= one["floor"] for one in found.figures["floors"].values()
         )
