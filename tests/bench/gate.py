@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 
 from trainer.judging import gate, paired
-from trainer.judging.verdict import Margins, Side
+from trainer.judging.verdict import NAMES, Margins, Side
 
 Floats = NDArray[np.float64]
 
@@ -164,9 +164,7 @@ def equal_passes(
         )  # fmt: skip
         passed["all"] += found.accepted
         for who, of in (("champion", found.figures), ("anchor", found.figures["anchor"])):
-            passed[who] += all(
-                of[name]["low"] > -getattr(rules.margins, name) for name in gate.NAMES
-            )
+            passed[who] += all(of[name]["low"] > -getattr(rules.margins, name) for name in NAMES)
         passed["floors"] += all(
             one["low"] >= one["floor"] for one in found.figures["floors"].values()
         )
@@ -237,7 +235,7 @@ def _auroc(rng: np.random.Generator) -> None:
     _say("AUROC: models that are worse by the margin, accepted at most (1,000 trials each)")
     columns = [(auroc, n) for auroc in (0.9, 0.99, 0.999) for n in (1, 4)]
     print("films      " + "".join(f"  {a:.3f}, {n} a patient" for a, n in columns))
-    for films in (20, 50, 100, 300, 1000, 2000):
+    for films in (20, 50, 100, 300, 1000):
         cells = []
         for auroc, per_patient in columns:
             found = [
