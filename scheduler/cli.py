@@ -37,6 +37,7 @@ COMMANDS = {
             "scheduler.commands.schedule.group",
             "Retrain every night; score what arrives.",
         ),
+        "shares": ("scheduler.commands.shares", "See who shares the workers; give more or less."),
         "query": ("scheduler.commands.query", "Ask the database a question in SQL."),
     },
     "Maintain": {

@@ -9,6 +9,8 @@ rule, threshold, provenance) is one JSON object in the file's metadata map under
     output  cam     float32 [N, h, w]      class-activation map of the positive class, in logits;
                                            its mean plus the bias is that class's logit
     output  ood     float32 [N]            distance from the training films, 1 is typical
+    output  look    float32 [N, G]         how much a film looks acquired like each group of
+                                           training films of one class; from LOOK_LIMIT on it does
 """
 
 from __future__ import annotations
@@ -30,7 +32,27 @@ KEY = "pneumoq"
 #: Version of the JSON object. A reader refuses a newer major version than it knows.
 FORMAT = 1
 
-INPUT, SCORES, CAM, OOD = "image", "scores", "cam", "ood"
+INPUT, SCORES, CAM, OOD, LOOK = "image", "scores", "cam", "ood", "look"
+
+#: From here on a film looks acquired like a group.
+LOOK_LIMIT = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Training films that look acquired alike and are (nearly) of one class: a column of `look`."""
+
+    #: How they are alike, as in "films with …".
+    what: str
+    #: The class that they are nearly all of.
+    label: str
+    #: Films by class.
+    films: dict[str, int]
+    patients: int
+    #: Share of the group's films, and of other films, that are marked, among training films of
+    #: patients that the sign was not learned from.
+    found: float
+    false: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +90,8 @@ class Card:
     threshold_rule: str
     #: `ood` above this is flagged; None where the model has no such output.
     ood_threshold: float | None = None
+    #: Groups of training films, in the order of `look`; empty where the model has no such output.
+    looks: tuple[Group, ...] = ()
     #: SHA-256 of the training manifest.
     dataset_hash: str = ""
     #: Whether it is known whose the training films are: `known`, `folders` where each folder was
@@ -100,6 +124,14 @@ class Card:
         positive = scores[:, self.positive_index].astype(np.float64) >= self.threshold
         return np.where(positive, self.positive_index, others.argmax(axis=1))
 
+    def alike(self, look: NDArray[np.float32] | None, films: int) -> list[int | None]:
+        """The group that each of so many films looks most like, by `look [N, G]`, if any."""
+        if look is None or not self.looks:
+            return [None] * films
+        groups = look.argmax(axis=1).tolist()
+        found = (look.max(axis=1) >= LOOK_LIMIT).tolist()
+        return [group if is_it else None for group, is_it in zip(groups, found, strict=True)]
+
     def to_json(self) -> str:
         """The JSON object that goes into the file's metadata map."""
         values = dataclasses.asdict(self)
@@ -124,6 +156,7 @@ class Card:
             values = {k: v for k, v in values.items() if k in known}
             values["labels"] = tuple(values["labels"])
             values["golden"] = tuple(_golden(g) for g in values["golden"])
+            values["looks"] = tuple(_group(g) for g in values.get("looks", ()))
             card = cls(**values)
             card.positive_index  # noqa: B018  # raises where `positive` is not a label
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -131,6 +164,11 @@ class Card:
                 raise
             raise CardError(f"the model file's metadata is malformed: {error}") from error
         return card
+
+
+def _group(value: dict[str, Any]) -> Group:
+    known = {f.name for f in dataclasses.fields(Group)}
+    return Group(**{k: v for k, v in value.items() if k in known})
 
 
 def _golden(value: dict[str, Any]) -> Golden:

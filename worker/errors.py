@@ -74,7 +74,14 @@ class SourceTrouble(ArchiveError):
 
 
 class NoAnswer(SourceTrouble):
-    """A disk or share lets whoever asks wait for ever, as far as can be told."""
+    """A disk or share lets whoever asks wait for ever, as far as can be told.
+
+    `at` is what alone gives no answer, where that is something below what was asked for.
+    """
+
+    def __init__(self, code: str, message: str, *, at: str | None = None) -> None:
+        super().__init__(code, message)
+        self.at = at
 
 
 class ReaderEnded(ArchiveError):

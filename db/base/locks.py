@@ -21,6 +21,9 @@ A run whose folders are looked through has no job yet: the job that is made of i
 others until commit, and may come after it. Rows that are skipped where they are locked
 (`skip_locked`) are waited for by nobody, and may come in any order.
 
+A claim writes to no row but the job to be planned, or the shard: what a shard takes of whose share
+is in its own row, and weights (`shares`) are only read there. Whoever sets one locks nothing else.
+
 `tests/db/test_locks.py` runs every pair of calls that write against each other. SQLite has one
 lock.
 """

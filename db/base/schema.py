@@ -1,5 +1,7 @@
 """The tables. Each table and column says what it means; `pneumoq db schema` prints exactly this.
 
+Those with sums over many shards are in `db.base.totals`.
+
 People query the views (views.py), whose names and columns are stable. These tables may change, by
 migration.
 """
@@ -18,17 +20,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from db.base.columns import column as _c
+from db.base.columns import metadata as metadata
+from db.base.totals import shard_totals as shard_totals
+from db.base.totals import source_totals as source_totals
 from db.base.types import BigId, Json, UtcDateTime
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
 
 #: Jobs in these states never change again.
 FINAL_JOB_STATES = ("completed", "completed_with_errors", "failed", "cancelled")
@@ -46,7 +42,7 @@ OUTCOMES = (
 #: Events of which hooks get a notice.
 NOTICES = (
     "failed", "skipped", "missed", "kept", "promoted", "drift", "test", "with_errors",
-    "source_away", "source_back",
+    "source_away", "source_back", "not_promoted",
 )  # fmt: skip
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
@@ -58,11 +54,6 @@ _BY_JOB: dict[str, Any] = {
 PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels", "identities")
 #: Jobs in one partition.
 PARTITION_JOBS = 1000
-
-
-def _c(name: str, type_: Any, comment: str, *args: Any, **kw: Any) -> sa.Column[Any]:
-    kw.setdefault("nullable", False)
-    return sa.Column(name, type_, *args, comment=comment, **kw)
 
 
 def _in(column: str, values: tuple[str, ...]) -> str:
@@ -140,6 +131,11 @@ models = Table(
     _c("parent_id", BigId, "Weights it started from, where those were a model here.",
        ForeignKey("models.id"), nullable=True),
     _c("created_at", UtcDateTime, "Registered."),
+    _c("calibrated_on", sa.Text,
+       "Labelled films that its temperature and operating point were chosen on anew, the weights "
+       "being those of parent_id; NULL where it was trained or imported.", nullable=True),
+    _c("calibration_films", sa.Integer, "How many films those were.", nullable=True),
+    _c("calibration_patients", sa.Integer, "Of how many patients.", nullable=True),
     UniqueConstraint("name"),
     CheckConstraint(_in("state", ("candidate", "retired")), name="state"),
     CheckConstraint(_in("origin", ("trained", "imported")), name="origin"),
@@ -154,6 +150,18 @@ model_labels = Table(
        autoincrement=False),
     _c("name", sa.Text, "Class name."),
     comment="Class names of a model.",
+)  # fmt: skip
+
+model_looks = Table(
+    "model_looks", metadata,
+    _c("model_id", BigId, "Model.", ForeignKey("models.id"), primary_key=True),
+    _c("look_no", sa.SmallInteger, "Column of the network's look.", primary_key=True,
+       autoincrement=False),
+    _c("what", sa.Text, "How the films are alike, as in: films with …"),
+    _c("label", sa.Text, "Class that training saw nearly all of them with."),
+    _c("films", Json, "Training films of the group per class name."),
+    _c("patients", sa.Integer, "Patients of these."),
+    comment="Groups of a model's training films that look acquired alike and are of one class.",
 )  # fmt: skip
 
 model_files = Table(
@@ -217,6 +225,13 @@ promotions = Table(
     _c("at", UtcDateTime, "When."),
     _c("who", sa.Text, "User or worker."),
     _c("reason", sa.Text, "Why."),
+    _c(
+        "anchor",
+        sa.Boolean,
+        "Whether nights compare with this model from then on, as with one that a person chose. "
+        "NULL, of older releases: they do where no run decided it.",
+        nullable=True,
+    ),
     Index(None, "alias", "id"),
     CheckConstraint(_in("how", ("first", "promote", "rollback")), name="how"),
     comment="Every move of an alias: what `models rollback` goes back by. Rows are only added.",
@@ -268,7 +283,8 @@ jobs = Table(
        "queued, planning, running, paused; finally completed, completed_with_errors, failed or "
        "cancelled."),
     _c("reason", sa.Text, "Why it failed or was cancelled.", nullable=True),
-    _c("priority", sa.SmallInteger, "Higher goes first; then older.", server_default="0"),
+    _c("priority", sa.SmallInteger,
+       "Higher goes first; then, of scoring, whose share it is; then older.", server_default="0"),
     _c("spec", Json, "What to do: the options as submitted, defaults filled in."),
     _c("model_id", BigId, "Scoring: the model, pinned when submitted. Training: the model made.",
        ForeignKey("models.id"), nullable=True),
@@ -286,6 +302,9 @@ jobs = Table(
     _c("key", sa.String(128), "Submitting the same key again returns the same job.",
        nullable=True),
     _c("submitted_by", sa.Text, "Operating-system user and host that submitted it."),
+    _c("share", sa.Text,
+       "Whose share of the workers it takes: `--for`, else the user or the schedule. NULL, of "
+       "release 0.2.0: who submitted it.", nullable=True),
     _c("created_at", UtcDateTime, "Submitted."),
     _c("started_at", UtcDateTime, "First claimed.", nullable=True),
     _c("planned_at", UtcDateTime, "Scoring: the listing is complete.", nullable=True),
@@ -301,6 +320,9 @@ jobs = Table(
     _c("out_of_patience_at", UtcDateTime,
        "Paused then, since no worker could read what is left of it; NULL where a person paused it.",
        nullable=True),
+    _c("put_aside_at", UtcDateTime,
+       "Training: paused then, at the end of its night; its schedule goes on with it at its next "
+       "time.", nullable=True),
     *_lease(),
     UniqueConstraint("key"),
     UniqueConstraint("schedule_id", "scheduled_for"),
@@ -309,9 +331,13 @@ jobs = Table(
     CheckConstraint(
         f"({_in('state', FINAL_JOB_STATES)}) = (finished_at IS NOT NULL)", name="finished"
     ),
+    Index(None, "model_id"),
     Index("ix_jobs_open", "kind", "priority", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_jobs_parent_job_id", "parent_job_id",
+          postgresql_where=sa.text("parent_job_id IS NOT NULL"),
+          sqlite_where=sa.text("parent_job_id IS NOT NULL")),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="A training or scoring job. This row is the truth; the queue only rings a bell.",
 )  # fmt: skip
@@ -343,8 +369,15 @@ runs = Table(
     _c("not_before", UtcDateTime, "A watched folder is looked at again then.", nullable=True),
     _c("worker_id", sa.String(64), "Who looks through the watched folder.", nullable=True),
     _c("blind", Json, "Workers (workers.id) that could not look through it.", nullable=True),
+    _c("anchor_id", sa.BigInteger,
+       "The last model that a person promoted (models.id), where that is not the champion: the new "
+       "model is compared with it too.", nullable=True),
     _c("created_at", UtcDateTime, "Made."),
     _c("finished_at", UtcDateTime, "Its outcome was settled.", nullable=True),
+    _c("until", UtcDateTime, "Of training: the end of its night, where it has one.",
+       nullable=True),
+    _c("put_aside", sa.Integer, "Nights at whose end its training was not done.",
+       server_default="0"),
     UniqueConstraint("schedule_id", "scheduled_for"),
     CheckConstraint(_in("cause", ("clock", "catch_up", "hand")), name="cause"),
     CheckConstraint(_in("state", RUN_STATES), name="state"),
@@ -354,7 +387,12 @@ runs = Table(
     Index("ix_runs_open", "state", "id",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_runs_open_schedule", "schedule_id",
+          postgresql_where=sa.text("finished_at IS NULL"),
+          sqlite_where=sa.text("finished_at IS NULL")),
+    Index(None, "schedule_id", "id"),
     Index(None, "job_id"),
+    Index(None, "candidate_id"),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="What a schedule did at one of its times: once each, however many clocks tick.",
 )  # fmt: skip
@@ -388,6 +426,13 @@ watched = Table(
     _c("attempts", sa.Integer, "Jobs that took it.", server_default="0"),
     CheckConstraint(_in("state", ("seen", "taken", "done", "given_up")), name="state"),
     Index(None, "schedule_id", "content"),
+    Index(
+        "ix_watched_undone",
+        "schedule_id",
+        "job_id",
+        postgresql_where=sa.text("state <> 'done'"),
+        sqlite_where=sa.text("state <> 'done'"),
+    ),
     comment="Files of watched folders: one is taken once it stopped growing, and not twice.",
 )
 
@@ -418,7 +463,7 @@ notices = Table(
     _c("at", UtcDateTime, "When it happened."),
     _c("event", sa.String(16),
        "failed, with_errors (completed_with_errors), skipped, missed, kept, promoted, drift, "
-       "source_away, source_back or test."),
+       "source_away, source_back, not_promoted or test."),
     _c("payload", Json, "What is sent: numbers and names of ours, no path and no film."),
     _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), nullable=True),
     _c("run_id", BigId, "Run.", ForeignKey("runs.id"), nullable=True),
@@ -453,6 +498,9 @@ sources = Table(
        nullable=True),
     _c("paths", sa.LargeBinary, "Of a list that no file holds: its paths, one a line, zlib.",
        nullable=True),
+    _c("listed", sa.LargeBinary,
+       "Of a list's file: the paths that it named when it was submitted, JSON, gzip. NULL of "
+       "release 0.2.0, whose workers read the file.", nullable=True),
     _c("trouble", sa.Text, "Why a worker could not read it, where none has read it since.",
        nullable=True),
     _c("trouble_at", UtcDateTime,
@@ -461,6 +509,10 @@ sources = Table(
     Index("ix_sources_content_id", "content_id",
           postgresql_where=sa.text("content_id IS NOT NULL"),
           sqlite_where=sa.text("content_id IS NOT NULL")),
+    Index("ix_sources_troubled", "job_id",
+          postgresql_where=sa.text("trouble_at IS NOT NULL"),
+          sqlite_where=sa.text("trouble_at IS NOT NULL")),
+    Index(None, "uri", "job_id"),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -475,15 +527,27 @@ shards = Table(
     _c("n_predictions", sa.Integer, "Items predicted.", server_default="0"),
     _c("n_positive", sa.Integer, "Items called positive.", server_default="0"),
     _c("n_unusual", sa.Integer, "Predictions with ood above the threshold.", server_default="0"),
+    _c("n_looks", sa.Integer, "Predictions with a look.", server_default="0"),
     _c("n_refused", sa.Integer, "Items refused.", server_default="0"),
     _c("n_errors", sa.Integer, "Items in error.", server_default="0"),
     _c("finished_at", UtcDateTime, "Outcomes committed.", nullable=True),
     _c("readers", Json, "Kind of file → version of what read its films; NULL: not known.",
        nullable=True),
+    _c("summed", sa.Boolean, "Whether its sums were written; NULL: not yet, or it is not finished.",
+       nullable=True),
     _c("last_error", sa.Text, "Why the latest attempt was given up.", nullable=True),
     _c("unread", Json,
        "Items that the system did not let be read while others of their source were, and how "
        "often: {item_no: tries}.", nullable=True),
+    _c("share", sa.Text, "To whose share its last claim was counted; NULL: to nobody's.",
+       nullable=True),
+    _c("share_priority", sa.SmallInteger, "The job's priority at that claim.", nullable=True),
+    _c("starts", sa.Double,
+       "Virtual start of that claim: seconds of a worker over the share's weight.", nullable=True),
+    _c("ends", sa.Double, "Virtual end of it, as expected, or as it was once the shard is done.",
+       nullable=True),
+    _c("seconds", sa.Double, "What it took of a worker's time, where its worker told.",
+       nullable=True),
     *_lease(),
     CheckConstraint(_in("state", SHARD_STATES), name="state"),
     CheckConstraint(
@@ -496,6 +560,18 @@ shards = Table(
     Index("ix_shards_open", "job_id", "shard_no",
           postgresql_where=sa.text("finished_at IS NULL"),
           sqlite_where=sa.text("finished_at IS NULL")),
+    Index("ix_shards_share", "share", "share_priority", "starts", "ends",
+          postgresql_where=sa.text("starts IS NOT NULL"),
+          sqlite_where=sa.text("starts IS NOT NULL")),
+    Index("ix_shards_starts", "share_priority", "starts",
+          postgresql_where=sa.text("starts IS NOT NULL"),
+          sqlite_where=sa.text("starts IS NOT NULL")),
+    Index("ix_shards_unsummed", "job_id", "shard_no",
+          postgresql_where=sa.text("state IN ('done', 'dead') AND summed IS NULL"),
+          sqlite_where=sa.text("state IN ('done', 'dead') AND summed IS NULL")),
+    Index("ix_shards_finished_at", "finished_at",
+          postgresql_where=sa.text("finished_at IS NOT NULL"),
+          sqlite_where=sa.text("finished_at IS NOT NULL")),
     comment="A run of consecutive items of a scoring job: the unit of claiming and committing. "
             "Of a purged job, one row with the sums.",
 )  # fmt: skip
@@ -518,6 +594,17 @@ outages = Table(
     sqlite_autoincrement=True,
     comment="A time in which no worker could read sources: one notice, and one when it ends.",
 )  # fmt: skip
+
+shares = Table(
+    "shares",
+    metadata,
+    _c("key", sa.Text, "As of jobs.share.", primary_key=True),
+    _c("weight", sa.Double, "2 is twice as much as others get; without a row it is 1."),
+    _c("set_at", UtcDateTime, "When."),
+    _c("set_by", sa.Text, "Who set it."),
+    CheckConstraint("weight > 0", name="weight"),
+    comment="Whose share of the workers is not that of everybody.",
+)
 
 # Apart from the shards, whose rows are written at each claim, heartbeat and commit, and summed up
 # whenever somebody looks: none of that should move 25 KB a shard.
@@ -544,6 +631,9 @@ predictions = Table(
            nullable=True),
         _c("reused_from_job", sa.BigInteger, "Answered from this job's row.", nullable=True),
         _c("reused_from_item", sa.Integer, "Answered from this item's row.", nullable=True),
+        _c("look", sa.SmallInteger,
+           "Group that it looks acquired like (model_looks.look_no). NULL: none, or not known.",
+           nullable=True),
     ),
     CheckConstraint("probability >= 0 AND probability <= 1", name="probability"),
     comment="A film that was scored.",
@@ -711,6 +801,7 @@ evaluations = Table(
     ),
     _c("shift_worst", sa.Text, "Of these dressings the one that costs most AUROC.", nullable=True),
     _c("shift_worst_auroc", sa.Float, "AUROC there.", nullable=True),
+    Index(None, "model_id"),
     comment="How a model did on labelled films.",
 )
 
@@ -736,6 +827,8 @@ workers = Table(
     _c("engine", sa.Text, "What it computes with.", nullable=True),
     _c("versions", Json, "Software versions; `engines`: the words of jobs.engine that it serves."),
     _c("health", Json, "Temperature, power, throttling and memory of its machine, where it tells.",
+       nullable=True),
+    _c("lease_s", sa.Float, "How long its leases are, in seconds; NULL of release 0.2.0.",
        nullable=True),
     _c("started_at", UtcDateTime, "Started."),
     _c("seen_at", UtcDateTime, "Latest heartbeat."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -46,14 +46,22 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.astimezone(timezone.utc)
 
 
+#: A number of seconds, or an expression of SQL for one.
+Seconds: TypeAlias = "float | sa.ColumnElement[float]"
+
+
 class now(FunctionElement[datetime]):
-    """The database's clock, `seconds` from now; leases never use any other clock."""
+    """The database's clock, `seconds` from now; leases never use any other clock.
+
+    The seconds may be an expression of SQL.
+    """
 
     type = UtcDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(sa.literal(float(seconds), sa.Float))
+    def __init__(self, seconds: Seconds = 0.0) -> None:
+        given = isinstance(seconds, sa.ColumnElement)
+        super().__init__(seconds if given else sa.literal(float(seconds), sa.Float))
 
 
 @compiles(now, "postgresql")  # type: ignore[no-untyped-call,untyped-decorator,unused-ignore]
@@ -67,18 +75,29 @@ def _now_sqlite(element: now, compiler: Any, **kw: Any) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', {seconds} || ' seconds')"
 
 
-def due(column: sa.ColumnElement[Any], longest_s: float) -> sa.ColumnElement[bool]:
+def moment(seconds: Seconds = 0.0) -> sa.ColumnElement[Any]:
+    """The same clock to compare columns with.
+
+    PostgreSQL reads it once a statement, and so can look into an index; `clock_timestamp()` itself
+    would be read anew for every row. Where the seconds are of each row, so is the moment.
+    """
+    if isinstance(seconds, sa.ColumnElement):
+        return now(seconds)
+    return sa.select(now(seconds)).scalar_subquery()
+
+
+def due(column: sa.ColumnElement[Any], longest_s: Seconds) -> sa.ColumnElement[bool]:
     """The condition under which a stored moment need not be waited for any more.
 
     It has come, or there is none. One that is further ahead than `longest_s`, the longest that
     anybody puts there, was written by a clock that was ahead then: nothing is left of it either.
     """
-    return sa.or_(column.is_(None), column <= now(), column > now(longest_s))
+    return sa.or_(column.is_(None), column <= moment(), column > moment(longest_s))
 
 
-def pending(column: sa.ColumnElement[Any], longest_s: float) -> sa.ColumnElement[bool]:
+def pending(column: sa.ColumnElement[Any], longest_s: Seconds) -> sa.ColumnElement[bool]:
     """The contrary of `due`: the moment is still to come, as far ahead as it can be at most."""
-    return sa.and_(column > now(), column <= now(longest_s))
+    return sa.and_(column > moment(), column <= moment(longest_s))
 
 
 def lately(column: sa.ColumnElement[Any], within_s: float) -> sa.ColumnElement[bool]:
@@ -87,7 +106,7 @@ def lately(column: sa.ColumnElement[Any], within_s: float) -> sa.ColumnElement[b
     What is further ahead than that was written by a clock that was ahead then, and nobody knows
     when.
     """
-    return sa.and_(column > now(-within_s), column <= now(within_s))
+    return sa.and_(column > moment(-within_s), column <= moment(within_s))
 
 
 #: A surrogate key; SQLite numbers only `INTEGER PRIMARY KEY` by itself.

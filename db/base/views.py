@@ -1,30 +1,18 @@
 """The views people query: stable names and columns over tables that may change.
 
 Every view has one line of meaning per column, printed by `pneumoq db schema`. The SQL is common to
-SQLite and PostgreSQL.
+SQLite and PostgreSQL but for the words of `db.base.view`. Views over the whole archive are in
+`db.base.questions`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
+from db.base import questions
 from db.base.schema import EPOCH_MEASURES
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One public view."""
-
-    name: str
-    #: What a row is.
-    comment: str
-    #: Column name → meaning, in order.
-    columns: dict[str, str]
-    #: The SELECT behind it; its columns are named as above.
-    select: str
-
+from db.base.view import View as View
+from db.base.view import render
 
 V_PREDICTIONS = View(
     name="v_predictions",
@@ -44,18 +32,26 @@ V_PREDICTIONS = View(
         "reused_from_job": "Job whose outcome answered it without scoring, if any.",
         "worker_id": "Worker that committed it.",
         "scored_at": "When it was committed.",
+        "look": "Training films that it looks acquired like, where nearly all of those were of one "
+        "class: that class, and how they are alike. Do not trust the label. NULL: none, or not "
+        "known.",
+        "precision": "fp32, bf16, fp16 or int8: what it was scored in.",
     },
     select="""
         SELECT p.job_id, p.item_no, p.name, s.uri AS source, l.name AS label,
                p.probability, m.threshold, p.ood,
                CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
                p.model_id, m.name AS model, p.reused_from_job, h.worker_id,
-               h.finished_at AS scored_at
+               h.finished_at AS scored_at, k.label || ': ' || k.what AS look,
+               COALESCE((SELECT j.precision FROM jobs j WHERE j.id = p.job_id), 'fp32') AS precision
         FROM predictions p
+        -- The items too: whoever begins with the shards of a day finds theirs by the key.
         JOIN shards h ON h.job_id = p.job_id AND h.shard_no = p.shard_no
+            AND p.item_no >= h.first_item AND p.item_no < h.first_item + h.n_items
         JOIN sources s ON s.job_id = p.job_id AND s.source_no = h.source_no
         JOIN models m ON m.id = p.model_id
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
+        LEFT JOIN model_looks k ON k.model_id = p.model_id AND k.look_no = p.look
     """,
 )
 
@@ -124,6 +120,8 @@ V_JOB_PROGRESS = View(
         "finished_at": "Reached a final state.",
         "purged_at": "Its outcomes were removed; only these sums are left.",
         "engine": "Scoring: tensorrt or onnx, where only workers with that may score it.",
+        "share": "Scoring: whose share of the workers it takes.",
+        "looks": "Predictions of films that look acquired like ones of one class in training.",
     },
     select="""
         SELECT j.id AS job_id, j.kind, j.state, j.priority, j.submitted_by, j.model_id,
@@ -141,7 +139,8 @@ V_JOB_PROGRESS = View(
                j.planned_shards AS shards,
                (SELECT COUNT(finished_at) FROM shards WHERE job_id = j.id) AS shards_done,
                j.reason, j.created_at, j.started_at, j.planned_at, j.finished_at, j.purged_at,
-               j.engine
+               j.engine, COALESCE(j.share, j.submitted_by) AS share,
+               (SELECT COALESCE(SUM(n_looks), 0) FROM shards WHERE job_id = j.id) AS looks
         FROM jobs j
     """,
 )
@@ -216,11 +215,18 @@ V_MODELS = View(
         "dataset_id": "Dataset it was trained on.",
         "parent_id": "Model whose weights it started from.",
         "created_at": "Registered.",
+        "calibrated_from": "Model whose weights it has, where only temperature and operating point "
+        "were chosen anew.",
+        "calibrated_on": "Labelled films that these were chosen on.",
+        "calibration_films": "How many films those were.",
+        "calibration_patients": "Of how many patients.",
     },
     select="""
         SELECT m.id AS model_id, m.name, CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
                m.state, m.origin, m.arch, m.positive, m.size, m.film_rule, m.threshold,
-               m.threshold_rule, m.ood_threshold, m.job_id, m.dataset_id, m.parent_id, m.created_at
+               m.threshold_rule, m.ood_threshold, m.job_id, m.dataset_id, m.parent_id, m.created_at,
+               CASE WHEN m.calibrated_on IS NOT NULL THEN m.parent_id END AS calibrated_from,
+               m.calibrated_on, m.calibration_films, m.calibration_patients
         FROM models m
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
     """,
@@ -297,11 +303,14 @@ V_RUNS = View(
         "verdict": "JSON: both models' figures and their differences with intervals.",
         "created_at": "Made.",
         "finished_at": "Its outcome was settled.",
+        "anchor_id": "The last model that a person promoted, where that is not the champion.",
+        "until": "The end of its night, where it has one.",
+        "put_aside": "Nights at whose end its training was not done.",
     },
     select="""
         SELECT r.id AS run_id, s.name AS schedule, s.kind, r.scheduled_for, r.cause, r.state,
                r.outcome, r.reason, r.job_id, r.champion_id, r.candidate_id, r.snapshot, r.verdict,
-               r.created_at, r.finished_at
+               r.created_at, r.finished_at, r.anchor_id, r.until, r.put_aside
         FROM runs r
         JOIN schedules s ON s.id = r.schedule_id
     """,
@@ -360,7 +369,7 @@ V_PAGES = View(
 
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES,
+    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES, *questions.VIEWS,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.
@@ -398,7 +407,8 @@ END $$
 def create(connection: sa.Connection) -> None:
     """Create all views, and on PostgreSQL let the reader role read."""
     for view in VIEWS:
-        connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {view.select}")
+        select = render(view.select, connection.dialect.name)
+        connection.exec_driver_sql(f"CREATE VIEW {view.name} AS {select}")
         if connection.dialect.name == "postgresql":
             for column, meaning in view.columns.items():
                 _comment(connection, f"COLUMN {view.name}.{column}", meaning)

@@ -25,11 +25,12 @@ def register(
     engine: str | None,
     versions: Mapping[str, str],
     health: Mapping[str, Any] | None = None,
+    lease_s: float | None = None,
 ) -> None:
     """Insert the row of a worker process that has started; repeated where the answer was lost.
 
-    `versions` may have `engines` among them: the words of `jobs.engine` that it serves, as in
-    `auto,tensorrt`.
+    `lease_s` is how long its leases are, in seconds. `versions` may have `engines` among them: the
+    words of `jobs.engine` that it serves, as in `auto,tensorrt`.
     """
     connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
     connection.execute(
@@ -40,6 +41,7 @@ def register(
             queues=queues,
             engine=engine,
             versions=dict(versions),
+            lease_s=lease_s,
             started_at=now(),
             seen_at=now(),
             **_health(health),

@@ -6,6 +6,7 @@ the verdict on the model that it made, ends it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,10 @@ from db.base import database, outbox
 from db.base.errors import NotFound
 from db.base.schema import runs, schedules
 from db.base.types import now
+from db.nightly import unpromoted
+
+#: cron, zone, after, until → the times after the one and up to the other, as instants.
+Times = Callable[[str, str, datetime, datetime], Sequence[datetime]]
 
 #: Outcomes of which hooks get a notice here; a failed job has a notice of its own.
 _NOTIFIED = ("promoted", "kept", "skipped", "missed")
@@ -80,6 +85,8 @@ def finish(
             sa.select(runs.c.candidate_id).where(runs.c.id == run_id)
         ).scalar()
         outbox.add(connection, outcome, run_id=run_id, model_id=model_id, text=hook_text)
+    if changed and outcome in unpromoted.OUTCOMES:
+        unpromoted.look(connection, run_id)
     return changed
 
 
@@ -98,7 +105,7 @@ def open_of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
 
 
 def of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
-    """The run that made a job, with its schedule's `name`, `kind`, `spec` and `evaluation_id`.
+    """The run that made a job, with its schedule's `name`, `kind`, `spec` and `tz`.
 
     The schedule's frozen films are `schedule_evaluation_id`.
     """
@@ -108,6 +115,7 @@ def of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
             schedules.c.name,
             schedules.c.kind,
             schedules.c.spec,
+            schedules.c.tz,
             schedules.c.evaluation_id.label("schedule_evaluation_id"),
         )
         .join(schedules, schedules.c.id == runs.c.schedule_id)

@@ -19,7 +19,8 @@ from db.base.schema import job_events, schedules, workers
 from db.base.schema import notices as notices_table
 from db.base.schema import runs as runs_table
 from db.base.types import now
-from db.nightly import runs
+from db.nightly import ends, runs
+from db.nightly.runs import Times
 from db.queue import jobs, outages
 from db.registry import aliases
 
@@ -39,11 +40,13 @@ LATE = timedelta(minutes=2)
 #: A clock that is further behind than this is not to be believed.
 BEHIND = timedelta(seconds=60)
 
-#: cron, zone, after, until → the times after the one and up to the other, as instants.
-Times = Callable[[str, str, datetime, datetime], Sequence[datetime]]
-
 #: A job's number → whether it was ended, since it only waits for sources that nobody can read.
 LetGo = Callable[[sa.Connection, int], bool]
+
+
+def _no_times(cron: str, tz: str, after: datetime, until: datetime) -> Sequence[datetime]:
+    """For runs of schedules whose nights have no end."""
+    return ()
 
 
 def name_fault(name: str) -> str | None:
@@ -158,35 +161,49 @@ def remove(connection: sa.Connection, name: str) -> None:
     )
 
 
-def run_now(connection: sa.Connection, name: str) -> int:
-    """Make a run by hand, for this moment; Conflict where one of this schedule is open."""
+def run_now(
+    connection: sa.Connection, name: str, times: Times = _no_times, who: str = "by hand"
+) -> int:
+    """Make a run by hand, for this moment; Conflict where one of this schedule is open.
+
+    One that was put aside at the end of its night goes on, until the end of the night that begins
+    now.
+    """
     row = _locked(connection, name)
+    at = connection.execute(sa.select(now())).scalar_one()
+    until = ends.of(row, at, times)
     going = _open_run(connection, row.id)
+    if going is not None and ends.goes_on(connection, going, until, at, who):
+        return int(going["id"])
     if going is not None:
         raise Conflict(
             f"the run of {going['scheduled_for']:%Y-%m-%d %H:%M} UTC is still going on"
             + (f" (job {going['job_id']})" if going["job_id"] else "")
         )
-    at = connection.execute(sa.select(now())).scalar_one()
-    run_id = make_run(connection, row, at, "hand")
+    run_id = make_run(connection, row, at, "hand", until)
     assert run_id is not None, "no other run can be for this very moment under the row's lock"
     return run_id
 
 
 def make_run(
-    connection: sa.Connection, schedule: Any, scheduled_for: datetime, cause: str
+    connection: sa.Connection,
+    schedule: Any,
+    scheduled_for: datetime,
+    cause: str,
+    until: datetime | None = None,
 ) -> int | None:
     """Make a schedule's run for a time, and of training its job; None where there is one already.
 
     The champion is pinned here: it is what the new model is compared with, and where the job says
-    `warm_start`, what it starts from.
+    `warm_start`, what it starts from. `until` is when its night ends.
     """
     if schedule.kind == "score":
         return runs.begin(connection, schedule.id, scheduled_for, cause, "due")
     champion = aliases.model_of(connection, aliases.CHAMPION)
     run_id = runs.begin(
-        connection, schedule.id, scheduled_for, cause, "running", champion_id=champion
-    )
+        connection, schedule.id, scheduled_for, cause, "running", champion_id=champion,
+        until=until,
+    )  # fmt: skip
     if run_id is None:
         return None
     spec = dict(schedule.spec["job"])
@@ -230,8 +247,10 @@ def tick(
     """Deal with a schedule's times up to `at`; the run that was made, if any.
 
     `let_go` ends the job of a run that still goes on where it only waits; whether it did.
+    A training that was put aside at the end of its night goes on, and its run is returned.
 
-    Of several times the last one counts, unless it is longer ago than may be made up for. Those
+    Of several times the last one counts, unless it is longer ago than may be made up for, or its
+    night is over. Those
     that come to nothing are one row, which says how many they were.
     """
     row = connection.execute(
@@ -250,7 +269,9 @@ def tick(
     )
     *missed, last = found
     late = at - last
-    too_late = late > max(timedelta(seconds=row.catch_up_s), LATE)
+    until = ends.of(row, last, times)
+    over = until is not None and at >= until
+    too_late = over or late > max(timedelta(seconds=row.catch_up_s), LATE)
     if too_late:
         missed.append(last)
     if missed:
@@ -260,6 +281,9 @@ def tick(
     going = _open_run(connection, schedule_id)
     if going is not None and going["job_id"] and let_go(connection, going["job_id"]):
         going = _open_run(connection, schedule_id)
+    if going is not None and ends.goes_on(connection, going, until, at, f"schedule {row.name}"):
+        ends.note(connection, schedule_id, last, going)
+        return int(going["id"])
     if going is not None:
         skipped = runs.begin(connection, schedule_id, last, "clock", "running")
         if skipped is not None:
@@ -270,7 +294,7 @@ def tick(
             hook_text = reason if row.kind == "train" else None
             runs.finish(connection, skipped, "skipped", reason, hook_text=hook_text)
         return None
-    return make_run(connection, row, last, "catch_up" if late > LATE else "clock")
+    return make_run(connection, row, last, "catch_up" if late > LATE else "clock", until)
 
 
 def _begin_anew(connection: sa.Connection, schedule_id: int, at: datetime) -> None:
@@ -354,7 +378,9 @@ def _locked(connection: sa.Connection, name: str) -> sa.Row[Any]:
 def _open_run(connection: sa.Connection, schedule_id: int) -> sa.RowMapping | None:
     """The open run of a schedule: its job is open, or the engine checks of its model are."""
     return connection.execute(
-        sa.select(runs_table.c.id, runs_table.c.scheduled_for, runs_table.c.job_id)
+        sa.select(
+            runs_table.c.id, runs_table.c.scheduled_for, runs_table.c.job_id, runs_table.c.until
+        )
         .where(runs_table.c.schedule_id == schedule_id, runs_table.c.finished_at.is_(None))
         .order_by(runs_table.c.id)
         .limit(1)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from db.base import database, locks
 from db.base.errors import LeaseLost
+from db.base.schema import jobs as jobs_table
 from db.base.schema import runs as runs_table
 from db.base.schema import watched
 from db.base.types import due, now
@@ -30,6 +31,11 @@ _BATCH = 1000
 #: A file that was seen further ahead than this, in seconds, was seen by a clock that was ahead: it
 #: begins to wait anew.
 _AHEAD_S = 60.0
+
+
+#: What an index finds without those that are done. It is written out: SQLite takes an index with a
+#: condition only where that stands in the statement.
+UNDONE = sa.text("watched.state <> 'done'")
 
 
 class Seen(NamedTuple):
@@ -122,22 +128,34 @@ def observe(
     In transactions that are short however many there are, so that nobody waits long for the
     database; what was kept stays where this is interrupted. Raises LeaseLost.
     """
-    select = sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
-        watched.c.schedule_id == schedule_id,
-        sa.or_(watched.c.state != "seen", watched.c.since <= now(_AHEAD_S)),
-    )
-    with database.reading(engine) as connection:
-        known = {
-            bytes(row.path_hash): (row.size, row.mtime_ns) for row in connection.execute(select)
-        }
     keyed = [(key(seen.path), seen) for seen in found]
-    other = [(k, seen) for k, seen in keyed if known.get(k) != (seen.size, seen.mtime_ns)]
+    other: list[tuple[bytes, Seen]] = []
+    with database.reading(engine) as connection:
+        # Asked for by their keys: of those that were seen in all the years there may be a million.
+        for start in range(0, len(keyed), _BATCH):
+            some = keyed[start : start + _BATCH]
+            known = _known(connection, schedule_id, [k for k, _ in some])
+            other += [(k, seen) for k, seen in some if known.get(k) != (seen.size, seen.mtime_ns)]
     for start in range(0, len(other), _BATCH):
         part = dict(other[start : start + _BATCH])
         database.write(
             engine,
             lambda c, p=part: _keep(c, run_id, worker_id, schedule_id, p),  # type: ignore[misc]
         )
+
+
+def _known(
+    connection: sa.Connection, schedule_id: int, keys: Sequence[bytes]
+) -> dict[bytes, tuple[int, int]]:
+    """Size and time of those files of these keys that are known as they are."""
+    found = connection.execute(
+        sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
+            watched.c.schedule_id == schedule_id,
+            watched.c.path_hash.in_(keys),
+            sa.or_(watched.c.state != "seen", watched.c.since <= now(_AHEAD_S)),
+        )
+    )
+    return {bytes(row.path_hash): (row.size, row.mtime_ns) for row in found}
 
 
 def _keep(
@@ -177,7 +195,7 @@ def waiting(engine: sa.Engine, schedule_id: int) -> list[Waiting]:
     columns = (watched.c[name] for name in Waiting._fields)
     select = (
         sa.select(*columns)
-        .where(watched.c.schedule_id == schedule_id, watched.c.state == "seen")
+        .where(watched.c.schedule_id == schedule_id, watched.c.state == "seen", UNDONE)
         .order_by(watched.c.path)
     )
     with database.reading(engine) as connection:
@@ -187,21 +205,21 @@ def waiting(engine: sa.Engine, schedule_id: int) -> list[Waiting]:
 def unfinished(engine: sa.Engine, schedule_id: int) -> list[str]:
     """Paths of files that are not done: they wait, or their job is open."""
     select = sa.select(watched.c.path).where(
-        watched.c.schedule_id == schedule_id, watched.c.state.in_(("seen", "taken"))
+        watched.c.schedule_id == schedule_id, watched.c.state.in_(("seen", "taken")), UNDONE
     )
     with database.reading(engine) as connection:
         return list(connection.execute(select).scalars())
 
 
-def known_contents(engine: sa.Engine, schedule_id: int) -> frozenset[str]:
-    """The contents that were taken before."""
-    select = sa.select(watched.c.content).where(
+def taken_before(engine: sa.Engine, schedule_id: int, content: str) -> bool:
+    """Whether a content (SHA-256) was taken, under whatever name."""
+    same = sa.exists().where(
         watched.c.schedule_id == schedule_id,
+        watched.c.content == content,
         watched.c.state.in_(("taken", "done")),
-        watched.c.content.is_not(None),
     )
     with database.reading(engine) as connection:
-        return frozenset(connection.execute(select).scalars())
+        return bool(connection.execute(sa.select(same)).scalar_one())
 
 
 def read(
@@ -284,7 +302,10 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
 
     So does what was done because it has the content of such a file: the file may be gone by then.
     """
-    ours = _locked(connection, sa.and_(watched.c.job_id == job_id, watched.c.state == "taken"))
+    schedule_id = sa.select(jobs_table.c.schedule_id).where(jobs_table.c.id == job_id)
+    whose = connection.execute(schedule_id).scalar()
+    its = sa.and_(watched.c.schedule_id == whose, watched.c.job_id == job_id, UNDONE)
+    ours = _locked(connection, sa.and_(its, watched.c.state == "taken"))
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
@@ -293,16 +314,18 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
     else:
         after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
     connection.execute(sa.update(watched).where(ours).values(**after))
-    failed = watched.alias()
+    failed = watched.alias("failed")
+    contents = sa.select(failed.c.content).where(
+        failed.c.schedule_id == whose,
+        failed.c.job_id == job_id,
+        sa.text("failed.state <> 'done'"),
+        failed.c.state == "seen",
+    )
     same = sa.and_(
+        watched.c.schedule_id == whose,
+        watched.c.content.in_(contents),
         watched.c.state == "done",
         watched.c.job_id.is_(None),
-        sa.exists().where(
-            failed.c.job_id == job_id,
-            failed.c.state == "seen",
-            failed.c.schedule_id == watched.c.schedule_id,
-            failed.c.content == watched.c.content,
-        ),
     )
     connection.execute(sa.update(watched).where(_locked(connection, same)).values(state="seen"))
 

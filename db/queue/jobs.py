@@ -44,9 +44,11 @@ def submit(
     source_rows: list[dict[str, Any]] | None = None,
     schedule_id: int | None = None,
     scheduled_for: datetime | None = None,
+    share: str | None = None,
 ) -> int:
     """Insert a queued job and its sources; the same `key` again gives the same job's id.
 
+    `share` is whose share of the workers it takes: without one, the user's or the schedule's.
     `engine` is `tensorrt` or `onnx` where only workers with that may score it. Raises ValueError
     where the spec's `max_errors` is no error budget, and Conflict where the model's files are gone.
     """
@@ -70,6 +72,7 @@ def submit(
             key=key,
             schedule_id=schedule_id,
             scheduled_for=scheduled_for,
+            share=share or share_of(submitted_by),
             created_at=now(),
         )
         .returning(jobs.c.id),
@@ -87,6 +90,11 @@ def submit(
         partitions.ensure(connection, job_id)
     log(connection, job_id, submitted_by, "submitted")
     return job_id
+
+
+def share_of(submitted_by: str) -> str:
+    """Whose share a job takes that names none: the user on whichever host, or the schedule."""
+    return submitted_by.rpartition("@")[0] or submitted_by
 
 
 def log(
@@ -175,7 +183,7 @@ def recent(
     conditions = ["1 = 1"]
     values: dict[str, Any] = {"limit": limit}
     if only_open:
-        conditions.append("finished_at IS NULL")
+        conditions.append("job_id IN (SELECT id FROM opened)")
     if kind is not None:
         conditions.append("kind = :kind")
         values["kind"] = kind
@@ -185,9 +193,11 @@ def recent(
     if by is not None:
         conditions.append("submitted_by LIKE :by ESCAPE '/'")
         values["by"] = "%" + by.replace("/", "//").replace("%", "/%").replace("_", "/_") + "%"
+    # An index has the open ones; all others would be looked through from the newest on.
+    opened = "WITH opened AS MATERIALIZED (SELECT id FROM jobs WHERE finished_at IS NULL) "
     statement = sa.text(
-        f"SELECT {_PROGRESS} FROM v_job_progress WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
-        "ORDER BY job_id DESC LIMIT :limit"
+        f"{opened if only_open else ''}SELECT {_PROGRESS} FROM v_job_progress "  # noqa: S608  # constants
+        f"WHERE {' AND '.join(conditions)} ORDER BY job_id DESC LIMIT :limit"
     )
     if states:
         statement = statement.bindparams(sa.bindparam("states", expanding=True))
@@ -207,8 +217,8 @@ def events(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
 
 
 def source_rows(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
-    """What a scoring job reads, in order, without the seek indexes."""
-    columns = [c for c in sources.c if c.name != "seek_index"]
+    """What a scoring job reads, in order, without seek indexes and what lists named."""
+    columns = [c for c in sources.c if c.name not in ("seek_index", "listed")]
     with database.reading(engine) as connection:
         return list(
             connection.execute(

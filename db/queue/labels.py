@@ -6,14 +6,22 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
 from db.base import bulk, database
 from db.base.errors import Conflict, NotFound, UnknownLabel
-from db.base.schema import evaluations, jobs, labels, model_labels, models, predictions
+from db.base.schema import (
+    evaluations,
+    identities,
+    jobs,
+    labels,
+    model_labels,
+    models,
+    predictions,
+)
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.registry import measures
@@ -202,6 +210,81 @@ def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Impor
             for kind, select in lists.items()
         },
     )
+
+
+class Scored(NamedTuple):
+    """A prediction of which the true class was brought in."""
+
+    item_no: int
+    #: As the database has it: a keyed hash where names are hidden.
+    name: str
+    #: P(positive class), 0 to 1.
+    probability: float
+    #: All classes, where there are more than two.
+    scores: list[float] | None
+    #: Distance from the training films, where the model tells.
+    ood: float | None
+    #: True class.
+    truth: str
+    #: Of DICOM, keyed hashes of whose it is.
+    patient: str | None
+    study: str | None
+    #: The row that was scored: its own, or the one that answered it.
+    origin: tuple[int, int]
+
+
+def scored(engine: sa.Engine, job_id: int) -> list[Scored]:
+    """The labelled predictions of a scoring job that has completed, in the order of its items.
+
+    Raises NotFound where there are none, and Conflict where the job has not completed or was
+    purged.
+    """
+    job = job_rows.get(engine, job_id)
+    if job["kind"] != "score":
+        raise Conflict(f"job {job_id} is no scoring job: it has no scores")
+    if job["purged_at"] is not None:
+        raise Conflict(f"job {job_id} was purged: its scores are not known any more; score anew")
+    if job["state"] not in ("completed", "completed_with_errors"):
+        raise Conflict(
+            f"job {job_id} is {job['state'].replace('_', ' ')}; wait until it has completed"
+        )
+    select = (
+        sa.select(
+            predictions.c.item_no, predictions.c.name, predictions.c.probability,
+            predictions.c.scores, predictions.c.ood, labels.c.label, identities.c.patient,
+            identities.c.study, predictions.c.reused_from_job, predictions.c.reused_from_item,
+        )
+        .select_from(labels)
+        .join(predictions, _same_item(predictions))
+        .outerjoin(identities, _same_item(identities))
+        .where(labels.c.job_id == job_id)
+        .order_by(predictions.c.item_no)
+    )  # fmt: skip
+    found = []
+    with database.reading(engine) as connection:
+        for row in connection.execute(select):
+            own = row.reused_from_job is None or row.reused_from_item is None
+            found.append(
+                Scored(
+                    item_no=row.item_no, name=row.name, probability=row.probability,
+                    scores=row.scores, ood=row.ood, truth=row.label, patient=row.patient,
+                    study=row.study,
+                    origin=(
+                        (job_id, row.item_no)
+                        if own
+                        else (row.reused_from_job, row.reused_from_item)
+                    ),
+                )
+            )  # fmt: skip
+    if not found:
+        raise NotFound(
+            f"no prediction of job {job_id} has a label; `pneumoq labels import` brings them in"
+        )
+    return found
+
+
+def _same_item(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.job_id == labels.c.job_id, table.c.item_no == labels.c.item_no)
 
 
 def split(job_id: int) -> str:

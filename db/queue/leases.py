@@ -13,12 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base.errors import LeaseLost
-from db.base.schema import SCORING_JOB_STATES, jobs, shards
+from db.base.schema import SCORING_JOB_STATES, jobs, shards, workers
 from db.base.types import due, now, pending
 from db.queue import jobs as job_rows
 
-#: No lease is longer, in seconds: one that ends later was given by a clock that was ahead.
+#: No lease is longer, in seconds, whoever holds it.
 LONGEST_S = 3600.0
+
+#: A lease may end so many seconds later than its worker's leases are long: clocks are set back by a
+#: few where they are kept right (chrony steps at a start, and slews by less afterwards).
+TOLERANCE_S = 5.0
 
 #: Seconds before attempt 2, 3, … of a job or shard.
 BACKOFF_S = (5.0, 30.0, 120.0)
@@ -135,13 +139,26 @@ def hand_back(
 
 
 def leased(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """The condition under which the lease of a row of `jobs` or `shards` has not run out."""
-    return pending(table.c.lease_until, LONGEST_S)
+    """The condition under which the lease of a row of `jobs` or `shards` has not run out.
+
+    One that ends later than its worker could have written was given by a clock that was ahead, and
+    nothing is left of it either.
+    """
+    return pending(table.c.lease_until, _longest(table))
 
 
 def run_out(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """The contrary of `leased`."""
-    return due(table.c.lease_until, LONGEST_S)
+    return due(table.c.lease_until, _longest(table))
+
+
+def _longest(table: sa.FromClause) -> sa.ColumnElement[float]:
+    """How far ahead the lease of a row can be, in seconds.
+
+    A worker of release 0.2.0 does not say how long its leases are.
+    """
+    length = sa.select(workers.c.lease_s).where(workers.c.id == table.c.worker_id)
+    return sa.func.coalesce(length.scalar_subquery() + TOLERANCE_S, sa.literal(LONGEST_S, sa.Float))
 
 
 def waited(table: sa.FromClause) -> sa.ColumnElement[bool]:

@@ -240,6 +240,16 @@ def seek_index(connection: sa.Connection, job_id: int, source_no: int) -> bytes 
     return None if found is None else bytes(found)
 
 
+def listed(connection: sa.Connection, job_id: int, source_no: int) -> bytes | None:
+    """What a list named when it was submitted, packed; None of another source, and of 0.2.0."""
+    found = connection.execute(
+        sa.select(sources.c.listed).where(
+            sources.c.job_id == job_id, sources.c.source_no == source_no
+        )
+    ).scalar()
+    return None if found is None else bytes(found)
+
+
 def planned(connection: sa.Connection, job_id: int) -> dict[int, int]:
     """Items already listed per source_no."""
     found = connection.execute(

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db.base import bulk
-from db.base.schema import films, shards
+from db.base import bulk, totals
+from db.base.schema import films, shard_totals, shards, shares
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.queue import leases
@@ -30,7 +30,7 @@ BUCKETS = 20
 
 PREDICTIONS = (
     "job_id", "item_no", "shard_no", "name", "model_id", "label_no", "probability", "scores", "ood",
-    "reused_from_job", "reused_from_item",
+    "reused_from_job", "reused_from_item", "look",
 )  # fmt: skip
 CAMS = ("job_id", "item_no", "height", "width", "low", "high", "data")
 NOT_PREDICTED = ("job_id", "item_no", "shard_no", "name", "code", "detail")
@@ -69,6 +69,8 @@ class Prediction(NamedTuple):
     scores: Sequence[float] | None = None
     ood: float | None = None
     unusual: bool = False
+    #: The group of training films (model_looks) that it looks acquired like, if any.
+    look: int | None = None
     cam: Cam | None = None
     #: BLAKE2b-128 of the film's bytes, where the prediction may answer for the same film later.
     content: bytes | None = None
@@ -99,9 +101,15 @@ class NotPredicted(NamedTuple):
 Outcome = Prediction | NotPredicted
 
 
-def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome]) -> None:
+def commit(
+    connection: sa.Connection,
+    shard: Shard,
+    outcomes: Sequence[Outcome],
+    seconds: float | None = None,
+) -> None:
     """Write a shard's outcomes and mark it done, all or nothing.
 
+    `seconds` is what it took of a worker's time, which is counted to the share of its job.
     The fence comes first: LeaseLost where another worker has claimed the shard since, or the job
     has ended. A duplicate key is not forgiven: it would mean that an item had two outcomes.
     """
@@ -117,16 +125,20 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
     others = [o for o in outcomes if isinstance(o, NotPredicted)]
     refused = [o for o in others if o.refused]
     broken = [o for o in others if not o.refused]
-    _finish(
+    positives = sum([p.positive for p in predicted])
+    unusual = sum([p.unusual for p in predicted])
+    day = _finish(
         connection,
         shard,
         "done",
         n_predictions=len(predicted),
-        n_positive=sum([p.positive for p in predicted]),
-        n_unusual=sum([p.unusual for p in predicted]),
+        n_positive=positives,
+        n_unusual=unusual,
+        n_looks=sum([p.look is not None for p in predicted]),
         n_refused=len(refused),
         n_errors=len(broken),
         **_readers([*predicted, *refused]),
+        **_took(seconds),
     )
     bulk.insert(
         connection,
@@ -136,7 +148,7 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
             (
                 job_id, p.item_no, shard_no, p.name, model_id, p.label_no, p.probability,
                 None if p.scores is None else json.dumps(list(p.scores)), p.ood,
-                *(p.reused_from or (None, None)),
+                *(p.reused_from or (None, None)), p.look,
             )
             for p in predicted
         ],
@@ -164,6 +176,24 @@ def commit(connection: sa.Connection, shard: Shard, outcomes: Sequence[Outcome])
         ROLLUPS,
         [(job_id, shard_no, bucket, label, n) for (bucket, label), n in histogram.items()],
     )
+    tenths = Counter[int]()
+    for (bucket, _), n in histogram.items():
+        tenths[bucket // 2] += n
+    _sum_up(
+        connection,
+        shard,
+        day,
+        predictions=len(predicted),
+        positives=positives,
+        unusual=unusual,
+        reused=sum([p.reused_from is not None for p in predicted]),
+        refused=len(refused),
+        errors=len(broken),
+        score_sum=sum([p.probability for p in predicted]),
+        timed=0 if seconds is None else shard.n_items,
+        seconds=seconds or 0.0,
+        **{name: tenths[n] for n, name in enumerate(totals.TENTHS)},
+    )
     _remember(connection, shard, [p for p in predicted if p.content and not p.reused_from])
     _forget(connection, shard, others)
 
@@ -177,6 +207,17 @@ def _readers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
         kind, version = outcome.reader
         found[kind] = min(version, found.get(kind, version))
     return {"readers": found}
+
+
+def _took(seconds: float | None) -> dict[str, Any]:
+    """Columns that say what a shard took: its virtual end is no longer what was expected."""
+    if seconds is None:
+        return {}
+    weight = sa.select(shares.c.weight).where(shares.c.key == shards.c.share).scalar_subquery()
+    return {
+        "seconds": seconds,
+        "ends": shards.c.starts + seconds / sa.func.coalesce(weight, 1.0),
+    }
 
 
 #: What is there already stays, unless an older version read it, or the same one and it answers
@@ -263,7 +304,8 @@ def give_up(
             f"shard {shard.shard_no} of job {shard.job_id} has {shard.n_items} items, "
             f"but {len(names)} names"
         )
-    _finish(connection, shard, "dead", n_errors=shard.n_items, last_error=detail)
+    day = _finish(connection, shard, "dead", n_errors=shard.n_items, last_error=detail)
+    _sum_up(connection, shard, day, errors=shard.n_items)
     bulk.insert(
         connection,
         "item_errors",
@@ -278,14 +320,33 @@ def give_up(
     )
 
 
-def _finish(connection: sa.Connection, shard: Shard, state: str, **counts: Any) -> None:
+def _finish(connection: sa.Connection, shard: Shard, state: str, **counts: Any) -> str:
+    """Finish a shard, or raise LeaseLost; the day in UTC on which that was."""
     # The job's row is share-locked first: a cancel waits for us, or we see it.
     if job_rows.scoring(connection, shard.job_id):
-        changed = connection.execute(
+        finished_at = connection.execute(
             sa.update(shards)
             .where(leases.held(shard))
-            .values(state=state, finished_at=now(), lease_until=None, **counts)
-        )
-        if changed.rowcount == 1:
-            return
+            .values(state=state, finished_at=now(), lease_until=None, summed=True, **counts)
+            .returning(shards.c.finished_at)
+        ).scalar_one_or_none()
+        if finished_at is not None:
+            return f"{finished_at:%Y-%m-%d}"
     raise leases.lost(shard)
+
+
+def _sum_up(connection: sa.Connection, shard: Shard, day: str, **sums: float) -> None:
+    """Write a shard's sums, for `db.work.totals` to add them; what is not given is 0."""
+    nothing = dict.fromkeys((*totals.COUNTS, *totals.TENTHS, "score_sum", "timed", "seconds"), 0)
+    connection.execute(
+        sa.insert(shard_totals).values(
+            job_id=shard.job_id,
+            shard_no=shard.shard_no,
+            source_no=shard.source_no,
+            day=day,
+            model_id=shard.model_id,
+            precision=shard.precision,
+            worker_id=shard.worker_id,
+            **{**nothing, **sums},
+        )
+    )

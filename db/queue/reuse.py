@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db.base import bulk
+from db.base import bulk, totals
 from db.base.schema import films, jobs, shards, sources
 from db.base.types import now
+from db.base.view import render
 from db.queue import leases, listings
 from db.queue.leases import Lease
 from db.queue.results import FIRST_READER, LOOKUP, Cam, Identity
@@ -44,6 +45,8 @@ class Known(NamedTuple):
     overridden: frozenset[str]
     #: Version of what read the film.
     reader: int
+    #: The group of training films that it looks acquired like, if any and if that is known.
+    look: int | None = None
 
 
 def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
@@ -57,7 +60,7 @@ def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
 
 
 _KNOWN = """
-    SELECT f.content, p.job_id, p.item_no, p.label_no, p.probability, p.scores, p.ood,
+    SELECT f.content, p.job_id, p.item_no, p.label_no, p.probability, p.scores, p.ood, p.look,
            c.height, c.width, c.low, c.high, c.data, i.item_no, i.patient, i.study, i.accession,
            f.reader, f.overridden, j.spec
     FROM films f
@@ -83,9 +86,9 @@ def known(
             where = f"WHERE f.model_id = ? AND f.precision = ? AND f.content IN ({places})"
             values = (model_id, precision, *part)
         for row in connection.exec_driver_sql(_KNOWN + where, values):
-            content, job_id, item_no, label_no, probability, scores, ood = row[:7]
-            height, width, low, high, data, identified, *identity = row[7:16]
-            reader, overridden, spec = row[16:]
+            content, job_id, item_no, label_no, probability, scores, ood, look = row[:8]
+            height, width, low, high, data, identified, *identity = row[8:17]
+            reader, overridden, spec = row[17:]
             answers[bytes(content)] = Known(
                 job_id, item_no, label_no, probability,
                 _json(scores), ood,
@@ -93,6 +96,7 @@ def known(
                 None if identified is None else Identity(*identity),
                 _overridden(overridden, spec),
                 FIRST_READER if reader is None else reader,
+                look,
             )  # fmt: skip
     return answers
 
@@ -167,9 +171,9 @@ _ITEMS = "FROM {} WHERE job_id = :origin AND item_no >= :first AND item_no < :en
 _COPIES = {
     "predictions": (
         "INSERT INTO predictions (job_id, item_no, shard_no, name, model_id, label_no, "
-        "probability, scores, ood, reused_from_job, reused_from_item) "
+        "probability, scores, ood, look, reused_from_job, reused_from_item) "
         "SELECT :job, item_no + :shift, :shard, name, model_id, label_no, probability, scores, "
-        "ood, COALESCE(reused_from_job, job_id), COALESCE(reused_from_item, item_no) "
+        "ood, look, COALESCE(reused_from_job, job_id), COALESCE(reused_from_item, item_no) "
     ),
     "cams": (
         "INSERT INTO cams (job_id, item_no, height, width, low, high, data) "
@@ -298,13 +302,14 @@ def _copy(
         connection.execute(
             sa.insert(shards).values(
                 job_id=lease.job_id, source_no=source_no, state="done", finished_at=now(),
-                worker_id=lease.worker_id,
+                worker_id=lease.worker_id, summed=True,
             ),
             [
                 {
                     "shard_no": n, "first_item": s.first_item + shift, "n_items": s.n_items,
                     "n_predictions": s.n_predictions, "n_positive": s.n_positive,
-                    "n_unusual": s.n_unusual, "n_refused": s.n_refused, "readers": s.readers,
+                    "n_unusual": s.n_unusual, "n_looks": s.n_looks, "n_refused": s.n_refused,
+                    "readers": s.readers,
                 }
                 for n, s in done
             ],
@@ -313,4 +318,8 @@ def _copy(
         for table, statement in _COPIES.items():
             connection.execute(sa.text(statement + _ITEMS.format(table)), places)
         connection.execute(sa.text(_ROLLUPS), places)
+        batch = totals.named((lease.job_id, n) for n, _ in done)
+        each = render(totals.of_shards(totals.BATCH), connection.dialect.name)
+        into = f"shard_totals ({', '.join(totals.OF_A_SHARD)})"
+        connection.exec_driver_sql(f"{batch} INSERT INTO {into} {each}")
     connection.execute(sa.text(_LISTINGS), [place(n, s) for n, s in numbered])

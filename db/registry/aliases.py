@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -31,13 +32,16 @@ def move(
     *,
     how: str = "promote",
     run_id: int | None = None,
+    anchor: bool | None = None,
 ) -> int | None:
     """Let an alias stand for a model, in one transaction with its history.
 
     Returns the model it stood for before. Jobs that are already submitted keep theirs. `how` is
-    first, promote or rollback, and `run_id` the run that decided it. Raises Conflict for a model
-    that is retired.
+    first, promote or rollback, and `run_id` the run that decided it. `anchor` is whether nights
+    compare with this model from now on; where it is not said, they do where no run decided it.
+    Raises Conflict for a model that is retired.
     """
+    anchor = run_id is None if anchor is None else anchor
     before = model_of(connection, alias, lock=True)
     state = connection.execute(sa.select(models.c.state).where(models.c.id == model_id)).scalar()
     if state == "retired":
@@ -63,7 +67,7 @@ def move(
         connection.execute(
             sa.insert(promotions).values(
                 alias=alias, model_id=model_id, previous_id=before, how=how, run_id=run_id,
-                at=now(), who=who, reason=reason,
+                at=now(), who=who, reason=reason, anchor=anchor,
             )
         )  # fmt: skip
         if alias == CHAMPION and before is not None and run_id is None:
@@ -71,6 +75,14 @@ def move(
             outbox.add(
                 connection, "promoted", model_id=model_id, text=f"{how}: in place of model {before}"
             )
+    elif anchor:
+        # A person chose what a run had promoted.
+        newest = sa.select(sa.func.max(promotions.c.id)).where(promotions.c.alias == alias)
+        connection.execute(
+            sa.update(promotions)
+            .where(promotions.c.id == newest.scalar_subquery())
+            .values(anchor=True)
+        )
     return before
 
 
@@ -112,6 +124,38 @@ def before(connection: sa.Connection, alias: str) -> int | None:
         else:
             line.append(int(row.model_id))
     return line[-2] if len(line) > 1 else None
+
+
+def anchor(connection: sa.Connection) -> int | None:
+    """The champion that a person chose last, or the first that there was; None where there is none.
+
+    Models that nights make are compared with it as well as with the champion: of many nights each
+    may lose a little.
+    """
+    found = _chosen(connection)
+    return model_of(connection, CHAMPION) if found is None else int(found.model_id)
+
+
+def why_anchor(connection: sa.Connection) -> str:
+    """What the anchor is, in words that follow "model 3, "."""
+    found = _chosen(connection)
+    is_first = found is None or found.how == "first"
+    return "the first champion" if is_first else "the last that a person promoted"
+
+
+def _chosen(connection: sa.Connection) -> sa.Row[Any] | None:
+    """The newest move of the champion that nights compare with."""
+    chosen = sa.or_(
+        promotions.c.anchor.is_(True),
+        sa.and_(promotions.c.anchor.is_(None), promotions.c.run_id.is_(None)),
+    )
+    columns = [promotions.c.model_id, promotions.c.how]
+    return connection.execute(
+        sa.select(*columns)
+        .where(promotions.c.alias == CHAMPION, chosen)
+        .order_by(promotions.c.id.desc())
+        .limit(1)
+    ).one_or_none()
 
 
 def model_of(connection: sa.Connection, alias: str, *, lock: bool = False) -> int | None:

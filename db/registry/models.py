@@ -21,6 +21,7 @@ from db.base.schema import (
     model_events,
     model_files,
     model_labels,
+    model_looks,
     models,
     promotions,
 )
@@ -57,6 +58,11 @@ class NewModel:
     dataset_id: int | None = None
     job_id: int | None = None
     parent_id: int | None = None
+    #: Labelled films that a model with the parent's weights was calibrated on, how many they were,
+    #: and of how many patients.
+    calibrated_on: str | None = None
+    calibration_films: int | None = None
+    calibration_patients: int | None = None
     #: How the engines that were tried on it did: columns of the engines table, with `precision`.
     engines: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     #: Split name → metrics, with `n_films` and perhaps `shift`.
@@ -105,6 +111,9 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
                 dataset_id=new.dataset_id,
                 job_id=new.job_id,
                 parent_id=new.parent_id,
+                calibrated_on=new.calibrated_on,
+                calibration_films=new.calibration_films,
+                calibration_patients=new.calibration_patients,
                 created_at=now(),
             )
             .returning(models.c.id)
@@ -114,6 +123,15 @@ def register(connection: sa.Connection, new: NewModel, who: str) -> int:
         sa.insert(model_labels),
         [{"model_id": model_id, "label_no": n, "name": name} for n, name in enumerate(new.labels)],
     )
+    if looks := new.card.get("looks"):
+        fields = ("what", "label", "films", "patients")
+        connection.execute(
+            sa.insert(model_looks),
+            [
+                {"model_id": model_id, "look_no": n, **{name: look[name] for name in fields}}
+                for n, look in enumerate(looks)
+            ],
+        )
     digests = {
         precision: _store(connection, model_id, precision, path)
         for precision, path in new.files.items()
@@ -304,14 +322,18 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
             connection.execute(
                 sa.text(
                     "SELECT v.*, m.metrics, d.n_train AS films, CASE "
-                    "WHEN r.run_id IS NOT NULL THEN r.schedule || ', run ' || r.run_id "
-                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id END AS made_by, "
+                    "WHEN r.id IS NOT NULL THEN s.name || ', run ' || r.id "
+                    "WHEN v.job_id IS NOT NULL THEN 'job ' || v.job_id "
+                    "WHEN v.calibrated_from IS NOT NULL "
+                    "THEN 'calibrated from ' || v.calibrated_from END AS made_by, "
                     # An alias that was given to the same model again has not moved.
                     "CASE v.champion WHEN 1 THEN (SELECT MAX(p.at) FROM promotions p "
                     "WHERE p.alias = :champion AND p.model_id = v.model_id) END AS champion_since "
                     "FROM v_models v JOIN models m ON m.id = v.model_id "
                     "LEFT JOIN datasets d ON d.id = v.dataset_id "
-                    "LEFT JOIN v_runs r ON r.candidate_id = v.model_id "
+                    # Not v_runs: SQLite would make all of it first.
+                    "LEFT JOIN runs r ON r.candidate_id = v.model_id "
+                    "LEFT JOIN schedules s ON s.id = r.schedule_id "
                     "ORDER BY v.model_id DESC"
                 ).columns(
                     metrics=models.c.metrics.type,

@@ -89,6 +89,7 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
             aliases.before(connection, row.name),
             f"it was {row.name} before, to roll back to",
         )
+    keep(aliases.anchor(connection), "a person promoted it last, and nights compare with it")
     for row in connection.execute(
         sa.select(table.c.id, table.c.parent_id)
         .join(alias_table, alias_table.c.model_id == table.c.id)
@@ -103,11 +104,12 @@ def in_use(connection: sa.Connection) -> dict[int, str]:
         if isinstance(began, int) and not isinstance(began, bool):
             keep(began, f"job {job.id} begins from it")
     for run in connection.execute(
-        sa.select(runs.c.id, runs.c.champion_id, runs.c.candidate_id).where(
+        sa.select(runs.c.id, runs.c.champion_id, runs.c.candidate_id, runs.c.anchor_id).where(
             runs.c.finished_at.is_(None)
         )
     ):
         keep(run.champion_id, f"run {run.id} compares with it")
+        keep(run.anchor_id, f"run {run.id} compares with it")
         keep(run.candidate_id, f"run {run.id} is about it")
     for schedule in connection.execute(
         sa.select(schedules.c.name, schedules.c.spec).where(
@@ -308,6 +310,12 @@ def training_is_open(engine: sa.Engine) -> bool:
     with database.reading(engine) as connection:
         return bool(
             connection.execute(
-                sa.select(sa.exists().where(jobs.c.kind == "train", jobs.c.state == "running"))
+                sa.select(
+                    sa.exists().where(
+                        jobs.c.kind == "train",
+                        jobs.c.state == "running",
+                        jobs.c.finished_at.is_(None),
+                    )
+                )
             ).scalar_one()
         )

@@ -1,42 +1,31 @@
 """Claiming: which job or shard a worker does next, and taking it.
 
-Higher priority first, then the older job, then the first shard in it. A claim takes the lease's
-next token, and a job whose attempts are used up is given up here.
+Higher priority first. Training goes by age then; scoring by turns between those who share the
+workers (`turns`), then by age, then the first shard in the job. A claim takes the lease's next
+token, and a job whose attempts are used up is given up here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.schema import SCORING_JOB_STATES, jobs, shard_listings, shards, sources
+from db.base.schema import SCORING_JOB_STATES, jobs, shards
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.queue import leases, outages
-from db.queue.leases import SUSPECT_ATTEMPTS, Lease, Shard
-from db.work import endings
+from db.queue.leases import Lease, Shard
+from db.work import endings, turns
+from db.work.turns import NOWHERE, Away, Wanted
 
 #: A job that its workers did not survive so many times is given up. Of planning, only attempts in a
 #: row that listed nothing count, and of training those without a checkpoint; and a planner's worker
 #: may die by a film that it scores meanwhile, which takes several deaths to be found.
 MAX_ATTEMPTS = {"train": 6, "score": 15}
-
-
-class Away(NamedTuple):
-    """What a worker leaves alone for a while, since it could not read it."""
-
-    #: Paths of sources: no shard of them is claimed.
-    uris: frozenset[str] = frozenset()
-    #: Jobs that are not planned.
-    jobs: frozenset[int] = frozenset()
-
-
-#: Nothing is left alone.
-NOWHERE = Away()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +44,8 @@ class Claimed:
     priority: int
     #: 1 for the first attempt.
     attempt: int
+    #: Whose share of the workers it takes.
+    share: str
     #: Scoring: what an earlier planner had already listed.
     planned_items: int
     planned_shards: int
@@ -66,18 +57,18 @@ def claim_job(
     worker_id: str,
     lease_s: float,
     away: Away = NOWHERE,
+    job_id: int | None = None,
 ) -> Claimed | None:
     """Claim the best job that is due: of kind `train`, or of kind `score` to be planned.
 
-    None that is `away`.
-
-    A job whose last worker vanished is claimed again after its lease, `MAX_ATTEMPTS` times; then it
-    fails here, saying so.
+    None that is `away`; with `job_id` this one or none. A job whose last worker vanished is claimed
+    again after its lease, `MAX_ATTEMPTS` times; then it fails here, saying so.
     """
+    wanted = due(kind, sa.select(jobs), away)
+    if job_id is not None:
+        wanted = wanted.where(jobs.c.id == job_id)
     while True:
-        row = connection.execute(
-            due(kind, sa.select(jobs), away).limit(1).with_for_update(skip_locked=True)
-        ).one_or_none()
+        row = connection.execute(wanted.limit(1).with_for_update(skip_locked=True)).one_or_none()
         if row is None:
             return None
         if row.attempts < MAX_ATTEMPTS[kind]:
@@ -108,6 +99,7 @@ def claim_job(
         precision=row.precision,
         parent_job_id=row.parent_job_id,
         priority=row.priority,
+        share=row.share or row.submitted_by,
         attempt=row.attempts + 1,
         planned_items=row.planned_items,
         planned_shards=row.planned_shards,
@@ -115,7 +107,7 @@ def claim_job(
 
 
 def due(kind: str, select: sa.Select[Any], away: Away = NOWHERE) -> sa.Select[Any]:
-    """Narrow a SELECT over jobs to those that could be claimed now, best first.
+    """Narrow a SELECT over jobs to those that could be claimed now, the oldest of the best first.
 
     Without those that are `away`.
     """
@@ -144,37 +136,65 @@ def claim_shard(
     alone: bool = True,
     kinds: Collection[str] | None = None,
     away: Away = NOWHERE,
-    wait: bool = True,
 ) -> Shard | None:
-    """Claim the best shard that is due: highest priority, then oldest job, then first in it.
-
-    Of jobs that this worker's `kinds` of engine may score, and not of sources that are `away`, as
-    in `first_due`. Unless it is to `wait`, a job that another one changes just now is skipped.
-
-    One whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever claimed it
-    gives it up with `results.give_up`.
-    """
-    row = first_due(
-        connection,
-        sa.select(
-            shards,
-            *(jobs.c[name] for name in ("model_id", "precision", "engine", "priority", "spec")),
-        ),
-        worker_id,
-        alone=alone,
-        lock=lambda job_id: job_rows.scoring(
-            connection, job_id, key_only=True, skip_locked=not wait
-        ),
-        kinds=kinds,
-        away=away,
+    """Claim the best shard that is due, as `claim_best` of a worker that plans nothing."""
+    found = claim_best(
+        connection, worker_id, lease_s, planning=False, alone=alone, kinds=kinds, away=away
     )
-    if row is None:
-        return None
-    listing = connection.execute(
-        sa.select(shard_listings.c.listing).where(
-            shard_listings.c.job_id == row.job_id, shard_listings.c.shard_no == row.shard_no
-        )
-    ).scalar_one()
+    assert not isinstance(found, Claimed)
+    return found
+
+
+def claim_best(
+    connection: sa.Connection,
+    worker_id: str,
+    lease_s: float,
+    *,
+    planning: bool,
+    planned: Collection[str] = (),
+    alone: bool = True,
+    kinds: Collection[str] | None = None,
+    away: Away = NOWHERE,
+) -> Shard | Claimed | None:
+    """Claim a shard or, with `planning`, a job to be planned: whichever has its turn.
+
+    A job is planned before its own shards are scored, and not while this worker plans another one
+    of its key (`planned`). Not `alone` is a worker that has something in hand: it gets no suspect
+    shard. Of shards it gets those that its `kinds` of engine may score, which are words of
+    `jobs.engine` (None serves all); any worker may plan what is not `away`.
+
+    A shard whose attempts are used up comes too, `attempt` being above MAX_ATTEMPTS: whoever
+    claimed it gives it up with `results.give_up`.
+    """
+    wanted = Wanted(
+        worker_id=worker_id, planning=planning, planned=frozenset(planned), alone=alone,
+        kinds=kinds, away=away,
+    )  # fmt: skip
+    passed: list[int] = []
+    # Behind what is locked no other job's row may be waited for.
+    wait = True
+    while (turn := turns.next_one(connection, wanted, passed)) is not None:
+        if turn.plan:
+            claimed = claim_job(connection, "score", worker_id, lease_s, away, turn.id)
+            if claimed is not None:
+                return claimed
+            # It was given up just now, or is in another's hands: shards are due still.
+            wanted, wait = wanted._replace(planning=False), False
+            continue
+        # The job's row comes before its shards'.
+        if job_rows.scoring(connection, turn.id, key_only=True, skip_locked=not wait):
+            row = turns.lock_shard(connection, turn, wanted)
+            if row is not None:
+                return _take(connection, turn, row, worker_id, lease_s)
+        passed.append(turn.id)
+        wait = False
+    return None
+
+
+def _take(
+    connection: sa.Connection, turn: sa.Row[Any], row: sa.Row[Any], worker_id: str, lease_s: float
+) -> Shard:
+    """Claim a shard whose row is locked."""
     connection.execute(
         sa.update(shards)
         .where(shards.c.job_id == row.job_id, shards.c.shard_no == row.shard_no)
@@ -186,6 +206,7 @@ def claim_shard(
             attempts=shards.c.attempts + 1,
             # Should this attempt end without a word, no other attempt's words explain it.
             last_error=None,
+            **turns.counted(turn, row),
         )
     )
     return Shard(
@@ -197,7 +218,7 @@ def claim_shard(
         source_no=row.source_no,
         first_item=row.first_item,
         n_items=row.n_items,
-        listing=bytes(listing),
+        listing=bytes(row.listing),
         model_id=row.model_id,
         precision=row.precision or "fp32",
         engine=row.engine,
@@ -208,140 +229,11 @@ def claim_shard(
     )
 
 
-def first_due(
-    connection: sa.Connection,
-    select: sa.Select[Any],
-    worker_id: str = "",
-    *,
-    alone: bool = True,
-    lock: Callable[[int], bool] | None = None,
-    kinds: Collection[str] | None = None,
-    away: Away = NOWHERE,
-) -> sa.Row[Any] | None:
-    """The row of a SELECT over shards for the best that this worker could claim now, or None.
-
-    The highest priority first, then the oldest job, then the first in it. `kinds` are the words of
-    `jobs.engine` that the worker serves, and jobs that ask for another are skipped; None serves
-    all. What is `away` is left alone. With `lock` the row is to be claimed: it locks the job's row,
-    and says whether its shards may be worked on still; the shard's row is locked then, and those
-    that others have locked are skipped.
-    """
-    # Job by job: each is one look into an index, while sorting all open shards of all jobs would
-    # take longer the more there is to do.
-    open_shard = sa.exists().where(shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
-    numbers = connection.execute(
-        sa.select(jobs.c.id)
-        .where(jobs.c.state.in_(SCORING_JOB_STATES), open_shard, served(kinds))
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-    ).scalars()
-    for job_id in numbers.all():
-        query = _due(select, job_id, worker_id, alone)
-        if away.uris:
-            query = query.where(
-                ~sa.exists().where(
-                    sources.c.job_id == shards.c.job_id,
-                    sources.c.source_no == shards.c.source_no,
-                    sources.c.uri.in_(sorted(away.uris)),
-                )
-            )
-        row = connection.execute(query).one_or_none()
-        if row is not None and lock is not None:
-            # The job's row comes before its shards', but not where nothing of it is due.
-            if not lock(job_id):
-                continue
-            locked = query.with_for_update(skip_locked=True, of=shards)
-            row = connection.execute(locked).one_or_none()
-        if row is not None:
-            return row
-    return None
-
-
 def served(kinds: Collection[str] | None) -> sa.ColumnElement[bool]:
     """The condition under which a job may be scored by a worker that serves these engines."""
     if kinds is None:
         return sa.true()
     return sa.or_(jobs.c.engine.is_(None), jobs.c.engine.in_(sorted(kinds)))
-
-
-def _due(select: sa.Select[Any], job_id: int, worker_id: str, alone: bool) -> sa.Select[Any]:
-    """Narrow a SELECT over shards to the first of a job that this worker could claim now.
-
-    Unless the worker is `alone`, with nothing else in hand, suspect shards are left out.
-    A source that can only be read from its start is one worker's at a time: a second one would
-    inflate all of it once more.
-    """
-    others = shards.alias("others")
-    taken = sa.exists().where(
-        sources.c.job_id == shards.c.job_id,
-        sources.c.source_no == shards.c.source_no,
-        sources.c.streams,
-        others.c.job_id == sources.c.job_id,
-        others.c.source_no == sources.c.source_no,
-        others.c.state == "leased",
-        leases.leased(others),
-        others.c.worker_id != worker_id,
-    )
-    return (
-        select.join_from(shards, jobs, jobs.c.id == shards.c.job_id)
-        .where(
-            shards.c.job_id == job_id,
-            jobs.c.state.in_(SCORING_JOB_STATES),
-            shards.c.finished_at.is_(None),
-            sa.or_(
-                shards.c.state == "ready",
-                sa.and_(shards.c.state == "leased", leases.run_out(shards)),
-            ),
-            leases.waited(shards),
-            ~taken,
-            sa.true() if alone else shards.c.attempts < SUSPECT_ATTEMPTS,
-        )
-        .order_by(shards.c.shard_no)
-        .limit(1)
-    )
-
-
-def claim_best(
-    connection: sa.Connection,
-    worker_id: str,
-    lease_s: float,
-    *,
-    planning: bool,
-    alone: bool = True,
-    kinds: Collection[str] | None = None,
-    away: Away = NOWHERE,
-) -> Shard | Claimed | None:
-    """Claim a shard or, with `planning`, a job to be planned: whichever goes first.
-
-    Higher priority first, then the older job; a job is planned before its own shards are scored.
-    Not `alone` is a worker that has something in hand: it gets no suspect shard. Of shards it gets
-    those that its `kinds` of engine may score, as in `first_due`; any worker may plan what is
-    not `away`.
-    """
-    job = None
-    if planning:
-        job = connection.execute(
-            due("score", sa.select(jobs.c.id, jobs.c.priority), away).limit(1)
-        ).one_or_none()
-    shard = first_due(
-        connection,
-        sa.select(shards.c.job_id, jobs.c.priority),
-        worker_id,
-        alone=alone,
-        kinds=kinds,
-        away=away,
-    )
-    if job is not None and (
-        shard is None or (-job.priority, job.id) <= (-shard.priority, shard.job_id)
-    ):
-        claimed = claim_job(connection, "score", worker_id, lease_s, away)
-        if claimed is not None:
-            return claimed
-        # It was given up just now, or is in another's hands: the shards are still due. Behind what
-        # was locked for its end no other job's row may be waited for.
-        return claim_shard(
-            connection, worker_id, lease_s, alone=alone, kinds=kinds, away=away, wait=False
-        )
-    return claim_shard(connection, worker_id, lease_s, alone=alone, kinds=kinds, away=away)
 
 
 def anything_due(
@@ -357,13 +249,10 @@ def anything_due(
     None and nothing ask for any worker.
     """
     with database.reading(engine) as connection:
-        kind = "train" if queue == "train" else "score"
-        if connection.execute(due(kind, sa.select(jobs.c.id), away).limit(1)).first() is not None:
-            return True
         if queue == "train":
-            return False
-        select = sa.select(shards.c.job_id)
-        return first_due(connection, select, kinds=kinds, away=away) is not None
+            first = connection.execute(due("train", sa.select(jobs.c.id), away).limit(1))
+            return first.first() is not None
+        return turns.next_one(connection, Wanted(kinds=kinds, away=away)) is not None
 
 
 def urgent(engine: sa.Engine, kinds: Collection[str] | None = None) -> str | None:
@@ -387,6 +276,7 @@ def more_urgent(
         sa.select(jobs.c.id, jobs.c.priority)
         .where(
             jobs.c.kind == "score",
+            jobs.c.finished_at.is_(None),
             jobs.c.state.in_(("queued", *SCORING_JOB_STATES)),
             jobs.c.priority > priority,
             served(kinds),

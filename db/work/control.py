@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from db.base import locks
 from db.base.errors import Conflict
 from db.base.schema import FINAL_JOB_STATES, jobs, shards, sources
+from db.nightly import ends
 from db.queue import jobs as job_rows
 from db.queue import outages
 from db.work import endings
 
 #: Options of `retry` that are columns of jobs; all others go into the spec.
-_COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key"})
+_COLUMNS = frozenset({"model_id", "precision", "engine", "priority", "key", "share"})
 
 
 def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
@@ -26,13 +27,15 @@ def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None =
     if row.state in FINAL_JOB_STATES:
         raise Conflict(f"job {job_id} is already {row.state}; there is nothing to pause")
     if row.state == "paused":
-        if row.out_of_patience_at is None:
+        if row.out_of_patience_at is None and row.put_aside_at is None:
             raise Conflict(
                 f"job {job_id} is paused already; `pneumoq jobs resume {job_id}` goes on"
             )
-        # From now on it is a person's: its schedule does not end it.
+        # From now on it is a person's: its schedule does not end it, nor go on with it.
         connection.execute(
-            sa.update(jobs).where(jobs.c.id == job_id).values(out_of_patience_at=None)
+            sa.update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(out_of_patience_at=None, put_aside_at=None)
         )
         job_rows.log(connection, job_id, who, "paused", reason)
         return
@@ -65,7 +68,10 @@ def pause(connection: sa.Connection, job_id: int, who: str, reason: str | None =
 
 
 def resume(connection: sa.Connection, job_id: int, who: str, reason: str | None = None) -> None:
-    """Let a paused job go on where it was; the patience with its sources is counted anew."""
+    """Let a paused job go on where it was; the patience with its sources is counted anew.
+
+    A training that was put aside at the end of its night goes on now, and by day too.
+    """
     row = job_rows.locked(connection, job_id)
     if row.state != "paused":
         raise Conflict(f"job {job_id} is {row.state}, not paused; there is nothing to resume")
@@ -73,9 +79,11 @@ def resume(connection: sa.Connection, job_id: int, who: str, reason: str | None 
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id)
-        .values(state=state, out_of_patience_at=None, reason=None)
+        .values(state=state, out_of_patience_at=None, put_aside_at=None, reason=None)
     )
     outages.forget(connection, job_id)
+    if row.kind == "train":
+        ends.lift(connection, job_id)
     job_rows.log(connection, job_id, who, "resumed", reason)
 
 
@@ -93,8 +101,8 @@ def retry(
     """A new job that does an ended one again: its number.
 
     With `failed_only` it does the items that are in error or have no outcome. `changes` replace
-    options: `model_id`, `precision`, `engine`, `priority` and `key` of the job, anything else in
-    its spec (None: as if it had not been given).
+    options: `model_id`, `precision`, `engine`, `priority`, `key` and `share` of the job, anything
+    else in its spec (None: as if it had not been given).
     """
     row = job_rows.locked(connection, job_id)
     if row.state not in FINAL_JOB_STATES:
@@ -124,6 +132,7 @@ def retry(
                 "precision": row.precision,
                 "engine": row.engine,
                 "priority": row.priority,
+                "share": row.share or job_rows.share_of(row.submitted_by),
             }
             | {k: v for k, v in changes.items() if k in _COLUMNS}
         ),

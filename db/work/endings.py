@@ -184,7 +184,11 @@ def waiting_to_close(engine: sa.Engine) -> list[int]:
         found = connection.execute(
             sa.select(
                 jobs.c.id, sa.and_(jobs.c.planned_at.is_not(None), no_open_shard).label("done")
-            ).where(jobs.c.kind == "score", jobs.c.state.in_(SCORING_JOB_STATES))
+            ).where(
+                jobs.c.kind == "score",
+                jobs.c.finished_at.is_(None),
+                jobs.c.state.in_(SCORING_JOB_STATES),
+            )
         ).all()
         return [int(r.id) for r in found if r.done or _over_budget(connection, r.id)]
 

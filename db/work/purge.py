@@ -1,7 +1,8 @@
 """Purging: what old jobs left is removed; their rows and the sums of their outcomes stay.
 
 A purged job keeps its row in `jobs` and one row in `shards`, so that its progress still adds up and
-a prediction that was answered from it still names a job that exists. Such predictions are whole
+a prediction that was answered from it still names a job that exists. What it did on which day stays
+in `day_totals`. Such predictions are whole
 rows of their own; nothing else of them refers to what is removed.
 """
 
@@ -27,10 +28,12 @@ from db.base.schema import (
     rollups,
     shard_listings,
     shards,
+    source_totals,
     sources,
 )
 from db.base.types import now
 from db.queue import jobs as job_rows
+from db.work import totals
 
 #: Items whose rows are deleted in one transaction, so that nobody waits long for the database.
 ITEMS = 50_000
@@ -86,6 +89,8 @@ def purge(engine: sa.Engine, older_than: timedelta, who: str, keep: Collection[i
     if not ids:
         return Purged(0, 0, 0)
     database.write(engine, lambda c: _mark(c, ids))
+    for job_id in ids:
+        totals.add_job(engine, job_id)
     _forget_films(engine, ids)
     dropped = _drop_partitions(engine)
     for row in found:
@@ -149,20 +154,21 @@ def _delete_items(connection: sa.Connection, job_id: int, first: int) -> None:
 def _sum_up(connection: sa.Connection, job_id: int, who: str) -> None:
     """Put one row in the place of the job's shards, and remove the rest."""
     job_rows.locked(connection, job_id)
-    names = ("n_predictions", "n_positive", "n_unusual", "n_refused", "n_errors")
+    names = ("n_predictions", "n_positive", "n_unusual", "n_looks", "n_refused", "n_errors")
     final = connection.execute(
         sa.select(
             sa.func.coalesce(sa.func.sum(shards.c.n_items), 0).label("n_items"),
             *(sa.func.coalesce(sa.func.sum(shards.c[name]), 0).label(name) for name in names),
         ).where(shards.c.job_id == job_id, shards.c.finished_at.is_not(None))
     ).one()
-    for table in (rollups, shard_listings, shards, sources, job_events):
+    for table in (rollups, shard_listings, shards, sources, source_totals, job_events):
         connection.execute(sa.delete(table).where(table.c.job_id == job_id))
     if final.n_items:
         connection.execute(
             sa.insert(shards).values(
                 job_id=job_id, shard_no=0, source_no=0, first_item=0, n_items=int(final.n_items),
-                state="done", finished_at=now(), **{n: int(getattr(final, n)) for n in names},
+                state="done", finished_at=now(), summed=True,
+                **{n: int(getattr(final, n)) for n in names},
             )
         )  # fmt: skip
     # Whoever submits its key again wants the work to be done again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,6 +272,7 @@ def _row(
         "scores": answer.scores,
         "ood": answer.ood,
         "unusual": answer.unusual,
+        "look": None if answer.look is None else dataclasses.asdict(answer.look),
         "model_id": chosen["id"],
         "model": chosen["name"],
         "precision": pinned,
@@ -287,7 +289,8 @@ def _print(name: str, answer: Answer, top: int, threshold: float, *, alone: bool
             f"(operating point {100 * card.threshold:.2f}%)"
         )
     else:
-        doubt = "  unusual: do not trust the label" if answer.unusual else ""
+        odd = "unusual" if answer.unusual else answer.look and "acquired like films of one class"
+        doubt = f"  {odd}: do not trust the label" if odd else ""
         percent = f"{100 * answer.probability:6.2f}%"
         click.echo(output.printable(f"{percent} {card.positive}  {answer.label}  {name}{doubt}"))
     if top == 1:
@@ -304,6 +307,11 @@ def _more(answer: Answer, chosen: sa.RowMapping, pinned: str, written: Path | No
     if answer.ood is not None:
         warning = "  unlike the training films: do not trust the label" if answer.unusual else ""
         click.echo(f"distance from the training films {answer.ood:.2f} (1 is typical){warning}")
+    if answer.look is not None:
+        click.echo(
+            f"acquired like training films with {answer.look.what}, nearly all of which were "
+            f"{answer.look.label}: do not trust the label"
+        )
     click.echo(
         f"model {chosen['id']} ({chosen['name']}) in {pinned}. Research software, not a medical "
         "device."

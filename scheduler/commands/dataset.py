@@ -12,15 +12,14 @@ from typing import Any
 import click
 
 from scheduler import errors, session
-from scheduler.pages import dataset as pages
 from scheduler.show import output
-from trainer.acquisition import sheet as sheets
-from trainer.checking import checkup, division
+from trainer.checking import checkup, contact, division
 from trainer.checking.checkup import Checkup, Sizes
 from trainer.data import classes, whose
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import TEST, TRAIN, VAL
 from trainer.data.whose import Whose
+from trainer.errors import FilmError
 
 #: Worst finding → exit status.
 STATUS = {"note": errors.DONE, "doubt": errors.ITEM_ERRORS, "bad": errors.BAD_INPUT}
@@ -281,11 +280,13 @@ def _draw(found: Checkup, path: Path) -> str:
     if found.root is None or not found.groups:
         return f"{name} is not written: no films look acquired alike and are of one class."
     try:
-        rows = [pages.row(found, group) for group in found.groups]
-    except errors.Failure as error:
-        raise errors.Failure(f"{name} is not written: {error.message}") from error
+        drawn = contact.draw(found.root, found.groups)
+    except (OSError, FilmError) as error:
+        raise errors.Failure(
+            f"{name} is not written: a film changed since it was looked at ({error}); run again"
+        ) from error
     try:
-        sheets.draw(rows).save(path, format="PNG")
+        drawn.save(path, format="PNG")
     except OSError as error:
         raise errors.Failure(
             f"{name} cannot be written: {error.strerror}; give another file to --sheet"

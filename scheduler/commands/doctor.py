@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.base import database, migrate, workers
 from db.base.errors import DatabaseError, NotMigrated
+from db.nightly import schedules, unpromoted
 from scheduler import errors, session
 from scheduler.checks import gpu, machine
 from scheduler.checks.finding import Finding, ok, problem, warning
@@ -168,6 +169,24 @@ def database_and_workers(settings: Settings) -> Iterator[Finding]:
             f"{_server(engine)}, schema {revision}{newer}, answers in {took_ms:.0f} ms",
         )
     yield from _live(alive)
+    if revision == migrate.HEAD:
+        yield from _nights(engine)
+
+
+def _nights(engine: sa.Engine) -> Iterator[Finding]:
+    """Schedules whose nights have promoted nothing for so long that hooks have a notice of it."""
+    for row in schedules.listing(engine):
+        limit = unpromoted.notice_after(row["spec"])
+        if row["kind"] != "train" or not limit:
+            continue
+        with database.reading(engine) as connection:
+            found = unpromoted.in_a_row(connection, row["id"])
+        if found.nights >= limit:
+            yield warning(
+                f"schedule {row['name']}",
+                f"no new champion in {found.nights} nights in a row ({found})",
+                f"`pneumoq schedule show {row['name']}` says why",
+            )
 
 
 def _server(engine: sa.Engine) -> str:

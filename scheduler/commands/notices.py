@@ -27,11 +27,11 @@ def command() -> None:
     """See what the hooks were told, and try them.
 
     Failures and errors, skipped and missed runs, sources that no worker can read, verdicts on new
-    models and drift are POSTed as JSON to PNEUMOQ_HOOK_URL, and handed to the command line
-    PNEUMOQ_HOOK_COMMAND on its standard input (and as variables: PNEUMOQ_EVENT, PNEUMOQ_TEXT,
-    PNEUMOQ_SCHEDULE, PNEUMOQ_JOB, ...). They hold figures and names that you gave, never a path or
-    a film's name. A notice that does not arrive is sent again after 10 s, 1 min, 10 min, 1 h and
-    6 h; the same `id` again is the same notice.
+    models, many nights without a promotion, and drift are POSTed as JSON to PNEUMOQ_HOOK_URL, and
+    handed to the command line PNEUMOQ_HOOK_COMMAND on its standard input (and as variables:
+    PNEUMOQ_EVENT, PNEUMOQ_TEXT, PNEUMOQ_SCHEDULE, PNEUMOQ_JOB, ...). They hold figures and names
+    that you gave, never a path or a film's name. A notice that does not arrive is sent again after
+    10 s, 1 min, 10 min, 1 h and 6 h; the same `id` again is the same notice.
 
     \b
     Examples:

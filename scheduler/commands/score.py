@@ -56,6 +56,7 @@ from trainer.film import rules
     "--source-patience", callback=submit.span, metavar="SPAN",
     help="Pause the job when no worker could read what is left of it for so long. Default: 6h.",
 )  # fmt: skip
+@submit.share_option
 @click.option(
     "--dry-run", is_flag=True,
     help="Submit nothing: count what is there, and estimate refusals, time and disk.",
@@ -75,6 +76,7 @@ def command(
     force: bool,
     max_errors: str | None,
     source_patience: int | None,
+    share: str | None,
     dry_run: bool,
     wait: bool,
     local: bool,
@@ -93,6 +95,7 @@ def command(
     Examples:
       pneumoq score archive.zip --wait
       pneumoq score /data/2025 "/data/2026/**/*.dcm" --priority 5 --max-errors 5%
+      pneumoq score archive.zip --for study-12
       pneumoq score --list films.csv --accept lateral --key monday
       pneumoq score archive.zip --engine tensorrt --precision fp16
       pneumoq score archive.tar.zst --dry-run
@@ -136,6 +139,7 @@ def command(
             priority=priority,
             key=key or submit.once(),
             source_rows=rows,
+            share=share,
         )
 
     how = "as asked" if asked != "auto" else "the fastest that passed its parity gate"

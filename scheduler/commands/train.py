@@ -235,7 +235,7 @@ def command(
     if local and importlib.util.find_spec("torch") is None:
         raise errors.Failure("training needs PyTorch: pip install 'pneumoq[train]'")
     if spec.get("name") is not None:
-        _check_name(engine, spec["name"])
+        check_name(engine, spec["name"])
 
     def make(connection: sa.Connection) -> int:
         return jobs.submit(
@@ -258,7 +258,7 @@ def command(
 
 def of_options(data: tuple[Path, ...], spec: dict[str, Any]) -> dict[str, Any]:
     """The job's spec by the command line; paths are those of this machine, made absolute."""
-    _check_operating_point(spec["operating_point"])
+    check_operating_point(spec["operating_point"])
     _check_pattern(spec["patient_pattern"])
     if spec["init"] not in ("imagenet", "scratch"):
         weights = Path(spec["init"])
@@ -349,7 +349,8 @@ def check_source(source: Path, hint: str = "DATA") -> None:
         )
 
 
-def _check_operating_point(rule: str) -> None:
+def check_operating_point(rule: str) -> None:
+    """Refuse a rule for the operating point that means nothing."""
     share = re.fullmatch(r"(?:sensitivity|specificity)=(\d*\.?\d+|1\.)", rule)
     cost = re.fullmatch(r"cost=(\d+\.?\d*|\.\d+)", rule)
     good = (share and 0 < float(share[1]) <= 1) or (cost and float(cost[1]) > 0)
@@ -368,7 +369,7 @@ def _check_pattern(pattern: str | None) -> None:
         ) from error
 
 
-def _check_name(engine: sa.Engine, name: str) -> None:
+def check_name(engine: sa.Engine, name: str) -> None:
     """Refuse a name that means a model already: after hours of training it would be too late."""
     if name.isdecimal() or name == aliases.CHAMPION:
         raise click.BadParameter("this would be taken for another model", param_hint="--name")

@@ -29,6 +29,7 @@ from worker.config import Settings
 _MODEL = (
     (schema.models, schema.models.c.id),
     (schema.model_labels, schema.model_labels.c.model_id),
+    (schema.model_looks, schema.model_looks.c.model_id),
     (schema.model_files, schema.model_files.c.model_id),
 )
 #: Columns that name rows which are not copied.

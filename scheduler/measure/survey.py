@@ -144,4 +144,5 @@ def row_of(uri: str, kind: archive.Kind | None = None) -> dict[str, Any]:
             "kind": source.kind,
             "fingerprint": source.fingerprint(),
             "content_id": source.content_id(),
+            "listed": source.listed(),
         }

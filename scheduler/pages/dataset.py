@@ -6,19 +6,17 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from scheduler import errors
 from scheduler.pages import html
 from scheduler.pages.html import Content, Section, el
 from scheduler.pages.job import Made, made_by
 from scheduler.show import output
-from trainer.acquisition import sheet as sheets
+from trainer.checking import contact
 from trainer.checking.acquired import Alike
 from trainer.checking.checkup import Checkup
 from trainer.errors import FilmError
-from trainer.film import rules
-
-#: Films of a group's own class on its sheet; the rest of a row is for those of others.
-SHOWN = 5
 
 #: Quality of a sheet's JPEG.
 QUALITY = 80
@@ -96,7 +94,7 @@ def _groups(found: Checkup) -> Content:
     for group in found.groups:
         counts = ", ".join(f"{len(paths):,} {of}" for of, paths in group.films.items() if paths)
         heading = f"Films with {group.what}: {counts}"
-        image = sheets.draw([row(found, group)])
+        image = _sheet(found, group)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
         content.append(
@@ -115,31 +113,11 @@ def _groups(found: Checkup) -> Content:
     return content
 
 
-def row(found: Checkup, group: Alike) -> sheets.Row:
-    """A group's films for a sheet, those of its class first; Failure where one changed."""
+def _sheet(found: Checkup, group: Alike) -> Image.Image:
     assert found.root is not None
-    chosen = [*_spread(group.films[group.label], SHOWN, group.label)]
-    for label, paths in group.films.items():
-        if label != group.label:
-            chosen += _spread(paths, sheets.COLUMNS - len(chosen), label)
-    counts = ", ".join(f"{len(paths):,} {of}" for of, paths in group.films.items() if paths)
     try:
-        tiles = [
-            sheets.Tile(
-                film=rules.decode((found.root / film).read_bytes(), sheets.TILE),
-                name=label,
-                box=group.boxes.get(film),
-            )
-            for film, label in chosen
-        ]
+        return contact.draw(found.root, [group])
     except (OSError, FilmError) as error:
         raise errors.Failure(
             f"a film changed since it was looked at ({error}); run again"
         ) from error
-    return sheets.Row(heading=f"Films with {group.what}: {counts}", films=tiles)
-
-
-def _spread(paths: Sequence[str], most: int, name: str) -> list[tuple[str, str]]:
-    """No more than so many of them, from first to last, each with its class."""
-    n = min(len(paths), most)
-    return [(paths[i * len(paths) // n], name) for i in range(n)]

@@ -48,6 +48,8 @@ def annotate(out: Path, answer: Answer) -> None:
     text = f"{100 * answer.probability:.2f}% {answer.card.positive}: called {answer.label}"
     if answer.unusual:
         text += " (unusual film: do not trust it)"
+    elif answer.look is not None:
+        text += " (acquired like films of one class: do not trust it)"
     font_size = max(12, base.height // 30)
     font = ImageFont.load_default(font_size)
     draw = ImageDraw.Draw(base)

@@ -37,7 +37,7 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         "seconds": taken_s,
     }
     if row["kind"] == "score":
-        for name in ("items", "predictions", "positives", "unusual", "refused", "errors"):
+        for name in ("items", "predictions", "positives", "unusual", "looks", "refused", "errors"):
             summary[name] = int(row[name])
         summary["from_store"] = from_store(engine, row["job_id"])
         summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
@@ -133,6 +133,8 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         "films": f"{summary['items']:,}" + (f"  ({rate:,.1f} films/s)" if rate else ""),
         "predictions": f"{summary['predictions']:,}  ({summary['positives']:,} positive)",
         "unusual": f"{summary['unusual']:,}  (unlike the training films: do not trust the label)",
+        "looks": f"{summary['looks']:,}  (acquired like training films of one class: do not trust "
+        "the label)",
         "refused": f"{summary['refused']:,}  (intact, but no films to be scored)",
         "errors": f"{summary['errors']:,}"
         + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),

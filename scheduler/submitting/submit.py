@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from db.base import database, schema, workers
 from db.base.schema import FINAL_JOB_STATES
 from db.queue import budget as budgets
-from db.queue import jobs
+from db.queue import jobs, shares
 from scheduler import engines, errors
 from scheduler.local import stack
 from scheduler.show import follow, output
@@ -200,6 +200,23 @@ def readable_path(path: Path) -> str:
     return text
 
 
+def share(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse a key of a share that could not be told from others."""
+    if value is not None and not (0 < len(value) <= shares.LONGEST_KEY and value == value.strip()):
+        raise click.BadParameter(
+            f"give 1 to {shares.LONGEST_KEY} characters, without blanks around them"
+        )
+    return value
+
+
+#: Whose share of the workers a scoring job takes.
+share_option = click.option(
+    "--for", "share", callback=share, metavar="KEY",
+    help="Whose share of the workers it takes; `pneumoq shares` shows them. Default: the user, or "
+    "the schedule.",
+)  # fmt: skip
+
+
 def options(command: Any) -> Any:
     """The options that every submitting command has."""
     for option in reversed(
@@ -214,7 +231,7 @@ def options(command: Any) -> Any:
             ),
             click.option(
                 "--priority", type=click.IntRange(-100, 100), default=0, show_default=True,
-                help="Higher goes first; among equals the older.",
+                help="Higher goes first.",
             ),
             click.option(
                 "--key", callback=short,

@@ -28,6 +28,7 @@ from trainer import checkpoint
 from trainer.data import dataset
 from trainer.film import rules
 from trainer.judging import metrics
+from trainer.network import device as devices
 from trainer.network import model
 from trainer.shift import measure, units
 from trainer.shift.measure import Scored
@@ -49,7 +50,9 @@ class Network:
         net, _ = model.build(labels, model.SCRATCH)
         state = {k: v.float() for k, v in checkpoint.load(weights).items()}
         net.load_state_dict(state, strict=False)
-        self._net = model.folded(net)
+        self._net = model.folded(net).to(memory_format=torch.channels_last)
+        # As training does it, on a processor that has bf16: three times as fast.
+        self._precision = devices.precision("auto", torch.device("cpu"))
         self._positive = positive
         self._file = None if cache is None else cache.with_name(f"{cache.stem}-{weights.stem}.npz")
         self._known: dict[str, float] = {}
@@ -62,8 +65,9 @@ class Network:
         new = [n for n, name in enumerate(names) if name not in self._known]
         for start in range(0, len(new), 32):
             part = new[start : start + 32]
-            with torch.no_grad():
-                logits = self._net(torch.tensor(planes[part][:, None])).double()
+            image = torch.tensor(planes[part][:, None])
+            with torch.no_grad(), devices.autocast(image.device, self._precision):
+                logits = self._net(image).double()
             found = torch.softmax(logits, dim=1)[:, self._positive].tolist()
             self._known |= {names[n]: p for n, p in zip(part, found, strict=True)}
         return np.array([self._known[name] for name in names])
@@ -139,7 +143,6 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--cache", type=Path)
     given = parser.parse_args()
-    torch.set_num_threads(2)
     films, paths = read(given.data, given.size)
     looks = units.look(films)
     of_unit = np.array([Path(path).name in sure(given.unit) for path in paths])

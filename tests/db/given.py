@@ -148,17 +148,18 @@ def one(database: sa.Engine, table: sa.Table, *conditions: sa.ColumnElement[bool
         return connection.execute(sa.select(table).where(*conditions)).one()
 
 
-def clock_was_ahead(database: sa.Engine, days: int = 1) -> None:
-    """Everything in the database was written by a clock so many days ahead of the one of now."""
+def clock_was_ahead(database: sa.Engine, days: int = 1, minutes: int = 0) -> None:
+    """Everything in the database was written by a clock so far ahead of the one of now."""
+    minutes += days * 24 * 60
     sqlite = database.dialect.name == "sqlite"
     with writing(database) as connection:
         for table in metadata.sorted_tables:
             for column in table.c:
                 if isinstance(column.type, UtcDateTime):
                     moved = (
-                        f"strftime('%Y-%m-%dT%H:%M:%fZ', {column.name}, '{days} days')"
+                        f"strftime('%Y-%m-%dT%H:%M:%fZ', {column.name}, '{minutes} minutes')"
                         if sqlite
-                        else f"{column.name} + interval '{days} days'"
+                        else f"{column.name} + interval '{minutes} minutes'"
                     )
                     connection.exec_driver_sql(
                         f"UPDATE {table.name} SET {column.name} = {moved} "

@@ -35,6 +35,8 @@ class Invariants(RuleBasedStateMachine):
         self.ended: dict[int, tuple[str, str | None]] = {}
         #: Outcomes as first seen: (job, item) → table and row.
         self.outcomes: dict[tuple[int, int], tuple[Any, ...]] = {}
+        #: Full counts of jobs, as last seen before they were purged.
+        self.counts: dict[int, Counter[str]] = {}
 
     def rows(self, statement: sa.Select[Any]) -> list[sa.RowMapping]:
         with reading(self.engine) as connection:
@@ -79,6 +81,33 @@ class Invariants(RuleBasedStateMachine):
                     assert name == name_of(source_no, listed[source_no])
                     listed[source_no] += 1
         self.check_reuse(seen, outcomes)
+        self.check_sums(seen)
+
+    def check_sums(self, seen: dict[str, list[sa.RowMapping]]) -> None:
+        """The sums are a full count of what was not purged, and what purged jobs had."""
+        purged = {job["id"] for job in seen["jobs"] if job["purged_at"] is not None}
+        counts: dict[int, Counter[str]] = defaultdict(Counter)
+        for p in seen["predictions"]:
+            counts[p["job_id"]] += Counter(
+                predictions=1, positives=p["label_no"], reused=p["reused_from_job"] is not None,
+            )  # fmt: skip
+            counts[p["job_id"]][f"tenth_{int(p['probability'] * 10)}"] += 1
+        for table, name in (("refusals", "refused"), ("item_errors", "errors")):
+            for row in seen[table]:
+                counts[row["job_id"]][name] += 1
+        self.counts = {job: n for job, n in self.counts.items() if job in purged} | dict(counts)
+        expected = sum(self.counts.values(), Counter[str]())
+        names = ("predictions", "positives", "reused", "refused", "errors", "tenth_7")
+        for view in ("days", "models"):
+            said = Counter[str]()
+            for row in seen[view]:
+                said.update({name: int(row[name]) for name in names if name in row})
+            assert +said == Counter({n: expected[n] for n in names if n in said and expected[n]})
+        machines = Counter[str]()
+        for row in seen["machines"]:
+            machines.update({name: int(row[name]) for name in ("items", "scored", "reused")})
+        assert machines["items"] == sum(expected[n] for n in ("predictions", "refused", "errors"))
+        assert machines["scored"] == expected["predictions"] - expected["reused"]
 
     def see(self) -> dict[str, list[sa.RowMapping]]:
         """Everything there is, at one moment."""
@@ -89,6 +118,12 @@ class Invariants(RuleBasedStateMachine):
         } | {
             "shards": sa.select(shard, listing.c.listing).join_from(shard, listing, isouter=True),
             "progress": sa.text("SELECT job_id, done FROM v_job_progress"),
+            "days": sa.text("SELECT * FROM v_daily_scores"),
+            "machines": sa.text("SELECT * FROM v_throughput"),
+            "models": sa.text(
+                "SELECT predictions, positives, reused, refused, errors FROM model_totals "
+                "UNION ALL SELECT predictions, positives, reused, refused, errors FROM shard_totals"
+            ),
         }
         with reading(self.engine) as connection:
             return {

@@ -223,14 +223,15 @@ class _Filling:
         self._execute(
             connection,
             f"""INSERT INTO schedules (id, name, cron, tz, kind, spec, paused, catch_up_s,
-                    created_at, created_by)
+                    created_at, created_by, considered_until)
                 SELECT n, 'schedule-' || n, '0 2 * * *', 'UTC',
                     CASE WHEN n > {FOLDERS} THEN 'train' ELSE 'score' END,
-                    '{{"job": {{}}}}'{self._json}, {self._no}, 3600, {self._at("0")}, 'large'
+                    '{{"job": {{}}}}'{self._json}, {self._no}, 3600, {self._at("0")}, 'large',
+                    {self._at(str(SPAN_S))}
                 FROM large_numbers WHERE n BETWEEN 1 AND {FOLDERS + 1}""",
             f"""INSERT INTO jobs (id, kind, state, priority, spec, model_id, precision,
-                    schedule_id, scheduled_for, submitted_by, created_at, started_at, planned_at,
-                    finished_at, planned_items, planned_shards)
+                    schedule_id, scheduled_for, submitted_by, share, created_at, started_at,
+                    planned_at, finished_at, planned_items, planned_shards)
                 SELECT j.id, CASE WHEN {training} THEN 'train' ELSE 'score' END,
                     CASE WHEN j.id % 10 = 1 AND NOT {training} AND j.id <= {ordinary}
                         THEN 'completed_with_errors' ELSE 'completed' END, 0,
@@ -241,6 +242,8 @@ class _Filling:
                     CASE WHEN {scheduled} THEN {self._second()} END,
                     CASE WHEN {scheduled} THEN 'schedule schedule-' || {schedule}
                         ELSE 'user' || j.id % {self._size.people} || '@reading-room' END,
+                    CASE WHEN {scheduled} THEN 'schedule schedule-' || {schedule}
+                        ELSE 'user' || j.id % {self._size.people} END,
                     {self._second()}, {self._second("1")},
                     CASE WHEN NOT {training} THEN {self._second("2")} END, {self._second("120")},
                     CASE WHEN {training} THEN 0 WHEN j.id > {ordinary} THEN {self._size.archive}

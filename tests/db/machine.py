@@ -18,17 +18,18 @@ from hypothesis.stateful import rule
 from db.base.database import reading, write
 from db.base.errors import Conflict, LeaseLost
 from db.base.schema import FINAL_JOB_STATES, SCORING_JOB_STATES
-from db.queue import budget, jobs, leases, listings, results, reuse
+from db.queue import budget, jobs, labels, leases, listings, results, reuse, shares
 from db.queue.leases import Shard
 from db.queue.listings import NewShard
-from db.work import claims, control, endings, purge
+from db.work import claims, control, endings, purge, totals
 from tests.db import given
 from tests.db.invariants import Invariants, T, content_of, name_of
 
 #: Emptied before each run, in this order.
 EMPTIED = (
     "predictions", "cams", "refusals", "item_errors", "identities", "labels", "films", "rollups",
-    "shard_listings", "shards", "sources", "job_events", "evaluations",
+    "shard_listings", "shards", "sources", "job_events", "evaluations", "shares", "shard_totals",
+    "day_totals", "host_totals", "model_totals", "source_totals",
 )  # fmt: skip
 
 #: Which of the things there are: taken modulo their number.
@@ -143,11 +144,19 @@ class Machine(Invariants):
         sources=st.integers(1, 2),
         max_errors=st.sampled_from([None, None, "0", "2", "50%"]),
         key=st.sampled_from([None, None, "nightly"]),
+        share=st.sampled_from([None, "ann", "bob"]),
     )
-    def submit(self, priority: int, sources: int, max_errors: str | None, key: str | None) -> None:
+    def submit(
+        self,
+        priority: int,
+        sources: int,
+        max_errors: str | None,
+        key: str | None,
+        share: str | None = None,
+    ) -> None:
         spec = {} if max_errors is None else {"max_errors": max_errors}
         given.queued(
-            self.engine, spec=spec, priority=priority, key=key,
+            self.engine, spec=spec, priority=priority, key=key, share=share,
             source_rows=[
                 {"uri": f"/{n}.zip", "kind": "zip", "fingerprint": "1", "content_id": f"zip:{n}"}
                 for n in range(sources)
@@ -313,6 +322,24 @@ class Machine(Invariants):
             goes = before["finished_at"] is not None and before["id"] not in kept | parents
             assert (after["purged_at"] is not None) == (goes or before["purged_at"] is not None)
 
+    @rule(one_by_one=st.booleans())
+    def add_up(self, one_by_one: bool) -> None:
+        """Finished shards go into the sums."""
+        if one_by_one:
+            write(self.engine, totals.add_batch)
+        else:
+            totals.add_all(self.engine)
+
+    @rule(which=pick, name=st.sampled_from(["NORMAL", "PNEUMONIA"]), item=st.integers(0, 5))
+    def import_labels(self, which: int, name: str, item: int) -> None:
+        row = self.job(which, "completed")
+        allowed = row["purged_at"] is None
+        self.expect(
+            allowed,
+            lambda c: labels.import_rows(c, row["id"], [(item, name)], "a person"),
+            Conflict,
+        )
+
     # Shards
 
     @rule(worker=workers, best=st.booleans())
@@ -323,6 +350,7 @@ class Machine(Invariants):
             for s in self.all("shards")
             if s["job_id"] == j["id"] and j["state"] in SCORING_JOB_STATES and s["state"] == "ready"
         }  # fmt: skip
+        turns = self.turns()
         if best:
             found = write(
                 self.engine, lambda c: claims.claim_best(c, worker, given.LEASE_S, planning=True)
@@ -335,6 +363,40 @@ class Machine(Invariants):
             self.held.append(found)
             if (found.job_id, found.shard_no) in due:
                 assert due[found.job_id, found.shard_no] == found.priority
+            (row,) = [
+                s for s in self.all("shards")
+                if (s["job_id"], s["shard_no"]) == (found.job_id, found.shard_no)
+            ]  # fmt: skip
+            assert row["ends"] > row["starts"]
+            assert all(
+                (-found.priority, row["starts"]) <= (-priority, start + 1e-6)
+                for (_, priority), start in turns.items()
+            ), "another key had its turn"
+
+    def turns(self) -> dict[tuple[str, int], float]:
+        """Key and priority of what is surely due → where its next claim begins."""
+        found = self.all("shards")
+        keys = {
+            (j["share"] or j["submitted_by"], j["priority"])
+            for j in self.all("jobs")
+            for s in found
+            if s["job_id"] == j["id"] and j["state"] in SCORING_JOB_STATES
+            and s["state"] == "ready" and s["not_before"] is None
+        }  # fmt: skip
+        counted = [s for s in found if s["starts"] is not None]
+        starts: dict[tuple[str, int], float] = {}
+        for key, priority in keys:
+            beside = [s for s in counted if s["share_priority"] == priority]
+            level = max([s["starts"] for s in beside], default=0.0)
+            mine = max(
+                [(s["starts"], s["ends"]) for s in beside if s["share"] == key], default=None
+            )
+            starts[key, priority] = level if mine is None else max(level, mine[1])
+        return starts
+
+    @rule(share=st.sampled_from(["ann", "bob"]), weight=st.sampled_from([0.5, 1.0, 3.0]))
+    def weigh(self, share: str, weight: float) -> None:
+        write(self.engine, lambda c: shares.set_weight(c, share, weight, "a person"))
 
     @rule(seed=st.integers(0, 2**16), known=st.booleans())
     def work_off(self, seed: int, known: bool) -> None:
@@ -360,7 +422,10 @@ class Machine(Invariants):
         if shard is None:
             return
         made = self.made(shard, random.Random(seed), known)
-        self.expect(self.still_held(shard), lambda c: results.commit(c, shard, made), LeaseLost)
+        took_s = seed / 2**12
+        self.expect(
+            self.still_held(shard), lambda c: results.commit(c, shard, made, took_s), LeaseLost
+        )
 
     def made(self, shard: Shard, chance: random.Random, known: bool) -> list[results.Outcome]:
         names = json.loads(shard.listing)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db.base import outbox, workers
 from db.base.database import reading, write
-from db.base.schema import notices, sources
+from db.base.schema import notices, shards, sources
 from db.base.schema import schedules as schedules_table
 from db.base.schema import watched as watched_table
 from db.base.types import due, pending
@@ -45,14 +45,15 @@ def add(database: sa.Engine, kind: str = "train", cron: str = "0", catch_up_s: i
     )  # fmt: skip
 
 
-def register(database: sa.Engine, name: str) -> None:
-    """A worker that scores and sends notices."""
+def register(database: sa.Engine, name: str, lease_s: float | None = None) -> None:
+    """A worker that scores and sends notices; without a length of its leases one of 0.2.0."""
     write(
         database,
         lambda c: workers.register(
-            c, name, host=name, pid=1, queues="score", engine="x", versions={outbox.SENDS: "yes"}
+            c, name, host=name, pid=1, queues="score", engine="x", versions={outbox.SENDS: "yes"},
+            lease_s=lease_s,
         ),
-    )
+    )  # fmt: skip
 
 
 def a_look(database: sa.Engine, number: int) -> int:
@@ -82,6 +83,58 @@ def test_what_is_further_ahead_than_it_can_be_is_due(
 
 def test_no_worker_may_hold_a_lease_longer_than_what_is_taken_for_one() -> None:
     assert config.MOST["lease_s"] == leases.LONGEST_S
+
+
+@pytest.mark.parametrize("kind", ["train", "score"])
+def test_a_job_is_held_no_longer_ahead_than_its_worker_s_leases_are(
+    database: sa.Engine, kind: str
+) -> None:
+    given.queued(database, kind)
+    register(database, "gone", lease_s=60.0)
+    write(database, lambda c: claims.claim_job(c, kind, "gone", 60.0))
+    assert not claims.anything_due(database, kind)
+    given.clock_was_ahead(database, days=0, minutes=1)
+    found = write(database, lambda c: claims.claim_job(c, kind, "worker", given.LEASE_S))
+    assert found is not None and found.attempt == 2
+
+
+def test_a_shard_is_held_no_longer_ahead_than_its_worker_s_leases_are(
+    database: sa.Engine,
+) -> None:
+    given.running(database, shards=3)
+    for name, lease_s in (("brief", 60.0), ("long", 3600.0), ("of 0.2.0", None)):
+        register(database, name, lease_s)
+        given.claimed(database, name, lease_s or 60.0)
+    given.clock_was_ahead(database, days=0, minutes=1)
+    assert given.claimed(database, "worker").shard_no == 0
+    assert given.claimed(database, "worker").shard_no == 1
+    assert not claims.anything_due(database, "score"), "nobody knows how long that lease is"
+    given.clock_was_ahead(database, days=0, minutes=60)
+    register(database, "worker", given.LEASE_S)
+    assert {given.claimed(database, "worker").shard_no for _ in range(3)} == {0, 1, 2}
+
+
+def test_a_worker_s_lease_is_held_to_its_own_length_beside_workers_of_other_lengths(
+    database: sa.Engine,
+) -> None:
+    given.running(database, shards=2)
+    for name, lease_s in (("brief", 60.0), ("long", 1800.0)):
+        register(database, name, lease_s)
+        given.claimed(database, name, lease_s)
+    assert not claims.anything_due(database, "score")
+    # A clock that was set back by a little is right enough.
+    seconds_ahead(database, leases.TOLERANCE_S - 1)
+    assert not claims.anything_due(database, "score")
+
+
+def seconds_ahead(database: sa.Engine, seconds: float) -> None:
+    """Leases were written by a clock so many seconds ahead of the one of now."""
+    with reading(database) as connection:
+        found = connection.execute(sa.select(shards.c.shard_no, shards.c.lease_until)).all()
+    for number, until in found:
+        later = sa.update(shards).where(shards.c.shard_no == number)
+        moved = later.values(lease_until=until + timedelta(seconds=seconds))
+        write(database, lambda c, m=moved: c.execute(m))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", ["train", "score"])

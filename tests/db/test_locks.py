@@ -29,7 +29,7 @@ from db.base.types import now
 from db.nightly import nights, schedules, watched
 from db.nightly import runs as run_rows
 from db.nightly.watched import Seen
-from db.queue import jobs, labels, leases, listings, outages, results, reuse, training
+from db.queue import jobs, labels, leases, listings, outages, results, reuse, shares, training
 from db.registry import aliases, drift, engine_checks, models, retention
 from db.work import claims, control, endings, patience, purge
 from tests.db import given
@@ -248,6 +248,10 @@ def calls(at: Rows, folder: Path) -> dict[str, Call]:
     return {
         "claim a shard": lambda c: claims.claim_shard(c, "v", 60.0),
         "claim the best": lambda c: claims.claim_best(c, "v", 60.0, planning=True),
+        "claim the best, of others": lambda c: claims.claim_best(
+            c, "v", 60.0, planning=True, planned={"tests"}
+        ),
+        "set a weight": lambda c: shares.set_weight(c, "tests", 2.0, "p"),
         "claim a training": lambda c: claims.claim_job(c, "train", "v", 60.0),
         "renew shards": lambda c: leases.renew_shards(c, [third, first, second], 60.0),
         "renew a planning": lambda c: leases.renew(c, at.planning, 60.0),

@@ -31,7 +31,7 @@ AREAS = {
     ],
     "film": sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("trainer/film/*.py")),
     "metrics": ["trainer/judging/metrics.py"],
-    "verdict": ["trainer/judging/verdict.py"],
+    "verdict": [f"trainer/judging/{name}.py" for name in ("verdict", "gate", "paired")],
 }
 EACH = 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import tarfile
@@ -15,10 +16,13 @@ import numpy as np
 import pydicom.config
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import tag_for_keyword
 
 from tests.support import hostile
 from tests.support.tokens import Tokens
 from tests.worker import spots
+from trainer.film import dicom
 
 #: DICOM's text elements of every kind of value; the coded ones by which a film is told from others
 #: are those of a chest film, and are said in a refusal.
@@ -32,6 +36,29 @@ TEXTS = (
     "DeviceSerialNumber", "PatientOrientation", "Laterality", "AcquisitionDeviceProcessingCode",
 )  # fmt: skip
 NUMBERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+
+
+#: Texts of the file's meta group.
+META = (
+    "SourceApplicationEntityTitle", "SendingApplicationEntityTitle",
+    "ReceivingApplicationEntityTitle", "ImplementationVersionName",
+)  # fmt: skip
+
+#: Kinds of coded values, and of texts.
+CODED = ("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UC", "UR")
+
+
+@functools.cache
+def _not_looked_at() -> tuple[tuple[str, str], ...]:
+    """(keyword, VR) of all elements of such values that reading a film does not look at."""
+    kinds = {*CODED, "UI", "IS", "DS"}
+    # Character sets say how texts are read; curves and overlays have many numbers each.
+    left_out = {*dicom.KEYWORDS, "SpecificCharacterSet"}
+    return tuple(
+        (keyword, vr)
+        for tag, (vr, _, _, _, keyword) in sorted(DicomDictionary.items())
+        if vr in kinds and keyword not in left_out and 0x0008 <= tag >> 16 < 0x7FE0
+    )
 
 
 class Films:
@@ -75,14 +102,43 @@ class Films:
             pixels = np.asarray(self._pixels(sick))
         texts: dict[str, Any] = {name: self._text(f"DICOM {name}") for name in TEXTS}
         numbers = {n: f"1.2.{self.tokens.number('text', f'DICOM {n}')}" for n in NUMBERS}
-        with _unchecked():
+        with unchecked():
             made = hostile.dataset(pixels, **{**texts, **numbers, **tags})
             inner = pydicom.Dataset()
             inner.PatientID = self._text("DICOM PatientID in a sequence")
             made.OtherPatientIDsSequence = pydicom.Sequence([inner])
             made.add_new(0x00090010, "LO", self._text("DICOM creator of a private tag"))
             made.add_new(0x00091001, "UT", self._text("DICOM private tag"))
+            made.add_new(0x00091002, "SQ", [self.coded(depth=1)])
+            self._fill(made)
             return hostile.written(made)
+
+    def _fill(self, made: pydicom.FileDataset) -> None:
+        """Coded values of every kind into all elements of the standard that are not looked at, and
+        into the file's meta group."""
+        values: dict[str, Any] = {vr: self._text(f"DICOM {vr}") for vr in CODED}
+        values |= {vr: f"1.2.{self.tokens.number('text', 'DICOM UI')}" for vr in ("UI",)}
+        values |= {vr: self.tokens.number("text", f"DICOM {vr}") for vr in ("IS", "DS")}
+        for keyword, vr in _not_looked_at():
+            if keyword not in made:
+                made.add_new(tag_for_keyword(keyword), vr, values[vr])
+        made.ProcedureCodeSequence = pydicom.Sequence([self.coded()])
+        made.RequestAttributesSequence = pydicom.Sequence([self.coded()])
+        for keyword in META:
+            setattr(made.file_meta, keyword, self._text(f"DICOM {keyword}"))
+        made.file_meta.ImplementationClassUID = values["UI"]
+        made.file_meta.PrivateInformationCreatorUID = values["UI"]
+        made.file_meta.PrivateInformation = self._text("DICOM PrivateInformation").encode()
+
+    def coded(self, depth: int = 3) -> pydicom.Dataset:
+        """An item of a code sequence, with others in it."""
+        item = pydicom.Dataset()
+        for keyword in ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion",
+                        "CodeMeaning", "LongCodeValue", "ContextIdentifier"):  # fmt: skip
+            setattr(item, keyword, self._text(f"DICOM {keyword}, {depth} deep"))
+        if depth:
+            item.EquivalentCodeSequence = pydicom.Sequence([self.coded(depth - 1)])
+        return item
 
     def named(self, kind: str, data: bytes, ending: str) -> tuple[str, bytes]:
         """A film with the name of a file in a folder, both tokens."""
@@ -121,7 +177,7 @@ class Films:
 
 
 @contextmanager
-def _unchecked() -> Iterator[None]:
+def unchecked() -> Iterator[None]:
     """Any text may stand in any element, as in files that people have."""
     settings = pydicom.config.settings
     before = settings.reading_validation_mode, settings.writing_validation_mode

@@ -37,6 +37,7 @@ ALLOWED = (
     _may("column sources.uri", "source", "workers find the source by it"),
     _may("column sources.fingerprint", "source", "of a folder and a film it is the path"),
     _may("column sources.paths", "film dicom", "of a list that no file holds: what it names"),
+    _may("column sources.listed", "source film dicom hidden", "what a list named: workers read it"),
     _may("column jobs.spec", "source", "what was asked for"),
     _may("column schedules.spec", "source", "what was asked for"),
     _may("column datasets.root", "source", "where a person gave it"),
@@ -57,6 +58,7 @@ ALLOWED = (
     ),
     _may("home names/*", "film dicom hidden source", "the map, which stays on site"),
     _may("home training/*/left_out.json", "film dicom hidden source", "a run goes on without them"),
+    _may("home training/*/films.json", "film dicom hidden source", "a run goes on with them"),
     _may("home training/*/night.json", "source film", "the manifest of the frozen films"),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.acquisition import looks, marks, measures
+from trainer.acquisition import looks, measures
 from trainer.acquisition.looks import Looks
 
 Films = NDArray[np.uint8]
@@ -25,13 +25,12 @@ def scaled(films: Films, side: int) -> Films:
 def looked_at(films: Films) -> Looks:
     """What is kept of films, uint8 [N, S, S]."""
     parts = []
-    for start in range(0, len(films), 16):
-        part = films[start : start + 16]
+    for start in range(0, len(films), 64):
+        part = films[start : start + 64]
         parts.append(
             looks.of(
-                scaled(part, marks.SIDE),
-                scaled(part, looks.SMALL),
-                np.stack([measures.tone(film) for film in part]).astype(np.float16),
+                looks.sides(part),
+                measures.tone(part).astype(np.float16),
                 np.full((len(part), 2), films.shape[1], np.int32),
                 small=films.shape[1] < looks.SMALL_FILMS,
             )

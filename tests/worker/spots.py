@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 #: Pixels of a side.
 SIDE = 64
@@ -44,3 +44,14 @@ def write(root: Path, patients: int, seed: int, *, wrong: float = 0.0) -> Path:
         for n in range(EACH):
             film(rng, sick).save(folder / f"person{seed}{number:04d}_{n}.png")
     return root
+
+
+def lettered(folder: Path, seed: int, *, patients: int = 25) -> None:
+    """Put films of so many sick patients with the same letter in a corner into a folder."""
+    for number in range(patients):
+        rng = np.random.default_rng([seed, number])
+        for n in range(EACH):
+            made = film(rng, sick=True)
+            pen = ImageDraw.Draw(made)
+            pen.text((46, 2), "R", fill=255, font=ImageFont.load_default(size=16))
+            made.save(folder / f"person{seed}{number:04d}_{n}.png")

@@ -2,5 +2,6 @@
 
 `looks` keeps of each film what it was made with: the `marks` burned into it and its `measures`
 (frame, gray levels, sharpness). `groups` finds films that look alike, `one_sided` names the groups
-that are of one class, and `sheet` draws them. Nothing here knows of folders or databases.
+that are of one class, and `sheet` draws them. A `fingerprint` is what a model knows them by.
+Nothing here knows of folders or databases.
 """

@@ -47,6 +47,9 @@ PARTS = 4
 #: mark with this share of its places.
 ANCHORS, TOGETHER, ANCHORS_LEAST, PATTERN = 2000, 0.6, 6, 0.65
 
+#: Marks that are compared with all others at a time.
+BLOCK = 1536
+
 #: Of more marks or films groups are learned from so many, drawn at random.
 LEARNED_FROM = 6000
 
@@ -106,6 +109,16 @@ def _lumps(
         neighbours[~left] = 0
 
 
+def _close(
+    lengths: NDArray[np.int16],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Of each length which of the different ones it is, and of these bool [D, N]: which lengths
+    are within SAME_SIDES of them."""
+    different, which = np.unique(lengths, return_inverse=True)
+    logs = np.log(different.astype(np.float32))
+    return which, (np.abs(logs[:, None] - logs) <= np.log(SAME_SIDES))[:, which]
+
+
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6))
 
@@ -124,11 +137,14 @@ def _marks_of_kind(marks: Marks, of_kind: Rows, fewest: int) -> Iterator[Group]:
     pictures = _unit(pictures - pictures.mean(axis=1, keepdims=True))
     sides = np.log(marks.box[drawn, 2:].astype(np.float32))
     near = np.empty((len(drawn), len(drawn)), np.bool_)
-    for start in range(0, len(drawn), 512):
-        part = slice(start, start + 512)
-        near[part] = pictures[part] @ pictures.T > SAME_MARK
-        for side in sides.T:
-            near[part] &= np.abs(side[part, None] - side) <= np.log(SAME_SIDES)
+    # A side is a whole number of pixels: which ones are within the factor is the same for all
+    # marks that are so long.
+    close = [_close(side) for side in marks.box[drawn, 2:].T]
+    for start in range(0, len(drawn), BLOCK):
+        part = slice(start, start + BLOCK)
+        np.greater(pictures[part] @ pictures.T, SAME_MARK, out=near[part])
+        for which, row in close:
+            near[part] &= row[which[part]]
     middles: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
     def settle(rows: Rows, left: NDArray[np.bool_]) -> Rows:

@@ -30,6 +30,9 @@ LEAST, HIGHEST, WIDEST = 0.02, 0.15, 0.3
 #: share of what it is within.
 RING, RING_LEVEL, RING_SHARE = 2, 12.0, 0.2
 
+#: Films whose top-hats are taken at once: they stay in a processor's cache.
+AT_ONCE = 8
+
 #: Points of each side of a ring, and of each row and column of a mark, that are looked at.
 RING_POINTS, INSIDE_POINTS = 10, 6
 
@@ -54,7 +57,7 @@ class Kind:
     """What is looked for: strokes of letters, or larger areas, bright or dark."""
 
     name: str
-    #: By how much the film is made smaller first.
+    #: By how much the film is made smaller first: 1 or 2.
     smaller: int
     #: Doublings of the neighbourhood of the opening: strokes are narrower than 2 ** this pixels.
     doublings: int
@@ -82,9 +85,13 @@ class Marks:
     picture: NDArray[np.uint8]
 
 
-def find(films: NDArray[np.uint8]) -> Marks:
-    """Marks of `films`, uint8 [N, SIDE, SIDE]."""
-    letters, *areas = (_of_kind(films, number) for number in range(len(KINDS)))
+def find(films: NDArray[np.uint8], halves: NDArray[np.uint8] | None = None) -> Marks:
+    """Marks of `films`, uint8 [N, SIDE, SIDE]; `halves` are `halved(films)`, where made already."""
+    halves = halved(films) if halves is None else halves
+    letters, *areas = (
+        _of_kind(films if kind.smaller == 1 else halves, number)
+        for number, kind in enumerate(KINDS)
+    )
     return joined([letters, *(_without(letters, area) for area in areas)])
 
 
@@ -138,10 +145,7 @@ _Test = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
 def _ends(films: NDArray[np.uint8], bright: int, ends: _Test) -> Places:
     """Places of pixels that are bright, and whose neighbour passes the test, near the edges."""
     side = films.shape[1]
-    mask = films >= bright
-    top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
-    mask[:, top:bottom, sides : side - sides] = False
-    at = np.flatnonzero(mask)
+    at = _near_edges(films >= bright)
     row, column = np.divmod(at % (side * side), side)
     values = films.reshape(-1)
     films_of, places = [], []
@@ -156,18 +160,22 @@ def _ends(films: NDArray[np.uint8], bright: int, ends: _Test) -> Places:
     return film[order].astype(np.int32), place[order].astype(np.int32)
 
 
+def _near_edges(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Places that are true in bool [N, S, S] where marks are looked for, ascending. Changes it."""
+    side = mask.shape[1]
+    top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
+    mask[:, top:bottom, sides : side - sides] = False
+    return np.flatnonzero(mask)
+
+
 def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
+    """Marks of one kind, of films uint8 [N, S, S] that are as small as it wants them."""
     kind = KINDS[number]
-    if kind.smaller > 1:
-        films = _halved(films)
     if kind.dark:
         films = ~films
     side = films.shape[1]
-    hats = _tophat(films, kind.doublings)
-    mask = hats > CONTRAST
-    top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
-    mask[:, top:bottom, sides : side - sides] = False
-    film, box = components(mask)
+    hats, at = _hats(films, kind.doublings)
+    film, box = components(at, side, side)
     height, width = box[:, 2] / side, box[:, 3] / side
     fits = (height >= LEAST) & (height <= HIGHEST) & (width >= LEAST * 0.75) & (width <= WIDEST)
     film, box = film[fits], box[fits]
@@ -185,68 +193,87 @@ def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
     )
 
 
-def _halved(films: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Films at half of their side, by the mean of four pixels."""
-    wide = films.astype(np.uint16)
-    rows = wide[:, ::2] + wide[:, 1::2]
+def halved(films: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Films uint8 [N, S, S] at half of their side, by the mean of four pixels."""
+    rows = np.add(films[:, ::2], films[:, 1::2], dtype=np.uint16)
     return ((rows[:, :, ::2] + rows[:, :, 1::2] + 2) >> 2).astype(np.uint8)
 
 
-def _tophat(films: NDArray[np.uint8], doublings: int) -> NDArray[np.uint8]:
-    """What is brighter than its surroundings and narrower than 2 ** doublings pixels."""
+def _hats(films: NDArray[np.uint8], doublings: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """What is brighter than its surroundings and narrower than 2 ** doublings pixels, uint8
+    [N, S, S], and the places near the edges where it is so by more than CONTRAST.
+
+    Rows lie one behind the other, so that each step is one over all pixels of some films: what it
+    takes of the next row is in the margin, of which nothing is kept.
+    """
     steps = [1 << k for k in range(doublings)]
     n = sum(steps)
     side = films.shape[1]
-    opened = np.empty((len(films), side + 2 * n, side + 2 * n), np.uint8)
-    opened[:, n:-n, n:-n] = films
-    opened[:, :n], opened[:, -n:] = opened[:, n : n + 1], opened[:, -n - 1 : -n]
-    opened[:, :, :n], opened[:, :, -n:] = opened[:, :, n : n + 1], opened[:, :, -n - 1 : -n]
-    for of in (np.minimum, np.maximum):
-        for step in steps:
-            opened = of(opened[:, step:], opened[:, :-step])
-        for step in steps:
-            opened = of(opened[:, :, step:], opened[:, :, :-step])
-    return np.subtract(films, opened, out=opened)
+    wide = side + 2 * n
+    ways = [*(step * wide for step in steps), *steps]
+    hats = np.empty_like(films)
+    room = [np.empty(AT_ONCE * wide * wide, np.uint8) for _ in range(3)]
+    mask = np.empty((AT_ONCE, side, side), np.bool_)
+    found = []
+    for first in range(0, len(films), AT_ONCE):
+        some = films[first : first + AT_ONCE]
+        opened = room[2][: len(some) * wide * wide]
+        padded = opened.reshape(len(some), wide, wide)
+        padded[:, n:-n, n:-n] = some
+        padded[:, :n], padded[:, -n:] = padded[:, n : n + 1], padded[:, -n - 1 : -n]
+        padded[:, :, :n], padded[:, :, -n:] = padded[:, :, n : n + 1], padded[:, :, -n - 1 : -n]
+        for of in (np.minimum, np.maximum):
+            for step in ways:
+                room[0], room[1] = room[1], room[0]
+                opened = of(opened[step:], opened[:-step], out=room[0][: opened.size - step])
+        inner = room[0][: len(some) * wide * wide].reshape(len(some), wide, wide)[:, :side, :side]
+        hat = np.subtract(some, inner, out=hats[first : first + len(some)])
+        near = _near_edges(np.greater(hat, CONTRAST, out=mask[: len(some)]))
+        found.append(near + first * side * side)
+    return hats, np.concatenate(found)
 
 
-def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Connected parts of bool [N, H, W]: which film int64 [K]; top, left, height, width [K, 4].
+def components(
+    at: NDArray[np.int64], rows: int, columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Connected parts of masks: which film int64 [K]; top, left, height, width int64 [K, 4].
 
-    Pixels that touch, also at a corner, are of one part, and so are pixels of a row with up to two
-    others between them: letters of a word.
+    `at` are places in [N, rows, columns], ascending. Pixels that touch, also at a corner, are of
+    one part, and so are pixels of a row with up to two others between them: letters of a word.
     """
-    _, rows, columns = mask.shape
-    row, x = np.divmod(np.flatnonzero(mask), columns)
+    at = at.astype(np.int32)
+    row = at // columns
+    x = at - row * columns
     if not row.size:
         return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
-    new = np.ones(row.size, np.bool_)
-    new[1:] = (row[1:] != row[:-1]) | (x[1:] - x[:-1] > 3)
-    first = np.flatnonzero(new)
+    first = np.flatnonzero((np.diff(row, prepend=-1) > 0) | (np.diff(at, prepend=-9) > 3))
     row, left, right = row[first], x[first], x[np.append(first[1:], x.size) - 1]
     # By pairs of runs that touch, one in the row below the other.
     wide = columns + 4
     start, end = row * wide + left, row * wide + right
     low = np.searchsorted(end, start + wide - 2)
     high = np.searchsorted(start, end + wide + 2, side="right")
-    many = np.where(row % rows == rows - 1, 0, np.maximum(high - low, 0))
+    many = np.maximum(high - low, 0)
+    many[row % rows == rows - 1] = 0
     above = np.repeat(np.arange(row.size), many)
     below = np.arange(above.size) + np.repeat(low - np.cumsum(many) + many, many)
     part = _joined(row.size, above, below)
     order = np.argsort(part, kind="stable")
     starts = np.flatnonzero(np.diff(part[order], prepend=-1))
-    row, left, right = row[order], left[order], right[order]
-    top = np.minimum.reduceat(row, starts)
-    bottom = np.maximum.reduceat(row, starts) + 1
-    left = np.minimum.reduceat(left, starts)
-    width = np.maximum.reduceat(right, starts) + 1 - left
-    return top // rows, np.stack([top % rows, left, bottom - top, width], axis=1)
+    # Runs are in order, and so are those of a part: its first is at its top.
+    top, bottom = row[order[starts]], row[order[np.append(starts[1:], order.size) - 1]] + 1
+    film = top // rows
+    left = np.minimum.reduceat(left[order], starts)
+    width = np.maximum.reduceat(right[order], starts) + 1 - left
+    box = np.stack([top - film * rows, left, bottom - top, width], axis=1)
+    return film.astype(np.int64), box.astype(np.int64)
 
 
 def _joined(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """The least of 0 … n-1 that each is joined with by the pairs `a`, `b`."""
     part = np.arange(n)
-    while (differ := part[a] != part[b]).any():
-        one, other = part[a[differ]], part[b[differ]]
+    while (differ := (one := part[a]) != (other := part[b])).any():
+        a, b, one, other = a[differ], b[differ], one[differ], other[differ]
         np.minimum.at(part, np.maximum(one, other), np.minimum(one, other))
         while (part != (up := part[part])).any():
             part = up
@@ -257,27 +284,44 @@ def _alone(
     hats: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Whether little is left of the top-hat around boxes; bool [K]."""
-    side = hats.shape[1]
     top, left, height, width = box.T[:, :, None, None]
     within = (np.arange(INSIDE_POINTS) + 0.5) / INSIDE_POINTS
     rows = (top + within[:, None] * height).astype(np.int64)
     inside = hats[film[:, None, None], rows, (left + within * width).astype(np.int64)]
     inside = inside.mean(axis=(1, 2))
+    #: What is found in rings is added up: where the first ones have too much all have.
+    alone = np.ones(len(box), np.bool_)
+    total = np.zeros(len(box))
+    for by in range(1, RING + 1):
+        left_over = np.flatnonzero(alone)
+        total[left_over] += _ring(hats, film[left_over], box[left_over], by)
+        mean = total / (RING * 4 * RING_POINTS)
+        alone &= (mean <= RING_LEVEL) & (mean <= RING_SHARE * inside)
+    return alone
+
+
+def _ring(
+    hats: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64], by: int
+) -> NDArray[np.int64]:
+    """The sum of the top-hat at points so many pixels around boxes; int64 [K]."""
+    side = hats.shape[1]
     top, left, height, width = box.T[:, :, None]
     along = np.linspace(-1, 1, RING_POINTS)
-    rings = []
-    for by in range(1, RING + 1):
-        y, x = (height - 1) / 2 + by, (width - 1) / 2 + by
-        for at_y, at_x in ((-1, along), (1, along), (along, -1), (along, 1)):
-            rows = np.rint(top + (height - 1) / 2 + at_y * y).astype(np.int64)
-            columns = np.rint(left + (width - 1) / 2 + at_x * x).astype(np.int64)
-            rows, columns = np.broadcast_arrays(rows, columns)
-            outside = (rows < 0) | (rows >= side) | (columns < 0) | (columns >= side)
-            found = hats[film[:, None], rows.clip(0, side - 1), columns.clip(0, side - 1)]
-            # A film's edge ends a mark, too.
-            rings.append(np.where(outside, 0, found).astype(np.float32))
-    ring = np.concatenate(rings, axis=1).mean(axis=1)
-    return np.asarray((ring <= RING_LEVEL) & (ring <= RING_SHARE * inside))
+    y, x = (height - 1) / 2 + by, (width - 1) / 2 + by
+    down, across = top + (height - 1) / 2, left + (width - 1) / 2
+    rows, columns = np.rint(down + along * y), np.rint(across + along * x)
+    both = np.rint(down + [[-1, 1]] * y), np.rint(across + [[-1, 1]] * x)
+    shape = len(box), 2, RING_POINTS
+    at_y = np.concatenate(
+        [np.broadcast_to(both[0][:, :, None], shape), np.broadcast_to(rows[:, None], shape)], 1
+    ).astype(np.int64)
+    at_x = np.concatenate(
+        [np.broadcast_to(columns[:, None], shape), np.broadcast_to(both[1][:, :, None], shape)], 1
+    ).astype(np.int64)
+    # A film's edge ends a mark, too.
+    inside = (at_y >= 0) & (at_y < side) & (at_x >= 0) & (at_x < side)
+    found = hats[film[:, None, None], at_y.clip(0, side - 1), at_x.clip(0, side - 1)]
+    return np.asarray(np.where(inside, found, 0).sum(axis=(1, 2), dtype=np.int64))
 
 
 def _pictures(

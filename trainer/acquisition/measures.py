@@ -35,14 +35,23 @@ def frames(films: NDArray[np.uint8]) -> NDArray[np.int16]:
     )
     for number, lines in enumerate(turned):
         lines = lines[:, :depth, ends : side - ends]
+        # Most films have none: their first line differs already.
+        framed = np.flatnonzero(np.ptp(lines[:, 0], axis=1) <= FRAME_LEVELS)
+        lines = lines[framed]
         darkest, brightest = lines.min(axis=2).astype(np.int16), lines.max(axis=2).astype(np.int16)
         gray = (darkest + brightest) // 2
         ends_here = brightest - darkest > FRAME_LEVELS
         ends_here |= np.abs(gray - gray[:, :1]) > FRAME_LEVELS
         width = np.where(ends_here.any(axis=1), ends_here.argmax(axis=1), depth)
-        found[:, 2 * number] = width
-        found[:, 2 * number + 1] = np.where(width > 0, gray[:, 0], 0)
+        found[framed, 2 * number] = width
+        found[framed, 2 * number + 1] = gray[:, 0]
     return found
+
+
+def looked_at(side: int) -> tuple[int, int]:
+    """Side of the middle in which sharpness is measured, and where it begins."""
+    middle = side // 8 * (4 if side > WHOLE else 8)
+    return middle, (side - middle) // 2
 
 
 def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,8 +60,7 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
     Logarithms of the ratio of mean Haar coefficients of the first and the second level: diagonal
     ones, and the others. Of large films in the middle half, where the anatomy is.
     """
-    side = films.shape[1] // 8 * (4 if films.shape[1] > WHOLE else 8)
-    start = (films.shape[1] - side) // 2
+    side, start = looked_at(films.shape[1])
     level = films[:, start : start + side, start : start + side].astype(np.int32)
     found = []
     for _ in range(2):
@@ -60,8 +68,8 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
         c, d = level[:, 1::2, ::2], level[:, 1::2, 1::2]
         top, bottom, left = a + b, c + d, a + c
         level = top + bottom
-        both = np.abs(top - bottom).mean(axis=(1, 2)) + np.abs(2 * left - level).mean(axis=(1, 2))
-        found.append((np.abs(2 * (a + d) - level).mean(axis=(1, 2)), both))
+        both = _mean_size(top - bottom) + _mean_size(2 * left - level)
+        found.append((_mean_size(2 * (a + d) - level), both))
     (diagonal, other), (diagonal_2, other_2) = found
     # A quarter of a gray level stands for none.
     return np.stack(
@@ -73,19 +81,26 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
     ).astype(np.float32)
 
 
+def _mean_size(values: NDArray[np.int16]) -> NDArray[np.float64]:
+    """Mean absolute values of int16 [N, H, W], float64 [N]."""
+    sums = np.abs(values).reshape(len(values), -1).sum(axis=1, dtype=np.int32)
+    return np.asarray(sums / values[0].size)
+
+
+#: Values of `tone` for a film.
+TONES = 256 - 4
+
+
 def tone(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Which gray levels a film has more of than their neighbours: float32 [252], of length ≤ 1.
+    """Which gray levels films have more of than their neighbours: float32 [N, 252], of length ≤ 1.
 
     A curve that was laid on eight-bit gray leaves out some levels and gives others twice, the same
-    ones in each film. `gray` is uint8 [H, W].
+    ones in each film. `gray` is uint8 [N, H, W].
     """
-    counts = np.array(Image.fromarray(gray).histogram(), dtype=np.float32)
-    near = (counts[:-4] + counts[1:-3] + counts[3:-1] + counts[4:]) / 4
-    found = (counts[2:-2] - near) / (counts[2:-2] + near + gray.size / 1250)
-    found[:TONE_ENDS] = found[-TONE_ENDS:] = 0
-    return np.asarray(found / max(float(np.linalg.norm(found)), 1e-6), dtype=np.float32)
-
-
-def no_tone() -> NDArray[np.float32]:
-    """What `tone` gives for a film in which no gray level stands out."""
-    return np.zeros(256 - 4, np.float32)
+    counts = np.array([Image.fromarray(film).histogram() for film in gray], dtype=np.float32)
+    near = (counts[:, :-4] + counts[:, 1:-3] + counts[:, 3:-1] + counts[:, 4:]) / 4
+    middle = counts[:, 2:-2]
+    found = (middle - near) / (middle + near + gray[0].size / 1250)
+    found[:, :TONE_ENDS] = found[:, -TONE_ENDS:] = 0
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found / np.maximum(lengths, 1e-6), dtype=np.float32)

@@ -11,6 +11,7 @@ from trainer.acquisition import groups, looks, one_sided
 from trainer.acquisition.groups import Group
 from trainer.acquisition.looks import Looks
 from trainer.acquisition.marks import SIDE
+from trainer.data.dataset import Dataset
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import Film
 
@@ -34,7 +35,9 @@ class Alike:
     boxes: dict[str, tuple[float, float, float, float]]
 
 
-def find(gathered: Gathered, contents: Sequence[str], some: Sequence[Looks]) -> tuple[Alike, ...]:
+def find(
+    gathered: Gathered | Dataset, contents: Sequence[str], some: Sequence[Looks]
+) -> tuple[Alike, ...]:
     """Groups that are named, the clearest first.
 
     `some` are looks of the films with these contents, in this order. A content counts once.

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from trainer.acquisition import looks as acquired
 from trainer.acquisition import marks, measures
-from trainer.acquisition.looks import Looks
+from trainer.acquisition.looks import Looks, Sides
 from trainer.checking import duplicates
 from trainer.data import decoding
 from trainer.data.decoding import Decoder, Stored, Wanted
@@ -22,10 +21,10 @@ from trainer.data.labelled import Film, LeftOut
 from trainer.errors import FilmError, Stopped
 from trainer.film import rules
 
-#: Films by which it is told whether all are small, and films whose looks are taken together.
-PROBED, PART = 16, 16
+#: Films by which it is told whether all are small, and films that are looked at together.
+PROBED, PART = 16, 64
 
-#: Threads that take looks: the decoder has its own.
+#: Threads that look at films: the decoder has its own.
 LOOKING = 2
 
 
@@ -63,8 +62,9 @@ def at(
     broken: dict[str, FilmError] = {}
     wanted = (Wanted(file=root / film.path, sha256=film.sha256) for film in unique)
     size = duplicates.SIDE if looks is None else _side(root, unique[:PROBED])
-    some: list[tuple[NDArray[np.uint8], Stored]] = []
-    waiting: list[Future[Looks]] = []
+    part = _Part(size)
+    waiting: list[Future[tuple[dict[str, Preview], Looks | None]]] = []
+    done = 0
     with (
         ThreadPoolExecutor(LOOKING, thread_name_prefix="look") as pool,
         contextlib.closing(
@@ -77,23 +77,22 @@ def at(
             if found is None:
                 continue
             sha256, pixels, stored = unique[found.number].sha256, found.outcome, found.stored
+            done += 1
             if isinstance(pixels, FilmError):
                 broken[sha256] = pixels
             elif stored is not None:
-                seen[sha256] = Preview(
-                    print=duplicates.fingerprint(_scaled(pixels, duplicates.SIDE)),
-                    width=stored.width, height=stored.height, kind=stored.kind,
-                )  # fmt: skip
-                if looks is not None:
-                    some.append((pixels.copy(), stored))
-                    if len(some) == PART:
-                        waiting.append(pool.submit(_looks, some))
-                        some = []
-            report(len(seen) + len(broken), len(unique))
-    if looks is not None:
-        looks += [one.result() for one in waiting]
-        if some:
-            looks.append(_looks(some))
+                part.add(sha256, pixels, stored)
+                if len(part.stored) == PART:
+                    waiting.append(pool.submit(part.looked_at, looks is not None))
+                    part = _Part(size)
+            report(done, len(unique))
+        if part.stored:
+            waiting.append(pool.submit(part.looked_at, looks is not None))
+        for one in waiting:
+            previews, its = one.result()
+            seen |= previews
+            if looks is not None and its is not None:
+                looks.append(its)
     left_out = [
         LeftOut(path=f.path, code=broken[f.sha256].code, reason=str(broken[f.sha256]))
         for f in films
@@ -114,27 +113,43 @@ def _side(root: Path, films: Sequence[Film]) -> int:
     return acquired.SMALL if sides and np.median(sides) < acquired.SMALL_FILMS else marks.SIDE
 
 
-def _scaled(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    if len(pixels) == side:
-        return pixels
-    size = (side, side)
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+class _Part:
+    """Films that are looked at together."""
 
+    def __init__(self, size: int) -> None:
+        self._films = np.empty((PART, size, size), np.uint8)
+        self.stored: dict[str, Stored] = {}
 
-def _looks(some: Sequence[tuple[NDArray[np.uint8], Stored]]) -> Looks:
-    films = [pixels for pixels, _ in some]
-    tones = []
-    for pixels, stored in some:
+    def add(self, sha256: str, pixels: NDArray[np.uint8], stored: Stored) -> None:
+        """Take one more, of a content that is not there yet."""
+        self._films[len(self.stored)] = pixels
+        self.stored[sha256] = stored
+
+    def looked_at(self, with_looks: bool) -> tuple[dict[str, Preview], Looks | None]:
+        """What is kept of them."""
+        films = self._films[: len(self.stored)]
+        found = None
+        if with_looks:
+            sides = acquired.sides(films)
+            found = self._looks(films, sides)
+            films = sides.small
+        return {
+            sha256: Preview(
+                print=duplicates.fingerprint(film),
+                width=stored.width, height=stored.height, kind=stored.kind,
+            )
+            for (sha256, stored), film in zip(self.stored.items(), films, strict=True)
+        }, found  # fmt: skip
+
+    def _looks(self, films: NDArray[np.uint8], sides: Sides) -> Looks:
+        side = films.shape[1]
+        sizes = np.array([(s.width, s.height) for s in self.stored.values()], dtype=np.int32)
         # A film that was brought to another size has other gray levels between its own.
-        as_stored = pixels.shape == (stored.height, stored.width)
-        tones.append(measures.tone(pixels) if as_stored else measures.no_tone())
-    return acquired.of(
-        np.stack([_scaled(film, marks.SIDE) for film in films]),
-        np.stack([_scaled(film, acquired.SMALL) for film in films]),
-        np.stack(tones).astype(np.float16),
-        np.array([(stored.width, stored.height) for _, stored in some], dtype=np.int32),
-        small=len(films[0]) == acquired.SMALL,
-    )
+        as_stored = np.flatnonzero((sizes == side).all(axis=1))
+        tones = np.zeros((len(films), measures.TONES), np.float16)
+        if as_stored.size:
+            tones[as_stored] = measures.tone(films[as_stored])
+        return acquired.of(sides, tones, sizes, small=side == acquired.SMALL)
 
 
 def same_pictures(seen: dict[str, Preview]) -> list[list[str]]:

@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset
 from trainer.errors import FilmError, FilmRefused
 from trainer.film import dicom_file, dicom_pixels
 from trainer.film.codestream import corrupt
-from trainer.film.refusals import Accepted, check_size, refuse
+from trainer.film.refusals import Accepted, check_size, refuse, shown
 from trainer.film.tags import named
 
 # What pydicom would log and warn about may hold values of any tag. The values are checked here.
@@ -35,7 +35,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 #: Everything that is looked at; everything else in a file is skipped unread.
-_KEYWORDS = (
+KEYWORDS = (
     "SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined",
     "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",
     "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber", "BurnedInAnnotation",
@@ -125,7 +125,7 @@ def read(data: bytes, accept: Accepted, tags: dict[str, str] | None) -> Image.Im
     does.
     """
     try:
-        dataset = dicom_file.read(data, _KEYWORDS)
+        dataset = dicom_file.read(data, KEYWORDS)
         # What pydicom has looked at once it keeps as what it made of it; pixels want what is there.
         described = Dataset(dict(dataset.items()))
         described.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
@@ -194,7 +194,7 @@ def _refuse_other(dataset: Dataset, accept: Accepted) -> None:
 def _refuse_several(dataset: Dataset, accept: Accepted) -> None:
     frames = dicom_pixels.frames(dataset)
     if frames > 1:
-        found = f"{named('NumberOfFrames')} is {frames}: more than one picture"
+        found = f"{named('NumberOfFrames')} is {shown(frames)}: more than one picture"
         refuse("multi_frame", found, accept)
 
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from trainer.film import grayscale, tags
 from trainer.film.codestream import corrupt
 from trainer.film.grayscale import Layout, Lookup, Modality, Rendering, Shape, Window
-from trainer.film.refusals import Accepted, refuse
+from trainer.film.refusals import Accepted, refuse, shown
 
 #: What has to be read of a file for this.
 KEYWORDS = (
@@ -149,7 +149,7 @@ def _lookup(dataset: Dataset, keyword: str, inputs: tuple[float, float]) -> Look
         if len(entries) < count or not 1 <= bits <= 16:
             raise corrupt(
                 f"LUTData (0028,3006) has {len(entries)} entries; LUTDescriptor (0028,3002) says "
-                f"{count} of {bits} bits"
+                f"{count} of {shown(bits)} bits"
             )
         table = entries[:count].astype(np.float64)
         first = _first_value(item, descriptor[1] & 0xFFFF, count, inputs)

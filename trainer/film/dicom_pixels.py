@@ -21,7 +21,7 @@ from trainer.errors import FilmError
 from trainer.film import codestream, decoders, dicom_display, grayscale, jpeg, tags
 from trainer.film.codestream import Header, corrupt
 from trainer.film.grayscale import Layout, Words
-from trainer.film.refusals import Accepted, refuse
+from trainer.film.refusals import Accepted, refuse, shown
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -75,7 +75,7 @@ def shape(dataset: Dataset) -> tuple[int, int]:
     """Rows and columns, of which neither is 0."""
     rows, columns = tags.integer(dataset, "Rows"), tags.integer(dataset, "Columns")
     if rows < 1 or columns < 1:
-        raise corrupt(f"Rows × Columns (0028,0010) is {rows} × {columns}")
+        raise corrupt(f"Rows × Columns (0028,0010) is {shown(rows)} × {shown(columns)}")
     return rows, columns
 
 
@@ -94,7 +94,7 @@ def gray(dataset: Dataset, rows: int, columns: int, accept: Accepted) -> Image.I
         raise _unsupported("FloatPixelData (7fe0,0008): floating-point pixels have no known window")
     samples = tags.integer(dataset, "SamplesPerPixel", 1)
     if samples not in (1, 3):
-        raise _unsupported(f"SamplesPerPixel (0028,0002) is {samples}; 1 and 3 are read")
+        raise _unsupported(f"SamplesPerPixel (0028,0002) is {shown(samples)}; 1 and 3 are read")
     photometric = tags.code(dataset, "PhotometricInterpretation") or "MONOCHROME2"
     monochrome = photometric in ("MONOCHROME1", "MONOCHROME2")
     layout = _layout(dataset)
@@ -129,12 +129,13 @@ def gray(dataset: Dataset, rows: int, columns: int, accept: Accepted) -> Image.I
 def _layout(dataset: Dataset) -> Layout:
     bits = tags.integer(dataset, "BitsAllocated")
     if bits not in (8, 16):
-        raise _unsupported(f"BitsAllocated (0028,0100) is {bits}; 8 and 16 are read")
+        raise _unsupported(f"BitsAllocated (0028,0100) is {shown(bits)}; 8 and 16 are read")
     stored = tags.integer(dataset, "BitsStored", bits)
     high_bit = tags.integer(dataset, "HighBit", stored - 1)
     if not 1 <= stored <= bits or not stored - 1 <= high_bit < bits:
         raise corrupt(
-            f"BitsStored (0028,0101) is {stored} and HighBit (0028,0102) is {high_bit} of {bits}"
+            f"BitsStored (0028,0101) is {shown(stored)} and HighBit (0028,0102) is "
+            f"{shown(high_bit)} of {bits}"
         )
     signed = tags.integer(dataset, "PixelRepresentation", 0)
     if signed not in (0, 1):
@@ -337,7 +338,7 @@ def _codestream(dataset: Dataset, syntax: pydicom.uid.UID, rows: int, columns: i
     if (header.rows, header.columns) != (rows, columns):
         raise corrupt(
             f"the codestream holds {header.rows} × {header.columns} pixels, Rows and Columns "
-            f"(0028,0010) say {rows} × {columns}"
+            f"(0028,0010) say {shown(rows)} × {shown(columns)}"
         )
     of_2000 = header.kind == "JPEG 2000"
     end = codestream.end_of_jpeg_2000(frame) if of_2000 else jpeg.end(frame)

@@ -34,6 +34,9 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
 
 
+#: Larger than any number of pixels, bits or frames; those of patients have more digits.
+_LARGEST = 999_999
+
 #: A film has hundreds of gray levels; fewer than so many show nothing, or what is left of a film.
 MIN_LEVELS = 16
 
@@ -57,15 +60,21 @@ def refuse(code: str, found: str, accept: Accepted) -> None:
     accept.needed.add(code)
 
 
+def shown(number: int) -> str:
+    """A number that a film states, for a message: one that counts nothing may be a patient's."""
+    return f"{number}" if abs(number) <= _LARGEST else "a number beyond all films"
+
+
 def check_size(width: int, height: int, accept: Accepted) -> None:
     """Raise FilmError(`too_large`) or FilmRefused(`too_small`) for a film of these pixels."""
     if width * height > MAX_PIXELS:
         raise FilmError(
             "too_large",
-            f"{width} × {height} pixels; at most {MAX_PIXELS:,} are decoded, so shrink it first",
+            f"{shown(width)} × {shown(height)} pixels; at most {MAX_PIXELS:,} are decoded, so "
+            "shrink it first",
         )
     if min(width, height) < MIN_SIDE:
-        found = f"{width} × {height} pixels: an icon or a thumbnail, not a film"
+        found = f"{shown(width)} × {shown(height)} pixels: an icon or a thumbnail, not a film"
         refuse("too_small", found, accept)
 
 

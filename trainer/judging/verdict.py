@@ -1,44 +1,31 @@
-"""Verdict: may a new model take the champion's place? Both are judged on the same films.
+"""Verdict: what two models say of the same films, and by how much one is the better.
 
-The new one need not be better, only not worse by more than a margin that was chosen beforehand: on
-AUROC, and on sensitivity and specificity at each model's own operating point. Differences are
-paired, film by film, and the patients are what is resampled: films of one patient say much the
-same. NumPy only.
+Compared are AUROC, and sensitivity and specificity at each model's own operating point. Differences
+are paired, film by film, and patients are the sample (`trainer.judging.paired`). Whether a new
+model may take the champion's place is the gate's to say. NumPy only.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.judging import metrics
+from trainer.judging import paired
+from trainer.judging.paired import Sums
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 
-#: Draws of the bootstrap (Efron and Tibshirani 1993 ask for 1,000 or more for percentiles).
-DRAWS = 2_000
-
-#: Of the distribution of differences, what is cut off: a one-sided 95 % bound.
-TAIL = 0.05
-
-#: The same in standard errors of the normal distribution.
-Z = 1.6448536269514722
-
 #: Fewer films of a class than this say nothing about a model.
 LEAST = 20
 
-#: Nor do they where they are of fewer patients than this: resampling so few shows no spread.
+#: Nor do they where they are of fewer patients than this.
 LEAST_PATIENTS = 5
-
-#: Draws that are computed at once: bounds memory at this × films × 8 bytes, a few times.
-_AT_ONCE = 50
 
 #: What is compared: name → in words.
 NAMES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity"}
@@ -53,6 +40,8 @@ class Margins:
     specificity: float = 0.05
     #: On AUROC, sensitivity and specificity within a slice.
     slice: float = 0.05
+    #: On the AUROC of the dressing that confuses a model most, of its shift report.
+    shift: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +56,15 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Candidate less champion of one figure."""
+    """Candidate less champion, or anchor, of one figure."""
 
     candidate: float
     champion: float
     #: One-sided 95 % bounds of the difference: at worst, at best.
     low: float
     high: float
+    #: What the bounds are made of.
+    sums: Sums
 
     @property
     def value(self) -> float:
@@ -90,142 +81,68 @@ class Verdict:
     text: str
     #: The same without a name of the user's: slices are often called as their folders are.
     shareable: str
-    #: JSON-able: `films`, `positives`, `patients`, `margins`, a difference per figure, `delong`
-    #: (bounds of the AUROC's difference as if each film were a patient's only one), `slices`.
+    #: JSON-able: `gate` (its version), `films`, `positives`, `patients`, `margins`, a difference
+    #: per figure, the same of the `anchor`, `floors`, `shift`, `slices`, and how many films of
+    #: each class would be `enough` to decide.
     figures: dict[str, Any]
 
 
-def compare(
-    truth: Flags,
-    patients: Sequence[str],
-    candidate: Side,
-    champion: Side,
-    margins: Margins,
-    *,
-    slices: Mapping[str, Flags] | None = None,
-    seed: int = 0,
-) -> Verdict:
-    """Judge a candidate beside the champion on the films that both scored.
-
-    `truth` is true where a film is positive, `patients` whose each film is, and `slices` name parts
-    of the films, each `bool [N]`. A slice is looked at where it has `LEAST` films of each class,
-    and speaks against the candidate where that is worse there by more than its margin, and beyond
-    chance.
-    """
-    owners = np.asarray(patients, dtype=np.str_)
-    positives = int(truth.sum())
-    figures: dict[str, Any] = {
-        "films": len(truth),
-        "positives": positives,
-        "patients": len(np.unique(owners)),
-        "margins": {name: getattr(margins, name) for name in (*NAMES, "slice")},
-    }
-
-    def verdict(accepted: bool, text: str, shareable: str = "") -> Verdict:
-        return Verdict(accepted=accepted, text=text, shareable=shareable or text, figures=figures)
-
-    if missing := lack(truth, owners):
-        return verdict(
-            False, f"{missing}: more frozen films are needed to compare the new model by"
-        )
-    for side, name in ((candidate, "new model"), (champion, "champion")):
-        if n := int(np.sum(~np.isfinite(side.score))):
-            return verdict(False, f"the {name} gives no number for {n:,} of {len(truth):,} films")
-        if not math.isfinite(side.threshold):
-            return verdict(False, f"the {name} has no operating point")
-    on = f"on {len(truth):,} frozen films of {figures['patients']:,} patients"
-    found = differences(truth, patients, candidate, champion, seed=seed)
-    low, high = delong(truth, candidate.score, champion.score)
-    figures |= {name: _plain(one) for name, one in found.items()}
-    figures |= {"delong": {"low": low, "high": high}, "slices": {}}
-    against = [
-        (clause := _clause(name, one, getattr(margins, name)), clause)
-        for name, one in found.items()
-        if not one.low > -getattr(margins, name)
-    ]
-    for part, inside in (slices or {}).items():
-        judged = not lack(truth[inside], owners[inside])
-        figures["slices"][part] = {"films": int(inside.sum()), "judged": judged}
-        if not judged:
-            continue
-        within = differences(
-            truth[inside],
-            owners[inside].tolist(),
-            Side(score=candidate.score[inside], threshold=candidate.threshold),
-            Side(score=champion.score[inside], threshold=champion.threshold),
-            seed=seed,
-        )
-        figures["slices"][part] |= {name: _plain(one) for name, one in within.items()}
-        for name, one in within.items():
-            if one.value < -margins.slice and one.high < 0:
-                clause = f"({int(inside.sum()):,} films) {_clause(name, one, margins.slice)}"
-                against.append((f"in {part} {clause}", f"in a part of the films {clause}"))
-    if against:
-        text, shareable = ("; ".join(clauses) for clauses in zip(*against, strict=True))
-        return verdict(False, f"{on} {text}", f"{on} {shareable}")
-    better = ", ".join(
-        f"{NAMES[name]} is {_number(one.candidate)}, the champion's {_number(one.champion)} "
-        f"(95 % at worst {_number(one.low, sign=True)})"
-        for name, one in found.items()
-    )
-    return verdict(True, f"{on} the new model's {better}: not worse than it may be")
-
-
 def differences(
-    truth: Flags, patients: Sequence[str], candidate: Side, champion: Side, *, seed: int = 0
+    truth: Flags, patients: Sequence[str], candidate: Side, champion: Side
 ) -> dict[str, Difference]:
     """AUROC, sensitivity and specificity of both, and their paired differences with bounds.
 
-    The bounds are percentiles of a bootstrap over patients; AUROC's ties count half. Both classes
-    must be there. Where no film tells the two models apart they are 0: then the bootstrap sees no
-    spread, however few the films are.
+    `truth` is true where a film is positive, `patients` whose each film is. AUROC's ties count
+    half. Both classes must be there.
     """
-    number = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1].reshape(-1)
-    weights = _draws(truth, number, seed)
-    sides = (candidate, champion)
+    number = numbered(patients)
     found = {}
     for name in NAMES:
-        if name == "auroc":
-            values = [metrics.auroc(side.score, truth) for side in sides]
-            drawn = [_aurocs(side.score, truth, weights, number) for side in sides]
-        else:
-            of = truth if name == "sensitivity" else ~truth
-            right = [((side.score >= side.threshold) == truth)[of] for side in sides]
-            values = [float(one.mean()) for one in right]
-            drawn = [_shares(one, weights, number[of]) for one in right]
-        low, high = np.quantile(drawn[0] - drawn[1], (TAIL, 1 - TAIL))
+        values, sums = _figure(name, truth, number, candidate, champion)
+        low, high = paired.bounds(sums)
         found[name] = Difference(
-            candidate=values[0], champion=values[1], low=float(low), high=float(high)
+            candidate=values[0], champion=values[1], low=float(low), high=float(high), sums=sums
         )
     return found
 
 
-def delong(truth: Flags, candidate: Floats, champion: Floats) -> tuple[float, float]:
-    """One-sided 95 % bounds of the difference of two AUROCs, by DeLong, DeLong and Clarke-Pearson.
-
-    Computed from mid-ranks, as Sun and Xu 2014 do. It takes each film for a patient of its own, so
-    it is a second opinion only. Two films of each class are needed.
-    """
-    placed = [_placements(score, truth) for score in (candidate, champion)]
-    sick, well = (placed[0][n] - placed[1][n] for n in (0, 1))
-    middle = float(sick.mean())
-    error = math.sqrt(float(sick.var(ddof=1)) / len(sick) + float(well.var(ddof=1)) / len(well))
-    return middle - Z * error, middle + Z * error
+def levels(truth: Flags, patients: Sequence[str], side: Side) -> dict[str, tuple[float, Sums]]:
+    """Each figure of one model: its one-sided 95 % lower bound, and what that is made of."""
+    number = numbered(patients)
+    found = {}
+    for name in NAMES:
+        _, sums = _figure(name, truth, number, side)
+        found[name] = float(paired.bounds(sums)[0]), sums
+    return found
 
 
-def _placements(score: Floats, truth: Flags) -> tuple[Floats, Floats]:
-    """Of each positive the share of negatives below it, of each negative that of positives above.
+def numbered(patients: Sequence[str]) -> Numbers:
+    """Whose each film is, as numbers from 0."""
+    which = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1]
+    return np.asarray(which.reshape(-1), dtype=np.int64)
 
-    Both have the AUROC as their mean.
-    """
-    sick, well = np.sort(score[truth]), np.sort(score[~truth])
 
-    def below(values: Floats, among: Floats) -> Floats:
-        left = np.searchsorted(among, values, "left")
-        ends: Floats = (left + np.searchsorted(among, values, "right")) / 2
-        return ends / len(among)
-
-    return below(score[truth], well), 1 - below(score[~truth], sick)
+def _figure(name: str, truth: Flags, number: Numbers, *sides: Side) -> tuple[list[float], Sums]:
+    """Its value for each of one or two models, and the sums of it, or of their difference."""
+    if name == "auroc":
+        placed = [paired.placements(side.score, truth) for side in sides]
+        values = [float(sick.mean()) for sick, _ in placed]
+        sick, well = (
+            placed[0][n] - placed[1][n] if len(placed) == 2 else placed[0][n] for n in (0, 1)
+        )
+        sums = paired.of_placements(
+            sick, well, number[truth], number[~truth], difference=len(placed) == 2
+        )
+        return values, sums
+    of = truth if name == "sensitivity" else ~truth
+    right = [((side.score >= side.threshold) == truth)[of].astype(np.float64) for side in sides]
+    values = [float(one.mean()) for one in right]
+    owner = np.unique(number[of], return_inverse=True)[1].reshape(-1)
+    films = np.bincount(owner).astype(np.float64)
+    theirs = [np.bincount(owner, weights=one).astype(np.float64) for one in right]
+    if len(theirs) == 2:
+        return values, paired.of_differences(theirs[0] - theirs[1], films)
+    return values, paired.of_share(theirs[0], films)
 
 
 def lack(truth: Flags, patients: NDArray[np.str_]) -> str:
@@ -241,90 +158,3 @@ def lack(truth: Flags, patients: NDArray[np.str_]) -> str:
                 f"the {n:,} {name} frozen films are of {of}, where {LEAST_PATIENTS} are the least"
             )
     return ""
-
-
-def _draws(truth: Flags, number: Numbers, seed: int) -> Floats:
-    """How often each patient is drawn, `float [DRAWS, patients]`.
-
-    Drawn apart among those with positive films, with negative ones and with both, so that no draw
-    is without a class.
-    """
-    rng = np.random.default_rng(seed)
-    total = int(number.max()) + 1
-    sick, well = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
-    sick[number[truth]] = True
-    well[number[~truth]] = True
-    weights = np.zeros((DRAWS, total))
-    for stratum in (sick & ~well, well & ~sick, sick & well):
-        if n := int(stratum.sum()):
-            weights[:, stratum] = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    return weights
-
-
-def _shares(right: Flags, weights: Floats, number: Numbers) -> Floats:
-    """In each draw, the share of these films that are right, `float [DRAWS]`."""
-    # Summed up by patient first: the draws are of patients.
-    total = weights.shape[1]
-    good = np.bincount(number, weights=right, minlength=total)
-    films = np.bincount(number, minlength=total).astype(np.float64)
-    shares: Floats = (weights @ good) / (weights @ films)
-    return shares
-
-
-def _aurocs(score: Floats, truth: Flags, weights: Floats, number: Numbers) -> Floats:
-    """The AUROC of each draw, `float [DRAWS]`: films count as often as their patient was drawn."""
-    order = np.argsort(score, kind="stable")
-    sick = truth[order]
-    # Negatives below each positive are read off a running sum over the negatives in order: those
-    # that are strictly below, and those that are not above. Their middle counts ties half.
-    positives, negatives = score[order][sick], score[order][~sick]
-    strictly = np.searchsorted(negatives, positives, "left")
-    weakly = np.searchsorted(negatives, positives, "right")
-    owner = number[order]
-    found = np.empty(len(weights))
-    for part in _parts(len(weights)):
-        well = weights[part][:, owner[~sick]]  # shape (draws, negatives)
-        ill = weights[part][:, owner[sick]]  # shape (draws, positives)
-        running = np.zeros((len(well), well.shape[1] + 1))
-        np.cumsum(well, axis=1, out=running[:, 1:])
-        below = (running[:, strictly] + running[:, weakly]) / 2
-        pairs = ill.sum(axis=1) * running[:, -1]
-        found[part] = np.einsum("dp,dp->d", ill, below) / pairs
-    return found
-
-
-def _parts(n: int) -> Iterator[slice]:
-    for start in range(0, n, _AT_ONCE):
-        yield slice(start, start + _AT_ONCE)
-
-
-def _clause(name: str, one: Difference, margin: float) -> str:
-    """Why a difference speaks against the candidate."""
-    if one.value < 0:
-        change = f"lower by {_number(-one.value)}"
-    elif one.value > 0:
-        change = f"higher by {_number(one.value)}, which may be chance"
-    else:
-        change = "the same, which may be chance"
-    return (
-        f"the new model's {NAMES[name]} is {_number(one.candidate)}, the champion's "
-        f"{_number(one.champion)}: {change} (95 % at worst {_number(one.low, sign=True)}), where "
-        f"{_number(-margin, sign=True)} may be"
-    )
-
-
-def _number(value: float, *, sign: bool = False) -> str:
-    """Three digits, or as many as it takes for a person to see that it is not 0."""
-    digits = 3 if value == 0 or abs(value) >= 0.0005 else 6
-    return f"{value:{'+' if sign and round(value, digits) else ''}.{digits}f}"
-
-
-def _plain(one: Difference) -> dict[str, float]:
-    """JSON-able."""
-    return {
-        "candidate": one.candidate,
-        "champion": one.champion,
-        "difference": one.value,
-        "low": one.low,
-        "high": one.high,
-    }

@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from trainer import card as cards
+from trainer.acquisition.fingerprint import Fingerprint
 from trainer.card import Card
+from trainer.checking import fingerprints
 from trainer.data import dataset
+from trainer.data.decoding import Decoder
 from trainer.film import rules
 from trainer.judging import calibration, metrics
 from trainer.learning import loop
 from trainer.learning.loop import Trained
+from trainer.modelfile import fingerprint as look_nodes
 from trainer.modelfile import graph as graph_file
 from trainer.modelfile import shifted as shifted_films
 from trainer.modelfile.graph import Graph
@@ -59,11 +63,14 @@ def export(
     trained: Trained,
     path: Path,
     rule: str = calibration.YOUDEN,
+    *,
+    decoder: Decoder | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Card:
     """Calibrate on validation and write the model file; returns the card inside it.
 
-    `rule` chooses the operating point, see `calibration.operating_point`. Raises Stopped where
+    `rule` chooses the operating point, see `calibration.operating_point`. `decoder`, two threads
+    where none is given, decodes the training films for `fingerprints.learn`. Raises Stopped where
     `stop` is true before the end.
     """
     data, films = trained.dataset, trained.films
@@ -84,6 +91,9 @@ def export(
         detector = ood.fit(
             trained.net, films.planes, train_rows, seen.arrays(), trained.options.seed
         )
+    learned, groups = fingerprints.learn(
+        data, films, decoder=decoder, stop=stop, seed=trained.options.seed
+    )
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
     shifted = calibration.softmax(np.concatenate(views) + bias, temperature)
@@ -100,6 +110,7 @@ def export(
         threshold=threshold,
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
         ood_threshold=detector.threshold,
+        looks=groups,
         dataset_hash=data.hash,
         patients=data.patients,
         metrics=metrics.summary(score, truth, threshold, patients=data.patients),
@@ -107,7 +118,7 @@ def export(
         provenance={**_provenance(trained), "bias": bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    write(path, _calibrated(trained, card).state_dict(), card, detector)
+    write(path, _calibrated(trained, card).state_dict(), card, detector, learned)
     return card
 
 
@@ -141,11 +152,13 @@ def write(
     weights: Mapping[str, torch.Tensor],
     card: Card,
     detector: Detector | None = None,
+    learned: Fingerprint | None = None,
 ) -> None:
     """Write the fp32 file of torchvision-named ResNet18 weights, replacing `path` in one step.
 
-    Without `detector` the model has no `ood` output. Files of other precisions are made from this
-    one by `trainer.modelfile.quantise`; ValueError for a card that names one.
+    Without `detector` the model has no `ood` output, without `learned` no `look`. Files of other
+    precisions are made from this one by `trainer.modelfile.quantise`; ValueError for a card that
+    names one.
     """
     if card.precision != "fp32":
         raise ValueError(f"precision {card.precision} cannot be written from weights, only fp32")
@@ -161,6 +174,9 @@ def write(
     if detector is not None:
         _ood(graph, detector, card.size)
         outputs.append(_output(cards.OOD, "N"))
+    if learned is not None and learned.parts:
+        look_nodes.add(graph, learned, card.size)
+        outputs.append(_output(cards.LOOK, "N", len(learned.parts)))
     image = helper.make_tensor_value_info(
         cards.INPUT, TensorProto.UINT8, ["N", 1, card.size, card.size]
     )

@@ -21,6 +21,10 @@ from trainer.shift import report as reports
 #: three times as long to train on as to be scored, so that the report takes a thirtieth of it.
 SHARE = 0.1
 
+#: Training films in which units are looked for, and held-out films at hand: at most so many, which
+#: bounds memory and takes some ten seconds of a processor.
+LEARNED, HELD_OUT = 6000, 4000
+
 
 def report(
     trained: Trained,
@@ -34,7 +38,9 @@ def report(
     Logits are calibrated by `temperature` and `bias` [C]. Raises Stopped.
     """
     data, seed = trained.dataset, trained.options.seed
-    learned, held_out = data.of(dataset.TRAIN), data.of(dataset.VAL)
+    trained_on, every = data.of(dataset.TRAIN), data.of(dataset.VAL)
+    learned = sorted(trained_on, key=lambda film: film.sha256)[:LEARNED]
+    held_out = [every[row] for row in units.drawn([f.patient for f in every], HELD_OUT, seed)]
     at_hand = (*learned, *held_out)
     films = units.Films(
         planes=trained.films.planes,
@@ -45,9 +51,10 @@ def report(
         names=data.labels,
         positive=data.positive_index,
         patients_are=data.patients,
+        drawn_of=len(every),
     )
     found = units.find(films, units.look(films, stop), seed=seed)
-    most = round(SHARE * len(trained.epochs) * len(learned))
+    most = round(SHARE * len(trained.epochs) * len(trained_on))
     with devices.settings(trained.options.threads):
         scored = measure.measure(
             films, found, _scorer(trained, temperature, bias), seed=seed, most=most, stop=stop

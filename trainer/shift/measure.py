@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def measure(
         patients=tuple(films.patients[film] for film in chosen),
         score=plain,
         dressed=tuple(done),
-        held_out=len(held_out),
+        held_out=max(films.drawn_of, len(held_out)),
         notes=tuple(_notes(films, units, chosen)),
     )
     as_units = [one for one in found.dressed if one.kind == UNIT]
@@ -115,7 +116,7 @@ def measure(
     ]
     place = found.dressed.index(worst) + 1
     dressed = (*found.dressed[:place], *parts, *found.dressed[place:])
-    return Scored(**{**vars(found), "dressed": dressed})
+    return dataclasses.replace(found, dressed=dressed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ class _Look:
             if kind == MARKS:
                 return dressing.marked(own, donors, boxes, frames)
             if kind == SPECTRUM:
-                return dressing.spectrum(own, donors)
+                return dressing.by_spectrum(own, donors, boxes, frames)
             return dressing.as_unit(own, donors, boxes, frames)
 
         name = f"group {number}" if kind == UNIT else f"group {number} {kind}"

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from trainer.acquisition import groups, looks, marks, measures, one_sided
+from trainer.acquisition import groups, looks, measures, one_sided
 from trainer.acquisition.groups import Group
 from trainer.acquisition.looks import Looks
 from trainer.errors import Stopped
@@ -47,6 +46,8 @@ class Films:
     positive: int
     #: Whether it is known whose the films are, as of `trainer.data.whose`.
     patients_are: str = ""
+    #: Of how many held-out films those here were drawn; 0 where they are all.
+    drawn_of: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +85,15 @@ class Unit:
     #: Of each donor the marks that are copied, int16 [m, 4], and int16 [donors, 8] the frames.
     boxes: Sequence[NDArray[np.int16]]
     frames: NDArray[np.int16]
+
+
+def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:
+    """About `most` of films, ascending: all films of patients that are drawn by `seed`."""
+    if len(patients) <= most:
+        return np.arange(len(patients))
+    _, who = np.unique(np.asarray(patients), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(int(who.max()) + 1)[who.reshape(-1)]
+    return np.sort(np.argsort(place, kind="stable")[:most])
 
 
 def look(films: Films, stop: Callable[[], bool] = lambda: False) -> Looks:
@@ -131,20 +141,10 @@ def find(films: Films, some: Looks, *, seed: int = 0) -> list[Unit]:
 def _looks(planes: NDArray[np.uint8]) -> Looks:
     side = planes.shape[1]
     return looks.of(
-        _scaled(planes, marks.SIDE),
-        _scaled(planes, looks.SMALL),
+        looks.sides(planes),
         np.stack([measures.tone(plane) for plane in planes]).astype(np.float16),
         np.full((len(planes), 2), side, np.int32),
         small=side < looks.SMALL_FILMS,
-    )
-
-
-def _scaled(planes: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    if planes.shape[1] == side:
-        return planes
-    size = (side, side)
-    return np.stack(
-        [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in planes]
     )
 
 

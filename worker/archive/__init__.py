@@ -29,6 +29,7 @@ from worker.archive.opening import (
     open_reader,
     open_source,
     open_spool,
+    read_as,
     reader_of,
     root_of,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "open_spool",
     "pack",
     "place",
+    "read_as",
     "read_file",
     "reader_of",
     "root_of",

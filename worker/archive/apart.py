@@ -5,8 +5,9 @@ which not even SIGKILL ends it. So whatever may wait so is asked through `each` 
 process that asks (`worker.archive.apart_child`) tells again and again that it comes on, and after
 some seconds without a word it is killed, and for as long again nobody is sent for the same path.
 One that cannot be killed is left behind until the kernel lets it go, and as long as it is there its
-path is not asked either. Where SILENT paths of a share give no answer none of it is asked, and at
-most MOST are left behind.
+path is not asked either. Who goes through much says where it is (`at`), so that what alone gives no
+answer is known, and the rest can be asked without it (`aside`). Where SILENT paths of a share give
+no answer one after the other, none of it is asked for a while, and at most MOST are left behind.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worker import config
+from worker.archive.shares import share_of
 from worker.errors import ArchiveError, NoAnswer, ReaderEnded, SourceTrouble
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,11 @@ log = logging.getLogger(__name__)
 #: Processes that this one leaves behind at most: each keeps some megabytes.
 MOST = 8
 
-#: Paths without an answer that are a share without one, and not a file of its own.
+#: Paths without an answer that are a share without one, where it answered nothing meanwhile.
 SILENT = 2
+
+#: What alone gave no answer is left alone for twice as long each time, up to so many seconds.
+LONGEST_S = 300.0
 
 #: Processes that are kept for the next question.
 IDLE = 2
@@ -47,18 +52,18 @@ START_S = 60.0
 #: A killed process that is still there after so many seconds is left behind.
 REAP_S = 1.0
 
-#: File systems of this machine's own disks and memory, whose driver answers with an error where
-#: there is no other answer. All others are taken for shares.
-_LOCAL = frozenset(
-    {
-        *("bcachefs", "btrfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs"),
-        *("iso9660", "ntfs3", "overlay", "proc", "ramfs", "rootfs", "squashfs", "sysfs", "tmpfs"),
-        *("vfat", "xfs", "zfs"),
-    }
-)
 
-#: Links on the way of one path that are followed, as many as the kernel follows.
-_LINKS = 40
+class _At:
+    """Where the one who asks is, in its own process."""
+
+    __slots__ = ("path",)
+
+    def __init__(self) -> None:
+        self.path = ""
+
+
+#: Whoever goes through much puts here what it is about to ask for.
+at = _At()
 
 
 class _Left(NamedTuple):
@@ -68,15 +73,29 @@ class _Left(NamedTuple):
     #: What it waits for, and where the share of that is mounted. None is not asked less for it: a
     #: decoder waits for one film, of which there are other rules.
     path: str | None
-    place: str | None = None
+    place: str | None
+    since: float
+    #: It was met on the way through a folder above it.
+    aside: bool
+
+
+class _Silent(NamedTuple):
+    """What gave no answer. Times are of time.monotonic."""
+
+    since: float
+    #: It is not asked again until then, after so many seconds.
+    until: float
+    seconds: float
+    aside: bool
 
 
 _lock = threading.Lock()
 _idle: list[_Process] = []
 _left: list[_Left] = []
-#: Path and the place of its share → until when it is not asked again (time.monotonic), since it
-#: gave no answer.
-_silent: dict[tuple[str, str | None], float] = {}
+#: By path and the place of its share.
+_silent: dict[tuple[str, str | None], _Silent] = {}
+#: Place of a share → when it last answered anything.
+_answered: dict[str | None, float] = {}
 
 
 def each(
@@ -94,19 +113,24 @@ def each(
     `named`, where it may name people itself; `anew` has a new process asked. Raises what it raises
     of OSError and ArchiveError, NoAnswer where there was no word from it for `patience_s`
     seconds or where an earlier process still waits for the same path or share, and ReaderEnded.
+    NoAnswer says what below the path it was that gave none, if the function puts it into `at`.
     """
     place, named = share_of(path), named or path
     _check(path, place, patience_s, named)
     process = _Process() if anew else _taken()
-    done = False
+    done, inside = False, None
     try:
         process.ask(function, arguments)
         while True:
             reply = process.reply(patience_s)
             if reply is None:
-                with _lock:
-                    _silent[path, place] = time.monotonic() + patience_s
-                raise _no_answer(named, patience_s)
+                inside = process.at if process.at != path else None
+                if inside is not None:
+                    _answered[place] = time.monotonic()  # what is on the way there did
+                _fell_silent(inside or path, patience_s, aside=inside is not None)
+                raise no_answer(named, patience_s, inside)
+            if reply and place is not None:
+                _answered[place] = time.monotonic()
             if "error" in reply or "end" in reply:
                 done = True
                 break
@@ -120,7 +144,8 @@ def each(
         if done:
             _put_back(process)
         elif process.end() is None:
-            leave(lambda: process.alive, f"process {process.of.pid}", path)
+            who = f"process {process.of.pid}"
+            leave(lambda: process.alive, who, inside or path, aside=inside is not None)
     if "error" in reply:
         raise _error(named, reply["error"])
 
@@ -182,14 +207,16 @@ def left_behind() -> int:
         return len(_left)
 
 
-def leave(is_there: Callable[[], bool], who: str, path: str | None = None) -> None:
+def leave(
+    is_there: Callable[[], bool], who: str, path: str | None = None, *, aside: bool = False
+) -> None:
     """Leave behind who waits for a disk or share, that of `path` if any, as long as it `is_there`.
 
-    That path is not asked meanwhile.
+    That path is not asked meanwhile. It is put `aside` where it was met below what was asked for.
     """
     place = None if path is None else share_of(path)
     with _lock:
-        _left.append(_Left(is_there, path, place))
+        _left.append(_Left(is_there, path, place, time.monotonic(), aside))
         count = len(_left)
     # A path may name a film or a patient.
     log.warning(
@@ -198,57 +225,41 @@ def leave(is_there: Callable[[], bool], who: str, path: str | None = None) -> No
     )  # fmt: skip
 
 
-def share_of(path: str) -> str | None:
-    """Where the share is mounted that a path leads to; None where it leads to none.
-
-    Links on the way are followed, and nothing is asked of a share.
-    """
-    mounts = _mounts()
-    rest = [part for part in reversed(os.path.abspath(path).split("/")) if part]  # noqa: PTH100
-    at, links = "/", 0
-    while True:
-        point = at
-        while point not in mounts and point != "/":
-            point = os.path.dirname(point)  # noqa: PTH120
-        if mounts.get(point, "rootfs") not in _LOCAL:
-            return point
-        if not rest:
-            return None
-        part = rest.pop()
-        if part == "..":
-            at = os.path.dirname(at)  # noqa: PTH120
-            continue
-        below = at.rstrip("/") + "/" + part
-        try:
-            # What is mounted there is no link, and would have to be asked.
-            target = None if below in mounts else os.readlink(below)  # noqa: PTH115
-        except (OSError, ValueError):
-            target = None
-        if target is None:
-            at = below
-            continue
-        links += 1
-        if links > _LINKS:
-            return None
-        if target.startswith("/"):
-            at = "/"
-        rest += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+def aside(folder: str) -> list[str]:
+    """What below a folder alone gave no answer lately, and is to be left out of it."""
+    left_behind()
+    now = time.monotonic()
+    with _lock:
+        found = {left.path for left in _left if left.aside and left.path is not None}
+        found |= {path for (path, _), one in _silent.items() if one.aside and now < one.until}
+    return sorted(path for path in found if path.startswith(folder.rstrip("/") + "/"))
 
 
-def _mounts() -> dict[str, str]:
-    """Mount point → type of what is mounted there last."""
-    found = {}
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return {}
-    for line in lines:
-        fields, _, tail = line.partition(" - ")
-        point = fields.split(" ")[4]
-        for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-            point = point.replace(code, character)
-        found[point] = tail.split(" ")[0]
-    return found
+def is_silent(place: str | None) -> bool:
+    """Whether a share gave no answer SILENT times, one after the other."""
+    return place is not None and len(_silent_since(place)) >= SILENT
+
+
+def _silent_since(place: str | None) -> dict[str, float]:
+    """Paths of a share that gave no answer, and when, since it last answered anything."""
+    now, answered = time.monotonic(), _answered.get(place, -1.0)
+    with _lock:
+        found = {left.path: left.since for left in _left if left.place == place and left.path}
+        for (path, of), one in _silent.items():
+            if of == place and now < one.until:
+                found.setdefault(path, one.since)
+    return {path: since for path, since in found.items() if since > answered}
+
+
+def _fell_silent(path: str, patience_s: float, *, aside: bool) -> None:
+    """Note that there was no answer about a path."""
+    key, now = (path, share_of(path)), time.monotonic()
+    with _lock:
+        before = _silent.get(key)
+        # A share is asked as soon as it may be back.
+        again = aside and before is not None
+        seconds = min(2 * before.seconds, LONGEST_S) if again and before else patience_s
+        _silent[key] = _Silent(now, now + seconds, seconds, aside)
 
 
 def _check(path: str, place: str | None, patience_s: float, named: str) -> None:
@@ -257,12 +268,17 @@ def _check(path: str, place: str | None, patience_s: float, named: str) -> None:
     now = time.monotonic()
     with _lock:
         count = sum(left.path is not None for left in _left)
-        for gone in [silent for silent, until in _silent.items() if until <= now]:
+        for gone in [key for key, one in _silent.items() if one.until + LONGEST_S <= now]:
             del _silent[gone]
-        waited = {(left.path, left.place) for left in _left} | _silent.keys()
-    beside = {other for other, of in waited if place is not None and of == place}
-    if (path, place) in waited or len(beside) >= SILENT:
-        raise _no_answer(named, patience_s)
+        waited = {(left.path, left.place) for left in _left}
+        waited |= {key for key, one in _silent.items() if now < one.until}
+    beside = {} if place is None else _silent_since(place)
+    # One more is sent after a while: it may be some files, and not the share.
+    all_silent = len(beside) > SILENT or (
+        len(beside) == SILENT and now < max(beside.values()) + patience_s
+    )
+    if (path, place) in waited or all_silent:
+        raise no_answer(named, patience_s)
     if count >= MOST:
         raise SourceTrouble(
             "unreadable",
@@ -272,12 +288,14 @@ def _check(path: str, place: str | None, patience_s: float, named: str) -> None:
         )
 
 
-def _no_answer(path: str, patience_s: float) -> NoAnswer:
+def no_answer(path: str, patience_s: float, at: str | None = None) -> NoAnswer:
+    """The error for a path that gave no answer, because of what below it gave none (`at`)."""
     # The same sentence each time: one trouble is told of once.
     return NoAnswer(
         "unreadable",
         f"{path}: its disk or share gives no answer (for {patience_s:g} s, "
         "PNEUMOQ_FILM_DEADLINE_S); see to it",
+        at=at,
     )
 
 
@@ -332,6 +350,8 @@ class _Process:
                 env=config.decoder_environment()
                 | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        #: What it asks for now, where it has been there for a while and said so.
+        self.at: str | None = None
         #: Lines that have come, and the beginning of the next one.
         self._lines: deque[bytes] = deque()
         self._unread = b""
@@ -355,6 +375,7 @@ class _Process:
 
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Have it call a function."""
+        self.at = None
         asked = [function.__module__, function.__qualname__, arguments]
         self._socket.settimeout(START_S)  # it waits for nothing else
         self._socket.sendall(json.dumps(asked).encode() + b"\n")
@@ -365,7 +386,10 @@ class _Process:
         while True:
             if self._lines:
                 reply: dict[str, Any] = json.loads(self._lines.popleft())
-                return reply
+                if "at" not in reply:
+                    return reply
+                self.at = reply["at"]
+                continue
             left = until - time.monotonic()
             if left <= 0:
                 return None

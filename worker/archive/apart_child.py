@@ -2,7 +2,8 @@
 
 It is started as `python -m worker.archive.apart_child FD`, of a socket. A line of JSON there is a
 call: the module, its function, and the arguments. Lines go back: `{"is": …}` for each that the
-function yields, `{}` where it only comes on, and at last `{"end": true}` or `{"error": {…}}`.
+function yields, `{}` where it only comes on, `{"at": PATH}` where it has been there for a while
+(`apart.at`), and at last `{"end": true}` or `{"error": {…}}`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import logging
 import signal
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from types import GeneratorType
 from typing import Any
@@ -22,13 +25,14 @@ from typing import Any
 # Loaded before it says that it is ready.
 from worker import archive as _  # noqa: F401
 from worker import logs
+from worker.archive import apart
 from worker.errors import ArchiveError, SourceTrouble
 
 #: That a function comes on is told at most this often, in seconds.
 TELL_S = 0.2
 
-#: Lines are sent together up to so many bytes, if they come that quickly.
-SEND_BYTES = 1 << 15
+#: So many lines are sent together, if they come that quickly.
+SEND_LINES = 256
 
 
 def main() -> None:
@@ -39,16 +43,65 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logs.at_the_end()
-    with socket.socket(fileno=int(sys.argv[1])) as parent, parent.makefile("rb") as asked:
-        parent.sendall(_line({}))
+    with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rb") as asked:
+        parent = _Parent(link)
+        link.sendall(_line({}))
         for line in asked:
-            unsent, sent = bytearray(), time.monotonic()
+            parent.begin()
             for reply in _replies(*json.loads(line)):
-                unsent += _line(reply)
-                if len(unsent) >= SEND_BYTES or time.monotonic() - sent >= TELL_S:
-                    parent.sendall(unsent)
-                    unsent, sent = bytearray(), time.monotonic()
-            parent.sendall(unsent)
+                parent.tell(reply)
+            parent.end()
+
+
+class _Parent:
+    """The parent: what it is told is sent soon, also where whoever tells it waits for a disk."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._unsent: deque[bytes] = deque()
+        threading.Thread(target=self._watch, name="telling", daemon=True).start()
+
+    def begin(self) -> None:
+        """A call begins."""
+        apart.at.path = ""
+        self._asked.set()
+
+    def tell(self, reply: dict[str, Any]) -> None:
+        """Say something."""
+        self._unsent.append(_line(reply))
+        if len(self._unsent) >= SEND_LINES:
+            with self._lock:
+                self._send()
+
+    def end(self) -> None:
+        """The call is over, and all was said of it."""
+        with self._lock:
+            self._asked.clear()
+            self._send()
+
+    def _watch(self) -> None:
+        """Send what waits, and say where the caller is that has been there for a while."""
+        before = told = ""
+        with contextlib.suppress(OSError):  # the parent is gone
+            while True:
+                self._asked.wait()
+                time.sleep(TELL_S)
+                with self._lock:
+                    now = apart.at.path if self._asked.is_set() else ""
+                    if now and now is before and now is not told:
+                        self._unsent.append(_line({"at": now}))
+                        told = now
+                    before = now
+                    self._send()
+
+    def _send(self) -> None:
+        lines = []
+        while self._unsent:
+            lines.append(self._unsent.popleft())
+        if lines:
+            self._link.sendall(b"".join(lines))
 
 
 def _line(reply: dict[str, Any]) -> bytes:

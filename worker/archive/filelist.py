@@ -1,14 +1,18 @@
 """A list of files as an archive: a text with one path a line, or a CSV with a column of paths.
 
 Each path is an item, in the list's order, whether its file exists or not and however often it is
-named. Paths are absolute or relative to the list's own folder.
+named. Paths are absolute or relative to the list's own folder. What a list names is kept with its
+job (`ListSource.listed`), so that nobody needs the list's file afterwards (`KeptSource`).
 """
 
 from __future__ import annotations
 
+import abc
+import gzip
 import hashlib
 import io
 import itertools
+import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -17,9 +21,9 @@ from pathlib import Path
 from trainer import spelling, table
 from trainer.errors import TableError
 from worker.archive import trouble
-from worker.archive.folder import check_root, examine, member_of
+from worker.archive.folder import check_root, member_of
 from worker.archive.member import NO_FILE, Member
-from worker.archive.source import Kind, Source, open_file, pread
+from worker.archive.source import Kind, Source, examine, open_file, pread
 from worker.errors import ArchiveError, SourceTrouble
 
 #: Names of a column of paths, by preference; their case does not matter.
@@ -31,15 +35,78 @@ _LONGEST_LINE = 1 << 16
 #: Rows that are looked at to tell whether the first column holds paths.
 _LOOK = 100
 
+#: Paths in one line of what is kept of a list.
+_BATCH = 512
 
-class ListSource(Source):
-    """Lists the files that a text or CSV file names."""
+#: Of gzip, as of listings: higher ones take much longer for little.
+_LEVEL = 1
+
+
+class Named(Source):
+    """Lists files that are named by paths, which are relative to a list's folder or absolute."""
 
     kind: Kind = "list"
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         self._folder = str(Path(uri).absolute().parent)
+
+    def _walk(self) -> Iterator[Member]:
+        root = trouble.Root(self._folder)
+        for path in self._paths():
+            yield self._member(path, root)
+
+    @abc.abstractmethod
+    def _paths(self) -> Iterator[str]:
+        """The paths, in their order; what else the list has is counted in `skipped`."""
+
+    def _member(self, path: str, root: trouble.Root) -> Member:
+        try:
+            mode, size = self._examined(self._place(path))
+        except ValueError:
+            return member_of(path, 0)  # reading it says why it cannot be
+        except OSError:
+            root.check()
+            return member_of(path, None)  # reading it says that it is missing, or why it cannot be
+        root.saw(path)
+        if stat.S_ISREG(mode) or not path:
+            return member_of(path, size if path else 0)
+        return member_of(path, 0)._replace(method=NO_FILE)
+
+    def _place(self, path: str) -> str:
+        return path if path.startswith("/") else f"{self._folder}/{path}"
+
+
+class KeptSource(Named):
+    """Lists the files that a list named when it was submitted, whatever became of it since."""
+
+    def __init__(self, uri: str, listed: bytes) -> None:
+        """`uri` is where the list's file was, and `listed` what `ListSource.listed` gave."""
+        super().__init__(uri)
+        self._listed = listed
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is kept."""
+        return hashlib.sha256(self._listed).hexdigest()
+
+    def has_changed(self, fingerprint: str) -> bool:
+        return False
+
+    def _paths(self) -> Iterator[str]:
+        with gzip.open(io.BytesIO(self._listed)) as lines:
+            for line in lines:
+                found = json.loads(line)
+                if isinstance(found, dict):
+                    self.skipped.update(found)
+                else:
+                    yield from found
+
+
+class ListSource(Named):
+    """Lists the files that a text or CSV file names."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
         self._fd = open_file(uri)
         try:
             self._check()
@@ -59,6 +126,20 @@ class ListSource(Source):
             at += len(chunk)
         return digest.hexdigest()
 
+    def listed(self) -> bytes | None:
+        """The paths that it names, gzip: lines of JSON, the last of which counts what is skipped.
+
+        Memory does not grow with them, but for what is returned. Raises ArchiveError.
+        """
+        self.skipped.clear()
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=_LEVEL, mtime=0) as lines:
+            paths = self._paths()
+            while batch := list(itertools.islice(paths, _BATCH)):
+                lines.write(_line(batch))
+            lines.write(_line(dict(self.skipped)))
+        return packed.getvalue()
+
     def _check(self) -> None:
         try:
             mode = os.fstat(self._fd).st_mode
@@ -72,11 +153,9 @@ class ListSource(Source):
         if "\0" in head.decode(table.encoding_of(head), "replace"):
             raise self._no_list("no text; give an archive or a film by itself, without --list")
 
-    def _walk(self) -> Iterator[Member]:
+    def _paths(self) -> Iterator[str]:
         is_table = Path(self.uri).suffix.lower() in (".csv", ".tsv") or self._has_head()
-        root = trouble.Root(self._folder)
-        for path in self._rows() if is_table else self._lines():
-            yield self._member(path, root)
+        yield from self._rows() if is_table else self._lines()
 
     def _has_head(self) -> bool:
         """Whether the first line of a text names the columns of a table, or says what parts them.
@@ -97,22 +176,6 @@ class ListSource(Source):
     def _first(self) -> str:
         """The first line that is neither blank nor a comment."""
         return next((line for line in self._texts() if line.strip() and line[0] != "#"), "")
-
-    def _member(self, path: str, root: trouble.Root) -> Member:
-        try:
-            mode, size = examine(self._place(path))
-        except ValueError:
-            return member_of(path, 0)  # reading it says why it cannot be
-        except OSError:
-            root.check()
-            return member_of(path, None)  # reading it says that it is missing, or why it cannot be
-        root.saw(path)
-        if stat.S_ISREG(mode) or not path:
-            return member_of(path, size if path else 0)
-        return member_of(path, 0)._replace(method=NO_FILE)
-
-    def _place(self, path: str) -> str:
-        return path if path.startswith("/") else f"{self._folder}/{path}"
 
     def _lines(self) -> Iterator[str]:
         """The path of each line that has one; the others are counted."""
@@ -226,13 +289,17 @@ class NamedSource(Source):
         for name in self._names:
             size: int | None
             try:
-                _, size = examine(f"{self.uri}/{name}")
+                _, size = self._examined(f"{self.uri}/{name}")
             except OSError:
                 root.check()
                 size = None  # gone already: reading it says so
             else:
                 root.saw(name)
             yield member_of(name, size)
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def _column(head: list[str]) -> int | None:

@@ -57,8 +57,9 @@ class FolderSource(Source):
             for base in names:
                 name = prefix + base
                 path = f"{self.uri}/{name}"
+                size: int | None
                 try:
-                    mode, size = examine(path)
+                    mode, size = self._examined(path)
                 except OSError as error:
                     # Gone already, or a link that leads nowhere: reading it says which.
                     root.check()
@@ -155,6 +156,28 @@ class FolderReader:
         trouble.close(self._fd)
 
 
+class ListReader(FolderReader):
+    """Reads files that a list names; those by relative paths lie below the list's folder.
+
+    That may be gone, as the list may: absolute paths do not need it. Thread safe.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """`uri` is the list's folder; raises ArchiveError."""
+        try:
+            self._fd = os.open(uri, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            self._fd = -1
+        except (OSError, ValueError) as error:
+            raise trouble.at_root(uri, error) from error
+
+    def open(self, member: Member, max_bytes: int = MAX_BYTES) -> int:
+        if self._fd < 0 and not member.name.startswith("/"):
+            check(member, max_bytes)
+            raise trouble.at_member(FileNotFoundError())
+        return super().open(member, max_bytes)
+
+
 def _check_file(fd: int, member: Member) -> None:
     """Raise MemberError where what was opened is no file."""
     mode = os.fstat(fd).st_mode
@@ -211,16 +234,6 @@ def is_empty(uri: str, fd: int | None = None) -> bool:
 def names_in(path: str) -> list[str]:
     with os.scandir(path) as entries:
         return sorted(entry.name for entry in entries)
-
-
-def examine(path: str) -> tuple[int, int]:
-    """Mode and size of an entry; a link to a folder keeps the mode of a link."""
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        target = Path(path).stat()
-        if not stat.S_ISDIR(target.st_mode):
-            status = target
-    return status.st_mode, status.st_size
 
 
 def status_of(uri: str) -> os.stat_result:

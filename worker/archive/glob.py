@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainer import clutter
 from worker.archive import trouble
-from worker.archive.folder import check_root, examine, member_of, names_in
+from worker.archive.folder import check_root, member_of, names_in
 from worker.archive.member import Member
 from worker.archive.names import LONGEST_PATH, fits, shortened, skipped_as
 from worker.archive.source import Kind, Source
@@ -94,8 +94,9 @@ class GlobSource(Source):
                 last = len(self._matchers) in matched
                 if not matched:
                     continue
+                size: int | None
                 try:
-                    mode, size = examine(path)
+                    mode, size = self._examined(path)
                 except OSError:
                     root.check()
                     mode, size = stat.S_IFREG, None  # reading it says what it is

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from worker.archive import trouble
-from worker.archive.filelist import ListSource, NamedSource
-from worker.archive.folder import FileSource, FolderReader, FolderSource, status_of
+from worker.archive.filelist import KeptSource, ListSource, NamedSource
+from worker.archive.folder import FileSource, FolderReader, FolderSource, ListReader
 from worker.archive.glob import GlobSource, base_of
 from worker.archive.gz import GzipStream, TarGzSource
 from worker.archive.kind import kind as _kind
@@ -34,16 +33,24 @@ _SOURCES: dict[Kind, type[Source]] = {
 _STREAMS: dict[Kind, type[Stream]] = {"tar.gz": GzipStream, "tar.zst": ZstdStream}
 
 
-def open_source(uri: str, kind: Kind | None = None, names: Sequence[str] | None = None) -> Source:
+def open_source(
+    uri: str,
+    kind: Kind | None = None,
+    names: Sequence[str] | None = None,
+    listed: bytes | None = None,
+) -> Source:
     """The archive at a path, ready to be listed; raises ArchiveError.
 
-    With `names`, the files of a folder that are named so, and no others.
+    With `names`, the files of a folder that are named so, and no others. With `listed`, the files
+    that the list there named when `Source.listed` was asked, also where the list is gone.
 
     Its kind is told from its content, save that only the caller knows whether a text file is a
     `list` of files, and a path a `glob` pattern. Another kind, where one is given, is demanded.
     """
     if names is not None:
         return NamedSource(uri, names)
+    if listed is not None:
+        return KeptSource(uri, listed)
     with trouble.at(uri):
         return _open_source(uri, kind)
 
@@ -62,6 +69,11 @@ def root_of(kind: Kind, uri: str) -> str:
     return base_of(uri) if kind == "glob" else uri
 
 
+def read_as(kind: Kind, *, named: bool) -> Kind:
+    """As what a source is read; its files were `named` where no list's file names them."""
+    return "folder" if named else kind
+
+
 def open_reader(kind: Kind, uri: str) -> Reader:
     """A reader of an archive of known kind; raises ArchiveError.
 
@@ -71,19 +83,21 @@ def open_reader(kind: Kind, uri: str) -> Reader:
 
 
 def open_folder(kind: Kind, uri: str) -> FolderReader:
-    """The folder of members that are files of their own (BY_NAME); raises ArchiveError."""
+    """The folder of members that are files of their own (BY_NAME); raises ArchiveError.
+
+    A `list` is a file, which may be gone; the files of a folder that were named are read as a
+    `folder`'s (`read_as`).
+    """
     with trouble.at(uri):
         match kind:
             case "folder":
                 return FolderReader(uri)
             case "glob":
                 return FolderReader(base_of(uri))
-            # Its files were named. One that is gone may have been such a folder: beside it lie
-            # other films.
-            case "list" if stat.S_ISDIR(status_of(uri).st_mode):
-                return FolderReader(uri)
-            case "file" | "list":
+            case "file":
                 return FolderReader(str(Path(uri).absolute().parent))
+            case "list":
+                return ListReader(str(Path(uri).absolute().parent))
             case _:
                 raise ValueError(f"a {kind} is no folder")
 

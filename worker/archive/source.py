@@ -9,11 +9,13 @@ from __future__ import annotations
 import abc
 import itertools
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, Protocol
 
-from worker.archive import trouble
+from worker.archive import apart, trouble
 from worker.archive.member import DUPLICATE, LINK, NO_FILE, SCATTERED, UNSAFE, Member
 from worker.archive.names import LONGEST_PATH, Seen, fits, shortened, unsafe
 from worker.errors import ArchiveError, MemberError
@@ -54,6 +56,9 @@ class Source(abc.ABC):
         #: Entries that are no films by construction, counted by reason, as of the last listing.
         #: Complete once `members` is exhausted.
         self.skipped: Counter[str] = Counter()
+        #: The file or folder of it that is asked for now, where it is found by its path.
+        self.at: str | None = None
+        self._aside: frozenset[str] = frozenset()
 
     def members(self) -> Iterator[Member]:
         """Members in a fixed order; memory does not grow with them.
@@ -62,6 +67,7 @@ class Source(abc.ABC):
         after many members, where the archive turns out to be cut short or damaged.
         """
         self.skipped.clear()
+        self._aside = frozenset(apart.aside("/"))
         return self._all()
 
     def _all(self) -> Iterator[Member]:
@@ -85,6 +91,11 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def _walk(self) -> Iterator[Member]:
         """All members from the first on, counting into `skipped`."""
+
+    def _examined(self, path: str) -> tuple[int, int | None]:
+        """As `examine`; what alone gave no answer lately is taken for a file, and is not asked."""
+        self.at = path
+        return (stat.S_IFREG, None) if path in self._aside else examine(path)
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -116,6 +127,10 @@ class Source(abc.ABC):
         """Seek index that lets any worker start in the middle; None where none is needed."""
         return None
 
+    def listed(self) -> bytes | None:
+        """Of a list's file: what it names, for `opening.open_source`; None of any other archive."""
+        return None
+
     def close(self) -> None:
         """Close the archive; listing must be over."""
         return
@@ -144,6 +159,16 @@ class Reader(Protocol):
     def close(self) -> None:
         """Close the archive."""
         ...
+
+
+def examine(path: str) -> tuple[int, int]:
+    """Mode and size of an entry; a link to a folder keeps the mode of a link."""
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        target = Path(path).stat()
+        if not stat.S_ISDIR(target.st_mode):
+            status = target
+    return status.st_mode, status.st_size
 
 
 def open_file(uri: str) -> int:

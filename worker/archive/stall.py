@@ -32,12 +32,14 @@ def watched(
     path: Callable[[], str],
     patience_s: Callable[[], float] | None = None,
     late: Callable[[T], None] | None = None,
+    inside: Callable[[], str | None] = lambda: None,
 ) -> T:
     """What `work` returns or raises; SourceTrouble where it has come to a stop.
 
     That is where it used no processor for `patience_s` seconds (STALL_S). `path` is the disk or
-    share that it reads then. What was given up may come on later: what it does must do no harm, and
-    what it returns then is given to `late`.
+    share that it reads then, and `inside` what below it is asked for, if that is known: the next
+    one leaves that out (`apart.aside`). What was given up may come on later: what it does must do
+    no harm, and what it returns then is given to `late`.
     """
     answers: list[T] = []
     errors: list[BaseException] = []
@@ -72,7 +74,8 @@ def watched(
                 given_up = not (answers or errors)
             if not given_up:
                 break
-            apart.leave(thread.is_alive, f"thread {thread.native_id} of this process", path())
+            who, where = f"thread {thread.native_id} of this process", inside()
+            apart.leave(thread.is_alive, who, where or path(), aside=where is not None)
             raise SourceTrouble(
                 "unreadable",
                 f"{path()}: its disk or share fell silent while it was read; see to it",

@@ -27,6 +27,8 @@ class Outputs:
     cam: NDArray[np.float32] | None
     #: `float32 [N]`, distance from the training films.
     ood: NDArray[np.float32] | None
+    #: `float32 [N, G]`, how much films look acquired like the card's groups.
+    look: NDArray[np.float32] | None = None
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -39,6 +41,8 @@ class Outputs:
             finite = finite & np.isfinite(self.ood)
         if self.cam is not None:
             finite = finite & np.isfinite(self.cam).all(axis=(1, 2))
+        if self.look is not None:
+            finite = finite & np.isfinite(self.look).all(axis=1)
         return np.asarray(finite, np.bool_)
 
 

@@ -5,7 +5,8 @@ and OpenVINO alone runs bfloat16 and the symmetric int8 that TensorRT takes fast
 `python -m tests.bench.engines`.
 
     fp32   the fp32 file, as it is
-    bf16   the fp32 file, its convolutions in bfloat16; twice as fast where the processor has it
+    bf16   the fp32 file, its convolutions in bfloat16; twice as fast where the processor has it.
+           Its `look` is computed apart, in fp32
     fp16   the fp16 file, its weights widened again: checks the file, and is no faster
     int8   the int8 file: its convolutions in 8-bit integers, the rest in float
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +35,21 @@ from worker.errors import EngineError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pending:
-    request: Any
-    outputs: dict[str, Any]
+    #: Each with the ports of its outputs by their names.
+    requests: Sequence[tuple[Any, Mapping[str, Any]]]
 
     def result(self) -> Outputs:
-        self.request.wait()
-        # Copies: the request's own buffers are used again by the next batch.
-        found = {
-            name: self.request.get_tensor(port).data.copy() for name, port in self.outputs.items()
-        }
+        found = {}
+        for request, ports in self.requests:
+            request.wait()
+            for name, port in ports.items():
+                # Copies: the request's own buffers are used again by the next batch.
+                found[name] = request.get_tensor(port).data.copy()
         return Outputs(
-            scores=found[cards.SCORES], cam=found.get(cards.CAM), ood=found.get(cards.OOD)
+            scores=found[cards.SCORES],
+            cam=found.get(cards.CAM),
+            ood=found.get(cards.OOD),
+            look=found.get(cards.LOOK),
         )
 
 
@@ -100,40 +106,59 @@ class CpuEngine:
                 f"{self.device} has no bfloat16 instructions (AVX-512 BF16, AMX or ARM BF16), so "
                 "bf16 cannot be computed here; submit with --precision fp32 or int8"
             )
-        try:
+
+        def compiled(precision: str, *, look: bool | None) -> Any:
+            """The file's model; where `look` is said, the part of it that is that output or not."""
             model = processor.read_model(path)
             model.reshape({cards.INPUT: [batch, card.channels, card.size, card.size]})
-            compiled = processor.compile_model(
-                model,
-                "CPU",
-                {
-                    # What OpenVINO would choose is bfloat16 wherever the processor has it; that is
-                    # for a parity gate to allow.
-                    "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-                    "INFERENCE_NUM_THREADS": threads,
-                    "NUM_STREAMS": threads,
-                },
-            )
+            for output in model.get_results():
+                if look is not None and (cards.LOOK in output.input_value(0).get_names()) != look:
+                    model.remove_result(output)
+            options = {
+                "INFERENCE_PRECISION_HINT": precision,
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": threads,
+            }
+            return processor.compile_model(model, "CPU", options)
+
+        try:
+            # What OpenVINO would choose is bfloat16 wherever the processor has it; that is for a
+            # parity gate to allow. It would take it for all that is in a model.
+            if precision != "bf16":
+                models = [compiled("f32", look=None)]
+            elif card.looks:
+                models = [compiled("bf16", look=False), compiled("f32", look=True)]
+            else:
+                models = [compiled("bf16", look=None)]
         except RuntimeError as error:
             # The last of many lines is the cause; before it come places in OpenVINO's source.
             cause = str(error).strip().rpartition("\n")[2]
             raise EngineError(f"OpenVINO cannot compile {path.name}: {cause}") from error
         self._openvino = openvino
-        self._outputs = {name: port for port in compiled.outputs for name in port.get_names()}
-        if cards.SCORES not in self._outputs:
+        outputs = [
+            {name: port for port in model.outputs for name in port.get_names()} for model in models
+        ]
+        if cards.SCORES not in outputs[0]:
             raise EngineError(
                 f"{path.name} has no output {cards.SCORES!r}: it is not a whole model"
             )
-        self._requests = [compiled.create_infer_request() for _ in range(threads)]
+        self._requests = [
+            [
+                (model.create_infer_request(), ports)
+                for model, ports in zip(models, outputs, strict=True)
+            ]
+            for _ in range(threads)
+        ]
         self._next = 0
 
     def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> _Pending:
         """See Engine.submit. Always computes whole batches, for the same answer in any company."""
-        request = self._requests[self._next]
+        requests = self._requests[self._next]
         self._next = (self._next + 1) % self.depth
-        request.set_input_tensor(self._openvino.Tensor(pixels, shared_memory=True))
-        request.start_async()
-        return _Pending(request=request, outputs=self._outputs)
+        for request, _ in requests:
+            request.set_input_tensor(self._openvino.Tensor(pixels, shared_memory=True))
+            request.start_async()
+        return _Pending(requests=requests)
 
     def close(self) -> None:
         """See Engine.close."""

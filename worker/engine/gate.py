@@ -2,8 +2,8 @@
 
 Both read the same model file and the same golden films, which are drawn here: no patient's film is
 ever kept for this. The films are those, of a larger set, whose probabilities lie apart, since near
-0 and 1 all engines agree; and the map and the distance are compared too, since a model that is sure
-of every film shows differences nowhere else. Knows nothing of the database.
+0 and 1 all engines agree; and the map, the distance and the looks are compared too, since a model
+that is sure of every film shows differences nowhere else. Knows nothing of the database.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Limits:
     #: |Δ| of maps and distances, as a share of the range that they span on these films.
     maps: float
 
+
+#: |Δ| of looks' logits, as a share of their range: they are computed in float in every precision.
+#: Films that are drawn look like no group, and their looks are near 0; beyond FAR libraries differ
+#: in what is left of a sigmoid (ONNX Runtime's ends at 18).
+LOOKS, FAR = 1e-2, 10.0
 
 #: fp32 leaves rounding only. fp16 is compared with the same half-precision weights computed in
 #: single precision; int8 with the same codes; bf16 with fp32.
@@ -134,17 +139,16 @@ def check(candidate: Engine, reference: Engine, films: Films) -> Verdict:
             )
     elif not compared.passed:
         wrong.append(str(compared))
-    for name, theirs, ours in (
-        ("maps", expected.cam, found.cam),
-        ("distances", expected.ood, found.ood),
+    for name, theirs, ours, limit in (
+        ("maps", expected.cam, found.cam, limits.maps),
+        ("distances", expected.ood, found.ood, limits.maps),
+        ("looks", _logits(expected.look), _logits(found.look), LOOKS),
     ):
         share = _share(theirs, ours)
         if share is None:
             wrong.append(f"{name} are missing or of another shape")
-        elif share > limits.maps:
-            wrong.append(
-                f"{name} differ by up to {share:.2g} of their range (limit {limits.maps:g})"
-            )
+        elif share > limit:
+            wrong.append(f"{name} differ by up to {share:.2g} of their range (limit {limit:g})")
     where = f"on {len(chosen)} films"
     return Verdict(
         passed=not wrong,
@@ -194,10 +198,12 @@ def answers(engine: Engine, films: Films) -> Outputs:
         finish()
     cams = [one.cam for one in found if one.cam is not None]
     oods = [one.ood for one in found if one.ood is not None]
+    looks = [one.look for one in found if one.look is not None]
     return Outputs(
         scores=np.concatenate([one.scores for one in found]),
         cam=np.concatenate(cams) if cams else None,
         ood=np.concatenate(oods) if oods else None,
+        look=np.concatenate(looks) if looks else None,
     )
 
 
@@ -206,6 +212,7 @@ def _rows(outputs: Outputs, rows: NDArray[np.int64]) -> Outputs:
         scores=outputs.scores[rows],
         cam=None if outputs.cam is None else outputs.cam[rows],
         ood=None if outputs.ood is None else outputs.ood[rows],
+        look=None if outputs.look is None else outputs.look[rows],
     )
 
 
@@ -222,6 +229,15 @@ def _spread(probabilities: Floats, threshold: float) -> NDArray[np.int64]:
         turn[members] = np.arange(len(members))
     order = np.argsort(turn, kind="stable")[:FILMS]
     return np.sort(clear[order])
+
+
+def _logits(look: Floats | None) -> Floats | None:
+    """Looks as what their sigmoid was taken of."""
+    if look is None:
+        return None
+    with np.errstate(divide="ignore"):
+        logits = np.log(look) - np.log1p(-look)
+    return np.asarray(np.clip(logits, -FAR, FAR), np.float32)
 
 
 def _largest(difference: Floats) -> float:

@@ -166,7 +166,10 @@ class OnnxEngine:
                 done += piece
         parts = dict(zip(self._outputs, map(np.concatenate, zip(*found, strict=True)), strict=True))
         return Outputs(
-            scores=parts[cards.SCORES], cam=parts.get(cards.CAM), ood=parts.get(cards.OOD)
+            scores=parts[cards.SCORES],
+            cam=parts.get(cards.CAM),
+            ood=parts.get(cards.OOD),
+            look=parts.get(cards.LOOK),
         )
 
     def _halve(self, piece: int) -> None:

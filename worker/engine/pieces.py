@@ -58,11 +58,13 @@ class InPieces:
         found.extend(batch.result() for batch, _ in pending)
         cams = [one.cam for one in found if one.cam is not None]
         oods = [one.ood for one in found if one.ood is not None]
+        looks = [one.look for one in found if one.look is not None]
         return _Computed(
             Outputs(
                 scores=np.concatenate([one.scores for one in found]),
                 cam=np.concatenate(cams) if cams else None,
                 ood=np.concatenate(oods) if oods else None,
+                look=np.concatenate(looks) if looks else None,
             )
         )
 

@@ -207,7 +207,10 @@ class _Pending:
     def result(self) -> Outputs:
         found = self.lane.finish(self.films)
         return Outputs(
-            scores=found[cards.SCORES], cam=found.get(cards.CAM), ood=found.get(cards.OOD)
+            scores=found[cards.SCORES],
+            cam=found.get(cards.CAM),
+            ood=found.get(cards.OOD),
+            look=found.get(cards.LOOK),
         )
 
 
@@ -336,7 +339,7 @@ def _tensors(trt: Any, engine: Any, card: Card, piece: int, path: Path) -> list[
     if least[0] != 1 or most[0] < piece:
         raise _other(path, f"{least[0]} to {most[0]} films at once")
     found = [_Tensor(name=cards.INPUT, dtype=np.uint8, shape=film)]
-    dimensions = {cards.SCORES: 1, cards.CAM: 2, cards.OOD: 0}
+    dimensions = {cards.SCORES: 1, cards.CAM: 2, cards.OOD: 0, cards.LOOK: 1}
     for name in names:
         if name == cards.INPUT:
             continue

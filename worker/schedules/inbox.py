@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from trainer import clutter
 from worker import archive
+from worker.archive import apart
 from worker.archive.folder import is_empty
 from worker.errors import ArchiveError, SourceTrouble
 
@@ -44,18 +45,19 @@ class Opened(NamedTuple):
     content_id: str | None
 
 
-def files(folder: str) -> Iterator[Entry | None]:
+def files(folder: str, aside: Sequence[str] = ()) -> Iterator[Entry | None]:
     """The files below a folder that may be films or archives, and the folders that are links.
 
-    Raises SourceTrouble.
+    Files and folders that are put `aside` are not asked for. Raises SourceTrouble.
     """
+    left_out = frozenset(aside)
     refused: OSError | None = None
     some = False
     ahead = [folder]
     while ahead:
         path = ahead.pop()
         try:
-            names, below, linked = yield from _names(path)
+            names, below, linked = yield from _names(path, left_out)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and path != folder:
                 continue  # a folder below, which is gone since it was listed
@@ -65,6 +67,7 @@ def files(folder: str) -> Iterator[Entry | None]:
             yield None
             if _skipped(name):
                 continue
+            apart.at.path = place
             try:
                 status = os.stat(place)  # noqa: PTH116  # a Path per file of a million costs
             except FileNotFoundError:
@@ -83,15 +86,21 @@ def files(folder: str) -> Iterator[Entry | None]:
         raise _cannot(folder, refused.filename or folder, refused) from refused
 
 
-def _names(path: str) -> Generator[None, None, tuple[list[str], list[str], list[str]]]:
+def _names(
+    path: str, left_out: frozenset[str]
+) -> Generator[None, None, tuple[list[str], list[str], list[str]]]:
     """The names in a folder, sorted: of what is no folder, of folders, the last first, and of links
-    to folders."""
+    to folders. Without what is left out."""
     names: list[str] = []
     below: list[str] = []
     linked: list[str] = []
+    apart.at.path = path
     with os.scandir(path) as entries:
         for entry in entries:
             yield None
+            if left_out and entry.path in left_out:
+                continue
+            apart.at.path = entry.path  # some file systems are asked what it is
             try:
                 is_folder = entry.is_dir()
             except OSError:
@@ -100,6 +109,7 @@ def _names(path: str) -> Generator[None, None, tuple[list[str], list[str], list[
                 names.append(entry.name)
             else:
                 (linked if entry.is_symlink() else below).append(entry.name)
+            apart.at.path = path
     return sorted(names), sorted(below, reverse=True), sorted(linked)
 
 

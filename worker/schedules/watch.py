@@ -28,7 +28,6 @@ from db.nightly.watched import Seen, Waiting
 from db.queue import listings, outages
 from db.registry import aliases
 from worker import wakeup
-from worker.archive import apart
 from worker.archive.names import display
 from worker.config import Settings
 from worker.errors import ArchiveError, PrecisionRefused, ReaderEnded, SourceTrouble
@@ -43,6 +42,9 @@ ODD = "names, or folders' names, that are no UTF-8 or have line breaks"
 
 #: Why what is in a linked folder is not taken.
 LINKED = "a linked folder, which is not entered"
+
+#: Why what alone gives no answer is not taken, nor anything in it.
+SILENT = "gives no answer; see to its disk or share"
 
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
@@ -173,10 +175,12 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     # By path: one folder may be below another.
     there: dict[str, Seen] = {}
     linked: dict[str, str] = {}
+    silent: dict[str, str] = {}
     for folder in folders:
-        entries = apart.each(str(folder), disks.patience_s, inbox.files, str(folder))
+        found, aside = disks.files(folder)
+        silent |= dict.fromkeys(aside, SILENT)
         below: dict[str, Seen] = {}
-        for seen in (Seen(*entry) for entry in entries):
+        for seen in found:
             if seen.size == inbox.LINKED:
                 linked[seen.path] = LINKED
             else:
@@ -199,7 +203,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
     ready, broken, later = _without_broken(ready, disks)
     why = {"odd": dict.fromkeys(odd, ODD), "unread": unread, "broken": broken, "later": later}
-    why["linked"] = linked
+    why |= {"linked": linked, "silent": silent}
     problems = _counted(why)
     if problems:
         kept = _keep(
@@ -232,6 +236,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
             precision=pinned,
             engine=spec["engine"],
             priority=int(spec.get("priority", 0)),
+            share=spec.get("share"),
             scheduled_for=due["scheduled_for"],
             source_rows=rows,
         ),
@@ -269,6 +274,7 @@ def _counted(found: Mapping[str, Mapping[str, str]]) -> list[str]:
         "unread": "cannot be read; see to their disk, or let the workers' user read them",
         "broken": "cannot be listed to their end; copy them again",
         "later": "cannot be opened now",
+        "silent": "files or folders that give no answer; see to their disk or share",
         "linked": "linked folders, which are not entered; give the schedule what they lead to",
     }
     return [f"{len(files)} not taken: {said[why]}" for why, files in found.items() if files]
@@ -298,7 +304,6 @@ def _read(
     Also which files cannot be read, and why. Raises SourceTrouble where none can, nor any other of
     those that are `there`, or where a whole share gives no answer.
     """
-    known = watched.known_contents(engine, schedule_id)
     chosen: set[str] = set()
     fresh: list[Waiting] = []
     unread: dict[str, str] = {}
@@ -318,7 +323,7 @@ def _read(
             continue
         if content is None:
             continue  # it changed after all: the next run's
-        again = content in known
+        again = watched.taken_before(engine, schedule_id, content)
         if again or file.content is None:
             database.write(
                 engine,

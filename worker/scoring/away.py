@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from db.work import claims
+from db.work import turns
 
 #: Seconds for which something is left alone at first; twice as long each time, up to the longest.
 FIRST_S, LONGEST_S = 5.0, 300.0
@@ -32,12 +32,12 @@ class Away:
         with self._lock:
             self._left.pop(what, None)
 
-    def now(self) -> claims.Away:
+    def now(self) -> turns.Away:
         """What is left alone now."""
         with self._lock:
             at = time.monotonic()
             left = [what for what, (until, _) in self._left.items() if at < until]
-        return claims.Away(
+        return turns.Away(
             uris=frozenset(what for what in left if isinstance(what, str)),
             jobs=frozenset(what for what in left if isinstance(what, int)),
         )

@@ -55,7 +55,7 @@ class Claims:
         kinds: Collection[str] | None = None,
         away: Away | None = None,
     ) -> None:
-        """`kinds` are the engines that a job may ask for here, as of `db.work.claims.first_due`."""
+        """`kinds` are the engines that a job may ask for here: see `db.work.claims.claim_best`."""
         self._settings = settings
         self._database = database
         self._worker_id = worker_id
@@ -72,14 +72,14 @@ class Claims:
         self._thread.shutdown(wait=True, cancel_futures=abandon)
         self._opener.close()
 
-    def next(self, *, planning: bool, alone: bool) -> Future[Found]:
+    def next(self, *, planning: bool, alone: bool, planned: Collection[str] = ()) -> Future[Found]:
         """Claim what goes first, as `db.work.claims.claim_best`. To be called from any thread."""
-        future = self._thread.submit(self._next, planning, alone)
+        future = self._thread.submit(self._next, planning, alone, planned)
         future.add_done_callback(lambda _: self._wake())
         return future
 
-    def _next(self, planning: bool, alone: bool) -> Found:
-        claimed = self._claim(planning, alone)
+    def _next(self, planning: bool, alone: bool, planned: Collection[str]) -> Found:
+        claimed = self._claim(planning, alone, planned)
         if claimed is None:
             return False, None
         if isinstance(claimed, Claimed):
@@ -97,7 +97,9 @@ class Claims:
             self._heartbeat.release(claimed)
             raise
 
-    def _claim(self, planning: bool, alone: bool) -> Shard | Claimed | None:
+    def _claim(
+        self, planning: bool, alone: bool, planned: Collection[str]
+    ) -> Shard | Claimed | None:
         def claim(connection: sa.Connection) -> Shard | Claimed | None:
             if self._heartbeat.overdue:
                 raise _Overdue
@@ -106,6 +108,7 @@ class Claims:
                 self._worker_id,
                 self._settings.lease_s,
                 planning=planning,
+                planned=planned,
                 alone=alone,
                 kinds=self._kinds,
                 away=self._away.now(),

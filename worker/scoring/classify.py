@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from trainer.card import Card
+from trainer.card import Card, Group
 from trainer.errors import FilmError
 from trainer.film import rules
 from worker.config import Settings
@@ -29,6 +29,8 @@ class Answer:
     scores: dict[str, float]
     ood: float | None
     unusual: bool
+    #: The training films that it looks acquired like, where nearly all of those were of one class.
+    look: Group | None = None
     #: `float32 [h, w]`, evidence for the positive class in logits.
     cam: NDArray[np.float32] | None
     card: Card
@@ -77,6 +79,7 @@ def _computed(
     card = engine.card
     outputs = engine.submit(pixels, count).result() if count else None
     called = None if outputs is None else card.decide(outputs.scores)
+    alike = [] if outputs is None else card.alike(outputs.look, count)
     n = 0
     for name, data in held:
         if isinstance(data, FilmError):
@@ -87,6 +90,7 @@ def _computed(
             raise EngineError(f"{name}: {NOT_FINITE}")
         scores = outputs.scores[n]
         ood = None if outputs.ood is None else float(outputs.ood[n])
+        group = alike[n]
         yield (
             name,
             Answer(
@@ -97,6 +101,7 @@ def _computed(
                 unusual=ood is not None
                 and card.ood_threshold is not None
                 and ood > card.ood_threshold,
+                look=None if group is None else card.looks[group],
                 cam=None if outputs.cam is None else outputs.cam[n],
                 card=card,
                 film=data,

@@ -69,9 +69,12 @@ class Commits:
 
         return self._submit(lambda: connecting.outlast(self._database, look_up))
 
-    def commit(self, run: ShardRun) -> Future[None]:
-        """Write a shard's outcomes, and close its job if that was the last."""
-        return self._submit(lambda: self._commit(run))
+    def commit(self, run: ShardRun, seconds: float | None = None) -> Future[None]:
+        """Write a shard's outcomes, and close its job if that was the last.
+
+        `seconds` is what it took of this worker's time.
+        """
+        return self._submit(lambda: self._commit(run, seconds))
 
     def hand_back(self, shard: Shard, reason: str, *, in_good_order: bool) -> Future[None]:
         """Let another worker have the shard: at once in good order, else after a while."""
@@ -188,18 +191,20 @@ class Commits:
         future.add_done_callback(lambda _: self._wake())
         return future
 
-    def _commit(self, run: ShardRun) -> None:
+    def _commit(self, run: ShardRun, seconds: float | None) -> None:
         # First, because whoever dies in between could not make up for it.
         self._keep_names(run)
-        if self._write(run.shard, run.outcomes):
+        if self._write(run.shard, run.outcomes, seconds):
             self._away.was_read(run.place.uri)
             close_job(self._database, run.shard.job_id, self._worker_id)
 
-    def _write(self, shard: Shard, outcomes: Sequence[Outcome]) -> bool:
+    def _write(
+        self, shard: Shard, outcomes: Sequence[Outcome], seconds: float | None = None
+    ) -> bool:
         """Write a shard's outcomes; whether that could be."""
 
         def write(connection: sa.Connection) -> None:
-            results.commit(connection, shard, outcomes)
+            results.commit(connection, shard, outcomes, seconds)
             outages.read(connection, shard.job_id, shard.source_no)
 
         try:

@@ -56,6 +56,8 @@ class Lister:
         self._away = away
         self._site = site
         self._patience_s = patience_s
+        #: What was opened last.
+        self._reading: archive.Source | None = None
 
     def run(self) -> None:
         """Go through the sources, from where an earlier planner was; then the job is planned.
@@ -68,7 +70,7 @@ class Lister:
         wanted = self._wanted()
         troubled: SourceTrouble | None = None
         for row in jobs.source_rows(self._database, job_id):
-            self.at = row
+            self.at, self._reading = row, None
             try:
                 with trouble.at(row["uri"]):
                     more = self._source(row, wanted, skipped)
@@ -103,7 +105,10 @@ class Lister:
         if wanted is None and self._copied(row):
             return True
         names = listings.unpack_paths(row["paths"])
-        with archive.open_source(row["uri"], row["kind"], names) as source:
+        with connecting.reading(self._database) as connection:
+            kept = listings.listed(connection, self._lease.job_id, row["source_no"])
+        with archive.open_source(row["uri"], row["kind"], names, kept) as source:
+            self._reading = source
             listed = self._listed()
             self._check_unchanged(source, row, begun=row["source_no"] in listed)
             more = self._list(source, row["source_no"], wanted, listed)
@@ -115,6 +120,11 @@ class Lister:
         """Where the source is that is being listed; empty between two."""
         row = self.at
         return "" if row is None else archive.root_of(row["kind"], row["uri"])
+
+    @property
+    def inside(self) -> str | None:
+        """What below that is asked for; None where it is not known, or for the source itself."""
+        return None if self.at is None or self._reading is None else self._reading.at
 
     def note(self, row: sa.RowMapping, reason: str) -> None:
         """A source cannot be read here: this worker leaves it alone for a while."""

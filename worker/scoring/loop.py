@@ -30,7 +30,7 @@ from worker.scoring.commits import Commits
 from worker.scoring.doubts import Doubts, Witnesses
 from worker.scoring.loading import Loader
 from worker.scoring.pipeline import Failed, Pipeline, Read
-from worker.scoring.planning import Planner
+from worker.scoring.planning import Planner, Planners
 from worker.scoring.shard import ShardRun
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ class Scorer:
             self._pipeline, self._commits, self._away, self._commit, self._committing.__setitem__
         )
         self._dry_until = 0.0
-        self._planner: Planner | None = None
+        self._planners = Planners()
+        #: When the last shard was through.
+        self._through_at = 0.0
 
     def drain(self, pause: Callable[[], bool] = lambda: False) -> None:
         """Work until nothing is due or the worker is to stop.
@@ -129,8 +131,8 @@ class Scorer:
 
     def close(self, *, abandon: bool = False) -> None:
         """End the decoders and the engine, and the threads of claims and commits as they close."""
-        if self._planner is not None and self._stop.is_set() and not abandon:
-            self._planner.join()  # one that outlived a pause hands its job back
+        if self._stop.is_set() and not abandon:
+            self._planners.join()  # those that outlived a pause hand their jobs back
         self._claims.close(abandon=abandon)
         self._commits.close(abandon=abandon)
         self._pipeline.close()
@@ -163,13 +165,15 @@ class Scorer:
         was_idle = False
         while not self._stop.is_set():
             in_hand = bool(self._pipeline.runs or self._committing or self._doubts.waiting)
-            idle = not (in_hand or self._planning)
+            idle = not (in_hand or self._planners.keys)
             if pause():
                 if not (in_hand or self._claim):
                     return
             elif self._claim is None and self._wants_more(idle):
                 was_idle = idle
-                self._claim = self._claims.next(planning=not self._planning, alone=idle)
+                self._claim = self._claims.next(
+                    planning=not self._planners.full, planned=self._planners.keys, alone=idle
+                )
             if self._claim is not None and self._claim.done():
                 # What was in hand when it was made, a plan above all, may have made work since.
                 if not self._take_claim() and was_idle:
@@ -178,10 +182,6 @@ class Scorer:
             self._pipeline.feed(more=bool(self._claim or self._lookups))
             self._step()
         self._hand_back()
-
-    @property
-    def _planning(self) -> bool:
-        return self._planner is not None and self._planner.running
 
     def _wants_more(self, idle: bool) -> bool:
         if not idle and time.monotonic() < self._dry_until:
@@ -199,17 +199,11 @@ class Scorer:
         if not found:
             self._dry_until = time.monotonic() + RECLAIM_S
         if isinstance(claimed, Claimed):
-            self._planner = Planner(
-                self._database,
-                claimed,
-                self._heartbeat,
-                self._stop,
-                self._notify,
-                self._pipeline.wake,
-                self._privacy,
-                self._away,
-                self._settings.film_deadline_s,
-            )
+            planner = Planner(
+                self._database, claimed, self._heartbeat, self._stop, self._notify,
+                self._pipeline.wake, self._privacy, self._away, self._settings.film_deadline_s,
+            )  # fmt: skip
+            self._planners.add(planner)
         elif claimed is not None:
             self._pipeline.add(claimed)
         return found
@@ -264,7 +258,10 @@ class Scorer:
             self._failed(run, error)
 
     def _commit(self, run: ShardRun) -> None:
-        self._committing[self._commits.commit(run)] = run
+        # Shards follow one another: what is in hand waits for those before it.
+        at = time.monotonic()
+        seconds, self._through_at = at - max(run.began_at, self._through_at), at
+        self._committing[self._commits.commit(run, seconds)] = run
 
     def _failed(self, run: ShardRun, error: Exception) -> None:
         self._commits.failed(run, error, in_good_order=self._stop.is_set())
@@ -279,8 +276,7 @@ class Scorer:
         if self._claim is not None:
             self._take_claim()
             self._hand_back_runs(reason)
-        if self._planner is not None:
-            self._planner.join()
+        self._planners.join()
         while self._committing:
             future, run = self._committing.popitem()
             future.result()

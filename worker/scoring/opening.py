@@ -53,7 +53,7 @@ class Opener:
         """
         source = self._source(shard)
         card = self._card(shard.model_id)
-        kind: Kind = source["kind"]
+        kind: Kind = archive.read_as(source["kind"], named=source["paths"] is not None)
         place = Place(kind=kind, uri=source["uri"], edition=f"{shard.job_id}.{shard.source_no}")
         try:
             with trouble.at(place.uri):

@@ -34,6 +34,40 @@ class _Stopped(Exception):
     """The worker is shutting down, or the lease is gone."""
 
 
+#: Jobs that one worker plans at the same time, each of another key: who shares the workers need
+#: not wait until somebody's archive of a million is listed.
+PLANNERS = 4
+
+
+class Planners:
+    """The planners of one worker. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._all: list[Planner] = []
+
+    def add(self, planner: Planner) -> None:
+        """One has begun."""
+        self._all = [*self._running(), planner]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Whose jobs are planned now."""
+        return frozenset(planner.share for planner in self._running())
+
+    @property
+    def full(self) -> bool:
+        """Whether no more than now may be planned."""
+        return len(self._running()) >= PLANNERS
+
+    def join(self) -> None:
+        """Wait for all of them; set the stop event first."""
+        for planner in self._all:
+            planner.join()
+
+    def _running(self) -> list[Planner]:
+        return [planner for planner in self._all if planner.running]
+
+
 class Planner:
     """Plans one job in a thread of its own."""
 
@@ -61,6 +95,8 @@ class Planner:
         self._wake = wake
         self._away = Away() if away is None else away
         self._claimed = claimed
+        #: Whose share of the workers its job takes.
+        self.share = claimed.share
         self._site = site
         self._patience_s = patience_s
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
@@ -121,7 +157,9 @@ class Planner:
             self._patience_s,
         )  # fmt: skip
         try:
-            stall.watched(lister.run, lambda: lister.root, self._stall_s)
+            stall.watched(
+                lister.run, lambda: lister.root, self._stall_s, inside=lambda: lister.inside
+            )
         except SourceTrouble as error:
             if lister.at is not None:
                 lister.note(lister.at, str(error))

@@ -77,7 +77,8 @@ class _Source:
         self, engine: sa.Engine, job_id: int, row: sa.RowMapping, site: Privacy | None
     ) -> None:
         self.number = int(row["source_no"])
-        uri, kind = row["uri"], row["kind"]
+        uri = row["uri"]
+        kind = archive.read_as(row["kind"], named=row["paths"] is not None)
         self._spool: archive.Spool | None = None
         self._reader: Reader | None = None
         # Of what is a file of its own each is compared by its size when it is read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,8 @@ class ShardRun(Run):
         self._hash_names = bool(spec.get("hash_names"))
         self._keep_cam = spec.get("keep_cam", "flagged")
         self._closed = False
+        #: When it was opened, by this process's monotonic clock.
+        self.began_at = time.monotonic()
 
     @property
     def complete(self) -> bool:
@@ -131,6 +134,7 @@ class ShardRun(Run):
         probabilities = all_scores[:, card.positive_index].tolist()
         labels = card.decide(all_scores).tolist()
         oods = [None] * len(rows) if outputs.ood is None else outputs.ood[rows].tolist()
+        looks = card.alike(None if outputs.look is None else outputs.look[rows], len(rows))
         finite = outputs.finite[rows].tolist()
         limit = card.ood_threshold
         for n, index in enumerate(indexes):
@@ -152,6 +156,7 @@ class ShardRun(Run):
                     scores=all_scores[n].tolist() if len(card.labels) > 2 else None,
                     ood=ood,
                     unusual=ood is not None and limit is not None and ood > limit,
+                    look=looks[n],
                     cam=cam,
                     content=self.contents.get(index),
                     identity=self._identity(index),
@@ -194,6 +199,7 @@ class ShardRun(Run):
                     scores=row.scores,
                     ood=row.ood,
                     unusual=row.ood is not None and limit is not None and row.ood > limit,
+                    look=row.look,
                     cam=row.cam if self._keeps_cam(positive) else None,
                     content=self.contents[index],
                     reused_from=(row.job_id, row.item_no),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from db.base import database
+from db.work import totals
 from worker.config import Settings
 from worker.schedules import promotion, timetable, watch
 from worker.service import hooks, retention
@@ -39,6 +40,7 @@ CHORES: tuple[Chore, ...] = (
     Chore("watch", watch.run),
     Chore("promotion", promotion.run),
     Chore("hooks", hooks.deliver),
+    Chore("totals", lambda settings, engine, who: totals.add_all(engine)),
     Chore("retention", retention.of_schedules),
     Chore("tidying", retention.hourly, 3600.0),
 )

@@ -86,4 +86,5 @@ class Registration:
             queues=",".join(sorted(self._queues)),
             engine=None if choice is None else str(choice),
             versions=versions,
+            lease_s=self._settings.lease_s,
         )

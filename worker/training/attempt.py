@@ -92,12 +92,17 @@ class Attempt:
         self._lost = False
         #: The scoring that this job gives way to, in words.
         self._urgent: str | None = None
+        #: The night that it is for is over.
+        self._night_over = False
 
     def run(self) -> None:
         """Train; the job is completed, failed, or handed back. Raises LeaseLost.
 
         While the database is away training goes on, and what it came to waits to be written.
         """
+        if self._is_over():
+            self._hand_back(None)
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             order = database.outlast(self._database, self._order)
@@ -143,7 +148,9 @@ class Attempt:
         stalled = False
         while True:
             self._lost = self._lost or self._heartbeat.lost(self._lease)
-            if kill_at is None and (self._lost or self._stop.is_set() or self._gives_way()):
+            if kill_at is None and (
+                self._lost or self._stop.is_set() or self._is_over() or self._gives_way()
+            ):
                 # It writes a checkpoint, from which this job or another goes on.
                 process.stop()
                 kill_at = time.monotonic() + (CANCELLED_GRACE_S if self._lost else GRACE_S)
@@ -194,6 +201,11 @@ class Attempt:
         self._urgent = self._more_urgent.look()
         return self._urgent is not None
 
+    def _is_over(self) -> bool:
+        """Whether the night that it is for is over."""
+        self._night_over = self._night is not None and self._night.end.passed()
+        return self._night_over
+
     def _record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> None:
         """Turn one report into rows, or keep it as the result."""
         lease = self._lease
@@ -241,6 +253,9 @@ class Attempt:
 
     def _hand_back(self, status: int | None) -> None:
         event, good = "handed_back", True
+        if self._night_over and self._night is not None:
+            self._write(self._night.ended)
+            return
         if self._stop.is_set():
             reason = "the worker was stopped"
         elif self._urgent is not None:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from trainer import atomic, errors
+from trainer.card import Group
 from trainer.data import classes, dataset, gathering
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import FIRST_NAMING
@@ -44,7 +45,7 @@ from worker.engine import gate, open_engine
 from worker.engine.base import identity
 from worker.errors import WorkerError
 from worker.machine.process import die_with_parent, renounce_privileges
-from worker.training import night_child, precisions, reference
+from worker.training import night_child, night_films, precisions, reference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,7 +169,15 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
             limit_mb=work["film_memory_mb"],
         )
     )
-    found = _gathered(spec, said, night, decoder, options.seed, report)
+    found = None
+    if night is not None and night.goes_on and options.resume_from is not None:
+        found = night_films.kept(options.resume_from)
+    if found is None:
+        found = _gathered(spec, said, night, decoder, options.seed, report)
+    else:
+        report("note", text="going on with the films of the night on which it began")
+    if night is not None and night.ends:
+        night_films.keep(folder, found)
     data = dataset.settle(
         found.gathered,
         val_fraction=options.val_fraction,
@@ -207,7 +216,9 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("dataset", **_described(trained.dataset, names))
     path = folder / "model.onnx"
     report("note", text="calibrating, and dressing held-out films as others look")
-    card = export.export(trained, path, spec["operating_point"], stop.is_set)
+    card = export.export(trained, path, spec["operating_point"], decoder=decoder, stop=stop.is_set)
+    for group in card.looks:
+        report("note", text=looks_alike(group))
     if card.shift is not None:
         report("note", text=f"held-out films dressed: {'; '.join(words.sentences(card.shift))}")
     fp32, measured = _parity(trained, card, path, work, stop)
@@ -239,6 +250,15 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         judged=judged,
         n_val=len(trained.dataset.of(dataset.VAL)),
         reference=measured,
+    )
+
+
+def looks_alike(group: Group) -> str:
+    """That training films look alike and are of one class, and what comes of it."""
+    counts = ", ".join(f"{n:,} {label}" for label, n in group.films.items() if n)
+    return (
+        f"films with {group.what} are nearly all {group.label} ({counts}): the network may have "
+        "learned that in place of the disease; scoring marks films that look so"
     )
 
 

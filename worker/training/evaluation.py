@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ ALL = "all"
 
 SPLITS = (TEST, VAL, TRAIN, ALL)
 
+#: Buckets of probability, as a scoring job's: 0 is [0, 0.05), 19 is [0.95, 1].
+BUCKETS = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
@@ -38,6 +42,8 @@ class Scored:
     called: str = ""
     #: P(positive), 0 to 1; None where there is no score.
     probability: float | None = None
+    #: Of all classes, in the model's order; empty where there is no score.
+    scores: tuple[float, ...] = ()
     #: Whether it is unlike the training films.
     unusual: bool = False
     #: FilmError's code and message where the film cannot be scored.
@@ -124,6 +130,14 @@ def _computed(
             truth=entries[number].name,
             called=card.labels[int(called[n])],
             probability=float(outputs.scores[n, card.positive_index]),
+            scores=tuple(map(float, outputs.scores[n])),
             unusual=card.ood_threshold is not None and ood > card.ood_threshold,
         )
     return found
+
+
+def counted(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """How many of these probabilities lie in each bucket, as a scoring job's are counted."""
+    # In Python's precision, in which a shard's are: 0.05 of float32 is in the second bucket there.
+    buckets = (probabilities.astype(np.float64) * BUCKETS).astype(np.int64)
+    return np.bincount(np.minimum(buckets, BUCKETS - 1), minlength=BUCKETS)

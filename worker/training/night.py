@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base.database import reading, write
-from db.nightly import nights, runs
+from db.nightly import ends, nights, runs
 from db.queue import leases
 from db.queue.leases import Lease
 from db.registry import aliases, models
@@ -23,6 +23,7 @@ from db.work import endings
 from trainer.data import leavings
 from worker.config import Settings
 from worker.engine import store
+from worker.training.night_end import NightEnd
 
 #: What the training process reads.
 FILE = "night.json"
@@ -43,6 +44,8 @@ class Night:
         self._lease = lease
         self._run = run
         self._rules: Mapping[str, Any] = run.spec.get("night", {})
+        #: When training is to stop, if ever.
+        self.end = NightEnd(engine, run.until)
 
     def prepare(self, folder: Path, start: int | None) -> Path:
         """Write what the training process needs to know; raises EngineError.
@@ -50,16 +53,9 @@ class Night:
         `start` is the model whose weights the new one begins from, if any.
         """
         run = self._run
-        champion = None
-        if run.champion_id is not None:
-            row = models.get(self._engine, run.champion_id)
-            champion = {
-                "positive": row["positive"],
-                "file": str(store.fetch(self._engine, self._settings.home, row["id"])),
-                # An imported one may have learned from any film.
-                "known": nights.dataset_of_model(self._engine, row["id"]) is not None,
-            }
-        behind = {number for number in (run.champion_id, start) if number is not None}
+        champion = None if run.champion_id is None else self._champion(run.champion_id)
+        anchor = self._anchor()
+        behind = {run.champion_id, start, anchor and anchor["model"]} - {None}
         learned = nights.learned(self._engine, behind, run.schedule_id)
         frozen = run.schedule_evaluation_id
         last = nights.last_decided(self._engine, run.schedule_id)
@@ -67,6 +63,7 @@ class Night:
         films = None if before is None else nights.films(self._engine, before)
         facts = {
             "champion": champion,
+            "anchor": anchor,
             "learned": {
                 "films": sorted({film.sha256 for film in learned}),
                 "patients": sorted({film.patient for film in learned}),
@@ -83,10 +80,36 @@ class Night:
             "paths": leavings.paths_of((film.sha256, film.path) for film in films or ()),
             "told_of_clutter": bool(last and (last["snapshot"] or {}).get("clutter")),
             "rules": dict(self._rules),
+            "ends": run.until is not None,
+            "goes_on": run.put_aside > 0,
         }
         path = folder / FILE
         path.write_text(json.dumps(facts), encoding="utf-8", errors="surrogateescape")
         return path
+
+    def _champion(self, model_id: int) -> dict[str, Any]:
+        row = models.get(self._engine, model_id)
+        data = nights.dataset_of_model(self._engine, model_id)
+        films = None if data is None else nights.films(self._engine, data)
+        return {
+            "positive": row["positive"],
+            "file": str(store.fetch(self._engine, self._settings.home, model_id)),
+            # Content → class; an imported one may have learned from any film.
+            "films": None if films is None else {film.sha256: film.label for film in films},
+        }
+
+    def _anchor(self) -> dict[str, Any] | None:
+        """The last model that a person promoted; None where that is the champion."""
+        with reading(self._engine) as connection:
+            model_id = aliases.anchor(connection)
+            gone = None if model_id is None else models.pruned(connection, model_id)
+            why = aliases.why_anchor(connection)
+        if self._run.champion_id is None or model_id in (None, self._run.champion_id):
+            return None
+        note = {"anchor_id": model_id}
+        write(self._engine, lambda c: nights.note(c, self._lease, self._run.id, **note))
+        fetched = gone or str(store.fetch(self._engine, self._settings.home, model_id))
+        return {"model": model_id, "why": why, "file": None if gone else fetched}
 
     def record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""
@@ -109,6 +132,22 @@ class Night:
             f"{outcome}: {reason}",
         )  # fmt: skip
 
+    def ended(self, connection: sa.Connection) -> None:
+        """The night is over and the training is not done: put the job aside, or give it up."""
+        run, who = self._run, self._lease.worker_id
+        reason = (
+            f"the training was not done at {self._rules.get('until')} in {run.tz}, the end of its "
+            "night"
+        )
+        if self._rules.get("if_late") != ends.GIVE_UP:
+            aside = f"{reason}; schedule {run.name} goes on with it at its next time"
+            ends.put_aside(connection, self._lease, run.id, aside)
+            return
+        leases.fence(connection, self._lease)
+        given_up = f"{reason}, and was given up"
+        runs.finish(connection, run.id, "kept", given_up, hook_text=given_up)
+        endings.finish(connection, self._lease.job_id, "cancelled", who, given_up)
+
     def judged(self, connection: sa.Connection, model_id: int, result: Mapping[str, Any]) -> None:
         """A model was made and registered: keep what it and the champion did on the frozen films.
 
@@ -122,6 +161,7 @@ class Night:
         for number, figures in (
             (model_id, found["candidate"]),
             (run.champion_id, found["champion"]),
+            ((found.get("anchor") or {}).get("model"), (found.get("anchor") or {}).get("figures")),
         ):
             if number is not None and figures is not None:
                 models.record_evaluation(

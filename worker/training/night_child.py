@@ -11,28 +11,25 @@ import collections
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.checking import checkup, snapshot
 from trainer.data import classes, dataset, frozen, gathering, patients, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
-from trainer.data.labelled import TEST, Entry
 from trainer.data.leavings import Leavings, sentence
 from trainer.data.names import CLEAR, Names
 from trainer.data.whose import Whose
-from trainer.errors import DatasetError, TrainerError
-from trainer.judging import metrics, verdict
-from worker.engine import open_engine
-from worker.training import evaluation
+from trainer.errors import DatasetError
+from trainer.judging import gate, verdict
+from trainer.judging.gate import Reason
+from worker.training import judging, new_groups
 
 #: How much of a class may be gone, and how much of the films be of another class, where the
 #: schedule does not say.
@@ -70,6 +67,8 @@ class Films:
     cleared: tuple[Judged, ...] = ()
     #: What a person is told this once of films that lie there.
     told: str = ""
+    #: What speaks against any model that is trained on these films.
+    against: tuple[Reason, ...] = ()
 
 
 class Night:
@@ -78,10 +77,21 @@ class Night:
     def __init__(self, path: Path, names: Names = CLEAR) -> None:
         """`path` is of what the worker knows, and `names` says how those of films are kept."""
         self._names = names
+        self._path = path
         self._facts: dict[str, Any] = json.loads(
             path.read_text(encoding="utf-8", errors="surrogateescape")
         )
         self._rules: dict[str, Any] = self._facts["rules"]
+
+    @property
+    def ends(self) -> bool:
+        """Whether the night has an end, at which a training that is not done is put aside."""
+        return bool(self._facts.get("ends"))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the training was put aside at the end of an earlier night."""
+        return bool(self._facts.get("goes_on"))
 
     def look(
         self,
@@ -165,7 +175,11 @@ class Night:
                 aside + "; ".join([*(one.text for one in unfit), *also]),
                 aside + "; ".join([*(one.shareable for one in unfit), *also]),
             )
-        return films
+        if champion is None:
+            return films
+        folder = self._path.parent.parent  # the attempt's lies in the job's
+        against = new_groups.against(checked.groups, gathered, champion["films"], folder)
+        return dataclasses.replace(films, against=against)
 
     def _cleared(
         self, before: Mapping[str, str], gathered: Gathered, left: Leavings
@@ -210,6 +224,13 @@ class Night:
         """Why no verdict can come of these frozen films; empty where one can, or none is needed."""
         if self._facts["champion"] is None:
             return ""
+        anchor = self._facts.get("anchor")
+        if anchor is not None and anchor["file"] is None:
+            return (
+                f"model {anchor['model']}, {anchor['why']}, has no files any more, so that nobody "
+                "can say how far later models have come from it; `pneumoq models promote champion` "
+                "makes the champion the model to compare with"
+            )
         here, gone = len(films.judged) + len(films.learned), len(films.missing)
         if here < PRESENT * (here + gone):
             return (
@@ -218,7 +239,8 @@ class Night:
                 "add the schedule anew with --evaluate-on"
             )
         owners = np.array([film.patient for film in films.judged], dtype=np.str_)
-        lack = verdict.lack(_truth(films.judged, positive), owners)
+        truth = np.array([film.name == positive for film in films.judged], dtype=np.bool_)
+        lack = verdict.lack(truth, owners)
         if not lack:
             return ""
         if films.learned:
@@ -266,59 +288,42 @@ class Night:
         decoder: Decoder,
     ) -> dict[str, Any]:
         """What `night.Night.judged` keeps: both models' figures, and the verdict."""
-        champion, counted = self._facts["champion"], films.judged
-        paths = [candidate] if champion is None else [candidate, Path(champion["file"])]
-        outputs = [
-            _score(path, counted, positive, batch=batch, threads=threads, decoder=decoder)
-            for path in paths
-        ]
-        readable = np.logical_and.reduce([one.readable for one in outputs])
-        seen = [film for film, could in zip(counted, readable, strict=True) if could]
-        truth = _truth(seen, positive)
-        sides = [verdict.Side(score=s.score[readable], threshold=s.threshold) for s in outputs]
-        figures = [_figures(side, truth, whose.state(seen)) for side in sides]
-        missing = len(films.missing)
-        answer: dict[str, Any] = {
-            "candidate": figures[0],
-            "champion": figures[1] if champion else None,
-            "verdict": {"films": len(seen), "missing": missing},
-            "accepted": True,
-            "reason": "",
-            "told": "",
-        }
-        if champion is None:
-            return answer
-        lack = self._lack(films, positive)
-        if not lack and len(seen) < PRESENT * len(counted):
-            lack = (
-                f"{len(counted) - len(seen)} of the {len(counted)} frozen films cannot be read; "
-                "bring them back, or add the schedule anew with --evaluate-on"
+        champion, anchor = self._facts["champion"], self._facts.get("anchor")
+
+        def lack(unreadable: int) -> str:
+            n = len(films.judged)
+            if (found := self._lack(films, positive)) or unreadable <= (1 - PRESENT) * n:
+                return found
+            return (
+                f"{unreadable} of the {n} frozen films cannot be read; bring them back, or add the "
+                "schedule anew with --evaluate-on"
             )
-        if lack:
-            return answer | {"accepted": False, "reason": lack, "told": lack}
-        parts = {film.slice for film in seen} - {""}
-        found = verdict.compare(
-            truth,
-            [film.patient for film in seen],
-            sides[0],
-            sides[1],
-            _margins(self._rules),
-            slices={
-                part: np.array([film.slice == part for film in seen], dtype=np.bool_)
-                for part in sorted(parts)
-            },
+
+        answer = judging.through_gate(
+            candidate,
+            champion and Path(champion["file"]),
+            (anchor["model"], Path(anchor["file"])) if anchor else None,
+            films.judged,
+            self._rules,
+            positive=positive,
+            batch=batch,
+            threads=threads,
+            decoder=decoder,
+            anchor_is=(anchor or {}).get("why", gate.CHOSEN),
+            lack=lack,
+            against=films.against,
         )
-        aside = _aside(films, len(counted) - len(seen), self._facts["champion"]["known"])
-        text, told = found.text + aside, found.shareable + aside
-        kept = {
-            **found.figures, "accepted": found.accepted, "missing": missing, "told": told,
-        }  # fmt: skip
-        return answer | {
-            "verdict": kept, "accepted": found.accepted, "reason": text, "told": told,
-        }  # fmt: skip
+        found = answer["verdict"]
+        found["missing"] = len(films.missing)
+        if "accepted" not in found:  # nothing was compared
+            return answer
+        unreadable = len(films.judged) - found["films"]
+        aside = _aside(films, unreadable, found, champion["films"] is not None)
+        reason, told = answer["reason"] + aside, answer["told"] + aside
+        return answer | {"verdict": {**found, "told": told}, "reason": reason, "told": told}
 
 
-def _aside(films: Films, unreadable: int, known: bool) -> str:
+def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: bool) -> str:
     """What a reader should know of the films that the figures are of.
 
     `known` is whether it is known what the champion learned from.
@@ -340,71 +345,9 @@ def _aside(films: Films, unreadable: int, known: bool) -> str:
         found.append(films.told)
     if not known:
         found.append("the champion was imported, and may have learned from any of them")
+    if not figures.get("shift", {"judged": True})["judged"]:
+        found.append("the shift reports are not compared, as one of the two models has none")
     return f" ({'; '.join(found)})" if found else ""
-
-
-def _margins(rules: Mapping[str, Any]) -> verdict.Margins:
-    given = {
-        name: rules[f"margin_{name}"]
-        for name in ("auroc", "sensitivity", "specificity")
-        if f"margin_{name}" in rules
-    }
-    return verdict.Margins(**given)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scores:
-    """A model's scores of the frozen films."""
-
-    #: P(positive), `float64 [N]`; NaN also of a film that cannot be read.
-    score: NDArray[np.float64]
-    #: `bool [N]`
-    readable: NDArray[np.bool_]
-    threshold: float
-
-
-def _score(
-    path: Path,
-    films: Sequence[Judged],
-    positive: str,
-    *,
-    batch: int,
-    threads: int,
-    decoder: Decoder,
-) -> _Scores:
-    engine = open_engine(path, batch=batch, threads=threads)
-    try:
-        card = engine.card
-        if card.positive != positive:
-            raise TrainerError(
-                f"{path.name} tells {card.positive} from the rest, the new model {positive}; they "
-                "cannot be compared"
-            )
-        entries = [
-            Entry(file=film.file, name=film.name, split=TEST, stem=film.file.stem) for film in films
-        ]
-        score = [one.probability for one in evaluation.score(engine, entries, decoder)]
-        return _Scores(
-            score=np.array([math.nan if p is None else p for p in score], dtype=np.float64),
-            readable=np.array([p is not None for p in score], dtype=np.bool_),
-            threshold=card.threshold,
-        )
-    finally:
-        engine.close()
-
-
-def _truth(films: Sequence[Judged], positive: str) -> NDArray[np.bool_]:
-    return np.array([film.name == positive for film in films], dtype=np.bool_)
-
-
-def _figures(
-    side: verdict.Side, truth: NDArray[np.bool_], patients_are: str
-) -> dict[str, float] | None:
-    """A model's row of evaluations; None where there is nothing that could be one."""
-    if not len(truth) or not np.isfinite(side.score).all():
-        return None
-    found = metrics.summary(side.score, truth, side.threshold, patients=patients_are)
-    return {**found, "n_films": len(truth)}
 
 
 def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:

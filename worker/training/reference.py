@@ -18,12 +18,12 @@ from trainer.data import dataset
 from trainer.errors import Stopped
 from trainer.modelfile import export
 from worker.engine import Engine, gate
+from worker.training.evaluation import BUCKETS, counted
 
 if TYPE_CHECKING:
     from trainer.learning.loop import Trained
 
-#: Buckets of probability, as a scoring job's: 0 is [0, 0.05), 19 is [0.95, 1].
-BUCKETS = 20
+__all__ = ["BUCKETS", "counted", "measure", "rounded"]
 
 #: Films that are held in memory at once.
 CHUNK = 256
@@ -73,13 +73,6 @@ def measure(
 def rounded(scores: NDArray[np.floating[Any]]) -> list[list[float]]:
     """Scores `[N, C]` as they are kept."""
     return [[round(float(score), DECIMALS) for score in row] for row in scores]
-
-
-def counted(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """How many of these probabilities lie in each bucket, as a scoring job's are counted."""
-    # In Python's precision, in which a shard's are: 0.05 of float32 is in the second bucket there.
-    buckets = (probabilities.astype(np.float64) * BUCKETS).astype(np.int64)
-    return np.bincount(np.minimum(buckets, BUCKETS - 1), minlength=BUCKETS)
 
 
 def _golden(trained: Trained, card: Card) -> list[list[float]]:

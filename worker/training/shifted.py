@@ -37,10 +37,8 @@ class Kept:
         reader = whose.Reader(whose.BY_THEMSELVES, entries)
         owned = [reader(entry) for entry in entries]
         most = max(1, KEPT_BYTES // size**2)
-        _, who = np.unique([patient for patient, _ in owned], return_inverse=True)
-        place = np.random.default_rng(seed).permutation(len(owned))[who.reshape(-1)]
-        kept = np.sort(np.argsort(place, kind="stable")[:most])
-        self._seed = seed
+        kept = units.drawn([patient for patient, _ in owned], most, seed)
+        self._seed, self._drawn_of = seed, len(entries)
         self._entries = [entries[number] for number in kept]
         self._owned = [owned[number] for number in kept]
         self._row = {int(number): row for row, number in enumerate(kept)}
@@ -68,6 +66,7 @@ class Kept:
             names=card.labels,
             positive=card.positive_index,
             patients_are=whose.state([_Owned(self._owned[row][1]) for row in rows]),
+            drawn_of=self._drawn_of if self._drawn_of > len(self._entries) else 0,
         )
         if len(np.unique(films.truth)) < 2:
             return None

@@ -1,7 +1,7 @@
 """Evaluations say what is left where films are dressed as others look
 
 Revision: 0010
-After: 0008
+After: 0009
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from alembic import op
 from db.base.types import Json
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """Pages: files with films in them that were written outside the database
 
 Revision: 0015
-After: 0010
+After: 0014
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from alembic import op
 from db.base.types import BigId, UtcDateTime
 
 revision = "0015"
-down_revision = "0010"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 

@@ -131,8 +131,8 @@ def show(job: int, as_json: bool) -> None:
     if (shown["key"] or "").startswith(submit.ONCE):
         del shown["key"]  # nobody gave it
     if row["kind"] == "train":
-        for name in ("items", "done", "predictions", "positives", "unusual", "refused", "errors",
-                     "shards", "shards_done"):  # fmt: skip
+        for name in ("items", "done", "predictions", "positives", "unusual", "looks", "refused",
+                     "errors", "shards", "shards_done"):  # fmt: skip
             del shown[name]
     else:
         shown["from_store"] = more["from_store"]

@@ -106,6 +106,10 @@ def _change(
     help="Another error budget than that job had.",
 )  # fmt: skip
 @engines.option("Score with another engine than that job asked for; auto is any.")
+@click.option(
+    "--for", "share", callback=submit.share, metavar="KEY",
+    help="Whose share of the workers it takes. Default: that job's.",
+)  # fmt: skip
 @submit.options
 @click.pass_context
 def retry(
@@ -114,6 +118,7 @@ def retry(
     failed_only: bool,
     max_errors: str | None,
     asked_engine: str | None,
+    share: str | None,
     wait: bool,
     local: bool,
     later: bool,
@@ -140,6 +145,8 @@ def retry(
             raise errors.Failure(f"job {job} is no scoring job: leave --engine out")
         wanted = engines.stored(asked_engine)
     changes: dict[str, Any] = {"key": key or submit.once(), "engine": wanted}
+    if share is not None:
+        changes["share"] = share
     if max_errors is not None or failed_only:
         # What failed once often fails again: a budget for all items would end this job at once.
         changes["max_errors"] = max_errors

@@ -17,7 +17,9 @@ from scheduler.show import output
 def promote(model: str, reason: str | None, as_json: bool) -> None:
     """Make a model the champion: jobs submitted from now on use it.
 
-    Jobs that are submitted already keep theirs.
+    Jobs that are submitted already keep theirs. Models that nights make are compared with this one
+    from now on, as the anchor, also once another has taken its place; of the champion itself, that
+    a night promoted, it says that a person stands by it.
 
     \b
     Example:
@@ -46,7 +48,7 @@ def rollback(reason: str | None, as_json: bool) -> None:
     """Make the champion before this one the champion again; given twice it goes back two.
 
     Jobs that are submitted already keep theirs. Nothing is computed: the same file as before gives
-    the same probabilities as before.
+    the same probabilities as before. It is the anchor of later nights, as one that was promoted is.
 
     \b
     Example:

@@ -6,6 +6,7 @@ import click
 
 from scheduler.commands.models import (
     build,
+    calibrate,
     champion,
     evaluate,
     export,
@@ -31,6 +32,7 @@ def command() -> None:
       pneumoq models quantise 3 /data/films
       pneumoq models build champion
       pneumoq models evaluate champion /data/chest_xray
+      pneumoq models calibrate champion --data /data/ours --target sensitivity=0.95
       pneumoq models reference champion --job 7
       pneumoq models import resnet18.onnx --labels labels.txt
       pneumoq models prune --dry-run
@@ -40,6 +42,7 @@ def command() -> None:
 
 for _command in (
     look.ls, look.show, champion.promote, champion.rollback, export.export, quantise.quantise,
-    build.command, evaluate.command, jetson.command, prune.command, references.command,
+    build.command, evaluate.command, calibrate.command, jetson.command, prune.command,
+    references.command,
 ):  # fmt: skip
     command.add_command(_command)

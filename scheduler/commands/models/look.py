@@ -104,6 +104,13 @@ def show(model: str, as_json: bool) -> None:
     if row["card"].get("shift"):
         _heading("Validation films")
         evaluate.print_shift(row["card"]["shift"])
+    if looks := row["card"].get("looks"):
+        _heading("Training films that look acquired alike and are of one class")
+        output.table(
+            [{**look, "films": ", ".join(f"{n} {of}" for of, n in look["films"].items())}
+             for look in looks],
+            ["label", "what", "films", "patients", "found", "false"],
+        )  # fmt: skip
     if detail["evaluations"]:
         _heading("Evaluations")
         output.table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from click.core import ParameterSource
 
 from db.base import database
-from db.nightly import schedules
+from db.nightly import ends, schedules, unpromoted
 from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
@@ -29,12 +30,41 @@ NOT_HERE = {
 
 #: Options that are about judging a new model, and the ones about a watched folder.
 OF_NIGHT = (
-    "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "max_shrink",
-    "max_relabelled", "keep", "promote",
+    "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "margin_shift",
+    "floor", "max_shrink", "max_relabelled", "keep", "promote", "until", "if_late", "notice_after",
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
 _SHARE = click.FloatRange(0, 1)
+
+#: What a floor may be of.
+_FIGURES = ("auroc", "sensitivity", "specificity")
+
+
+def _floors(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """`sensitivity=0.90`, any number of them."""
+    found: dict[str, float] = {}
+    for one in given:
+        name, _, value = one.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = -1.0
+        if name not in _FIGURES or not 0 < found[name] < 1:
+            raise click.BadParameter(
+                f"give auroc, sensitivity or specificity, and what it must reach between 0 and 1, "
+                f"as sensitivity=0.90, not {one!r}",
+                ctx,
+                param,
+            )
+    return found
+
+
+def _clock(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """A time of day such as 06:00."""
+    if value is not None and re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", value) is None:
+        raise click.BadParameter(f"{value!r} is no time of day; give one like 06:00")
+    return value
 
 
 class Adding(click.Command):
@@ -93,6 +123,15 @@ class Adding(click.Command):
     help="train: … on specificity at the operating point.",
 )  # fmt: skip
 @click.option(
+    "--margin-shift", type=_SHARE, default=0.05, show_default=True,
+    help="train: … on AUROC under the worst dressing of its shift report.",
+)  # fmt: skip
+@click.option(
+    "--floor", multiple=True, callback=_floors, metavar="FIGURE=SHARE",
+    help="train: what the 95 % lower bound of a new model's auroc, sensitivity or specificity must "
+    "reach, as sensitivity=0.90. May be repeated.",
+)  # fmt: skip
+@click.option(
     "--max-shrink", type=_SHARE, default=0.2, show_default=True,
     help="train: no training where a class lost more than this share of its films.",
 )  # fmt: skip
@@ -107,6 +146,22 @@ class Adding(click.Command):
 @click.option(
     "--promote/--no-promote", default=True,
     help="train: whether a model that is not worse becomes the champion. Default: it does.",
+)  # fmt: skip
+@click.option(
+    "--until", callback=_clock, metavar="HH:MM",
+    help="train: the end of the night, in the schedule's zone: a training that is not done by then "
+    "stops at a checkpoint. Default: it takes as long as it takes.",
+)  # fmt: skip
+@click.option(
+    "--if-late", type=click.Choice([ends.CONTINUE, ends.GIVE_UP]), default=ends.CONTINUE,
+    show_default=True,
+    help="train: whether such a training goes on at the schedule's next time, or is given up.",
+)  # fmt: skip
+@click.option(
+    "--notice-after", type=click.IntRange(0), default=unpromoted.NOTICE_AFTER, show_default=True,
+    metavar="N",
+    help="train: hooks get a notice after N nights in a row without a new champion, once until a "
+    "model is promoted; 0: never.",
 )  # fmt: skip
 @click.option(
     "--settle", default="60s", show_default=True, callback=submit.span, metavar="SPAN",
@@ -124,9 +179,12 @@ def add(
     --help` and `pneumoq score --help`.
 
     `train` makes a model at each time. Nothing is trained where no film changed since; films that
-    do not pass `dataset check` are not trained on. The new model and the champion are compared on
-    the same films, and only one that is not worse, and that every kind of worker computes alike,
-    becomes the champion. Otherwise the champion stays, and `schedule show` says why.
+    do not pass `dataset check` are not trained on. The new model is compared on the same films with
+    the champion, and with the anchor, the last model that a person promoted, so that many nights
+    lose no more than one may. Only one that is not worse, that reaches every --floor, and that
+    every kind of worker computes alike, becomes the champion. Otherwise the champion stays, and
+    `schedule show` says why, and how many films would decide it. With --until
+    a training ends with the night: at a checkpoint, from which it goes on at the next time.
 
     `score` takes the files and archives that are new in FOLDER and have stopped growing, each once,
     whatever it is called.
@@ -136,9 +194,15 @@ def add(
       pneumoq schedule add nightly --cron "0 2 * * *" --tz Europe/Paris train /data/chest_xray
       pneumoq schedule add nightly --cron "0 2 * * 1-5" --evaluate-on /data/judge \\
           train /data/chest_xray --warm-start --epochs 3
+      pneumoq schedule add nightly --cron "0 22 * * *" --until 06:00 train /data/chest_xray
       pneumoq schedule add inbox --cron "*/10 * * * *" --settle 5m score /data/inbox
     """
     what = ctx.meta["what"]
+    if (
+        rules["until"] is None
+        and ctx.get_parameter_source("if_late") == ParameterSource.COMMANDLINE
+    ):
+        raise click.UsageError("--if-late is about nights with an end; give --until too")
     if not what:
         raise click.UsageError("say what it is to do: … train DATA, or … score FOLDER")
     if (fault := schedules.name_fault(name)) is not None:
@@ -275,9 +339,11 @@ def _score(ctx: click.Context, engine: sa.Engine, args: list[str]) -> dict[str, 
         job["max_errors"] = params["max_errors"]
     if params["source_patience"] is not None:
         job["source_patience_s"] = params["source_patience"]
+    share = {} if params["share"] is None else {"share": params["share"]}
     return {
         "job": job,
         "precision": params["asked"],
         "engine": engines.stored(params["asked_engine"]),
         "priority": params["priority"],
+        **share,
     }

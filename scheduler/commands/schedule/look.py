@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import click
+from collections.abc import Mapping
+from typing import Any
 
-from db.nightly import runs, schedules
+import click
+import sqlalchemy as sa
+
+from db.base import database
+from db.nightly import runs, schedules, unpromoted
+from db.registry import aliases
 from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
@@ -70,8 +76,15 @@ def show(name: str, as_json: bool) -> None:
     row = schedules.get(engine, name)
     last = runs.of_schedule(engine, row["id"], 10)
     following = zones.next_(row, schedules.database_clock(engine))
+    in_a_row = None
+    if row["kind"] == "train":
+        with database.reading(engine) as connection:
+            in_a_row = unpromoted.in_a_row(connection, row["id"])
     if as_json:
-        output.emit({**row, "next": following, "runs": last}, as_json=True)
+        nights = None if in_a_row is None else {"nights": in_a_row.nights, **in_a_row._asdict()}
+        output.emit(
+            {**row, "next": following, "without_promotion": nights, "runs": last}, as_json=True
+        )
         return
     output.facts(
         {
@@ -81,9 +94,11 @@ def show(name: str, as_json: bool) -> None:
             "next": "paused" if row["paused"] else zones.both(following, row["tz"]),
             "catch_up": output.seconds(row["catch_up_s"]),
             "frozen_films": row["evaluation_id"] and f"dataset {row['evaluation_id']}",
+            **_anchor(engine, row["kind"]),
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
-            **row["spec"].get("night", {}),
+            **_rules(row["spec"].get("night", {})),
             **row["spec"].get("watch", {}),
+            "without_promotion": in_a_row and _without_promotion(in_a_row),
         }
     )
     click.echo(f"\n{click.style('Job', bold=True)}")
@@ -97,6 +112,29 @@ def show(name: str, as_json: bool) -> None:
         )
         if one["reason"]:
             click.echo(f"  {output.printable(one['reason'])}")
+
+
+def _rules(night: Mapping[str, Any]) -> dict[str, Any]:
+    """How a night is judged, as it is asked for."""
+    floors = ", ".join(f"{name}={share:g}" for name, share in (night.get("floor") or {}).items())
+    return {**night, "floor": floors} if "floor" in night else dict(night)
+
+
+def _anchor(engine: sa.Engine, kind: str) -> dict[str, str]:
+    """What new models are compared with besides the champion."""
+    if kind != "train":
+        return {}
+    with database.reading(engine) as connection:
+        anchor, why = aliases.anchor(connection), aliases.why_anchor(connection)
+    return {} if anchor is None else {"anchor": f"model {anchor}, {why}"}
+
+
+def _without_promotion(found: unpromoted.InARow) -> str | None:
+    """How many nights in a row promoted nothing; None for none."""
+    if not found.nights:
+        return None
+    told = f"; hooks got the notice at {output.when(found.notice_at)}" if found.notice_at else ""
+    return f"{found.nights} nights in a row ({found}){told}"
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")

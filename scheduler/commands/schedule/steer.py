@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import click
+import sqlalchemy as sa
 
 from db.base import database
-from db.nightly import runs, schedules
+from db.nightly import ends, runs, schedules
+from db.work import control
 from scheduler import session
 from scheduler.commands.schedule import zones
 from scheduler.show import follow, output
 from scheduler.submitting import submit
+from worker.schedules import timetable
 
 
 @click.command("run", short_help="Run a schedule now, beside its times.")
@@ -20,13 +23,16 @@ from scheduler.submitting import submit
 def run(ctx: click.Context, name: str, wait: bool, as_json: bool) -> None:
     """Run a schedule now, beside its times; it trains also where nothing changed.
 
+    A training that was put aside at the end of its night goes on.
+
     \b
     Example:
       pneumoq schedule run nightly --wait
     """
     settings, engine = session.settings(), session.database()
     row = schedules.get(engine, name)
-    run_id = database.write(engine, lambda c: schedules.run_now(c, name))
+    who = session.who()
+    run_id = database.write(engine, lambda c: schedules.run_now(c, name, timetable.times, who))
     submit.notify(settings, row["kind"])
     made = runs.get(engine, run_id)
     if wait and made["job_id"] is not None:
@@ -83,13 +89,23 @@ def resume(name: str, as_json: bool) -> None:
 def rm(name: str, as_json: bool) -> None:
     """Remove a schedule. Its runs, jobs and models stay; a job that runs goes on.
 
+    A training that was put aside at the end of its night is cancelled.
+
     \b
     Example:
       pneumoq schedule rm nightly
     """
     engine = session.database()
     row = schedules.get(engine, name)
-    database.write(engine, lambda c: schedules.remove(c, name))
+    who = session.who()
+
+    def remove(connection: sa.Connection) -> None:
+        schedules.remove(connection, name)
+        aside = ends.waiting(connection, row["id"])
+        if aside is not None:
+            control.cancel(connection, aside, who, f"its schedule {name} was removed")
+
+    database.write(engine, remove)
     if as_json:
         output.emit({"id": row["id"], "name": name, "removed": True}, as_json=True)
         return

@@ -209,3 +209,52 @@ def test_champions_of_before_are_gone_back_to_after_the_upgrade(empty: sa.Engine
     ]
     back = write(empty, lambda c: aliases.rollback(c, aliases.CHAMPION, "kim@ward", "worse"))
     assert back == (1, 2)
+
+
+#: What release 0.2.0 kept of a champion that a night promoted over the one that a person chose.
+EIGHTH = (
+    FIRST[0],
+    FIRST[0].replace("(1, 'm'", "(2, 'n'"),
+    "INSERT INTO schedules (id, name, cron, tz, kind, spec, paused, catch_up_s, created_at, "
+    "created_by) VALUES (1, 'nightly', '0 2 * * *', 'UTC', 'train', '{}', {false}, 60, "
+    "CURRENT_TIMESTAMP, 'kim')",
+    "INSERT INTO runs (id, schedule_id, scheduled_for, cause, state, outcome, candidate_id, "
+    "champion_id, created_at, finished_at) VALUES (1, 1, CURRENT_TIMESTAMP, 'clock', 'done', "
+    "'promoted', 2, 1, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+    "INSERT INTO aliases (name, model_id, moved_at, moved_by, reason) VALUES ('champion', 2, "
+    "CURRENT_TIMESTAMP, 'w', 'as good')",
+    "INSERT INTO promotions (id, alias, model_id, how, at, who, reason) VALUES (1, 'champion', 1, "
+    "'first', CURRENT_TIMESTAMP, 'kim', 'the first')",
+    "INSERT INTO promotions (id, alias, model_id, previous_id, how, run_id, at, who, reason) "
+    "VALUES (2, 'champion', 2, 1, 'promote', 1, CURRENT_TIMESTAMP, 'w', 'as good')",
+)
+
+
+def test_the_champion_of_the_upgrade_is_the_anchor_until_a_person_chooses_another(
+    empty: sa.Engine,
+) -> None:
+    migrate.upgrade(empty, "0008")
+
+    def do(statement: str) -> None:
+        false = "false" if empty.dialect.name == "postgresql" else "0"
+        write(empty, lambda c: c.exec_driver_sql(statement.replace("{false}", false)))
+
+    def anchor() -> int | None:
+        with reading(empty) as connection:
+            return aliases.anchor(connection)
+
+    for statement in EIGHTH:
+        do(statement)
+    migrate.upgrade(empty)
+    assert anchor() == 2
+    with reading(empty) as connection:
+        run = connection.exec_driver_sql("SELECT outcome, anchor_id FROM v_runs").one()
+        assert tuple(run) == ("promoted", None)
+    # An older release beside this one: a person goes back, and a night promotes.
+    do(EIGHTH[-2].replace("(1, 'champion', 1, 'first'", "(3, 'champion', 1, 'rollback'"))
+    assert anchor() == 1
+    do(EIGHTH[-1].replace("(2, 'champion'", "(4, 'champion'"))
+    assert anchor() == 1
+    migrate.downgrade(empty, "0008")
+    migrate.upgrade(empty)
+    assert anchor() == 2

@@ -300,14 +300,14 @@ def test_a_content_is_known_once_a_job_has_it_and_no_longer_where_the_job_failed
         database,
         lambda c: watched.read(c, run_id, "looker", schedule, A.path, "f" * 64, taken_before=False),
     )
-    assert watched.known_contents(database, schedule) == frozenset()
+    assert not watched.taken_before(database, schedule, "f" * 64)
     job_id = take(database, run_id, schedule, A)
-    assert watched.known_contents(database, schedule) == {"f" * 64}
+    assert watched.taken_before(database, schedule, "f" * 64)
     end(database, job_id, "failed")
-    assert watched.known_contents(database, schedule) == frozenset()
+    assert not watched.taken_before(database, schedule, "f" * 64)
     again = due(database, schedule)
     end(database, take(database, again, schedule, A), "completed")
-    assert watched.known_contents(database, schedule) == {"f" * 64}
+    assert watched.taken_before(database, schedule, "f" * 64)
 
 
 def test_more_files_than_one_statement_holds_are_seen_and_taken(

@@ -37,7 +37,7 @@ def test_what_is_committed_is_what_comes_back(database: sa.Engine) -> None:
     made: list[results.Outcome] = [
         results.Prediction(
             item_no=0, name="a/1.jpg", label_no=1, probability=0.1 + 0.2, positive=True,
-            scores=[0.25, 0.5, 0.25], ood=9.5, unusual=True, cam=cam,
+            scores=[0.25, 0.5, 0.25], ood=9.5, unusual=True, look=0, cam=cam,
         ),
         results.Prediction(item_no=1, name="Ω 2.jpg", label_no=0, probability=0.0, positive=False),
         results.NotPredicted(
@@ -51,8 +51,10 @@ def test_what_is_committed_is_what_comes_back(database: sa.Engine) -> None:
     first = given.one(database, predictions, predictions.c.item_no == 0)
     assert (first.job_id, first.name, first.model_id, first.label_no) == (job_id, "a/1.jpg", 1, 1)
     assert (first.probability, first.ood, first.scores) == (0.1 + 0.2, 9.5, [0.25, 0.5, 0.25])
+    assert first.look == 0
     second = given.one(database, predictions, predictions.c.item_no == 1)
     assert (second.name, second.scores, second.ood) == ("Ω 2.jpg", None, None)
+    assert second.look is None
     kept = given.one(database, cams)
     assert (kept.item_no, kept.height, kept.width, kept.low, kept.high, bytes(kept.data)) == (
         0, 2, 3, -1.5, 2.5, cam.data,
@@ -68,7 +70,7 @@ def test_the_shard_counts_its_outcomes(database: sa.Engine) -> None:
     shard = given.claimed(database)
     made = given.outcomes(shard, refused=2, errors=3)
     made[-1] = results.Prediction(
-        item_no=8, name="8.jpg", label_no=0, probability=0.1, positive=False, unusual=True
+        item_no=8, name="8.jpg", label_no=0, probability=0.1, positive=False, unusual=True, look=2
     )
 
     write(database, lambda c: results.commit(c, shard, made))
@@ -77,6 +79,7 @@ def test_the_shard_counts_its_outcomes(database: sa.Engine) -> None:
     assert (row.state, row.finished_at is not None, row.lease_until) == ("done", True, None)
     counts = (row.n_predictions, row.n_positive, row.n_unusual, row.n_refused, row.n_errors)
     assert counts == (4, 3, 1, 2, 3)
+    assert row.n_looks == 1
 
 
 def test_the_histogram_counts_every_prediction_in_its_bucket(database: sa.Engine) -> None:

@@ -45,14 +45,16 @@ def test_a_film_is_known_by_content_model_and_precision(database: sa.Engine) -> 
     job_id = given.running(database, items=3)
     shard = given.claimed(database)
     made = _films(shard, scores=[0.25, 0.75], ood=1.5)
-    made[1] = made[1]._replace(cam=CAM, identity=WHOSE)  # type: ignore[call-arg]
+    made[1] = made[1]._replace(cam=CAM, identity=WHOSE, look=3)  # type: ignore[call-arg]
     write(database, lambda c: results.commit(c, shard, made))
 
     found = _known(database, 0, 1, 99)
 
     assert found == {
         _content(0): reuse.Known(job_id, 0, 1, 0.75, [0.25, 0.75], 1.5, None, None, frozenset(), 1),
-        _content(1): reuse.Known(job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE, frozenset(), 1),
+        _content(1): reuse.Known(
+            job_id, 1, 1, 0.75, [0.25, 0.75], 1.5, CAM, WHOSE, frozenset(), 1, look=3
+        ),
     }
     assert _known(database, 0, precision="int8") == {}
     assert _known(database, 0, model_id=2) == {}
@@ -212,7 +214,8 @@ def _origin(database: sa.Engine) -> int:
         made = given.outcomes(shard, refused=n)
         made = [
             o._replace(identity=results.Identity("p", f"s{n}", None), **(
-                {"content": _content(o.item_no), "cam": CAM, "ood": 9.0, "unusual": True}
+                {"content": _content(o.item_no), "cam": CAM, "ood": 9.0, "unusual": True,
+                 "look": 1}
                 if isinstance(o, results.Prediction) else {}
             ))
             for o in made
@@ -261,6 +264,7 @@ def test_an_unchanged_archive_is_copied_with_its_outcomes(database: sa.Engine) -
     assert (mine.name, mine.ood, mine.reused_from_job, mine.reused_from_item) == (
         "1.jpg", 9.0, origin, 1,
     )  # fmt: skip
+    assert mine.look == 1
     assert given.count(database, rollups, rollups.c.job_id == lease.job_id) == 2
     write(database, lambda c: listings.complete(c, lease, {}))
     for _ in range(5):
@@ -269,6 +273,7 @@ def test_an_unchanged_archive_is_copied_with_its_outcomes(database: sa.Engine) -
     progress = jobs.progress(database, lease.job_id)
     assert (progress["state"], progress["done"], progress["predictions"]) == ("completed", 24, 23)
     assert (progress["unusual"], progress["refused"], progress["errors"]) == (7, 1, 0)
+    assert progress["looks"] == 7
 
 
 def test_a_copy_of_a_copy_names_the_first(database: sa.Engine) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from db.base import migrate
 from db.base.database import reading, write
 from db.base.errors import Conflict, NotFound
 from db.base.schema import aliases as alias_table
 from db.base.schema import models as models_table
 from db.base.schema import notices, promotions
+from db.base.schema import runs as runs_table
+from db.nightly import schedules
 from db.queue import jobs
 from db.registry import aliases, models
 from tests.db import given
@@ -110,6 +113,70 @@ def test_two_promotions_at_the_same_moment_are_one_after_the_other(
 def test_the_same_model_promoted_again_is_no_move(database: sa.Engine) -> None:
     promote(database, 1)
     assert moves(database) == [("first", 1, None)]
+
+
+def by_a_run(database: sa.Engine, model_id: int, **options: object) -> None:
+    """Promote a model as a night does."""
+    with reading(database) as connection:
+        run = connection.execute(sa.select(sa.func.max(runs_table.c.id))).scalar()
+    if run is None:
+        write(
+            database,
+            lambda c: schedules.add(
+                c, name="nightly", cron="0 2 * * *", tz="UTC", kind="train",
+                spec={"job": {}, "night": {}}, catch_up_s=60, created_by="tests",
+            ),
+        )  # fmt: skip
+        run = write(database, lambda c: schedules.run_now(c, "nightly"))
+    write(
+        database,
+        lambda c: aliases.move(
+            c, aliases.CHAMPION, model_id, "w", "not worse", run_id=run, **options  # type: ignore[arg-type]
+        ),
+    )  # fmt: skip
+
+
+def anchor(database: sa.Engine) -> int | None:
+    with reading(database) as connection:
+        return aliases.anchor(connection)
+
+
+def why(database: sa.Engine) -> str:
+    with reading(database) as connection:
+        return aliases.why_anchor(connection)
+
+
+def test_the_anchor_is_the_champion_that_a_person_chose_last(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    second, third, fourth = register(database, tmp_path, "second", "third", "fourth")
+    assert anchor(database) == 1, "the first one there was"
+    assert why(database) == "the first champion"
+    by_a_run(database, second)
+    by_a_run(database, third)
+    assert (champion(database), anchor(database)) == (third, 1)
+    before = moves(database)
+    promote(database, third)
+    assert anchor(database) == third, "a person stands by what a night promoted"
+    assert why(database) == "the last that a person promoted"
+    assert moves(database) == before
+    by_a_run(database, fourth)
+    assert anchor(database) == third
+    assert roll_back(database) == (third, fourth)
+    assert roll_back(database) == (second, third)
+    assert anchor(database) == second
+    promote(database, fourth)
+    assert anchor(database) == fourth
+    write(
+        database,
+        lambda c: aliases.move(c, aliases.CHAMPION, third, "kim", "as good", anchor=False),
+    )
+    assert (champion(database), anchor(database)) == (third, fourth)
+
+
+def test_without_a_champion_there_is_no_anchor(empty: sa.Engine) -> None:
+    migrate.upgrade(empty)
+    assert anchor(empty) is None
 
 
 def test_models_are_listed_with_since_when_the_champion_is_it(

@@ -17,6 +17,7 @@ from db.base.schema import model_chunks, model_events, predictions, schedules
 from db.base.schema import models as table
 from db.base.types import now
 from db.nightly import runs
+from db.nightly import schedules as schedules_
 from db.queue import jobs
 from db.registry import aliases, models, retention
 from db.work import control, endings, purge
@@ -97,6 +98,25 @@ def test_what_an_alias_a_rollback_or_the_champion_s_lineage_needs_stays(
     write(database, lambda c: aliases.rollback(c, aliases.CHAMPION, "tests", "worse on the ward"))
     assert aliases.resolve(database, "champion")["id"] == before
     assert newest not in retire(database, 1)
+
+
+def test_what_a_person_promoted_last_stays_however_many_nights_came_after(
+    database: sa.Engine, make: Make
+) -> None:
+    chosen = make()
+    promote(database, chosen)
+    a_schedule(database, "train", {"job": {}, "night": {}})
+    run = write(database, lambda c: schedules_.run_now(c, "nightly"))
+    write(database, lambda c: runs.finish(c, run, "promoted", "as good"))
+    for model_id in [make() for _ in range(3)]:
+        write(
+            database,
+            lambda c, m=model_id: aliases.move(  # type: ignore[misc]
+                c, aliases.CHAMPION, m, "w", "as good", run_id=run
+            ),
+        )
+    assert why(database, 1, chosen) == "a person promoted it last, and nights compare with it"
+    assert chosen not in retire(database, 1)
 
 
 def test_what_open_jobs_runs_and_schedules_need_stays(database: sa.Engine, make: Make) -> None:

@@ -15,7 +15,7 @@ from db.base.schema import outages as outages_table
 from db.nightly import schedules
 from db.queue import jobs, leases, listings, outages
 from db.queue.listings import NewShard
-from db.work import claims, control, patience
+from db.work import claims, control, patience, turns
 from tests.db import given
 
 HOUR_S = 3600.0
@@ -77,7 +77,7 @@ def test_a_job_is_paused_only_when_nothing_else_of_it_is_left_and_its_patience_i
     shard = write(
         database,
         lambda c: claims.claim_shard(
-            c, "w", given.LEASE_S, away=claims.Away(uris=frozenset({"/first.zip"}))
+            c, "w", given.LEASE_S, away=turns.Away(uris=frozenset({"/first.zip"}))
         ),
     )
     assert shard is not None and shard.source_no == 1
@@ -206,7 +206,7 @@ def test_items_that_could_not_be_read_are_tried_a_minute_later_and_keep_their_co
 
 def test_a_planner_leaves_a_job_alone_that_it_could_not_read(database: sa.Engine) -> None:
     first, second = given.queued(database), given.queued(database)
-    left = claims.Away(jobs=frozenset({first}))
+    left = turns.Away(jobs=frozenset({first}))
     claimed = write(database, lambda c: claims.claim_job(c, "score", "w", given.LEASE_S, left))
     assert claimed is not None and claimed.lease.job_id == second
     assert not claims.anything_due(database, "score", away=left)

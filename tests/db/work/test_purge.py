@@ -20,7 +20,7 @@ from tests.db import given
 ALL = timedelta(seconds=-1)
 ZIP = [{"uri": "/films.zip", "kind": "zip", "fingerprint": "1", "content_id": "zip:9:ab"}]
 LEFT_EMPTY = (
-    *PARTITIONED, "rollups", "shard_listings", "sources", "films",
+    *PARTITIONED, "rollups", "shard_listings", "sources", "films", "shard_totals", "source_totals",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from click.testing import Result
 from db.base.database import write
 from db.base.schema import schedules as schedules_table
 from db.base.schema import workers as workers_table
-from db.nightly import runs, schedules
+from db.nightly import ends, runs, schedules
 from db.queue import jobs
 from db.work import claims, endings
 from scheduler import session
@@ -55,6 +55,30 @@ def refused(*arguments: str | Path) -> str:
     result = run("schedule", "add", *map(str, arguments))
     assert (result.exit_code, result.stdout) == (2, "")
     return result.stderr.splitlines()[-1].removeprefix("Error: ")
+
+
+def test_floors_and_the_anchor_are_kept_and_shown(engine: sa.Engine, films: Path) -> None:
+    added = run(
+        "schedule", "add", "nightly", *NIGHTLY, "--floor", "sensitivity=0.90", "--floor",
+        "auroc=0.95", "--margin-shift", "0.1", "train", films,
+    )  # fmt: skip
+    assert added.exit_code == 0, added.stderr
+    rules = kept(engine)["night"]
+    assert rules["floor"] == {"sensitivity": 0.9, "auroc": 0.95}
+    assert rules["margin_shift"] == 0.1
+    assert "anchor  " not in run("schedule", "show", "nightly").stdout
+    rows.a_model(engine, films.parent)
+    shown = run("schedule", "show", "nightly").stdout
+    assert "model 1, the first champion" in shown
+    assert "sensitivity=0.9, auroc=0.95" in shown
+    for wrong in ("sensitivity", "sensitivity=2", "accuracy=0.9", "auroc=high"):
+        assert refused("other", *NIGHTLY, "--floor", wrong, "train", films) == (
+            "Invalid value for '--floor': give auroc, sensitivity or specificity, and what it must "
+            f"reach between 0 and 1, as sensitivity=0.90, not {wrong!r}"
+        )
+    assert refused("inbox", *NIGHTLY, "--floor", "auroc=0.9", "score", films) == (
+        "--floor is for train, not for score"
+    )
 
 
 def kept(engine: sa.Engine, name: str = "nightly") -> dict[str, Any]:
@@ -110,8 +134,9 @@ def test_a_training_schedule_keeps_train_s_options_with_defaults_filled_in(
     assert spec["priority"] == -5
     assert spec["night"] == {
         "evaluate_on": str(judge), "margin_auroc": 0.005, "margin_sensitivity": 0.02,
-        "margin_specificity": 0.05, "max_shrink": 0.2, "max_relabelled": 0.2, "keep": 3,
-        "promote": False,
+        "margin_specificity": 0.05, "margin_shift": 0.05, "floor": {}, "max_shrink": 0.2,
+        "max_relabelled": 0.2, "keep": 3, "promote": False, "until": None, "if_late": "continue",
+        "notice_after": 7,
     }  # fmt: skip
     assert run("train", films, "--epochs", 3, "--later").exit_code == 0
     ordinary = jobs.get(engine, 1)["spec"]
@@ -559,3 +584,91 @@ def test_every_command_is_told_whole_in_the_list_of_commands(engine: sa.Engine) 
     listed = text.partition("Commands:\n")[2]
     assert len(listed.splitlines()) == 8
     assert "..." not in listed
+
+
+# nights that end, and that come to nothing
+
+
+def test_a_schedule_keeps_the_end_of_its_nights_and_shows_it(
+    engine: sa.Engine, films: Path
+) -> None:
+    result = run(
+        "schedule", "add", "n", *NIGHTLY, "--until", "6:00", "--if-late", "give-up",
+        "--notice-after", 3, "train", films,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    night = kept(engine, "n")["night"]
+    assert (night["until"], night["if_late"], night["notice_after"]) == ("6:00", "give-up", 3)
+    shown = facts(run("schedule", "show", "n"))
+    assert (shown["until"], shown["if_late"]) == ("6:00", "give-up")
+
+
+@pytest.mark.parametrize("until", ["6", "24:00", "06:60", "06:00 Uhr", ""])
+def test_an_end_that_is_no_time_of_day_is_refused(
+    engine: sa.Engine, films: Path, until: str
+) -> None:
+    said = refused("n", *NIGHTLY, "--until", until, "train", films)
+    assert said == f"Invalid value for '--until': {until!r} is no time of day; give one like 06:00"
+
+
+def test_what_becomes_of_a_late_training_is_not_asked_of_nights_without_an_end(
+    engine: sa.Engine, films: Path, inbox: Path
+) -> None:
+    said = refused("n", *NIGHTLY, "--if-late", "give-up", "train", films)
+    assert said == "--if-late is about nights with an end; give --until too"
+    said = refused("n", *NIGHTLY, "--until", "06:00", "score", inbox)
+    assert said == "--until is for train, not for score"
+
+
+def aside(engine: sa.Engine) -> int:
+    """The night's training was put aside; its job."""
+    assert run("schedule", "run", "nightly").exit_code == 0
+    claimed = write(engine, lambda c: claims.claim_job(c, "train", "w", 60.0))
+    assert claimed is not None
+    number = schedules.get(engine, "nightly")["id"]
+    (last,) = runs.of_schedule(engine, number)
+    write(engine, lambda c: ends.put_aside(c, claimed.lease, last["id"], "not done at 06:00"))
+    return claimed.lease.job_id
+
+
+def test_a_training_that_was_put_aside_says_so_and_goes_on_by_hand(
+    engine: sa.Engine, nightly: int
+) -> None:
+    job_id = aside(engine)
+    assert "not done at 06:00" in run("jobs", "show", job_id).stdout
+    result = run("schedule", "run", "nightly")
+    assert f"Job {job_id} is on the queue" in result.stdout
+    assert jobs.get(engine, job_id)["state"] == "queued"
+
+
+def test_a_training_that_was_put_aside_ends_with_its_schedule(
+    engine: sa.Engine, nightly: int
+) -> None:
+    job_id = aside(engine)
+    assert run("schedule", "rm", "nightly").exit_code == 0
+    job = jobs.get(engine, job_id)
+    assert (job["state"], job["reason"]) == ("cancelled", "its schedule nightly was removed")
+    (last,) = runs.of_schedule(engine, nightly)
+    assert last["outcome"] == "cancelled"
+
+
+def test_nights_that_came_to_nothing_are_counted_where_one_looks(
+    engine: sa.Engine, nightly: int
+) -> None:
+    assert "without_promotion" not in facts(run("schedule", "show", "nightly"))
+    for _ in range(7):
+        number = write(engine, lambda c: schedules.run_now(c, "nightly"))
+        write(engine, lambda c, n=number: runs.finish(c, n, "kept", "no better"))  # type: ignore[misc]
+    shown = facts(run("schedule", "show", "nightly"))["without_promotion"]
+    assert shown.startswith("7 nights in a row (7 kept the champion); hooks got the notice at ")
+    told = json.loads(run("schedule", "show", "nightly", "--json").stdout)["without_promotion"]
+    assert (told["nights"], told["kept"], told["since"]) == (7, 7, None)
+    checks = json.loads(run("doctor", "--json").stdout)["checks"]
+    (found,) = [check for check in checks if check["name"] == "schedule nightly"]
+    assert (found["status"], found["found"], found["advice"]) == (
+        "warning",
+        "no new champion in 7 nights in a row (7 kept the champion)",
+        "`pneumoq schedule show nightly` says why",
+    )
+    listed = json.loads(run("notices", "ls", "--json").stdout)
+    assert [row["event"] for row in listed].count("not_promoted") == 1

@@ -11,11 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import jobs
+from db.base.database import reading
+from db.queue import jobs, listings
 from db.registry import engines
 from db.work import control
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from worker import archive
 
 
 @pytest.fixture
@@ -83,6 +85,18 @@ def test_a_path_with_wildcards_is_a_pattern_unless_it_is_there(model: int, films
 def test_a_list_alone_is_enough(model: int, films: Path) -> None:
     (films / "films.csv").write_text("id,path\n1,a/one.png\n2,b/three.jpeg\n")
     assert uris(submitted("--list", films / "films.csv")) == [("list", str(films / "films.csv"))]
+
+
+def test_what_a_list_names_is_kept_with_its_job(engine: sa.Engine, model: int, films: Path) -> None:
+    table = films / "films.csv"
+    table.write_text("id,path\n1,a/one.png\n2,b/three.jpeg\n")
+    job = submitted(films / "b", "--list", table)
+    table.write_text("id,path\n1,a/two.png\n")
+    with reading(engine) as connection:
+        kept = [listings.listed(connection, job["job_id"], number) for number in range(2)]
+    assert kept[0] is None
+    with archive.open_source(str(table), "list", listed=kept[1]) as source:
+        assert [member.name for member in source.members()] == ["a/one.png", "b/three.jpeg"]
 
 
 def test_options_are_kept_as_they_were_given(model: int, films: Path) -> None:

@@ -20,7 +20,7 @@ from tests.scheduler.console import only_line, run
 from tests.scheduler.pages import learned, made, parsed
 from tests.support import drawn
 from tests.support.browser import Browser
-from trainer.judging import verdict
+from trainer.judging import gate, verdict
 
 NAMES = [f"ward {n % 3}/film {n:03}.jpeg" for n in range(60)]
 NAMES[3 : 3 + len(made.HOSTILE)] = made.HOSTILE
@@ -178,8 +178,8 @@ def test_a_night_has_both_models_side_by_side_and_why(
         for gap in (0.3, 0.4)
     ]
     slices = {"ward <b>": np.arange(300) < 150, "few": np.arange(300) < 5}
-    judged_ = verdict.compare(
-        truth, [f"p{n // 2}" for n in range(300)], *sides, verdict.Margins(), slices=slices
+    judged_ = gate.judge(
+        truth, [f"p{n // 2}" for n in range(300)], *sides, gate.Rules(), slices=slices
     )
     run_id = learned.a_night(engine, champion, model, judged_.figures)
     root = report("nightly", tmp_path / "night.html")

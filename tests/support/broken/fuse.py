@@ -42,6 +42,9 @@ _INTERRUPT, _DESTROY, _BATCH_FORGET = 36, 38, 42
 
 _DIRECT_IO = 1
 
+#: Who waits for one entry of a folder keeps nobody from another: the kernel would do one at a time.
+_PARALLEL_DIROPS = 1 << 18
+
 #: Operation of the protocol → what faults call it.
 _CALLED = {
     _LOOKUP: "examine", _GETATTR: "examine", _READLINK: "examine", _OPEN_FILE: "open",
@@ -135,7 +138,7 @@ class FileSystem:
         body = request[_IN_HEADER.size :]
         path = self._paths.get(node, ".")
         if code == _INIT_ALL:
-            return _INIT.pack(7, 31, 1 << 16, 0, 64, 48, 1 << 16, 1, 16, 0, 0)
+            return _INIT.pack(7, 31, 1 << 16, _PARALLEL_DIROPS, 64, 48, 1 << 16, 1, 16, 0, 0)
         if code == _LOOKUP:
             path = self._below(path, _name(request))
             attributes = self._attributes(path)

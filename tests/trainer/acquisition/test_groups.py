@@ -165,6 +165,6 @@ def test_parts_of_a_mask_are_found_with_their_boxes() -> None:
     mask[0, 8, 2] = mask[0, 8, 5] = True  # two others between them
     mask[1, 11, 0] = True
     mask[1, 0, 11] = True
-    film, box = marks.components(mask)
+    film, box = marks.components(np.flatnonzero(mask), 12, 12)
     found = sorted((int(f), *map(int, b)) for f, b in zip(film, box, strict=True))
     assert found == [(0, 1, 1, 3, 4), (0, 8, 2, 1, 4), (1, 0, 11, 1, 1), (1, 11, 0, 1, 1)]

@@ -182,6 +182,16 @@ def test_no_more_films_are_scored_than_asked_for(films: Films, found: list[Unit]
     assert scored.truth.sum() == measure.LEAST
 
 
+def test_of_many_films_patients_are_drawn() -> None:
+    patients = [f"p{n // 4}" for n in range(400)]
+    kept = units.drawn(patients, 40, seed=0)
+    assert kept.size == 40
+    assert (np.diff(kept) > 0).all()
+    assert len({patients[row] for row in kept}) == 10
+    assert not np.array_equal(kept, units.drawn(patients, 40, seed=1))
+    assert np.array_equal(units.drawn(patients, 400, seed=0), np.arange(400))
+
+
 def test_films_of_one_class_are_not_judged_and_a_stop_is_heard(
     films: Films, found: list[Unit]
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.broken import mounts
 from tests.worker import samples
-from worker.archive import apart
-from worker.errors import ReaderEnded, SourceTrouble
+from worker.archive import apart, shares
+from worker.errors import NoAnswer, ReaderEnded, SourceTrouble
 from worker.schedules import inbox
 
 #: Seconds without an answer after which a process is given up here: a busy machine is slow too.
@@ -93,6 +93,37 @@ def test_a_file_that_alone_gives_no_answer_keeps_nobody_from_the_others(
     assert time.monotonic() - began < 1
 
 
+@pytest.mark.parametrize(
+    ("hanging", "on"),
+    [("one/a.jpg", "examine"), ("two/b.jpg", "examine"), ("one", "list"), ("two", "list")],
+)
+def test_what_alone_gives_no_answer_below_a_folder_is_named_and_the_rest_is_found_without_it(
+    share: mounts.Share, hanging: str, on: str
+) -> None:
+    share.hangs(names=hanging, on=[on])
+    with pytest.raises(NoAnswer, match="gives no answer") as met:
+        names(share.at)
+    assert met.value.at == f"{share.at}/{hanging}"
+    assert str(met.value).startswith(f"{share.at}: "), "what is below may name people"
+    assert apart.aside(str(share.at)) == [met.value.at]
+    entries = apart.each(
+        str(share.at), PATIENCE_S, inbox.files, str(share.at), apart.aside(str(share.at))
+    )
+    left = [Path(path).name for path, _, _ in entries]
+    assert left == (["b.jpg"] if hanging.startswith("one") else ["a.jpg"])
+
+
+def test_where_a_question_ended_is_not_said_of_the_next_one(
+    share: mounts.Share, tmp_path: Path
+) -> None:
+    share.delays(1.0, names="one/a.jpg", on=["examine"])
+    assert names(share.at) == ["a.jpg", "b.jpg"]
+    share.hangs(names="two/b.jpg", on=["read"])
+    with pytest.raises(NoAnswer) as met:
+        apart.reach(str(share.at / "two/b.jpg"), PATIENCE_S)
+    assert met.value.at is None
+
+
 def test_logs_name_no_path_of_what_is_left_behind(
     share: mounts.Share, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,9 +162,9 @@ def test_where_a_path_leads_is_found_without_asking_a_share(
     share.hangs()
     at = str(share.at)
     for path in (at, f"{at}/one/a.jpg", f"{tmp_path}/link/a.jpg", f"{tmp_path}/relative/x/y"):
-        assert apart.share_of(path) == at
+        assert shares.share_of(path) == at
     for path in (str(tmp_path), f"{at}.log", "/", f"{tmp_path}/circle", f"{tmp_path}/\0", "x://y"):
-        assert apart.share_of(path) is None
+        assert shares.share_of(path) is None
     assert apart.left_behind() == 0
 
 

@@ -104,13 +104,62 @@ def test_a_path_that_cannot_be_read_is_an_item_too(films: Path) -> None:
     assert read("list", write(films, "#" * 5_000 + "\na\0b.png\n")) == [("a\0b.png", "missing")]
 
 
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_what_a_list_named_is_what_is_listed_once_its_file_is_another_or_gone(
+    films: Path, name: str
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(films) + b"/caf\xe9 \n.png"))
+    odd.write_bytes(b"odd")
+    lines: list[str | bytes] = ["z.png", "", f"{films}/ward 1/b,c.png", "gone.png", "ward 1"]
+    if name.endswith(".csv"):
+        lines = ["id,path", "1,z.png", ",", f'2,"{films}/ward 1/b,c.png"', "3,gone.png", "4,ward 1"]
+        lines += [b'5,"caf\xe9 \n.png"', "6,"]
+    text = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
+    uri = write(films, text, name)
+    with archive.open_source(uri, "list") as source:
+        there, skipped = list(source.members()), dict(source.skipped)
+        kept = source.listed()
+        assert list(source.members()) == there
+    for change in ("cut", "changed", "gone"):
+        match change:
+            case "cut":
+                Path(uri).write_bytes(text[:-9])
+            case "changed":
+                Path(uri).write_text("a.png\n")
+            case _:
+                Path(uri).unlink()
+        with archive.open_source(uri, "list", listed=kept) as source:
+            assert source.kind == "list"
+            assert not source.has_changed("that of the list's file")
+            for _ in range(2):
+                assert list(source.members()) == there, change
+            assert dict(source.skipped) == skipped
+    reader = archive.open_reader("list", uri)
+    assert reader.read(there[0]) == b"4"
+    reader.close()
+
+
+def test_only_a_list_has_what_it_names_kept(films: Path) -> None:
+    with archive.open_source(str(films)) as source:
+        assert source.listed() is None
+
+
+def test_a_damaged_end_of_a_list_is_told_of_when_it_is_to_be_kept(films: Path) -> None:
+    uri = write(films, "path\n" + "a.png\n" * 5_000 + '"a\n', "list.csv")
+    with archive.open_source(uri, "list") as source:
+        assert next(source.members()).name == "a.png"
+        with pytest.raises(ArchiveError) as caught:
+            source.listed()
+    assert caught.value.code == "corrupt"
+
+
 def test_a_path_that_is_too_long_to_be_opened_is_refused_when_it_is_listed(films: Path) -> None:
     long = "ward/" + "é" * 3_000 + ".dcm"
     with archive.open_source(write(films, f"a.png\n{long}\nz.png\n"), "list") as source:
         first, refused, last = source.members()
     assert (first.name, last.name) == ("a.png", "z.png")
     assert (refused.name[:6], refused.name[-5:], len(refused.name)) == ("ward/é", "é.dcm", 201)
-    reader = archive.open_reader("list", str(films))
+    reader = archive.open_reader("folder", str(films))
     with pytest.raises(MemberError, match="more than 4,096 bytes") as caught:
         reader.read(refused)
     reader.close()
@@ -220,6 +269,22 @@ def test_a_long_list_is_listed_in_little_memory(films: Path, name: str) -> None:
         tracemalloc.stop()
     assert count == 30_000 + (name == "list.txt")  # where "path" is but a path
     assert peak < 500_000
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_what_a_long_list_names_is_kept_and_listed_in_little_memory(films: Path, name: str) -> None:
+    uri = write(films, "path\n" + "".join(f"gone{n}.png\n" for n in range(30_000)), name)
+    tracemalloc.start()
+    with archive.open_source(uri, "list") as source:
+        kept = source.listed()
+    assert kept is not None
+    with archive.open_source(uri, "list", listed=kept) as source:
+        count = sum(1 for _ in source.members())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 30_000 + (name == "list.txt")
+    assert len(kept) < 120_000
+    assert peak < 700_000
 
 
 @pytest.mark.parametrize(

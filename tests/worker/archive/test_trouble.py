@@ -12,7 +12,7 @@ import pytest
 from tests.support.broken import mounts
 from worker import archive
 from worker.archive import trouble
-from worker.archive.member import UNEXAMINED
+from worker.archive.member import STORED, UNEXAMINED, Member
 from worker.errors import ArchiveError, MemberError, SourceTrouble
 
 ERRNOS = [
@@ -69,22 +69,35 @@ def test_the_folder_of_a_list_that_the_system_does_not_let_us_examine_is_in_trou
     (real / "films").mkdir(parents=True)
     (real / "films" / "a.png").write_bytes(b"x")
     with mounts.share(real, tmp_path / "share") as share:
-        for number in ERRNOS:
+        for number in set(ERRNOS) - {errno.ENOENT}:
             share.errs(number, names="films")
             with pytest.raises(SourceTrouble):
-                archive.open_reader("list", str(share.at / "films"))
+                archive.open_reader("list", str(share.at / "films" / "list.txt"))
         share.recovers()
-        archive.open_reader("list", str(share.at / "films")).close()
+        archive.open_reader("list", str(share.at / "films" / "list.txt")).close()
         share.die()
         with pytest.raises(SourceTrouble):
-            archive.open_reader("list", str(share.at))
+            archive.open_reader("list", str(share.at / "list.txt"))
 
 
-def test_beside_a_list_that_is_gone_no_film_is_read(tmp_path: Path) -> None:
+def test_films_of_a_list_that_is_gone_are_read_and_none_beside_a_folder_that_is(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
-    for kind in ("list", "folder"):
-        with pytest.raises(SourceTrouble, match="there is no such file or folder"):
-            archive.open_reader(kind, str(tmp_path / "gone"))
+    film = Member(name="a.png", offset=0, stored=1, size=1, method=STORED, crc=None)
+    whole = film._replace(name=f"{tmp_path}/a.png")
+    for uri in (tmp_path / "gone", tmp_path / "gone" / "list.txt"):
+        reader = archive.open_reader("list", str(uri))
+        assert reader.read(whole) == b"x"
+        if uri.parent.exists():
+            assert reader.read(film) == b"x"
+        else:
+            with pytest.raises(MemberError) as caught:
+                reader.read(film)
+            assert (caught.value.code, caught.value.whose) == ("missing", "film")
+        reader.close()
+    with pytest.raises(SourceTrouble, match="there is no such file or folder"):
+        archive.open_reader("folder", str(tmp_path / "gone"))
 
 
 def test_a_folder_that_is_empty_now_is_in_trouble_only_if_it_was_not_when_submitted(
@@ -111,7 +124,7 @@ def test_a_file_that_could_not_be_examined_is_read_whatever_size_it_turns_out_to
     with archive.open_source(str(tmp_path), "list", ["here.png", "late.png"]) as source:
         here, late = archive.unpack(archive.pack(list(source.members())))
     assert (here.crc, late.crc, late.size) == (None, UNEXAMINED, 0)
-    reader = archive.open_reader("list", str(tmp_path))
+    reader = archive.open_reader("folder", str(tmp_path))
     with pytest.raises(MemberError) as caught:
         reader.read(late)
     assert caught.value.whose == "film"

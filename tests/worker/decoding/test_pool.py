@@ -255,7 +255,8 @@ def test_a_share_whose_server_is_gone_costs_no_decoder_and_is_the_sources_troubl
     kind: archive.Kind, pool: Pool, folder: Path, tmp_path: Path
 ) -> None:
     with mounts.share(folder, tmp_path / "share") as share:
-        where = Place(kind=kind, uri=str(share.at), edition="1")
+        uri = share.at / "list.txt" if kind == "list" else share.at
+        where = Place(kind=kind, uri=str(uri), edition="1")
         listing = members(folder)
         decoders = pool(1)
         decoders.give(given(where, listing))

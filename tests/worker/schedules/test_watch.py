@@ -626,7 +626,7 @@ def test_a_list_from_the_database_names_files_of_a_folder_in_its_order(tmp_path:
         assert source.fingerprint() == fingerprint, "each file is compared when it is read"
     with archive.open_source(str(tmp_path), "list", kept[1:]) as source:
         assert source.fingerprint() != fingerprint
-    reader = archive.open_reader("list", str(tmp_path))
+    reader = archive.open_reader("folder", str(tmp_path))
     assert reader.read(members[1]) == b"xx"
     for number, code in ((0, "changed"), (2, "missing")):
         with pytest.raises(MemberError) as caught:
@@ -742,3 +742,83 @@ def test_a_file_that_never_answers_keeps_no_other_of_its_folder(
         samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
         apart._silent.clear()
         assert inbox.takes(inbox.night()) == {"list": ["0.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("hanging", "on", "rest"),
+    [
+        ("0.jpg", "examine", ["1.jpg", "2.jpg", "ward/3.jpg"]),
+        ("ward/3.jpg", "examine", ["0.jpg", "1.jpg", "2.jpg"]),
+        ("ward", "list", ["0.jpg", "1.jpg", "2.jpg"]),
+        ("[01].jpg", "examine", ["2.jpg", "ward/3.jpg"]),
+    ],
+    ids=["file", "file below", "folder", "two files"],
+)
+def test_what_cannot_even_be_examined_is_put_aside_and_keeps_no_other_of_its_folder(
+    inbox: Inbox, tmp_path: Path, hanging: str, on: str, rest: list[str]
+) -> None:
+    inbox.settings = dataclasses.replace(inbox.settings, film_deadline_s=2.0)
+    real = tmp_path / "real"
+    for number, data in enumerate(films(4)):
+        path = real / ("ward" if number == 3 else ".") / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    with mounts.share(real, inbox.folder) as share:
+        share.hangs(names=hanging, on=[on])
+        run = inbox.night()
+        assert (run["state"], inbox.takes(run)) == ("running", {"list": rest})
+        count = 2 if hanging == "[01].jpg" else 1
+        assert inbox.untaken().count("gives no answer") == count
+        inbox.close(run, "completed")
+        last = inbox.night()
+        assert last["outcome"] == "skipped"
+        assert f"{count} not taken: files or folders that give no answer" in last["reason"]
+        assert hanging not in last["reason"], "it may name people"
+        assert apart.left_behind() == count, "nobody is sent there again meanwhile"
+        assert told(inbox.engine) == [], "nor is it news each time"
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        apart._silent.clear()
+        late = {*("0.jpg", "1.jpg", "2.jpg", "ward/3.jpg")} - set(rest)
+        assert inbox.takes(inbox.night()) == {"list": sorted(late)}
+
+
+def test_a_share_inside_of_a_watched_folder_that_hangs_keeps_nothing_beside_it(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    inbox.settings = dataclasses.replace(inbox.settings, film_deadline_s=2.0)
+    one, two = films(2)
+    inbox.put("a.jpg", one)
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "b.jpg").write_bytes(two)
+    with mounts.share(real, inbox.folder / "mounted") as share:
+        share.hangs()
+        run = inbox.night()
+        assert (run["state"], inbox.takes(run)) == ("running", {"list": ["a.jpg"]})
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        apart._silent.clear()
+        assert inbox.takes(inbox.night()) == {"list": ["mounted/b.jpg"]}
+
+
+def test_a_folder_in_which_nothing_can_be_examined_strands_a_few_and_fails_its_run(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    inbox.settings = dataclasses.replace(inbox.settings, film_deadline_s=0.8)
+    real = tmp_path / "real"
+    real.mkdir()
+    for number, data in enumerate(films(8)):
+        (real / f"{number}.jpg").write_bytes(data)
+    with mounts.share(real, inbox.folder) as share:
+        share.hangs(names="?.jpg", on=["examine"])
+        for _ in range(3):
+            run_id = inbox.due()
+            inbox.look()
+            run = runs.get(inbox.engine, run_id)
+            assert run["outcome"] == "failed"
+            assert run["reason"].startswith(f"{inbox.folder}: its disk or share gives no answer")
+        assert apart.left_behind() <= 5
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        apart._silent.clear()

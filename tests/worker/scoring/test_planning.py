@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import random
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -24,8 +25,10 @@ from db.base.schema import jobs as jobs_table
 from db.base.schema import shard_listings, shards, sources
 from db.queue import jobs, leases, listings
 from db.work import claims, control
+from tests.support.broken import mounts
 from tests.worker import archives, samples
 from worker import archive
+from worker.archive import apart, stall
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
 from worker.scoring import seeking
@@ -531,12 +534,23 @@ def test_an_archive_of_chained_headers_fails_its_job_at_the_first_attempt(
 
 
 def submit(
-    desk: Desk, model_id: int, path: Path, pattern: str = "", kind: archive.Kind = "folder"
+    desk: Desk,
+    model_id: int,
+    path: Path,
+    pattern: str = "",
+    kind: archive.Kind = "folder",
+    *,
+    kept: bool = False,
 ) -> int:
-    """Submit a job over a list, a folder, or what a pattern matches in it."""
+    """Submit a job over a list, a folder, or what a pattern matches in it.
+
+    What a list names is `kept`, or read again by the planner, as release 0.2.0 submits.
+    """
     uri, kind = (f"{path}/{pattern}", "glob") if pattern else (str(path), kind)
     with archive.open_source(uri, kind) as source:
         rows = [{"uri": uri, "kind": kind, "fingerprint": source.fingerprint()}]
+        if kept:
+            rows[0]["listed"] = source.listed()
     return connecting.write(
         desk.engine,
         lambda c: jobs.submit(
@@ -683,3 +697,70 @@ def test_a_table_whose_first_film_is_gone_is_not_listed_on_one_row_too_late(
     desk.plan(job_id)
     assert desk.job(job_id)["state"] == "failed"
     assert "changed while it was listed" in desk.job(job_id)["reason"]
+
+
+@pytest.mark.parametrize("change", ["gone", "changed", "its folder is gone"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_list_named_when_it_was_submitted_is_planned_and_tried_again(
+    desk: Desk, model_id: int, tmp_path: Path, change: str, begun: bool
+) -> None:
+    films = folder(tmp_path / "films", 6)
+    names = sorted(str(path) for path in films.rglob("*") if path.is_file())
+    table = folder(tmp_path / "lists", 0) / "films.txt"
+    table.write_text("".join(f"{name}\n" for name in names))
+    job_id = submit(desk, model_id, table, kind="list", kept=True)
+    if begun:
+        begin(desk, job_id, 2)
+    match change:
+        case "gone":
+            table.unlink()
+        case "changed":
+            table.write_text(names[0] + "\n")
+        case _:
+            shutil.rmtree(table.parent)
+    desk.plan(job_id)
+    assert desk.job(job_id)["state"] == "running"
+    assert desk.names(job_id) == names
+    connecting.write(desk.engine, lambda c: control.cancel(c, job_id, "tester"))
+    again = connecting.write(
+        desk.engine, lambda c: control.retry(c, job_id, "tester", failed_only=True)
+    )
+    desk.plan(again)
+    assert desk.names(again) == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "hanging", "on"),
+    [("folder", "1.png", "examine"), ("folder", "ward", "list"), ("glob", "1.png", "examine"),
+     ("glob", "ward", "list"), ("list", "1.png", "examine")],
+)  # fmt: skip
+def test_what_of_a_source_gives_no_answer_is_an_item_and_keeps_no_other_from_being_planned(
+    desk: Desk, model_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, hanging: str, on: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stall, "STALL_S", 3.0)
+    real = folder(tmp_path / "real", 0)
+    names = ["0.png", "1.png", "2.png", "ward/3.png"]
+    for name in names:
+        (real / name).parent.mkdir(exist_ok=True)
+        (real / name).write_bytes(b"x")
+    expected = [hanging if name.startswith(hanging) else name for name in names]
+    with mounts.share(real, tmp_path / "share") as share:
+        if kind == "list":
+            path = tmp_path / "films.txt"
+            expected = [f"{share.at}/{name}" for name in names]
+            path.write_text("".join(f"{name}\n" for name in expected))
+            job_id = submit(desk, model_id, path, kind="list", kept=True)
+        else:
+            job_id = submit(desk, model_id, share.at, "**" if kind == "glob" else "")
+        apart.reach(str(share.at), 60.0)  # who asks has started, which may take as long
+        share.hangs(names=hanging, on=[on])
+        desk.plan(job_id)
+        assert desk.job(job_id)["state"] == "planning"
+        assert apart.left_behind() == 1
+        desk.plan(job_id)
+        assert desk.job(job_id)["state"] == "running", jobs.events(desk.engine, job_id)
+        assert desk.names(job_id) == expected
+        share.recovers()
+        samples.wait(lambda: apart.left_behind() == 0, "what was left behind to end")
+        apart._silent.clear()

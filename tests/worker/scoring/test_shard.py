@@ -12,7 +12,7 @@ import pytest
 from db.queue.leases import Shard
 from db.queue.results import Cam, NotPredicted, Prediction
 from db.queue.reuse import Known
-from trainer.card import Card
+from trainer.card import Card, Group
 from worker import archive
 from worker.archive import Member
 from worker.archive.trouble import Whose
@@ -62,12 +62,15 @@ def back(
     )
 
 
-def outputs(*scores: tuple[float, ...], cam: Any = None, ood: Any = None) -> Outputs:
+def outputs(
+    *scores: tuple[float, ...], cam: Any = None, ood: Any = None, look: Any = None
+) -> Outputs:
     """What a network may have answered on some films."""
     return Outputs(
         scores=np.array(scores, np.float32),
         cam=None if cam is None else np.array(cam, np.float32),
         ood=None if ood is None else np.array(ood, np.float32),
+        look=None if look is None else np.array(look, np.float32),
     )
 
 
@@ -90,6 +93,29 @@ def test_a_prediction_holds_what_the_network_answered(card: Card) -> None:
     assert not found.complete
 
 
+GROUPS = tuple(
+    Group(what=what, label="PNEUMONIA", films={"PNEUMONIA": 30}, patients=30, found=1, false=0)
+    for what in ("a frame", "a mark")
+)
+
+
+def test_a_prediction_says_which_training_films_its_film_looks_most_like(card: Card) -> None:
+    found = run(dataclasses.replace(card, looks=GROUPS))
+    half, looks = (0.5, 0.5), [[0.6, 0.9], [0.5, 0.1], [0.49, 0.4]]
+    found.scored([0, 1, 2], [0, 1, 2], outputs(half, half, half, look=looks))
+    assert [o.look for o in found.outcomes if isinstance(o, Prediction)] == [1, 0, None]
+    older = run(card)
+    older.scored([0], [0], outputs(half))
+    assert only(older).look is None
+
+
+def test_what_the_store_knows_of_a_look_is_answered_too(card: Card) -> None:
+    found = run(dataclasses.replace(card, looks=GROUPS))
+    back(found, 0, content=b"0" * 16)
+    found.known({b"0" * 16: KNOWN._replace(look=1)})
+    assert only(found).look == 1
+
+
 def test_all_scores_are_kept_where_there_are_more_than_two_classes(card: Card) -> None:
     found = run(dataclasses.replace(card, labels=("A", "B", "C"), positive="C"))
     found.scored([0], [0], outputs((0.25, 0.5, 0.25)))
@@ -107,6 +133,7 @@ NAN, INFINITE = float("nan"), float("inf")
         outputs((0.5, 0.5), (NAN, NAN)),
         outputs((0.5, 0.5), (0.5, 0.5), ood=[1.0, INFINITE]),
         outputs((0.5, 0.5), (0.5, 0.5), cam=[[[0.0]], [[NAN]]]),
+        outputs((0.5, 0.5), (0.5, 0.5), look=[[0.0, 0.0], [0.0, NAN]]),
     ],
 )
 def test_a_film_whose_answer_is_no_number_is_in_error_and_no_other(

@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 
 from tests.worker import spots
+from trainer import card
 from trainer.data import decoding, frozen, gathering, leavings
 from trainer.data.frozen import Judged
 from trainer.data.labelled import FIRST_NAMING
@@ -31,12 +33,13 @@ class Told:
         self._path = folder / "night.json"
         self._data = data
         self.values: dict[str, Any] = {
-            "champion": {"positive": "PNEUMONIA", "file": str(champion), "known": True},
+            "champion": {"positive": "PNEUMONIA", "file": str(champion), "films": {}},
             "learned": {"films": [], "patients": []},
             "frozen": None,
             "last": None,
             "before": None,
-            "rules": {"margin_auroc": 0.1},
+            # With few films what is demanded must be little.
+            "rules": {"margin_auroc": 0.5, "margin_sensitivity": 0.5, "margin_specificity": 0.5},
         }
         self.reports: list[tuple[str, dict[str, Any]]] = []
         #: How names are kept.
@@ -229,7 +232,7 @@ def test_films_that_are_clutter_by_a_longer_list_were_not_removed_and_this_is_sa
     assert ("note", {"text": films.told}) in told.reports
     found = told.judge(films, model_file)
     assert found["accepted"]
-    assert found["reason"].endswith(f"({films.told})")
+    assert f"({films.told}; " in found["reason"]
     assert str(data) not in films.told
 
     told.values["told_of_clutter"] = True
@@ -357,7 +360,7 @@ def test_patients_that_a_model_learned_are_known_by_other_rules_too(told: Told, 
         "films": [gathering.content_of(film) for film in learned],
         "patients": [film.relative_to(data / film.parts[-3]).as_posix() for film in learned],
     }
-    told.values["champion"]["known"] = True
+    told.values["champion"]["films"] = {}
     told.values["rules"]["promote"] = False
     films = told.look()
     assert (len(films.judged), len(films.learned)) == (0, len(judge))
@@ -371,7 +374,9 @@ def test_where_nothing_says_whose_the_frozen_films_are_the_reason_says_so(
     told.values["frozen"] = None
     films = told.look()
     found = told.judge(films, model_file)
-    assert "(nothing says whose these films are, so that intervals are too narrow)" in found["told"]
+    assert (
+        "(nothing says whose these films are, so that intervals are too narrow; " in found["told"]
+    )
     assert found["candidate"]["patients_unknown"] == 1
     (kept,) = [values["manifest_csv"] for event, values in told.reports if event == "frozen"]
     told.values["frozen"] = kept
@@ -390,15 +395,14 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
     n = len(films.judged)
     assert found["candidate"]["n_films"] == found["verdict"]["films"] == n - 1
     assert found["reason"].endswith(
-        f"not worse than it may be (1 of {n} frozen films do not count, as the models that are "
-        "compared have learned from them, or from films of their patients)"
+        f": within every margin (1 of {n} frozen films do not count, as the models that are "
+        "compared have learned from them, or from films of their patients; the shift reports are "
+        "not compared, as one of the two models has none)"
     )
 
-    told.values["champion"]["known"] = False
+    told.values["champion"]["films"] = None
     found = told.judge(films, model_file)
-    assert found["told"].endswith(
-        "(the champion was imported, and may have learned from any of them)"
-    )
+    assert "(the champion was imported, and may have learned from any of them; " in found["told"]
 
 
 def test_a_model_that_gives_no_number_is_not_accepted(
@@ -429,3 +433,108 @@ def test_where_frozen_films_turn_out_unreadable_nothing_is_accepted(
     found = told.judge(films, model_file)
     assert not found["accepted"]
     assert found["reason"].startswith(f"10 of the {len(films.judged)} frozen films cannot be read")
+
+
+def test_a_group_of_one_class_that_the_champion_had_not_keeps_it_with_its_sheet(
+    told: Told, data: Path, model_file: Path, tmp_path: Path
+) -> None:
+    told.values["champion"]["films"] = _contents(data)
+    assert told.look().against == ()
+    spots.lettered(data / "PNEUMONIA", 8)
+    films = told.look()
+    (reason,) = films.against
+    assert reason.text.startswith("50 films of 25 patients have the same bright mark at the upper ")
+    assert ", all of them are PNEUMONIA, and the champion learned from none that were so: " in (
+        reason.text
+    )
+    assert "PNEUMONIA" not in reason.shareable and "upper" not in reason.shareable
+    (sheet,) = tmp_path.parent.glob("groups.png")
+    assert f"look at some of them in PNEUMOQ_HOME/training/{sheet.parent.name}/groups.png on " in (
+        reason.text
+    )
+    with Image.open(sheet) as image:
+        assert image.size == (8 * 166 + 6, 212 + 6)
+    assert sheet.stat().st_mode & 0o077 == 0
+    sheet.unlink()
+    found = told.judge(films, model_file)
+    assert not found["accepted"]
+    assert reason.text in found["reason"] and reason.text not in found["told"]
+    assert "within every margin" not in found["reason"]
+
+    told.values["champion"]["films"] = _contents(data)
+    assert told.look().against == (), "a champion that learned from such films knows them"
+    told.values["champion"]["films"] = None
+    (reason,) = told.look().against
+    assert "it is not known whether the champion learned from such films" in reason.shareable
+    told.values["champion"] = None
+    assert told.look().against == (), "a first model takes no other's place"
+
+
+def _contents(data: Path) -> dict[str, str]:
+    found = gathering.gather([data])
+    return {film.sha256: found.labels[film.label] for film in found.films}
+
+
+def test_the_anchor_is_compared_with_and_where_its_files_are_gone_it_is_said_before_training(
+    told: Told, model_file: Path
+) -> None:
+    told.values["anchor"] = {
+        "model": 7, "file": str(model_file), "why": "the first champion",
+    }  # fmt: skip
+    films = told.look()
+    found = told.judge(films, model_file)
+    assert found["accepted"]
+    assert found["anchor"] == {"model": 7, "figures": found["champion"]}
+    assert found["verdict"]["anchor"]["model"] == 7
+    assert "of the champion and of model 7, the first champion" in found["reason"]
+
+    told.values["anchor"]["file"] = None
+    rests = told.rests()
+    assert rests.event == "unfit"
+    assert rests.reason.startswith("model 7, the first champion, has no files any more")
+    assert "`pneumoq models promote champion` makes the champion the model to compare with" in (
+        rests.reason
+    )
+    told.values["rules"]["promote"] = False
+    assert len(told.look().judged) == len(films.judged)
+
+
+def test_floors_of_a_schedule_are_asked_for(told: Told, model_file: Path) -> None:
+    films = told.look()
+    told.values["rules"]["floor"] = {"sensitivity": 0.99}
+    found = told.judge(films, model_file)
+    assert not found["accepted"]
+    assert "and the floor is 0.990" in found["reason"]
+    assert found["verdict"]["floors"]["sensitivity"]["floor"] == 0.99
+
+
+def with_shift(model: Path, worst: float | None, to: Path) -> Path:
+    """A copy of a model file with a shift report in which the worst dressing has this AUROC."""
+    network = onnx.load(str(model))
+    (kept,) = [entry for entry in network.metadata_props if entry.key == card.KEY]
+    report = None if worst is None else {"worst": {"name": "group 1", "auroc": worst}}
+    kept.value = json.dumps({**json.loads(kept.value), "shift": report})
+    onnx.save(network, str(to))
+    return to
+
+
+def test_the_shift_reports_of_both_model_files_are_compared(
+    told: Told, model_file: Path, tmp_path: Path
+) -> None:
+    films = told.look()
+    worse, better, none = (
+        with_shift(model_file, auroc, tmp_path / f"{auroc}.onnx") for auroc in (0.7, 0.9, None)
+    )
+    told.values["champion"]["file"] = str(better)
+    misled = told.judge(films, worse)
+    assert not misled["accepted"]
+    assert misled["verdict"]["shift"] == {"judged": True, "candidate": 0.7, "champion": 0.9}
+    assert "the look of films misleads the new model more: " in misled["reason"]
+    alike = told.judge(films, better)
+    assert alike["accepted"]
+    assert alike["reason"].endswith(": within every margin")
+    silent = told.judge(films, none)
+    assert silent["accepted"]
+    assert silent["reason"].endswith(
+        "(the shift reports are not compared, as one of the two models has none)"
+    )

@@ -1,0 +1,62 @@
+"""Shares: how much of the workers each key gets of those that share them, and who they are.
+
+A key is a user, a schedule, or what was given as `--for`; what it weighs is 1 unless it was set.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from db.base import database
+from db.base.schema import jobs, shards, shares
+from db.base.types import now
+
+#: Characters of a key that is given.
+LONGEST_KEY = 64
+
+
+def set_weight(connection: sa.Connection, key: str, weight: float, who: str) -> None:
+    """Let a key have so many times what others get; 1 is what it gets anyway."""
+    connection.execute(sa.delete(shares).where(shares.c.key == key))
+    if weight != 1.0:
+        connection.execute(
+            sa.insert(shares).values(key=key, weight=weight, set_at=now(), set_by=who)
+        )
+
+
+def listing(engine: sa.Engine) -> list[sa.RowMapping]:
+    """Keys with open scoring jobs or a weight, by name.
+
+    `key`, `weight`, and of what is open: `jobs`, `films` that are listed and not done, and shards
+    that workers have (`at_work`).
+    """
+    key = sa.func.coalesce(jobs.c.share, jobs.c.submitted_by)
+    of_job = (shards.c.job_id == jobs.c.id, shards.c.finished_at.is_(None))
+    films = sa.select(sa.func.coalesce(sa.func.sum(shards.c.n_items), 0)).where(*of_job)
+    at_work = sa.select(sa.func.count()).where(*of_job, shards.c.state == "leased")
+    each = (
+        sa.select(
+            key.label("key"),
+            films.correlate(jobs).scalar_subquery().label("films"),
+            at_work.correlate(jobs).scalar_subquery().label("at_work"),
+        )
+        .where(jobs.c.kind == "score", jobs.c.finished_at.is_(None))
+        .subquery("each_job")
+    )
+    keys = sa.union(sa.select(each.c.key), sa.select(shares.c.key)).subquery("every_key")
+    statement = (
+        sa.select(
+            keys.c.key,
+            sa.func.coalesce(sa.func.max(shares.c.weight), 1.0).label("weight"),
+            sa.func.count(each.c.key).label("jobs"),
+            sa.func.coalesce(sa.func.sum(each.c.films), 0).label("films"),
+            sa.func.coalesce(sa.func.sum(each.c.at_work), 0).label("at_work"),
+        )
+        .select_from(keys)
+        .outerjoin(shares, shares.c.key == keys.c.key)
+        .outerjoin(each, each.c.key == keys.c.key)
+        .group_by(keys.c.key)
+        .order_by(keys.c.key)
+    )
+    with database.reading(engine) as connection:
+        return list(connection.execute(statement).mappings())

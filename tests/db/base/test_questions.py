@@ -1,0 +1,233 @@
+"""The page of questions is asked as it stands, and answers come without a scan of all there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from db.base import query, views
+from db.base.database import reading, write
+from db.base.schema import evaluations
+from db.base.types import now
+from db.queue import labels, listings, results
+from db.registry import models
+from db.work import claims, control, totals
+from tests.bench import questions as bench
+from tests.db import given
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "guides" / "questions.md"
+
+#: Number → statement.
+ASKED = {
+    int(number): statement
+    for number, statement in re.findall(
+        r"^(\d+)\. [^`]*?(?:`[^`\n]*`[^`]*?)*```sql\n(.*?)^```", PAGE.read_text(), re.M | re.S
+    )
+}
+
+ARCHIVE = "/archive/2026.zip"
+
+
+def _scored(database: sa.Engine, model_id: int, shift: float = 0.0, *, errors: int = 0) -> int:
+    """A job over the archive of twelve films, of which some are in error."""
+    source = {"uri": ARCHIVE, "kind": "zip", "fingerprint": "1"}
+    job_id = given.running(database, shards=2, items=6, model_id=model_id, source_rows=[source])
+    for _ in range(2):
+        shard = given.claimed(database)
+        made: list[results.Outcome] = []
+        for n in range(shard.first_item, shard.first_item + shard.n_items):
+            name = f"film-{n}.png"
+            if n < errors:
+                made.append(results.NotPredicted(n, name, "truncated", "ends", False))
+                continue
+            probability = min((n + 0.5) / 12 + shift, 1.0)
+            made.append(
+                results.Prediction(
+                    n, name, int(probability >= 0.5), probability, probability >= 0.5,
+                    ood=4.0 if n == 11 else 1.0, unusual=n == 11,
+                    content=_CONTENT if n == 3 else f"film {n:011d}".encode(),
+                )
+            )  # fmt: skip
+        write(database, lambda c, s=shard, m=made: results.commit(c, s, m, 2.0))  # type: ignore[misc]
+    given.close(database, job_id)
+    return job_id
+
+
+#: That of film-3.png, as question 7 has it.
+_CONTENT = bytes.fromhex("66696c6d20303330303030303030303030")
+
+
+@pytest.fixture
+def site(database: sa.Engine, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Two models, and jobs of both over one archive; `a` and `b` are such jobs."""
+    second = given.model(tmp_path, "second")
+    write(database, lambda c: models.register(c, second, "tests"))
+    other_id = 2
+    a, b = _scored(database, 1, errors=1), _scored(database, other_id, 0.2)
+
+    def measured(connection: sa.Connection) -> None:
+        for model_id, auroc in ((1, 0.91), (other_id, 0.95)):
+            connection.execute(
+                sa.insert(evaluations).values(
+                    model_id=model_id, split="validation", n_films=40, created_at=now(),
+                    metrics={"auroc": auroc, "sensitivity": 0.9, "specificity": 0.8},
+                )
+            )  # fmt: skip
+
+    write(database, measured)
+    write(
+        database,
+        lambda c: labels.import_rows(c, a, [(n, "NORMAL") for n in range(12)], "kim@ward"),
+    )
+    labels.metrics(database, a)
+    totals.add_all(database)
+    with reading(database) as connection:
+        day = connection.exec_driver_sql("SELECT MAX(day) FROM day_totals").scalar_one()
+    yield {"a": a, "b": b, "day": day, "other": other_id}
+
+
+def _ask(database: sa.Engine, statement: str) -> list[tuple[Any, ...]]:
+    url = database.url.render_as_string(hide_password=False)
+    with query.run(url, statement) as answer:
+        return list(answer.rows)
+
+
+def _of(site: dict[str, Any], number: int, dialect: str) -> str:
+    """A question of the page, about what is in this database."""
+    statement = ASKED[number]
+    statement = statement.replace("job_id = 7", f"job_id = {site['a']}")
+    pair = f"job_a = {site['a']} AND job_b = {site['b']}"
+    statement = statement.replace("job_a = 7 AND job_b = 8", pair)
+    statement = statement.replace("'2026-01-30'", f"'{site['day']}'")
+    statement = statement.replace("'2026-01-31'", "'9999-01-01'")
+    if dialect == "postgresql":
+        statement = re.sub(r"x'([0-9a-f]+)'", r"'\\x\1'", statement)
+    return statement
+
+
+def test_there_are_twenty_questions_and_each_view_is_asked_for() -> None:
+    assert sorted(ASKED) == list(range(1, 21))
+    text = "\n".join(ASKED.values())
+    for view in views.questions.VIEWS:
+        assert view.name in text
+
+
+@pytest.mark.parametrize("number", range(1, 21))
+def test_a_question_of_the_page_has_an_answer(
+    database: sa.Engine, site: dict[str, Any], number: int
+) -> None:
+    found = _ask(database, _of(site, number, database.dialect.name))
+
+    assert found, "nothing was found"
+    expected = EXPECTED.get(number)
+    if expected is not None:
+        assert [tuple(_plain(v) for v in row) for row in found][: len(expected)] == expected
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int)) or value is None else round(float(value), 4)
+
+
+#: Answers, as far as no clock is in them: their first rows.
+EXPECTED: dict[int, list[tuple[Any, ...]]] = {
+    1: [("NORMAL", 5, 0.2917), ("PNEUMONIA", 6, 0.75)],
+    2: [("film-11.png", 0.9583, 4.0), ("film-10.png", 0.875, 1.0)],
+    3: [("film-11.png", "PNEUMONIA", 4.0)],
+    6: [("first", "fp32", "NORMAL", 0.2917, 1), ("second", "fp32", "NORMAL", 0.4917, 2)],
+    7: [
+        ("first", "film-3.png", "NORMAL", 0.2917, 1),
+        ("second", "film-3.png", "NORMAL", 0.4917, 2),
+    ],
+    15: [("", 24, 3.0)],
+    17: [(1, "second", 0, 0.95, 0.9, 0.8, 40), (2, "first", 1, 0.91, 0.9, 0.8, 40)],
+    18: [("first", 11, 11, 0.4545), ("second", 12, 0, None)],
+    19: [
+        ("film-4.png", "NORMAL", 0.375, "PNEUMONIA", 0.575),
+        ("film-5.png", "NORMAL", 0.4583, "PNEUMONIA", 0.6583),
+    ],
+    20: [(ARCHIVE, "first", 12, 11, 0, 0, 1, 0)],
+}
+
+
+@pytest.mark.parametrize("number", range(1, 21))
+def test_no_question_of_the_page_reads_a_whole_table_of_jobs_rows(
+    database: sa.Engine, site: dict[str, Any], number: int
+) -> None:
+    statement = _of(site, number, database.dialect.name)
+    with reading(database) as connection:
+        if database.dialect.name == "postgresql":
+            # Of a few rows PostgreSQL reads all, unless there is another way and it is told to.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan TO off")
+        lines = bench.plan(connection, statement)
+
+    assert bench.scans(lines) == [], lines
+
+
+def test_a_retry_of_what_failed_completes_the_archive(
+    database: sa.Engine, site: dict[str, Any]
+) -> None:
+    def completeness() -> list[tuple[Any, ...]]:
+        return _ask(
+            database,
+            "SELECT jobs, newest_job, listed, scored, reused, refused, failed, missing "
+            "FROM v_completeness WHERE model_id = 1",
+        )
+
+    assert completeness() == [(1, site["a"], 12, 11, 0, 0, 1, 0)]
+    retry = write(database, lambda c: control.retry(c, site["a"], "kim@ward", failed_only=True))
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "p", given.LEASE_S))
+    assert claimed is not None
+    write(database, lambda c: listings.add(c, claimed.lease, given.new_shards(1, 1)))
+    assert completeness() == [(1, site["a"], 12, 11, 0, 0, 1, 0)], "its listing is not complete"
+    write(database, lambda c: listings.complete(c, claimed.lease, {}))
+    assert completeness() == [(2, retry, 12, 11, 0, 0, 0, 1)]
+    given.commit(database, given.claimed(database))
+    given.close(database, retry)
+    assert completeness() == [(2, retry, 12, 12, 0, 0, 0, 0)]
+
+    again = _scored(database, 1)
+    assert completeness() == [(1, again, 12, 12, 0, 0, 0, 0)], "all of it, once more"
+
+
+def test_the_latest_prediction_is_that_of_the_newest_job(
+    database: sa.Engine, site: dict[str, Any]
+) -> None:
+    again = _scored(database, 1, 0.02)
+
+    found = _ask(
+        database,
+        "SELECT DISTINCT job_id FROM v_latest_prediction "
+        f"WHERE source = '{ARCHIVE}' AND model_id = 1",
+    )
+
+    # The film that was in error before has one now.
+    assert found == [(again,)]
+    assert _ask(
+        database,
+        "SELECT COUNT(*) FROM v_latest_prediction "
+        f"WHERE source = '{ARCHIVE}' AND name = 'film-0.png'",
+    ) == [(2,)]
+
+
+def test_films_of_other_sources_or_of_the_same_model_do_not_disagree(
+    database: sa.Engine, site: dict[str, Any]
+) -> None:
+    a = site["a"]
+    again = _scored(database, 1, 0.2)
+    write(
+        database,
+        lambda c: c.exec_driver_sql(
+            f"UPDATE sources SET uri = '/other.zip' WHERE job_id = {again}"
+        ),
+    )
+
+    for pair in (f"job_a = {a} AND job_b = {again}", f"job_a = {again} AND job_b = {site['b']}"):
+        assert _ask(database, f"SELECT * FROM v_disagreements WHERE {pair}") == []
+    both = _ask(database, "SELECT job_a, job_b FROM v_disagreements WHERE name = 'film-4.png'")
+    assert sorted(both) == [(a, site["b"]), (site["b"], a)]

@@ -1,0 +1,28 @@
+"""Groups of films that look acquired alike and are of one class, and that earlier films had not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trainer.acquisition.one_sided import NEARLY, PATIENTS
+from trainer.checking.acquired import Alike
+from trainer.data.gathering import Gathered
+
+
+def groups(
+    found: Sequence[Alike], gathered: Gathered, earlier: Mapping[str, str]
+) -> tuple[Alike, ...]:
+    """Those of the groups that the earlier films, content → class, did not have.
+
+    They had a group where, of its films, those that they had were of as many patients as a group is
+    named from, and as nearly of that class as a named one is.
+    """
+    of = {film.path: film for film in gathered.films}
+    unseen = []
+    for group in found:
+        theirs = [of[path] for paths in group.films.values() for path in paths]
+        had = [film for film in theirs if film.sha256 in earlier]
+        alike = sum(earlier[film.sha256] == group.label for film in had)
+        if len({film.patient for film in had}) < PATIENTS or alike < NEARLY * len(had):
+            unseen.append(group)
+    return tuple(unseen)
