@@ -33,12 +33,14 @@ _OTHER = (
 #: highest         the surest of the disease
 #: nearest         nearest to the threshold, so that a label moves it most
 #: unusual         unlike the training films: the label that the model gave means little
+#: look            acquired as films of one class were: the model may go by that
 #: disagreeing     another model calls it otherwise; the larger the difference, the sooner
 #: control         drawn by chance from all of them, by which the others can be judged
 _WHY = {
     "highest": ("", "1 = 1", "-p.probability"),
     "nearest": ("", _USUAL, "ABS(p.probability - m.threshold)"),
     "unusual": ("", _UNUSUAL, "-p.ood"),
+    "look": ("", "p.look IS NOT NULL", "-p.probability"),
     "disagreeing": (
         _OTHER,
         "(p.probability >= m.threshold) <> (o.probability >= n.threshold)",
@@ -61,6 +63,8 @@ class Pick:
     threshold: float
     ood: float | None
     unusual: int
+    #: Which films of one class it looks acquired like, if any.
+    look: str | None = None
 
 
 _COLUMNS = ", ".join(
@@ -80,8 +84,8 @@ def films(
 ) -> list[Pick]:
     """Up to `most` films of a job, the one to look at first coming first.
 
-    `why` is highest, nearest, unusual, disagreeing (with the job `other`) or control. `unlabelled`
-    leaves out films whose true class is known, `without` the items that are named.
+    `why` is highest, nearest, unusual, look, disagreeing (with the job `other`) or control.
+    `unlabelled` leaves out films whose true class is known, `without` the items that are named.
     """
     join, condition, order = _WHY[why]
     if unlabelled:

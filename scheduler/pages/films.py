@@ -256,6 +256,10 @@ def why(found: Picture, positive: str) -> str:
         sentence += f"; most evidence for {positive} in the {found.where} of the picture"
     if pick.unusual and pick.ood is not None:
         sentence += f"; unlike the training films (distance {pick.ood:.2f}): do not trust the label"
+    if pick.look:
+        sentence += (
+            f"; looks acquired like films of one class ({pick.look}): do not trust the label"
+        )
     return f"{sentence}."
 
 

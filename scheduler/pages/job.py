@@ -37,6 +37,11 @@ GROUPS = {
         "The least like the training films",
         "The model was not made for such films: its answer means little, whatever it is.",
     ),
+    "look": (
+        "Acquired like training films of one class",
+        "Nearly all training films that look acquired so were of one class: the model may go by "
+        "the look.",
+    ),
 }
 
 

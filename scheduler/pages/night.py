@@ -73,6 +73,7 @@ def _why(verdict: Mapping[str, Any]) -> Content:
         return html.note("The two models were not compared; the reason stands above.")
     margins: Mapping[str, float] = verdict.get("margins") or {}
     films, positives, patients = (verdict.get(k, 0) for k in ("films", "positives", "patients"))
+    anchor = verdict.get("anchor") or {}
     return [
         html.note(
             f"Compared on {films:,} frozen films ({positives:,} positive) of {patients:,} patients "
@@ -84,18 +85,44 @@ def _why(verdict: Mapping[str, Any]) -> Content:
             [_difference(name, one, margins.get(name)) for name, one in differences.items()],
             class_="charts",
         ),
+        el(
+            "div",
+            [
+                _difference(name, anchor[name], margins.get(name), of="anchor")
+                for name in NAMES
+                if isinstance(anchor.get(name), Mapping)
+            ],
+            class_="charts",
+        ),
+        _floors(verdict.get("floors") or {}),
     ]
 
 
-def _difference(name: str, one: Mapping[str, float], margin: float | None) -> Html:
+def _floors(floors: Mapping[str, Mapping[str, float]]) -> Content:
+    """What the new model must reach whatever the champion does."""
+    if not floors:
+        return None
+    return html.table(
+        "Floors",
+        ["figure", "must be at least", "is", "low end"],
+        [
+            [NAMES.get(name, name), *(f"{one[k]:.4f}" for k in ("floor", "value", "low"))]
+            for name, one in floors.items()
+        ],
+    )
+
+
+def _difference(
+    name: str, one: Mapping[str, float], margin: float | None, of: str = "champion"
+) -> Html:
     ends = [0.0, float(one["low"]), float(one["high"]), float(one["difference"])]
     if margin is not None:
         ends.append(-float(margin))
     room = max(0.005, 0.1 * (max(ends) - min(ends)))
     good = margin is None or one["low"] > -margin
     return charts.intervals(
-        f"Difference in {NAMES[name]}",
-        f"New model {one['candidate']:.4f}, champion {one['champion']:.4f}: "
+        f"Difference in {NAMES[name]}" + ("" if of == "champion" else f" to the {of}"),
+        f"New model {one['candidate']:.4f}, {of} {one['champion']:.4f}: "
         f"{one['difference']:+.4f} (one-sided 95 % bound {one['low']:+.4f}"
         + (f"; margin {-margin:+.4f}" if margin is not None else "")
         + ("). Within the margin." if good else "). Not within the margin."),
@@ -103,9 +130,9 @@ def _difference(name: str, one: Mapping[str, float], margin: float | None) -> Ht
             Interval(label=NAMES[name], value=float(one["difference"]), low=float(one["low"]),
                      high=float(one["high"]), style="a" if good else "b")
         ],
-        Axis(label="new model less champion", low=min(ends) - room, high=max(ends) + room,
+        Axis(label=f"new model less {of}", low=min(ends) - room, high=max(ends) + room,
              form="{:+.3f}"),
-        columns=["", "new model", "champion", "difference", "low", "high", "margin"],
+        columns=["", "new model", of, "difference", "low", "high", "margin"],
         rows=[
             [NAMES[name], *(f"{one[k]:.4f}" for k in ("candidate", "champion")),
              *(f"{one[k]:+.4f}" for k in ("difference", "low", "high")),
@@ -119,9 +146,7 @@ def _models(engine: sa.Engine, run: sa.RowMapping, verdict: Mapping[str, Any]) -
     numbers = {
         "candidate": run["candidate_id"],
         "champion": run["champion_id"],
-        "anchor": run.get("anchor_id") or (verdict.get("anchor") or {}).get("model_id")
-        if isinstance(verdict.get("anchor"), Mapping)
-        else run.get("anchor_id"),
+        "anchor": (verdict.get("anchor") or {}).get("model"),
     }
     there = {side: models.get(engine, n) for side, n in numbers.items() if n is not None}
     if not there:
@@ -136,7 +161,17 @@ def _models(engine: sa.Engine, run: sa.RowMapping, verdict: Mapping[str, Any]) -
         one = verdict.get(name)
         if isinstance(one, Mapping):
             rows.append(
-                [f"{words}, frozen films", *(_four(one.get(side)) for side in there)],
+                [
+                    f"{words}, frozen films",
+                    *(
+                        _four(
+                            one.get(side)
+                            if side != "anchor"
+                            else (verdict["anchor"].get(name) or {}).get("champion")
+                        )
+                        for side in there
+                    ),
+                ],
             )
     for name in ("auroc", "sensitivity", "specificity", "ece"):
         values = [(row["metrics"] or {}).get(name) for row in there.values()]

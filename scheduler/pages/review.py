@@ -27,6 +27,7 @@ from scheduler.show import output
 WHY = {
     "nearest": "uncertain",
     "unusual": "unusual",
+    "look": "acquired like films of one class",
     "disagreeing": "of which models disagree",
     "control": "drawn by chance",
 }
@@ -72,7 +73,7 @@ def make(
     # The control comes first: it must be drawn from all films, whatever else they are.
     chosen = {"control": picks.films(engine, job_id, "control", control) if control else []}
     taken = [pick.item_no for pick in chosen["control"]]
-    for why in ("disagreeing", "nearest", "unusual"):
+    for why in ("disagreeing", "look", "nearest", "unusual"):
         if not most or (why == "disagreeing" and other is None):
             continue
         chosen[why] = picks.films(

@@ -193,7 +193,12 @@ def test_a_night_has_both_models_side_by_side_and_why(
         assert line[3:6] == [f"{stored[name][k]:+.4f}" for k in ("difference", "low", "high")]
         assert line[6] == f"{-stored['margins'][name]:+.4f}"
     both = parsed.table(root, "The models")
-    assert both[0][1:] == [f"new model ({model})", f"champion ({champion})"]
+    sides_ = [f"new model ({model})", f"champion ({champion})", f"anchor ({champion})"]
+    assert both[0][1:] == sides_
+    assert parsed.table(root, "Difference in AUROC to the anchor")[1][1:3] == [
+        f"{stored['anchor']['auroc'][k]:.4f}" for k in ("candidate", "champion")
+    ]
+    assert parsed.table(root, "Floors")[1][1] == "0.9000"
     parts = parsed.table(root, "AUROC by part")[1:]
     assert [(line[0], line[2]) for line in parts] == [("ward <b>", "yes"), ("few", "too few")]
     answer = json.loads(run("report", f"run:{run_id}", tmp_path / "b.html", "--json").stdout)
