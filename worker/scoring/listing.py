@@ -110,7 +110,9 @@ class Lister:
         with archive.open_source(row["uri"], row["kind"], names, kept) as source:
             self._reading = source
             listed = self._listed()
-            self._check_unchanged(source, row, begun=row["source_no"] in listed)
+            _check_unchanged(
+                self._database, self._claimed, source, row, begun=row["source_no"] in listed
+            )
             more = self._list(source, row["source_no"], wanted, listed)
             skipped.update(source.skipped)
             return more
@@ -153,25 +155,6 @@ class Lister:
         """Items of this job per source, by this planner and those before it."""
         with connecting.reading(self._database) as connection:
             return listings.planned(connection, self._lease.job_id)
-
-    def _check_unchanged(self, source: archive.Source, row: sa.RowMapping, *, begun: bool) -> None:
-        """The archive is still what was submitted; a retry takes it as it is now.
-
-        Who retries has often repaired the archive first; once its listing has `begun` it must stay.
-        """
-        if not source.has_changed(row["fingerprint"]):
-            return
-        if self._claimed.parent_job_id is None or begun:
-            when = "while it was listed" if begun else "after the job was submitted"
-            raise ArchiveError("changed", f"{row['uri']} was changed {when}; submit again")
-        fingerprint = source.fingerprint()
-        content_id = source.content_id()
-        connecting.write(
-            self._database,
-            lambda c: listings.set_identity(
-                c, self._lease, row["source_no"], fingerprint, content_id
-            ),
-        )
 
     def _wanted(self) -> set[tuple[int, int]] | None:
         """Of a job that retries what failed: (source, name's hash) of each such item; else None.
@@ -296,3 +279,30 @@ def _names(
 def _name_hash(name: str) -> int:
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def _check_unchanged(
+    database: sa.Engine,
+    claimed: Claimed,
+    source: archive.Source,
+    row: sa.RowMapping,
+    *,
+    begun: bool,
+) -> None:
+    """The archive is still what was submitted; a retry takes it as it is now.
+
+    Who retries has often repaired the archive first; once its listing has `begun` it must stay.
+    """
+    if not source.has_changed(row["fingerprint"]):
+        return
+    if claimed.parent_job_id is None or begun:
+        when = "while it was listed" if begun else "after the job was submitted"
+        raise ArchiveError("changed", f"{row['uri']} was changed {when}; submit again")
+    fingerprint = source.fingerprint()
+    content_id = source.content_id()
+    connecting.write(
+        database,
+        lambda c: listings.set_identity(
+            c, claimed.lease, row["source_no"], fingerprint, content_id
+        ),
+    )

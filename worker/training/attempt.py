@@ -273,31 +273,15 @@ class Attempt:
     def _register(self, connection: sa.Connection, result: Mapping[str, Any]) -> None:
         """Register the model and complete the job, in one fenced transaction."""
         leases.fence(connection, self._lease)
-        card, job_id = result["card"], self._lease.job_id
-        model_id = models.register(
-            connection,
-            models.NewModel.of(
-                card,
-                name=self._claimed.spec.get("name") or f"resnet18-job{job_id}",
-                origin="trained",
-                files={name: Path(file) for name, file in result["files"].items()},
-                dataset_id=self._dataset_id,
-                job_id=job_id,
-                parent_id=self._start,
-                engines=[
-                    {**engine, "worker_id": self._lease.worker_id} for engine in result["engines"]
-                ],
-                evaluations={
-                    "validation": {
-                        **card["metrics"],
-                        "n_films": result["n_val"],
-                        "shift": card.get("shift"),
-                    }
-                },
-                reference=result["reference"],
-            ),
-            self._lease.worker_id,
+        job_id = self._lease.job_id
+        new = _new_model(
+            result,
+            name=self._claimed.spec.get("name") or f"resnet18-job{job_id}",
+            dataset_id=self._dataset_id,
+            parent_id=self._start,
+            lease=self._lease,
         )
+        model_id = models.register(connection, new, self._lease.worker_id)
         if self._night is not None:
             self._night.judged(connection, model_id, result)
         endings.complete_training(connection, self._lease, model_id)
@@ -305,6 +289,31 @@ class Attempt:
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
         return database.write(self._database, work)
+
+
+def _new_model(
+    result: Mapping[str, Any],
+    *,
+    name: str,
+    dataset_id: int | None,
+    parent_id: int | None,
+    lease: leases.Lease,
+) -> models.NewModel:
+    """The model that a training process reports."""
+    card = result["card"]
+    measured = {**card["metrics"], "n_films": result["n_val"], "shift": card.get("shift")}
+    return models.NewModel.of(
+        card,
+        name=name,
+        origin="trained",
+        files={name: Path(file) for name, file in result["files"].items()},
+        dataset_id=dataset_id,
+        job_id=lease.job_id,
+        parent_id=parent_id,
+        engines=[{**engine, "worker_id": lease.worker_id} for engine in result["engines"]],
+        evaluations={"validation": measured},
+        reference=result["reference"],
+    )
 
 
 def _warm_start(spec: Mapping[str, Any]) -> int | None:

@@ -150,7 +150,7 @@ class _Calibration:
         verdict = recalibrating.judged(
             truth, films.patients, new.side(), champion,
             Margins(**{name.removeprefix("margin_"): value for name, value in margins.items()}),
-            self._anchor_beside(against, films, own),
+            self._anchor_beside(against, films, own, promote),
         )  # fmt: skip
         card = recalibrating.recalibrated_card(self._card, films, new, self._rule, self._origin())
         before = recalibration.measured(
@@ -174,7 +174,7 @@ class _Calibration:
             "promoted": False,
         }  # fmt: skip
         if not dry_run:
-            name = name or self._free_name()
+            name = name or _free_name(self._engine, self._row)
             number, precisions = self._register(name, card, films, new, before, verdict, against)
             report |= {"model_id": number, "name": name, "precisions": precisions}
             if promote and verdict.accepted:
@@ -212,7 +212,10 @@ class _Calibration:
         if self._data is None:
             assert self._job is not None
             return recalibrating.of_job(
-                labels.split(self._job), self._card, self._rows(self._job), said
+                labels.split(self._job),
+                self._card,
+                _rows(self._engine, self._job, int(self._row["id"])),
+                said,
             )
         learned = {film.sha256 for film in nights.learned(self._engine, [int(self._row["id"])], -1)}
         on, films, notes = recalibrating.found(self._data, self._card, said, learned)
@@ -228,18 +231,7 @@ class _Calibration:
             decoder = labelled.processes(Limits.of(self._settings))
             return recalibrating.of_source(network, on, films, notes, decoder)
 
-    def _rows(self, job_id: int) -> list[labels.Scored]:
-        """The labelled predictions of a job of this model."""
-        job = jobs.get(self._engine, job_id)
-        if job["kind"] == "score" and job["model_id"] != self._row["id"]:
-            raise errors.Failure(
-                f"job {job_id} was scored by model {job['model_id']}, not by model "
-                f"{self._row['id']}; score its films with --model {self._row['id']}, and import "
-                "the labels for that job"
-            )
-        return labels.scored(self._engine, job_id)
-
-    def _anchor_beside(self, against: int, films: Films, own: Side) -> Anchor | None:
+    def _anchor_beside(self, against: int, films: Films, own: Side, promote: bool) -> Anchor | None:
         """The anchor, where new versions are compared with the champion and that is not it."""
         from trainer.judging.gate import Anchor
 
@@ -249,26 +241,24 @@ class _Calibration:
             number, why = aliases.anchor(connection), aliases.why_anchor(connection)
         if number is None or number == against:
             return None
-        same = number == self._row["id"]
-        side = own if same else self._side_of(number, films, "anchor")
-        return Anchor(side=side, model=number, why=why)
+        if number == self._row["id"]:
+            return Anchor(side=own, model=number, why=why)
+        if self._job is not None:
+            if promote:
+                raise errors.Failure(
+                    f"job {self._job} has no scores of the anchor, model {number}, {why}, which "
+                    "the new version is to be compared with; give --data, or leave out --promote"
+                )
+            return None
+        return Anchor(side=self._side_of(number, films, "anchor"), model=number, why=why)
 
     def _side_of(self, number: int, films: Films, what: str = "champion") -> Side:
         """What the champion or the anchor says of the films; Failure where that cannot be."""
         from trainer.judging.verdict import Side
 
         row = models.get(self._engine, number)
-        if row["positive"] != self._card.positive:
-            raise errors.Failure(
-                f"the {what}, model {number}, tells {row['positive']} from the rest, and model "
-                f"{self._row['id']} {self._card.positive}; they cannot be compared"
-            )
         known = [label["name"] for label in models.detail(self._engine, number)["labels"]]
-        if set(known) != set(self._card.labels):
-            raise errors.Failure(
-                f"the {what}, model {number}, has other classes than model {self._row['id']}; "
-                "they cannot be compared"
-            )
+        _check_same(self._card, self._row["id"], row, known, f"the {what}, model {number},")
         theirs = self._scored(number, films.on, films.judged, ())
         if len(theirs.labels) != len(films.labels):
             raise errors.Failure("some films could not be read a second time; try again")
@@ -282,16 +272,7 @@ class _Calibration:
         return {"model": self._row["id"], "name": self._row["name"], "sha256": file["sha256"]}
 
     def _precision(self) -> str:
-        if self._job is None:
-            return "fp32"
-        return str(jobs.get(self._engine, self._job)["precision"])
-
-    def _free_name(self) -> str:
-        """The model's name with `-calibrated` behind it, and a number where that is taken."""
-        stem = re.sub(r"-calibrated(-\d+)?$", "", self._row["name"])[: submit.LONGEST_NAME - 20]
-        taken = {row["name"] for row in models.listing(self._engine)}
-        names = (f"{stem}-calibrated{f'-{n}' if n > 1 else ''}" for n in range(1, len(taken) + 2))
-        return next(name for name in names if name not in taken)
+        return "fp32" if self._job is None else str(jobs.get(self._engine, self._job)["precision"])
 
     def _register(
         self, name: str, card: Card, films: Films, new: Recalibrated,
@@ -380,6 +361,41 @@ class _Calibration:
             )  # fmt: skip
 
         database.write(self._engine, move)
+
+
+def _rows(engine: sa.Engine, job_id: int, model_id: int) -> list[labels.Scored]:
+    """The labelled predictions of a job of this model."""
+    job = jobs.get(engine, job_id)
+    if job["kind"] == "score" and job["model_id"] != model_id:
+        raise errors.Failure(
+            f"job {job_id} was scored by model {job['model_id']}, not by model "
+            f"{model_id}; score its films with --model {model_id}, and import "
+            "the labels for that job"
+        )
+    return labels.scored(engine, job_id)
+
+
+def _free_name(engine: sa.Engine, row: sa.RowMapping) -> str:
+    """The model's name with `-calibrated` behind it, and a number where that is taken."""
+    stem = re.sub(r"-calibrated(-\d+)?$", "", row["name"])[: submit.LONGEST_NAME - 20]
+    taken = {row["name"] for row in models.listing(engine)}
+    names = (f"{stem}-calibrated{f'-{n}' if n > 1 else ''}" for n in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _check_same(
+    card: Card, number: int, row: sa.RowMapping, known: Sequence[str], other: str
+) -> None:
+    """Raise Failure where the other model answers another question than the calibrated one."""
+    if row["positive"] != card.positive:
+        raise errors.Failure(
+            f"{other} tells {row['positive']} from the rest, and model {number} {card.positive}; "
+            "they cannot be compared"
+        )
+    if set(known) != set(card.labels):
+        raise errors.Failure(
+            f"{other} has other classes than model {number}; they cannot be compared"
+        )
 
 
 def _own_rule(card: Card) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.bench import clusters as simulated
+from tests.bench.judging import clusters as simulated
 from trainer.judging import clusters, metrics
 
 
@@ -58,7 +58,7 @@ def test_an_auroc_of_films_that_are_alike_is_that_of_one_film_a_patient() -> Non
 
 @pytest.mark.parametrize("films", [1, 5])
 def test_intervals_cover_what_they_are_of(films: int) -> None:
-    """A small part of `python -m tests.bench.clusters`, whose table is in docs."""
+    """A small part of `python -m tests.bench.judging.clusters`, whose table is in docs."""
     share = simulated.of_shares(60, films, share=0.1, alike=0.5, times=400)
     area = simulated.of_aurocs(60, films, area=0.97, alike=0.5, times=200)
     assert share.covered >= 0.91

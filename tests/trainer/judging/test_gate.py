@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.bench import gate as bench
+from tests.bench.judging import gate as bench
 from tests.support import soak
 from trainer.judging import gate, verdict
 from trainer.judging.gate import Anchor, Reason, Rules

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, gamma, norm
 
-from tests.bench import gate as bench
-from tests.bench.gate import Loss, Ranking
+from tests.bench.judging import gate as bench
+from tests.bench.judging.gate import Loss, Ranking
 from tests.support import soak
 from trainer.judging import paired
 from trainer.judging.paired import Floats, Sums

@@ -1,7 +1,8 @@
 """What looking at how films were acquired costs: the check of a folder, and scoring.
 
-    python -m tests.bench.looks check --data FOLDER [--rounds 3]
-    python -m tests.bench.looks score --data FOLDER [--size 224] [--films 256] [--rounds 5]
+    python -m tests.bench.acquisition.looks check --data FOLDER [--rounds 3]
+    python -m tests.bench.acquisition.looks score --data FOLDER [--size 224] [--films 256]
+        [--rounds 5]
 
 `check` runs `dataset check` with and without looking for groups, in turn, each in a process of its
 own with two decoders. `score` makes a model of random weights with the fingerprint of FOLDER's
@@ -73,8 +74,8 @@ def check(data: Path, rounds: int) -> int:
     for _ in range(rounds):
         for how, seconds in found.items():
             done = subprocess.run(
-                [sys.executable, "-m", "tests.bench.looks", "check", "--data", str(data),
-                 "--only", how],
+                [sys.executable, "-m", "tests.bench.acquisition.looks", "check",
+                 "--data", str(data), "--only", how],
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
             seconds.append(json.loads(done.stdout))

@@ -1,11 +1,13 @@
 """Whether held-out films of units that training saw with one class only are marked, and no others.
 
-    python -m tests.bench.fingerprint --data FOLDER [--sides 64 224] [--seeds 5] [--unit films.csv]
+    python -m tests.bench.acquisition.fingerprint --data FOLDER [--sides 64 224]
+        [--seeds 5] [--unit films.csv]
 
 A quarter of FOLDER's patients is held out. On 2 % of the other films, all of one class and each of
-another patient, something is laid, as `tests.bench.groups` does; what looks alike and is of one
-class there becomes a fingerprint. Then the same is laid on held-out films of the other class, and
-it is counted how many of them are marked, and how many of the held-out films that are in no group.
+another patient, something is laid, as `tests.bench.acquisition.groups` does; what looks alike and
+is of one class there becomes a fingerprint. Then the same is laid on held-out films of the other
+class, and it is counted how many of them are marked, and how many of the held-out films that are in
+no group.
 `--unit` lists films of a real unit (columns path, r_mark_ncc, kv_stamp_ncc).
 """
 
@@ -18,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.bench import groups as planted
+from tests.bench.acquisition import groups as planted
 from tests.bench.parts import report
 from tests.support.acquired import Films, looked_at, scaled
 from trainer.acquisition import fingerprint, groups, marks, one_sided

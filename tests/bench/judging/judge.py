@@ -1,6 +1,6 @@
 """Whether the shift report puts a network that learned a unit's look below one that did not.
 
-    python -m tests.bench.judge --data FOLDER --worse A.pth --better B.pth --unit FILMS.csv
+    python -m tests.bench.judging.judge --data FOLDER --worse A.pth --better B.pth --unit FILMS.csv
                                 [--draws 5] [--size 224] [--all] [--cache FILE.npz]
 
 A and B are ResNet18 state dicts (torchvision's names). The films are those that seed 0 holds out of

@@ -1,6 +1,6 @@
 """How often the nightly gate errs: models that are worse by a margin, equal ones, and slow slides.
 
-    python -m tests.bench.gate [level] [auroc] [power] [slide]
+    python -m tests.bench.judging.gate [level] [auroc] [power] [slide]
 
 Models are simulated, the gate is the real one. `docs/concepts/gate.md` has the tables.
 """

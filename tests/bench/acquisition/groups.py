@@ -1,6 +1,7 @@
 """Whether films of one unit and one class are found among those of a labelled folder.
 
-    python -m tests.bench.groups --data FOLDER [--seeds 20] [--sides 64 224] [--permutations 1000]
+    python -m tests.bench.acquisition.groups --data FOLDER [--seeds 20]
+        [--sides 64 224] [--permutations 1000]
 
 On 2 % of FOLDER's films, all of one class and each of another patient, something is laid: letters,
 a white rectangle, a tone curve, a frame, or the blur of a coarser detector; what exactly, where,

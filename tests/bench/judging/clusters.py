@@ -1,6 +1,6 @@
 """How often intervals by patient hold the true value, and those by film, which take no account.
 
-    python -m tests.bench.clusters [--times 1000]
+    python -m tests.bench.judging.clusters [--times 1000]
 
 Patients have films that are more or less alike: of shares by a beta distribution between patients,
 of AUROCs by a score that a patient's films have in common. A 95 % interval should cover 95 %.
