@@ -152,7 +152,9 @@ class _Calibration:
             Margins(**{name.removeprefix("margin_"): value for name, value in margins.items()}),
             self._anchor_beside(against, films, own, promote),
         )  # fmt: skip
-        card = recalibrating.recalibrated_card(self._card, films, new, self._rule, self._origin())
+        card = recalibrating.recalibrated_card(
+            self._card, films, new, self._rule, _origin(self._engine, self._row)
+        )
         before = recalibration.measured(
             own.score, own.score >= own.threshold, truth, films.patients, known=films.known
         )
@@ -210,7 +212,6 @@ class _Calibration:
 
         said = Whose(naming=NAMING, pattern=self._pattern, key=key)
         if self._data is None:
-            assert self._job is not None
             return recalibrating.of_job(
                 labels.split(self._job),
                 self._card,
@@ -266,10 +267,6 @@ class _Calibration:
             score=theirs.scores[:, known.index(self._card.positive)],
             threshold=float(row["threshold"]),
         )
-
-    def _origin(self) -> dict[str, Any]:
-        file = models.file_of(self._engine, self._row["id"])
-        return {"model": self._row["id"], "name": self._row["name"], "sha256": file["sha256"]}
 
     def _precision(self) -> str:
         return "fp32" if self._job is None else str(jobs.get(self._engine, self._job)["precision"])
@@ -381,6 +378,12 @@ def _free_name(engine: sa.Engine, row: sa.RowMapping) -> str:
     taken = {row["name"] for row in models.listing(engine)}
     names = (f"{stem}-calibrated{f'-{n}' if n > 1 else ''}" for n in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)
+
+
+def _origin(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
+    """What the new version's card says of the model that it is of."""
+    sha256 = models.file_of(engine, row["id"])["sha256"]
+    return {"model": row["id"], "name": row["name"], "sha256": sha256}
 
 
 def _check_same(
