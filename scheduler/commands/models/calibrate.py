@@ -212,12 +212,9 @@ class _Calibration:
 
         said = Whose(naming=NAMING, pattern=self._pattern, key=key)
         if self._data is None:
-            return recalibrating.of_job(
-                labels.split(self._job),
-                self._card,
-                _rows(self._engine, self._job, int(self._row["id"])),
-                said,
-            )
+            assert self._job is not None
+            rows = _rows(self._engine, self._job, int(self._row["id"]))
+            return recalibrating.of_job(labels.split(self._job), self._card, rows, said)
         learned = {film.sha256 for film in nights.learned(self._engine, [int(self._row["id"])], -1)}
         on, films, notes = recalibrating.found(self._data, self._card, said, learned)
         return self._scored(int(self._row["id"]), on, films, notes)
