@@ -142,7 +142,7 @@ def _looks(planes: NDArray[np.uint8]) -> Looks:
     side = planes.shape[1]
     return looks.of(
         looks.sides(planes),
-        np.stack([measures.tone(plane) for plane in planes]).astype(np.float16),
+        measures.tone(planes).astype(np.float16),
         np.full((len(planes), 2), side, np.int32),
         small=side < looks.SMALL_FILMS,
     )
