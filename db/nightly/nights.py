@@ -34,13 +34,18 @@ class Kept(NamedTuple):
 
 
 def last_decided(engine: sa.Engine, schedule_id: int) -> sa.RowMapping | None:
-    """The newest run of a schedule that came to promote or keep, with what it had looked at."""
+    """The newest run of a schedule that came to promote or keep, with what it had looked at.
+
+    Not one whose training was given up at the end of its night: that decided nothing.
+    """
     select = (
         sa.select(runs)
+        .outerjoin(jobs_table, jobs_table.c.id == runs.c.job_id)
         .where(
             runs.c.schedule_id == schedule_id,
             runs.c.outcome.in_(("promoted", "kept")),
             runs.c.snapshot.is_not(None),
+            sa.or_(jobs_table.c.state.is_(None), jobs_table.c.state != "cancelled"),
         )
         .order_by(runs.c.id.desc())
         .limit(1)

@@ -15,7 +15,8 @@ def groups(
     """Those of the groups that the earlier films, content → class, did not have.
 
     They had a group where, of its films, those that they had were of as many patients as a group is
-    named from, and as nearly of that class as a named one is.
+    named from, and as nearly of that class as a named one is; or where nearly all of its films are
+    theirs, each of the class that it was: a film more or less makes no group new.
     """
     of = {film.path: film for film in gathered.films}
     unseen = []
@@ -23,6 +24,8 @@ def groups(
         theirs = [of[path] for paths in group.films.values() for path in paths]
         had = [film for film in theirs if film.sha256 in earlier]
         alike = sum(earlier[film.sha256] == group.label for film in had)
-        if len({film.patient for film in had}) < PATIENTS or alike < NEARLY * len(had):
+        same = sum(earlier[film.sha256] == gathered.labels[film.label] for film in had)
+        was_one = len({film.patient for film in had}) >= PATIENTS and alike >= NEARLY * len(had)
+        if not was_one and same < NEARLY * len(theirs):
             unseen.append(group)
     return tuple(unseen)

@@ -88,12 +88,12 @@ class _Needed:
             have = " and ".join(f"{now[of]:,}" for of in more)
             return (
                 f". It takes about {films} frozen films ({have} now), of patients with as many "
-                "films each, to decide: on them a model that is as good passes 4 nights of 5"
+                "films each, to decide: on them a model that is as good passes 4 times of 5"
             )
         if self.wanted:
             return (
                 ". These films are enough to decide: on them a model that is as good passes 4 "
-                "nights of 5"
+                "times of 5"
             )
         return ""
 

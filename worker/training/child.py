@@ -176,7 +176,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         found = _gathered(spec, said, night, decoder, options.seed, report)
     else:
         report("note", text="going on with the films of the night on which it began")
-    if night is not None and night.ends:
+    if night is not None and night.keeps_films:
         night_films.keep(folder, found)
     data = dataset.settle(
         found.gathered,

@@ -44,7 +44,7 @@ def _reason(group: Alike, look: str, *, known: bool) -> Reason:
     n, theirs = sum(map(len, group.films.values())), len(group.films[group.label])
     films = f"{n:,} films of {group.patients:,} patients"
     since = (
-        "the champion learned from none that were so"
+        "the champion's films had no such group"
         if known
         else "it is not known whether the champion learned from such films"
     )

@@ -84,9 +84,13 @@ class Night:
         self._rules: dict[str, Any] = self._facts["rules"]
 
     @property
-    def ends(self) -> bool:
-        """Whether the night has an end, at which a training that is not done is put aside."""
-        return bool(self._facts.get("ends"))
+    def keeps_films(self) -> bool:
+        """Whether a later attempt is to go on with the films of this one, whatever came in or went.
+
+        The night has an end, at which a training that is not done is put aside; or this one was,
+        and goes on, perhaps by day and to its end.
+        """
+        return bool(self._facts.get("ends")) or self.goes_on
 
     @property
     def goes_on(self) -> bool:
@@ -302,7 +306,8 @@ class Night:
         answer = judging.through_gate(
             candidate,
             champion and Path(champion["file"]),
-            (anchor["model"], Path(anchor["file"])) if anchor else None,
+            # Where its files are gone, `lack` says so.
+            (anchor["model"], Path(anchor["file"])) if anchor and anchor["file"] else None,
             films.judged,
             self._rules,
             positive=positive,

@@ -15,6 +15,7 @@ from trainer import atomic
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import Film, LeftOut
+from trainer.judging.gate import Reason
 from worker.training.night_child import Films
 
 #: In the attempt's folder.
@@ -35,6 +36,7 @@ def kept(folder: Path) -> Films | None:
     values: dict[str, Any] = json.loads(path.read_text())
     for name in ("judged", "learned", "missing", "cleared"):
         values[name] = tuple(Judged(**one | {"file": Path(one["file"])}) for one in values[name])
+    values["against"] = tuple(Reason(**one) for one in values["against"])
     gathered = values["gathered"]
     values["gathered"] = Gathered(
         **gathered

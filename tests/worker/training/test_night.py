@@ -291,7 +291,7 @@ def test_films_of_one_class_that_look_new_keep_the_champion_until_a_person_takes
     assert (run["outcome"], run["candidate_id"], nights.champion()) == ("kept", 2, 1)
     assert "50 films of 25 patients have the same " in run["reason"]
     assert (
-        ", all of them are PNEUMONIA, and the champion learned from none that were so: a "
+        ", all of them are PNEUMONIA, and the champion's films had no such group: a "
         in (run["reason"])
     )
     place = f"training/job-{run['job_id']}/groups.png"

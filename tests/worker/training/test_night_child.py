@@ -444,7 +444,7 @@ def test_a_group_of_one_class_that_the_champion_had_not_keeps_it_with_its_sheet(
     films = told.look()
     (reason,) = films.against
     assert reason.text.startswith("50 films of 25 patients have the same bright mark at the upper ")
-    assert ", all of them are PNEUMONIA, and the champion learned from none that were so: " in (
+    assert ", all of them are PNEUMONIA, and the champion's films had no such group: " in (
         reason.text
     )
     assert "PNEUMONIA" not in reason.shareable and "upper" not in reason.shareable
@@ -496,7 +496,20 @@ def test_the_anchor_is_compared_with_and_where_its_files_are_gone_it_is_said_bef
         rests.reason
     )
     told.values["rules"]["promote"] = False
-    assert len(told.look().judged) == len(films.judged)
+    films = told.look()
+    assert len(films.judged) == found["verdict"]["films"]
+    found = told.judge(films, model_file)
+    assert (found["accepted"], found["anchor"]) == (False, None)
+    assert found["reason"] == rests.reason
+
+
+def test_films_are_kept_also_where_a_training_goes_on_by_day(told: Told) -> None:
+    assert not told.night().keeps_films
+    told.values |= {"ends": True, "goes_on": False}
+    assert told.night().keeps_films
+    # A person let it go on: there is no end any more, but it may yet be killed.
+    told.values |= {"ends": False, "goes_on": True}
+    assert told.night().keeps_films
 
 
 def test_floors_of_a_schedule_are_asked_for(told: Told, model_file: Path) -> None:

@@ -17,12 +17,14 @@ from db.base import outbox
 from db.base.schema import runs as runs_table
 from db.base.schema import schedules as schedules_table
 from db.nightly import ends, runs, schedules
+from db.nightly.nights import last_decided
 from db.queue import jobs
 from db.queue.training import epoch_rows
 from tests.support.broken import away
 from tests.worker import samples, spots
 from tests.worker.training import stand_in_child
 from trainer.data import frozen, gathering
+from trainer.judging.gate import Reason
 from worker import config
 from worker.machine.heartbeat import Heartbeat
 from worker.training import loop, night_films
@@ -178,6 +180,10 @@ def test_a_training_that_is_late_is_given_up_where_that_was_asked_for(
         assert (run["outcome"], run["reason"]) == ("kept", reason)
         (told,) = outbox.recent(database)
         assert (told["event"], told["payload"]["text"]) == ("kept", reason)
+        # It had looked at the films. That nothing has changed since is no reason to train nothing.
+        looked = sa.update(runs_table).values(snapshot={"hash": "of the films"})
+        connecting.write(database, lambda c: c.execute(looked))
+        assert last_decided(database, run["schedule_id"]) is None
         assert list((nights.settings.home / "training").rglob(stand_in_child.CHECKPOINT))
 
 
@@ -200,8 +206,9 @@ def test_what_is_kept_of_a_night_s_films_is_what_they_were(tmp_path: Path) -> No
     gathered = gathering.gather([spots.write(tmp_path / "films", 4, 1)])
     judged = frozen.of_source(tmp_path / "films")
     films = Films(
-        gathered=gathered, positive="PNEUMONIA", judged=judged[:3], missing=judged[3:], told="so"
-    )
+        gathered=gathered, positive="PNEUMONIA", judged=judged[:3], missing=judged[3:], told="so",
+        against=(Reason(text="a group", shareable="one"),),
+    )  # fmt: skip
     assert night_films.kept(tmp_path) is None
     night_films.keep(tmp_path, films)
     assert night_films.kept(tmp_path) == films
