@@ -243,7 +243,11 @@ def calls(at: Rows, folder: Path) -> dict[str, Call]:
         )  # fmt: skip
 
     def add_up(connection: sa.Connection) -> None:
-        assert [totals.add_batch(connection, wait=False) for _ in range(2)] in ([1, 1], [0, 0])
+        for _ in range(2):
+            totals.add_batch(connection, wait=False)
+
+    def add_up_all(connection: sa.Connection) -> None:
+        assert [totals.add_batch(connection, at.done) for _ in range(3)] == [1, 1, 0]
 
     def gone(connection: sa.Connection) -> None:
         watched.fence(connection, at.looked_at, "w")
@@ -298,7 +302,7 @@ def calls(at: Rows, folder: Path) -> dict[str, Call]:
         "planning handed back": lambda c: leases.hand_back(c, at.planning, "x", in_good_order=True),
         "copy": lambda c: reuse.copy_source(c, at.planning, at.done, 0, 0, {}),
         "add up": add_up,
-        "add up, of a job": lambda c: [totals.add_batch(c, at.done) for _ in range(2)],
+        "add up, of a job": add_up_all,
         "purge: mark": lambda c: purge._mark(c, [at.done]),
         "purge: films": lambda c: purge._forget(c, [films.c.job_id == at.done]),
         "purge: items": lambda c: purge._delete_items(c, at.done, 0),
