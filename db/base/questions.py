@@ -1,6 +1,7 @@
 """Views over the whole archive: what was scored when, by what, how completely, and how it differs.
 
-Where they sum up, they read `db.base.totals` alone.
+Where they sum up, they read `db.base.totals` alone. Views that are asked by source leave out what
+no index of PostgreSQL has: sources whose path is of more than 2,600 bytes.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ V_LATEST_PREDICTION = View(
             JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
             JOIN predictions p ON p.job_id = h.job_id AND p.item_no >= h.first_item
                 AND p.item_no < h.first_item + h.n_items
+            WHERE IN_AN_INDEX(s.uri)
             GROUP BY s.uri, p.name, p.model_id, COALESCE(j.precision, 'fp32')
         ) AS n
         JOIN predictions p ON p.job_id = n.place / {_PLACE}
@@ -240,11 +242,12 @@ V_COMPLETENESS = View(
                     AND COALESCE(r.precision, 'fp32') = COALESCE(j.precision, 'fp32')
                     AND JSON_HAS(r.spec, failed_only)
             )
-            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
+            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL AND IN_AN_INDEX(s.uri)
                 AND (s.paths IS NOT NULL OR NOT EXISTS (
                 SELECT 1 FROM sources s2
                 JOIN jobs j2 ON j2.id = s2.job_id
-                WHERE s2.uri = s.uri AND s2.paths IS NULL AND s2.job_id > CASE
+                WHERE s2.uri = s.uri AND IN_AN_INDEX(s2.uri) AND s2.paths IS NULL
+                    AND s2.job_id > CASE
                         WHEN JSON_HAS(j.spec, failed_only) THEN j.parent_job_id ELSE j.id END
                     AND s2.job_id <> s.job_id
                     AND j2.model_id = j.model_id

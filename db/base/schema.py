@@ -513,7 +513,8 @@ sources = Table(
     Index("ix_sources_troubled", "job_id",
           postgresql_where=sa.text("trouble_at IS NOT NULL"),
           sqlite_where=sa.text("trouble_at IS NOT NULL")),
-    Index(None, "uri", "job_id"),
+    # PostgreSQL has no longer keys; paths have up to 4,096 bytes.
+    Index(None, "uri", "job_id", postgresql_where=sa.text("octet_length(uri) <= 2600")),
     comment="What a scoring job reads.",
 )  # fmt: skip
 

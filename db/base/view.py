@@ -17,6 +17,8 @@ _WORDS = {
         r"json_extract(\1, '$.\2')",
         r"CAST(\1 ->> '\2' AS double precision)",
     ),
+    # Whether an index has a text: PostgreSQL's have no longer keys.
+    r"IN_AN_INDEX\(([\w.]+)\)": ("1 = 1", r"octet_length(\1) <= 2600"),
     # Whether a JSON object has a key.
     r"JSON_HAS\(([\w.]+), (\w+)\)": (
         r"(json_type(\1, '$.\2') IS NOT NULL)",

@@ -5,6 +5,8 @@ A key is a user, a schedule, or what was given as `--for`; what it weighs is 1 u
 
 from __future__ import annotations
 
+import math
+
 import sqlalchemy as sa
 
 from db.base import database
@@ -15,13 +17,33 @@ from db.base.types import now
 LONGEST_KEY = 64
 
 
+#: Of two that are set at the same moment the later one counts.
+_SET = (
+    "INSERT INTO shares (key, weight, set_at, set_by) VALUES (:key, :weight, :at, :who) "
+    "ON CONFLICT (key) DO UPDATE SET weight = excluded.weight, set_at = excluded.set_at, "
+    "set_by = excluded.set_by"
+)
+
+
 def set_weight(connection: sa.Connection, key: str, weight: float, who: str) -> None:
-    """Let a key have so many times what others get; 1 is what it gets anyway."""
-    connection.execute(sa.delete(shares).where(shares.c.key == key))
-    if weight != 1.0:
-        connection.execute(
-            sa.insert(shares).values(key=key, weight=weight, set_at=now(), set_by=who)
-        )
+    """Let a key have so many times what others get; 1 is what it gets anyway.
+
+    Raises ValueError where that is no finite number above 0.
+    """
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"{weight} is no weight; give a number above 0")
+    if weight == 1.0:
+        connection.execute(sa.delete(shares).where(shares.c.key == key))
+        return
+    connection.execute(
+        sa.text(_SET).bindparams(sa.bindparam("at", type_=shares.c.set_at.type)),
+        {
+            "key": key,
+            "weight": weight,
+            "at": connection.execute(sa.select(now())).scalar_one(),
+            "who": who,
+        },
+    )
 
 
 def listing(engine: sa.Engine) -> list[sa.RowMapping]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from db.base import database
@@ -42,9 +44,16 @@ def ls(as_json: bool) -> None:
     )
 
 
+def _number(_: click.Context, __: click.Parameter, value: float) -> float:
+    """Refuse `nan`, which click takes to be in any range."""
+    if math.isnan(value):
+        raise click.BadParameter("give a number from 0.01 to 100")
+    return value
+
+
 @command.command("set")
 @click.argument("key")
-@click.argument("weight", type=click.FloatRange(0.01, 100))
+@click.argument("weight", type=click.FloatRange(0.01, 100), callback=_number)
 def set_(key: str, weight: float) -> None:
     """Give a key so many times what others get, from the next claim on; 1 is as others.
 

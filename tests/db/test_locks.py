@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.base import outbox
 from db.base.database import write
-from db.base.schema import films, runs, shards, sources
+from db.base.schema import films, runs, shard_totals, shards, sources
 from db.base.schema import schedules as schedules_table
 from db.base.types import now
 from db.nightly import nights, schedules, watched
@@ -31,7 +31,7 @@ from db.nightly import runs as run_rows
 from db.nightly.watched import Seen
 from db.queue import jobs, labels, leases, listings, outages, results, reuse, shares, training
 from db.registry import aliases, drift, engine_checks, models, retention
-from db.work import claims, control, endings, patience, purge
+from db.work import claims, control, endings, patience, purge, totals
 from tests.db import given
 from tests.support import chance, soak
 from worker.schedules import promotion
@@ -136,6 +136,13 @@ def rows(postgres_database: sa.Engine, tmp_path: Path) -> Rows:
         ]
         write(database, lambda c, s=shard, o=scored: results.commit(c, s, o))  # type: ignore[misc]
     assert given.close(database, done)
+    # Of its first shard only the rows tell what is to be added.
+    first = (shards.c.job_id == done, shards.c.shard_no == 0)
+    write(database, lambda c: c.execute(sa.update(shards).where(*first).values(summed=None)))
+    write(
+        database,
+        lambda c: c.execute(sa.delete(shard_totals).where(shard_totals.c.shard_no == 0)),
+    )
 
     planning = given.planning(database).lease
     write(database, lambda c: listings.add(c, planning, given.new_shards(1)))
@@ -235,6 +242,13 @@ def calls(at: Rows, folder: Path) -> dict[str, Call]:
             classes={"NORMAL": 1}, manifest_csv="",
         )  # fmt: skip
 
+    def add_up(connection: sa.Connection) -> None:
+        for _ in range(2):
+            totals.add_batch(connection, wait=False)
+
+    def add_up_all(connection: sa.Connection) -> None:
+        assert [totals.add_batch(connection, at.done) for _ in range(3)] == [1, 1, 0]
+
     def gone(connection: sa.Connection) -> None:
         watched.fence(connection, at.looked_at, "w")
         run_rows.finish(connection, at.looked_at, "failed", "x")
@@ -287,6 +301,8 @@ def calls(at: Rows, folder: Path) -> dict[str, Call]:
         "planning away": lambda c: outages.note(c, at.planning.job_id, 0, "w", "x"),
         "planning handed back": lambda c: leases.hand_back(c, at.planning, "x", in_good_order=True),
         "copy": lambda c: reuse.copy_source(c, at.planning, at.done, 0, 0, {}),
+        "add up": add_up,
+        "add up, of a job": add_up_all,
         "purge: mark": lambda c: purge._mark(c, [at.done]),
         "purge: films": lambda c: purge._forget(c, [films.c.job_id == at.done]),
         "purge: items": lambda c: purge._delete_items(c, at.done, 0),

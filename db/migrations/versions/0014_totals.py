@@ -39,7 +39,6 @@ _INDEXES = {
     ),
     "ix_shards_finished_at": ("shards", ["finished_at"], "finished_at IS NOT NULL"),
     "ix_jobs_parent_job_id": ("jobs", ["parent_job_id"], "parent_job_id IS NOT NULL"),
-    "ix_sources_uri_job_id": ("sources", ["uri", "job_id"], None),
     "ix_evaluations_model_id": ("evaluations", ["model_id"], None),
 }
 
@@ -169,9 +168,13 @@ def upgrade() -> None:
     for name, (table, columns, condition) in _INDEXES.items():
         where = None if condition is None else sa.text(condition)
         op.create_index(name, table, columns, postgresql_where=where, sqlite_where=where)
+    # PostgreSQL has no longer keys; paths have up to 4,096 bytes.
+    fits = sa.text("octet_length(uri) <= 2600")
+    op.create_index("ix_sources_uri_job_id", "sources", ["uri", "job_id"], postgresql_where=fits)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_sources_uri_job_id", table_name="sources")
     for name, (table, _, _) in _INDEXES.items():
         op.drop_index(name, table_name=table)
     op.drop_column("shards", "summed")

@@ -64,4 +64,5 @@ def test_weights_are_set_and_shown_with_what_is_open(engine: sa.Engine, films: P
         ("icu", 4.0, 1),
         ("study", 0.5, 0),
     ]
-    assert run("shares", "set", "icu", 0).exit_code == 2
+    for no_weight in (0, "nan", "inf"):
+        assert run("shares", "set", "icu", no_weight).exit_code == 2
