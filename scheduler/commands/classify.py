@@ -12,7 +12,7 @@ import click
 import sqlalchemy as sa
 
 from db.registry import aliases
-from scheduler import engines, errors, session
+from scheduler import engines, errors, numbers, session
 from scheduler.show import output
 from scheduler.submitting import precision, sources
 from trainer.errors import FilmError
@@ -54,7 +54,7 @@ def _imagenet(name: str) -> Callable[[Any], Any]:
     help="Classes that are printed of each film, the likeliest first; 0: all.",
 )  # fmt: skip
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+    "--threshold", type=numbers.Real(0, 1), default=0.01, show_default=True,
     help="Print no class below this probability; the model's operating point decides as ever.",
 )  # fmt: skip
 @click.option("--profile", is_flag=True, help="Print films per second at the end.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from scheduler import errors, session
+from scheduler import errors, numbers, session
 from scheduler.show import output
 from trainer.checking import checkup, contact, division
 from trainer.checking.checkup import Checkup, Sizes
@@ -130,11 +130,11 @@ def check(
 )
 @click.option("--copy", is_flag=True, help="Copy the films instead of linking to them.")
 @click.option(
-    "--val", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1,
+    "--val", type=numbers.Real(0, 1, min_open=True, max_open=True), default=0.1,
     show_default=True, help="Share of each class that chooses the model.",
 )  # fmt: skip
 @click.option(
-    "--test", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True,
+    "--test", type=numbers.Real(0, 1, max_open=True), default=0.1, show_default=True,
     help="Share of each class that is kept for judging.",
 )  # fmt: skip
 @click.option(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 
 from db.base import database
 from db.queue import shares
-from scheduler import session
+from scheduler import numbers, session
 from scheduler.show import output
 
 COLUMNS = ("key", "weight", "jobs", "films", "at_work")
@@ -21,6 +19,10 @@ def command() -> None:
     Scoring jobs of one priority take turns by their key: the user who submitted them, the schedule,
     or what `score --for KEY` says. Over time each key gets the same time of the workers, whatever
     its films take; one with weight 2 gets twice as much. A key alone gets all.
+
+    \b
+    Example:
+      pneumoq shares set emergency 4
     """
 
 
@@ -44,16 +46,9 @@ def ls(as_json: bool) -> None:
     )
 
 
-def _number(_: click.Context, __: click.Parameter, value: float) -> float:
-    """Refuse `nan`, which click takes to be in any range."""
-    if math.isnan(value):
-        raise click.BadParameter("give a number from 0.01 to 100")
-    return value
-
-
 @command.command("set")
 @click.argument("key")
-@click.argument("weight", type=click.FloatRange(0.01, 100), callback=_number)
+@click.argument("weight", type=numbers.Real(0.01, 100))
 def set_(key: str, weight: float) -> None:
     """Give a key so many times what others get, from the next claim on; 1 is as others.
 

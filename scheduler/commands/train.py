@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from db.base.errors import NotFound
 from db.queue import jobs
 from db.registry import aliases
-from scheduler import errors, session
+from scheduler import errors, numbers, session
 from scheduler.show import output
 from scheduler.submitting import submit
 from trainer.data import classes, gathering
@@ -51,7 +51,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 @click.option(
     "--lr",
     "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=numbers.Real(0, min_open=True),
     help="Highest learning rate. Default: 3e-4, or 1e-3 from scratch.",
 )
 @click.option(
@@ -90,7 +90,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 )
 @click.option(
     "--val-fraction",
-    type=click.FloatRange(0, 0.5, min_open=True),
+    type=numbers.Real(0, 0.5, min_open=True),
     default=0.12,
     show_default=True,
     help="Share of each class held out for validation, by patient.",
@@ -98,21 +98,21 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 @click.option(
     "--weight-decay",
     "--wd",
-    type=click.FloatRange(0),
+    type=numbers.Real(0),
     default=0.05,
     show_default=True,
     help="AdamW's weight decay.",
 )
 @click.option(
     "--label-smoothing",
-    type=click.FloatRange(0, 0.5),
+    type=numbers.Real(0, 0.5),
     default=0.05,
     show_default=True,
     help="Share of each label spread over all classes.",
 )
 @click.option(
     "--ema",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=numbers.Real(0, 1, max_open=True),
     default=0.998,
     show_default=True,
     help="What the moving average of the weights, which is kept, keeps of itself per step; 0: off.",
@@ -133,7 +133,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 )
 @click.option(
     "--augment",
-    type=click.FloatRange(0, 1),
+    type=numbers.Real(0, 1),
     help="How far films are changed at random, 0 (not) to 1. Default: 1, or 0.5 from scratch.",
 )
 @click.option(

@@ -37,5 +37,19 @@ def command(here: Site, release: Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
+def python(here: Site, release: Path, script: str, *arguments: str) -> str:
+    """What a script prints that runs with a built release's modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=_environment(here, release),
+        cwd=here.logs,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def _environment(here: Site, release: Path) -> dict[str, str]:
     return releases.environment(release, config.environment(here.settings))

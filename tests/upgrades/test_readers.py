@@ -69,6 +69,23 @@ def _archive(path: Path, films: Path) -> list[str]:
     return list(named)
 
 
+#: Registers a model file with the modules of v0.1.0.
+_REGISTER = """
+import json, sys
+from pathlib import Path
+from db import database, models
+from trainer import card
+from scheduler import session
+
+file = Path(sys.argv[1])
+new = models.NewModel.of(
+    json.loads(card.read(file).to_json()), name="small", origin="trained", files={"fp32": file}
+)
+engine = session.database()
+database.write(engine, lambda c: models.register(c, new, "tests"))
+"""
+
+
 def _predictions(here: Site, job_id: int) -> dict[int, tuple[float, int | None]]:
     """Item → probability, and the job that answered for it."""
     rows = here.rows(
@@ -93,13 +110,21 @@ def test_of_a_zip_that_an_older_release_scored_what_was_mended_is_scored_anew_an
     mended = {names.index("one.dcm"), names.index("two"), names.index("bare"), marked}
     scored = set(range(len(names))) - {names.index("side.dcm")}
     small = tmp_path / "small.onnx"
-    model = small, samples.write_model(small, ("NORMAL", "PNEUMONIA"), seed=1)
+    card = samples.write_model(small, ("NORMAL", "PNEUMONIA"), seed=1)
     # v0.1.0 accepts its own schema only; v0.2.0 works on on today's.
     schema = FIRST_SCHEMA if name == releases.FIRST else migrate.HEAD
-    opening = site(empty_database_url, valkey, tmp_path / "site", schema=schema)
-    with harm.with_model(opening, model) as here:
+    with site(empty_database_url, valkey, tmp_path / "site", schema=schema) as here:
         older_one = older.worker(here, built(name))
-        first = here.score(path, model_id=1)
+        if name == releases.FIRST:
+            done = older.command(here, built(name), "db", "upgrade")
+            assert done.returncode == 0, done.stdout + done.stderr
+            older.python(here, built(name), _REGISTER, str(small))
+            done = older.command(here, built(name), "score", str(path), "--model", "1")
+            assert done.returncode == 0, done.stdout + done.stderr
+            first = 1
+        else:
+            assert samples.register(here.engine, small, card) == 1
+            first = here.score(path, model_id=1)
         assert here.ended(first) == "completed", here.tail()
         stop(older_one, signal.SIGTERM)
         migrate.upgrade(here.engine)

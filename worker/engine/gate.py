@@ -139,12 +139,12 @@ def check(candidate: Engine, reference: Engine, films: Films) -> Verdict:
             )
     elif not compared.passed:
         wrong.append(str(compared))
-    for name, theirs, ours, limit in (
-        ("maps", expected.cam, found.cam, limits.maps),
-        ("distances", expected.ood, found.ood, limits.maps),
-        ("looks", _logits(expected.look), _logits(found.look), LOOKS),
+    for name, theirs, ours, limit, least in (
+        ("maps", expected.cam, found.cam, limits.maps, 0.0),
+        ("distances", expected.ood, found.ood, limits.maps, 0.0),
+        ("looks", _logits(expected.look), _logits(found.look), LOOKS, FAR),
     ):
-        share = _share(theirs, ours)
+        share = _share(theirs, ours, least)
         if share is None:
             wrong.append(f"{name} are missing or of another shape")
         elif share > limit:
@@ -245,13 +245,16 @@ def _largest(difference: Floats) -> float:
     return float(np.nan_to_num(np.abs(difference), nan=1.0, posinf=1.0).max(initial=0.0))
 
 
-def _share(expected: Floats | None, found: Floats | None) -> float | None:
-    """Largest difference as a share of what the expected values span; None where it has none."""
+def _share(expected: Floats | None, found: Floats | None, least: float = 0.0) -> float | None:
+    """Largest difference as a share of what the expected values span; None where it has none.
+
+    Values that span less than `least` are taken to span that.
+    """
     if expected is None and found is None:
         return 0.0
     if expected is None or found is None or expected.shape != found.shape:
         return None
-    span = float(np.ptp(expected))
+    span = max(float(np.ptp(expected)), least)
     difference = np.abs(found - expected)
     if not np.isfinite(difference).all():
         return float("inf")

@@ -15,14 +15,15 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.errors import Conflict
 from db.nightly import nights
-from db.queue import jobs, labels
+from db.queue import jobs
 from db.registry import aliases, engines, events, models
-from scheduler import errors, session
+from scheduler import errors, numbers, session
 from scheduler.commands.models import evaluate
 from scheduler.show import output
 from scheduler.submitting import submit
 
 if TYPE_CHECKING:
+    from db.queue import labels
     from trainer.card import Card
     from trainer.judging.gate import Anchor
     from trainer.judging.recalibration import Recalibrated
@@ -35,7 +36,7 @@ SHOWN = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc", "ece")
 #: How the evaluations of both versions on the films are called.
 SPLIT = "calibration films"
 
-_SHARE = click.FloatRange(0, 1)
+_SHARE = numbers.Real(0, 1)
 
 
 @click.command("calibrate", short_help="Choose a model's operating point on your own films.")
@@ -213,6 +214,8 @@ class _Calibration:
         said = Whose(naming=NAMING, pattern=self._pattern, key=key)
         if self._data is None:
             assert self._job is not None
+            from db.queue import labels
+
             rows = _rows(self._engine, self._job, int(self._row["id"]))
             return recalibrating.of_job(labels.split(self._job), self._card, rows, said)
         learned = {film.sha256 for film in nights.learned(self._engine, [int(self._row["id"])], -1)}
@@ -359,6 +362,8 @@ class _Calibration:
 
 def _rows(engine: sa.Engine, job_id: int, model_id: int) -> list[labels.Scored]:
     """The labelled predictions of a job of this model."""
+    from db.queue import labels
+
     job = jobs.get(engine, job_id)
     if job["kind"] == "score" and job["model_id"] != model_id:
         raise errors.Failure(

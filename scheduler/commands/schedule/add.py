@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from db.base import database
 from db.nightly import ends, schedules, unpromoted
-from scheduler import session
+from scheduler import numbers, session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
 from scheduler.submitting import submit
@@ -35,7 +35,7 @@ OF_NIGHT = (
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
-_SHARE = click.FloatRange(0, 1)
+_SHARE = numbers.Real(0, 1)
 
 #: What a floor may be of.
 _FIGURES = ("auroc", "sensitivity", "specificity")
