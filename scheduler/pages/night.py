@@ -177,7 +177,7 @@ def _models(engine: sa.Engine, run: sa.RowMapping, verdict: Mapping[str, Any]) -
         values = [(row["metrics"] or {}).get(name) for row in there.values()]
         if any(value is not None for value in values):
             rows.append(
-                [f"{NAMES.get(name, name)}, validation of its own",
+                [f"{NAMES.get(name, 'calibration error')}, validation of its own",
                  *("" if value is None else f"{value:.4f}" for value in values)]
             )  # fmt: skip
     return html.table("The models", columns, rows)
