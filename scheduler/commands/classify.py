@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Films that are classified in one go at most; for more there is `score`.
 MOST = 100_000
+
+#: Bytes of a part of a film's path that its annotated copy keeps; file systems take 255, and a
+#: number and an ending may come to it.
+LONGEST_PART = 200
 
 #: Endings that a picture can be written in; any other becomes PNG.
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tga", ".webp", ".tif", ".tiff")
@@ -91,10 +96,10 @@ def command(
     one = image.is_file() and not _is_archive(image)
     if one and out is not None and out.exists() and out.samefile(image):
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
-    places = None if out is None else _Places(out, one=one)
     settings = engines.settings_of(session.settings(), asked_engine)
     engine = session.database()
     chosen = _model(engine, model)
+    places = None if out is None else _Places(out, one=one)
     from worker.scoring import classify
 
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
@@ -253,7 +258,8 @@ class _Places:
         parts = [part for part in Path(name).parts if part not in ("/", "..", ".")]
         if Path(name).is_absolute():
             parts = parts[-1:]
-        if not parts or output.printable(name) != name or any(len(p) > 200 for p in parts):
+        too_long = any(len(os.fsencode(part)) > LONGEST_PART for part in parts)
+        if not parts or output.printable(name) != name or too_long:
             parts = [f"film-{number:06}.png"]
         path = self._out.joinpath(*parts)
         if path.suffix.lower() not in ENDINGS:

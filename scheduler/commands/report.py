@@ -85,7 +85,8 @@ def command(of: str, file: Path, films: int, data: Path | None, force: bool, as_
             as_json=True,
         )  # fmt: skip
         return
-    click.echo(f"{output.printable(str(file))}: {size / 1e6:.1f} MB, {len(made.films)} films")
+    shown = f", {len(made.films)} films" if made.films else ""
+    click.echo(f"{output.printable(str(file))}: {output.size(size)}{shown}")
     if made.missing:
         click.echo(f"{made.missing} of them cannot be shown; the page says why", err=True)
 

@@ -17,7 +17,7 @@ from scheduler.show import output
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--films", type=click.IntRange(0, 200), default=20, show_default=True,
-    help="Films of each kind: uncertain, unusual, and of which models disagree.",
+    help="Films of each kind that a person should label, at most.",
 )  # fmt: skip
 @click.option(
     "--control", type=click.IntRange(0, 500), default=20, show_default=True,
@@ -34,9 +34,10 @@ def command(
 ) -> None:
     """Write a page to FILE.html on which a person labels films of a scoring JOB.
 
-    On it are the most uncertain and the least usual films that have no true label yet, films that
-    another model calls otherwise, and a random control, in no order. One key is one class; zoom,
-    window, the evidence, notes and undo have keys too. The model's answer is hidden until it is
+    On it are the most uncertain and the least usual films, films that look acquired like those of
+    one class and films that another model calls otherwise, all without a true label yet, and a
+    random control, in no order. One key is one class; zoom, window, the evidence, notes and undo
+    have keys too. The model's answer is hidden until it is
     asked for. What was labelled is kept in the browser, and saved as a CSV that `labels import`
     and `train --labels` take.
 
@@ -70,7 +71,7 @@ def command(
         return
     kinds = ", ".join(f"{n} {review.WHY[why]}" for why, n in made.kinds.items())
     click.echo(
-        f"{output.printable(str(file))}: {size / 1e6:.1f} MB, {len(made.films)} films: {kinds}"
+        f"{output.printable(str(file))}: {output.size(size)}, {len(made.films)} films: {kinds}"
     )
     if made.missing:
         click.echo(f"{made.missing} of them cannot be shown; the page says why", err=True)

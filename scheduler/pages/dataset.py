@@ -26,15 +26,16 @@ def make(found: Checkup, paths: Sequence[Path]) -> Made:
     """The report of what a checkup found; Failure where films changed since."""
     where = ", ".join(output.printable(str(path)) for path in paths)
     total = sum(sum(counts.values()) for counts in found.films.values())
+    verdict = found.verdict.replace(", but", " with doubts")
     page = html.page(
-        f"Dataset: {total:,} films, {found.verdict.removesuffix(', but')}",
+        f"Dataset: {total:,} films, {verdict}",
         [
             el("p", html.name(where, 200)),
             html.tiles(
                 [
                     ("Films", f"{total:,}", "with a class"),
                     ("Patients", f"{found.patients:,}", found.patients_are or "not said"),
-                    ("Verdict", found.verdict.removesuffix(", but"), "for training"),
+                    ("Verdict", verdict, "for training"),
                     ("Groups", len(found.groups), "acquired alike, of one class"),
                     ("Unreadable", len(found.unreadable), "files"),
                 ]

@@ -219,8 +219,9 @@ def _precision_recall(judged: Judged, counts: Confusion) -> Html:
         )  # fmt: skip
     return charts.lines(
         "Precision and recall",
-        f"Average precision {area:.3f}; of these films {counts.positives / counts.films:.1%} are "
-        "positive, and precision is that of this share.",
+        f"Average precision {area:.3f}. Of these films "
+        f"{100 * counts.positives / counts.films:.1f} % are positive; where fewer are, precision "
+        "is lower.",
         [Series(name="model", points=[(float(recall[n]), float(precision[n])) for n in keep])],
         Axis(label="recall (sensitivity)", low=0, high=1, form="{:.1f}"),
         Axis(label="precision (PPV)", low=0, high=1, form="{:.1f}"),

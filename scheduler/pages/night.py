@@ -22,6 +22,13 @@ from trainer.judging.verdict import NAMES
 #: Who may stand in a verdict beside the two: name → in words.
 SIDES = {"candidate": "new model", "champion": "champion", "anchor": "anchor"}
 
+#: What made a run begin → in words.
+CAUSES = {
+    "clock": "begun at its time",
+    "catch_up": "begun later than its time, since no worker ran then",
+    "hand": "begun by hand",
+}
+
 
 def make(engine: sa.Engine, run: sa.RowMapping) -> Made:
     """The report of a run of a schedule."""
@@ -52,7 +59,12 @@ def make(engine: sa.Engine, run: sa.RowMapping) -> Made:
 def _lead(run: sa.RowMapping, schedule: str) -> Content:
     promoted = run["outcome"] == "promoted"
     return [
-        el("p", f"Run {run['id']} of the schedule ", html.name(schedule), f", {run['cause']}."),
+        el(
+            "p",
+            f"Run {run['id']} of the schedule ",
+            html.name(schedule),
+            f", {CAUSES[run['cause']]}.",
+        ),
         html.note(str(run["reason"]), kind="note" if promoted else "warn")
         if run["reason"]
         else html.note("No reason is known yet: the run goes on."),
@@ -177,7 +189,7 @@ def _models(engine: sa.Engine, run: sa.RowMapping, verdict: Mapping[str, Any]) -
         values = [(row["metrics"] or {}).get(name) for row in there.values()]
         if any(value is not None for value in values):
             rows.append(
-                [f"{NAMES.get(name, name)}, validation of its own",
+                [f"{NAMES.get(name, 'calibration error')}, validation of its own",
                  *("" if value is None else f"{value:.4f}" for value in values)]
             )  # fmt: skip
     return html.table("The models", columns, rows)

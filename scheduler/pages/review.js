@@ -8,8 +8,9 @@
   const view = { at: 0, cam: false, model: false, zoom: 1, x: 0, y: 0 };
   let kept = true;
 
-  // What was done: film's place -> { label, note, at, seen }; and what undo goes back by.
-  let done = { answers: {}, undo: [] };
+  // What was done: item -> { label, note, at, knew }; what undo goes back by; and the items of which
+  // the model's answer or its evidence was shown, which no undo takes back.
+  let done = { answers: {}, undo: [], seen: {} };
   try {
     done = JSON.parse(localStorage.getItem(data.key)) || done;
   } catch {
@@ -37,7 +38,7 @@
   }
 
   function label(name) {
-    change(view.at, { label: name, seen: Boolean(answer(view.at).seen || view.model) });
+    change(view.at, { label: name, knew: Boolean(done.seen[films[view.at].item]) });
     const said = name ? `Film ${view.at + 1}: ${name}. ` : `Film ${view.at + 1}: not sure. `;
     const order = films.map((_, n) => (view.at + 1 + n) % films.length);
     const next = order.find((n) => !decided(n));
@@ -117,7 +118,7 @@
       Object.assign(view, { zoom: 1, x: 0, y: 0 });
       picture(films[n]);
     }
-    if (view.model) done.answers[films[n].item] = { ...answer(n), seen: true };
+    see();
     const film = films[n];
     const name = document.createElement("bdi");
     name.className = "name";
@@ -172,7 +173,7 @@
       const given = answer(n);
       return [
         String(data.job), String(film.item), film.sha256, given.label || "", harmless(given.note || ""),
-        film.why, String(film.probability), decided(n) ? String(Number(Boolean(given.seen))) : "",
+        film.why, String(film.probability), decided(n) ? String(Number(given.knew)) : "",
         decided(n) ? given.at : "", harmless(film.name),
       ].map(cell).join(",");
     });
@@ -206,17 +207,17 @@
     undo,
     before: () => show((view.at + films.length - 1) % films.length),
     next: () => show((view.at + 1) % films.length),
-    cam: () => { view.cam = !view.cam; draw(); },
-    model: () => { view.model = !view.model; if (view.model) seen(); draw(); },
+    cam: () => { view.cam = !view.cam; see(); draw(); },
+    model: () => { view.model = !view.model; see(); draw(); },
     larger: () => zoom(1.25),
     smaller: () => zoom(0.8),
     reset: () => { Object.assign(view, { zoom: 1, x: 0, y: 0 }); $("centre").value = 128; $("width").value = 255; draw(); },
     save,
   };
 
-  function seen() {
-    const item = films[view.at].item;
-    done.answers[item] = { ...done.answers[item], seen: true };
+  function see() {
+    if (!view.model && !view.cam) return;
+    done.seen[films[view.at].item] = true;
     keep();
   }
 

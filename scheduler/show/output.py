@@ -118,6 +118,11 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def size(n_bytes: int) -> str:
+    """Bytes for a person: `12 kB`, `1.4 MB`."""
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e6 else f"{max(1, round(n_bytes / 1e3))} kB"
+
+
 def text(value: Any) -> str:
     """One cell: NULL is empty, numbers are short, long bytes are counted, control shows."""
     if value is None:

@@ -121,7 +121,7 @@ def test_names_cannot_leave_the_folder_that_is_written_to(
     model_id: int, films: Path, tmp_path: Path
 ) -> None:
     data = good(films)[0].read_bytes()
-    names = ["a/film.jpeg", "b\x1b[31m.jpeg", "n" * 240 + ".jpeg", "film"]
+    names = ["a/film.jpeg", "b\x1b[31m.jpeg", "n" * 240 + ".jpeg", "film", "\u4e2d" * 84]
     with zipfile.ZipFile(tmp_path / "odd.zip", "w") as file:
         for name in names:
             file.writestr(name, data)
@@ -130,4 +130,10 @@ def test_names_cannot_leave_the_folder_that_is_written_to(
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.stdout
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert written == ["a/film.jpeg", "film-000001.png", "film-000002.png", "film.png"]
+    assert written == [
+        "a/film.jpeg",
+        "film-000001.png",
+        "film-000002.png",
+        "film-000004.png",
+        "film.png",
+    ]
