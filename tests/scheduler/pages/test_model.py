@@ -179,8 +179,9 @@ def test_a_night_has_both_models_side_by_side_and_why(
     ]
     slices = {"ward <b>": np.arange(300) < 150, "few": np.arange(300) < 5}
     judged_ = gate.judge(
-        truth, [f"p{n // 2}" for n in range(300)], *sides, gate.Rules(), slices=slices
-    )
+        truth, [f"p{n // 2}" for n in range(300)], *sides, gate.Rules(floors={"sensitivity": 0.9}),
+        slices=slices, anchor=gate.Anchor(side=sides[1], model=champion),
+    )  # fmt: skip
     run_id = learned.a_night(engine, champion, model, judged_.figures)
     root = report("nightly", tmp_path / "night.html")
     check(tmp_path / "night.html", chromium)
