@@ -106,6 +106,13 @@ def large_job(engine: sa.Engine, tmp_path: Path) -> int:
             ),
             {"job": job, "most": MANY - 1},
         )
+        connection.execute(
+            sa.text(
+                "UPDATE shards SET n_items = :most, n_predictions = :most - n_refused - n_errors "
+                "WHERE job_id = :job AND shard_no = 0"
+            ),
+            {"job": job, "most": MANY},
+        )
     return job
 
 
