@@ -235,26 +235,7 @@ class Night:
                 "can say how far later models have come from it; `pneumoq models promote champion` "
                 "makes the champion the model to compare with"
             )
-        here, gone = len(films.judged) + len(films.learned), len(films.missing)
-        if here < PRESENT * (here + gone):
-            return (
-                f"{gone} of the {here + gone} frozen films were removed or changed, so that this "
-                "night's figures would mean something else than those before; bring them back, or "
-                "add the schedule anew with --evaluate-on"
-            )
-        owners = np.array([film.patient for film in films.judged], dtype=np.str_)
-        truth = np.array([film.name == positive for film in films.judged], dtype=np.bool_)
-        lack = verdict.lack(truth, owners)
-        if not lack:
-            return ""
-        if films.learned:
-            lack += (
-                f", as the models that are compared have learned from {len(films.learned)} of the "
-                f"{here}, or from films of their patients"
-            )
-        return (
-            f"{lack}; add the schedule anew with --evaluate-on and films that no model has learned"
-        )
+        return _too_few(films, positive)
 
     def _frozen(
         self, gathered: Gathered, said: Whose, seed: int, report: Report
@@ -367,3 +348,25 @@ def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:
     )
     text = f"{frozen.digest(judged)}\n{lack}\n" + "".join(lines)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _too_few(films: Films, positive: str) -> str:
+    """Why no verdict can come of so many frozen films as are left; empty where one can."""
+    here, gone = len(films.judged) + len(films.learned), len(films.missing)
+    if here < PRESENT * (here + gone):
+        return (
+            f"{gone} of the {here + gone} frozen films were removed or changed, so that this "
+            "night's figures would mean something else than those before; bring them back, or "
+            "add the schedule anew with --evaluate-on"
+        )
+    owners = np.array([film.patient for film in films.judged], dtype=np.str_)
+    truth = np.array([film.name == positive for film in films.judged], dtype=np.bool_)
+    lack = verdict.lack(truth, owners)
+    if not lack:
+        return ""
+    if films.learned:
+        lack += (
+            f", as the models that are compared have learned from {len(films.learned)} of the "
+            f"{here}, or from films of their patients"
+        )
+    return f"{lack}; add the schedule anew with --evaluate-on and films that no model has learned"
