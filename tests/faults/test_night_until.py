@@ -19,6 +19,7 @@ from db.nightly import nights, runs, schedules
 from db.queue import jobs
 from db.queue.training import epoch_rows
 from tests.faults import harm
+from tests.support import soak
 from tests.support.broken.clock import Clock
 from tests.support.site import Site
 from tests.worker import samples, spots
@@ -52,6 +53,7 @@ def evening() -> datetime:
     return at if at > now + timedelta(hours=1) else at + timedelta(days=1)
 
 
+@soak.ONLY
 @pytest.mark.timeout(1500)
 def test_a_training_stops_at_six_and_goes_on_the_next_evening_where_it_was(
     here: Site, tmp_path: Path
