@@ -8,10 +8,12 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import termios
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +158,22 @@ def test_what_is_shown_fits_the_terminal_with_and_without_colour(
     )  # fmt: skip
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     process = start("jobs", "watch", lease.job_id, stderr=theirs)
     os.close(theirs)
     shown = b""
     # The epochs, the curves and the bar are not drawn at one moment.
     curve = b"accuracy, validation" if columns == 200 else b"AUROC, validation"
+    until = time.monotonic() + 120
     while not all(part in shown for part in (b"left", b"best", curve)):
-        shown += os.read(ours, 4096)
+        if time.monotonic() > until:
+            process.send_signal(signal.SIGABRT)  # its stacks come last
+            process.wait()
+            until = float("inf")
+        try:
+            shown += os.read(ours, 4096) if select.select([ours], [], [], 5)[0] else b""
+        except OSError:  # it has ended
+            pytest.fail(f"{curve!r} was not drawn:\n{shown.decode(errors='replace')}")
     os.kill(process.pid, signal.SIGINT)
     with contextlib.suppress(OSError):
         while part := os.read(ours, 4096):
