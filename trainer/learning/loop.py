@@ -27,7 +27,7 @@ from trainer.data import dataset, decoding
 from trainer.data.decoding import Decoder
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
 from trainer.judging import metrics
-from trainer.learning import averaging, warm
+from trainer.learning import averaging, defence, warm
 from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
 from trainer.learning.epoch import Epoch, Progress, Saved, Without
@@ -41,10 +41,11 @@ from trainer.learning.state import (
     without_left_out,
 )
 from trainer.learning.step import Step
-from trainer.network import augment, model, optimizers
+from trainer.network import augment, disguise, model, optimizers
 from trainer.network import device as devices
 from trainer.network import feed as feeds
 from trainer.network.feed import Feed
+from trainer.shift import units
 
 __all__ = [
     "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "Without",
@@ -137,6 +138,12 @@ def train(
     val_labels = torch.tensor([f.label for f in val_films])
     batch = min(options.batch_size, len(train_rows))
     steps = len(train_rows) // batch
+    units_: list = []
+    defended = defence.none(len(train_rows))
+    if options.defend:
+        at_hand = defence.at_hand(data, films, options.seed)
+        units_ = units.find(at_hand, units.look(at_hand, stop), seed=options.seed)
+        defended = defence.of(data, films, at_hand, units_)
     learn = Step(
         net,
         optimizer,
@@ -177,6 +184,7 @@ def train(
                 epoch=epoch,
             )
             labels = devices.send(train_labels[order], device)
+            counts = devices.send(defended.counts[order], device)
             began = reported = time.monotonic()
             if state.step == 0:
                 state.begin(torch.zeros(steps * batch, len(data.labels), device=device))
@@ -196,6 +204,12 @@ def train(
                 asked = time.monotonic()
                 x = next(batches)
                 state.waited += time.monotonic() - asked
+                part = order[step * batch : (step + 1) * batch]
+                if options.defend:
+                    x = disguise.disguise(
+                        x, defended.known[part], [defended.boxes[n] for n in part],
+                        seed=options.seed, epoch=epoch, step=step, strength=options.augment,
+                    )  # fmt: skip
                 x = augment.augment(
                     x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
                 )
@@ -203,7 +217,11 @@ def train(
                 lr = options.lr * _schedule(overall, options.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss, logits = learn(x, labels[step * batch : (step + 1) * batch])
+                loss, logits = learn(
+                    x,
+                    labels[step * batch : (step + 1) * batch],
+                    counts[step * batch : (step + 1) * batch],
+                )
                 average.follow(overall)
                 state.note(loss, logits)
 

@@ -82,6 +82,8 @@ class Unit:
     patients: int
     #: Films that others are dressed as.
     donors: Rows
+    #: Of each of `films` the marks that it is known by, int16 [m, 4] in pixels of SIDE.
+    burned: Sequence[NDArray[np.int16]]
     #: Of each donor the marks that are copied, int16 [m, 4], and int16 [donors, 8] the frames.
     boxes: Sequence[NDArray[np.int16]]
     frames: NDArray[np.int16]
@@ -130,6 +132,7 @@ def find(films: Films, some: Looks, *, seed: int = 0) -> list[Unit]:
                 label=one.label,
                 films=one.group.films,
                 patients=one.patients,
+                burned=_boxes(one.group, some, one.group.films),
                 donors=donors,
                 boxes=_boxes(one.group, some, donors),
                 frames=some.frames[donors],
