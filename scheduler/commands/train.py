@@ -137,6 +137,13 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     help="How far films are changed at random, 0 (not) to 1. Default: 1, or 0.5 from scratch.",
 )
 @click.option(
+    "--defend/--no-defend",
+    default=True,
+    show_default=True,
+    help="Keep the network from learning how films were acquired: letters and tones that say "
+    "nothing, and groups of one class that count less.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",

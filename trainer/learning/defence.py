@@ -9,7 +9,7 @@ The best epoch is chosen with held-out films dressed as these groups look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,4 +109,7 @@ def at_hand(data: Dataset, pixels: Pixels, seed: int) -> Films:
 def _scaled(boxes: NDArray[np.int16], side: int) -> list[Box]:
     scaled = boxes.astype(np.float64) * side / SIDE
     low, size = np.floor(scaled[:, :2]).astype(int), np.ceil(scaled[:, 2:]).astype(int)
-    return [(int(t), int(l), int(h), int(w)) for (t, l), (h, w) in zip(low, size, strict=True)]
+    return [
+        (int(top), int(left), int(high), int(wide))
+        for (top, left), (high, wide) in zip(low, size, strict=True)
+    ]

@@ -402,6 +402,9 @@ def _run(options: Options, data: dataset.Dataset, init: model.Init) -> dict[str,
     chosen = {
         key: value for key, value in dataclasses.asdict(options).items() if key not in INCIDENTAL
     }
+    # A run of release 0.1.0 says nothing of it.
+    if not chosen["defend"]:
+        del chosen["defend"]
     # The same weights may lie elsewhere by now.
     return {**chosen, "init": init.sha256 or init.name, "dataset": data.hash}
 

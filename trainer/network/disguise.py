@@ -1,12 +1,12 @@
 """Disguise: what betrays who took a film is made to say nothing.
 
-Rooms and vendors burn letters into the edges of their films and have gray scales of their own. Where
-one of them took mostly the sick, its letters and its tone tell the classes apart, and a network
-learns them before any disease (Zech et al., PLOS Medicine 2018; DeGrave, Janizek and Lee, Nature
-Machine Intelligence 2021). So films get letters of nobody's, lose corners, and take part of the
-gray levels of another film of the batch. Films of a group of one class lose the marks that they are
-known by, always take another film's gray levels, and never give theirs: the shift report dresses
-films as them, and must find what training did not practise.
+Rooms and vendors burn letters into the edges of their films and have gray scales of their own.
+Where one of them took mostly the sick, its letters and its tone tell the classes apart, and a
+network learns them before any disease (Zech et al., PLOS Medicine 2018; DeGrave, Janizek and Lee,
+Nature Machine Intelligence 2021). So films get letters of nobody's, lose corners, and take part of
+the gray levels of another film of the batch. Films of a group of one class lose the marks that they
+are known by, always take another film's gray levels, and never give theirs: the shift report
+dresses films as them, and must find what training did not practise.
 
 Randomness comes from (seed, epoch, step) alone, as that of `augment`, before which it is done.
 """
@@ -96,7 +96,10 @@ def _erased(image: Tensor, boxes: Sequence[Sequence[Box]]) -> Tensor:
         for top, left, high, wide in its:
             if high + 4 > side:
                 continue
-            y, across = slice(max(0, top - 1), top + high + 1), slice(max(0, left - 1), left + wide + 1)
+            y, across = (
+                slice(max(0, top - 1), top + high + 1),
+                slice(max(0, left - 1), left + wide + 1),
+            )
             rows = film[y, across].shape[0]
             ends = [row for row in (top - 2, top + high + 1) if 0 <= row < side]
             above, below = (film[row, across].float() for row in (ends[0], ends[-1]))

@@ -27,7 +27,7 @@ BOLD, AROUND = (0, 3), ("", "box", "circle", "plate")
 
 @functools.cache
 def atlas() -> tuple[Tensor, Tensor]:
-    """Pictures `float32 [K, 1, HEIGHT, WIDTH]`, 1 where there is ink, and widths by heights `[K]`."""
+    """Pictures `float32 [K, 1, HEIGHT, WIDTH]`, 1 where there is ink, and width by height `[K]`."""
     found, ratios = [], []
     for number, text in enumerate(TEXTS):
         for bold in BOLD:

@@ -152,7 +152,8 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     scalars = _scalars((model_dir or folder.parent) / "tensorboard", report)
     fields = {f.name for f in dataclasses.fields(loop.Options)}
     options = loop.Options(
-        **{k: v for k, v in spec.items() if k in fields},
+        # A job of release 0.1.0 says nothing of it, and is trained as it was then.
+        **{"defend": False} | {k: v for k, v in spec.items() if k in fields},
         threads=work["threads"],
         resume_from=Path(work["resume_from"]) if work["resume_from"] else None,
     )

@@ -32,7 +32,7 @@ UNDEFENDED = 0.30
 
 
 def stamped(folder: Path, made: Path, size: int, seed: int) -> dataset.Dataset:
-    """The films of a labelled folder at a size, with stamps on some of the sick that are learned."""
+    """The films of a labelled folder at a size, some of the sick that are learned stamped."""
     data = dataset.read(folder, seed=0)
     sick = {f.patient: f.path for f in data.of(dataset.TRAIN) if f.label == data.positive_index}
     chosen = np.random.default_rng(seed).permutation(sorted(sick.values()))
@@ -48,7 +48,7 @@ def stamped(folder: Path, made: Path, size: int, seed: int) -> dataset.Dataset:
 
 
 def flips(trained: loop.Trained, folder: Path) -> tuple[float, float, float, int]:
-    """Share of held-out healthy films whose decision changes with the stamp, its interval, films."""
+    """Share of held-out healthy films whose decision the stamp changes, its interval, films."""
     card = export.export(trained, folder / "model.onnx")
     data = trained.dataset
     films = [f for f in data.of(dataset.VAL) if f.label != data.positive_index]
@@ -76,9 +76,7 @@ def main() -> int:
             root = Path(folder)
             data = stamped(given.data, root / "films", given.size, seed)
             for defend in (True, False):
-                options = loop.Options(
-                    size=given.size, seed=seed, init=given.init, defend=defend
-                )
+                options = loop.Options(size=given.size, seed=seed, init=given.init, defend=defend)
                 trained = loop.train(options, data, root / f"run{defend}", cache=root / "cache")
                 share, low, high, films = flips(trained, root)
                 name = "with defences" if defend else "without"
