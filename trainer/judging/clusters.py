@@ -20,10 +20,11 @@ Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
 
-def share_interval(hit: NDArray[np.bool_], patients: Sequence[str]) -> tuple[float, float]:
+def share_interval(hit: NDArray[np.bool_] | Floats, patients: Sequence[str]) -> tuple[float, float]:
     """95 % interval of the share of films that are hit; bool [N]. (0, 1) where there are none.
 
-    Wilson's, of as many films as are worth independent ones.
+    Wilson's, of as many films as are worth independent ones. A film that is hit in some of several
+    trials may be given as their share, 0 to 1.
     """
     n = len(hit)
     if not n:
@@ -38,7 +39,8 @@ def share_interval(hit: NDArray[np.bool_], patients: Sequence[str]) -> tuple[flo
 def auroc_interval(
     score: NDArray[np.floating[Any]], truth: NDArray[np.bool_], patients: Sequence[str]
 ) -> tuple[float, float]:
-    """95 % interval of the AUROC of float [N]; (0, 1) where there is none.
+    """95 % interval of the AUROC of float [N], or of the mean AUROC of float [trials, N] of the
+    same films; (0, 1) where there is none.
 
     Newcombe's, which has a width at 1 too, of as many films as give Hanley and McNeil's standard
     error the variance that Obuchowski (1997) finds between patients. Never of more films than there
@@ -46,11 +48,13 @@ def auroc_interval(
     """
     positives = int(truth.sum())
     negatives = len(truth) - positives
-    area = metrics.auroc(score, truth)
+    trials = np.atleast_2d(score)
+    area = float(np.mean([metrics.auroc(one, truth) for one in trials]))
     if math.isnan(area):
         return 0.0, 1.0
     who = _numbers(patients)
-    above, below = _placements(score, truth)
+    placed = [_placements(one, truth) for one in trials]
+    above, below = (np.mean(part, axis=0) for part in zip(*placed, strict=True))
     # Of each patient, by how much the films are better placed than all: of both classes together,
     # since some patients have films of both.
     apart = _by_patient(above - area, who[truth], int(who.max()) + 1) / positives

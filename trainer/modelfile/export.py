@@ -27,7 +27,6 @@ from trainer.acquisition.fingerprint import Fingerprint
 from trainer.card import Card
 from trainer.checking import fingerprints
 from trainer.data import dataset
-from trainer.data.decoding import Decoder
 from trainer.film import rules
 from trainer.judging import calibration, metrics
 from trainer.learning import loop
@@ -64,14 +63,12 @@ def export(
     path: Path,
     rule: str = calibration.YOUDEN,
     *,
-    decoder: Decoder | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Card:
     """Calibrate on validation and write the model file; returns the card inside it.
 
-    `rule` chooses the operating point, see `calibration.operating_point`. `decoder`, two threads
-    where none is given, decodes the training films for `fingerprints.learn`. Raises Stopped where
-    `stop` is true before the end.
+    `rule` chooses the operating point, see `calibration.operating_point`. No film is read again.
+    Raises Stopped where `stop` is true before the end.
     """
     data, films = trained.dataset, trained.films
     val = data.of(dataset.VAL)
@@ -91,9 +88,8 @@ def export(
         detector = ood.fit(
             trained.net, films.planes, train_rows, seen.arrays(), trained.options.seed
         )
-    learned, groups = fingerprints.learn(
-        data, films, decoder=decoder, stop=stop, seed=trained.options.seed
-    )
+    found = fingerprints.find(data, films, stop)
+    learned, groups = fingerprints.learn(data, films, found, trained.options.seed)
     temperature, bias = calibration.scaling(logits, labels)
     score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
     shifted = calibration.softmax(np.concatenate(views) + bias, temperature)
@@ -114,7 +110,7 @@ def export(
         dataset_hash=data.hash,
         patients=data.patients,
         metrics=metrics.summary(score, truth, threshold, patients=data.patients),
-        shift=shifted_films.report(trained, temperature, bias, threshold, stop),
+        shift=shifted_films.report(trained, temperature, bias, threshold, found, stop),
         provenance={**_provenance(trained), "bias": bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainer.checking.fingerprints import Found
 from trainer.data import dataset
 from trainer.judging import calibration
 from trainer.learning.loop import Trained
@@ -18,12 +19,11 @@ from trainer.shift import measure, units
 from trainer.shift import report as reports
 
 #: Films that are scored, as a share of those that were trained on in all epochs. A film takes about
-#: three times as long to train on as to be scored, so that the report takes a thirtieth of it.
-SHARE = 0.1
+#: three times as long to train on as to be scored, so that the report takes a tenth of it.
+SHARE = 0.3
 
-#: Training films in which units are looked for, and held-out films at hand: at most so many, which
-#: bounds memory and takes some ten seconds of a processor.
-LEARNED, HELD_OUT = 6000, 4000
+#: Held-out films at hand: at most so many, which bounds memory.
+HELD_OUT = 4000
 
 
 def report(
@@ -31,15 +31,16 @@ def report(
     temperature: float,
     bias: NDArray[np.float64],
     threshold: float,
+    found: Found,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """What is left of a network where held-out films are dressed; None without both classes.
 
-    Logits are calibrated by `temperature` and `bias` [C]. Raises Stopped.
+    Logits are calibrated by `temperature` and `bias` [C]; films are dressed as the groups that were
+    `found` among the training films. Raises Stopped.
     """
     data, seed = trained.dataset, trained.options.seed
-    trained_on, every = data.of(dataset.TRAIN), data.of(dataset.VAL)
-    learned = sorted(trained_on, key=lambda film: film.sha256)[:LEARNED]
+    every, learned = data.of(dataset.VAL), found.films
     held_out = [every[row] for row in units.drawn([f.patient for f in every], HELD_OUT, seed)]
     at_hand = (*learned, *held_out)
     films = units.Films(
@@ -53,15 +54,16 @@ def report(
         patients_are=data.patients,
         drawn_of=len(every),
     )
-    found = units.find(films, units.look(films, stop), seed=seed)
-    most = round(SHARE * len(trained.epochs) * len(trained_on))
+    looked = found.searched
+    those = units.find(films, looked.looks, named=looked.named, seed=seed)
+    most = round(SHARE * len(trained.epochs) * len(data.of(dataset.TRAIN)))
     with devices.settings(trained.options.threads):
         scored = measure.measure(
-            films, found, _scorer(trained, temperature, bias), seed=seed, most=most, stop=stop
+            films, those, _scorer(trained, temperature, bias), seed=seed, most=most, stop=stop
         )
     if scored is None:
         return None
-    return reports.of(films, found, scored, threshold=threshold, seed=seed)
+    return reports.of(films, those, scored, threshold=threshold, seed=seed)
 
 
 def _scorer(trained: Trained, temperature: float, bias: NDArray[np.float64]) -> measure.Score:

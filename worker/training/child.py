@@ -217,7 +217,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("dataset", **_described(trained.dataset, names))
     path = folder / "model.onnx"
     report("note", text="calibrating, and dressing held-out films as others look")
-    card = export.export(trained, path, spec["operating_point"], decoder=decoder, stop=stop.is_set)
+    card = export.export(trained, path, spec["operating_point"], stop=stop.is_set)
     for group in card.looks:
         report("note", text=looks_alike(group))
     if card.shift is not None:

@@ -102,7 +102,7 @@ def models(data: Path, size: int, folder: Path) -> tuple[dict[str, dict[str, Pat
     read = dataset.read(data)
     read, pixels = cache.decode(read, folder / "films", size=size)
     began = time.process_time()
-    learned, groups = fingerprints.learn(read, pixels)
+    learned, groups = fingerprints.learn(read, pixels, fingerprints.find(read, pixels))
     print(f"{len(groups)} groups learned in {time.process_time() - began:.1f} s of the processor")
     torch.manual_seed(0)
     net = model.ResNet18(2)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.trainer.acquisition import plants
 from trainer.errors import Stopped
+from trainer.judging import metrics
 from trainer.shift import measure, report, units, words
 from trainer.shift.measure import Scored
 from trainer.shift.units import Films, Unit
@@ -126,6 +127,34 @@ def test_films_of_the_sick_are_dressed_as_a_unit_of_the_healthy(
     unit = named(told)["group 1"]
     assert unit["dressed"] == "positive"
     assert unit["mean_p"]["positive"]["after"] < 0.1 < unit["mean_p"]["positive"]["before"]
+
+
+def test_each_film_is_dressed_as_several_donors_and_figures_are_means_of_all_draws(
+    films: Films, found: list[Unit]
+) -> None:
+    # One donor in ten of the unit has the stamp: a single draw says how many of them it met.
+    (unit,) = found
+    few = dataclasses.replace(
+        unit, boxes=[b if not n % 10 else b[:0] for n, b in enumerate(unit.boxes)]
+    )
+    scored = measure.measure(films, [few], sees_stamp, seed=SEED)
+    assert scored is not None
+    one = next(one for one in scored.dressed if one.name == "group 1 marks")
+    assert one.score.shape == (measure.DRAWS, one.films.size)
+    assert len({row.tobytes() for row in one.score}) == measure.DRAWS
+    told = named(report.of(films, [few], scored, threshold=0.5, seed=SEED))["group 1 marks"]
+    before = scored.score[one.films]
+    flips = [((before >= 0.5) != (row >= 0.5)).mean() for row in one.score]
+    assert told["draws"] == measure.DRAWS
+    assert told["flips"]["value"] == pytest.approx(np.mean(flips))
+    assert min(flips) < told["flips"]["value"] < max(flips)
+    assert told["mean_p"]["negative"]["after"] == pytest.approx(one.score.mean())
+    of_draw = [metrics.auroc(score, scored.truth) for score in scored.after(one)]
+    assert told["auroc"]["value"] == pytest.approx(np.mean(of_draw))
+    assert told["auroc"]["low"] < told["auroc"]["value"] < told["auroc"]["high"]
+    # A change without a donor is the same one each time.
+    (countered,) = (one for one in scored.dressed if one.name == "counter-shift full")
+    assert len(countered.score) == 1
 
 
 def test_the_same_seed_dresses_the_same_films_whatever_scores_them(
