@@ -6,7 +6,7 @@ Start here for anything that is reported. NumPy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -68,3 +68,19 @@ def summary(
         "false_negative": float(counts.false_negative),
         "films": float(counts.films),
     }
+
+
+def goal(rule: str, found: Mapping[str, float]) -> str:
+    """What came of a rule that asks for a sensitivity or a specificity, for a person.
+
+    `found` are figures of films that did not choose the threshold. Empty for other rules.
+    """
+    name, _, wanted = rule.partition("=")
+    if name not in ("sensitivity", "specificity") or name not in found:
+        return ""
+    low, high = found[f"{name}_low"], found[f"{name}_high"]
+    return (
+        f"{rule} holds on the films that chose the threshold and is no promise for others: on "
+        f"films that did not choose it {name} is {found[name]:.3f} (95 % interval {low:.3f} to "
+        f"{high:.3f})" + ("; ask for more where it must not be less" if low < float(wanted) else "")
+    )

@@ -410,6 +410,8 @@ def _own_rule(card: Card) -> str:
 
 
 def _print(report: Mapping[str, Any]) -> None:
+    from trainer.judging import figures
+
     positive = report["positive"]
     before, after = report["metrics"]["before"], report["metrics"]["after"]
     click.echo(
@@ -425,6 +427,8 @@ def _print(report: Mapping[str, Any]) -> None:
     rows += [(name, left.get(name), right.get(name)) for name in SHOWN if name in right]
     output.grid(["", "as it is", "calibrated, on films that chose nothing"], rows)
     click.echo("95 % intervals in brackets")
+    if said := figures.goal(report["rule"], after):
+        click.echo(said)
     if report["patients_are"] == "unknown":
         click.echo("patients: unknown; figures may be too good, and intervals too narrow", err=True)
     for note in (*report["notes"], *report.get("precisions", ())):

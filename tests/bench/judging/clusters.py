@@ -45,7 +45,9 @@ def of_shares(
     """
 
     def draw(rng: np.random.Generator) -> tuple[Interval, Interval]:
-        if alike:
+        if alike == 1:
+            chances = (rng.random(patients) < share).astype(np.float64)
+        elif alike:
             strength = (1 - alike) / alike
             chances = rng.beta(share * strength, (1 - share) * strength, patients)
         else:

@@ -60,3 +60,15 @@ def test_intervals_are_by_patient() -> None:
     called = score >= 0.6
     ends = clusters.share_interval(called[truth], np.array(patients)[truth].tolist())
     assert (alone["sensitivity_low"], alone["sensitivity_high"]) == ends
+
+
+def test_what_a_goal_came_to_is_said_with_its_interval() -> None:
+    score, truth = draw(6)
+    found = figures.summary(score, truth, 0.45)
+    said = figures.goal("sensitivity=0.95", found)
+    assert said.startswith("sensitivity=0.95 holds on the films that chose the threshold and is no")
+    assert f"sensitivity is {found['sensitivity']:.3f} (95 % interval" in said
+    assert said.endswith("ask for more where it must not be less")
+    low = found["specificity_low"]
+    assert figures.goal(f"specificity={low - 0.01:.3f}", found).endswith(")")
+    assert figures.goal("youden", found) == figures.goal("cost=5", found) == ""
