@@ -100,9 +100,10 @@ def export(
         logits, labels, patients, data.positive_index, rule,
         views=np.stack(views), epochs=of_epochs(trained),
     )  # fmt: skip
-    chosen, what = fitted.chosen, "temperature and threshold"
-    if trained.held_out:
-        what = f"epoch, {what}"
+    chosen = fitted.chosen
+    what = "epoch, temperature and threshold"
+    if not trained.held_out:
+        what = "temperature and threshold, and all the epoch"
     card = Card(
         labels=data.labels,
         positive=data.positive,
