@@ -184,6 +184,7 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path) -> Judged:
     from scheduler.pages.judged import Judged
     from scheduler.submitting import precision
     from trainer.card import Card
+    from trainer.data import whose
     from worker.scoring import serving
     from worker.training import evaluation
 
@@ -191,12 +192,15 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path) -> Judged:
     card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, None)
     pinned = precision.pin(engine, row["id"], "auto", "onnx")
+    owned = whose.of(entries)
     files: list[str] = []
+    patients: list[str] = []
     score: list[float] = []
     truth: list[bool] = []
     with serving.opened(settings, engine, row["id"], pinned) as network:
-        for film in evaluation.score(network, entries, decoder(2)):
+        for place, film in enumerate(evaluation.score(network, entries, decoder(2))):
             if film.probability is not None:
+                patients.append(owned[place].patient)
                 files.append(str(film.file))
                 score.append(film.probability)
                 truth.append(film.truth == card.positive)
@@ -208,4 +212,5 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path) -> Judged:
         truth=np.array(truth, bool),
         number=np.arange(len(files)),
         files=files,
+        patients=patients,
     )

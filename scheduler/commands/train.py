@@ -155,7 +155,8 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     default="youden",
     show_default=True,
     help="How the threshold is chosen on validation: youden, sensitivity=0.95, specificity=0.95, "
-    "or cost=5 where a missed disease costs as much as 5 false alarms.",
+    "or cost=5 where a missed disease costs as much as 5 false alarms. A goal holds on the "
+    "films that choose, and is no promise for others: the job says what others have.",
 )
 @click.option(
     "--positive",

@@ -151,6 +151,8 @@ def _chai(
             ("Usefulness", metric("auroc", "auprc", "accuracy")),
             ("Operating point", metric("sensitivity", "specificity", "ppv", "npv")),
             ("Calibration", metric("ece")),
+            ("Of films that", str(card.get("basis") or "chose epoch, temperature and threshold")
+             if found else ""),
             ("Evaluations", f"{len(evaluations)} kept, shown above"),
             ("Fairness and equity", SITE),
             ("Safety and reliability", SITE),

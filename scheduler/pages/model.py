@@ -68,6 +68,7 @@ def _lead(row: sa.RowMapping, champion: bool, evaluations: Sequence[sa.RowMappin
         return f"{found[name]:.3f}", f"on validation {between}"
 
     state = "the champion" if champion else str(row["state"])
+    basis = (row["card"] or {}).get("basis")
     return [
         el(
             "p",
@@ -84,6 +85,7 @@ def _lead(row: sa.RowMapping, champion: bool, evaluations: Sequence[sa.RowMappin
                 ("Evaluations", len(evaluations), "kept in the database"),
             ]
         ),
+        html.note(f"Figures: {basis}.") if basis else None,
         html.note(
             "It is not known whose the training films are: figures may be too good, and their "
             "intervals too narrow.",
@@ -200,7 +202,7 @@ def _good(
             judged.measured(
                 f"{output.printable(one['split'])}, {output.when(one['created_at'])}",
                 dict(one["metrics"]),
-                f"{one['n_films']:,} films.",
+                f"{one['n_films']:,} films; {one['metrics'].get('basis') or judged.UNSAID}.",
             )
         )
     content: list[Content] = [el("div", drawn, class_="charts")] if drawn else []

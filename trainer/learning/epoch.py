@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainer.data.labelled import LeftOut
+from trainer.judging import calibration, metrics
 
 #: A validation loss by this share above its lowest in each of the last RISEN_EPOCHS is no chance.
 RISE = 0.05
@@ -71,7 +76,7 @@ class Epoch:
     val_accuracy: float
     #: Of P(positive) against the rest, 0 to 1; NaN without both.
     val_auroc: float
-    #: `metrics.summary` at 0.5, before calibration, by name.
+    #: `figures.summary` at 0.5, before calibration, by name.
     train_metrics: dict[str, float] = field(default_factory=dict)
     #: The same of validation.
     val_metrics: dict[str, float] = field(default_factory=dict)
@@ -95,6 +100,21 @@ def merit(epoch: Epoch) -> tuple[float, float]:
 def best(history: Sequence[Epoch]) -> Epoch | None:
     """The epoch that validation likes best: of equals the first."""
     return max(history, key=merit, default=None)
+
+
+def best_by(logits: Sequence[NDArray[Any]], labels: NDArray[np.int64], positive: int) -> int:
+    """The place of the epoch that films like best, from 0, by the same merit.
+
+    By logits `[N, C]` after each epoch and true classes `[N]`, of these films alone.
+    """
+
+    def merit(one: NDArray[Any]) -> tuple[float, float]:
+        scores = calibration.softmax(one)
+        right = scores[np.arange(len(labels)), labels]
+        area = metrics.auroc(scores[:, positive], labels == positive)
+        return area, float(np.log(np.maximum(right, 1e-300)).mean())
+
+    return max(range(len(logits)), key=lambda place: merit(logits[place]))
 
 
 def tired(history: Sequence[Epoch], patience: int) -> bool:

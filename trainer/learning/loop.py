@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from torch import Tensor
 from trainer.data import cache as pixel_cache
 from trainer.data import dataset, decoding
 from trainer.data.decoding import Decoder
+from trainer.data.labelled import Film
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
-from trainer.judging import metrics
+from trainer.judging import figures
 from trainer.learning import averaging, defence, warm
 from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
@@ -78,6 +79,9 @@ class Trained:
     epochs: tuple[Epoch, ...]
     #: The epoch whose weights these are.
     best: Epoch
+    #: Logits of the validation films after each epoch, `float32 [N, C]`; none where those of an
+    #: epoch are not known.
+    held_out: tuple[NDArray[np.float32], ...] = ()
     #: Whether the run learned its films by heart, in a sentence for a person.
     verdict: str
     #: `cpu`, or the GPU's name.
@@ -260,7 +264,7 @@ def train(
                 train_auroc=seen.get("auroc", math.nan),
                 val_loss=float(F.cross_entropy(val, val_labels)),
                 val_accuracy=_accuracy(val, val_labels),
-                val_metrics=(held_out := _measured(val, val_labels, positive)),
+                val_metrics=(held_out := _measured(val, val_labels, positive, val_films)),
                 val_auroc=held_out.get("auroc", math.nan),
                 lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
                 seconds=before_s + time.monotonic() - began,
@@ -271,6 +275,7 @@ def train(
             chosen = epochs.best([*history, news])
             news = dataclasses.replace(news, best=chosen is news)
             history.append(news)
+            state.held_out.append(val)
             # The best weights first: a crash in between repeats this epoch and writes them again.
             if news.best:
                 keeper.save_best(epoch, average.net)
@@ -294,6 +299,7 @@ def train(
         init=init,
         epochs=tuple(history),
         best=best,
+        held_out=_of_all(state),
         verdict=verdict,
         device=devices.name(device),
         precision=precision,
@@ -432,6 +438,16 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def _measured(logits: Tensor, labels: Tensor, positive: int) -> dict[str, float]:
+def _of_all(state: State) -> tuple[NDArray[np.float32], ...]:
+    """Logits of the validation films after each epoch; none where one is missing."""
+    known = len(state.held_out) == len(state.history)
+    return tuple(logits.numpy() for logits in state.held_out) if known else ()
+
+
+def _measured(
+    logits: Tensor, labels: Tensor, positive: int, films: Sequence[Film] | None = None
+) -> dict[str, float]:
+    """At a half; intervals are by patient where the films are given."""
     score = torch.softmax(logits.double(), dim=1)[:, positive].numpy()
-    return metrics.summary(score, (labels == positive).numpy(), 0.5)
+    patients = None if films is None else [film.patient for film in films]
+    return figures.summary(score, (labels == positive).numpy(), 0.5, patients)

@@ -1,7 +1,7 @@
 """Recalibrating: labelled films of a site choose a model's temperature and operating point anew.
 
 `of_source` scores the films of a folder, `of_job` takes the scores that a job has kept; both give
-`Films`, of which `trainer.judging.recalibration` makes a `Recalibrated`. `write` makes the files of
+`Films`, of which `trainer.judging.recalibration` makes a `CrossFitted`. `write` makes the files of
 the new version, and `judged` lets it through the gate. Needs no torch, and knows no database.
 """
 
@@ -25,8 +25,8 @@ from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
-from trainer.judging import clusters, gate, metrics, parity, recalibration
-from trainer.judging.recalibration import Recalibrated
+from trainer.judging import clusters, crossfit, gate, metrics, parity, recalibration
+from trainer.judging.crossfit import CrossFitted
 from trainer.judging.verdict import Margins, Side, Verdict
 from trainer.modelfile import recalibrated
 from worker.engine import FILE_OF, Engine, open_engine
@@ -204,7 +204,7 @@ def of_job(on: str, card: Card, rows: Sequence[Row], said: Whose) -> Films:
     )
 
 
-def choose(films: Films, card: Card, rule: str) -> Recalibrated:
+def choose(films: Films, card: Card, rule: str) -> CrossFitted:
     """Temperature, bias and operating point by these films. Raises DatasetError where they cannot
     choose: they are too few, or the model does not tell them apart."""
     truth = films.labels == card.positive_index
@@ -224,13 +224,11 @@ def choose(films: Films, card: Card, rule: str) -> Recalibrated:
             "films"
         )
     logits = recalibration.logits_of(films.scores, card.temperature)
-    return recalibration.recalibrate(
-        logits, films.labels, films.patients, card.positive_index, rule
-    )
+    return crossfit.fit(logits, films.labels, films.patients, card.positive_index, rule)
 
 
 def recalibrated_card(
-    card: Card, films: Films, new: Recalibrated, rule: str, origin: Mapping[str, Any]
+    card: Card, films: Films, new: CrossFitted, rule: str, origin: Mapping[str, Any]
 ) -> Card:
     """What is said of the new version; `origin` is the model that it comes from, as JSON."""
     truth = films.labels == card.positive_index
@@ -241,6 +239,7 @@ def recalibrated_card(
         threshold=new.chosen.threshold,
         threshold_rule=f"{rule} on {n} films of {patients} patients of its site",
         metrics=new.figures(truth, films.patients, known=films.known),
+        basis=new.basis(),
         # What dressed films do at another threshold was not measured.
         shift=None,
         provenance={
@@ -263,9 +262,7 @@ def recalibrated_card(
     )
 
 
-def write(
-    files: Mapping[str, Path], folder: Path, card: Card, new: Recalibrated
-) -> dict[str, Path]:
+def write(files: Mapping[str, Path], folder: Path, card: Card, new: CrossFitted) -> dict[str, Path]:
     """Write the new version's file of each precision; `files` are those of the model as it was."""
     from trainer import card as cards
 
@@ -283,7 +280,7 @@ def write(
     return made
 
 
-def reference(films: Films, new: Recalibrated) -> dict[str, Any]:
+def reference(films: Films, new: CrossFitted) -> dict[str, Any]:
     """`models.reference` of the new version: how it scores the films that it was chosen on."""
     return {
         "of": "validation",
@@ -298,7 +295,7 @@ def faster(
     wanted: Collection[str],
     films: Films,
     card: Card,
-    new: Recalibrated,
+    new: CrossFitted,
     *,
     batch: int,
     threads: int,

@@ -6,7 +6,6 @@ No more films are kept than `KEPT_BYTES` hold. Needs no torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,22 +21,14 @@ from worker.training import precisions
 KEPT_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
-class _Owned:
-    """What says whose a film is."""
-
-    known_by: str
-
-
 class Kept:
     """Films of an evaluation that are kept for the report."""
 
     def __init__(self, entries: Sequence[Entry], size: int, seed: int = 0) -> None:
         """For films of `size` pixels; of more than can be kept, patients are drawn by `seed`."""
-        reader = whose.Reader(whose.BY_THEMSELVES, entries)
-        owned = [reader(entry) for entry in entries]
+        owned = whose.of(entries)
         most = max(1, KEPT_BYTES // size**2)
-        kept = units.drawn([patient for patient, _ in owned], most, seed)
+        kept = units.drawn([one.patient for one in owned], most, seed)
         self._seed, self._drawn_of = seed, len(entries)
         self._entries = [entries[number] for number in kept]
         self._owned = [owned[number] for number in kept]
@@ -61,11 +52,11 @@ class Kept:
             planes=self._planes,
             rows=rows,
             labels=np.array([label[self._entries[row].name] for row in rows], dtype=np.int64),
-            patients=[self._owned[row][0] for row in rows],
+            patients=[self._owned[row].patient for row in rows],
             held_out=np.ones(rows.size, np.bool_),
             names=card.labels,
             positive=card.positive_index,
-            patients_are=whose.state([_Owned(self._owned[row][1]) for row in rows]),
+            patients_are=whose.state([self._owned[row] for row in rows]),
             drawn_of=self._drawn_of if self._drawn_of > len(self._entries) else 0,
         )
         if len(np.unique(films.truth)) < 2:

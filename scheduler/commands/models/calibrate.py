@@ -25,8 +25,8 @@ from scheduler.submitting import submit
 if TYPE_CHECKING:
     from db.queue import labels
     from trainer.card import Card
+    from trainer.judging.crossfit import CrossFitted
     from trainer.judging.gate import Anchor
-    from trainer.judging.recalibration import Recalibrated
     from trainer.judging.verdict import Side, Verdict
     from worker.training.recalibrating import Films
 
@@ -136,7 +136,7 @@ class _Calibration:
     ) -> int:  # fmt: skip
         """Calibrate, judge, register and print; the exit status."""
         from scheduler.commands import train
-        from trainer.judging import recalibration
+        from trainer.judging import figures
         from trainer.judging.verdict import Margins, Side
         from worker.training import recalibrating
 
@@ -156,9 +156,7 @@ class _Calibration:
         card = recalibrating.recalibrated_card(
             self._card, films, new, self._rule, _origin(self._engine, self._row)
         )
-        before = recalibration.measured(
-            own.score, own.score >= own.threshold, truth, films.patients, known=films.known
-        )
+        before = figures.summary(own.score, truth, own.threshold, films.patients, known=films.known)
         report: dict[str, Any] = {
             "model_id": None, "name": None, "calibrated_from": self._row["id"],
             "calibrated_on": films.on, "films": len(truth), "positives": int(truth.sum()),
@@ -272,10 +270,11 @@ class _Calibration:
         return "fp32" if self._job is None else str(jobs.get(self._engine, self._job)["precision"])
 
     def _register(
-        self, name: str, card: Card, films: Films, new: Recalibrated,
+        self, name: str, card: Card, films: Films, new: CrossFitted,
         before: Mapping[str, float], verdict: Verdict, against: int,
     ) -> tuple[int, list[str]]:  # fmt: skip
         """Write and register the new version; its number, and a sentence per faster precision."""
+        from trainer.judging.figures import GIVEN
         from worker.decoding import labelled
         from worker.decoding.labelled import Limits
         from worker.engine import store
@@ -324,8 +323,9 @@ class _Calibration:
 
             def register(connection: sa.Connection) -> int:
                 number = models.register(connection, fresh, who)
-                for model_id, figures in ((number, card.metrics), (own, before)):
-                    kept = {k: v for k, v in figures.items() if k != "films"}
+                for model_id, measured in ((number, card.metrics), (own, before)):
+                    kept = {k: v for k, v in measured.items() if k != "films"}
+                    kept["basis"] = card.basis if number == model_id else GIVEN
                     models.record_evaluation(
                         connection, model_id, SPLIT, {**kept, "n_films": truth_films},
                         job_id=self._job,
@@ -410,6 +410,8 @@ def _own_rule(card: Card) -> str:
 
 
 def _print(report: Mapping[str, Any]) -> None:
+    from trainer.judging import figures
+
     positive = report["positive"]
     before, after = report["metrics"]["before"], report["metrics"]["after"]
     click.echo(
@@ -425,6 +427,8 @@ def _print(report: Mapping[str, Any]) -> None:
     rows += [(name, left.get(name), right.get(name)) for name in SHOWN if name in right]
     output.grid(["", "as it is", "calibrated, on films that chose nothing"], rows)
     click.echo("95 % intervals in brackets")
+    if said := figures.goal(report["rule"], after):
+        click.echo(said)
     if report["patients_are"] == "unknown":
         click.echo("patients: unknown; figures may be too good, and intervals too narrow", err=True)
     for note in (*report["notes"], *report.get("precisions", ())):
