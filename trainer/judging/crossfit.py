@@ -49,11 +49,11 @@ class Chosen:
 class Epochs:
     """What the network said of the films after each epoch, and which epoch such films keep."""
 
-    #: `[N, C]` of each.
+    #: `[1 + K, N, C]` of each: the films as they are, and in each of K dressings.
     logits: Several
     #: The place of the one that is kept, from 0.
     kept: int
-    #: The place of the best one, from 0, by logits `[N, C]` of each and true classes `[N]`.
+    #: The place of the best one, from 0, by logits `[1 + K, N, C]` of each and true classes `[N]`.
     best: Callable[[Several, Numbers], int]
 
 
@@ -109,6 +109,7 @@ def fit(
     rule: str,
     *,
     views: Logits | None = None,
+    dressed: Logits | None = None,
     epochs: Epochs | None = None,
 ) -> CrossFitted:
     """Choose temperature, bias and threshold on all films, and for each fold on the others.
@@ -116,12 +117,18 @@ def fit(
     `logits` are the network's, `[N, C]`; `labels` true classes, `[N]`; `positive` is the class that
     is the disease; `rule` is as of `calibration.operating_point`. With `views` `[V, N, C]`, what
     the network says of each film as other acquisitions would have made it, the threshold is chosen
-    on these. With `epochs` the other folds choose the epoch too. Where that is not the one that
+    on these. What it says of the films dressed as others look, `dressed` `[K, N, C]`, has a part in
+    all three. With `epochs` the other folds choose the epoch too. Where that is not the one that
     all films keep there are no views of it; its threshold is then the one that calls as large a
     share of their films positive. Raises ValueError for a rule that is none.
     """
     every = np.ones(len(labels), np.bool_)
-    chosen = _choose(logits, views, labels, every, positive, rule)
+    seen = logits[None] if dressed is None else np.concatenate([logits[None], dressed])
+    if views is None:
+        views = seen
+    elif dressed is not None:
+        views = np.concatenate([views, dressed])
+    chosen = _choose(seen, views, labels, every, positive, rule)
     number, parts = folds(labels == positive, patients)
     if not parts:
         own = chosen.scores(logits)[:, positive]
@@ -132,14 +139,15 @@ def fit(
     for fold in range(parts):
         inside = number == fold
         others = ~inside
-        by_others = _choose(logits, views, labels, others, positive, rule)
+        by_others = _choose(seen, views, labels, others, positive, rule)
         said: Logits = logits
         if epochs is not None:
-            theirs = epochs.best([one[others] for one in epochs.logits], labels[others])
+            theirs = epochs.best([one[:, others] for one in epochs.logits], labels[others])
             if theirs != epochs.kept:
-                said = epochs.logits[theirs]
+                after = epochs.logits[theirs]
+                said = after[0]
                 by_others = _carried(
-                    by_others, logits[others], said[others], labels, others, positive
+                    by_others, logits[others], after[:, others], labels[others], positive
                 )
         probability[inside] = by_others.scores(said[inside])[:, positive]
         threshold[inside] = by_others.threshold
@@ -172,30 +180,34 @@ def folds(truth: Flags, patients: Sequence[str]) -> tuple[Numbers, int]:
 
 
 def _choose(
-    logits: Logits,
-    views: Logits | None,
+    seen: Logits,
+    views: Logits,
     labels: Numbers,
     which: Flags,
     positive: int,
     rule: str,
 ) -> Chosen:
-    """By these films only."""
+    """By these films only: temperature and bias by `seen`, the threshold by `views`."""
     truth = labels[which]
-    temperature, bias = calibration.scaling(logits[which], truth)
-    seen = logits[which][None] if views is None else views[:, which]
-    score = calibration.softmax(np.concatenate(list(seen)) + bias, temperature)[:, positive]
-    threshold = calibration.operating_point(score, np.tile(truth == positive, len(seen)), rule)
+    temperature, bias = _scaling(seen[:, which], truth)
+    score = calibration.softmax(np.concatenate(list(views[:, which])) + bias, temperature)
+    threshold = calibration.operating_point(
+        score[:, positive], np.tile(truth == positive, len(views)), rule
+    )
     return Chosen(temperature=temperature, bias=bias, threshold=threshold)
 
 
-def _carried(
-    kept: Chosen, before: Logits, after: Logits, labels: Numbers, which: Flags, positive: int
-) -> Chosen:
-    """A choice made by films' logits of one epoch, `before`, for those of another, `after`."""
+def _scaling(seen: Logits, labels: Numbers) -> tuple[float, Floats]:
+    return calibration.scaling(np.concatenate(list(seen)), np.tile(labels, len(seen)))
+
+
+def _carried(kept: Chosen, before: Logits, after: Logits, labels: Numbers, positive: int) -> Chosen:
+    """A choice made by films' logits of one epoch, `before` `[N, C]`, for those of another, `after`
+    `[1 + K, N, C]`."""
     share = (kept.scores(before)[:, positive] < kept.threshold).mean()
-    temperature, bias = calibration.scaling(after, labels[which])
+    temperature, bias = _scaling(after, labels)
     moved = Chosen(temperature=temperature, bias=bias, threshold=0.0)
-    score = np.concatenate(([0.0], np.sort(moved.scores(after)[:, positive]), [1.0]))
+    score = np.concatenate(([0.0], np.sort(moved.scores(after[0])[:, positive]), [1.0]))
     at = round(share * (len(score) - 2))
     return Chosen(temperature=temperature, bias=bias, threshold=float(score[at : at + 2].mean()))
 

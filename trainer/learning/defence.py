@@ -4,12 +4,13 @@ Groups of training films that look acquired alike and are of one class are found
 Their films are disguised more than others (`trainer.network.disguise`) and count less where their
 group has hardly any film of another class: what a film teaches of the disease it teaches beside
 films of the other class that look like it (overlap weights: Li, Morgan and Zaslavsky, JASA 2018).
-The best epoch is chosen with held-out films dressed as these groups look.
+The best epoch, the temperature and the threshold are chosen by held-out films as they are and
+dressed as these groups look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,18 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.acquisition.marks import SIDE
+from trainer.checking import fingerprints
+from trainer.checking.fingerprints import Found
 from trainer.data.cache import Pixels
 from trainer.data.dataset import TRAIN, VAL, Dataset
 from trainer.network.disguise import Box
-from trainer.shift import units
+from trainer.shift import measure, units
 from trainer.shift.units import Films, Unit
 
 #: A film counts at least so much, however one-sided its group is.
 LEAST = 0.25
 
-#: Training films in which units are looked for, and held-out films at hand: at most so many, which
-#: bounds memory and takes some ten seconds of a processor.
-LEARNED, HELD_OUT = 6000, 4000
+#: Held-out films at hand: at most so many, which bounds memory.
+HELD_OUT = 4000
+
+#: Films that are dressed to judge an epoch, at most: 100 MB at 224 px.
+DRESSED = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class Defence:
     known: Tensor
     #: What the marks of such films cover, in pixels.
     boxes: Sequence[tuple[Box, ...]]
+    #: Places of held-out films among all of them, and these dressed, uint8 [n, S, S].
+    dressed: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]] = ()
+    #: Groups of one class; None where they were not looked for.
+    found: Found | None = None
 
 
 def none(films: int) -> Defence:
@@ -51,59 +60,78 @@ def none(films: int) -> Defence:
     )
 
 
-def of(
-    data: Dataset,
-    pixels: Pixels,
-    films: Films,
-    found: Sequence[Unit],
+def prepare(
+    data: Dataset, pixels: Pixels, seed: int, stop: Callable[[], bool] = lambda: False
 ) -> Defence:
-    """Against learning the units `found` among `films` at hand."""
+    """Look for groups of one class among the training films. Raises Stopped."""
+    found = fingerprints.find(data, pixels, stop)
+    films, kept = at_hand(data, pixels, found, seed)
+    those = units.find(films, found.searched.looks, named=found.searched.named, seed=seed)
+    dressed = []
+    if len(np.unique(films.truth[films.held_out])) == 2:
+        first = len(films) - len(kept)
+        for places, planes in measure.once(films, those, seed=seed, most=DRESSED):
+            dressed.append((kept[places - first], planes))
+    counts, known, boxes = _of(data, pixels, films, those)
+    return Defence(
+        counts=torch.tensor(counts),
+        known=torch.tensor(known),
+        boxes=boxes,
+        dressed=dressed,
+        found=found,
+    )
+
+
+def at_hand(
+    data: Dataset, pixels: Pixels, found: Found, seed: int
+) -> tuple[Films, NDArray[np.int64]]:
+    """The training films in which groups were looked for, then held-out ones that are dressed as
+    these; and the places of the latter among all that are held out."""
+    every = data.of(VAL)
+    kept = units.drawn([film.patient for film in every], HELD_OUT, seed)
+    films = (*found.films, *(every[place] for place in kept))
+    made = Films(
+        planes=pixels.planes,
+        rows=pixels.rows(films),
+        labels=np.array([film.label for film in films], dtype=np.int64),
+        patients=[film.patient for film in films],
+        held_out=np.arange(len(films)) >= len(found.films),
+        names=data.labels,
+        positive=data.positive_index,
+        patients_are=data.patients,
+        drawn_of=len(every),
+    )
+    return made, kept
+
+
+def _of(
+    data: Dataset, pixels: Pixels, films: Films, found: Sequence[Unit]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[tuple[Box, ...]]]:
+    """What each training film counts, whether it is of a group, and what its marks cover."""
     train = data.of(TRAIN)
-    place = {int(row): n for n, row in enumerate(pixels.rows(train))}
+    places_of: dict[int, list[int]] = {}
+    for place, row in enumerate(pixels.rows(train).tolist()):
+        places_of.setdefault(row, []).append(place)  # the same film may lie there twice
     labels = np.array([film.label for film in train])
     base = np.bincount(labels, minlength=len(data.labels)) / max(1, len(labels))
     counts = np.ones(len(train), np.float32)
     known = np.zeros(len(train), np.bool_)
     boxes: list[tuple[Box, ...]] = [()] * len(train)
     for unit in found:
-        learned = ~films.held_out[unit.films]
-        places = np.array([place[int(films.rows[f])] for f in unit.films[learned]], dtype=np.int64)
-        if not places.size:
-            continue
-        known[places] = True
-        marks = [boxes_ for boxes_, there in zip(unit.burned, learned, strict=True) if there]
-        for n, its in zip(places, marks, strict=True):
-            boxes[n] = (*boxes[n], *_scaled(its, pixels.size))
-        of_class = np.bincount(labels[places], minlength=len(data.labels))
-        for label in np.unique(labels[places]):
-            # The chance of another class in this group, beside that among all films.
-            others = (of_class.sum() - of_class[label] + 1) / (of_class.sum() + 2)
-            share = others / max(1e-9, 1 - base[label])
-            mine = places[labels[places] == label]
-            counts[mine] = np.minimum(counts[mine], np.clip(share, LEAST, 1))
+        of_class = np.bincount(films.labels[unit.films], minlength=len(data.labels))
+        # The chance of another class in this group, beside that among all films.
+        others = (of_class.sum() - of_class + 1) / (of_class.sum() + 2)
+        share = np.clip(others / np.maximum(1e-9, 1 - base), LEAST, 1)
+        for film, marks in zip(unit.films, unit.burned, strict=True):
+            its = _scaled(marks, pixels.size)
+            for place in places_of.get(int(films.rows[film]), ()):
+                known[place] = True
+                counts[place] = min(counts[place], share[labels[place]])
+                boxes[place] = (*boxes[place], *its)
     for label in np.unique(labels):
         mine = labels == label
-        counts[mine] *= mine.sum() / counts[mine].sum()  # classes count as before
-    return Defence(counts=torch.tensor(counts), known=torch.tensor(known), boxes=boxes)
-
-
-def at_hand(data: Dataset, pixels: Pixels, seed: int) -> Films:
-    """Films in which units are looked for, and those that are dressed as them."""
-    trained_on, every = data.of(TRAIN), data.of(VAL)
-    learned = sorted(trained_on, key=lambda film: film.sha256)[:LEARNED]
-    held_out = [every[row] for row in units.drawn([f.patient for f in every], HELD_OUT, seed)]
-    films = (*learned, *held_out)
-    return Films(
-        planes=pixels.planes,
-        rows=pixels.rows(films),
-        labels=np.array([film.label for film in films], dtype=np.int64),
-        patients=[film.patient for film in films],
-        held_out=np.arange(len(films)) >= len(learned),
-        names=data.labels,
-        positive=data.positive_index,
-        patients_are=data.patients,
-        drawn_of=len(every),
-    )
+        counts[mine] *= mine.sum() / counts[mine].sum()  # a class counts as before
+    return counts, known, boxes
 
 
 def _scaled(boxes: NDArray[np.int16], side: int) -> list[Box]:

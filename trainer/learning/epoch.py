@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,9 @@ class Epoch:
     val_accuracy: float
     #: Of P(positive) against the rest, 0 to 1; NaN without both.
     val_auroc: float
+    #: Least AUROC where validation films are dressed as groups of one class look, or as the other
+    #: class was mostly acquired, 0 to 1; NaN where none are.
+    shift_auroc: float = math.nan
     #: `figures.summary` at 0.5, before calibration, by name.
     train_metrics: dict[str, float] = field(default_factory=dict)
     #: The same of validation.
@@ -93,8 +97,9 @@ class Epoch:
 
 
 def merit(epoch: Epoch) -> tuple[float, float]:
-    """Greater is better: AUROC on validation, then likelihood."""
-    return epoch.val_auroc, -epoch.val_loss
+    """Greater is better: the least AUROC on validation, as it is and dressed, then likelihood."""
+    least = min((a for a in (epoch.val_auroc, epoch.shift_auroc) if not math.isnan(a)), default=0.0)
+    return least, -epoch.val_loss
 
 
 def best(history: Sequence[Epoch]) -> Epoch | None:
@@ -105,14 +110,15 @@ def best(history: Sequence[Epoch]) -> Epoch | None:
 def best_by(logits: Sequence[NDArray[Any]], labels: NDArray[np.int64], positive: int) -> int:
     """The place of the epoch that films like best, from 0, by the same merit.
 
-    By logits `[N, C]` after each epoch and true classes `[N]`, of these films alone.
+    By logits `[1 + K, N, C]` after each epoch, of films as they are and in K dressings, and true
+    classes `[N]`.
     """
 
     def merit(one: NDArray[Any]) -> tuple[float, float]:
-        scores = calibration.softmax(one)
-        right = scores[np.arange(len(labels)), labels]
-        area = metrics.auroc(scores[:, positive], labels == positive)
-        return area, float(np.log(np.maximum(right, 1e-300)).mean())
+        each = [calibration.softmax(logits) for logits in one]
+        right = each[0][np.arange(len(labels)), labels]
+        areas = [metrics.auroc(scores[:, positive], labels == positive) for scores in each]
+        return min(areas), float(np.log(np.maximum(right, 1e-300)).mean())
 
     return max(range(len(logits)), key=lambda place: merit(logits[place]))
 

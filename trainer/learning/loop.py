@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.checking.fingerprints import Found
 from trainer.data import cache as pixel_cache
 from trainer.data import dataset, decoding
 from trainer.data.decoding import Decoder
@@ -46,7 +47,6 @@ from trainer.network import augment, disguise, model, optimizers
 from trainer.network import device as devices
 from trainer.network import feed as feeds
 from trainer.network.feed import Feed
-from trainer.shift import units
 
 __all__ = [
     "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "Without",
@@ -79,9 +79,11 @@ class Trained:
     epochs: tuple[Epoch, ...]
     #: The epoch whose weights these are.
     best: Epoch
-    #: Logits of the validation films after each epoch, `float32 [N, C]`; none where those of an
-    #: epoch are not known.
+    #: Logits of the validation films after each epoch, `float32 [1 + K, N, C]`: as they are, and
+    #: with those dressed that are, in each of K dressings; none where an epoch's are not known.
     held_out: tuple[NDArray[np.float32], ...] = ()
+    #: Groups of one class among the training films; None where they were not looked for.
+    found: Found | None = None
     #: Whether the run learned its films by heart, in a sentence for a person.
     verdict: str
     #: `cpu`, or the GPU's name.
@@ -142,12 +144,9 @@ def train(
     val_labels = torch.tensor([f.label for f in val_films])
     batch = min(options.batch_size, len(train_rows))
     steps = len(train_rows) // batch
-    units_: list = []
     defended = defence.none(len(train_rows))
     if options.defend:
-        at_hand = defence.at_hand(data, films, options.seed)
-        units_ = units.find(at_hand, units.look(at_hand, stop), seed=options.seed)
-        defended = defence.of(data, films, at_hand, units_)
+        defended = defence.prepare(data, films, options.seed, stop)
     learn = Step(
         net,
         optimizer,
@@ -251,9 +250,11 @@ def train(
                 val = predict(
                     average.net, films, val_rows, feed=feed, precision=precision, stop=stop
                 ).logits
+                acquired = _acquired(average.net, val, defended.dressed, precision, stop)
             except Stopped:
                 keeper.save(state)
                 raise
+            shifted = [_measured(one, val_labels, positive) for one in acquired[1:]]
             outputs, truth = state.outputs.cpu(), train_labels[order]
             news = Epoch(
                 epoch=epoch,
@@ -266,6 +267,7 @@ def train(
                 val_accuracy=_accuracy(val, val_labels),
                 val_metrics=(held_out := _measured(val, val_labels, positive, val_films)),
                 val_auroc=held_out.get("auroc", math.nan),
+                shift_auroc=min((one["auroc"] for one in shifted), default=math.nan),
                 lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
                 seconds=before_s + time.monotonic() - began,
                 films_per_s=steps * batch / trained_s,
@@ -275,7 +277,7 @@ def train(
             chosen = epochs.best([*history, news])
             news = dataclasses.replace(news, best=chosen is news)
             history.append(news)
-            state.held_out.append(val)
+            state.held_out.append(acquired)
             # The best weights first: a crash in between repeats this epoch and writes them again.
             if news.best:
                 keeper.save_best(epoch, average.net)
@@ -300,6 +302,7 @@ def train(
         epochs=tuple(history),
         best=best,
         held_out=_of_all(state),
+        found=defended.found,
         verdict=verdict,
         device=devices.name(device),
         precision=precision,
@@ -344,6 +347,43 @@ def predict(
         logits.append(reading.logits.float())
         pooled.append(reading.pooled.float())
     return model.Reading(torch.cat(logits).cpu(), torch.empty(0), torch.cat(pooled).cpu())
+
+
+@torch.no_grad()
+def logits_of(
+    net: model.ResNet18,
+    planes: NDArray[np.uint8],
+    precision: str,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """Of films `uint8 [N, S, S]` that are in no cache, float32 `[N, C]` on the CPU. Raises
+    Stopped."""
+    device = next(net.parameters()).device
+    batch = devices.looked_at(device, planes.shape[-1])
+    found = []
+    for start in range(0, len(planes), batch):
+        if stop():
+            raise Stopped("stopped during validation")
+        # A copy: they may be read-only.
+        image = torch.tensor(planes[start : start + batch, None], device=device)
+        with devices.autocast(device, precision):
+            found.append(net(image).float().cpu())
+    return torch.cat(found)
+
+
+def _acquired(
+    net: model.ResNet18,
+    plain: Tensor,
+    dressed: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]],
+    precision: str,
+    stop: Callable[[], bool],
+) -> Tensor:
+    """Logits `[1 + K, N, C]` of the validation films: `plain`, and with some of them dressed."""
+    found = [plain]
+    for places, planes in dressed:
+        found.append(plain.clone())
+        found[-1][torch.from_numpy(places)] = logits_of(net, planes, precision, stop)
+    return torch.stack(found)
 
 
 def _network(
@@ -439,7 +479,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def _of_all(state: State) -> tuple[NDArray[np.float32], ...]:
-    """Logits of the validation films after each epoch; none where one is missing."""
+    """`Trained.held_out`; none where one is missing."""
     known = len(state.held_out) == len(state.history)
     return tuple(logits.numpy() for logits in state.held_out) if known else ()
 

@@ -89,12 +89,12 @@ def export(
         detector = ood.fit(
             trained.net, films.planes, train_rows, seen.arrays(), trained.options.seed
         )
-    found = fingerprints.find(data, films, stop)
+    found = trained.found or fingerprints.find(data, films, stop)
     learned, groups = fingerprints.learn(data, films, found, trained.options.seed)
     patients = [film.patient for film in val]
     fitted = crossfit.fit(
         logits, labels, patients, data.positive_index, rule,
-        views=np.stack(views), epochs=of_epochs(trained),
+        views=np.stack(views), dressed=_dressed(trained), epochs=of_epochs(trained),
     )  # fmt: skip
     chosen = fitted.chosen
     what = "epoch, temperature and threshold"
@@ -123,6 +123,15 @@ def export(
     )
     write(path, _calibrated(trained, card).state_dict(), card, detector, learned)
     return card
+
+
+def _dressed(trained: Trained) -> NDArray[np.float32] | None:
+    """What the network says of the validation films dressed, `[K, N, C]`; None where that is not
+    known."""
+    if not trained.held_out:
+        return None
+    found = trained.held_out[trained.epochs.index(trained.best)][1:]
+    return found if len(found) else None
 
 
 def of_epochs(trained: Trained) -> crossfit.Epochs | None:

@@ -125,6 +125,27 @@ def measure(
     return dataclasses.replace(found, dressed=dressed)
 
 
+def once(
+    films: Films, units: Sequence[Unit], *, seed: int, most: int
+) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
+    """What a network is judged by while it learns: places among all films, and these dressed.
+
+    As each unit, and as the other class was mostly acquired; of each film once, with one donor, and
+    about `most` in all. What training never does is not among them.
+    """
+    held_out = np.flatnonzero(films.held_out)
+    cost = held_out.size + sum(_others(films, unit, held_out).size for unit in units)
+    chosen = _chosen(films, held_out, cost, seed, most)
+    for number in range(1, len(units) + 1):
+        look = _as_unit(films, units, number, (UNIT,), chosen, seed)
+        if look.films.size:
+            (_, _, dress) = look.ways[0]
+            yield chosen[look.films], dress(np.arange(look.films.size), 0)
+    *_, changes = counter.SHIFTS.values()
+    some = zip(films.take(chosen), films.truth[chosen], strict=True)
+    yield chosen, np.stack([changes[int(sick)](plane) for plane, sick in some])
+
+
 #: What becomes of some of the films that are dressed, in one draw of donors: uint8 [n, S, S].
 _Dress = Callable[[Rows, int], NDArray[np.uint8]]
 

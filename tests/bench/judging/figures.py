@@ -77,8 +77,9 @@ def fitted(drawn: Drawn, rule: str) -> tuple[int, crossfit.CrossFitted]:
     def best(logits: crossfit.Several, labels: NDArray[np.int64]) -> int:
         return epoch.best_by(logits, labels, 1)
 
-    kept = best(drawn.logits, drawn.labels)
-    each = crossfit.Epochs(logits=drawn.logits, kept=kept, best=best)
+    plain = drawn.logits[:, None]
+    kept = best(plain, drawn.labels)
+    each = crossfit.Epochs(logits=plain, kept=kept, best=best)
     return kept, crossfit.fit(
         drawn.logits[kept], drawn.labels, drawn.patients, 1, rule, epochs=each
     )

@@ -159,12 +159,28 @@ def test_the_threshold_is_chosen_on_views_where_there_are_some() -> None:
     assert found.threshold.max() < plain.threshold.min()
 
 
+def test_films_dressed_as_others_look_have_a_part_in_temperature_and_threshold() -> None:
+    logits, labels, patients = drawn(7)
+    # Dressed, films of the healthy look sicker, and all of them say less.
+    dressed = logits[None] / 3 + np.array([0.0, 1.0])
+    plain = crossfit.fit(logits, labels, patients, 1, RULE)
+    found = crossfit.fit(logits, labels, patients, 1, RULE, dressed=dressed)
+    both = np.concatenate([logits, dressed[0]])
+    temperature, bias = calibration.scaling(both, np.tile(labels, 2))
+    assert found.chosen.temperature == pytest.approx(temperature)
+    assert found.chosen.temperature > plain.chosen.temperature
+    assert found.chosen.bias == pytest.approx(bias)
+    score = calibration.softmax(both + bias, temperature)[:, 1]
+    wanted = calibration.operating_point(score, np.tile(labels == 1, 2), RULE)
+    assert found.chosen.threshold == pytest.approx(wanted)
+
+
 def in_epochs(seed: int) -> tuple[list[NDArray[np.float64]], NDArray[np.int64], list[str]]:
-    """Logits after three epochs that are as good as each other."""
+    """Logits `[1, N, C]` after three epochs that are as good as each other."""
     logits, labels, patients = drawn(seed, n=120)
     rng = np.random.default_rng(seed)
     noise = rng.normal(0, 3, (3, *logits.shape))
-    return [logits + one for one in noise], labels, patients
+    return [(logits + one)[None] for one in noise], labels, patients
 
 
 def test_a_fold_is_scored_by_the_epoch_that_the_others_like_best() -> None:
@@ -175,34 +191,35 @@ def test_a_fold_is_scored_by_the_epoch_that_the_others_like_best() -> None:
 
     kept = best(each, labels)
     found = crossfit.fit(
-        each[kept], labels, patients, 1, RULE,
+        each[kept][0], labels, patients, 1, RULE,
         epochs=crossfit.Epochs(logits=each, kept=kept, best=best),
     )  # fmt: skip
     number, parts = crossfit.folds(labels == 1, patients)
     theirs = [
-        best([one[number != fold] for one in each], labels[number != fold]) for fold in range(parts)
+        best([one[:, number != fold] for one in each], labels[number != fold])
+        for fold in range(parts)
     ]
     assert set(theirs) != {kept}
     for fold, place in enumerate(theirs):
         inside = number == fold
-        temperature, bias = calibration.scaling(each[place][~inside], labels[~inside])
-        scores = calibration.softmax(each[place][inside] + bias, temperature)[:, 1]
+        temperature, bias = calibration.scaling(each[place][0, ~inside], labels[~inside])
+        scores = calibration.softmax(each[place][0, inside] + bias, temperature)[:, 1]
         assert found.probability[inside] == pytest.approx(scores)
 
 
 def test_the_threshold_of_another_epoch_calls_as_many_films_positive() -> None:
     each, labels, patients = in_epochs(4)
-    kept, other = each[0], each[1]
+    kept, other = each[0][0], each[1]
     alone = crossfit.fit(kept, labels, patients, 1, RULE)
     found = crossfit.fit(
         kept, labels, patients, 1, RULE,
-        epochs=crossfit.Epochs(logits=[kept, other], kept=0, best=lambda logits, labels: 1),
+        epochs=crossfit.Epochs(logits=[kept[None], other], kept=0, best=lambda logits, labels: 1),
     )  # fmt: skip
     assert found.called.mean() == pytest.approx(alone.called.mean(), abs=0.05)
     # All that the logits of an epoch are multiplied by or moved by is calibrated away.
     moved = crossfit.fit(
         kept, labels, patients, 1, RULE,
-        epochs=crossfit.Epochs(logits=[kept, 3 * kept + 1], kept=0, best=lambda logits, labels: 1),
+        epochs=crossfit.Epochs(logits=[kept[None], 3 * kept[None] + 1], kept=0, best=lambda logits, labels: 1),
     )  # fmt: skip
     assert (moved.called == alone.called).mean() > 0.98
 

@@ -13,7 +13,6 @@ from trainer.data import cache, dataset, decoding
 from trainer.film import rules
 from trainer.learning import defence
 from trainer.learning.defence import Defence
-from trainer.shift import units
 
 #: Films of each class, and those of the sick that are stamped.
 FILMS, STAMPED, SIDE = 150, 30, 224
@@ -46,8 +45,7 @@ def pixels(data: dataset.Dataset, tmp_path_factory: pytest.TempPathFactory) -> c
 
 @pytest.fixture(scope="module")
 def defended(data: dataset.Dataset, pixels: cache.Pixels) -> Defence:
-    films = defence.at_hand(data, pixels, 0)
-    return defence.of(data, pixels, films, units.find(films, units.look(films)))
+    return defence.prepare(data, pixels, 0)
 
 
 def is_stamped(film: dataset.Film) -> bool:
@@ -95,3 +93,17 @@ def test_without_a_group_of_one_class_nothing_is_known() -> None:
     assert not found.known.any()
     assert found.counts.tolist() == [1] * 5
     assert not any(found.boxes)
+    assert not found.dressed
+
+
+def test_held_out_films_of_the_other_class_are_dressed_once_as_the_group_and_all_in_a_counter_shift(
+    data: dataset.Dataset, pixels: cache.Pixels, defended: Defence
+) -> None:
+    val = data.of(dataset.VAL)
+    healthy = [n for n, film in enumerate(val) if film.label != data.positive_index]
+    (places, planes), (every, _) = defended.dressed
+    assert places.tolist() == healthy
+    assert every.tolist() == list(range(len(val)))
+    plain = pixels.planes[pixels.rows([val[n] for n in healthy])]
+    # Each of them got the stamp, which is white where the films are not.
+    assert ((planes > 250).sum((1, 2)) > (plain > 250).sum((1, 2)) + 50).all()

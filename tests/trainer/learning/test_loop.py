@@ -139,11 +139,14 @@ def test_what_each_epoch_said_of_the_validation_films_is_kept_where_all_epochs_d
     whole = loop.train(OPTIONS, data, tmp_path / "run")
     val = whole.dataset.of("val")
     labels = np.array([film.label for film in val])
-    assert [len(logits) for logits in whole.held_out] == [len(val)] * 2
+    # As they are, and in a counter-shift.
+    assert [logits.shape[:2] for logits in whole.held_out] == [(2, len(val))] * 2
     # The same merit as of the run's own choice.
     assert whole.epochs[epochs_of.best_by(whole.held_out, labels, 1)] == whole.best
     for logits, one in zip(whole.held_out, whole.epochs, strict=True):
-        assert loop._measured(torch.tensor(logits), torch.tensor(labels), 1, val) == one.val_metrics
+        assert (
+            loop._measured(torch.tensor(logits[0]), torch.tensor(labels), 1, val) == one.val_metrics
+        )
     # A checkpoint of before has nothing of the kind.
     values = checkpoint.load(path)
     del values["held_out"]
