@@ -219,7 +219,9 @@ def test_the_threshold_of_another_epoch_calls_as_many_films_positive() -> None:
     # All that the logits of an epoch are multiplied by or moved by is calibrated away.
     moved = crossfit.fit(
         kept, labels, patients, 1, RULE,
-        epochs=crossfit.Epochs(logits=[kept[None], 3 * kept[None] + 1], kept=0, best=lambda logits, labels: 1),
+        epochs=crossfit.Epochs(
+            logits=[kept[None], 3 * kept[None] + 1], kept=0, best=lambda logits, labels: 1
+        ),
     )  # fmt: skip
     assert (moved.called == alone.called).mean() > 0.98
 
