@@ -171,7 +171,7 @@ def _close_training(summary: dict[str, Any]) -> None:
     if summary["best_epoch"] is not None:
         click.echo(
             f"  best epoch   {summary['best_epoch']} of {summary['epochs']}, "
-            f"validation AUROC {summary['val_auroc']:.4f} (by which it was chosen)"
+            f"validation AUROC {summary['val_auroc']:.4f} (of films that chose it)"
         )
     if summary["verdict"]:
         click.echo(f"  verdict      {summary['verdict']}")

@@ -181,7 +181,7 @@ def test_the_cards_metrics_are_of_films_that_chose_nothing(
     assert len(trained.held_out) == len(trained.epochs)
     kept = trained.epochs.index(trained.best)
     own = loop.predict(trained.net, trained.films, rows).logits.numpy()
-    assert np.allclose(trained.held_out[kept], own, atol=1e-4)
+    assert np.allclose(trained.held_out[kept][0], own, atol=1e-4)
     views = np.stack([
         loop.predict(trained.net, trained.films, rows, view=view).logits.numpy()
         for view in range(export.VIEWS)
@@ -190,7 +190,7 @@ def test_the_cards_metrics_are_of_films_that_chose_nothing(
     assert parts == crossfit.FOLDS
     found = crossfit.fit(
         own, labels, patients, about.positive_index, "youden",
-        views=views, epochs=export.of_epochs(trained),
+        views=views, dressed=trained.held_out[kept][1:], epochs=export.of_epochs(trained),
     )  # fmt: skip
     assert about.metrics == pytest.approx(found.figures(labels == 1, patients, known="known"))
     # A fold whose films say something else changes what is reported of it, not what decides it.
