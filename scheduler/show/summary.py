@@ -164,7 +164,7 @@ def _close_figures(found: dict[str, float], basis: str) -> None:
         for name in ("auroc", "sensitivity", "specificity")
         if name in found
     ]
-    click.echo(f"  on new films {', '.join(parts)}; {basis}")
+    click.echo(f"  figures      {', '.join(parts)}; {basis}")
 
 
 def _close_training(summary: dict[str, Any]) -> None:

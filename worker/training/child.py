@@ -218,8 +218,8 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     path = folder / "model.onnx"
     report("note", text="calibrating, and dressing held-out films as others look")
     card = export.export(trained, path, spec["operating_point"], stop=stop.is_set)
-    if said := figures.goal(spec["operating_point"], card.metrics):
-        report("note", text=said)
+    if outcome := figures.goal(spec["operating_point"], card.metrics):
+        report("note", text=outcome)
     for group in card.looks:
         report("note", text=looks_alike(group))
     if card.shift is not None:

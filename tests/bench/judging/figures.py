@@ -1,6 +1,6 @@
 """What is reported of a model, and what it does on new films.
 
-    python -m tests.bench.judging.figures [optimism] [cover] [promise]
+    python -m tests.bench.judging.figures [optimism] [cover] [auroc] [promise]
 
 Scores are drawn, all else is as in training: the epoch, the temperature and the threshold are
 chosen on some films, and measured on the same (as before), by cross-fitting, and on new films.
@@ -130,13 +130,12 @@ def _shown(one: Found) -> str:
 def _optimism() -> None:
     print("On the films that chose / cross-fitted / on new films; 60 trials each")
     rows = []
-    for auroc in (0.9, 0.95, 0.99):
-        for films, per_patient in ((30, 1), (100, 1), (100, 4), (300, 1)):
-            found = optimism(films, auroc=auroc, rule="youden", per_patient=per_patient)
-            cells = [_shown(found[name]) for name in ("youden", "auroc", "ece")]
-            rows.append([f"{auroc}", f"{films} + {films}", str(per_patient), *cells])
-            print(rows[-1], flush=True)
-    report.table(["AUROC", "films", "a patient", "Youden's J", "AUROC", "ECE"], rows)
+    for films, per_patient in ((30, 1), (100, 1), (100, 4), (300, 1)):
+        found = optimism(films, auroc=0.9, rule="youden", per_patient=per_patient)
+        cells = [_shown(found[name]) for name in ("youden", "auroc", "ece")]
+        rows.append([f"{films} + {films}", str(per_patient), *cells])
+        print(rows[-1], flush=True)
+    report.table(["films", "a patient", "Youden's J", "AUROC", "ECE"], rows)
 
 
 #: Films, films a patient at most, and how alike two of a patient are.
@@ -165,6 +164,21 @@ def _cover() -> None:
     report.table(["films", *(f"{n} a patient" for n in PER_PATIENT)], rows)
 
 
+def _auroc() -> None:
+    print("Coverage of 95 % intervals of the AUROC by patient (by film), 200 trials each")
+    rows = []
+    for patients in (20, 50):
+        for per_patient in (1, 4, 8):
+            found = [
+                covering.of_aurocs(patients, per_patient, area=area, alike=0.8, times=200)
+                for area in (0.9, 0.97, 0.99)
+            ]
+            cells = [f"{one.covered:.3f} ({one.by_film:.3f})" for one in found]
+            rows.append([f"{patients} + {patients}", str(per_patient), *cells])
+            print(rows[-1], flush=True)
+    report.table(["patients", "films each", "AUROC 0.90", "AUROC 0.97", "AUROC 0.99"], rows)
+
+
 def _promise() -> None:
     print("Operating point by sensitivity=G; how often new films of the sick come out below 0.95")
     rows = []
@@ -176,6 +190,7 @@ def _promise() -> None:
         one = optimism(films, auroc=0.97, rule="sensitivity=0.95")["sensitivity"]
         reported = _shown(one)
         rows.append([str(films), *cells, reported, f"{one.covered:.0%}"])
+        print(rows[-1], flush=True)
     head = ["sick films", *(f"G = {goal}" for goal in (0.95, 0.97, 0.98, 0.99))]
     report.table([*head, "0.95: chose / cross-fitted / new", "held"], rows)
 
@@ -192,7 +207,7 @@ def sensitivity(seed: int, films: int, goal: float) -> float:
 
 
 def main() -> None:
-    parts = {"optimism": _optimism, "cover": _cover, "promise": _promise}
+    parts = {"optimism": _optimism, "cover": _cover, "auroc": _auroc, "promise": _promise}
     for name in sys.argv[1:] or parts:
         begun = time.process_time()
         parts[name]()
