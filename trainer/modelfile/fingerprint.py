@@ -165,7 +165,7 @@ def _squares(graph: Graph, marks: Sequence[Mark], size: int) -> _Squares:
     """The film's, as far as any of the marks is searched; nothing where there are none."""
     if not marks:
         return _Squares("", "", "")
-    nodes = _Nodes(graph, cards.LOOK, size)
+    nodes = _Nodes(graph, f"{cards.LOOK}.film", size)
     ends = [[at + n for at, n in zip(m.window, m.part, strict=False)] for m in marks]
     reach = [max(size, *sides) for sides in zip(*ends, strict=True)]
     more = [-(-side // GRID) * GRID - size for side in reach]
