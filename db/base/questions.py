@@ -1,7 +1,6 @@
 """Views over the whole archive: what was scored when, by what, how completely, and how it differs.
 
-Where they sum up, they read `db.base.totals` alone. Views that are asked by source leave out what
-no index of PostgreSQL has: sources whose path is of more than 2,600 bytes.
+Where they sum up, they read `db.base.totals` alone.
 """
 
 from __future__ import annotations
@@ -90,12 +89,11 @@ V_LATEST_PREDICTION = View(
         FROM (
             SELECT s.uri AS source, p.name, p.model_id, COALESCE(j.precision, 'fp32') AS precision,
                    MAX(p.job_id * {_PLACE} + p.item_no) AS place
-            FROM sources s
+            FROM ALL_SOURCES s
             JOIN jobs j ON j.id = s.job_id
             JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
             JOIN predictions p ON p.job_id = h.job_id AND p.item_no >= h.first_item
                 AND p.item_no < h.first_item + h.n_items
-            WHERE IN_AN_INDEX(s.uri)
             GROUP BY s.uri, p.name, p.model_id, COALESCE(j.precision, 'fp32')
         ) AS n
         JOIN predictions p ON p.job_id = n.place / {_PLACE}
@@ -230,7 +228,7 @@ V_COMPLETENESS = View(
                        WHERE h.job_id = s.job_id AND h.source_no = s.source_no
                            AND h.finished_at IS NULL
                    ) ELSE 0 END AS missing
-            FROM sources s
+            FROM ALL_SOURCES s
             JOIN jobs j ON j.id = s.job_id
             JOIN models m ON m.id = j.model_id
             LEFT JOIN source_totals t ON t.job_id = s.job_id AND t.source_no = s.source_no
@@ -242,11 +240,11 @@ V_COMPLETENESS = View(
                     AND COALESCE(r.precision, 'fp32') = COALESCE(j.precision, 'fp32')
                     AND JSON_HAS(r.spec, failed_only)
             )
-            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL AND IN_AN_INDEX(s.uri)
+            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
                 AND (s.paths IS NOT NULL OR NOT EXISTS (
-                SELECT 1 FROM sources s2
+                SELECT 1 FROM ALL_SOURCES s2
                 JOIN jobs j2 ON j2.id = s2.job_id
-                WHERE s2.uri = s.uri AND IN_AN_INDEX(s2.uri) AND s2.paths IS NULL
+                WHERE s2.uri = s.uri AND s2.paths IS NULL
                     AND s2.job_id > CASE
                         WHEN JSON_HAS(j.spec, failed_only) THEN j.parent_job_id ELSE j.id END
                     AND s2.job_id <> s.job_id
