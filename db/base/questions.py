@@ -102,6 +102,35 @@ V_LATEST_PREDICTION = View(
         JOIN models m ON m.id = p.model_id
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
     """,  # noqa: S608  # constants
+    # Each look into the partitions is planned for all of them: one look, and by one way alone, as
+    # what is grouped is kept apart. SQLite before 3.39 would number all films there are.
+    postgresql="""
+        SELECT p.source, p.name, p.model_id, m.name AS model, p.precision, l.name AS label,
+               p.probability, p.ood,
+               CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
+               p.job_id, p.item_no, p.scored_at
+        FROM (
+            SELECT b.source, p.name, p.model_id, b.precision, p.label_no, p.probability, p.ood,
+                   p.job_id, p.item_no, b.scored_at,
+                   ROW_NUMBER() OVER (
+                       PARTITION BY b.source, p.name, p.model_id, b.precision
+                       ORDER BY p.job_id DESC, p.item_no DESC
+                   ) AS age
+            FROM (
+                SELECT s.uri AS source, h.job_id, h.first_item, h.first_item + h.n_items AS past,
+                       h.finished_at AS scored_at, COALESCE(j.precision, 'fp32') AS precision
+                FROM ALL_SOURCES s
+                JOIN jobs j ON j.id = s.job_id
+                JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
+                GROUP BY 1, 2, 3, 4, 5, 6
+            ) AS b
+            JOIN predictions p ON p.job_id = b.job_id AND p.item_no >= b.first_item
+                AND p.item_no < b.past
+        ) AS p
+        JOIN models m ON m.id = p.model_id
+        JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
+        WHERE p.age = 1
+    """,
 )
 
 V_LATEST_BY_CONTENT = View(

@@ -43,6 +43,13 @@ class View:
     columns: dict[str, str]
     #: The SELECT behind it; its columns are named as above.
     select: str
+    #: That of PostgreSQL, where it has one of its own.
+    postgresql: str | None = None
+
+    def rendered(self, dialect: str) -> str:
+        """The SELECT in the words of a database: `sqlite` or `postgresql`."""
+        own = self.postgresql if dialect == "postgresql" else None
+        return render(own or self.select, dialect)
 
 
 def render(sql: str, dialect: str) -> str:

@@ -39,7 +39,7 @@ WORKERS, FILMS = 8, 8
 KEPT = 0.9
 
 #: Shards that wait: more than are done in a round.
-SHARDS = 6_000
+SHARDS = 3_000
 
 #: Tables that are empty before a round, in this order.
 EMPTIED = (
