@@ -99,3 +99,10 @@ def cpu_s(pid: int | None) -> float:
         elif fields[1] == str(pid):
             ticks += sum(int(n) for n in fields[11:13])
     return ticks / _TICKS
+
+
+def on_cpu_s(pid: int | None) -> float:
+    """Processor seconds of a process alone, to the nanosecond; 0 of none."""
+    if pid is None:
+        return 0.0
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
