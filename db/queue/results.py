@@ -341,18 +341,24 @@ def _finish(connection: sa.Connection, shard: Shard, state: str, **counts: Any) 
     raise leases.lost(shard)
 
 
+_SUM_UP = sa.insert(shard_totals)
+_NOTHING = dict.fromkeys((*totals.COUNTS, *totals.TENTHS, "score_sum", "timed", "seconds"), 0)
+
+
 def _sum_up(connection: sa.Connection, shard: Shard, day: str, **sums: float) -> None:
     """Write a shard's sums, for `db.work.totals` to add them; what is not given is 0."""
-    nothing = dict.fromkeys((*totals.COUNTS, *totals.TENTHS, "score_sum", "timed", "seconds"), 0)
+    # The values apart: SQLAlchemy takes longer to know a statement again that holds them.
     connection.execute(
-        sa.insert(shard_totals).values(
-            job_id=shard.job_id,
-            shard_no=shard.shard_no,
-            source_no=shard.source_no,
-            day=day,
-            model_id=shard.model_id,
-            precision=shard.precision,
-            worker_id=shard.worker_id,
-            **{**nothing, **sums},
-        )
+        _SUM_UP,
+        {
+            **_NOTHING,
+            "job_id": shard.job_id,
+            "shard_no": shard.shard_no,
+            "source_no": shard.source_no,
+            "day": day,
+            "model_id": shard.model_id,
+            "precision": shard.precision,
+            "worker_id": shard.worker_id,
+            **sums,
+        },
     )

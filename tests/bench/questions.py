@@ -1,7 +1,7 @@
 """Questions in SQL about years of scoring, beside plain reads of as many rows in the same run.
 
     python -m tests.bench.questions [--share 0.1] [--sqlite FILE] [--postgresql URL] [--plans]
-                                    [--before FOLDER [--writing]]
+                                    [--before FOLDER [--writing]] [--database sqlite|postgresql]
 
 Without a file or URL the large database (`tests.db.large`) is made with the schema of before, sized
 and upgraded, and its shards are added to the sums; one that is given is upgraded, and its shards
@@ -298,6 +298,8 @@ def write(
             for name, found in zip(("before", "now"), middle, strict=True)
         ],
     )
+    least = [min(one[0] for one in each) for each in taken]
+    print(f"fewest CPU s in a round: {least[0]:.3f} before, {least[1]:.3f} now\n")
     for n, name in enumerate(names):
         ratio = beside.paired(*([one[n] for one in each] for each in taken))
         claims.check(
@@ -334,6 +336,7 @@ def main() -> int:
     parser.add_argument("--plans", action="store_true", help="print how questions are answered")
     parser.add_argument("--before", type=Path, help="checkout of the release before")
     parser.add_argument("--writing", action="store_true", help="with --before: nothing but that")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], help="only this one")
     asked = parser.parse_args()
     share = 0.01 if asked.quick else asked.share
     claims = report.Claims()
@@ -345,7 +348,7 @@ def main() -> int:
         except servers.NotInstalled as error:
             print(error)
         for kind, given in (("sqlite", asked.sqlite), ("postgresql", asked.postgresql)):
-            if kind == "postgresql" and cluster is None:
+            if (kind == "postgresql" and cluster is None) or asked.database not in (None, kind):
                 continue
 
             def fresh(name: str, kind: str = kind) -> str:
