@@ -133,7 +133,7 @@ def cut(connection: sa.Connection, shard: Shard, parts: Sequence[NewShard]) -> l
     ).one_or_none()
     if kept is None:
         raise leases.lost(shard)
-    charge = kept._mapping
+    charge = kept._asdict()
     until = sa.select(shards.c.lease_until).where(
         shards.c.job_id == shard.job_id, shards.c.shard_no == shard.shard_no
     )
