@@ -11,7 +11,7 @@ from db.base import database
 from db.base.schema import schedules
 from db.queue import training
 from db.registry import models
-from scheduler.pages import charts, html
+from scheduler.pages import charts, floors, html
 from scheduler.pages import model as model_page
 from scheduler.pages.charts import Axis, Interval, Mark
 from scheduler.pages.html import Content, Html, Section, el
@@ -106,22 +106,8 @@ def _why(verdict: Mapping[str, Any]) -> Content:
             ],
             class_="charts",
         ),
-        _floors(verdict.get("floors") or {}),
+        floors.table(verdict, "Floors"),
     ]
-
-
-def _floors(floors: Mapping[str, Mapping[str, float]]) -> Content:
-    """What the new model must reach whatever the champion does."""
-    if not floors:
-        return None
-    return html.table(
-        "Floors",
-        ["figure", "must be at least", "is", "low end"],
-        [
-            [NAMES.get(name, name), *(f"{one[k]:.4f}" for k in ("floor", "value", "low"))]
-            for name, one in floors.items()
-        ],
-    )
 
 
 def _difference(

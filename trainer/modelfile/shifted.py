@@ -21,10 +21,6 @@ from trainer.shift import report as reports
 #: three times as long to train on as to be scored, so that the report takes a thirtieth of it.
 SHARE = 0.1
 
-#: Training films in which units are looked for, and held-out films at hand: at most so many, which
-#: bounds memory and takes some ten seconds of a processor.
-LEARNED, HELD_OUT = 6000, 4000
-
 
 def report(
     trained: Trained,
@@ -39,8 +35,7 @@ def report(
     """
     data, seed = trained.dataset, trained.options.seed
     trained_on, every = data.of(dataset.TRAIN), data.of(dataset.VAL)
-    learned = sorted(trained_on, key=lambda film: film.sha256)[:LEARNED]
-    held_out = [every[row] for row in units.drawn([f.patient for f in every], HELD_OUT, seed)]
+    learned, held_out = units.at_hand(trained_on, every, seed)
     at_hand = (*learned, *held_out)
     films = units.Films(
         planes=trained.films.planes,

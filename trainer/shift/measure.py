@@ -94,8 +94,8 @@ def measure(
         return None
     chosen = _chosen(films, held_out, _cost(films, units, held_out), seed, most)
     plain = np.concatenate([_finite(score(part)) for part in _parts(films, chosen, stop)])
-    looks = [*_looks(films, units, chosen, seed)]
-    done = [*(_scored(look, films, chosen, score, stop) for look in looks)]
+    to_do = [*looks(films, units, chosen, seed)]
+    done = [*(_scored(look, films, chosen, score, stop) for look in to_do)]
     found = Scored(
         films=chosen,
         truth=truth[chosen],
@@ -111,7 +111,7 @@ def measure(
     worst = min(as_units, key=lambda one: metrics.auroc(found.after(one), found.truth))
     assert worst.unit is not None
     parts = [
-        _scored(_Look.of(films, units, worst.unit, kind, chosen, seed), films, chosen, score, stop)
+        _scored(Look.of(films, units, worst.unit, kind, chosen, seed), films, chosen, score, stop)
         for kind in PARTS
     ]
     place = found.dressed.index(worst) + 1
@@ -120,7 +120,7 @@ def measure(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
+class Look:
     """A dressing that is to be done."""
 
     name: str
@@ -134,7 +134,7 @@ class _Look:
     @classmethod
     def of(
         cls, films: Films, units: Sequence[Unit], number: int, kind: str, chosen: Rows, seed: int
-    ) -> _Look:
+    ) -> Look:
         """Films of the other class as a unit, or as a part of it. The donors are the same ones."""
         unit = units[number - 1]
         dressed = _others(films, unit, chosen)
@@ -158,11 +158,12 @@ class _Look:
         return cls(name=name, kind=kind, unit=number, films=dressed, dress=dress)
 
 
-def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iterator[_Look]:
+def looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iterator[Look]:
+    """The dressings of the films `chosen`, but for the parts of the worst unit."""
     for number, unit in enumerate(units, 1):
         if _others(films, unit, chosen).size:
             for kind in (UNIT, SPECTRUM):
-                yield _Look.of(films, units, number, kind, chosen, seed)
+                yield Look.of(films, units, number, kind, chosen, seed)
     if not units:
         for positive in (True, False):
             yield _between_classes(films, chosen, seed, positive)
@@ -175,7 +176,7 @@ def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iter
             some = zip(films.take(chosen[places]), truth[places], strict=True)
             return np.stack([changes[int(sick)](plane) for plane, sick in some])
 
-        yield _Look(
+        yield Look(
             name=f"{COUNTER} {strength}",
             kind=COUNTER,
             unit=None,
@@ -184,7 +185,7 @@ def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iter
         )
 
 
-def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> _Look:
+def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> Look:
     """Films that are not positive with the spectra of those that are, or the other way round."""
     of_class = np.flatnonzero(films.truth == positive)
     learned = of_class[~films.held_out[of_class]]
@@ -198,11 +199,11 @@ def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> _
 
     disease = films.names[films.positive]
     name = f"{SPECTRUM} of {disease if positive else films.others}"
-    return _Look(name=name, kind=SPECTRUM, unit=None, films=dressed, dress=dress)
+    return Look(name=name, kind=SPECTRUM, unit=None, films=dressed, dress=dress)
 
 
 def _scored(
-    look: _Look, films: Films, chosen: Rows, score: Score, stop: Callable[[], bool]
+    look: Look, films: Films, chosen: Rows, score: Score, stop: Callable[[], bool]
 ) -> Dressed:
     found = []
     for start in range(0, look.films.size, AT_ONCE):
