@@ -65,7 +65,7 @@ def _lead(run: sa.RowMapping, schedule: str) -> Content:
             html.name(schedule),
             f", {CAUSES[run['cause']]}.",
         ),
-        html.note(str(run["reason"]), kind="note" if promoted else "warn")
+        html.note(_sentence(str(run["reason"])), kind="note" if promoted else "warn")
         if run["reason"]
         else html.note("No reason is known yet: the run goes on."),
         html.tiles(
@@ -77,6 +77,11 @@ def _lead(run: sa.RowMapping, schedule: str) -> Content:
             ]
         ),
     ]
+
+
+def _sentence(reason: str) -> str:
+    """A reason as it stands alone: with a capital and a full stop."""
+    return reason[:1].upper() + reason[1:].rstrip(".") + "."
 
 
 def _why(verdict: Mapping[str, Any]) -> Content:
@@ -178,7 +183,7 @@ def _models(engine: sa.Engine, run: sa.RowMapping, verdict: Mapping[str, Any]) -
                 [f"{NAMES.get(name, 'calibration error')}, validation of its own",
                  *("" if value is None else f"{value:.4f}" for value in values)]
             )  # fmt: skip
-    return html.table("The models", columns, rows)
+    return html.table("The models", columns, rows, shown=False)
 
 
 def _four(value: object) -> str:
