@@ -349,6 +349,7 @@ def test_the_same_page_twice_has_the_same_films(job: int, tmp_path: Path) -> Non
     review(job, file, "--films", 0, "--control", 12, "--force")
     control = {f["item"] for f in first["films"] if f["why"] == "control"}  # type: ignore[attr-defined]
     assert control < {f["item"] for f in data(file)["films"]}  # type: ignore[attr-defined]
+    assert "the others were chosen" not in parsed.page(file).all("header")[0].text
 
 
 def test_films_that_another_model_calls_otherwise_are_asked_about(
