@@ -139,7 +139,8 @@ def confusion(judged: Judged, threshold: float, positive: str) -> Html:
          cell(counts.false_negative, counts.positives), counts.positives],
         ["others by truth", cell(counts.false_positive, counts.negatives),
          cell(counts.true_negative, counts.negatives), counts.negatives],
-        ["all", counts.called_positive, counts.called_negative, counts.films],
+        ["all", cell(counts.called_positive, counts.films),
+         cell(counts.called_negative, counts.films), counts.films],
     ]  # fmt: skip
     return html.table(
         f"Confusion matrix at the operating point {threshold:.4f}",

@@ -149,7 +149,9 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         click.echo(f"Drift: {summary['drift']['detail']}.")
     click.echo("Research software, not a medical device.")
     if summary["predictions"]:
-        click.echo(f"Look first at: pneumoq report {job_id} job{job_id}.html")
+        click.echo(
+            f"Which films to look at first, and why: pneumoq report {job_id} job{job_id}.html"
+        )
         click.echo(
             'Next: pneumoq query "SELECT name, label, probability FROM v_predictions '  # noqa: S608
             f'WHERE job_id = {job_id} ORDER BY probability DESC LIMIT 20"'

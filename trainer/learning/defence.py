@@ -30,9 +30,6 @@ from trainer.shift.units import Films, Unit
 #: A film counts at least so much, however one-sided its group is.
 LEAST = 0.25
 
-#: Held-out films at hand: at most so many, which bounds memory.
-HELD_OUT = 4000
-
 #: Films that are dressed to judge an epoch, at most: 100 MB at 224 px.
 DRESSED = 2000
 
@@ -88,7 +85,7 @@ def at_hand(
     """The training films in which groups were looked for, then held-out ones that are dressed as
     these; and the places of the latter among all that are held out."""
     every = data.of(VAL)
-    kept = units.drawn([film.patient for film in every], HELD_OUT, seed)
+    kept = units.drawn([film.patient for film in every], units.HELD_OUT, seed)
     films = (*found.films, *(every[place] for place in kept))
     made = Films(
         planes=pixels.planes,

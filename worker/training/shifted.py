@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.card import Card
 from trainer.data import whose
 from trainer.data.labelled import Entry
 from trainer.shift import measure, report, units
@@ -42,13 +43,11 @@ class Kept:
             self._planes[row] = plane
             self._there[row] = True
 
-    def report(self, engine: Engine) -> dict[str, Any] | None:
-        """What is left of the engine's model where these films are dressed; None where they are not
-        of both classes."""
-        card = engine.card
+    def films(self, card: Card) -> units.Films:
+        """The films that are kept, of which a model of this card learned none."""
         rows = np.flatnonzero(self._there)
         label = {name: number for number, name in enumerate(card.labels)}
-        films = units.Films(
+        return units.Films(
             planes=self._planes,
             rows=rows,
             labels=np.array([label[self._entries[row].name] for row in rows], dtype=np.int64),
@@ -59,15 +58,27 @@ class Kept:
             patients_are=whose.state([self._owned[row] for row in rows]),
             drawn_of=self._drawn_of if self._drawn_of > len(self._entries) else 0,
         )
+
+    def report(self, engine: Engine) -> dict[str, Any] | None:
+        """What is left of the engine's model where these films are dressed; None where they are not
+        of both classes."""
+        card = engine.card
+        films = self.films(card)
         if len(np.unique(films.truth)) < 2:
             return None
         found = units.find(films, units.look(films), seed=self._seed)
-
-        def score(planes: NDArray[np.uint8]) -> NDArray[np.float64]:
-            scores, _ = precisions.scores(engine, planes[:, None])
-            return scores[:, card.positive_index].astype(np.float64)
-
-        scored = measure.measure(films, found, score, seed=self._seed)
+        scored = measure.measure(films, found, scorer(engine), seed=self._seed)
         if scored is None:
             return None
         return report.of(films, found, scored, threshold=card.threshold, seed=self._seed)
+
+
+def scorer(engine: Engine) -> measure.Score:
+    """P(positive) by an engine."""
+    positive = engine.card.positive_index
+
+    def score(planes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        scores, _ = precisions.scores(engine, planes[:, None])
+        return scores[:, positive].astype(np.float64)
+
+    return score
