@@ -19,7 +19,8 @@ from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 
 from trainer.judging import gate, paired
-from trainer.judging.verdict import NAMES, Margins, Side
+from trainer.judging.margins import NAMES, Margins
+from trainer.judging.verdict import Side
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,8 @@ from tests.bench.judging import gate as bench
 from tests.support import soak
 from trainer.judging import gate, verdict
 from trainer.judging.gate import Anchor, Reason, Rules
-from trainer.judging.verdict import Floats, Margins, Side, Verdict
+from trainer.judging.margins import NAMES, Margins
+from trainer.judging.verdict import Floats, Side, Verdict
 
 MARGINS = Margins(auroc=0.01, sensitivity=0.02, specificity=0.05)
 
@@ -102,7 +103,7 @@ def test_who_is_better_turns_with_the_sides() -> None:
     first, second = Side(score=one, threshold=0.4), Side(score=other, threshold=0.6)
     there = verdict.differences(truth, patients, first, second)
     back = verdict.differences(truth, patients, second, first)
-    for name in verdict.NAMES:
+    for name in NAMES:
         assert there[name].value == pytest.approx(-back[name].value, abs=1e-12)
         assert there[name].low == pytest.approx(-back[name].high, abs=1e-12)
         assert there[name].low < there[name].value < there[name].high
@@ -228,7 +229,7 @@ def test_the_figures_are_json_and_the_margins_are_among_them() -> None:
     again = json.loads(json.dumps(found.figures, allow_nan=False))
     assert again["margins"] == dataclasses.asdict(MARGINS)
     assert again["floors"] == {} and again["shift"] == {"judged": False}
-    assert set(again["slices"]["all"]) == {"films", "judged", *verdict.NAMES}
+    assert set(again["slices"]["all"]) == {"films", "judged", *NAMES}
 
 
 def test_equal_scores_everywhere_are_compared_too() -> None:
