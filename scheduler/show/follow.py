@@ -229,7 +229,12 @@ def _training(
     epochs_done, per_epoch = len(epochs), int(now["films_total"])
     total = per_epoch * asked
     # What is done after the epochs takes minutes: a note says what, and no epoch goes on.
-    if epochs and epochs_done >= int(now["epoch"]) and _is_note_since(last, epochs[-1]):
+    if (
+        row["state"] == "running"
+        and epochs
+        and epochs_done >= int(now["epoch"])
+        and _is_note_since(last, epochs[-1])
+    ):
         return title, output.printable(last["detail"]), total, total
     # A report may be older than the row of the epoch that it is about.
     done = max(

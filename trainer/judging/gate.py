@@ -74,7 +74,9 @@ class _Needed:
     wanted: dict[str, float] = field(default_factory=dict)
 
     def ask(self, name: str, times: float) -> None:
-        """So many times the films that there are would decide on a figure."""
+        """So many times the films that there are would decide on a figure; infinite: none would."""
+        if math.isinf(times):
+            return
         sick, well = times * self.positives, times * self.negatives
         if name == "auroc":  # its bound is as good as the smaller class lets it be
             sick = well = min(sick, well)
@@ -185,7 +187,7 @@ def _worse(
     """Where the new model may be worse by more than a margin."""
     for name, one in found.items():
         margin = getattr(margins, name)
-        if one.low > -margin:
+        if one.low > -margin or margin >= 1:  # what may be lost is all there is
             continue
         # Worse by more than may be: no number of films would make it better.
         if one.value > -margin:

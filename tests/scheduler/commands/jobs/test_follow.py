@@ -131,6 +131,16 @@ def test_progress_without_a_terminal_is_whole_lines(engine: sa.Engine, tmp_path:
     assert not {"\r", "\x1b"} & set(out + err)
 
 
+class Shown(display.Silent):
+    """A display that keeps what it is to show."""
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, int, int | None]] = []
+
+    def show(self, title: str, text: str, done: int, total: int | None) -> None:
+        self.texts.append((f"{title}: {text}", done, total))
+
+
 def test_after_the_epochs_it_says_what_is_done_and_no_epoch_again(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,22 +151,18 @@ def test_after_the_epochs_it_says_what_is_done_and_no_epoch_again(
     database.write(engine, lambda c: training.record_progress(c, lease, progress))
     text = "calibrating, and dressing held-out films as others look"
     database.write(engine, lambda c: jobs.log(c, lease.job_id, "w1", "note", text))
-    monkeypatch.setattr(display, "LINE_S", 0.0)
-    monkeypatch.setattr(display, "SILENT_LINE_S", 0.0)
-    lines = display.Lines()
-    shown: list[str] = []
-    monkeypatch.setattr(lines, "line", shown.append)
-    monkeypatch.setattr(display, "opened", lambda silent: lines)
-    looks = iter(range(3))
+    shown = Shown()
+    monkeypatch.setattr(display, "opened", lambda silent: shown)
 
-    def tick() -> None:
-        if next(looks) == 2:
-            model = rows.a_model(engine, tmp_path)
-            database.write(engine, lambda c: endings.complete_training(c, lease, model))
+    def end() -> None:
+        model = rows.a_model(engine, tmp_path)
+        database.write(engine, lambda c: endings.complete_training(c, lease, model))
 
-    follow.to_the_end(engine, lease.job_id, tick=tick)
-    assert [line for line in shown if "loss 0.500" in line] == []
-    assert shown.count(f"job {lease.job_id} running: {text}") == 3
+    follow.to_the_end(engine, lease.job_id, tick=end)
+    assert shown.texts == [
+        (f"job {lease.job_id} running: {text}", 120, 120),
+        (f"job {lease.job_id} completed: epoch 3/3, loss 0.500", 80, 120),
+    ]
 
 
 def test_progress_on_a_terminal_is_a_bar(engine: sa.Engine, tmp_path: Path) -> None:
