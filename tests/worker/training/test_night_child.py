@@ -524,6 +524,25 @@ def test_floors_of_a_schedule_are_asked_for(told: Told, model_file: Path) -> Non
     assert found["verdict"]["floors"]["sensitivity"]["floor"] == 0.99
 
 
+def test_a_night_with_few_films_says_how_many_would_decide_to_hooks_as_well(
+    told: Told, model_file: Path
+) -> None:
+    films = told.look()
+    told.values["rules"] = {}
+    found = told.judge(films, model_file)
+    assert not found["accepted"]
+    wanted = found["verdict"]["enough"]
+    sick = sum(film.name == "PNEUMONIA" for film in films.judged)
+    assert wanted["positives"] > sick and wanted["negatives"] > len(films.judged) - sick
+    sentence = (
+        f"It takes about {wanted['positives']:,} positive and {wanted['negatives']:,} negative "
+        f"frozen films ({sick:,} and {len(films.judged) - sick:,} now), of patients with as many "
+        "films each, to decide: "
+    )
+    assert sentence in found["reason"]
+    assert sentence in found["told"]
+
+
 def with_shift(model: Path, worst: float | None, to: Path) -> Path:
     """A copy of a model file with a shift report in which the worst dressing has this AUROC."""
     network = onnx.load(str(model))
