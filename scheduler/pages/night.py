@@ -17,7 +17,7 @@ from scheduler.pages.charts import Axis, Interval, Mark
 from scheduler.pages.html import Content, Html, Section, el
 from scheduler.pages.job import Made, made_by
 from scheduler.show import output
-from trainer.judging.verdict import NAMES
+from trainer.judging.margins import NAMES
 
 #: Who may stand in a verdict beside the two: name → in words.
 SIDES = {"candidate": "new model", "champion": "champion", "anchor": "anchor"}

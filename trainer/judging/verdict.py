@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.judging import clusters, paired
+from trainer.judging.margins import NAMES
 from trainer.judging.paired import Sums
 
 Floats = NDArray[np.float64]
@@ -26,22 +27,6 @@ LEAST = 20
 
 #: Nor do they where they are of fewer patients than this.
 LEAST_PATIENTS = 5
-
-#: What is compared: name → in words.
-NAMES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Margins:
-    """By how much a new model may be worse, each 0 to 1."""
-
-    auroc: float = 0.01
-    sensitivity: float = 0.02
-    specificity: float = 0.05
-    #: On AUROC, sensitivity and specificity within a slice.
-    slice: float = 0.05
-    #: On the AUROC of the dressing that confuses a model most, of its shift report.
-    shift: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
