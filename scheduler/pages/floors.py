@@ -11,7 +11,7 @@ from db.nightly import runs
 from scheduler.pages import html
 from scheduler.pages.html import Content
 from scheduler.show import output
-from trainer.judging.verdict import NAMES
+from trainer.judging.margins import NAMES
 
 
 def of_model(engine: sa.Engine, model_id: int) -> Content:

@@ -109,7 +109,7 @@ class Version:
             def register(connection: sa.Connection) -> int:
                 number = models.register(connection, fresh, who)
                 for model_id, measured in ((number, self.card.metrics), (own, self.before)):
-                    kept = {k: v for k, v in measured.items() if k != "films"}
+                    kept: dict[str, Any] = {k: v for k, v in measured.items() if k != "films"}
                     kept["basis"] = self.card.basis if number == model_id else GIVEN
                     models.record_evaluation(
                         connection, model_id, SPLIT, {**kept, "n_films": truth_films},
