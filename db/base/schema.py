@@ -47,7 +47,7 @@ NOTICES = (
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so
 #: that an old job's rows can be dropped without a scan.
-_BY_JOB: dict[str, Any] = {
+BY_JOB: dict[str, Any] = {
     "postgresql_partition_by": "RANGE (job_id)",
     "sqlite_with_rowid": False,
 }
@@ -56,11 +56,11 @@ PARTITIONED = ("predictions", "cams", "refusals", "item_errors", "labels", "iden
 PARTITION_JOBS = 1000
 
 
-def _in(column: str, values: tuple[str, ...]) -> str:
+def one_of(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({', '.join(repr(v) for v in values)})"
 
 
-def _lease() -> list[sa.Column[Any]]:
+def lease() -> list[sa.Column[Any]]:
     return [
         _c("lease_token", sa.BigInteger, "Counts claims; every write of a holder carries it.",
            server_default="0"),
@@ -74,7 +74,7 @@ def _lease() -> list[sa.Column[Any]]:
     ]  # fmt: skip
 
 
-def _item(*columns: sa.Column[Any]) -> list[sa.Column[Any]]:
+def item(*columns: sa.Column[Any]) -> list[sa.Column[Any]]:
     return [
         _c("job_id", sa.BigInteger, "The scoring job.", primary_key=True, autoincrement=False),
         _c("item_no", sa.Integer, "The item's place in the job's listing, from 0.",
@@ -83,7 +83,7 @@ def _item(*columns: sa.Column[Any]) -> list[sa.Column[Any]]:
     ]  # fmt: skip
 
 
-def _outcome() -> list[sa.Column[Any]]:
+def outcome() -> list[sa.Column[Any]]:
     return [
         _c("shard_no", sa.Integer, "The shard that produced this outcome."),
         _c("name", sa.Text, "The member's name in its source, escaped where it is not printable."),
@@ -137,8 +137,8 @@ models = Table(
     _c("calibration_films", sa.Integer, "How many films those were.", nullable=True),
     _c("calibration_patients", sa.Integer, "Of how many patients.", nullable=True),
     UniqueConstraint("name"),
-    CheckConstraint(_in("state", ("candidate", "retired")), name="state"),
-    CheckConstraint(_in("origin", ("trained", "imported")), name="origin"),
+    CheckConstraint(one_of("state", ("candidate", "retired")), name="state"),
+    CheckConstraint(one_of("origin", ("trained", "imported")), name="origin"),
     sqlite_autoincrement=True,  # a removed row's number is never given again
     comment="A registered model. Which one is in use is told by aliases.",
 )  # fmt: skip
@@ -233,7 +233,7 @@ promotions = Table(
         nullable=True,
     ),
     Index(None, "alias", "id"),
-    CheckConstraint(_in("how", ("first", "promote", "rollback")), name="how"),
+    CheckConstraint(one_of("how", ("first", "promote", "rollback")), name="how"),
     comment="Every move of an alias: what `models rollback` goes back by. Rows are only added.",
 )
 
@@ -323,13 +323,13 @@ jobs = Table(
     _c("put_aside_at", UtcDateTime,
        "Training: paused then, at the end of its night; its schedule goes on with it at its next "
        "time.", nullable=True),
-    *_lease(),
+    *lease(),
     UniqueConstraint("key"),
     UniqueConstraint("schedule_id", "scheduled_for"),
-    CheckConstraint(_in("kind", ("score", "train")), name="kind"),
-    CheckConstraint(_in("state", JOB_STATES), name="state"),
+    CheckConstraint(one_of("kind", ("score", "train")), name="kind"),
+    CheckConstraint(one_of("state", JOB_STATES), name="state"),
     CheckConstraint(
-        f"({_in('state', FINAL_JOB_STATES)}) = (finished_at IS NOT NULL)", name="finished"
+        f"({one_of('state', FINAL_JOB_STATES)}) = (finished_at IS NOT NULL)", name="finished"
     ),
     Index(None, "model_id"),
     Index(None, "state", "id"),
@@ -380,9 +380,9 @@ runs = Table(
     _c("put_aside", sa.Integer, "Nights at whose end its training was not done.",
        server_default="0"),
     UniqueConstraint("schedule_id", "scheduled_for"),
-    CheckConstraint(_in("cause", ("clock", "catch_up", "hand")), name="cause"),
-    CheckConstraint(_in("state", RUN_STATES), name="state"),
-    CheckConstraint(_in("outcome", OUTCOMES), name="outcome"),
+    CheckConstraint(one_of("cause", ("clock", "catch_up", "hand")), name="cause"),
+    CheckConstraint(one_of("state", RUN_STATES), name="state"),
+    CheckConstraint(one_of("outcome", OUTCOMES), name="outcome"),
     CheckConstraint("(state = 'done') = (finished_at IS NOT NULL)", name="finished"),
     CheckConstraint("(state = 'done') = (outcome IS NOT NULL)", name="decided"),
     Index("ix_runs_open", "state", "id",
@@ -425,7 +425,7 @@ watched = Table(
     _c("state", sa.String(16), "seen, taken (its job is open), done or given_up."),
     _c("job_id", BigId, "The job that took it last.", ForeignKey("jobs.id"), nullable=True),
     _c("attempts", sa.Integer, "Jobs that took it.", server_default="0"),
-    CheckConstraint(_in("state", ("seen", "taken", "done", "given_up")), name="state"),
+    CheckConstraint(one_of("state", ("seen", "taken", "done", "given_up")), name="state"),
     Index(None, "schedule_id", "content"),
     Index(
         "ix_watched_undone",
@@ -475,8 +475,8 @@ notices = Table(
     _c("worker_id", sa.String(64), "Who sends it, or did.", nullable=True),
     _c("sent_at", UtcDateTime, "Last sent.", nullable=True),
     _c("last_error", sa.Text, "Why it did not arrive.", nullable=True),
-    CheckConstraint(_in("event", NOTICES), name="event"),
-    CheckConstraint(_in("state", ("waiting", "delivered", "given_up", "unheard")), name="state"),
+    CheckConstraint(one_of("event", NOTICES), name="event"),
+    CheckConstraint(one_of("state", ("waiting", "delivered", "given_up", "unheard")), name="state"),
     Index("ix_notices_waiting", "id",
           postgresql_where=sa.text("state = 'waiting'"),
           sqlite_where=sa.text("state = 'waiting'")),
@@ -557,10 +557,10 @@ shards = Table(
        nullable=True),
     _c("seconds", sa.Double, "What it took of a worker's time, where its worker told.",
        nullable=True),
-    *_lease(),
-    CheckConstraint(_in("state", SHARD_STATES), name="state"),
+    *lease(),
+    CheckConstraint(one_of("state", SHARD_STATES), name="state"),
     CheckConstraint(
-        f"({_in('state', FINAL_SHARD_STATES)}) = (finished_at IS NOT NULL)", name="finished"
+        f"({one_of('state', FINAL_SHARD_STATES)}) = (finished_at IS NOT NULL)", name="finished"
     ),
     CheckConstraint("n_items > 0", name="n_items"),
     CheckConstraint(
@@ -629,8 +629,8 @@ shard_listings = Table(
 
 predictions = Table(
     "predictions", metadata,
-    *_item(
-        *_outcome(),
+    *item(
+        *outcome(),
         _c("model_id", sa.Integer, "models.id."),
         _c("label_no", sa.SmallInteger, "model_labels.label_no, by the operating threshold."),
         _c("probability", sa.Double, "P(positive class), 0 to 1, calibrated. Always that class."),
@@ -646,13 +646,13 @@ predictions = Table(
     ),
     CheckConstraint("probability >= 0 AND probability <= 1", name="probability"),
     comment="A film that was scored.",
-    **_BY_JOB,
+    **BY_JOB,
 )  # fmt: skip
 
 cams = Table(
     "cams",
     metadata,
-    *_item(
+    *item(
         _c("height", sa.SmallInteger, "Rows of the map."),
         _c("width", sa.SmallInteger, "Columns of the map."),
         _c("low", sa.Float, "Logit that byte 0 stands for."),
@@ -660,55 +660,55 @@ cams = Table(
         _c("data", sa.LargeBinary, "height × width bytes, row by row, linear from low to high."),
     ),
     comment="Class-activation map of the positive class: where in the film the evidence is.",
-    **_BY_JOB,
+    **BY_JOB,
 )
 
 refusals = Table(
     "refusals",
     metadata,
-    *_item(
-        *_outcome(),
+    *item(
+        *outcome(),
         _c("code", sa.String(32), "Stable short word."),
         _c("detail", sa.Text, "What was found, in a sentence."),
     ),
     comment="An intact item that is not a film to be scored.",
-    **_BY_JOB,
+    **BY_JOB,
 )
 
 item_errors = Table(
     "item_errors",
     metadata,
-    *_item(
-        *_outcome(),
+    *item(
+        *outcome(),
         _c("code", sa.String(32), "Stable short word."),
         _c("detail", sa.Text, "What was found, in a sentence."),
     ),
     comment="A broken item.",
-    **_BY_JOB,
+    **BY_JOB,
 )
 
 labels = Table(
     "labels",
     metadata,
-    *_item(
+    *item(
         _c("label", sa.Text, "True class name."),
         _c("imported_at", UtcDateTime, "When it was brought in."),
         _c("imported_by", sa.Text, "Who brought it in."),
     ),
     comment="Ground truth brought in after scoring.",
-    **_BY_JOB,
+    **BY_JOB,
 )
 
 identities = Table(
     "identities",
     metadata,
-    *_item(
+    *item(
         _c("patient", sa.String(32), "Keyed hash of the patient's identifier.", nullable=True),
         _c("study", sa.String(32), "Keyed hash of the study's identifier.", nullable=True),
         _c("accession", sa.String(32), "Keyed hash of the accession number.", nullable=True),
     ),
     comment="Whose film a DICOM item is, as keyed hashes: results roll up per study.",
-    **_BY_JOB,
+    **BY_JOB,
 )
 
 # The content comes last in the key, so that one model's films are found without a scan.
