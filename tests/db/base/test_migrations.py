@@ -1,4 +1,4 @@
-"""The schema goes up and down on both databases, and is what schema.py says it is."""
+"""The schema goes up and down on both databases, and is what the code says it is."""
 
 from __future__ import annotations
 
