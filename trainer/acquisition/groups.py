@@ -346,12 +346,13 @@ def _sharpness(values: NDArray[np.float32], fewest: int) -> Iterator[Group]:
     some = points[drawn]
     least = max(5, round(fewest * len(drawn) / len(points)))
     found: list[tuple[float, int, float]] = []
+    count = np.arange(least, len(drawn) // 2)
+    beyond = np.minimum(np.ceil(count * SLACK).astype(np.int64), len(drawn) - 1)
+    enough = np.maximum(GAP, 1 + GAP_FEW / np.sqrt(count))
     for centre in range(0, len(drawn), max(1, len(drawn) // 500)):
         far = np.sort(np.hypot(*(some - some[centre]).T))
-        count = np.arange(least, len(drawn) // 2)
-        beyond = np.minimum(np.ceil(count * SLACK).astype(np.int64), len(drawn) - 1)
         gap = far[beyond] / np.maximum(far[count - 1], 0.05)
-        gap /= np.maximum(GAP, 1 + GAP_FEW / np.sqrt(count))
+        gap /= enough
         if gap.size and gap[best := int(gap.argmax())] >= 1:
             radius = float(np.sqrt(max(far[count[best] - 1], 0.05) * far[beyond[best]]))
             found.append((float(gap[best]), centre, radius))

@@ -61,15 +61,15 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
     ones, and the others. Of large films in the middle half, where the anatomy is.
     """
     side, start = looked_at(films.shape[1])
-    level = films[:, start : start + side, start : start + side].astype(np.int32)
+    level = films[:, start : start + side, start : start + side]
     found = []
     for _ in range(2):
-        a, b = level[:, ::2, ::2], level[:, ::2, 1::2]
-        c, d = level[:, 1::2, ::2], level[:, 1::2, 1::2]
-        top, bottom, left = a + b, c + d, a + c
+        # The greatest sum is 16 pixels: it fits. Each fourth of the pixels lies together first.
+        a, b, c, d = (level[:, y::2, x::2].astype(np.int16) for y in (0, 1) for x in (0, 1))
+        top, bottom, left, right = a + b, c + d, a + c, b + d
         level = top + bottom
-        both = _mean_size(top - bottom) + _mean_size(2 * left - level)
-        found.append((_mean_size(2 * (a + d) - level), both))
+        both = _mean_size(top - bottom) + _mean_size(left - right)
+        found.append((_mean_size(a + d - b - c), both))
     (diagonal, other), (diagonal_2, other_2) = found
     # A quarter of a gray level stands for none.
     return np.stack(
@@ -83,7 +83,8 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _mean_size(values: NDArray[np.int16]) -> NDArray[np.float64]:
     """Mean absolute values of int16 [N, H, W], float64 [N]."""
-    sums = np.abs(values).reshape(len(values), -1).sum(axis=1, dtype=np.int32)
+    sizes = np.abs(values, out=values).reshape(len(values), -1)
+    sums = sizes.sum(axis=1, dtype=np.int32)
     return np.asarray(sums / values[0].size)
 
 

@@ -4,72 +4,84 @@ and by which signs any film that looks so is known again.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.acquisition import fingerprint
+from trainer.acquisition import fingerprint, search
 from trainer.acquisition.fingerprint import Fingerprint, Part
-from trainer.acquisition.looks import Looks
+from trainer.acquisition.marks import SIDE
+from trainer.acquisition.one_sided import OneSided
+from trainer.acquisition.search import Searched
 from trainer.card import Group
-from trainer.checking import acquired, preview
-from trainer.checking.acquired import Alike
 from trainer.data.cache import Pixels
 from trainer.data.dataset import Dataset
-from trainer.data.decoding import Decoder
-from trainer.data.labelled import TRAIN
+from trainer.data.labelled import TRAIN, Film
 
 #: Groups are looked for in so many training films, the first by their hash, which take some ten
 #: seconds of a processor: as many as `groups` learns from.
 FILMS = 6000
 
 
-def learn(
-    data: Dataset,
-    pixels: Pixels,
-    *,
-    decoder: Decoder | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    seed: int = 0,
-) -> tuple[Fingerprint, tuple[Group, ...]]:
-    """Signs of the groups of training films that are of one class, and what the card says of them.
+@dataclass(frozen=True)
+class Found:
+    """Groups of one class among training films."""
 
-    Films are decoded once more, at the size at which groups are looked for; signs are learned from
-    `pixels`, as the network gets them. A group without a good sign is left out. Raises Stopped.
+    #: One of each content.
+    films: tuple[Film, ...]
+    #: Places are in `films`.
+    searched: Searched
+
+
+def find(data: Dataset, pixels: Pixels, stop: Callable[[], bool] = lambda: False) -> Found:
+    """Groups of training films, by the pixels that the network gets: no film is read again, so that
+    it need not be there any more. Raises Stopped.
     """
     unique = {film.sha256: film for film in reversed(data.of(TRAIN))}
-    films = [unique[content] for content in sorted(unique)[:FILMS]]
-    looks: list[Looks] = []
-    seen, _ = preview.at(data.root, films, decoder=decoder, stop=stop, looks=looks)
-    data = dataclasses.replace(data, films=tuple(films))
-    named = acquired.find(data, list(seen), looks)
-    place = {film.path: row for row, film in enumerate(films)}
-    parts = fingerprint.fit(
+    films = tuple(unique[content] for content in sorted(unique)[:FILMS])
+    searched = search.search(
         pixels.planes,
         pixels.rows(films),
-        [_rows(one, place) for one in named],
+        np.array([film.label for film in films], dtype=np.int64),
         [film.patient for film in films],
+        len(data.labels),
+        stop,
+    )
+    return Found(films, searched)
+
+
+def learn(
+    data: Dataset, pixels: Pixels, found: Found, seed: int = 0
+) -> tuple[Fingerprint, tuple[Group, ...]]:
+    """Signs of the groups, and what the card says of them. One without a good sign is left out."""
+    named = found.searched.named
+    parts = fingerprint.fit(
+        pixels.planes,
+        pixels.rows(found.films),
+        [_alike(one) for one in named],
+        [film.patient for film in found.films],
         seed,
     )
     kept = [(part, one) for part, one in zip(parts, named, strict=True) if part is not None]
-    return Fingerprint(tuple(part for part, _ in kept)), tuple(_group(*both) for both in kept)
+    groups = tuple(_group(part, one, data.labels) for part, one in kept)
+    return Fingerprint(tuple(part for part, _ in kept)), groups
 
 
-def _rows(one: Alike, place: dict[str, int]) -> fingerprint.Alike:
-    paths = sorted((path for of in one.films.values() for path in of), key=place.__getitem__)
+def _alike(one: OneSided) -> fingerprint.Alike:
+    boxes = one.group.boxes
     return fingerprint.Alike(
-        look=one.look,
-        rows=np.array([place[path] for path in paths], dtype=np.int64),
-        boxes=np.array([one.boxes[path] for path in paths]) if one.boxes else None,
+        look=one.group.look,
+        rows=one.group.films,
+        boxes=None if boxes is None else boxes / SIDE,
     )
 
 
-def _group(part: Part, one: Alike) -> Group:
+def _group(part: Part, one: OneSided, labels: tuple[str, ...]) -> Group:
     return Group(
-        what=one.what,
-        label=one.label,
-        films={label: len(paths) for label, paths in one.films.items()},
+        what=one.group.what,
+        label=labels[one.label],
+        films=dict(zip(labels, one.counts.tolist(), strict=True)),
         patients=one.patients,
         found=round(part.found, 3),
         false=round(part.false, 4),

@@ -6,7 +6,8 @@ the film's gray levels, so that no precision of the network changes them.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +16,20 @@ from onnx import TensorProto
 from trainer import card as cards
 from trainer import folded
 from trainer.acquisition import measures
-from trainer.acquisition.fingerprint import (
-    EDGE,
-    GRID,
-    MIDDLE,
-    NOISE,
-    Fingerprint,
-    Frame,
-    Mark,
-    Sharpness,
-    Tone,
-)
+from trainer.acquisition.fingerprint import Fingerprint
+from trainer.acquisition.signs import EDGE, GRID, MIDDLE, NOISE, Frame, Mark, Sharpness, Tone
 from trainer.modelfile.graph import Graph
 
 
 def add(graph: Graph, learned: Fingerprint, size: int) -> None:
     """Add `look float32 [N, G]` of the film `gray float32 [N, 1, size, size]`."""
     signs = []
+    squares = _squares(graph, [p.sign for p in learned.parts if isinstance(p.sign, Mark)], size)
     for number, part in enumerate(learned.parts):
         nodes = _Nodes(graph, f"{cards.LOOK}.{number}", size)
         sign = part.sign
         if isinstance(sign, Mark):
-            signs.append(nodes.mark(sign))
+            signs.append(nodes.mark(sign, squares))
         elif isinstance(sign, Frame):
             signs.append(nodes.frame(sign))
         elif isinstance(sign, Tone):
@@ -67,25 +60,23 @@ class _Nodes:
         """A node with one output."""
         return self._graph.add(op, inputs, f"{self._name}.{output}", **attributes)
 
-    def mark(self, sign: Mark) -> str:
-        """The greatest correlation with a picture in a window.
+    def mark(self, sign: Mark, film: _Squares) -> str:
+        """The greatest correlation with a picture in a window, in squares of GRID pixels.
 
-        Pixels of a square become channels, and the places in a square the channels of what is
-        found: engines compute many channels at once, and one pixel after another.
+        Places in a square are the channels of what is found: engines compute many channels at once,
+        and one pixel after another.
         """
-        (top, left, _, _), (height, width) = sign.window, sign.part
-        seen = min(height, self._size - top), min(width, self._size - left)
-        x = self._part(top, left, *seen)
-        x = self.add("Sub", [x, self.constant("middle", float(MIDDLE))], "centred")
-        if seen != (height, width):
-            more = np.array([0, 0, 0, 0, 0, 0, height - seen[0], width - seen[1]], np.int64)
-            x = self.add("Pad", [x, self.constant("beyond", more)], "padded")
-        x = self.add("SpaceToDepth", [x], "squares", blocksize=GRID)
-        convolve = functools.partial(self.add, "Conv", kernel_shape=list(sign.cells))
-        likeness = convolve([x, self.constant("pictures", _shifted(sign))], "product")
-        even = self.constant("even", _even(sign))
-        mean = convolve([x, even], "mean")
-        power = convolve([self.add("Mul", [x, x], "squared"), even], "power")
+        cells = list(sign.cells)
+        first = [side // GRID for side in sign.window[:2]]
+        last = [n + side // GRID for n, side in zip(first, sign.part, strict=True)]
+        x, mean, power = (
+            self._slice(whole, f"window.{name}", first, last)
+            for whole, name in zip(film, _Squares._fields, strict=True)
+        )
+        kernels = self.constant("pictures", _shifted(sign))
+        likeness = self.add("Conv", [x, kernels], "product", kernel_shape=cells)
+        mean = self.add("AveragePool", [mean], "mean", kernel_shape=cells)
+        power = self.add("AveragePool", [power], "power", kernel_shape=cells)
         x = self.add("Sub", [power, self.add("Mul", [mean, mean], "mean_squared")], "spread")
         x = self.add("Relu", [x], "positive")
         x = self.add("Add", [x, self.constant("noise", NOISE**2)], "noisy")
@@ -150,13 +141,43 @@ class _Nodes:
         return self.add("Neg", [self.add("Sqrt", [x], "distance")], "sign")
 
     def _part(self, top: int, left: int, height: int, width: int) -> str:
-        first, last, axes = (
-            self.constant(name, np.array(value, np.int64))
-            for name, value in (
-                ("first", [top, left]), ("last", [top + height, left + width]), ("axes", [2, 3]),
-            )
-        )  # fmt: skip
-        return self.add("Slice", [folded.GRAY, first, last, axes], "part")
+        return self._slice(folded.GRAY, "part", [top, left], [top + height, left + width])
+
+    def _slice(self, x: str, name: str, first: list[int], last: list[int]) -> str:
+        ends = [
+            self.constant(f"{name}.{end}", np.array(value, np.int64))
+            for end, value in (("first", first), ("last", last), ("axes", [2, 3]))
+        ]
+        return self.add("Slice", [x, *ends], name)
+
+
+class _Squares(NamedTuple):
+    """A film in squares of GRID pixels, which all marks are searched in."""
+
+    #: float32 [N, GRID², H, W]: the pixels of each, less MIDDLE.
+    pixels: str
+    #: float32 [N, 1, H, W]: their mean, and the mean of their squares.
+    means: str
+    powers: str
+
+
+def _squares(graph: Graph, marks: Sequence[Mark], size: int) -> _Squares:
+    """The film's, as far as any of the marks is searched; nothing where there are none."""
+    if not marks:
+        return _Squares("", "", "")
+    nodes = _Nodes(graph, f"{cards.LOOK}.film", size)
+    ends = [[at + n for at, n in zip(m.window, m.part, strict=False)] for m in marks]
+    reach = [max(size, *sides) for sides in zip(*ends, strict=True)]
+    more = [-(-side // GRID) * GRID - size for side in reach]
+    x = nodes.add("Sub", [folded.GRAY, nodes.constant("middle", float(MIDDLE))], "centred")
+    if any(more):
+        beyond = np.array([0, 0, 0, 0, 0, 0, *more], np.int64)
+        x = nodes.add("Pad", [x, nodes.constant("beyond", beyond)], "padded")
+    x = nodes.add("SpaceToDepth", [x], "squares", blocksize=GRID)
+    of_all = {"axes": [1], "keepdims": 1}
+    means = nodes.add("ReduceMean", [x], "means", **of_all)
+    powers = nodes.add("ReduceMean", [nodes.add("Mul", [x, x], "squared")], "powers", **of_all)
+    return _Squares(x, means, powers)
 
 
 def _shifted(sign: Mark) -> NDArray[np.float32]:
@@ -167,14 +188,6 @@ def _shifted(sign: Mark) -> NDArray[np.float32]:
         for x in range(GRID):
             kernels[y, x, y : y + height, x : x + width] = sign.picture
     return _in_squares(kernels.reshape(GRID * GRID, down * GRID, across * GRID))
-
-
-def _even(sign: Mark) -> NDArray[np.float32]:
-    """The mean over all that the picture may cover: [1, GRID², cells down, cells across]."""
-    (down, across), (height, width) = sign.cells, sign.picture.shape
-    kernel = np.zeros((1, down * GRID, across * GRID), np.float32)
-    kernel[:, : height + GRID - 1, : width + GRID - 1] = 1
-    return _in_squares(kernel / kernel.sum())
 
 
 def _in_squares(kernels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,11 @@ Score = Callable[[NDArray[np.uint8]], Floats]
 AT_ONCE = 128
 
 #: Scored films at most, dressed or not, where nobody says how many: minutes on a processor.
-MOST = 5000
+MOST = 10_000
+
+#: Each film is dressed as so many donors, one after the other, and figures are means of all: those
+#: of single draws of donors differ by as much as two models do.
+DRAWS = 5
 
 #: Where their number is bounded, of each class so many films are taken at least.
 LEAST = 50
@@ -46,7 +51,7 @@ class Dressed:
     unit: int | None
     #: int64 [n]: which of the scored films, ascending.
     films: Rows
-    #: float64 [n]: P(positive) of them, dressed.
+    #: float64 [draws, n]: P(positive) of them, dressed; of changes without a donor one draw.
     score: Floats
 
 
@@ -68,10 +73,14 @@ class Scored:
     notes: tuple[str, ...]
 
     def after(self, one: Dressed) -> Floats:
-        """P(positive) of all films, of which some are dressed so; float64 [n]."""
-        score: Floats = self.score.copy()
-        score[one.films] = one.score
+        """P(positive) of all films, of which some are dressed so; float64 [draws, n]."""
+        score: Floats = np.tile(self.score, (len(one.score), 1))
+        score[:, one.films] = one.score
         return score
+
+    def auroc(self, one: Dressed) -> float:
+        """AUROC of all films, of which some are dressed so: the mean of all draws."""
+        return float(np.mean([metrics.auroc(score, self.truth) for score in self.after(one)]))
 
 
 def measure(
@@ -85,8 +94,8 @@ def measure(
 ) -> Scored | None:
     """Score the held-out films, and score them dressed; None where they are not of both classes.
 
-    Films and donors are drawn by `seed`, the same ones whatever scores them, and no more than
-    about `most` films are scored in all. Raises Stopped.
+    Films and donors are drawn by `seed`, the same ones whatever scores them, donors DRAWS times,
+    and no more than about `most` films are scored in all. Raises Stopped.
     """
     held_out = np.flatnonzero(films.held_out)
     truth = films.truth
@@ -94,8 +103,8 @@ def measure(
         return None
     chosen = _chosen(films, held_out, _cost(films, units, held_out), seed, most)
     plain = np.concatenate([_finite(score(part)) for part in _parts(films, chosen, stop)])
-    looks = [*_looks(films, units, chosen, seed)]
-    done = [*(_scored(look, films, chosen, score, stop) for look in looks)]
+    to_do = looks(films, units, chosen, seed)
+    done = [one for look in to_do for one in _scored(look, score, stop)]
     found = Scored(
         films=chosen,
         truth=truth[chosen],
@@ -108,115 +117,164 @@ def measure(
     as_units = [one for one in found.dressed if one.kind == UNIT]
     if not as_units:
         return found
-    worst = min(as_units, key=lambda one: metrics.auroc(found.after(one), found.truth))
+    worst = min(as_units, key=found.auroc)
     assert worst.unit is not None
-    parts = [
-        _scored(_Look.of(films, units, worst.unit, kind, chosen, seed), films, chosen, score, stop)
-        for kind in PARTS
-    ]
+    parts = _scored(_as_unit(films, units, worst.unit, PARTS, chosen, seed), score, stop)
     place = found.dressed.index(worst) + 1
     dressed = (*found.dressed[:place], *parts, *found.dressed[place:])
     return dataclasses.replace(found, dressed=dressed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Look:
-    """A dressing that is to be done."""
+def once(
+    films: Films, units: Sequence[Unit], *, seed: int, most: int
+) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
+    """What a network is judged by while it learns: places among all films, and these dressed.
 
-    name: str
-    kind: str
+    As each unit, and as the other class was mostly acquired; of each film once, with one donor, and
+    about `most` in all. What training never does is not among them.
+    """
+    held_out = np.flatnonzero(films.held_out)
+    cost = held_out.size + sum(_others(films, unit, held_out).size for unit in units)
+    chosen = _chosen(films, held_out, cost, seed, most)
+    for number in range(1, len(units) + 1):
+        look = _as_unit(films, units, number, (UNIT,), chosen, seed)
+        if look.films.size:
+            (_, _, dress) = look.ways[0]
+            yield chosen[look.films], dress(np.arange(look.films.size), 0)
+    *_, changes = counter.SHIFTS.values()
+    some = zip(films.take(chosen), films.truth[chosen], strict=True)
+    yield chosen, np.stack([changes[int(sick)](plane) for plane, sick in some])
+
+
+#: What becomes of some of the films that are dressed, in one draw of donors: uint8 [n, S, S].
+Dress = Callable[[Rows, int], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Dressings of the same films that are to be done."""
+
     unit: int | None
     #: Which of the chosen films are dressed.
     films: Rows
-    #: Makes of these places in `films` uint8 [n, S, S].
-    dress: Callable[[Rows], NDArray[np.uint8]]
-
-    @classmethod
-    def of(
-        cls, films: Films, units: Sequence[Unit], number: int, kind: str, chosen: Rows, seed: int
-    ) -> _Look:
-        """Films of the other class as a unit, or as a part of it. The donors are the same ones."""
-        unit = units[number - 1]
-        dressed = _others(films, unit, chosen)
-        # In all dressings as one unit a film has one donor.
-        drawn = np.random.default_rng((seed, number)).integers(unit.donors.size, size=len(chosen))
-
-        def dress(places: Rows) -> NDArray[np.uint8]:
-            which = drawn[dressed[places]]
-            own = films.take(chosen[dressed[places]])
-            donors = films.take(unit.donors[which])
-            boxes, frames = [unit.boxes[n] for n in which], unit.frames[which]
-            if kind == TONE:
-                return dressing.toned(own, donors)
-            if kind == MARKS:
-                return dressing.marked(own, donors, boxes, frames)
-            if kind == SPECTRUM:
-                return dressing.by_spectrum(own, donors, boxes, frames)
-            return dressing.as_unit(own, donors, boxes, frames)
-
-        name = f"group {number}" if kind == UNIT else f"group {number} {kind}"
-        return cls(name=name, kind=kind, unit=number, films=dressed, dress=dress)
+    draws: int
+    #: Of each dressing its name, its kind and what it makes.
+    ways: Sequence[tuple[str, str, Dress]]
 
 
-def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iterator[_Look]:
+def _as_unit(
+    films: Films,
+    units: Sequence[Unit],
+    number: int,
+    kinds: Sequence[str],
+    chosen: Rows,
+    seed: int,
+) -> Look:
+    """Films of the other class as a unit, or as parts of it. The donors are the same ones."""
+    unit = units[number - 1]
+    dressed = _others(films, unit, chosen)
+    drawn = np.random.default_rng((seed, number)).integers(
+        unit.donors.size, size=(DRAWS, len(chosen))
+    )
+
+    def those(places: Rows, draw: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Rows]:
+        which = drawn[draw, dressed[places]]
+        return films.take(chosen[dressed[places]]), films.take(unit.donors[which]), which
+
+    def dress(kind: str, places: Rows, draw: int) -> NDArray[np.uint8]:
+        own, donors, which = those(places, draw)
+        boxes, frames = [unit.boxes[n] for n in which], unit.frames[which]
+        if kind == TONE:
+            return dressing.toned(own, donors)
+        if kind == MARKS:
+            return dressing.marked(own, donors, boxes, frames)
+        if kind == SPECTRUM:
+            return dressing.by_spectrum(own, donors, boxes, frames)
+        return dressing.as_unit(own, donors, boxes, frames)
+
+    return Look(
+        unit=number,
+        films=dressed,
+        draws=DRAWS,
+        ways=[
+            (
+                f"group {number}" if kind == UNIT else f"group {number} {kind}",
+                kind,
+                functools.partial(dress, kind),
+            )
+            for kind in kinds
+        ],
+    )
+
+
+def looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iterator[Look]:
+    """The dressings of the films `chosen`, but for the parts of the worst unit."""
     for number, unit in enumerate(units, 1):
         if _others(films, unit, chosen).size:
-            for kind in (UNIT, SPECTRUM):
-                yield _Look.of(films, units, number, kind, chosen, seed)
+            yield _as_unit(films, units, number, (UNIT, SPECTRUM), chosen, seed)
     if not units:
         for positive in (True, False):
             yield _between_classes(films, chosen, seed, positive)
     truth = films.truth[chosen]
-    for strength, changes in counter.SHIFTS.items():
 
-        def dress(
-            places: Rows, changes: tuple[counter.Change, counter.Change] = changes
-        ) -> NDArray[np.uint8]:
-            some = zip(films.take(chosen[places]), truth[places], strict=True)
-            return np.stack([changes[int(sick)](plane) for plane, sick in some])
+    def countered(
+        changes: tuple[counter.Change, counter.Change], places: Rows, draw: int
+    ) -> NDArray[np.uint8]:
+        del draw
+        some = zip(films.take(chosen[places]), truth[places], strict=True)
+        return np.stack([changes[int(sick)](plane) for plane, sick in some])
 
-        yield _Look(
-            name=f"{COUNTER} {strength}",
-            kind=COUNTER,
-            unit=None,
-            films=np.arange(len(chosen)),
-            dress=dress,
-        )
+    yield Look(
+        unit=None,
+        films=np.arange(len(chosen)),
+        draws=1,
+        ways=[
+            (f"{COUNTER} {strength}", COUNTER, functools.partial(countered, changes))
+            for strength, changes in counter.SHIFTS.items()
+        ],
+    )
 
 
-def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> _Look:
+def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> Look:
     """Films that are not positive with the spectra of those that are, or the other way round."""
     of_class = np.flatnonzero(films.truth == positive)
     learned = of_class[~films.held_out[of_class]]
     donors = learned if learned.size else of_class
     dressed = np.flatnonzero(films.truth[chosen] != positive)
-    drawn = np.random.default_rng((seed, 0, positive)).integers(donors.size, size=len(chosen))
+    drawn = np.random.default_rng((seed, 0, positive)).integers(
+        donors.size, size=(DRAWS, len(chosen))
+    )
 
-    def dress(places: Rows) -> NDArray[np.uint8]:
+    def dress(places: Rows, draw: int) -> NDArray[np.uint8]:
         own = films.take(chosen[dressed[places]])
-        return dressing.spectrum(own, films.take(donors[drawn[dressed[places]]]))
+        return dressing.spectrum(own, films.take(donors[drawn[draw, dressed[places]]]))
 
     disease = films.names[films.positive]
     name = f"{SPECTRUM} of {disease if positive else films.others}"
-    return _Look(name=name, kind=SPECTRUM, unit=None, films=dressed, dress=dress)
+    return Look(unit=None, films=dressed, draws=DRAWS, ways=[(name, SPECTRUM, dress)])
 
 
-def _scored(
-    look: _Look, films: Films, chosen: Rows, score: Score, stop: Callable[[], bool]
-) -> Dressed:
-    found = []
-    for start in range(0, look.films.size, AT_ONCE):
-        if stop():
-            raise Stopped("stopped while films were dressed")
-        places = np.arange(start, min(start + AT_ONCE, look.films.size))
-        found.append(_finite(score(look.dress(places))))
-    return Dressed(
-        name=look.name,
-        kind=look.kind,
-        unit=look.unit,
-        films=look.films,
-        score=np.concatenate(found),
-    )
+def _scored(look: Look, score: Score, stop: Callable[[], bool]) -> list[Dressed]:
+    found: dict[str, list[list[Floats]]] = {name: [] for name, _, _ in look.ways}
+    for draw in range(look.draws):
+        for name, _, dress in look.ways:
+            its = []
+            for start in range(0, look.films.size, AT_ONCE):
+                if stop():
+                    raise Stopped("stopped while films were dressed")
+                places = np.arange(start, min(start + AT_ONCE, look.films.size))
+                its.append(_finite(score(dress(places, draw))))
+            found[name].append(its)
+    return [
+        Dressed(
+            name=name,
+            kind=kind,
+            unit=look.unit,
+            films=look.films,
+            score=np.stack([np.concatenate(its) for its in found[name]]),
+        )
+        for name, kind, _ in look.ways
+    ]
 
 
 def _finite(score: Floats) -> Floats:
@@ -243,8 +301,8 @@ def _cost(films: Films, units: Sequence[Unit], held_out: Rows) -> int:
     of_units = [_others(films, unit, held_out).size for unit in units]
     whole = (1 + len(counter.SHIFTS)) * held_out.size
     if not of_units:
-        return whole + held_out.size
-    return whole + 2 * sum(of_units) + len(PARTS) * max(of_units)
+        return whole + DRAWS * held_out.size
+    return whole + DRAWS * (2 * sum(of_units) + len(PARTS) * max(of_units))
 
 
 def _chosen(films: Films, held_out: Rows, cost: int, seed: int, most: int) -> Rows:

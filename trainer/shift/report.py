@@ -43,6 +43,7 @@ def of(
         "patients": len(set(scored.patients)),
         "held_out": scored.held_out,
         "patients_are": films.patients_are,
+        "draws": max(len(one.score) for one in scored.dressed),
         "plain": _auroc(scored, scored.score),
         "groups": [
             {
@@ -67,7 +68,8 @@ def _figures(scored: Scored, one: Dressed, threshold: float) -> dict[str, Any]:
     truth = scored.truth[one.films]
     before = scored.score[one.films]
     patients = [scored.patients[film] for film in one.films]
-    flipped = (before >= threshold) != (one.score >= threshold)
+    # Of each film the share of draws in which its decision changes.
+    flipped = ((before >= threshold) != (one.score >= threshold)).mean(axis=0)
     low, high = clusters.share_interval(flipped, patients)
     classes = {"negative": ~truth, "positive": truth}
     there = [name for name, which in classes.items() if which.any()]
@@ -79,11 +81,12 @@ def _figures(scored: Scored, one: Dressed, threshold: float) -> dict[str, Any]:
         "unseen": one.kind in UNSEEN,
         "films": len(one.films),
         "patients": len(set(patients)),
+        "draws": len(one.score),
         "auroc": _auroc(scored, scored.after(one)),
         "mean_p": {
             name: {
                 "before": float(before[classes[name]].mean()),
-                "after": float(one.score[classes[name]].mean()),
+                "after": float(one.score[:, classes[name]].mean()),
             }
             for name in there
         },
@@ -92,5 +95,7 @@ def _figures(scored: Scored, one: Dressed, threshold: float) -> dict[str, Any]:
 
 
 def _auroc(scored: Scored, score: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+    """Of P(positive) float64 [n], or the mean of [draws, n]."""
     low, high = clusters.auroc_interval(score, scored.truth, scored.patients)
-    return {"value": metrics.auroc(score, scored.truth), "low": low, "high": high}
+    value = np.mean([metrics.auroc(one, scored.truth) for one in np.atleast_2d(score)])
+    return {"value": float(value), "low": low, "high": high}

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.acquisition import groups, looks, measures, one_sided
+from trainer.acquisition import groups, one_sided, search
 from trainer.acquisition.groups import Group
 from trainer.acquisition.looks import Looks
-from trainer.errors import Stopped
+from trainer.acquisition.one_sided import OneSided
 
 Rows = NDArray[np.int64]
 
-#: Films whose looks are taken together, and threads that take them.
-PART, THREADS = 16, 2
+#: Training films in which units are looked for, and held-out films at hand: at most so many, which
+#: bounds memory and takes some ten seconds of a processor.
+LEARNED, HELD_OUT = 6000, 4000
 
 #: Films of a unit that others are dressed as, at most; drawn at random.
 DONORS = 200
@@ -82,9 +83,32 @@ class Unit:
     patients: int
     #: Films that others are dressed as.
     donors: Rows
+    #: Of each of `films` the marks that it is known by, int16 [m, 4] in pixels of SIDE.
+    burned: Sequence[NDArray[np.int16]]
     #: Of each donor the marks that are copied, int16 [m, 4], and int16 [donors, 8] the frames.
     boxes: Sequence[NDArray[np.int16]]
     frames: NDArray[np.int16]
+
+
+class Known(Protocol):
+    """A film of a manifest."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def patient(self) -> str: ...
+
+
+F = TypeVar("F", bound=Known)
+
+
+def at_hand(learned: Sequence[F], held_out: Sequence[F], seed: int) -> tuple[list[F], list[F]]:
+    """The films of a training that are looked at: of both kinds no more than is bounded here."""
+    some = drawn([film.patient for film in held_out], HELD_OUT, seed)
+    return (
+        sorted(learned, key=lambda film: film.sha256)[:LEARNED],
+        [held_out[row] for row in some],
+    )
 
 
 def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:
@@ -99,22 +123,27 @@ def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:
 def look(films: Films, stop: Callable[[], bool] = lambda: False) -> Looks:
     """Looks of all films, by the pixels at hand. Raises Stopped."""
 
-    def part(start: int) -> Looks:
-        if stop():
-            raise Stopped("stopped while films were looked at")
-        return _looks(films.take(np.arange(start, min(start + PART, len(films)))))
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:
-        return looks.joined([*pool.map(part, range(0, len(films), PART))])
+    return search.look(films.planes, films.rows, stop)
 
 
-def find(films: Films, some: Looks, *, seed: int = 0) -> list[Unit]:
-    """Units of one class, the clearest first, as `dataset check` names them; `some` are of `films`.
+def find(
+    films: Films, some: Looks, *, named: Sequence[OneSided] | None = None, seed: int = 0
+) -> list[Unit]:
+    """Units of one class, the clearest first, as `dataset check` names them.
 
+    `some` are looks of `films`, or of the first ones, and `named` is what was found in those, where
+    somebody looked already.
     Donors are films that the model learned where the unit has any, so that no film is scored whose
     look others were given. Units by size are left out: pixels at one size do not show it.
     """
-    named = one_sided.find(groups.find(some), films.labels, films.patients, len(films.names))
+    if named is None:
+        looked_at = len(some)
+        named = one_sided.find(
+            groups.find(some),
+            films.labels[:looked_at],
+            films.patients[:looked_at],
+            len(films.names),
+        )
     found = []
     for number, one in enumerate(n for n in named if n.group.look != "size"):
         of_class = one.group.films[films.labels[one.group.films] == one.label]
@@ -130,22 +159,13 @@ def find(films: Films, some: Looks, *, seed: int = 0) -> list[Unit]:
                 label=one.label,
                 films=one.group.films,
                 patients=one.patients,
+                burned=_boxes(one.group, some, one.group.films),
                 donors=donors,
                 boxes=_boxes(one.group, some, donors),
                 frames=some.frames[donors],
             )
         )
     return found
-
-
-def _looks(planes: NDArray[np.uint8]) -> Looks:
-    side = planes.shape[1]
-    return looks.of(
-        looks.sides(planes),
-        measures.tone(planes).astype(np.float16),
-        np.full((len(planes), 2), side, np.int32),
-        small=side < looks.SMALL_FILMS,
-    )
 
 
 def _boxes(group: Group, some: Looks, donors: Rows) -> list[NDArray[np.int16]]:

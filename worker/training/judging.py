@@ -22,7 +22,7 @@ from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry
 from trainer.errors import TrainerError
-from trainer.judging import gate, metrics, verdict
+from trainer.judging import figures, gate, verdict
 from trainer.judging.gate import Reason
 from trainer.judging.margins import NAMES, Margins
 from worker.engine import open_engine
@@ -75,11 +75,11 @@ def through_gate(
     seen = [film for film, could in zip(films, readable, strict=True) if could]
     truth = np.array([film.name == positive for film in seen], dtype=np.bool_)
     sides = [one.side(readable) for one in outputs]
-    figures = [_figures(side, truth, whose.state(seen)) for side in sides]
+    found = [_figures(side, truth, seen) for side in sides]
     answer: dict[str, Any] = {
-        "candidate": figures[0],
-        "champion": figures[1] if champion else None,
-        "anchor": {"model": anchor[0], "figures": figures[-1]} if anchor else None,
+        "candidate": found[0],
+        "champion": found[1] if champion else None,
+        "anchor": {"model": anchor[0], "figures": found[-1]} if anchor else None,
         "verdict": {"films": len(seen)},
         "accepted": True,
         "reason": "",
@@ -90,7 +90,7 @@ def through_gate(
     if missing := lack(len(films) - len(seen)):
         return answer | {"accepted": False, "reason": missing, "told": missing}
     parts = sorted({film.slice for film in seen} - {""})
-    found = gate.judge(
+    judged = gate.judge(
         truth,
         [film.patient for film in seen],
         sides[0],
@@ -108,10 +108,10 @@ def through_gate(
         against=against,
     )
     return answer | {
-        "verdict": {**found.figures, "accepted": found.accepted},
-        "accepted": found.accepted,
-        "reason": found.text,
-        "told": found.shareable,
+        "verdict": {**judged.figures, "accepted": judged.accepted},
+        "accepted": judged.accepted,
+        "reason": judged.text,
+        "told": judged.shareable,
     }
 
 
@@ -163,10 +163,11 @@ def _scores(
 
 
 def _figures(
-    side: verdict.Side, truth: NDArray[np.bool_], patients_are: str
-) -> dict[str, float] | None:
+    side: verdict.Side, truth: NDArray[np.bool_], films: Sequence[Judged]
+) -> dict[str, Any] | None:
     """A model's row of evaluations; None where there is nothing that could be one."""
     if not len(truth) or not np.isfinite(side.score).all():
         return None
-    found = metrics.summary(side.score, truth, side.threshold, patients=patients_are)
-    return {**found, "n_films": len(truth)}
+    patients = [film.patient for film in films]
+    found = figures.summary(side.score, truth, side.threshold, patients, known=whose.state(films))
+    return {**found, "n_films": len(truth), "basis": figures.FROZEN}

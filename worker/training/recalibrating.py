@@ -1,6 +1,6 @@
 """Recalibrating: labelled films of a site choose a model's temperature and operating point anew.
 
-Of `site_films.Films` `trainer.judging.recalibration` makes a `Recalibrated`; `write` makes the
+Of `site_films.Films` `trainer.judging.crossfit` makes a `CrossFitted`; `write` makes the
 files of the new version, and `judged` lets it through the gate. Needs no torch, and knows no
 database.
 """
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from trainer.card import Card
 from trainer.data.decoding import Decoder
 from trainer.errors import DatasetError
-from trainer.judging import clusters, gate, metrics, parity, recalibration
-from trainer.judging.recalibration import Recalibrated
+from trainer.judging import clusters, crossfit, gate, metrics, parity, recalibration
+from trainer.judging.crossfit import CrossFitted
 from trainer.judging.verdict import Side, Verdict
 from trainer.modelfile import recalibrated
 from trainer.shift import carried
@@ -31,7 +31,7 @@ from worker.training import evaluation
 from worker.training.site_films import Films, of_source
 
 
-def choose(films: Films, card: Card, rule: str) -> Recalibrated:
+def choose(films: Films, card: Card, rule: str) -> CrossFitted:
     """Temperature, bias and operating point by these films. Raises DatasetError where they cannot
     choose: they are too few, or the model does not tell them apart."""
     truth = films.labels == card.positive_index
@@ -51,13 +51,11 @@ def choose(films: Films, card: Card, rule: str) -> Recalibrated:
             "films"
         )
     logits = recalibration.logits_of(films.scores, card.temperature)
-    return recalibration.recalibrate(
-        logits, films.labels, films.patients, card.positive_index, rule
-    )
+    return crossfit.fit(logits, films.labels, films.patients, card.positive_index, rule)
 
 
 def recalibrated_card(
-    card: Card, films: Films, new: Recalibrated, rule: str, origin: Mapping[str, Any]
+    card: Card, films: Films, new: CrossFitted, rule: str, origin: Mapping[str, Any]
 ) -> Card:
     """What is said of the new version; `origin` is the model that it comes from, as JSON."""
     truth = films.labels == card.positive_index
@@ -68,6 +66,7 @@ def recalibrated_card(
         threshold=new.chosen.threshold,
         threshold_rule=f"{rule} on {n} films of {patients} patients of its site",
         metrics=new.figures(truth, films.patients, known=films.known),
+        basis=new.basis(),
         shift=carried.over(card.shift, origin, len(card.labels)),
         provenance={
             **card.provenance,
@@ -89,9 +88,7 @@ def recalibrated_card(
     )
 
 
-def write(
-    files: Mapping[str, Path], folder: Path, card: Card, new: Recalibrated
-) -> dict[str, Path]:
+def write(files: Mapping[str, Path], folder: Path, card: Card, new: CrossFitted) -> dict[str, Path]:
     """Write the new version's file of each precision; `files` are those of the model as it was."""
     from trainer import card as cards
 
@@ -109,7 +106,7 @@ def write(
     return made
 
 
-def reference(films: Films, new: Recalibrated) -> dict[str, Any]:
+def reference(films: Films, new: CrossFitted) -> dict[str, Any]:
     """`models.reference` of the new version: how it scores the films that it was chosen on."""
     return {
         "of": "validation",
@@ -124,7 +121,7 @@ def faster(
     wanted: Collection[str],
     films: Films,
     card: Card,
-    new: Recalibrated,
+    new: CrossFitted,
     *,
     batch: int,
     threads: int,

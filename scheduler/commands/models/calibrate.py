@@ -116,7 +116,7 @@ class _Calibration:
     ) -> int:  # fmt: skip
         """Calibrate, judge, register and print; the exit status."""
         from scheduler.commands import train
-        from trainer.judging import recalibration
+        from trainer.judging import figures
         from trainer.judging.verdict import Side
         from worker.training import judging as gates
         from worker.training import recalibrating
@@ -140,9 +140,7 @@ class _Calibration:
             truth, films.patients, new.side(), champion, gates.of_rules(rules),
             self._anchor_beside(against, films, own, promote), (card.shift, theirs),
         )  # fmt: skip
-        before = recalibration.measured(
-            own.score, own.score >= own.threshold, truth, films.patients, known=films.known
-        )
+        before = figures.summary(own.score, truth, own.threshold, films.patients, known=films.known)
         report: dict[str, Any] = {
             "model_id": None, "name": None, "calibrated_from": self._row["id"],
             "calibrated_on": films.on, "films": len(truth), "positives": int(truth.sum()),

@@ -23,7 +23,7 @@ from scheduler.submitting import submit
 
 if TYPE_CHECKING:
     from trainer.card import Card
-    from trainer.judging.recalibration import Recalibrated
+    from trainer.judging.crossfit import CrossFitted
     from trainer.judging.verdict import Verdict
     from worker.config import Settings
     from worker.training.site_films import Films
@@ -45,7 +45,7 @@ class Version:
     #: The new version's card.
     card: Card
     films: Films
-    new: Recalibrated
+    new: CrossFitted
     #: Figures of the model as it was on these films.
     before: Mapping[str, float]
     verdict: Verdict
@@ -56,6 +56,7 @@ class Version:
 
     def register(self, settings: Settings, engine: sa.Engine, name: str) -> tuple[int, list[str]]:
         """Write and register the new version; its number, and a sentence per faster precision."""
+        from trainer.judging.figures import GIVEN
         from worker.decoding import labelled
         from worker.decoding.labelled import Limits
         from worker.engine import store
@@ -107,8 +108,9 @@ class Version:
 
             def register(connection: sa.Connection) -> int:
                 number = models.register(connection, fresh, who)
-                for model_id, figures in ((number, self.card.metrics), (own, self.before)):
-                    kept = {k: v for k, v in figures.items() if k != "films"}
+                for model_id, measured in ((number, self.card.metrics), (own, self.before)):
+                    kept: dict[str, Any] = {k: v for k, v in measured.items() if k != "films"}
+                    kept["basis"] = self.card.basis if number == model_id else GIVEN
                     models.record_evaluation(
                         connection, model_id, SPLIT, {**kept, "n_films": truth_films},
                         job_id=self.job,
@@ -160,6 +162,8 @@ def origin(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
 
 def show(report: Mapping[str, Any]) -> None:
     """Print what a calibration came to."""
+    from trainer.judging import figures
+
     positive = report["positive"]
     before, after = report["metrics"]["before"], report["metrics"]["after"]
     click.echo(
@@ -175,6 +179,8 @@ def show(report: Mapping[str, Any]) -> None:
     rows += [(name, left.get(name), right.get(name)) for name in SHOWN if name in right]
     output.grid(["", "as it is", "calibrated, on films that chose nothing"], rows)
     click.echo("95 % intervals in brackets")
+    if said := figures.goal(report["rule"], after):
+        click.echo(said)
     if report["patients_are"] == "unknown":
         click.echo("patients: unknown; figures may be too good, and intervals too narrow", err=True)
     for note in (*report["notes"], *report.get("precisions", ())):

@@ -1,14 +1,17 @@
 """Whether the shift report puts a network that learned a unit's look below one that did not.
 
     python -m tests.bench.judging.judge --data FOLDER --worse A.pth --better B.pth --unit FILMS.csv
-                                [--draws 5] [--size 224] [--all] [--cache FILE.npz]
+                                [--seeds 0] [--size 224] [--unit-only] [--all] [--cache FILE.npz]
 
 A and B are ResNet18 state dicts (torchvision's names). The films are those that seed 0 holds out of
 FOLDER; FILMS.csv lists films of the unit (`path`, `r_mark_ncc`, `kv_stamp_ncc`), and the group of
 the report that holds most of those is the unit. Patients are drawn 2,000 times, the same ones for
-both networks, and it is counted how often A's AUROC is below B's: for each draw of donors, and for
-the mean of all. With `--all` films are dressed as every group of the report. Scores that are kept
-(`--cache`) are by a film's pixels, so that nothing is computed twice.
+both networks, and it is counted how often A's AUROC is below B's: in a report, which is the mean of
+its draws of donors, and in each of these draws. One report is made for each of `--seeds`.
+
+With `--unit-only` films are dressed as the unit and by the dressing that training never does, and
+in no other way, which takes half the time. With `--all` they are dressed as every group of the
+report. Scores that are kept (`--cache`) are by a film's pixels, so that nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +29,13 @@ from numpy.typing import NDArray
 
 from tests.bench.parts import report
 from trainer import checkpoint
+from trainer.acquisition import search
 from trainer.data import dataset
 from trainer.film import rules
 from trainer.judging import metrics
 from trainer.network import device as devices
 from trainer.network import model
-from trainer.shift import measure, units
+from trainer.shift import counter, measure, units
 from trainer.shift.measure import Scored
 from trainer.shift.units import Films, Unit
 
@@ -80,16 +85,17 @@ class Network:
 
 
 def read(folder: Path, size: int) -> tuple[Films, list[str]]:
-    """The films of a labelled folder, held out by seed 0, and their paths."""
+    """The films of a labelled folder that seed 0 holds out, after those it does not, and paths."""
     data = dataset.read(folder, seed=0)
-    films = [film for film in data.films if film.split != dataset.TEST]
+    learned = sorted(data.of(dataset.TRAIN), key=lambda film: film.sha256)
+    films = [*learned, *data.of(dataset.VAL)]
     planes = np.stack([rules.decode((data.root / f.path).read_bytes(), size) for f in films])
     made = Films(
         planes=planes,
         rows=np.arange(len(films)),
         labels=np.array([film.label for film in films], dtype=np.int64),
         patients=[film.patient for film in films],
-        held_out=np.array([film.split == dataset.VAL for film in films]),
+        held_out=np.arange(len(films)) >= len(learned),
         names=data.labels,
         positive=data.positive_index,
         patients_are=data.patients,
@@ -138,24 +144,29 @@ def main() -> None:
     parser.add_argument("--worse", type=Path, required=True)
     parser.add_argument("--better", type=Path, required=True)
     parser.add_argument("--unit", type=Path, required=True)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--unit-only", action="store_true")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--cache", type=Path)
     given = parser.parse_args()
+    if given.unit_only:
+        measure.PARTS = ()
+        counter.SHIFTS.clear()
     films, paths = read(given.data, given.size)
-    looks = units.look(films)
+    # As a training does it: groups are those of the films that were learned.
+    looks = search.look(films.planes, films.rows[~films.held_out])
+    print(f"{len(paths)} films read and looked at in {time.process_time():.0f} s of the processor")
     of_unit = np.array([Path(path).name in sure(given.unit) for path in paths])
     both = [
         Network(weights, len(films.names), films.positive, given.cache)
         for weights in (given.worse, given.better)
     ]
-    pairs: list[tuple[Scored, Scored]] = []
-    number = 0
-    for seed in range(given.draws):
+    reports: list[tuple[Scored, Scored]] = []
+    for seed in given.seeds:
         found = units.find(films, looks, seed=seed)
         number = int(np.argmax([of_unit[unit.films].sum() for unit in found]))
-        if not seed:
+        if not reports:
             described(found, number, of_unit)
         asked: Sequence[Unit] = found if given.all else [found[number]]
         scored = []
@@ -164,8 +175,9 @@ def main() -> None:
             assert one is not None
             scored.append(one)
             network.keep()
-        pairs.append((scored[0], scored[1]))
-    compared(pairs, (given.worse.stem, given.better.stem))
+        reports.append((scored[0], scored[1]))
+    compared(reports, (given.worse.stem, given.better.stem))
+    print(f"{time.process_time():.0f} s of the processor")
 
 
 def described(found: Sequence[Unit], number: int, of_unit: NDArray[np.bool_]) -> None:
@@ -176,25 +188,25 @@ def described(found: Sequence[Unit], number: int, of_unit: NDArray[np.bool_]) ->
         print(f"group {n}: {len(unit.films)} films with {unit.what}; {mine} sure ones{mark}")
 
 
-def compared(pairs: Sequence[tuple[Scored, Scored]], names: tuple[str, str]) -> None:
-    """Print the table: `pairs` are both networks' scores, one pair for each draw of donors."""
-    first = pairs[0][0]
+def compared(reports: Sequence[tuple[Scored, Scored]], names: tuple[str, str]) -> None:
+    """Print the table: `reports` are both networks' scores, one pair for each seed."""
+    first = reports[0][0]
     times = drawn(first)
     truth = first.truth
     print(f"{len(truth)} films, {truth.sum()} positive, {len(set(first.patients))} patients")
-    rows = [row("as they are", [(a.score, b.score) for a, b in pairs[:1]], truth, times)]
+    as_they_are = [(a.score[None], b.score[None]) for a, b in reports[:1]]
+    rows = [row("as they are", as_they_are, truth, times)]
     # Parts are looked at of the unit in which a network is worst: it need not be the same one.
-    common = [d.name for d in pairs[0][0].dressed]
-    for one in common:
+    for one in first.dressed:
         scores = []
-        for a, b in pairs:
+        for a, b in reports:
             mine, theirs = ({d.name: d for d in s.dressed} for s in (a, b))
-            if one in mine and one in theirs:
-                scores.append((a.after(mine[one]), b.after(theirs[one])))
+            if one.name in mine and one.name in theirs:
+                scores.append((a.after(mine[one.name]), b.after(theirs[one.name])))
         if scores:
-            rows.append(row(one, scores, truth, times))
-    head = ["dressed", *(f"AUROC {name[:16]}" for name in names)]
-    head += ["P healthy", "P healthy", "below, by draw of donors", "all draws", "difference, 95 %"]
+            rows.append(row(one.name, scores, truth, times))
+    head = ["dressed", *(f"AUROC {name[:16]}" for name in names), "P healthy", "P healthy"]
+    head += ["below, by report", "by draw of donors", "difference, 95 %"]
     report.table(head, rows)
 
 
@@ -204,19 +216,26 @@ def row(
     truth: NDArray[np.bool_],
     times: NDArray[np.int64],
 ) -> list[str]:
-    """One line of the table, of one dressing in each draw of donors."""
-    values = np.array([[metrics.auroc(score, truth) for score in pair] for pair in scores])
-    means = np.array([[score[~truth].mean() for score in pair] for pair in scores])
-    gaps = np.array([aurocs(b, truth, times) - aurocs(a, truth, times) for a, b in scores])
-    each = " ".join(f"{(gap > 0).mean():.1%}" for gap in gaps)
-    mean = gaps.mean(axis=0)
+    """One line of the table: `scores` are both networks' float64 [draws, n] in each report."""
+    values = np.array(
+        [[np.mean([metrics.auroc(s, truth) for s in of]) for of in pair] for pair in scores]
+    )
+    means = np.array([[of[:, ~truth].mean() for of in pair] for pair in scores])
+    gaps = [
+        np.array(
+            [aurocs(b, truth, times) - aurocs(a, truth, times) for a, b in zip(*pair, strict=True)]
+        )
+        for pair in scores
+    ]
+    reports = [gap.mean(axis=0) for gap in gaps]
+    mean = np.mean(reports, axis=0)
     low, high = np.quantile(mean, (0.025, 0.975))
     return [
         name,
         *(f"{v:.4f}" for v in values.mean(axis=0)),
         *(f"{v:.3f}" for v in means.mean(axis=0)),
-        each,
-        f"{(mean > 0).mean():.1%}",
+        " ".join(f"{(gap > 0).mean():.1%}" for gap in reports),
+        " ".join(f"{(draw > 0).mean():.1%}" for gap in gaps for draw in gap),
         f"{mean.mean():+.4f} ({low:+.4f} to {high:+.4f})",
     ]
 
