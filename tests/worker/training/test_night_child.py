@@ -587,9 +587,9 @@ def test_films_are_decoded_once_for_all_models_that_are_compared(
     decoded: list[tuple[int, int]] = []
 
     def decoder(
-        these: Iterable[Wanted], *, size: int, rule: str, stored: bool = False
+        films: Iterable[Wanted], *, size: int, rule: str, stored: bool = False
     ) -> Generator[Decoded | None, None, None]:
-        listed = list(these)
+        listed = list(films)
         decoded.append((len(listed), size))
         return decoding.threads(1)(listed, size=size, rule=rule, stored=stored)
 
