@@ -22,13 +22,13 @@ COMMANDS = {
     },
     "Score and train": {
         "score": ("scheduler.commands.score", "Score folders and archives of films."),
-        "classify": ("scheduler.commands.classify", "Score one film, here and now."),
+        "classify": ("scheduler.commands.classify", "Score films here and now, without the queue."),
         "train": ("scheduler.commands.train", "Train a model on labelled films."),
         "dataset": ("scheduler.commands.dataset", "Check labelled films; divide them by patient."),
     },
     "Look": {
         "jobs": ("scheduler.commands.jobs.group", "List, follow and steer jobs; see their errors."),
-        "report": ("scheduler.commands.report", "Write a page about a job: films, scores, errors."),
+        "report": ("scheduler.commands.report", "Write a page: which films to look at, and why."),
         "review": ("scheduler.commands.review", "Write a page on which a person labels films."),
         "export": ("scheduler.commands.export", "Write a job's predictions to a file."),
         "labels": ("scheduler.commands.labels", "Bring in true labels; see how a job did by them."),

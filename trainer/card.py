@@ -98,8 +98,11 @@ class Card:
     #: taken for a patient, or `unknown`, and then figures may be too good and intervals too narrow.
     #: Empty where it is not said.
     patients: str = ""
-    #: Validation metrics by name.
+    #: Metrics by name, of films that the network was not trained on.
     metrics: dict[str, float] = field(default_factory=dict)
+    #: What those films had a part in, for a person, e.g. `cross-fitted over patients: …`; empty in
+    #: files of before, whose metrics are of the films that chose epoch, temperature and threshold.
+    basis: str = ""
     #: What is left where held-out films are dressed as others look, `trainer.shift.report`; None
     #: where it was not measured.
     shift: dict[str, Any] | None = None

@@ -26,6 +26,7 @@ others until commit, and may come after it. Rows that are skipped where they are
 
 A claim writes to no row but the job to be planned, or the shard: what a shard takes of whose share
 is in its own row, and weights (`shares`) are only read there. Whoever sets one locks nothing else.
+The place that it takes with its key (`db.work.turns`) is a lock that nobody waits for.
 
 `tests/db/test_locks.py` runs every pair of calls that write against each other. SQLite has one
 lock.

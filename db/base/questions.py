@@ -1,7 +1,6 @@
 """Views over the whole archive: what was scored when, by what, how completely, and how it differs.
 
-Where they sum up, they read `db.base.totals` alone. Views that are asked by source leave out what
-no index of PostgreSQL has: sources whose path is of more than 2,600 bytes.
+Where they sum up, they read `db.base.totals` alone.
 """
 
 from __future__ import annotations
@@ -90,12 +89,11 @@ V_LATEST_PREDICTION = View(
         FROM (
             SELECT s.uri AS source, p.name, p.model_id, COALESCE(j.precision, 'fp32') AS precision,
                    MAX(p.job_id * {_PLACE} + p.item_no) AS place
-            FROM sources s
+            FROM ALL_SOURCES s
             JOIN jobs j ON j.id = s.job_id
             JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
             JOIN predictions p ON p.job_id = h.job_id AND p.item_no >= h.first_item
                 AND p.item_no < h.first_item + h.n_items
-            WHERE IN_AN_INDEX(s.uri)
             GROUP BY s.uri, p.name, p.model_id, COALESCE(j.precision, 'fp32')
         ) AS n
         JOIN predictions p ON p.job_id = n.place / {_PLACE}
@@ -104,6 +102,35 @@ V_LATEST_PREDICTION = View(
         JOIN models m ON m.id = p.model_id
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
     """,  # noqa: S608  # constants
+    # Each look into the partitions is planned for all of them: one look, and by one way alone, as
+    # what is grouped is kept apart. SQLite before 3.39 would number all films there are.
+    postgresql="""
+        SELECT p.source, p.name, p.model_id, m.name AS model, p.precision, l.name AS label,
+               p.probability, p.ood,
+               CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
+               p.job_id, p.item_no, p.scored_at
+        FROM (
+            SELECT b.source, p.name, p.model_id, b.precision, p.label_no, p.probability, p.ood,
+                   p.job_id, p.item_no, b.scored_at,
+                   ROW_NUMBER() OVER (
+                       PARTITION BY b.source, p.name, p.model_id, b.precision
+                       ORDER BY p.job_id DESC, p.item_no DESC
+                   ) AS age
+            FROM (
+                SELECT s.uri AS source, h.job_id, h.first_item, h.first_item + h.n_items AS past,
+                       h.finished_at AS scored_at, COALESCE(j.precision, 'fp32') AS precision
+                FROM ALL_SOURCES s
+                JOIN jobs j ON j.id = s.job_id
+                JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
+                GROUP BY 1, 2, 3, 4, 5, 6
+            ) AS b
+            JOIN predictions p ON p.job_id = b.job_id AND p.item_no >= b.first_item
+                AND p.item_no < b.past
+        ) AS p
+        JOIN models m ON m.id = p.model_id
+        JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
+        WHERE p.age = 1
+    """,
 )
 
 V_LATEST_BY_CONTENT = View(
@@ -230,7 +257,7 @@ V_COMPLETENESS = View(
                        WHERE h.job_id = s.job_id AND h.source_no = s.source_no
                            AND h.finished_at IS NULL
                    ) ELSE 0 END AS missing
-            FROM sources s
+            FROM ALL_SOURCES s
             JOIN jobs j ON j.id = s.job_id
             JOIN models m ON m.id = j.model_id
             LEFT JOIN source_totals t ON t.job_id = s.job_id AND t.source_no = s.source_no
@@ -242,11 +269,11 @@ V_COMPLETENESS = View(
                     AND COALESCE(r.precision, 'fp32') = COALESCE(j.precision, 'fp32')
                     AND JSON_HAS(r.spec, failed_only)
             )
-            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL AND IN_AN_INDEX(s.uri)
+            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
                 AND (s.paths IS NOT NULL OR NOT EXISTS (
-                SELECT 1 FROM sources s2
+                SELECT 1 FROM ALL_SOURCES s2
                 JOIN jobs j2 ON j2.id = s2.job_id
-                WHERE s2.uri = s.uri AND IN_AN_INDEX(s2.uri) AND s2.paths IS NULL
+                WHERE s2.uri = s.uri AND s2.paths IS NULL
                     AND s2.job_id > CASE
                         WHEN JSON_HAS(j.spec, failed_only) THEN j.parent_job_id ELSE j.id END
                     AND s2.job_id <> s.job_id

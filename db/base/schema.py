@@ -513,8 +513,12 @@ sources = Table(
     Index("ix_sources_troubled", "job_id",
           postgresql_where=sa.text("trouble_at IS NOT NULL"),
           sqlite_where=sa.text("trouble_at IS NOT NULL")),
-    # PostgreSQL has no longer keys; paths have up to 4,096 bytes.
+    # PostgreSQL's trees have no longer keys; paths have up to 4,096 bytes. Of long ones it keeps
+    # hashes.
     Index(None, "uri", "job_id", postgresql_where=sa.text("octet_length(uri) <= 2600")),
+    Index("ix_sources_long_uri", "uri", postgresql_using="hash",
+          postgresql_where=sa.text("octet_length(uri) > 2600"),
+          sqlite_where=sa.text("length(uri) > 2600")),
     comment="What a scoring job reads.",
 )  # fmt: skip
 
@@ -546,7 +550,10 @@ shards = Table(
     _c("share_priority", sa.SmallInteger, "The job's priority at that claim.", nullable=True),
     _c("starts", sa.Double,
        "Virtual start of that claim: seconds of a worker over the share's weight.", nullable=True),
-    _c("ends", sa.Double, "Virtual end of it, as expected, or as it was once the shard is done.",
+    _c("ends", sa.Double,
+       "Virtual end of it, as expected, or as it was once the shard is done. Where `starts` is "
+       "NULL: what was charged for a claim that was handed back, to be taken off the next one's "
+       "charge.",
        nullable=True),
     _c("seconds", sa.Double, "What it took of a worker's time, where its worker told.",
        nullable=True),

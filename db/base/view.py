@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-#: Word → how SQLite and PostgreSQL say it. The words are used as functions of a column.
+#: Word → how SQLite and PostgreSQL say it. Most are used as functions of a column.
 _WORDS = {
     # A moment's day in UTC, as text: 2026-01-31.
     r"UTC_DAY\(([\w.]+)\)": (
@@ -17,8 +17,13 @@ _WORDS = {
         r"json_extract(\1, '$.\2')",
         r"CAST(\1 ->> '\2' AS double precision)",
     ),
-    # Whether an index has a text: PostgreSQL's have no longer keys.
-    r"IN_AN_INDEX\(([\w.]+)\)": ("1 = 1", r"octet_length(\1) <= 2600"),
+    # All sources, each by an index of its `uri`: PostgreSQL has one of short paths, one of long.
+    r"ALL_SOURCES\b": (
+        "sources",
+        "(SELECT job_id, source_no, uri, paths FROM sources WHERE octet_length(uri) <= 2600 "
+        "UNION ALL "
+        "SELECT job_id, source_no, uri, paths FROM sources WHERE octet_length(uri) > 2600)",
+    ),
     # Whether a JSON object has a key.
     r"JSON_HAS\(([\w.]+), (\w+)\)": (
         r"(json_type(\1, '$.\2') IS NOT NULL)",
@@ -38,6 +43,13 @@ class View:
     columns: dict[str, str]
     #: The SELECT behind it; its columns are named as above.
     select: str
+    #: That of PostgreSQL, where it has one of its own.
+    postgresql: str | None = None
+
+    def rendered(self, dialect: str) -> str:
+        """The SELECT in the words of a database: `sqlite` or `postgresql`."""
+        own = self.postgresql if dialect == "postgresql" else None
+        return render(own or self.select, dialect)
 
 
 def render(sql: str, dialect: str) -> str:

@@ -145,6 +145,16 @@ def of_schedule(engine: sa.Engine, schedule_id: int, limit: int = 20) -> list[sa
         )
 
 
+def of_candidate(engine: sa.Engine, model_id: int) -> list[sa.RowMapping]:
+    """The runs in which a model was the new one, oldest first."""
+    with database.reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(runs).where(runs.c.candidate_id == model_id).order_by(runs.c.id)
+            ).mappings()
+        )
+
+
 def in_state(engine: sa.Engine, state: str) -> list[sa.RowMapping]:
     """Open runs in a state, oldest first, with their schedule's `name`, `kind` and `spec`."""
     with database.reading(engine) as connection:

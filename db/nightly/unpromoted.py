@@ -2,7 +2,9 @@
 
 Each night has a notice of its own; that they have come to nothing for a week is easily overlooked
 among those. Counted are nights that kept the champion, that failed, and at whose end the training
-was not done, since the champion was last changed, by whomever.
+was not done, since the champion was last changed, by whomever. A schedule that is to promote
+nothing (`--no-promote`) has done what it is for where it made a model: of its nights those are
+counted that made none, since it last made one.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ EVENT = "not_promoted"
 
 
 class InARow(NamedTuple):
-    """How many nights of a schedule in a row promoted nothing."""
+    """How many nights of a schedule in a row came to nothing."""
 
+    #: Whether the schedule is to promote what it makes.
+    promotes: bool
     #: Of these: that kept the champion, that failed, at whose end the training was not done.
     kept: int
     failed: int
     unfinished: int
-    #: When the champion was last changed; None where it never was.
+    #: When the champion was last changed, or the last model was made; None where it never was.
     since: datetime | None
     #: When the notice about them was given; None where it was not.
     notice_at: datetime | None
@@ -46,11 +50,17 @@ class InARow(NamedTuple):
 
     def __str__(self) -> str:
         parts = {
-            "kept the champion": self.kept,
+            "kept the champion" if self.promotes else "made no model": self.kept,
             "failed": self.failed,
             "did not end in time": self.unfinished,
         }
         return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
+
+    @property
+    def sentence(self) -> str:
+        """What they have come to."""
+        what = "champion" if self.promotes else "model"
+        return f"no new {what} in {self.nights} nights in a row ({self})"
 
 
 def notice_after(spec: Mapping[str, Any]) -> int:
@@ -59,15 +69,20 @@ def notice_after(spec: Mapping[str, Any]) -> int:
     return NOTICE_AFTER if said is None else int(said)
 
 
-def in_a_row(connection: sa.Connection, schedule_id: int) -> InARow:
-    """The nights of a schedule since the champion was last changed."""
-    since = connection.execute(
-        sa.select(sa.func.max(promotions.c.at)).where(
+def in_a_row(connection: sa.Connection, schedule_id: int, spec: Mapping[str, Any]) -> InARow:
+    """The nights of a schedule since the champion was last changed, or since it made a model."""
+    ours = runs.c.schedule_id == schedule_id
+    promotes = bool((spec.get("night") or {}).get("promote", True))
+    if promotes:
+        last = sa.select(sa.func.max(promotions.c.at)).where(
             # One that lies ahead was written by a clock that was ahead.
             promotions.c.alias == aliases.CHAMPION, promotions.c.at <= now(),
+        )  # fmt: skip
+    else:
+        last = sa.select(sa.func.max(runs.c.finished_at)).where(
+            ours, runs.c.candidate_id.is_not(None), runs.c.finished_at <= now()
         )
-    ).scalar()  # fmt: skip
-    ours = runs.c.schedule_id == schedule_id
+    since = connection.execute(last).scalar()
     later = (
         sa.true()
         if since is None
@@ -88,6 +103,7 @@ def in_a_row(connection: sa.Connection, schedule_id: int) -> InARow:
     if since is not None:
         told = told.where(notices.c.at > since)
     return InARow(
+        promotes=promotes,
         kept=int(row.kept),
         failed=int(row.failed),
         unfinished=int(row.unfinished or 0),
@@ -106,12 +122,12 @@ def look(connection: sa.Connection, run_id: int) -> None:
     limit = notice_after(row.spec)
     if row.kind != "train" or not limit:
         return
-    found = in_a_row(connection, row.id)
+    found = in_a_row(connection, row.id, row.spec)
     if found.nights < limit or found.notice_at is not None:
         return
     text = (
-        f"schedule {row.name}: no new champion in {found.nights} nights in a row ({found}); "
-        f"`pneumoq schedule show {row.name}` says why. There is no other notice about this until a "
-        "model is promoted"
+        f"schedule {row.name}: {found.sentence}; `pneumoq schedule show {row.name}` says why. "
+        "There is no other notice about this until a model is "
+        + ("promoted" if found.promotes else "made")
     )
     outbox.add(connection, EVENT, run_id=run_id, text=text, nights=found.nights)

@@ -16,6 +16,7 @@ from db.base.errors import LeaseLost
 from db.base.schema import SCORING_JOB_STATES, jobs, shards, workers
 from db.base.types import due, now, pending
 from db.queue import jobs as job_rows
+from db.queue import shares
 
 #: No lease is longer, in seconds, whoever holds it.
 LONGEST_S = 3600.0
@@ -201,14 +202,14 @@ def hand_back_shard(
 ) -> None:
     """Make a shard claimable again: at once when the worker is shutting down, else after a wait.
 
-    In good order the attempt does not count. With `unread`, tries of items by item_no, the shard
-    waits for TRY_AGAIN_S. Without a reason it counts as if the worker had ended
-    without a word: one item may be to blame, and is cornered. A lease that is lost already is left
-    alone.
+    In good order the attempt does not count, and its key is charged nothing for it. With `unread`,
+    tries of items by item_no, the shard waits for TRY_AGAIN_S. Without a reason it counts as if the
+    worker had ended without a word: one item may be to blame, and is cornered. A lease that is lost
+    already is left alone.
     """
     job_rows.hold(connection, shard.job_id)
     delay_s = 0.0 if in_good_order else BACKOFF_S[min(shard.attempt, len(BACKOFF_S)) - 1]
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = shares.given_back() if in_good_order else {}
     if unread is not None:
         delay_s = TRY_AGAIN_S
         values["unread"] = {str(item): tries for item, tries in sorted(unread.items())}

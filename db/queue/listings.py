@@ -16,7 +16,7 @@ from db.base import bulk
 from db.base.schema import SCORING_JOB_STATES, item_errors, jobs, shard_listings, shards, sources
 from db.base.types import now
 from db.queue import jobs as job_rows
-from db.queue import leases
+from db.queue import leases, shares
 from db.queue.leases import Lease, Shard
 
 SHARDS = ("job_id", "shard_no", "source_no", "first_item", "n_items", "state")
@@ -124,27 +124,34 @@ def cut(connection: sa.Connection, shard: Shard, parts: Sequence[NewShard]) -> l
     kept = connection.execute(
         sa.update(shards)
         .where(same, sa.literal(row.state in SCORING_JOB_STATES))
-        .values(n_items=made[0].n_items, unread=_unread(made[0]))
-    )
-    if kept.rowcount != 1:
+        .values(
+            n_items=made[0].n_items,
+            unread=_unread(made[0]),
+            **shares.of_part(made[0].n_items, shard.n_items),
+        )
+        .returning(*(shards.c[name] for name in (*shares.CHARGE, "n_items")))
+    ).one_or_none()
+    if kept is None:
         raise leases.lost(shard)
+    charge = kept._asdict()
     until = sa.select(shards.c.lease_until).where(
         shards.c.job_id == shard.job_id, shards.c.shard_no == shard.shard_no
     )
     for one in made[1:]:
+        charge = shares.of_next(charge, one.n_items)
         connection.execute(
             sa.insert(shards).values(
                 job_id=one.job_id,
                 shard_no=one.shard_no,
                 source_no=one.source_no,
                 first_item=one.first_item,
-                n_items=one.n_items,
                 state="leased",
                 lease_token=one.token,
                 lease_until=until.scalar_subquery(),
                 worker_id=one.worker_id,
                 attempts=one.attempt,
                 unread=_unread(one),
+                **charge,
             )
         )
         connection.execute(
@@ -185,6 +192,7 @@ def bisect(connection: sa.Connection, shard: Shard, first: NewShard, second: New
             lease_until=None,
             attempts=leases.MAX_ATTEMPTS - HALF_ATTEMPTS,
             not_before=None,
+            **shares.given_back(),
         )
     )
     job_rows.log(

@@ -7,12 +7,17 @@ asked for, so that a job of a million films takes a second and no memory.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import heapq
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
 from db.base import database
 from db.base.schema import jobs, model_labels, models, shards, sources
+
+#: Rows of an answer that are fetched at a time.
+FETCH = 50_000
 
 #: What has a true label is done.
 _NO_LABEL = (
@@ -35,7 +40,8 @@ _OTHER = (
 #: unusual         unlike the training films: the label that the model gave means little
 #: look            acquired as films of one class were: the model may go by that
 #: disagreeing     another model calls it otherwise; the larger the difference, the sooner
-#: control         drawn by chance from all of them, by which the others can be judged
+#:
+#: And control: drawn by chance from all of them, by which the others can be judged.
 _WHY = {
     "highest": ("", "1 = 1", "-p.probability"),
     "nearest": ("", _USUAL, "ABS(p.probability - m.threshold)"),
@@ -46,7 +52,6 @@ _WHY = {
         "(p.probability >= m.threshold) <> (o.probability >= n.threshold)",
         "-ABS(p.probability - o.probability)",
     ),
-    "control": ("", "1 = 1", "RANDOM()"),
 }
 
 
@@ -87,6 +92,8 @@ def films(
     `why` is highest, nearest, unusual, look, disagreeing (with the job `other`) or control.
     `unlabelled` leaves out films whose true class is known, `without` the items that are named.
     """
+    if why == "control":
+        return named(engine, job_id, _drawn(engine, job_id, most, frozenset(without)))
     join, condition, order = _WHY[why]
     if unlabelled:
         condition += f" AND {_NO_LABEL}"
@@ -108,6 +115,23 @@ def films(
         rows = connection.execute(sa.text(statement), values).mappings()
         found = [Pick(**row) for row in rows if row["item_no"] not in skipped]
     return found[:most]
+
+
+def _drawn(engine: sa.Engine, job_id: int, most: int, without: frozenset[int]) -> list[int]:
+    """Items of a job drawn by chance: each time the same ones, as the chance is the job's own.
+
+    Each item has its number drawn by a hash of the job and the item, and the lowest are taken, so
+    that one more film, or one less, changes no more than that film's place.
+    """
+
+    def place(item_no: int) -> bytes:
+        return hashlib.blake2b(b"%d %d" % (job_id, item_no), digest_size=8).digest()
+
+    statement = sa.text("SELECT item_no FROM predictions WHERE job_id = :job")
+    with database.reading(engine) as connection:
+        rows = connection.execution_options(yield_per=FETCH).execute(statement, {"job": job_id})
+        numbers = (number for number in rows.scalars() if number not in without)
+        return heapq.nsmallest(most, numbers, key=place)
 
 
 def by_shard(engine: sa.Engine, job_id: int) -> Iterator[list[Pick]]:

@@ -17,6 +17,7 @@ from db.base.schema import films, shard_totals, shards, shares
 from db.base.types import now
 from db.queue import jobs as job_rows
 from db.queue import leases
+from db.queue import shares as charges
 from db.queue.leases import Shard
 
 #: What read a film of which no version is kept: every reader's first.
@@ -298,13 +299,18 @@ def _forget(connection: sa.Connection, shard: Shard, others: Sequence[NotPredict
 def give_up(
     connection: sa.Connection, shard: Shard, names: Sequence[str], code: str, detail: str
 ) -> None:
-    """Mark a shard dead: each of its items becomes an error row, so that none is lost unseen."""
+    """Mark a shard dead: each of its items becomes an error row, so that none is lost unseen.
+
+    Whoever claimed it has not worked on it, and its key is charged nothing for that.
+    """
     if len(names) != shard.n_items:
         raise ValueError(
             f"shard {shard.shard_no} of job {shard.job_id} has {shard.n_items} items, "
             f"but {len(names)} names"
         )
-    day = _finish(connection, shard, "dead", n_errors=shard.n_items, last_error=detail)
+    day = _finish(
+        connection, shard, "dead", n_errors=shard.n_items, last_error=detail, **charges.given_back()
+    )
     _sum_up(connection, shard, day, errors=shard.n_items)
     bulk.insert(
         connection,
@@ -335,18 +341,24 @@ def _finish(connection: sa.Connection, shard: Shard, state: str, **counts: Any) 
     raise leases.lost(shard)
 
 
+_SUM_UP = sa.insert(shard_totals)
+_NOTHING = dict.fromkeys((*totals.COUNTS, *totals.TENTHS, "score_sum", "timed", "seconds"), 0)
+
+
 def _sum_up(connection: sa.Connection, shard: Shard, day: str, **sums: float) -> None:
     """Write a shard's sums, for `db.work.totals` to add them; what is not given is 0."""
-    nothing = dict.fromkeys((*totals.COUNTS, *totals.TENTHS, "score_sum", "timed", "seconds"), 0)
+    # The values apart: SQLAlchemy takes longer to know a statement again that holds them.
     connection.execute(
-        sa.insert(shard_totals).values(
-            job_id=shard.job_id,
-            shard_no=shard.shard_no,
-            source_no=shard.source_no,
-            day=day,
-            model_id=shard.model_id,
-            precision=shard.precision,
-            worker_id=shard.worker_id,
-            **{**nothing, **sums},
-        )
+        _SUM_UP,
+        {
+            **_NOTHING,
+            "job_id": shard.job_id,
+            "shard_no": shard.shard_no,
+            "source_no": shard.source_no,
+            "day": day,
+            "model_id": shard.model_id,
+            "precision": shard.precision,
+            "worker_id": shard.worker_id,
+            **sums,
+        },
     )

@@ -1,11 +1,15 @@
 """Shares: how much of the workers each key gets of those that share them, and who they are.
 
 A key is a user, a schedule, or what was given as `--for`; what it weighs is 1 unless it was set.
+What a claim is charged to its key stands in the shard, from `starts` to `ends` (`db.work.turns`);
+here is what becomes of it where the shard is handed back or cut.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,6 +20,8 @@ from db.base.types import now
 #: Characters of a key that is given.
 LONGEST_KEY = 64
 
+#: Columns of a shard that say what its last claim was charged, and to whom.
+CHARGE = ("share", "share_priority", "starts", "ends")
 
 #: Of two that are set at the same moment the later one counts.
 _SET = (
@@ -82,3 +88,39 @@ def listing(engine: sa.Engine) -> list[sa.RowMapping]:
     )
     with database.reading(engine) as connection:
         return list(connection.execute(statement).mappings())
+
+
+def given_back() -> dict[str, Any]:
+    """The columns of a shard whose holder has not used what its key was charged for.
+
+    The key's last claim ends where it began. Where others of the key follow it, the charge is taken
+    off when the shard is claimed again: until then `starts` is NULL, and `ends` is the charge.
+    """
+    later = shards.alias("later")
+    followed = (
+        sa.exists()
+        .where(
+            later.c.share == shards.c.share,
+            later.c.share_priority == shards.c.share_priority,
+            later.c.starts > shards.c.starts,
+        )
+        .correlate(shards)
+    )
+    return {
+        "starts": sa.case((followed, None), else_=shards.c.starts),
+        "ends": sa.case((followed, shards.c.ends - shards.c.starts), else_=shards.c.starts),
+    }
+
+
+def of_part(items: int, whole: int) -> dict[str, Any]:
+    """The columns of a shard of which the first `items` of `whole` are left."""
+    return {"ends": shards.c.starts + (shards.c.ends - shards.c.starts) * (items / whole)}
+
+
+def of_next(before: Mapping[str, Any], items: int) -> dict[str, Any]:
+    """CHARGE and n_items of so many items that were cut from a shard behind those of `before`."""
+    after = {**before, "n_items": items}
+    if before["starts"] is not None:
+        each = (before["ends"] - before["starts"]) / before["n_items"]
+        after |= {"starts": before["ends"], "ends": before["ends"] + each * items}
+    return after

@@ -96,3 +96,17 @@ def epoch_rows(engine: sa.Engine, job_id: int, after: int = 0) -> list[sa.RowMap
                 .order_by(epochs.c.epoch)
             ).mappings()
         )
+
+
+def manifest(engine: sa.Engine, dataset_id: int) -> tuple[str, str] | None:
+    """The folder of a dataset and its manifest, a CSV: path, label, patient, sha256, split.
+
+    None where it is not known any more.
+    """
+    with database.reading(engine) as connection:
+        row = connection.execute(
+            sa.select(datasets.c.root, datasets.c.manifest).where(datasets.c.id == dataset_id)
+        ).one_or_none()
+    if row is None or not row.manifest:
+        return None
+    return row.root, zlib.decompress(row.manifest).decode("utf-8")

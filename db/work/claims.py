@@ -173,7 +173,7 @@ def claim_best(
     passed: list[int] = []
     # Behind what is locked no other job's row may be waited for.
     wait = True
-    while (turn := turns.next_one(connection, wanted, passed)) is not None:
+    while (turn := turns.next_one(connection, wanted, passed, taking=True)) is not None:
         if turn.plan:
             claimed = claim_job(connection, "score", worker_id, lease_s, away, turn.id)
             if claimed is not None:

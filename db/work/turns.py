@@ -8,6 +8,9 @@ was away begins where the others are: it is owed nothing, and owes no more than 
 key the oldest job goes first.
 
 Start and end are columns of the shard that is claimed, so that no row is written by every claim.
+Claims of one instant wait for none of each other, and none sees what the others are charged. On
+PostgreSQL each therefore takes a place (an advisory lock) with its key: the next one goes to the
+next key, and where all have one, to the first again, which is charged for those before it too.
 Workers of release 0.2.0 take the oldest job first, and what they claim is counted to nobody.
 """
 
@@ -31,6 +34,9 @@ LATEST = 64
 
 #: A shard costs no less, in seconds: one that is answered from the store takes hardly any time.
 LEAST_S = 1e-3
+
+#: So many claims of a key that are under way at once are told apart; more count as the last.
+PLACES = 8
 
 #: So many jobs, by their turns, are looked at for something that is due; all where nothing is.
 _FIRST, _ALL = 64, 2**31 - 1
@@ -65,15 +71,17 @@ class Wanted(NamedTuple):
 
 
 def next_one(
-    connection: sa.Connection, wanted: Wanted, passed: Collection[int] = ()
+    connection: sa.Connection, wanted: Wanted, passed: Collection[int] = (), *, taking: bool = False
 ) -> sa.Row[Any] | None:
     """The job whose turn it is, with something in it that this worker could claim now, or None.
 
     A row of `id`, `priority`, `share` (its key), `plan` (whether it is to be planned; else a shard
-    is due), `start` (the virtual start of the claim) and `leader` (the key that was served last).
-    Jobs that are `passed` are left out.
+    is due), `start` (the virtual start of the claim), `leader` (the key that was served last) and
+    `place` (claims of the key that others have under way). Jobs that are `passed` are left out.
+    Whoever is `taking` it takes that place until commit.
     """
-    statement = _turns(wanted.planning, wanted.alone, wanted.kinds is None)
+    places = taking and connection.dialect.name == "postgresql"  # SQLite has one writer
+    statement = _turns(wanted.planning, wanted.alone, wanted.kinds is None, places)
     values = {**_values(wanted), "passed": list(passed)}
     for most in (_FIRST, _ALL):
         row = connection.execute(statement, {**values, "most": most}).one_or_none()
@@ -86,7 +94,8 @@ def lock_shard(connection: sa.Connection, turn: sa.Row[Any], wanted: Wanted) -> 
     """The first shard of that job that is due, with its listing; its row is locked.
 
     Beside its columns, and some of its job's, a row has `film_s`, what a film of the key costs in
-    seconds, and `weight`. None where others have all of them. The job's row is locked before.
+    seconds, its `weight`, and `taken`, where its last claim ends by now. None where others have all
+    of them. The job's row is locked before.
     """
     return connection.execute(
         _first_shard(wanted.alone),
@@ -97,12 +106,15 @@ def lock_shard(connection: sa.Connection, turn: sa.Row[Any], wanted: Wanted) -> 
 
 def counted(turn: sa.Row[Any], shard: sa.Row[Any]) -> dict[str, Any]:
     """The columns of a claimed shard by which it is counted to its key."""
-    cost_s = max(float(shard.film_s) * shard.n_items, LEAST_S)
+    cost = max(float(shard.film_s) * shard.n_items, LEAST_S) / shard.weight
+    start = max(turn.start, shard.taken or 0.0) + turn.place * cost
+    theirs = (shard.share, shard.share_priority) == (turn.share, turn.priority)
+    paid = shard.ends if theirs and shard.starts is None else 0.0
     return {
         "share": turn.share,
         "share_priority": turn.priority,
-        "starts": turn.start,
-        "ends": turn.start + cost_s / shard.weight,
+        "starts": start,
+        "ends": start + max(cost - paid, 0.0),
     }
 
 
@@ -130,7 +142,7 @@ def _some(name: str) -> sa.BindParameter[Any]:
 
 
 @cache
-def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
+def _turns(planning: bool, alone: bool, any_kind: bool, places: bool) -> sa.Select[Any]:
     """The statement of `next_one`; made once, as it is large. What has a limit is sorted first."""
     share = sa.func.coalesce(jobs.c.share, jobs.c.submitted_by)
     plan = (
@@ -139,19 +151,7 @@ def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
         else sa.false()
     )
     served = sa.or_(jobs.c.engine.is_(None), jobs.c.engine.in_(_some("kinds")))
-    # Of the key's last claim: one look into an index.
-    ends = (
-        sa.select(shards.c.ends)
-        .where(
-            shards.c.share == share,
-            shards.c.share_priority == jobs.c.priority,
-            shards.c.starts.is_not(None),
-        )
-        .order_by(shards.c.starts.desc(), shards.c.ends.desc())
-        .limit(1)
-        .correlate(jobs)
-        .scalar_subquery()
-    )
+    ends = _last_ends(share, jobs.c.priority)
     opened = (
         sa.select(
             jobs.c.id,
@@ -206,11 +206,55 @@ def _turns(planning: bool, alone: bool, any_kind: bool) -> sa.Select[Any]:
         .limit(sa.bindparam("most", type_=sa.Integer))
         .subquery("turns")
     )
+    place: sa.ColumnElement[int] = sa.literal_column("0", sa.Integer)
+    if places:
+        turns = _with_places(turns)
+        place = turns.c.place
     due = sa.select(shards.c.shard_no).where(*_due(turns.c.id, alone)).limit(1).scalar_subquery()
+    found = sa.or_(turns.c.plan, sa.and_(turns.c.served, due.is_not(None)))
+    if places:
+        # A place is taken with what was found only.
+        found = sa.case((found, _takes(turns)), else_=sa.false())
+    names = ("id", "priority", "share", "plan", "start", "leader")
+    return sa.select(*(turns.c[n] for n in names), place.label("place")).where(found).limit(1)
+
+
+def _with_places(turns: sa.Subquery) -> sa.Subquery:
+    """Every key's first place, by their turns, then every key's second one, and so on."""
+    places = sa.values(sa.column("place", sa.Integer), name="places").data(
+        [(n,) for n in range(PLACES)]
+    )
     return (
-        sa.select(*(turns.c[n] for n in ("id", "priority", "share", "plan", "start", "leader")))
-        .where(sa.or_(turns.c.plan, sa.and_(turns.c.served, due.is_not(None))))
+        sa.select(turns, places.c.place)
+        .join_from(turns, places, sa.true())
+        .order_by(
+            turns.c.priority.desc(), places.c.place, turns.c.start,
+            sa.func.coalesce(turns.c.ends, -1.0), turns.c.id,
+        )
+        .limit(_ALL)  # it is sorted first
+        .subquery("placed")
+    )  # fmt: skip
+
+
+def _takes(turns: sa.Subquery) -> sa.ColumnElement[bool]:
+    """Whether this claim has that place now, until commit; the last one is everybody's."""
+    key = sa.func.concat(turns.c.priority, " ", turns.c.share)
+    number = sa.func.hashtextextended(key, turns.c.place)
+    return sa.or_(turns.c.place == PLACES - 1, sa.func.pg_try_advisory_xact_lock(number))
+
+
+def _last_ends(
+    share: sa.ColumnElement[str], priority: sa.ColumnElement[int]
+) -> sa.ScalarSelect[float]:
+    """The virtual end of a key's last claim, or NULL: one look into an index."""
+    one = shards.alias("last_claim")
+    return (
+        sa.select(one.c.ends)
+        .where(one.c.share == share, one.c.share_priority == priority, one.c.starts.is_not(None))
+        .order_by(one.c.starts.desc(), one.c.ends.desc())
         .limit(1)
+        .correlate_except(one)
+        .scalar_subquery()
     )
 
 
@@ -257,6 +301,7 @@ def _first_shard(alone: bool) -> sa.Select[Any]:
             *(jobs.c[name] for name in ("model_id", "precision", "engine", "priority", "spec")),
             sa.func.coalesce(_film_s("share"), _film_s("leader"), FILM_S).label("film_s"),
             sa.func.coalesce(weight.scalar_subquery(), 1.0).label("weight"),
+            _last_ends(*_key_of("share")).label("taken"),
         )
         .join_from(shards, jobs, jobs.c.id == shards.c.job_id)
         .join(
@@ -276,16 +321,21 @@ def _first_shard(alone: bool) -> sa.Select[Any]:
     )
 
 
+def _key_of(name: str) -> tuple[sa.ColumnElement[str], sa.ColumnElement[int]]:
+    """A key that the statement gets by this name, and the priority."""
+    return (
+        sa.bindparam(name, type_=sa.Text),
+        sa.bindparam("priority", type_=sa.SmallInteger),
+    )
+
+
 def _film_s(name: str) -> sa.ScalarSelect[Any]:
     """Seconds that a film of a key cost lately; NULL where none is done."""
     one = shards.alias(f"of_{name}")
+    share, priority = _key_of(name)
     lately = (
         sa.select(one.c.seconds, one.c.n_items)
-        .where(
-            one.c.share == sa.bindparam(name, type_=sa.Text),
-            one.c.share_priority == sa.bindparam("priority", type_=sa.SmallInteger),
-            one.c.starts.is_not(None),
-        )
+        .where(one.c.share == share, one.c.share_priority == priority, one.c.starts.is_not(None))
         .order_by(one.c.starts.desc(), one.c.ends.desc())
         .limit(LATEST)
         .subquery(f"lately_{name}")

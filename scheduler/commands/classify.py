@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from db.registry import aliases
 from scheduler import engines, errors, numbers, session
 from scheduler.show import output
-from scheduler.submitting import precision, sources
+from scheduler.submitting import imagenet, precision, sources
 from trainer.errors import FilmError
 from worker.errors import ArchiveError, MemberError
 
@@ -32,25 +32,10 @@ LONGEST_PART = 200
 #: Endings that a picture can be written in; any other becomes PNG.
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tga", ".webp", ".tif", ".tiff")
 
-#: Options of imagenet.py that mean nothing here → what is so instead.
-WITHOUT_MEANING = {
-    "input_blob": "the model file names its input",
-    "output_blob": "the model file names its output",
-    "labels": "the model file has its labels",
-    "batch_size": "films are computed in batches of the engine's size",
-}
-
-
-def _imagenet(name: str) -> Callable[[Any], Any]:
-    """An option of imagenet.py that is taken and means nothing; `_` and `-` may stand in it."""
-    dashed = name.replace("_", "-")
-    ways = dict.fromkeys((f"--{dashed}", f"--{name}"))
-    return click.option(*ways, name, hidden=True, help="An option of imagenet.py.")
-
 
 @click.command("classify")
-@click.argument("image", metavar="FILMS", type=click.Path(path_type=Path))
-@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.argument("films", metavar="FILMS")
+@click.argument("annotated", metavar="[OUT]", required=False)
 @precision.model_option
 @precision.option
 @engines.here
@@ -63,18 +48,13 @@ def _imagenet(name: str) -> Callable[[Any], Any]:
     help="Print no class below this probability; the model's operating point decides as ever.",
 )  # fmt: skip
 @click.option("--profile", is_flag=True, help="Print films per second at the end.")
-@_imagenet("network")
-@_imagenet("input_blob")
-@_imagenet("output_blob")
-@_imagenet("labels")
-@_imagenet("batch_size")
-@_imagenet("smoothing")
+@imagenet.options
 @output.json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, image: Path, out: Path | None, model: str, asked: str,
+    ctx: click.Context, /, films: str, annotated: str | None, model: str, asked: str,
     asked_engine: str | None, top: int, threshold: float, profile: bool, as_json: bool,
-    **ignored: str | None,
+    **ignored: object,
 ) -> None:  # fmt: skip
     """Score films now and print the answers; nothing is stored.
 
@@ -84,7 +64,8 @@ def command(
     or a name with a number in it, as %04i.jpg.
 
     The options of jetson-inference's imagenet.py are understood; a model of its is brought in with
-    `pneumoq models import`. Exit status: 3 where a film of several could not be read.
+    `pneumoq models import`. Those of videos and cameras are an error that says what to do. Exit
+    status: 3 where a film of several could not be read.
 
     \b
     Examples:
@@ -92,7 +73,9 @@ def command(
       pneumoq classify films/ annotated/ --topK 0
       pneumoq classify "films/*.jpeg" "annotated/%04i.jpg"
     """
-    _about(ignored)
+    image = Path(imagenet.path(films))
+    out = Path(imagenet.path(annotated)) if annotated else None
+    imagenet.check(ignored)
     one = image.is_file() and not _is_archive(image)
     if one and out is not None and out.exists() and out.samefile(image):
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
@@ -138,23 +121,6 @@ def command(
         click.echo(f"{count / took:.1f} films/s, the loading of the model included", err=True)
     if broken:
         ctx.exit(errors.ITEM_ERRORS)
-
-
-def _about(ignored: dict[str, str | None]) -> None:
-    """Say what becomes of options of imagenet.py that mean nothing here."""
-    if ignored.get("network") is not None:
-        raise errors.Failure(
-            "--network names a network of jetson-inference's; name one of yours with --model "
-            "(`pneumoq models ls`)"
-        )
-    if ignored.get("smoothing") not in (None, "0", "0.0"):
-        raise errors.Failure(
-            "--smoothing averages the answers of a video's frames; films are no video: leave it out"
-        )
-    for option, instead in WITHOUT_MEANING.items():
-        if ignored.get(option) is not None:
-            name = option.replace("_", "-")
-            click.echo(f"--{name} is not needed: {instead}", err=True)
 
 
 def _model(engine: sa.Engine, model: str) -> sa.RowMapping:

@@ -32,6 +32,7 @@ SPEC: dict[str, Any] = {
     "size": 112,
     "init": "scratch",
     "augment": 0.5,
+    "defend": True,
     "workers": 2,
     "seed": 0,
     "val_fraction": 0.2,

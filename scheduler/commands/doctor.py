@@ -180,11 +180,11 @@ def _nights(engine: sa.Engine) -> Iterator[Finding]:
         if row["kind"] != "train" or not limit:
             continue
         with database.reading(engine) as connection:
-            found = unpromoted.in_a_row(connection, row["id"])
+            found = unpromoted.in_a_row(connection, row["id"], row["spec"])
         if found.nights >= limit:
             yield warning(
                 f"schedule {row['name']}",
-                f"no new champion in {found.nights} nights in a row ({found})",
+                found.sentence,
                 f"`pneumoq schedule show {row['name']}` says why",
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from scheduler import errors, session
 from scheduler.show import output
 
 if TYPE_CHECKING:
+    from scheduler.pages.dressed import Dressed
     from scheduler.pages.job import Made
     from scheduler.pages.judged import Judged
 
@@ -101,16 +103,26 @@ def _make(
         from trainer.checking import checkup
 
         found = checkup.check([asked.dataset], decoder=decoder(2))
+        if found.root is None:
+            # A page about nothing would look as if there were a dataset.
+            raise errors.Failure(
+                f"{found.findings[0].text}. Films without classes are scored, and the job has a "
+                f"report: pneumoq score {shlex.quote(str(asked.dataset))}"
+            )
         return dataset_page.make(found, [asked.dataset]), {}
     if asked.run is not None:
         from scheduler.pages import night as night_page
 
         return night_page.make(engine, asked.run), {"run_id": int(asked.run["id"])}
     if asked.model is not None:
+        from scheduler.pages import dressed
         from scheduler.pages import model as model_page
 
-        scored = None if data is None else _score(engine, asked.model, data)
-        made = model_page.make(engine, asked.model, scored, films)
+        if data is None:
+            scored, others = None, dressed.of_training(engine, asked.model, films, _tell)
+        else:
+            scored, others = _score(engine, asked.model, data, films)
+        made = model_page.make(engine, asked.model, scored, films, others)
         return made, {"model_id": int(asked.model["id"])}
     from scheduler.pages import job as job_page
 
@@ -176,36 +188,52 @@ def _night(engine: sa.Engine, name: str) -> sa.RowMapping:
     return last[0]
 
 
-def _score(engine: sa.Engine, row: sa.RowMapping, data: Path) -> Judged:
-    """The model's scores of labelled films, computed now."""
+def _tell(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tuple[Judged, Dressed]:
+    """The model's scores of labelled films, computed now, and some of these films dressed."""
     import numpy as np
 
     from scheduler.commands.dataset import decoder
+    from scheduler.pages import dressed
     from scheduler.pages.judged import Judged
     from scheduler.submitting import precision
     from trainer.card import Card
+    from trainer.data import whose
     from worker.scoring import serving
-    from worker.training import evaluation
+    from worker.training import evaluation, shifted
 
     settings = session.settings()
     card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, None)
     pinned = precision.pin(engine, row["id"], "auto", "onnx")
+    owned = whose.of(entries)
     files: list[str] = []
+    patients: list[str] = []
     score: list[float] = []
     truth: list[bool] = []
     with serving.opened(settings, engine, row["id"], pinned) as network:
-        for film in evaluation.score(network, entries, decoder(2)):
+        kept = shifted.Kept(entries if films else (), card.size)
+        for place, film in enumerate(evaluation.score(network, entries, decoder(2), kept.add)):
             if film.probability is not None:
+                patients.append(owned[place].patient)
                 files.append(str(film.file))
                 score.append(film.probability)
                 truth.append(film.truth == card.positive)
+        said = f"Films of {split} of {output.printable(data.absolute().name)}."
+        others = dressed.of_films(
+            kept.films(card), shifted.scorer(network), seed=0, most=films, said=said
+        )
     if not files:
         raise errors.Failure(f"no film of {data} could be scored; `pneumoq dataset check {data}`")
-    return Judged(
+    scored = Judged(
         of=f"{split} of {data.absolute().name}, scored for this page",
         score=np.array(score),
         truth=np.array(truth, bool),
         number=np.arange(len(files)),
         files=files,
+        patients=patients,
     )
+    return scored, others

@@ -36,7 +36,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    default=8,
+    default=4,
     show_default=True,
     help="Passes over the training films.",
 )
@@ -137,6 +137,13 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     help="How far films are changed at random, 0 (not) to 1. Default: 1, or 0.5 from scratch.",
 )
 @click.option(
+    "--defend/--no-defend",
+    default=True,
+    show_default=True,
+    help="Keep the network from learning how films were acquired: letters and tones that say "
+    "nothing, and groups of one class that count less.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
@@ -148,7 +155,8 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     default="youden",
     show_default=True,
     help="How the threshold is chosen on validation: youden, sensitivity=0.95, specificity=0.95, "
-    "or cost=5 where a missed disease costs as much as 5 false alarms.",
+    "or cost=5 where a missed disease costs as much as 5 false alarms. A goal holds on the "
+    "films that choose, and is no promise for others: the job says what others have.",
 )
 @click.option(
     "--positive",

@@ -16,6 +16,7 @@ from db.base import database
 from db.base.schema import datasets
 from scheduler.pages import html
 from scheduler.pages.html import Content, el
+from scheduler.pages.judged import NAMES
 from scheduler.show import output
 
 #: What only people can say.
@@ -58,7 +59,9 @@ def of(engine: sa.Engine, row: sa.RowMapping, evaluations: Sequence[sa.RowMappin
 
 
 def _said(value: Content) -> Content:
-    return el("em", value) if value == SITE else value
+    if value == SITE:
+        return el("em", SITE)
+    return html.prose(value) if type(value) is str else value
 
 
 def _chai(
@@ -79,7 +82,7 @@ def _chai(
         parts = []
         for name in names:
             if found.get(name) is not None:
-                part = f"{name} {found[name]:.3f}"
+                part = f"{NAMES.get(name, 'expected calibration error')} {found[name]:.3f}"
                 if found.get(f"{name}_low") is not None:
                     part += f" ({found[f'{name}_low']:.3f} to {found[f'{name}_high']:.3f})"
                 parts.append(part)
@@ -151,6 +154,8 @@ def _chai(
             ("Usefulness", metric("auroc", "auprc", "accuracy")),
             ("Operating point", metric("sensitivity", "specificity", "ppv", "npv")),
             ("Calibration", metric("ece")),
+            ("Of films that", str(card.get("basis") or "chose epoch, temperature and threshold")
+             if found else ""),
             ("Evaluations", f"{len(evaluations)} kept, shown above"),
             ("Fairness and equity", SITE),
             ("Safety and reliability", SITE),

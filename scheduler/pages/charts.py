@@ -17,7 +17,7 @@ from scheduler.pages.html import Content, Html, el
 
 #: Size of a drawing in its own units, and what is left free around it.
 WIDTH, HEIGHT = 420, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 32, 44
+LEFT, RIGHT, TOP, BOTTOM = 48, 18, 32, 44
 
 #: Places on an axis that are named.
 TICKS = 5

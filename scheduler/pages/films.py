@@ -199,7 +199,7 @@ def _picture(
     return Picture(
         pick=pick,
         sha256=sha256,
-        jpeg=_encoded(gray, "JPEG", quality=QUALITY, optimize=True),
+        jpeg=encoded(gray, "JPEG", quality=QUALITY, optimize=True),
         width=gray.width,
         height=gray.height,
         box=box,
@@ -221,7 +221,7 @@ def overlay(cam: NDArray[np.float32]) -> bytes:
     alpha = alpha.resize((alpha.width * CELL, alpha.height * CELL), Image.Resampling.BICUBIC)
     drawn = Image.new("RGBA", alpha.size, (*picture.RED, 0))
     drawn.putalpha(alpha)
-    return _encoded(drawn, "PNG", optimize=True)
+    return encoded(drawn, "PNG", optimize=True)
 
 
 def place(cam: NDArray[np.float32]) -> str:
@@ -239,7 +239,8 @@ def place(cam: NDArray[np.float32]) -> str:
     return f"{down} {across}" if across != "middle" else f"{down} middle"
 
 
-def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """A picture's bytes as a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -24,6 +24,9 @@ LONGEST_NAME = 56
 #: Elements that have no end.
 _VOID = frozenset({"img", "input", "link", "meta", "br", "path", "line", "rect", "circle"})
 
+#: Characters of a cell from which on it is a sentence, that is not squeezed into a narrow column.
+SENTENCE = 24
+
 #: What is said on every page.
 WARNING = "Research software, not a medical device. Do not use its output for clinical decisions."
 
@@ -101,9 +104,8 @@ def table(
             numeric[n] = numeric[n] and (is_number or value is None)
             text = f"{value:,}" if isinstance(value, int) and is_number else value
             kind = "th" if n == 0 else "td"
-            cells.append(
-                el(kind, text, scope="row" if n == 0 else None, class_="n" if is_number else None)
-            )
+            class_ = "n" if is_number else "long" if n and _is_sentence(value) else None
+            cells.append(el(kind, text, scope="row" if n == 0 else None, class_=class_))
         body.append(el("tr", cells))
     head = [
         el("th", column, scope="col", class_="n" if body and numeric[n] else None)
@@ -122,6 +124,10 @@ def table(
         tabindex="0",
         aria_label=caption,
     )
+
+
+def _is_sentence(value: Content) -> bool:
+    return isinstance(value, str) and len(re.sub("<[^>]*>", "", value)) > SENTENCE
 
 
 class Section(NamedTuple):

@@ -18,7 +18,7 @@ from db.base import database
 from scheduler.pages import charts, html
 from scheduler.pages.charts import Axis, Interval, Mark, Series
 from scheduler.pages.html import Content, Html
-from trainer.judging import metrics
+from trainer.judging import clusters, metrics
 from trainer.judging.metrics import Confusion
 
 #: Points of a curve that are drawn, and lines of the table behind it.
@@ -26,6 +26,9 @@ POINTS, LINES = 200, 21
 
 #: Bins of calibration and of the scores' distribution.
 BINS, BUCKETS = 10, 20
+
+#: What is said of figures that do not say what their films had a part in.
+UNSAID = "not said whether they chose epoch, temperature or threshold"
 
 #: Rows of an answer that are fetched at a time.
 FETCH = 50_000
@@ -57,6 +60,18 @@ class Judged:
     #: The job that the numbers are items of; None where they are places in `files`.
     job_id: int | None = None
     files: Sequence[str] = ()
+    #: Whose each film is, by which intervals are; empty where each is taken for its patient's only
+    #: one.
+    patients: Sequence[str] = ()
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Whose each film is, as numbers, `int64 [N]`."""
+        return clusters.numbered(self.patients) if self.patients else np.arange(len(self.score))
+
+    def interval(self, hit: NDArray[np.bool_], of: NDArray[np.bool_]) -> tuple[float, float]:
+        """95 % interval of the share of these films that are hit, `bool [N]` each."""
+        return clusters.share_interval(hit[of], self.owners[of])
 
     def worst(self, threshold: float, most: int) -> list[int]:
         """Places of the films that are called wrongly, the furthest from the threshold first."""
@@ -103,7 +118,8 @@ def figures(judged: Judged, threshold: float, positive: str) -> list[Html]:
     counts = metrics.confusion(judged.score, judged.truth, threshold)
     drawn = []
     if counts.positives and counts.negatives:
-        drawn += [_roc(judged, counts), _precision_recall(judged, counts)]
+        called = judged.score >= threshold
+        drawn += [_roc(judged, counts, called), _precision_recall(judged, counts, called)]
     return [
         *drawn,
         _calibration(judged),
@@ -123,7 +139,8 @@ def confusion(judged: Judged, threshold: float, positive: str) -> Html:
          cell(counts.false_negative, counts.positives), counts.positives],
         ["others by truth", cell(counts.false_positive, counts.negatives),
          cell(counts.true_negative, counts.negatives), counts.negatives],
-        ["all", counts.called_positive, counts.called_negative, counts.films],
+        ["all", cell(counts.called_positive, counts.films),
+         cell(counts.called_negative, counts.films), counts.films],
     ]  # fmt: skip
     return html.table(
         f"Confusion matrix at the operating point {threshold:.4f}",
@@ -170,15 +187,15 @@ def _some(n: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
 
 
-def _roc(judged: Judged, counts: Confusion) -> Html:
+def _roc(judged: Judged, counts: Confusion, called: NDArray[np.bool_]) -> Html:
     at, above, below = _steps(judged)
     sensitivity, other = above / counts.positives, below / counts.negatives
     area = metrics.auroc(judged.score, judged.truth)
-    low, high = metrics.auroc_interval(area, counts.positives, counts.negatives)
+    low, high = clusters.auroc_interval(judged.score, judged.truth, judged.owners)
     keep = _some(len(at), POINTS)
     points = [(0.0, 0.0), *((float(other[n]), float(sensitivity[n])) for n in keep)]
     falsely = 1 - counts.specificity
-    spread = metrics.wilson(counts.specificity, counts.negatives)
+    spread = judged.interval(~called, ~judged.truth)
     return charts.lines(
         "ROC curve",
         f"AUROC {area:.3f} (95 % interval {low:.3f} to {high:.3f}) of {counts.positives:,} "
@@ -196,14 +213,14 @@ def _roc(judged: Judged, counts: Confusion) -> Html:
             Mark(
                 x=falsely, y=counts.sensitivity, text="operating point",
                 across=(1 - spread[1], 1 - spread[0]),
-                upright=metrics.wilson(counts.sensitivity, counts.positives),
+                upright=judged.interval(called, judged.truth),
             )
         ],
         diagonal=True,
     )  # fmt: skip
 
 
-def _precision_recall(judged: Judged, counts: Confusion) -> Html:
+def _precision_recall(judged: Judged, counts: Confusion, called: NDArray[np.bool_]) -> Html:
     at, above, below = _steps(judged)
     recall, precision = above / counts.positives, above / (above + below)
     area = metrics.auprc(judged.score, judged.truth)
@@ -213,8 +230,8 @@ def _precision_recall(judged: Judged, counts: Confusion) -> Html:
         marks.append(
             Mark(
                 x=counts.sensitivity, y=counts.ppv, text="operating point",
-                across=metrics.wilson(counts.sensitivity, counts.positives),
-                upright=metrics.wilson(counts.ppv, counts.called_positive),
+                across=judged.interval(called, judged.truth),
+                upright=judged.interval(judged.truth, called),
             )
         )  # fmt: skip
     return charts.lines(
@@ -243,7 +260,7 @@ def _calibration(judged: Judged) -> Html:
         if not n:
             continue
         said, found = float(judged.score[inside].mean()), float(judged.truth[inside].mean())
-        low, high = metrics.wilson(found, n)
+        low, high = judged.interval(judged.truth, inside)
         rows.append([f"{number / BINS:.1f} to {(number + 1) / BINS:.1f}", n, f"{said:.4f}",
                      f"{found:.4f}", f"{low:.4f}", f"{high:.4f}"])  # fmt: skip
         points.append((said, found))

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from db.base import database
 from db.queue import jobs, picks, training
 from db.registry import aliases, drift, models
-from scheduler.pages import card, charts, films, html, judged
+from scheduler.pages import card, charts, films, floors, html, judged
+from scheduler.pages import dressed as dressed_page
 from scheduler.pages.charts import Axis, Interval, Mark, Series
+from scheduler.pages.dressed import Dressed
 from scheduler.pages.html import Content, Html, Section, el
 from scheduler.pages.job import Made, evidence_switch, made_by
 from scheduler.pages.judged import Judged
@@ -24,9 +26,11 @@ from scheduler.show import output
 from trainer.learning import epoch as epochs
 
 
-def make(engine: sa.Engine, row: sa.RowMapping, found: Judged | None, worst: int) -> Made:
-    """The report of a model's row; `found` are scores of labelled films, and `worst` how many
-    mistakes are shown of them."""
+def make(
+    engine: sa.Engine, row: sa.RowMapping, found: Judged | None, worst: int, dressed: Dressed
+) -> Made:
+    """The report of a model's row; `found` are scores of labelled films, `worst` how many mistakes
+    are shown of them, and `dressed` films as others look."""
     model_id, positive = int(row["id"]), str(row["positive"])
     found = found or judged.of_job(engine, model_id, positive)
     detail = models.detail(engine, model_id)
@@ -40,9 +44,22 @@ def make(engine: sa.Engine, row: sa.RowMapping, found: Judged | None, worst: int
         _lead(row, champion, detail["evaluations"]),
         [
             Section("learned", "How it learned", learning(engine, row, learned)),
-            Section("good", "How good it is", _good(row, detail["evaluations"], found)),
+            Section(
+                "good",
+                "How good it is",
+                [_good(row, detail["evaluations"], found), floors.of_model(engine, model_id)],
+            ),
             Section("worst", "Its worst mistakes", _mistakes(found, pictures, positive)),
-            Section("shift", "Films that look acquired otherwise", shift(row["card"])),
+            Section(
+                "shift",
+                "Films that look acquired otherwise",
+                [
+                    shift(row["card"]),
+                    dressed_page.markup(
+                        dressed, (row["card"] or {}).get("shift"), float(row["threshold"])
+                    ),
+                ],
+            ),
             Section("lineage", "Where it comes from", _lineage(engine, row, detail)),
             Section("card", "Model card", card.of(engine, row, detail["evaluations"])),
         ],
@@ -68,6 +85,7 @@ def _lead(row: sa.RowMapping, champion: bool, evaluations: Sequence[sa.RowMappin
         return f"{found[name]:.3f}", f"on validation {between}"
 
     state = "the champion" if champion else str(row["state"])
+    basis = (row["card"] or {}).get("basis")
     return [
         el(
             "p",
@@ -84,6 +102,7 @@ def _lead(row: sa.RowMapping, champion: bool, evaluations: Sequence[sa.RowMappin
                 ("Evaluations", len(evaluations), "kept in the database"),
             ]
         ),
+        html.note(f"Figures: {basis}.") if basis else None,
         html.note(
             "It is not known whose the training films are: figures may be too good, and their "
             "intervals too narrow.",
@@ -200,7 +219,7 @@ def _good(
             judged.measured(
                 f"{output.printable(one['split'])}, {output.when(one['created_at'])}",
                 dict(one["metrics"]),
-                f"{one['n_films']:,} films.",
+                f"{one['n_films']:,} films; {one['metrics'].get('basis') or judged.UNSAID}.",
             )
         )
     content: list[Content] = [el("div", drawn, class_="charts")] if drawn else []

@@ -11,13 +11,13 @@ from db.base import database
 from db.base.schema import schedules
 from db.queue import training
 from db.registry import models
-from scheduler.pages import charts, html
+from scheduler.pages import charts, floors, html
 from scheduler.pages import model as model_page
 from scheduler.pages.charts import Axis, Interval, Mark
 from scheduler.pages.html import Content, Html, Section, el
 from scheduler.pages.job import Made, made_by
 from scheduler.show import output
-from trainer.judging.verdict import NAMES
+from trainer.judging.margins import NAMES
 
 #: Who may stand in a verdict beside the two: name → in words.
 SIDES = {"candidate": "new model", "champion": "champion", "anchor": "anchor"}
@@ -65,7 +65,7 @@ def _lead(run: sa.RowMapping, schedule: str) -> Content:
             html.name(schedule),
             f", {CAUSES[run['cause']]}.",
         ),
-        html.note(str(run["reason"]), kind="note" if promoted else "warn")
+        html.note(_sentence(str(run["reason"])), kind="note" if promoted else "warn")
         if run["reason"]
         else html.note("No reason is known yet: the run goes on."),
         html.tiles(
@@ -77,6 +77,11 @@ def _lead(run: sa.RowMapping, schedule: str) -> Content:
             ]
         ),
     ]
+
+
+def _sentence(reason: str) -> str:
+    """A reason as it stands alone: with a capital and a full stop."""
+    return reason[:1].upper() + reason[1:].rstrip(".") + "."
 
 
 def _why(verdict: Mapping[str, Any]) -> Content:
@@ -106,22 +111,8 @@ def _why(verdict: Mapping[str, Any]) -> Content:
             ],
             class_="charts",
         ),
-        _floors(verdict.get("floors") or {}),
+        floors.table(verdict, "Floors"),
     ]
-
-
-def _floors(floors: Mapping[str, Mapping[str, float]]) -> Content:
-    """What the new model must reach whatever the champion does."""
-    if not floors:
-        return None
-    return html.table(
-        "Floors",
-        ["figure", "must be at least", "is", "low end"],
-        [
-            [NAMES.get(name, name), *(f"{one[k]:.4f}" for k in ("floor", "value", "low"))]
-            for name, one in floors.items()
-        ],
-    )
 
 
 def _difference(
@@ -192,7 +183,7 @@ def _models(engine: sa.Engine, run: sa.RowMapping, verdict: Mapping[str, Any]) -
                 [f"{NAMES.get(name, 'calibration error')}, validation of its own",
                  *("" if value is None else f"{value:.4f}" for value in values)]
             )  # fmt: skip
-    return html.table("The models", columns, rows)
+    return html.table("The models", columns, rows, shown=False)
 
 
 def _four(value: object) -> str:

@@ -29,20 +29,37 @@
   const decided = (n) => "label" in answer(n);
   const count = () => films.filter((_, n) => decided(n)).length;
 
-  function change(n, values) {
-    const item = films[n].item;
+  function remember(item) {
     done.undo.push([item, done.answers[item] || null]);
     if (done.undo.length > 1000) done.undo.shift();
-    done.answers[item] = { ...done.answers[item], ...values, at: new Date().toISOString() };
-    keep();
   }
 
   function label(name) {
-    change(view.at, { label: name, knew: Boolean(done.seen[films[view.at].item]) });
+    const item = films[view.at].item;
+    remember(item);
+    const given = { label: name, knew: Boolean(done.seen[item]), at: new Date().toISOString() };
+    done.answers[item] = { ...done.answers[item], ...given };
+    keep();
     const said = name ? `Film ${view.at + 1}: ${name}. ` : `Film ${view.at + 1}: not sure. `;
     const order = films.map((_, n) => (view.at + 1 + n) % films.length);
     const next = order.find((n) => !decided(n));
     show(next === undefined ? view.at : next, said + (next === undefined ? "All films are done. " : ""));
+  }
+
+  // A note is kept as it is typed, since a page may be closed at any letter. What is typed in one
+  // stay in its field is one step of undo.
+  let noted = false;
+  let soon = 0;
+
+  function keepNote() {
+    clearTimeout(soon);
+    const item = films[view.at].item;
+    const note = $("note").value;
+    if (note === (answer(view.at).note || "")) return;
+    if (!noted) remember(item);
+    noted = true;
+    done.answers[item] = { ...done.answers[item], note };
+    keep();
   }
 
   function undo() {
@@ -265,9 +282,16 @@
   for (const button of document.querySelectorAll("[data-do]")) {
     button.addEventListener("click", () => actions[button.dataset.do]());
   }
-  $("note").addEventListener("change", () => {
-    change(view.at, { note: $("note").value });
+  $("note").addEventListener("focus", () => { noted = false; });
+  $("note").addEventListener("change", keepNote);
+  $("note").addEventListener("input", () => {
+    clearTimeout(soon);
+    soon = setTimeout(keepNote, 300);
   });
+  // Before what a click does: on some phones a button takes no focus from the note.
+  document.addEventListener("click", keepNote, true);
+  window.addEventListener("pagehide", keepNote);
+  document.addEventListener("visibilitychange", keepNote);
   for (const id of ["centre", "width"]) $(id).addEventListener("input", draw);
   $("stage").addEventListener("wheel", (event) => {
     event.preventDefault();

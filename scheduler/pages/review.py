@@ -145,9 +145,13 @@ def _lead(job_id: int, kinds: dict[str, int], other: int | None) -> list[html.Co
         "you ask for it (M).",
     ]
     if kinds.get("control"):
+        others = (
+            "; the others were chosen because the model is weak on them, and do not"
+            if len(kinds) > 1
+            else ""
+        )
         sentences.append(
-            f"The {kinds['control']} films drawn by chance stand for all films of the job; the "
-            "others were chosen because the model is weak on them, and do not."
+            f"The {kinds['control']} films drawn by chance stand for all films of the job{others}."
         )
     if kinds.get("disagreeing"):
         sentences.append(f"Models disagree where job {other} calls a film otherwise.")

@@ -154,7 +154,7 @@ def _watch(
     of = _patiently(lambda: summaries.asked(engine, job_id))
     rate = Rate()
     shown: dict[int, Any] = {}
-    last_event = 0
+    last: Mapping[Any, Any] = {"id": 0}
     silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
     wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
     waited: str | None = None
@@ -168,11 +168,11 @@ def _watch(
             _print_epochs(rows, shown, display)
             display.draw(rows, of)
             for event in _patiently(lambda: jobs.events(engine, job_id)):
-                if event["event"] in SHOWN_EVENTS and event["id"] > last_event:
-                    last_event = event["id"]
+                if event["event"] in SHOWN_EVENTS and event["id"] > last["id"]:
+                    last = event
                     display.line(output.printable(event["detail"] or event["event"]))
             now = _patiently(lambda: jobs.get(engine, job_id))["progress"]
-            display.show(*_training(row, now, len(rows), of))
+            display.show(*_training(row, now, rows, of, last))
         else:
             if row["state"] == "paused" and row["reason"] and row["reason"] != waits_for:
                 waits_for = row["reason"]
@@ -213,14 +213,29 @@ def _scoring(row: sa.RowMapping, per_s: float) -> tuple[str, str, int, int | Non
 
 
 def _training(
-    row: sa.RowMapping, now: Mapping[str, Any] | None, epochs_done: int, asked: int
+    row: sa.RowMapping,
+    now: Mapping[str, Any] | None,
+    epochs: Sequence[sa.RowMapping],
+    asked: int,
+    last: Mapping[Any, Any],
 ) -> tuple[str, str, int, int | None]:
-    """Title, text, films done, films in all epochs; `now` is the job's latest progress report."""
+    """Title, text, films done, films in all epochs.
+
+    `now` is the job's latest progress report, and `last` the latest event that was shown.
+    """
     title = f"job {row['job_id']} {row['state']}"
     if now is None:
         return title, "", 0, None
-    per_epoch = int(now["films_total"])
+    epochs_done, per_epoch = len(epochs), int(now["films_total"])
     total = per_epoch * asked
+    # What is done after the epochs takes minutes: a note says what, and no epoch goes on.
+    if (
+        row["state"] == "running"
+        and epochs
+        and epochs_done >= int(now["epoch"])
+        and _is_note_since(last, epochs[-1])
+    ):
+        return title, output.printable(last["detail"]), total, total
     # A report may be older than the row of the epoch that it is about.
     done = max(
         per_epoch * (int(now["epoch"]) - 1) + int(now["films_done"]), per_epoch * epochs_done
@@ -230,6 +245,10 @@ def _training(
         left_s = (total - done) / now["films_per_s"]
         text += f", {now['films_per_s']:.1f} films/s, {output.seconds(left_s)} left"
     return title, text, done, total
+
+
+def _is_note_since(event: Mapping[Any, Any], epoch: sa.RowMapping) -> bool:
+    return event.get("event") == "note" and bool(event["at"] >= epoch["finished_at"])
 
 
 def _print_epochs(rows: Sequence[sa.RowMapping], shown: dict[int, Any], display: Display) -> None:

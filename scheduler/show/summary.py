@@ -58,6 +58,8 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
         card = models.get(engine, row["model_id"])["card"]
         summary["patients"] = card.get("patients") or None
         summary["shift"] = card.get("shift")
+        summary["metrics"] = card.get("metrics") or {}
+        summary["basis"] = card.get("basis") or None
     return summary
 
 
@@ -147,18 +149,31 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         click.echo(f"Drift: {summary['drift']['detail']}.")
     click.echo("Research software, not a medical device.")
     if summary["predictions"]:
-        click.echo(f"Look first at: pneumoq report {job_id} job{job_id}.html")
+        click.echo(
+            f"Which films to look at first, and why: pneumoq report {job_id} job{job_id}.html"
+        )
         click.echo(
             'Next: pneumoq query "SELECT name, label, probability FROM v_predictions '  # noqa: S608
             f'WHERE job_id = {job_id} ORDER BY probability DESC LIMIT 20"'
         )
 
 
+def _close_figures(found: dict[str, float], basis: str) -> None:
+    """Print what may be expected on new films like these."""
+    parts = [
+        f"{name if name != 'auroc' else 'AUROC'} {found[name]:.3f} "
+        f"({found[f'{name}_low']:.3f} to {found[f'{name}_high']:.3f})"
+        for name in ("auroc", "sensitivity", "specificity")
+        if name in found
+    ]
+    click.echo(f"  figures      {', '.join(parts)}; {basis}")
+
+
 def _close_training(summary: dict[str, Any]) -> None:
     if summary["best_epoch"] is not None:
         click.echo(
             f"  best epoch   {summary['best_epoch']} of {summary['epochs']}, "
-            f"validation AUROC {summary['val_auroc']:.4f}"
+            f"validation AUROC {summary['val_auroc']:.4f} (of films that chose it)"
         )
     if summary["verdict"]:
         click.echo(f"  verdict      {summary['verdict']}")
@@ -169,6 +184,8 @@ def _close_training(summary: dict[str, Any]) -> None:
             "  patients     unknown: figures may be too good and intervals too narrow; see "
             "--patient-pattern"
         )
+    if summary["basis"]:
+        _close_figures(summary["metrics"], summary["basis"])
     if summary["shift"]:
         from trainer.shift import words
 

@@ -25,7 +25,7 @@ from tests.bench.parts import report
 from trainer import card as cards
 from trainer.data import dataset
 from trainer.film import rules
-from trainer.judging import metrics
+from trainer.judging import figures
 from trainer.shift.counter import SHIFTS as COUNTER
 from trainer.shift.counter import Change, Plane, stretched
 from worker.engine import open_engine
@@ -99,7 +99,7 @@ def main() -> None:
         return scores[:, card.positive_index]
 
     def row(name: str, p: NDArray[np.float32], truth: NDArray[np.bool_]) -> list[str]:
-        m = metrics.summary(p, truth, card.threshold)
+        m = figures.summary(p, truth, card.threshold)
         keys = ("auroc", "accuracy", "sensitivity", "specificity", "ece")
         return [name, str(len(p)), *(f"{m[key]:.4f}" for key in keys)]
 

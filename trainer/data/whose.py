@@ -209,6 +209,20 @@ class Reader:
         return stem, SHARED if folders and self._shared else ""
 
 
+@dataclass(frozen=True)
+class Patient:
+    """Whose a film is, and what says so, as of `labelled.Film`."""
+
+    patient: str
+    known_by: str
+
+
+def of(entries: Sequence[Entry]) -> list[Patient]:
+    """Whose each film of one source is, where nobody said anything and no tag is read."""
+    reader = Reader(BY_THEMSELVES, entries)
+    return [Patient(*reader(entry)) for entry in entries]
+
+
 def owned(
     films: Sequence[Film], tags: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[Film], list[str]]:

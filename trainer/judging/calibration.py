@@ -44,31 +44,51 @@ def scaling(logits: Floats, labels: NDArray[np.integer[Any]]) -> tuple[float, ND
     target = np.repeat((1 / (size + classes))[labels][:, None], classes, axis=1)
     target[np.arange(n), labels] = ((size + 1) / (size + classes))[labels]
 
+    share = target.mean(axis=0)
+
     def loss(log_temperature: float) -> float:
         t = math.exp(log_temperature)
-        p = softmax(logits + _bias(logits, target, t), t)
+        p = softmax(logits + _bias(logits, share, t), t)
         return -float((target * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean())
 
     # Golden section: the loss has one minimum in the temperature's logarithm.
     shrink = (math.sqrt(5) - 1) / 2
     low, high = (math.log(t) for t in TEMPERATURES)
+    left, right = high - shrink * (high - low), low + shrink * (high - low)
+    at_left, at_right = loss(left), loss(right)
     while high - low > 1e-3:
-        left, right = high - shrink * (high - low), low + shrink * (high - low)
-        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - shrink * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + shrink * (high - low)
+            at_right = loss(right)
     temperature = math.exp((low + high) / 2)
-    return temperature, _bias(logits, target, temperature)
+    return temperature, _bias(logits, share, temperature)
 
 
-def _bias(logits: Floats, target: Floats, temperature: float) -> NDArray[np.float64]:
-    """What makes the mean probabilities the target's: iterative scaling (Darroch 1972)."""
+def _bias(logits: Floats, share: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """What makes the mean probabilities `share [C]`.
+
+    Newton's steps where they come nearer, else iterative scaling's (Darroch 1972), which always do.
+    """
     bias = np.zeros(logits.shape[1])
-    share = target.mean(axis=0)
+    p = softmax(logits, temperature)
     for _ in range(200):
-        found = softmax(logits + bias, temperature).mean(axis=0)
+        found = p.mean(axis=0)
         step = temperature * np.log(share / np.maximum(found, 1e-300))
-        bias += step
         if np.abs(step).max() < 1e-6:
             break
+        slope = (np.diag(found) - p.T @ p / len(p)) / temperature
+        newton = np.linalg.pinv(slope, hermitian=True) @ (share - found)
+        tried = softmax(logits + bias + newton, temperature)
+        if np.abs(tried.mean(axis=0) - share).max() < np.abs(found - share).max() / 2:
+            bias, p = bias + newton, tried
+        else:
+            bias = bias + step
+            p = softmax(logits + bias, temperature)
     return np.asarray(bias - bias.mean())
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from trainer.judging import paired, verdict
-from trainer.judging.verdict import NAMES, Difference, Flags, Margins, Side, Verdict
+from trainer.judging import metrics, paired, verdict
+from trainer.judging.margins import NAMES, Margins
+from trainer.judging.verdict import Difference, Flags, Side, Verdict
 
-#: Of `figures`: 1 had bounds by bootstrap, and no anchor.
-VERSION = 2
+#: Of `figures`: 1 had bounds by bootstrap and no anchor, 2 shift reports without bounds.
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Anchor:
     model: int
     #: What it is, in words that follow "model 3, ".
     why: str = CHOSEN
+    #: Its shift report.
+    shift: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -71,7 +74,9 @@ class _Needed:
     wanted: dict[str, float] = field(default_factory=dict)
 
     def ask(self, name: str, times: float) -> None:
-        """So many times the films that there are would decide on a figure."""
+        """So many times the films that there are would decide on a figure; infinite: none would."""
+        if math.isinf(times):
+            return
         sick, well = times * self.positives, times * self.negatives
         if name == "auroc":  # its bound is as good as the smaller class lets it be
             sick = well = min(sick, well)
@@ -150,7 +155,11 @@ def judge(
         figures["anchor"] = {"model": anchor.model, **_plain(first)}
         reasons += _worse(first, margins, f"that of {anchor.name},", needed)
     reasons += _below(truth, patients, candidate, rules.floors, figures, needed)
-    reasons += _shifted(*shift, margins.shift, figures)
+    figures["shift"] = misled(*shift)
+    reasons += _shifted(figures["shift"], margins.shift, "the champion's")
+    if anchor is not None:
+        figures["anchor"]["shift"] = misled(shift[0], anchor.shift)
+        reasons += _shifted(figures["anchor"]["shift"], margins.shift, f"that of {anchor.name},")
     reasons += _in_slices(truth, owners, candidate, champion, margins, slices or {}, figures)
 
     on = f"on {len(truth):,} frozen films of {figures['patients']:,} patients"
@@ -178,7 +187,7 @@ def _worse(
     """Where the new model may be worse by more than a margin."""
     for name, one in found.items():
         margin = getattr(margins, name)
-        if one.low > -margin:
+        if one.low > -margin or margin >= 1:  # what may be lost is all there is
             continue
         # Worse by more than may be: no number of films would make it better.
         if one.value > -margin:
@@ -216,28 +225,48 @@ def _below(
             yield Reason(text=f"{is_}, and the floor is {least}")
 
 
-def _shifted(
-    new: Mapping[str, Any] | None,
-    old: Mapping[str, Any] | None,
-    margin: float,
-    figures: dict[str, Any],
-) -> Iterator[Reason]:
-    """Whether films that are dressed up confuse the new model more than they do the champion.
+def misled(new: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How much more dressed films confuse one model than another, by their shift reports.
 
-    The worst dressing's AUROC is compared; the reports are of each model's own held-out films, so
-    that it is the values that are, not their bounds.
+    JSON-able: `judged`, and where both have a report the AUROC of `candidate` and `champion` under
+    the dressing that each does worst under, their `difference`, and its one-sided 95 % bounds `low`
+    and `high`. Each report is of films of its own, so the bounds are those of two independent
+    figures: made of both reports' intervals, which are by patient (MOVER: Zou and Donner,
+    Statistics in Medicine 2008). Films that both have in common make them wider than need be.
     """
-    worst = [(report or {}).get("worst") for report in (new, old)]
-    if not worst[0] or not worst[1]:
-        figures["shift"] = {"judged": False}
-        return
-    one, other = float(worst[0]["auroc"]), float(worst[1]["auroc"])
-    figures["shift"] = {"judged": True, "candidate": one, "champion": other}
-    if other - one > margin:
+    one, other = _worst(new), _worst(old)
+    if one is None or other is None:
+        return {"judged": False}
+    apart = one["auroc"] - other["auroc"]
+    # From what intervals of 95 % leave out on each side to what a one-sided bound does.
+    share = paired.Z / metrics.Z
+    down = math.hypot(one["auroc"] - one["low"], other["high"] - other["auroc"])
+    up = math.hypot(one["high"] - one["auroc"], other["auroc"] - other["low"])
+    return {
+        "judged": True,
+        "candidate": one["auroc"],
+        "champion": other["auroc"],
+        "difference": apart,
+        "low": apart - share * down,
+        "high": apart + share * up,
+    }
+
+
+def _worst(report: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """AUROC of the worst dressing with its interval; None where there is no such number."""
+    worst = (report or {}).get("worst") or {}
+    found = {name: float(worst.get(name, math.nan)) for name in ("auroc", "low", "high")}
+    return found if all(map(math.isfinite, found.values())) else None
+
+
+def _shifted(found: Mapping[str, Any], margin: float, whose: str) -> Iterator[Reason]:
+    """Whether dressed films confuse the new model more by a margin, and beyond chance."""
+    if found["judged"] and found["difference"] < -margin and found["high"] < 0:
         yield Reason(
             text=f"the look of films misleads the new model more: under the dressing of its shift "
-            f"report that it does worst under its AUROC is {_number(one)}, the champion's "
-            f"{_number(other)} under its own, where {_number(margin)} less is allowed"
+            f"report that it does worst under its AUROC is {_number(found['candidate'])}, {whose} "
+            f"{_number(found['champion'])} under its own (at least {_number(-found['high'])} lower "
+            f"with 95 % confidence), where {_number(margin)} less is allowed"
         )
 
 

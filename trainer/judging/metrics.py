@@ -133,18 +133,18 @@ def ece(score: Scores, truth: Truth, bins: int = ECE_BINS) -> float:
     return float(np.abs(gap).sum() / len(score))
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
+def share_interval(share: float, n: float) -> tuple[float, float]:
     """95 % confidence interval of a share of `n` films; (0, 1) where there is none.
 
-    Wilson's score interval (1927), which stays sensible at shares of 0 and 1: Brown, Cai and
-    DasGupta 2001.
+    Agresti and Coull's (1998): around the same middle as Wilson's, and never shorter, so that it
+    covers enough near 0 and 1 too, where that does not (Brown, Cai and DasGupta 2001).
     """
     if not n or math.isnan(share):
         return 0.0, 1.0
-    middle = share + Z**2 / (2 * n)
-    reach = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    scale = 1 + Z**2 / n
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+    films = n + Z**2
+    middle = (share * n + Z**2 / 2) / films
+    reach = Z * math.sqrt(middle * (1 - middle) / films)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def auroc_error(value: float, positives: float, negatives: float) -> float:
@@ -170,46 +170,6 @@ def auroc_interval(value: float, positives: float, negatives: float) -> tuple[fl
         return abs(value - other) > Z * auroc_error(other, positives, negatives)
 
     return _edge(beyond, 0.0, value), _edge(beyond, 1.0, value)
-
-
-def summary(
-    score: Scores, truth: Truth, threshold: float, *, patients: str = ""
-) -> dict[str, float]:
-    """Every metric by the name it is stored under, and its interval: `auroc_low`, `auroc_high`.
-
-    One that these films do not allow (a sensitivity without positives) is absent. Where `patients`
-    is `unknown`, `patients_unknown` is 1: these intervals are too narrow where films are of one
-    patient.
-    """
-    counts = confusion(score, truth, threshold)
-    positives, negatives = counts.positives, counts.negatives
-    area, precision = auroc(score, truth), auprc(score, truth)
-    with_interval = {
-        "auroc": (area, auroc_interval(area, positives, negatives)),
-        # The variance of Boyd, Eng and Page 2013, p(1 - p) / positives, is that of a share.
-        "auprc": (precision, wilson(precision, positives)),
-        "accuracy": (counts.accuracy, wilson(counts.accuracy, counts.films)),
-        "sensitivity": (counts.sensitivity, wilson(counts.sensitivity, positives)),
-        "specificity": (counts.specificity, wilson(counts.specificity, negatives)),
-        "ppv": (counts.ppv, wilson(counts.ppv, counts.called_positive)),
-        "npv": (counts.npv, wilson(counts.npv, counts.called_negative)),
-    }
-    found: dict[str, float] = {}
-    for name, (value, (low, high)) in with_interval.items():
-        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        if math.isnan(value):
-            del found[name], found[f"{name}_low"], found[f"{name}_high"]
-    if patients == "unknown":
-        found["patients_unknown"] = 1.0
-    if len(score):
-        found["ece"] = ece(score, truth)
-    return found | {
-        "true_positive": float(counts.true_positive),
-        "false_positive": float(counts.false_positive),
-        "true_negative": float(counts.true_negative),
-        "false_negative": float(counts.false_negative),
-        "films": float(counts.films),
-    }
 
 
 def _edge(beyond: Callable[[float], bool], outside: float, inside: float) -> float:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.judging import paired
+from trainer.judging import clusters, paired
+from trainer.judging.margins import NAMES
 from trainer.judging.paired import Sums
 
 Floats = NDArray[np.float64]
@@ -26,22 +27,6 @@ LEAST = 20
 
 #: Nor do they where they are of fewer patients than this.
 LEAST_PATIENTS = 5
-
-#: What is compared: name → in words.
-NAMES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Margins:
-    """By how much a new model may be worse, each 0 to 1."""
-
-    auroc: float = 0.01
-    sensitivity: float = 0.02
-    specificity: float = 0.05
-    #: On AUROC, sensitivity and specificity within a slice.
-    slice: float = 0.05
-    #: On the AUROC of the dressing that confuses a model most, of its shift report.
-    shift: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +80,7 @@ def differences(
     `truth` is true where a film is positive, `patients` whose each film is. AUROC's ties count
     half. Both classes must be there.
     """
-    number = numbered(patients)
+    number = clusters.numbered(patients)
     found = {}
     for name in NAMES:
         values, sums = _figure(name, truth, number, candidate, champion)
@@ -108,18 +93,12 @@ def differences(
 
 def levels(truth: Flags, patients: Sequence[str], side: Side) -> dict[str, tuple[float, Sums]]:
     """Each figure of one model: its one-sided 95 % lower bound, and what that is made of."""
-    number = numbered(patients)
+    number = clusters.numbered(patients)
     found = {}
     for name in NAMES:
         _, sums = _figure(name, truth, number, side)
         found[name] = float(paired.bounds(sums)[0]), sums
     return found
-
-
-def numbered(patients: Sequence[str]) -> Numbers:
-    """Whose each film is, as numbers from 0."""
-    which = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)[1]
-    return np.asarray(which.reshape(-1), dtype=np.int64)
 
 
 def _figure(name: str, truth: Flags, number: Numbers, *sides: Side) -> tuple[list[float], Sums]:

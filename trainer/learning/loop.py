@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.checking.fingerprints import Found
 from trainer.data import cache as pixel_cache
 from trainer.data import dataset, decoding
 from trainer.data.decoding import Decoder
+from trainer.data.labelled import Film
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
-from trainer.judging import metrics
-from trainer.learning import averaging, warm
+from trainer.judging import figures
+from trainer.learning import averaging, defence, warm
 from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
 from trainer.learning.epoch import Epoch, Progress, Saved, Without
@@ -41,7 +43,7 @@ from trainer.learning.state import (
     without_left_out,
 )
 from trainer.learning.step import Step
-from trainer.network import augment, model, optimizers
+from trainer.network import augment, disguise, model, optimizers
 from trainer.network import device as devices
 from trainer.network import feed as feeds
 from trainer.network.feed import Feed
@@ -77,6 +79,11 @@ class Trained:
     epochs: tuple[Epoch, ...]
     #: The epoch whose weights these are.
     best: Epoch
+    #: Logits of the validation films after each epoch, `float32 [1 + K, N, C]`: as they are, and
+    #: with those dressed that are, in each of K dressings; none where an epoch's are not known.
+    held_out: tuple[NDArray[np.float32], ...] = ()
+    #: Groups of one class among the training films; None where they were not looked for.
+    found: Found | None = None
     #: Whether the run learned its films by heart, in a sentence for a person.
     verdict: str
     #: `cpu`, or the GPU's name.
@@ -137,6 +144,9 @@ def train(
     val_labels = torch.tensor([f.label for f in val_films])
     batch = min(options.batch_size, len(train_rows))
     steps = len(train_rows) // batch
+    defended = defence.none(len(train_rows))
+    if options.defend:
+        defended = defence.prepare(data, films, options.seed, stop)
     learn = Step(
         net,
         optimizer,
@@ -177,6 +187,7 @@ def train(
                 epoch=epoch,
             )
             labels = devices.send(train_labels[order], device)
+            counts = devices.send(defended.counts[order], device)
             began = reported = time.monotonic()
             if state.step == 0:
                 state.begin(torch.zeros(steps * batch, len(data.labels), device=device))
@@ -196,6 +207,12 @@ def train(
                 asked = time.monotonic()
                 x = next(batches)
                 state.waited += time.monotonic() - asked
+                part = order[step * batch : (step + 1) * batch]
+                if options.defend:
+                    x = disguise.disguise(
+                        x, defended.known[part], [defended.boxes[n] for n in part],
+                        seed=options.seed, epoch=epoch, step=step, strength=options.augment,
+                    )  # fmt: skip
                 x = augment.augment(
                     x, seed=options.seed, epoch=epoch, step=step, strength=options.augment
                 )
@@ -203,7 +220,11 @@ def train(
                 lr = options.lr * _schedule(overall, options.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss, logits = learn(x, labels[step * batch : (step + 1) * batch])
+                loss, logits = learn(
+                    x,
+                    labels[step * batch : (step + 1) * batch],
+                    counts[step * batch : (step + 1) * batch],
+                )
                 average.follow(overall)
                 state.note(loss, logits)
 
@@ -229,9 +250,11 @@ def train(
                 val = predict(
                     average.net, films, val_rows, feed=feed, precision=precision, stop=stop
                 ).logits
+                acquired = _acquired(average.net, val, defended.dressed, precision, stop)
             except Stopped:
                 keeper.save(state)
                 raise
+            shifted = [_measured(one, val_labels, positive) for one in acquired[1:]]
             outputs, truth = state.outputs.cpu(), train_labels[order]
             news = Epoch(
                 epoch=epoch,
@@ -242,8 +265,9 @@ def train(
                 train_auroc=seen.get("auroc", math.nan),
                 val_loss=float(F.cross_entropy(val, val_labels)),
                 val_accuracy=_accuracy(val, val_labels),
-                val_metrics=(held_out := _measured(val, val_labels, positive)),
+                val_metrics=(held_out := _measured(val, val_labels, positive, val_films)),
                 val_auroc=held_out.get("auroc", math.nan),
+                shift_auroc=min((one["auroc"] for one in shifted), default=math.nan),
                 lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
                 seconds=before_s + time.monotonic() - began,
                 films_per_s=steps * batch / trained_s,
@@ -253,6 +277,7 @@ def train(
             chosen = epochs.best([*history, news])
             news = dataclasses.replace(news, best=chosen is news)
             history.append(news)
+            state.held_out.append(acquired)
             # The best weights first: a crash in between repeats this epoch and writes them again.
             if news.best:
                 keeper.save_best(epoch, average.net)
@@ -276,6 +301,8 @@ def train(
         init=init,
         epochs=tuple(history),
         best=best,
+        held_out=_of_all(state),
+        found=defended.found,
         verdict=verdict,
         device=devices.name(device),
         precision=precision,
@@ -320,6 +347,43 @@ def predict(
         logits.append(reading.logits.float())
         pooled.append(reading.pooled.float())
     return model.Reading(torch.cat(logits).cpu(), torch.empty(0), torch.cat(pooled).cpu())
+
+
+@torch.no_grad()
+def logits_of(
+    net: model.ResNet18,
+    planes: NDArray[np.uint8],
+    precision: str,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """Of films `uint8 [N, S, S]` that are in no cache, float32 `[N, C]` on the CPU. Raises
+    Stopped."""
+    device = next(net.parameters()).device
+    batch = devices.looked_at(device, planes.shape[-1])
+    found = []
+    for start in range(0, len(planes), batch):
+        if stop():
+            raise Stopped("stopped during validation")
+        # A copy: they may be read-only.
+        image = torch.tensor(planes[start : start + batch, None], device=device)
+        with devices.autocast(device, precision):
+            found.append(net(image).float().cpu())
+    return torch.cat(found)
+
+
+def _acquired(
+    net: model.ResNet18,
+    plain: Tensor,
+    dressed: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]],
+    precision: str,
+    stop: Callable[[], bool],
+) -> Tensor:
+    """Logits `[1 + K, N, C]` of the validation films: `plain`, and with some of them dressed."""
+    found = [plain]
+    for places, planes in dressed:
+        found.append(plain.clone())
+        found[-1][torch.from_numpy(places)] = logits_of(net, planes, precision, stop)
+    return torch.stack(found)
 
 
 def _network(
@@ -384,6 +448,9 @@ def _run(options: Options, data: dataset.Dataset, init: model.Init) -> dict[str,
     chosen = {
         key: value for key, value in dataclasses.asdict(options).items() if key not in INCIDENTAL
     }
+    # A run of release 0.1.0 says nothing of it.
+    if not chosen["defend"]:
+        del chosen["defend"]
     # The same weights may lie elsewhere by now.
     return {**chosen, "init": init.sha256 or init.name, "dataset": data.hash}
 
@@ -411,6 +478,16 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def _measured(logits: Tensor, labels: Tensor, positive: int) -> dict[str, float]:
+def _of_all(state: State) -> tuple[NDArray[np.float32], ...]:
+    """`Trained.held_out`; none where one is missing."""
+    known = len(state.held_out) == len(state.history)
+    return tuple(logits.numpy() for logits in state.held_out) if known else ()
+
+
+def _measured(
+    logits: Tensor, labels: Tensor, positive: int, films: Sequence[Film] | None = None
+) -> dict[str, float]:
+    """At a half; intervals are by patient where the films are given."""
     score = torch.softmax(logits.double(), dim=1)[:, positive].numpy()
-    return metrics.summary(score, (labels == positive).numpy(), 0.5)
+    patients = None if films is None else [film.patient for film in films]
+    return figures.summary(score, (labels == positive).numpy(), 0.5, patients)

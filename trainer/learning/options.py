@@ -15,7 +15,7 @@ class Options:
     """Everything that a run may be given."""
 
     #: Passes over the training films, 1 or more. From ImageNet weights a few are enough.
-    epochs: int = 5
+    epochs: int = 4
     #: Films per step. At 32 a CPU is as fast as it gets, and a 4 GB board still holds it at 224
     #: pixels.
     batch_size: int = 32
@@ -36,6 +36,8 @@ class Options:
     #: How far films are changed at random, 0 (not) to 1: see `trainer.network.augment`. From random
     #: weights on few films 0.5 learns sooner.
     augment: float = 1.0
+    #: Whether the network is kept from learning how films were acquired, see `defence`.
+    defend: bool = True
     #: S: films are S × S pixels. 224 is what ImageNet's weights have seen.
     size: int = 224
     #: `imagenet`, `scratch`, a file of torchvision's ResNet18 weights, or a model file (.onnx) from

@@ -43,6 +43,8 @@ class State:
     scaler: torch.amp.GradScaler
     #: Finished epochs, oldest first.
     history: list[Epoch]
+    #: Logits `float32 [validation films, C]` after each of them, as far as they are known.
+    held_out: list[Tensor] = field(default_factory=list)
     #: Steps done of the epoch after these.
     step: int = 0
     #: Sum of the mean losses of its steps, as far as they were read.
@@ -88,6 +90,7 @@ class State:
         """Tensors and plain values for a checkpoint."""
         return {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
+            "held_out": self.held_out,
             "net": self.net.state_dict(),
             "average": self.average.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -103,6 +106,8 @@ class State:
         """Be what `values` once returned; CheckpointError where it is something else."""
         try:
             self.history = [Epoch(**epoch) for epoch in values["history"]]
+            # A checkpoint of release 0.1.0 has none.
+            self.held_out = list(values.get("held_out", ()))
             self.net.load_state_dict(values["net"])
             self.average.net.load_state_dict(values["average"])
             for theirs, ours in zip(

@@ -16,7 +16,7 @@ from torch import Tensor
 from trainer.network import device as devices
 from trainer.network import model
 
-_Function: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Function: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 #: Steps that are launched kernel by kernel before a graph is captured: libraries choose their
 #: kernels and take their memory in the first ones.
@@ -56,16 +56,17 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._graph = _Graph() if graphs and device.type == "cuda" else None
 
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Learn from films `[N, 1, S, S]`, 0 to 255, and their labels `int64 [N]`.
+    def __call__(self, x: Tensor, y: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Learn from films `[N, 1, S, S]`, 0 to 255, and their labels `int64 [N]`; each counts as
+        much as `counts` `float32 [N]` says, beside the weight of its class.
 
         Returns the loss and the logits `float32 [N, C]`, both on the device and good until the
         next step.
         """
         if self._graph is None:
-            loss, logits = self._gradients(x, y)
+            loss, logits = self._gradients(x, y, counts)
         else:
-            loss, logits = self._graph(self._gradients, x, y)
+            loss, logits = self._graph(self._gradients, x, y, counts)
         self.scaler.step(self._optimizer)
         self.scaler.update()
         return loss, logits
@@ -75,19 +76,21 @@ class Step:
         """Whether gradients were not finite so often that fp16 cannot go on; waits for the GPU."""
         return self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE
 
-    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradients(self, x: Tensor, y: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         with devices.autocast(self._device, self._precision):
             logits = self._net(x)
-        loss = F.cross_entropy(
-            logits, y, weight=self._weight, label_smoothing=self._label_smoothing
+        each = F.cross_entropy(
+            logits.float(), y, label_smoothing=self._label_smoothing, reduction="none"
         )
+        counts = counts * self._weight[y]
+        loss = (counts * each).sum() / counts.sum()
         self._optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no hint
         return loss.detach(), logits.detach()
 
 
 class _Graph:
-    """A function of two tensors, recorded once and repeated with others.
+    """A function of three tensors, recorded once and repeated with others.
 
     What it leaves behind (its results, gradients) lies in the same memory each time.
     """
@@ -96,25 +99,27 @@ class _Graph:
         self._seen = 0
         self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no hint
         self._recorded: torch.cuda.CUDAGraph | None = None
-        self._given: tuple[Tensor, Tensor]
+        self._given: tuple[Tensor, Tensor, Tensor]
         self._found: tuple[Tensor, Tensor]
 
-    def __call__(self, function: _Function, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, function: _Function, x: Tensor, y: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self._seen < _BEFORE_GRAPH:
             self._seen += 1
             main = torch.cuda.current_stream()
             self._side.wait_stream(main)
             with torch.cuda.stream(self._side):
-                found = function(x, y)
+                found = function(x, y, counts)
             main.wait_stream(self._side)
             return found
         if self._recorded is None:
-            self._given = x.clone(), y.clone()
+            self._given = x.clone(), y.clone(), counts.clone()
             recorded = torch.cuda.CUDAGraph()
             with torch.cuda.graph(recorded):
                 self._found = function(*self._given)
             self._recorded = recorded
-        for ours, theirs in zip(self._given, (x, y), strict=True):
+        for ours, theirs in zip(self._given, (x, y, counts), strict=True):
             ours.copy_(theirs)
         self._recorded.replay()
         return self._found

@@ -28,7 +28,8 @@ from trainer.card import Card
 from trainer.checking import fingerprints
 from trainer.data import dataset
 from trainer.film import rules
-from trainer.judging import calibration, metrics
+from trainer.judging import calibration, crossfit
+from trainer.learning import epoch as epochs
 from trainer.learning import loop
 from trainer.learning.loop import Trained
 from trainer.modelfile import fingerprint as look_nodes
@@ -88,34 +89,61 @@ def export(
         detector = ood.fit(
             trained.net, films.planes, train_rows, seen.arrays(), trained.options.seed
         )
-    found = fingerprints.find(data, films, stop)
+    found = trained.found or fingerprints.find(data, films, stop)
     learned, groups = fingerprints.learn(data, films, found, trained.options.seed)
-    temperature, bias = calibration.scaling(logits, labels)
-    score = calibration.softmax(logits + bias, temperature)[:, data.positive_index]
-    shifted = calibration.softmax(np.concatenate(views) + bias, temperature)
-    threshold = calibration.operating_point(
-        shifted[:, data.positive_index], np.tile(truth, VIEWS), rule
-    )
+    patients = [film.patient for film in val]
+    fitted = crossfit.fit(
+        logits, labels, patients, data.positive_index, rule,
+        views=np.stack(views), dressed=_dressed(trained), epochs=of_epochs(trained),
+    )  # fmt: skip
+    chosen = fitted.chosen
+    what = "epoch, temperature and threshold"
+    if not trained.held_out:
+        what = "temperature and threshold, and all the epoch"
     card = Card(
         labels=data.labels,
         positive=data.positive,
         size=trained.options.size,
         film_rule=films.rule,
         golden=tuple(rules.golden(films.rule)),
-        temperature=temperature,
-        threshold=threshold,
+        temperature=chosen.temperature,
+        threshold=chosen.threshold,
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
         ood_threshold=detector.threshold,
         looks=groups,
         dataset_hash=data.hash,
         patients=data.patients,
-        metrics=metrics.summary(score, truth, threshold, patients=data.patients),
-        shift=shifted_films.report(trained, temperature, bias, threshold, found, stop),
-        provenance={**_provenance(trained), "bias": bias.tolist()},
+        metrics=fitted.figures(truth, patients, known=data.patients),
+        basis=fitted.basis(what),
+        shift=shifted_films.report(
+            trained, chosen.temperature, chosen.bias, chosen.threshold, found, stop
+        ),
+        provenance={**_provenance(trained), "bias": chosen.bias.tolist()},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     write(path, _calibrated(trained, card).state_dict(), card, detector, learned)
     return card
+
+
+def _dressed(trained: Trained) -> NDArray[np.float32] | None:
+    """What the network says of the validation films dressed, `[K, N, C]`; None where that is not
+    known."""
+    if not trained.held_out:
+        return None
+    found = trained.held_out[trained.epochs.index(trained.best)][1:]
+    return found if len(found) else None
+
+
+def of_epochs(trained: Trained) -> crossfit.Epochs | None:
+    """What each epoch said of the validation films; None where that is not known."""
+    if not trained.held_out:
+        return None
+    positive = trained.dataset.positive_index
+    return crossfit.Epochs(
+        logits=trained.held_out,
+        kept=trained.epochs.index(trained.best),
+        best=lambda logits, labels: epochs.best_by(logits, labels, positive),
+    )
 
 
 @torch.no_grad()

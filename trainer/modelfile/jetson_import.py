@@ -30,7 +30,7 @@ from trainer.data.decoding import Decoder
 from trainer.errors import CheckpointError, DatasetError, ImportRefused
 from trainer.film import rules
 from trainer.folded import Network
-from trainer.judging import calibration, metrics
+from trainer.judging import calibration, crossfit
 from trainer.learning import loop
 from trainer.modelfile import export, foreign, jetson_export
 from trainer.modelfile.foreign import SUPPORTED
@@ -182,21 +182,21 @@ def _calibrated(
         logits = loop.predict(net, decoded, val_rows, watch=seen.add).logits.numpy()
         detector = ood.fit(net, decoded.planes, rows, seen.arrays())
     labels = np.array([f.label for f in val])
-    truth = labels == card.positive_index
-    temperature, bias = calibration.scaling(logits, labels)
-    score = calibration.softmax(logits + bias, temperature)[:, card.positive_index]
-    threshold = calibration.operating_point(score, truth, operating_point)
+    patients = [film.patient for film in val]
+    fitted = crossfit.fit(logits, labels, patients, card.positive_index, operating_point)
     with torch.no_grad():
-        net.fc.bias.add_(torch.tensor(bias))
+        net.fc.bias.add_(torch.tensor(fitted.chosen.bias))
     found = dataclasses.replace(
         card,
-        temperature=temperature,
-        threshold=threshold,
+        temperature=fitted.chosen.temperature,
+        threshold=fitted.chosen.threshold,
         threshold_rule=f"{operating_point} on {len(val)} films given when it was imported",
         ood_threshold=detector.threshold,
         dataset_hash=films.hash,
-        metrics=metrics.summary(score, truth, threshold),
-        provenance={**card.provenance, "bias": bias.tolist()},
+        patients=films.patients,
+        metrics=fitted.figures(labels == card.positive_index, patients, known=films.patients),
+        basis=fitted.basis(),
+        provenance={**card.provenance, "bias": fitted.chosen.bias.tolist()},
     )
     return found, detector
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trainer.checking.fingerprints import Found
 from trainer.data import dataset
 from trainer.judging import calibration
+from trainer.learning import defence, loop
 from trainer.learning.loop import Trained
 from trainer.network import device as devices
 from trainer.network import model
@@ -21,9 +21,6 @@ from trainer.shift import report as reports
 #: Films that are scored, as a share of those that were trained on in all epochs. A film takes about
 #: three times as long to train on as to be scored, so that the report takes a tenth of it.
 SHARE = 0.3
-
-#: Held-out films at hand: at most so many, which bounds memory.
-HELD_OUT = 4000
 
 
 def report(
@@ -40,20 +37,7 @@ def report(
     `found` among the training films. Raises Stopped.
     """
     data, seed = trained.dataset, trained.options.seed
-    every, learned = data.of(dataset.VAL), found.films
-    held_out = [every[row] for row in units.drawn([f.patient for f in every], HELD_OUT, seed)]
-    at_hand = (*learned, *held_out)
-    films = units.Films(
-        planes=trained.films.planes,
-        rows=trained.films.rows(at_hand),
-        labels=np.array([film.label for film in at_hand], dtype=np.int64),
-        patients=[film.patient for film in at_hand],
-        held_out=np.arange(len(at_hand)) >= len(learned),
-        names=data.labels,
-        positive=data.positive_index,
-        patients_are=data.patients,
-        drawn_of=len(every),
-    )
+    films, _ = defence.at_hand(data, trained.films, found, seed)
     looked = found.searched
     those = units.find(films, looked.looks, named=looked.named, seed=seed)
     most = round(SHARE * len(trained.epochs) * len(data.of(dataset.TRAIN)))
@@ -69,19 +53,10 @@ def report(
 def _scorer(trained: Trained, temperature: float, bias: NDArray[np.float64]) -> measure.Score:
     """P(positive) by the network, on the device and in the precision that it was trained in."""
     net = model.folded(trained.net)
-    device = next(net.parameters()).device
     positive = trained.dataset.positive_index
 
-    @torch.no_grad()
     def score(planes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        batch = devices.looked_at(device, planes.shape[-1])
-        logits = []
-        for start in range(0, len(planes), batch):
-            # A copy: they may be read-only.
-            image = torch.tensor(planes[start : start + batch, None], device=device)
-            with devices.autocast(device, trained.precision):
-                logits.append(net(image).float().cpu().numpy())
-        scores = calibration.softmax(np.concatenate(logits) + bias, temperature)
-        return np.asarray(scores[:, positive])
+        logits = loop.logits_of(net, planes, trained.precision).numpy()
+        return np.asarray(calibration.softmax(logits + bias, temperature)[:, positive])
 
     return score

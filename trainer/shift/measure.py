@@ -103,8 +103,8 @@ def measure(
         return None
     chosen = _chosen(films, held_out, _cost(films, units, held_out), seed, most)
     plain = np.concatenate([_finite(score(part)) for part in _parts(films, chosen, stop)])
-    looks = _looks(films, units, chosen, seed)
-    done = [one for look in looks for one in _scored(look, score, stop)]
+    to_do = looks(films, units, chosen, seed)
+    done = [one for look in to_do for one in _scored(look, score, stop)]
     found = Scored(
         films=chosen,
         truth=truth[chosen],
@@ -125,12 +125,33 @@ def measure(
     return dataclasses.replace(found, dressed=dressed)
 
 
+def once(
+    films: Films, units: Sequence[Unit], *, seed: int, most: int
+) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
+    """What a network is judged by while it learns: places among all films, and these dressed.
+
+    As each unit, and as the other class was mostly acquired; of each film once, with one donor, and
+    about `most` in all. What training never does is not among them.
+    """
+    held_out = np.flatnonzero(films.held_out)
+    cost = held_out.size + sum(_others(films, unit, held_out).size for unit in units)
+    chosen = _chosen(films, held_out, cost, seed, most)
+    for number in range(1, len(units) + 1):
+        look = _as_unit(films, units, number, (UNIT,), chosen, seed)
+        if look.films.size:
+            (_, _, dress) = look.ways[0]
+            yield chosen[look.films], dress(np.arange(look.films.size), 0)
+    *_, changes = counter.SHIFTS.values()
+    some = zip(films.take(chosen), films.truth[chosen], strict=True)
+    yield chosen, np.stack([changes[int(sick)](plane) for plane, sick in some])
+
+
 #: What becomes of some of the films that are dressed, in one draw of donors: uint8 [n, S, S].
-_Dress = Callable[[Rows, int], NDArray[np.uint8]]
+Dress = Callable[[Rows, int], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
+class Look:
     """Dressings of the same films that are to be done."""
 
     unit: int | None
@@ -138,7 +159,7 @@ class _Look:
     films: Rows
     draws: int
     #: Of each dressing its name, its kind and what it makes.
-    ways: Sequence[tuple[str, str, _Dress]]
+    ways: Sequence[tuple[str, str, Dress]]
 
 
 def _as_unit(
@@ -148,7 +169,7 @@ def _as_unit(
     kinds: Sequence[str],
     chosen: Rows,
     seed: int,
-) -> _Look:
+) -> Look:
     """Films of the other class as a unit, or as parts of it. The donors are the same ones."""
     unit = units[number - 1]
     dressed = _others(films, unit, chosen)
@@ -171,7 +192,7 @@ def _as_unit(
             return dressing.by_spectrum(own, donors, boxes, frames)
         return dressing.as_unit(own, donors, boxes, frames)
 
-    return _Look(
+    return Look(
         unit=number,
         films=dressed,
         draws=DRAWS,
@@ -186,7 +207,8 @@ def _as_unit(
     )
 
 
-def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iterator[_Look]:
+def looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iterator[Look]:
+    """The dressings of the films `chosen`, but for the parts of the worst unit."""
     for number, unit in enumerate(units, 1):
         if _others(films, unit, chosen).size:
             yield _as_unit(films, units, number, (UNIT, SPECTRUM), chosen, seed)
@@ -202,7 +224,7 @@ def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iter
         some = zip(films.take(chosen[places]), truth[places], strict=True)
         return np.stack([changes[int(sick)](plane) for plane, sick in some])
 
-    yield _Look(
+    yield Look(
         unit=None,
         films=np.arange(len(chosen)),
         draws=1,
@@ -213,7 +235,7 @@ def _looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Iter
     )
 
 
-def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> _Look:
+def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> Look:
     """Films that are not positive with the spectra of those that are, or the other way round."""
     of_class = np.flatnonzero(films.truth == positive)
     learned = of_class[~films.held_out[of_class]]
@@ -229,10 +251,10 @@ def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> _
 
     disease = films.names[films.positive]
     name = f"{SPECTRUM} of {disease if positive else films.others}"
-    return _Look(unit=None, films=dressed, draws=DRAWS, ways=[(name, SPECTRUM, dress)])
+    return Look(unit=None, films=dressed, draws=DRAWS, ways=[(name, SPECTRUM, dress)])
 
 
-def _scored(look: _Look, score: Score, stop: Callable[[], bool]) -> list[Dressed]:
+def _scored(look: Look, score: Score, stop: Callable[[], bool]) -> list[Dressed]:
     found: dict[str, list[list[Floats]]] = {name: [] for name, _, _ in look.ways}
     for draw in range(look.draws):
         for name, _, dress in look.ways:

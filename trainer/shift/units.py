@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from trainer.acquisition.looks import Looks
 from trainer.acquisition.one_sided import OneSided
 
 Rows = NDArray[np.int64]
+
+#: Training films in which units are looked for, and held-out films at hand: at most so many, which
+#: bounds memory and takes some ten seconds of a processor.
+LEARNED, HELD_OUT = 6000, 4000
 
 #: Films of a unit that others are dressed as, at most; drawn at random.
 DONORS = 200
@@ -78,9 +83,32 @@ class Unit:
     patients: int
     #: Films that others are dressed as.
     donors: Rows
+    #: Of each of `films` the marks that it is known by, int16 [m, 4] in pixels of SIDE.
+    burned: Sequence[NDArray[np.int16]]
     #: Of each donor the marks that are copied, int16 [m, 4], and int16 [donors, 8] the frames.
     boxes: Sequence[NDArray[np.int16]]
     frames: NDArray[np.int16]
+
+
+class Known(Protocol):
+    """A film of a manifest."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def patient(self) -> str: ...
+
+
+F = TypeVar("F", bound=Known)
+
+
+def at_hand(learned: Sequence[F], held_out: Sequence[F], seed: int) -> tuple[list[F], list[F]]:
+    """The films of a training that are looked at: of both kinds no more than is bounded here."""
+    some = drawn([film.patient for film in held_out], HELD_OUT, seed)
+    return (
+        sorted(learned, key=lambda film: film.sha256)[:LEARNED],
+        [held_out[row] for row in some],
+    )
 
 
 def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:
@@ -131,6 +159,7 @@ def find(
                 label=one.label,
                 films=one.group.films,
                 patients=one.patients,
+                burned=_boxes(one.group, some, one.group.films),
                 donors=donors,
                 boxes=_boxes(one.group, some, donors),
                 frames=some.frames[donors],

@@ -137,7 +137,7 @@ def check(candidate: Engine, reference: Engine, films: Films) -> Verdict:
             wrong.append(
                 f"probabilities differ by up to {delta:.2g} (limit {limits.probability:g})"
             )
-    elif not compared.passed:
+    elif not compared.agrees:
         wrong.append(str(compared))
     for name, theirs, ours, limit, least in (
         ("maps", expected.cam, found.cam, limits.maps, 0.0),

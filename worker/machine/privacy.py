@@ -143,6 +143,15 @@ def of_manifest(made: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     return (("", hashed, name) for hashed, name in made.items())
 
 
+def names_of_manifest(home: Path, job_id: int) -> dict[str, str]:
+    """What the hashes in a training's manifest stand for, as far as this machine knows it."""
+    try:
+        with (home / "names" / f"job-{job_id}.csv").open(newline="", encoding="utf-8") as file:
+            return {row[1]: row[2] for row in csv.reader(file) if len(row) == 3 and not row[0]}
+    except OSError:
+        return {}
+
+
 def keep_left_out(home: Path, job_id: int, rows: Iterable[tuple[str, str, str]]) -> Path:
     """Keep (path, code, reason) of the files that a training does without; returns where."""
     path = _folder(home) / f"job-{job_id}.left-out.csv"

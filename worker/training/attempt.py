@@ -302,6 +302,7 @@ def _new_model(
     """The model that a training process reports."""
     card = result["card"]
     measured = {**card["metrics"], "n_films": result["n_val"], "shift": card.get("shift")}
+    measured |= {"basis": card["basis"]} if card.get("basis") else {}
     return models.NewModel.of(
         card,
         name=name,

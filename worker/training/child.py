@@ -33,7 +33,7 @@ from trainer.data.decoding import Decoder
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
 from trainer.data.whose import Whose
-from trainer.judging import parity
+from trainer.judging import figures, parity
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
@@ -152,7 +152,8 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     scalars = _scalars((model_dir or folder.parent) / "tensorboard", report)
     fields = {f.name for f in dataclasses.fields(loop.Options)}
     options = loop.Options(
-        **{k: v for k, v in spec.items() if k in fields},
+        # A job of release 0.1.0 says nothing of it, and is trained as it was then.
+        **{"defend": False} | {k: v for k, v in spec.items() if k in fields},
         threads=work["threads"],
         resume_from=Path(work["resume_from"]) if work["resume_from"] else None,
     )
@@ -217,6 +218,8 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     path = folder / "model.onnx"
     report("note", text="calibrating, and dressing held-out films as others look")
     card = export.export(trained, path, spec["operating_point"], stop=stop.is_set)
+    if outcome := figures.goal(spec["operating_point"], card.metrics):
+        report("note", text=outcome)
     for group in card.looks:
         report("note", text=looks_alike(group))
     if card.shift is not None:

@@ -20,7 +20,7 @@ from trainer.data import layout, manifest
 from trainer.data.decoding import Decoder, Wanted
 from trainer.data.labelled import TEST, TRAIN, VAL, Entry, listed
 from trainer.errors import DatasetError, FilmError
-from worker.engine import Engine
+from worker.engine import Engine, Outputs
 
 #: All splits together.
 ALL = "all"
@@ -84,43 +84,73 @@ def score(
 
     `watch` gets the number and the pixels uint8 [S, S] of each that can be decoded, to copy.
     """
-    card = engine.card
-    done: dict[int, Scored] = {}
+    for (one,) in side_by_side([engine], entries, decoder, watch):
+        yield one
+
+
+def side_by_side(
+    engines: Sequence[Engine],
+    entries: Sequence[Entry],
+    decoder: Decoder,
+    watch: Callable[[int, NDArray[np.uint8]], None] = lambda number, plane: None,
+) -> Iterator[tuple[Scored, ...]]:
+    """What several engines compute of each film, which is decoded once; as of `score`.
+
+    Their models take the same pixels, as of `pixels_of`, and their batches are equal.
+    """
+    (size, rule), *others = {pixels_of(engine.card) for engine in engines}
+    (batch, *more) = {engine.batch for engine in engines}
+    assert not others and not more
+    done: dict[int, tuple[Scored, ...]] = {}
     numbers: list[int] = []
-    pixels = np.zeros((engine.batch, 1, card.size, card.size), np.uint8)
+    pixels = np.zeros((batch, 1, size, size), np.uint8)
     at = 0
     wanted = (Wanted(file=entry.file, sha256=entry.sha256) for entry in entries)
-    with closing(decoder(wanted, size=card.size, rule=card.film_rule)) as through:
+
+    def computed() -> dict[int, tuple[Scored, ...]]:
+        # A batch is one thread's work in each: all begin before the first is waited for.
+        pending = [engine.submit(pixels) for engine in engines]
+        by_engine = [
+            _said(engine.card, one.result(), entries, numbers)
+            for engine, one in zip(engines, pending, strict=True)
+        ]
+        return {number: tuple(found[number] for found in by_engine) for number in numbers}
+
+    with closing(decoder(wanted, size=size, rule=rule)) as through:
         # Films are computed as they come: none waits for one that takes long.
         for found in through:
             if found is None:
                 continue
             entry, outcome = entries[found.number], found.outcome
             if isinstance(outcome, FilmError):
-                done[found.number] = Scored(
+                broken = Scored(
                     file=entry.file, truth=entry.name, code=outcome.code, reason=str(outcome)
                 )
+                done[found.number] = (broken,) * len(engines)
             else:
                 watch(found.number, outcome)
                 pixels[len(numbers), 0] = outcome
                 numbers.append(found.number)
-            if len(numbers) == engine.batch:
-                done |= _computed(engine, entries, numbers, pixels)
+            if len(numbers) == batch:
+                done |= computed()
                 numbers.clear()
             while at in done:
                 yield done.pop(at)
                 at += 1
     if numbers:
-        done |= _computed(engine, entries, numbers, pixels)
+        done |= computed()
     yield from (done[number] for number in sorted(done))
 
 
-def _computed(
-    engine: Engine, entries: Sequence[Entry], numbers: Sequence[int], pixels: NDArray[np.uint8]
+def pixels_of(card: Card) -> tuple[int, str]:
+    """What pixels a model takes: their side, and the rule that makes them of a film."""
+    return card.size, card.film_rule
+
+
+def _said(
+    card: Card, outputs: Outputs, entries: Sequence[Entry], numbers: Sequence[int]
 ) -> dict[int, Scored]:
-    """What the engine says of these films, whose pixels begin the batch."""
-    card = engine.card
-    outputs = engine.submit(pixels).result()
+    """What a model says of these films, which begin the batch that was computed."""
     called = card.decide(outputs.scores)
     found = {}
     for n, number in enumerate(numbers):

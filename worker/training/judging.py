@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry
 from trainer.errors import TrainerError
-from trainer.judging import gate, metrics, verdict
+from trainer.judging import figures, gate, verdict
 from trainer.judging.gate import Reason
+from trainer.judging.margins import NAMES, Margins
 from worker.engine import open_engine
 from worker.training import evaluation
 
@@ -68,19 +70,16 @@ def through_gate(
     know nothing from outside. Without a champion whatever there is is accepted.
     """
     paths = [candidate, *([champion] if champion else []), *([anchor[1]] if anchor else [])]
-    outputs = [
-        _score(path, films, positive, batch=batch, threads=threads, decoder=decoder)
-        for path in paths
-    ]
+    outputs = _scores(paths, films, positive, batch=batch, threads=threads, decoder=decoder)
     readable = np.logical_and.reduce([one.readable for one in outputs])
     seen = [film for film, could in zip(films, readable, strict=True) if could]
     truth = np.array([film.name == positive for film in seen], dtype=np.bool_)
     sides = [one.side(readable) for one in outputs]
-    figures = [_figures(side, truth, whose.state(seen)) for side in sides]
+    found = [_figures(side, truth, seen) for side in sides]
     answer: dict[str, Any] = {
-        "candidate": figures[0],
-        "champion": figures[1] if champion else None,
-        "anchor": {"model": anchor[0], "figures": figures[-1]} if anchor else None,
+        "candidate": found[0],
+        "champion": found[1] if champion else None,
+        "anchor": {"model": anchor[0], "figures": found[-1]} if anchor else None,
         "verdict": {"films": len(seen)},
         "accepted": True,
         "reason": "",
@@ -91,13 +90,17 @@ def through_gate(
     if missing := lack(len(films) - len(seen)):
         return answer | {"accepted": False, "reason": missing, "told": missing}
     parts = sorted({film.slice for film in seen} - {""})
-    found = gate.judge(
+    judged = gate.judge(
         truth,
         [film.patient for film in seen],
         sides[0],
         sides[1],
         of_rules(rules),
-        anchor=gate.Anchor(side=sides[2], model=anchor[0], why=anchor_is) if anchor else None,
+        anchor=gate.Anchor(
+            side=sides[2], model=anchor[0], why=anchor_is, shift=outputs[2].card.shift
+        )
+        if anchor
+        else None,
         slices={
             part: np.array([film.slice == part for film in seen], dtype=np.bool_) for part in parts
         },
@@ -105,55 +108,66 @@ def through_gate(
         against=against,
     )
     return answer | {
-        "verdict": {**found.figures, "accepted": found.accepted},
-        "accepted": found.accepted,
-        "reason": found.text,
-        "told": found.shareable,
+        "verdict": {**judged.figures, "accepted": judged.accepted},
+        "accepted": judged.accepted,
+        "reason": judged.text,
+        "told": judged.shareable,
     }
 
 
 def of_rules(rules: Mapping[str, Any]) -> gate.Rules:
     """What a schedule's rules demand; what they do not say is as by default."""
-    names = [*verdict.NAMES, "shift"]
+    names = [*NAMES, "shift"]
     given = {name: rules[f"margin_{name}"] for name in names if f"margin_{name}" in rules}
-    return gate.Rules(margins=verdict.Margins(**given), floors=dict(rules.get("floor") or {}))
+    return gate.Rules(margins=Margins(**given), floors=dict(rules.get("floor") or {}))
 
 
-def _score(
-    path: Path,
+def _scores(
+    paths: Sequence[Path],
     films: Sequence[Judged],
     positive: str,
     *,
     batch: int,
     threads: int,
     decoder: Decoder,
-) -> _Scores:
-    engine = open_engine(path, batch=batch, threads=threads)
-    try:
-        card = engine.card
-        if card.positive != positive:
-            raise TrainerError(
-                f"{path.name} tells {card.positive} from the rest, the new model {positive}; they "
-                "cannot be compared"
-            )
-        entries = [
-            Entry(file=film.file, name=film.name, split=TEST, stem=film.file.stem) for film in films
-        ]
-        score = [one.probability for one in evaluation.score(engine, entries, decoder)]
-        return _Scores(
-            score=np.array([math.nan if p is None else p for p in score], dtype=np.float64),
-            readable=np.array([p is not None for p in score], dtype=np.bool_),
-            card=card,
-        )
-    finally:
-        engine.close()
+) -> list[_Scores]:
+    """What each of some model files says of the films. A film is decoded once for all models that
+    take the same pixels."""
+    entries = [
+        Entry(file=film.file, name=film.name, split=TEST, stem=film.file.stem) for film in films
+    ]
+    found: dict[int, _Scores] = {}
+    with ExitStack() as opened:
+        engines = []
+        for path in paths:
+            engine = open_engine(path, batch=batch, threads=threads)
+            opened.callback(engine.close)
+            engines.append(engine)
+            if engine.card.positive != positive:
+                raise TrainerError(
+                    f"{path.name} tells {engine.card.positive} from the rest, the new model "
+                    f"{positive}; they cannot be compared"
+                )
+        for pixels in dict.fromkeys(evaluation.pixels_of(engine.card) for engine in engines):
+            alike = [n for n, e in enumerate(engines) if evaluation.pixels_of(e.card) == pixels]
+            some = [engines[n] for n in alike]
+            rows = list(evaluation.side_by_side(some, entries, decoder))
+            for place, n in enumerate(alike):
+                score = [row[place].probability for row in rows]
+                found[n] = _Scores(
+                    score=np.array([math.nan if p is None else p for p in score], np.float64),
+                    readable=np.array([p is not None for p in score], np.bool_),
+                    card=engines[n].card,
+                )
+    return [found[n] for n in range(len(paths))]
 
 
 def _figures(
-    side: verdict.Side, truth: NDArray[np.bool_], patients_are: str
-) -> dict[str, float] | None:
+    side: verdict.Side, truth: NDArray[np.bool_], films: Sequence[Judged]
+) -> dict[str, Any] | None:
     """A model's row of evaluations; None where there is nothing that could be one."""
     if not len(truth) or not np.isfinite(side.score).all():
         return None
-    found = metrics.summary(side.score, truth, side.threshold, patients=patients_are)
-    return {**found, "n_films": len(truth)}
+    patients = [film.patient for film in films]
+    found = figures.summary(side.score, truth, side.threshold, patients, known=whose.state(films))
+    return {**found, "n_films": len(truth), "basis": figures.FROZEN}

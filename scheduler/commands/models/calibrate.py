@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,30 +12,20 @@ import click
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.errors import Conflict
 from db.nightly import nights
 from db.queue import jobs
-from db.registry import aliases, engines, events, models
-from scheduler import errors, numbers, session
-from scheduler.commands.models import evaluate
+from db.registry import aliases, models
+from scheduler import errors, session
+from scheduler.commands.models import calibrated, evaluate
 from scheduler.show import output
-from scheduler.submitting import submit
+from scheduler.submitting import judging, submit
 
 if TYPE_CHECKING:
     from db.queue import labels
     from trainer.card import Card
     from trainer.judging.gate import Anchor
-    from trainer.judging.recalibration import Recalibrated
-    from trainer.judging.verdict import Side, Verdict
-    from worker.training.recalibrating import Films
-
-#: Figures that are shown, before and after.
-SHOWN = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc", "ece")
-
-#: How the evaluations of both versions on the films are called.
-SPLIT = "calibration films"
-
-_SHARE = numbers.Real(0, 1)
+    from trainer.judging.verdict import Side
+    from worker.training.site_films import Films
 
 
 @click.command("calibrate", short_help="Choose a model's operating point on your own films.")
@@ -60,25 +49,14 @@ _SHARE = numbers.Real(0, 1)
 @click.option(
     "--promote", is_flag=True, help="Make it the champion where the gate lets it through."
 )
-@click.option(
-    "--margin-auroc", type=_SHARE, default=0.01, show_default=True,
-    help="The gate: by how much it may be worse than the champion on AUROC.",
-)  # fmt: skip
-@click.option(
-    "--margin-sensitivity", type=_SHARE, default=0.02, show_default=True,
-    help="… on sensitivity, each at its own operating point.",
-)  # fmt: skip
-@click.option(
-    "--margin-specificity", type=_SHARE, default=0.05, show_default=True,
-    help="… on specificity.",
-)  # fmt: skip
+@judging.options("The gate: ")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @output.json_option
 @click.pass_context
 def command(
     ctx: click.Context, /, model: str, data: Path | None, job: int | None, rule: str | None,
     name: str | None, patient_pattern: str | None, promote: bool, dry_run: bool, as_json: bool,
-    **margins: float,
+    **rules: Any,
 ) -> None:  # fmt: skip
     """Choose a model's temperature and operating point anew, on labelled films of this site.
 
@@ -106,7 +84,7 @@ def command(
         raise click.UsageError("--dry-run changes nothing; leave out --promote")
     ctx.exit(
         _Calibration(model, rule, data=data, job=job, pattern=patient_pattern).run(
-            name=name, promote=promote, dry_run=dry_run, margins=margins, as_json=as_json
+            name=name, promote=promote, dry_run=dry_run, rules=rules, as_json=as_json
         )
     )
 
@@ -127,17 +105,20 @@ class _Calibration:
         self._rule = rule or _own_rule(self._card)
         train.check_operating_point(self._rule)
         self._data, self._job, self._pattern = data, job, pattern
+        #: Sentences about what the new version is not compared with.
+        self._notes: list[str] = []
         with database.reading(self._engine) as connection:
             self._champion = aliases.model_of(connection, aliases.CHAMPION)
 
     def run(
-        self, *, name: str | None, promote: bool, dry_run: bool, margins: Mapping[str, float],
+        self, *, name: str | None, promote: bool, dry_run: bool, rules: Mapping[str, Any],
         as_json: bool,
     ) -> int:  # fmt: skip
         """Calibrate, judge, register and print; the exit status."""
         from scheduler.commands import train
-        from trainer.judging import recalibration
-        from trainer.judging.verdict import Margins, Side
+        from trainer.judging import figures
+        from trainer.judging.verdict import Side
+        from worker.training import judging as gates
         from worker.training import recalibrating
 
         if name is not None:
@@ -147,18 +128,19 @@ class _Calibration:
         new = recalibrating.choose(films, self._card, self._rule)
         truth = films.labels == self._card.positive_index
         own = Side(score=films.scores[:, self._card.positive_index], threshold=self._card.threshold)
-        champion = own if against == self._row["id"] else self._side_of(against, films)
-        verdict = recalibrating.judged(
-            truth, films.patients, new.side(), champion,
-            Margins(**{name.removeprefix("margin_"): value for name, value in margins.items()}),
-            self._anchor_beside(against, films, own, promote),
-        )  # fmt: skip
+        champion, theirs = (
+            (own, self._card.shift)
+            if against == self._row["id"]
+            else self._side_of(against, films, "champion")
+        )
         card = recalibrating.recalibrated_card(
-            self._card, films, new, self._rule, _origin(self._engine, self._row)
+            self._card, films, new, self._rule, calibrated.origin(self._engine, self._row)
         )
-        before = recalibration.measured(
-            own.score, own.score >= own.threshold, truth, films.patients, known=films.known
-        )
+        verdict = recalibrating.judged(
+            truth, films.patients, new.side(), champion, gates.of_rules(rules),
+            self._anchor_beside(against, films, own, promote), (card.shift, theirs),
+        )  # fmt: skip
+        before = figures.summary(own.score, truth, own.threshold, films.patients, known=films.known)
         report: dict[str, Any] = {
             "model_id": None, "name": None, "calibrated_from": self._row["id"],
             "calibrated_on": films.on, "films": len(truth), "positives": int(truth.sum()),
@@ -168,7 +150,7 @@ class _Calibration:
             "threshold": {"before": self._card.threshold, "after": card.threshold},
             "bias": new.chosen.bias.tolist(),
             "metrics": {"before": before, "after": card.metrics},
-            "scored_in": self._precision(), "notes": list(films.notes),
+            "scored_in": self._precision(), "notes": [*films.notes, *self._notes],
             "unreadable": dict(films.unreadable), "unreadable_files": films.named[: evaluate.NAMED],
             "gate": {
                 "against": against, "accepted": verdict.accepted, "reason": verdict.text,
@@ -177,13 +159,17 @@ class _Calibration:
             "promoted": False,
         }  # fmt: skip
         if not dry_run:
-            name = name or _free_name(self._engine, self._row)
-            number, precisions = self._register(name, card, films, new, before, verdict, against)
+            name = name or calibrated.free_name(self._engine, self._row)
+            version = calibrated.Version(
+                row=self._row, was=self._card, card=card, films=films, new=new, before=before,
+                verdict=verdict, against=against, job=self._job,
+            )  # fmt: skip
+            number, precisions = version.register(self._settings, self._engine, name)
             report |= {"model_id": number, "name": name, "precisions": precisions}
             if promote and verdict.accepted:
-                self._promote(number, against, verdict)
+                version.promote(self._engine, number)
                 report["promoted"] = True
-        output.emit(report, as_json=True) if as_json else _print(report)
+        output.emit(report, as_json=True) if as_json else calibrated.show(report)
         if promote and not report["promoted"]:
             return errors.JOB_FAILED
         return errors.ITEM_ERRORS if films.unreadable else errors.DONE
@@ -195,18 +181,26 @@ class _Calibration:
             return own
         if self._job is None:
             return int(self._champion)
+        self._not_compared(f"the champion, model {self._champion},", promote)
+        return own
+
+    def _not_compared(self, other: str, promote: bool) -> None:
+        """A job has no scores of a model that the gate compares with: it does not open then."""
         if promote:
             raise errors.Failure(
-                f"job {self._job} has no scores of the champion, model {self._champion}, which the "
-                "new version is to be compared with; give --data, or leave out --promote"
+                f"job {self._job} has no scores of {other} which the new version is to be compared "
+                "with; give --data, or leave out --promote"
             )
-        return own
+        self._notes.append(
+            f"not compared with {other} as job {self._job} has no scores of it: with --data it is, "
+            "and before you promote the new version it should be"
+        )
 
     def _films(self) -> Films:
         from trainer.data.labelled import NAMING
         from trainer.data.whose import Whose
         from worker.machine import privacy
-        from worker.training import recalibrating
+        from worker.training import site_films
 
         def key() -> bytes:
             return privacy.load(self._settings).key_of_manifests()
@@ -217,20 +211,20 @@ class _Calibration:
             from db.queue import labels
 
             rows = _rows(self._engine, self._job, int(self._row["id"]))
-            return recalibrating.of_job(labels.split(self._job), self._card, rows, said)
+            return site_films.of_job(labels.split(self._job), self._card, rows, said)
         learned = {film.sha256 for film in nights.learned(self._engine, [int(self._row["id"])], -1)}
-        on, films, notes = recalibrating.found(self._data, self._card, said, learned)
+        on, films, notes = site_films.found(self._data, self._card, said, learned)
         return self._scored(int(self._row["id"]), on, films, notes)
 
     def _scored(self, model_id: int, on: str, films: Sequence[Any], notes: Sequence[str]) -> Films:
         from worker.decoding import labelled
         from worker.decoding.labelled import Limits
         from worker.scoring import serving
-        from worker.training import recalibrating
+        from worker.training import site_films
 
         with serving.opened(self._settings, self._engine, model_id, "fp32") as network:
             decoder = labelled.processes(Limits.of(self._settings))
-            return recalibrating.of_source(network, on, films, notes, decoder)
+            return site_films.of_source(network, on, films, notes, decoder)
 
     def _anchor_beside(self, against: int, films: Films, own: Side, promote: bool) -> Anchor | None:
         """The anchor, where new versions are compared with the champion and that is not it."""
@@ -243,18 +237,20 @@ class _Calibration:
         if number is None or number == against:
             return None
         if number == self._row["id"]:
-            return Anchor(side=own, model=number, why=why)
+            return Anchor(side=own, model=number, why=why, shift=self._card.shift)
         if self._job is not None:
-            if promote:
-                raise errors.Failure(
-                    f"job {self._job} has no scores of the anchor, model {number}, {why}, which "
-                    "the new version is to be compared with; give --data, or leave out --promote"
-                )
+            self._not_compared(f"the anchor, model {number}, {why},", promote)
             return None
-        return Anchor(side=self._side_of(number, films, "anchor"), model=number, why=why)
+        side, shift = self._side_of(number, films, "anchor")
+        return Anchor(side=side, model=number, why=why, shift=shift)
 
-    def _side_of(self, number: int, films: Films, what: str = "champion") -> Side:
-        """What the champion or the anchor says of the films; Failure where that cannot be."""
+    def _side_of(
+        self, number: int, films: Films, what: str
+    ) -> tuple[Side, Mapping[str, Any] | None]:
+        """What the champion or the anchor says of the films, and its shift report.
+
+        Failure where that cannot be.
+        """
         from trainer.judging.verdict import Side
 
         row = models.get(self._engine, number)
@@ -263,101 +259,14 @@ class _Calibration:
         theirs = self._scored(number, films.on, films.judged, ())
         if len(theirs.labels) != len(films.labels):
             raise errors.Failure("some films could not be read a second time; try again")
-        return Side(
+        side = Side(
             score=theirs.scores[:, known.index(self._card.positive)],
             threshold=float(row["threshold"]),
         )
+        return side, (row["card"] or {}).get("shift")
 
     def _precision(self) -> str:
         return "fp32" if self._job is None else str(jobs.get(self._engine, self._job)["precision"])
-
-    def _register(
-        self, name: str, card: Card, films: Films, new: Recalibrated,
-        before: Mapping[str, float], verdict: Verdict, against: int,
-    ) -> tuple[int, list[str]]:  # fmt: skip
-        """Write and register the new version; its number, and a sentence per faster precision."""
-        from worker.decoding import labelled
-        from worker.decoding.labelled import Limits
-        from worker.engine import store
-        from worker.training import recalibrating
-
-        settings, engine, own = self._settings, self._engine, int(self._row["id"])
-        have = {file["precision"] for file in models.detail(engine, own)["files"]}
-        usable = engines.usable_precisions(engine, own, "either") - {"fp32"}
-        if not films.judged:
-            # No film is at hand to see whether they decide alike at the new operating point.
-            have = {"fp32"}
-        files = {one: store.fetch(engine, settings.home, own, one) for one in sorted(have)}
-        rows: list[dict[str, Any]] = []
-        notes: list[str] = []
-        if films.judged:
-            rows, notes = recalibrating.faster(
-                files, usable, films, self._card, new, batch=settings.batch,
-                threads=settings.engine_threads, decoder=labelled.processes(Limits.of(settings)),
-            )  # fmt: skip
-        elif usable:
-            notes.append(
-                "it has no faster precisions yet, as no film was read to measure them on: "
-                "`pneumoq models quantise` makes them"
-            )
-        passed = {"fp32", *(row["precision"] for row in rows if row["passed"])}
-        who = session.who()
-        truth_films = len(films.labels)
-        with tempfile.TemporaryDirectory(prefix="pneumoq-") as work:
-            made = recalibrating.write(
-                {one: path for one, path in files.items() if one in passed}, Path(work), card, new
-            )
-            said = json.loads(card.to_json())
-            fresh = models.NewModel.of(
-                said,
-                name=name,
-                origin=self._row["origin"],
-                files=made,
-                dataset_id=self._row["dataset_id"],
-                parent_id=own,
-                calibrated_on=films.on,
-                calibration_films=truth_films,
-                calibration_patients=len(set(films.patients)),
-                engines=rows,
-                reference=recalibrating.reference(films, new),
-            )
-
-            def register(connection: sa.Connection) -> int:
-                number = models.register(connection, fresh, who)
-                for model_id, figures in ((number, card.metrics), (own, before)):
-                    kept = {k: v for k, v in figures.items() if k != "films"}
-                    models.record_evaluation(
-                        connection, model_id, SPLIT, {**kept, "n_films": truth_films},
-                        job_id=self._job,
-                    )  # fmt: skip
-                passes = "passes" if verdict.accepted else "does not pass"
-                events.log(
-                    connection, number, who, "calibrated",
-                    f"from model {own} on {truth_films} films of "
-                    f"{len(set(films.patients))} patients; it {passes} the gate against model "
-                    f"{against}: {verdict.text}",
-                )  # fmt: skip
-                return number
-
-            return database.write(engine, register), notes
-
-    def _promote(self, number: int, against: int, verdict: Verdict) -> None:
-        who = session.who()
-
-        def move(connection: sa.Connection) -> None:
-            champion = aliases.model_of(connection, aliases.CHAMPION, lock=True)
-            if champion not in (None, against):
-                raise Conflict(
-                    f"the champion was changed to model {champion} meanwhile, and model {number} "
-                    f"was compared with model {against}; calibrate again, or `pneumoq models "
-                    f"promote {number}`"
-                )
-            aliases.move(
-                connection, aliases.CHAMPION, number, who,
-                f"calibrated from model {self._row['id']}: {verdict.text}", anchor=False,
-            )  # fmt: skip
-
-        database.write(self._engine, move)
 
 
 def _rows(engine: sa.Engine, job_id: int, model_id: int) -> list[labels.Scored]:
@@ -372,20 +281,6 @@ def _rows(engine: sa.Engine, job_id: int, model_id: int) -> list[labels.Scored]:
             "the labels for that job"
         )
     return labels.scored(engine, job_id)
-
-
-def _free_name(engine: sa.Engine, row: sa.RowMapping) -> str:
-    """The model's name with `-calibrated` behind it, and a number where that is taken."""
-    stem = re.sub(r"-calibrated(-\d+)?$", "", row["name"])[: submit.LONGEST_NAME - 20]
-    taken = {row["name"] for row in models.listing(engine)}
-    names = (f"{stem}-calibrated{f'-{n}' if n > 1 else ''}" for n in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
-
-
-def _origin(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
-    """What the new version's card says of the model that it is of."""
-    sha256 = models.file_of(engine, row["id"])["sha256"]
-    return {"model": row["id"], "name": row["name"], "sha256": sha256}
 
 
 def _check_same(
@@ -407,46 +302,3 @@ def _own_rule(card: Card) -> str:
     """What the model's operating point was chosen by; Youden's where it does not say."""
     first = card.threshold_rule.partition(" ")[0]
     return first if re.fullmatch(r"(sensitivity|specificity|cost)=[\d.]+", first) else "youden"
-
-
-def _print(report: Mapping[str, Any]) -> None:
-    positive = report["positive"]
-    before, after = report["metrics"]["before"], report["metrics"]["after"]
-    click.echo(
-        f"model {report['calibrated_from']} on {report['films']} films of {report['patients']} "
-        f"patients ({output.printable(report['calibrated_on'])}), {report['positives']} of them "
-        f"{positive}; operating point by {report['rule']}, scored in {report['scored_in']}\n"
-    )
-    rows: list[Sequence[Any]] = [
-        (name, f"{report[name]['before']:.4f}", f"{report[name]['after']:.4f}")
-        for name in ("threshold", "temperature")
-    ]
-    left, right = evaluate.readable(before), evaluate.readable(after)
-    rows += [(name, left.get(name), right.get(name)) for name in SHOWN if name in right]
-    output.grid(["", "as it is", "calibrated, on films that chose nothing"], rows)
-    click.echo("95 % intervals in brackets")
-    if report["patients_are"] == "unknown":
-        click.echo("patients: unknown; figures may be too good, and intervals too narrow", err=True)
-    for note in (*report["notes"], *report.get("precisions", ())):
-        click.echo(output.printable(note), err=True)
-    if report["unreadable"]:
-        n = sum(report["unreadable"].values())
-        click.echo(f"Not among them, as they could not be read: {n} files", err=True)
-        for name in report["unreadable_files"]:
-            click.echo(f"  {output.printable(name)}", err=True)
-    gate = report["gate"]
-    passes = "passes" if gate["accepted"] else "does not pass"
-    click.echo(f"\nIt {passes} the gate against model {gate['against']}: {gate['reason']}")
-    number = report["model_id"]
-    if number is None:
-        click.echo("Nothing was changed: --dry-run")
-    elif report["promoted"]:
-        click.echo(
-            f"model {number} ({output.printable(report['name'])}) is now the champion; "
-            "`pneumoq models rollback` goes back"
-        )
-    else:
-        click.echo(
-            f"model {number} ({output.printable(report['name'])}) is a candidate: `pneumoq models "
-            f"promote {number}` makes it the champion"
-        )

@@ -95,7 +95,9 @@ def run(
     import numpy as np
 
     from trainer.card import Card
-    from trainer.judging import metrics
+    from trainer.data import whose
+    from trainer.data.labelled import TEST
+    from trainer.judging import figures
     from worker.decoding import labelled
     from worker.decoding.labelled import Limits
     from worker.scoring import serving
@@ -116,9 +118,15 @@ def run(
         shift = kept_films.report(network)
     score = np.array(tally.scores)
     truth = np.array([name == card.positive for name in tally.truths], bool)
-    found = metrics.summary(score, truth, card.threshold)
+    owned = whose.of(entries)
+    found = figures.summary(
+        score, truth, card.threshold, [owned[n].patient for n in tally.places],
+        known=whose.state([owned[n] for n in tally.places]),
+    )  # fmt: skip
+    basis = figures.TESTED if split == TEST else figures.GIVEN
     kept = {k: v for k, v in found.items() if k != "films"} | {
         "n_films": len(score),
+        "basis": basis,
         "threshold": card.threshold,
         "unusual": tally.unusual,
         "unreadable": sum(tally.unreadable.values()),
@@ -129,7 +137,8 @@ def run(
         database.write(engine, lambda c: models.record_evaluation(c, row["id"], name, kept))
     report = {
         "model_id": row["id"], "model": row["name"], "precision": pinned, "data": str(data),
-        "split": split, "positive": card.positive, "metrics": found, "threshold": card.threshold,
+        "split": split, "basis": basis, "positive": card.positive, "metrics": found,
+        "threshold": card.threshold,
         "prevalence": float(truth.mean()) if len(truth) else None, "unusual": tally.unusual,
         "confusion": {
             is_: {called: tally.pairs[is_, called] for called in card.labels}
@@ -146,18 +155,21 @@ class _Tally:
 
     def __init__(self, films: Iterable[Scored]) -> None:
         self.scores: list[float] = []
+        #: Which of all films these are of.
+        self.places: list[int] = []
         self.truths: list[str] = []
         self.unusual = 0
         self.pairs: collections.Counter[tuple[str, str]] = collections.Counter()
         self.unreadable: collections.Counter[str] = collections.Counter()
         self.named: list[str] = []
-        for film in films:
+        for place, film in enumerate(films):
             if film.probability is None:
                 self.unreadable[film.code] += 1
                 if len(self.named) < NAMED:
                     self.named.append(f"{film.file}: {film.reason}")
                 continue
             self.scores.append(film.probability)
+            self.places.append(place)
             self.truths.append(film.truth)
             self.unusual += film.unusual
             self.pairs[film.truth, film.called] += 1
@@ -228,7 +240,8 @@ def _print(report: Mapping[str, Any], scored: int) -> None:
             f"{positive} at or above {report['threshold']:.4f}; {100 * report['prevalence']:.1f} % "
             "of the films are; 95 % intervals in brackets\n"
         )
-        output.facts(readable({k: v for k, v in found.items() if k != "films"}))
+        facts = readable({k: v for k, v in found.items() if k != "films"})
+        output.facts(facts | {"basis": report["basis"]})
         click.echo()
         labels = list(report["confusion"])
         output.grid(

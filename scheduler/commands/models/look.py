@@ -20,7 +20,7 @@ LIST_COLUMNS = (
 
 EVALUATION_COLUMNS = (
     "split", "n_films", "accuracy", "auroc", "auprc", "sensitivity", "specificity", "ece",
-    "shift_worst_auroc", "created_at",
+    "shift_worst_auroc", "basis", "created_at",
 )  # fmt: skip
 
 #: What an engine's gate found. The processor's fp32 engine is compared with PyTorch, its others
@@ -100,7 +100,8 @@ def show(model: str, as_json: bool) -> None:
     output.facts(facts)
     if row["metrics"]:
         _heading("Validation metrics")
-        output.facts(evaluate.readable(row["metrics"]))
+        basis = {"basis": row["card"]["basis"]} if row["card"].get("basis") else {}
+        output.facts(evaluate.readable(row["metrics"]) | basis)
     if row["card"].get("shift"):
         _heading("Validation films")
         evaluate.print_shift(row["card"]["shift"])

@@ -25,8 +25,9 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
 
     For a model that was registered without them. FOLDER holds films like those to be scored, no
     labels needed: a third of them, at most 256, show what the network's activations look like; on
-    the others, at most 2000, each precision is compared with fp32. Less than 200 of those prove
-    little: one film that is decided differently is then too many.
+    the others, at most 2000, each precision is compared with fp32. Fewer than 60 of those are too
+    few, and with fewer than 200 one film that is decided differently is too many. With none of 60
+    it is still possible that 1 film in 20 would be, with none of 200 that 1 in 66.
 
     \b
     Example:
@@ -55,8 +56,11 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
     if broken:
         click.echo(f"{broken} of the files chosen are no films that can be read", err=True)
     shown = min(making.FILMS, len(films) // 3)
-    if shown == 0:
-        raise Failure(f"{folder} holds {len(films)} films; give a folder of a few hundred")
+    if len(films) - shown < parity.LEAST:
+        raise Failure(
+            f"{folder} holds {len(films)} films, of which {shown} show what activations look like "
+            f"and {parity.LEAST} are needed to compare on; give a folder of a few hundred"
+        )
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as work:
         copy = Path(shutil.copyfile(path, Path(work, "model.onnx")))
         derived = precisions.derive(

@@ -15,7 +15,7 @@ from db.nightly import ends, schedules, unpromoted
 from scheduler import numbers, session
 from scheduler.commands.schedule import zones
 from scheduler.show import output
-from scheduler.submitting import submit
+from scheduler.submitting import judging, submit
 from worker.errors import ConfigError
 from worker.schedules import timetable
 
@@ -30,34 +30,12 @@ NOT_HERE = {
 
 #: Options that are about judging a new model, and the ones about a watched folder.
 OF_NIGHT = (
-    "evaluate_on", "margin_auroc", "margin_sensitivity", "margin_specificity", "margin_shift",
-    "floor", "max_shrink", "max_relabelled", "keep", "promote", "until", "if_late", "notice_after",
+    "evaluate_on", *judging.RULES, "max_shrink", "max_relabelled", "keep", "promote", "until",
+    "if_late", "notice_after",
 )  # fmt: skip
 OF_WATCH = ("settle",)
 
 _SHARE = numbers.Real(0, 1)
-
-#: What a floor may be of.
-_FIGURES = ("auroc", "sensitivity", "specificity")
-
-
-def _floors(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
-    """`sensitivity=0.90`, any number of them."""
-    found: dict[str, float] = {}
-    for one in given:
-        name, _, value = one.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            found[name] = -1.0
-        if name not in _FIGURES or not 0 < found[name] < 1:
-            raise click.BadParameter(
-                f"give auroc, sensitivity or specificity, and what it must reach between 0 and 1, "
-                f"as sensitivity=0.90, not {one!r}",
-                ctx,
-                param,
-            )
-    return found
 
 
 def _clock(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -110,27 +88,7 @@ class Adding(click.Command):
     help="train: labelled films that models are compared on; never trained on. Default: test/ of "
     "DATA, else some of its patients, chosen on the first night.",
 )  # fmt: skip
-@click.option(
-    "--margin-auroc", type=_SHARE, default=0.01, show_default=True,
-    help="train: a new model may be worse by this on AUROC.",
-)  # fmt: skip
-@click.option(
-    "--margin-sensitivity", type=_SHARE, default=0.02, show_default=True,
-    help="train: … on sensitivity at the operating point.",
-)  # fmt: skip
-@click.option(
-    "--margin-specificity", type=_SHARE, default=0.05, show_default=True,
-    help="train: … on specificity at the operating point.",
-)  # fmt: skip
-@click.option(
-    "--margin-shift", type=_SHARE, default=0.05, show_default=True,
-    help="train: … on AUROC under the worst dressing of its shift report.",
-)  # fmt: skip
-@click.option(
-    "--floor", multiple=True, callback=_floors, metavar="FIGURE=SHARE",
-    help="train: what the 95 % lower bound of a new model's auroc, sensitivity or specificity must "
-    "reach, as sensitivity=0.90. May be repeated.",
-)  # fmt: skip
+@judging.options("train: ")
 @click.option(
     "--max-shrink", type=_SHARE, default=0.2, show_default=True,
     help="train: no training where a class lost more than this share of its films.",

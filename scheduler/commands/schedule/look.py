@@ -79,7 +79,7 @@ def show(name: str, as_json: bool) -> None:
     in_a_row = None
     if row["kind"] == "train":
         with database.reading(engine) as connection:
-            in_a_row = unpromoted.in_a_row(connection, row["id"])
+            in_a_row = unpromoted.in_a_row(connection, row["id"], row["spec"])
     if as_json:
         nights = None if in_a_row is None else {"nights": in_a_row.nights, **in_a_row._asdict()}
         output.emit(
@@ -98,7 +98,7 @@ def show(name: str, as_json: bool) -> None:
             "added": f"{output.when(row['created_at'])} by {row['created_by']}",
             **_rules(row["spec"].get("night", {})),
             **row["spec"].get("watch", {}),
-            "without_promotion": in_a_row and _without_promotion(in_a_row),
+            **_come_to_nothing(in_a_row),
         }
     )
     click.echo(f"\n{click.style('Job', bold=True)}")
@@ -129,12 +129,13 @@ def _anchor(engine: sa.Engine, kind: str) -> dict[str, str]:
     return {} if anchor is None else {"anchor": f"model {anchor}, {why}"}
 
 
-def _without_promotion(found: unpromoted.InARow) -> str | None:
-    """How many nights in a row promoted nothing; None for none."""
-    if not found.nights:
-        return None
+def _come_to_nothing(found: unpromoted.InARow | None) -> dict[str, str]:
+    """How many nights in a row promoted nothing, or made nothing; empty for none."""
+    if found is None or not found.nights:
+        return {}
     told = f"; hooks got the notice at {output.when(found.notice_at)}" if found.notice_at else ""
-    return f"{found.nights} nights in a row ({found}){told}"
+    name = "without_promotion" if found.promotes else "without_a_model"
+    return {name: f"{found.nights} nights in a row ({found}){told}"}
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")

@@ -45,14 +45,16 @@ def of_shares(
     """
 
     def draw(rng: np.random.Generator) -> tuple[Interval, Interval]:
-        if alike:
+        if alike == 1:
+            chances = (rng.random(patients) < share).astype(np.float64)
+        elif alike:
             strength = (1 - alike) / alike
             chances = rng.beta(share * strength, (1 - share) * strength, patients)
         else:
             chances = np.full(patients, share)
         hit = rng.random((patients, films)) < chances[:, None]
-        who = np.repeat(np.arange(patients), films).astype(str).tolist()
-        by_film = metrics.wilson(float(hit.mean()), hit.size)
+        who = np.repeat(np.arange(patients), films).astype(np.int64)
+        by_film = metrics.share_interval(float(hit.mean()), hit.size)
         return clusters.share_interval(hit.reshape(-1), who), by_film
 
     return _simulated(draw, share, times, seed)
@@ -69,7 +71,7 @@ def of_aurocs(
         common = np.repeat(rng.normal(size=2 * patients), films)
         own = rng.normal(size=truth.size)
         score = math.sqrt(alike) * common + math.sqrt(1 - alike) * own + apart * truth
-        who = np.repeat(np.arange(2 * patients), films).astype(str).tolist()
+        who = np.repeat(np.arange(2 * patients), films).astype(np.int64)
         n = patients * films
         by_film = metrics.auroc_interval(metrics.auroc(score, truth), n, n)
         return clusters.auroc_interval(score, truth, who), by_film

@@ -1,8 +1,9 @@
 """How often the nightly gate errs: models that are worse by a margin, equal ones, and slow slides.
 
-    python -m tests.bench.judging.gate [level] [auroc] [power] [slide]
+    python -m tests.bench.judging.gate [level] [auroc] [power [FILMS...]] [shift] [slide]
 
-Models are simulated, the gate is the real one. `docs/concepts/gate.md` has the tables.
+FILMS are those of each class. Models are simulated, the gate is the real one.
+`docs/concepts/gate.md` has the tables.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import multivariate_normal, norm
 
-from trainer.judging import gate, paired
-from trainer.judging.verdict import NAMES, Margins, Side
+from trainer.judging import clusters, gate, metrics, paired
+from trainer.judging.margins import NAMES, Margins
+from trainer.judging.verdict import Side
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +30,10 @@ FILMS = (20, 50, 100, 200, 300, 500, 1000, 2000)
 PER_PATIENT = (1, 2, 4, 8)
 
 MARGINS = Margins()
+
+#: AUROC under the dressings of a simulated shift report, and its films of each class.
+DRESSED = (0.97, 0.94, 0.92)
+HELD_OUT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +136,28 @@ def alike(right: float, differing: float) -> float:
     return float(brentq(excess, 0.0, 0.99999))
 
 
+def report(rng: np.random.Generator, films: int, *, worse: float = 0.0) -> dict[str, object]:
+    """The shift report of a model on so many held-out films of each class, all its own.
+
+    Under each dressing its AUROC is lower by `worse`. One dressing's scores are much as another's.
+    """
+    truth = np.arange(2 * films) < films
+    patients = [str(k) for k in range(2 * films)]
+    seen = rng.normal(size=2 * films)
+    found = []
+    for auroc in DRESSED:
+        score = math.sqrt(0.8) * seen + math.sqrt(0.2) * rng.normal(size=2 * films)
+        score = score + math.sqrt(2) * norm.ppf(auroc - worse) * truth
+        low, high = clusters.auroc_interval(score, truth, patients)
+        found.append({"auroc": metrics.auroc(score, truth), "low": low, "high": high})
+    return {"worst": min(found, key=lambda one: one["auroc"])}
+
+
+def is_misled(found: dict[str, float], margin: float = MARGINS.shift) -> bool:
+    """Whether the gate takes a model for more misled by looks."""
+    return found["difference"] < -margin and found["high"] < 0
+
+
 def equal_passes(
     rng: np.random.Generator,
     films: int,
@@ -142,15 +170,14 @@ def equal_passes(
     """How often a model as good as champion and anchor passes, and each condition of its own.
 
     All three decide rightly of the share `right` of both classes, and any two differ in the share
-    `differing`. Each film is of a patient of its own.
+    `differing`. Each film is of a patient of its own, and each shift report of films of its own.
     """  # fmt: skip
     rules = rules or gate.Rules(floors={"sensitivity": 0.9, "specificity": 0.9})
     r = alike(right, differing)
     truth = np.arange(2 * films) < films
     patients = [str(k) for k in range(2 * films)]
     halves = {"one": np.arange(2 * films) % 2 == 0, "other": np.arange(2 * films) % 2 == 1}
-    shift = {"worst": {"auroc": 0.9}}
-    passed = dict.fromkeys(("all", "champion", "anchor", "floors"), 0)
+    passed = dict.fromkeys(("all", "champion", "anchor", "floors", "shift"), 0)
     for _ in range(runs):
         seen = math.sqrt(r) * rng.normal(size=2 * films)
         sides = []
@@ -158,15 +185,20 @@ def equal_passes(
             score = seen + math.sqrt(1 - r) * rng.normal(size=2 * films)
             score = score + np.where(truth, 1, -1) * norm.ppf(right)
             sides.append(Side(score=norm.cdf(score), threshold=0.5))
+        reports = [report(rng, HELD_OUT) for _ in sides]
         found = gate.judge(
-            truth, patients, sides[0], sides[1], rules,
-            anchor=gate.Anchor(side=sides[2], model=1), slices=halves, shift=(shift, shift),
+            truth, patients, sides[0], sides[1], rules, slices=halves,
+            anchor=gate.Anchor(side=sides[2], model=1, shift=reports[2]),
+            shift=(reports[0], reports[1]),
         )  # fmt: skip
         passed["all"] += found.accepted
         for who, of in (("champion", found.figures), ("anchor", found.figures["anchor"])):
             passed[who] += all(of[name]["low"] > -getattr(rules.margins, name) for name in NAMES)
         passed["floors"] += all(
             one["low"] >= one["floor"] for one in found.figures["floors"].values()
+        )
+        passed["shift"] += not any(
+            is_misled(of["shift"]) for of in (found.figures, found.figures["anchor"])
         )
     return {name: n / runs for name, n in passed.items()}
 
@@ -255,11 +287,29 @@ def _auroc(rng: np.random.Generator) -> None:
 
 def _power(rng: np.random.Generator) -> None:
     _say("Equal models of which 3 % of decisions differ, accepted (1,000 trials each)")
+    asked = [int(word) for word in sys.argv[1:] if word.isdecimal()]
     for right in (0.95, 0.97):
-        for films in (100, 200, 300, 400, 600, 800, 1000, 1500, 2000):
+        for films in asked or (100, 200, 300, 400, 600, 800, 1000, 1500, 2000):
             found = equal_passes(rng, films, 1_000, right=right)
             cells = "  ".join(f"{name} {share:.1%}" for name, share in found.items())
             print(f"right {right:.0%}  {films:>5}+{films:<5} {cells}", flush=True)
+
+
+def _shift(rng: np.random.Generator) -> None:
+    _say("Kept by the shift reports alone, each of films of its own (1,000 trials each)")
+    print("films      points worse  by values alone  beyond chance too")
+    for films in (50, 100, 200, 500):
+        for worse in (0.0, 0.05, 0.1, 0.15):
+            found = [
+                gate.misled(report(rng, films, worse=worse), report(rng, films))
+                for _ in range(1_000)
+            ]
+            values = np.mean([one["difference"] < -MARGINS.shift for one in found])
+            both = np.mean([is_misled(one) for one in found])
+            print(
+                f"{films:>4}+{films:<4}  {100 * worse:>12.0f}  {values:>15.1%}  {both:>17.1%}",
+                flush=True,
+            )
 
 
 def _slide(rng: np.random.Generator) -> None:
@@ -293,8 +343,8 @@ def _say(what: str) -> None:
 
 
 def main() -> None:
-    parts = {"level": _level, "auroc": _auroc, "power": _power, "slide": _slide}
-    for name in sys.argv[1:] or parts:
+    parts = {"level": _level, "auroc": _auroc, "power": _power, "shift": _shift, "slide": _slide}
+    for name in [word for word in sys.argv[1:] if not word.isdecimal()] or parts:
         begun = time.perf_counter()
         parts[name](np.random.default_rng(0))
         print(f"{time.perf_counter() - begun:.0f} s")

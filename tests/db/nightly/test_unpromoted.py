@@ -40,10 +40,10 @@ class Nights:
         assert made is not None
         return made
 
-    def night(self, outcome: str) -> None:
+    def night(self, outcome: str, **columns: Any) -> None:
         """A night that comes to this."""
         run_id = self.begin()
-        write(self.database, lambda c: runs.finish(c, run_id, outcome, "so it was"))
+        write(self.database, lambda c: runs.finish(c, run_id, outcome, "so it was", **columns))
 
     def promote(self, model: int) -> None:
         """Somebody changes the champion."""
@@ -56,7 +56,8 @@ class Nights:
 
     def in_a_row(self) -> unpromoted.InARow:
         with reading(self.database) as connection:
-            return unpromoted.in_a_row(connection, self.number)
+            spec = schedules.get(self.database, "nightly")["spec"]
+            return unpromoted.in_a_row(connection, self.number, spec)
 
 
 class _Row:
@@ -147,3 +148,27 @@ def test_a_promotion_by_a_clock_that_was_ahead_hides_no_nights(
     nights.night("kept")
     nights.night("kept")
     assert len(nights.told()) == 1
+
+
+def test_nights_that_are_to_promote_nothing_count_where_they_made_no_model(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    nights = Nights(database, tmp_path, notice_after=2, promote=False)
+    for _ in range(3):
+        nights.night("kept", candidate_id=2)
+    assert (nights.told(), nights.in_a_row().nights) == ([], 0)
+    nights.night("kept")
+    nights.night("failed")
+    (told,) = nights.told()
+    assert told["text"] == (
+        "schedule nightly: no new model in 2 nights in a row (1 made no model, 1 failed); "
+        "`pneumoq schedule show nightly` says why. There is no other notice about this until a "
+        "model is made"
+    )
+    nights.promote(2)
+    assert nights.in_a_row().nights == 2, "what a person promotes is no night's model"
+    nights.night("kept", candidate_id=2)
+    assert (nights.in_a_row().nights, nights.in_a_row().notice_at) == (0, None)
+    nights.night("failed")
+    nights.night("failed")
+    assert len(nights.told()) == 2

@@ -72,11 +72,23 @@ def test_films_with_a_true_label_are_left_out_where_that_is_asked(database: sa.E
 
 
 def test_a_control_is_drawn_from_all_films_alike(database: sa.Engine) -> None:
-    job_id = scored(database)
-    drawn = [tuple(items(database, job_id, "control", 2)) for _ in range(60)]
+    numbers = [scored(database) for _ in range(60)]
+    drawn = [tuple(items(database, job_id, "control", 2)) for job_id in numbers]
     assert all(len(set(two)) == 2 for two in drawn)
-    assert {n for two in drawn for n in two} == set(range(8))
-    assert sorted(items(database, job_id, "control", 99)) == list(range(8))
+    times = [sum(n in two for two in drawn) for n in range(8)]
+    assert sum(times) == 120 and min(times) >= 5, times  # 15 each on the average, +- 3.4
+    assert sorted(items(database, numbers[0], "control", 99)) == list(range(8))
+    assert items(database, numbers[0], "control", 99, without=[0, 7]) == list(range(1, 7))
+
+
+def test_the_control_of_a_job_is_the_same_films_each_time(database: sa.Engine) -> None:
+    job_id = scored(database, [n / 300 for n in range(300)])
+    first = items(database, job_id, "control", 20)
+    assert items(database, job_id, "control", 20) == first
+    # A larger one has the smaller one in it, and a film that is left out changes no other's place.
+    assert set(first) < set(items(database, job_id, "control", 40))
+    without = set(items(database, job_id, "control", 20, without=[first[3]]))
+    assert len(without & set(first)) == 19
 
 
 def test_models_disagree_about_the_films_of_the_same_sources(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import sqlalchemy as sa
 
-from db.base.database import write
+from db.base.database import reading, write, writing
 from db.base.schema import jobs as jobs_table
 from db.base.schema import shards as shards_table
 from db.queue import jobs, leases, listings, results, shares
-from db.work import claims, control
+from db.work import claims, control, turns
 from tests.db import given
 
 #: Films in a shard here.
@@ -260,3 +261,151 @@ def test_keys_are_listed_with_what_is_open_of_them(database: sa.Engine) -> None:
     ]
     write(database, lambda c: shares.set_weight(c, "bob", 1.0, "tests"))
     assert [row["key"] for row in shares.listing(database)] == ["ann"]
+
+
+@pytest.mark.parametrize("in_hand", [1, 2])
+def test_what_is_handed_back_in_good_order_is_charged_to_nobody(
+    database: sa.Engine, in_hand: int
+) -> None:
+    """With two in hand it is the older one, which the other follows."""
+    costs = {"ann": 1.0, "bob": 1.0}
+    for key in costs:
+        archive(database, key, 60)
+    fleet = Fleet(database, 1, costs)
+    done: Counter[str] = Counter()
+    held: list[leases.Shard] = []
+    for n in range(80):
+        held.append(given.claimed(database))
+        if len(held) == in_hand:
+            shard = held.pop(0)
+            if fleet.key(shard) == "ann" and n % 4 < 2:
+                hand_back(database, shard)
+            else:
+                write(
+                    database,
+                    lambda c, s=shard: results.commit(c, s, given.outcomes(s), seconds=FILMS),
+                )
+                done[fleet.key(shard)] += 1
+
+    assert done["ann"] == pytest.approx(done["bob"], abs=2)
+
+
+def hand_back(database: sa.Engine, shard: leases.Shard) -> None:
+    """As a worker does that is ending."""
+    write(database, lambda c: leases.hand_back_shard(c, shard, "ending", in_good_order=True))
+
+
+def test_a_claim_that_failed_stays_charged(database: sa.Engine) -> None:
+    archive(database, "ann", 3)
+    shard = given.claimed(database)
+
+    write(database, lambda c: leases.hand_back_shard(c, shard, "failed", in_good_order=False))
+
+    assert charge(database, shard.shard_no) > 0
+
+
+def charge(database: sa.Engine, shard_no: int) -> float:
+    """What a shard of the only job is charged."""
+    row = given.one(database, shards_table, shards_table.c.shard_no == shard_no)
+    return float(row.ends - row.starts)
+
+
+def test_the_parts_of_a_shard_are_charged_what_it_was(database: sa.Engine) -> None:
+    given.running(database, shards=1, items=5, submitted_by="ann@a")
+    shard = given.claimed(database)
+    whole = charge(database, 0)
+
+    parts = [listings.NewShard(source_no=0, n_items=n, listing=b"x") for n in (1, 3, 1)]
+    made = write(database, lambda c: listings.cut(c, shard, parts))
+
+    charges = [charge(database, one.shard_no) for one in made]
+    assert charges == pytest.approx([whole * n / 5 for n in (1, 3, 1)])
+    for one in made:
+        hand_back(database, one)
+    last = given.one(database, shards_table, shards_table.c.starts.is_not(None),
+                     shards_table.c.shard_no == made[-1].shard_no)  # fmt: skip
+    assert last.ends == last.starts
+
+
+@contextmanager
+def under_way(database: sa.Engine, count: int) -> Iterator[list[leases.Shard]]:
+    """So many claims, none of which is committed yet: none sees another one."""
+    with ExitStack() as stack:
+        found = []
+        for n in range(count):
+            connection = stack.enter_context(writing(database))
+            found.append(claims.claim_shard(connection, f"w{n}", given.LEASE_S))
+        yield [shard for shard in found if shard is not None]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("keys", [1, 2, 4, 8])
+def test_claims_of_one_instant_are_spread_over_the_keys(
+    postgres_database: sa.Engine, keys: int
+) -> None:
+    for n in range(keys):
+        archive(postgres_database, f"key{n}", 12)
+
+    with under_way(postgres_database, 8) as found:
+        pass
+
+    assert Counter(shard.job_id for shard in found) == {n + 1: 8 // keys for n in range(keys)}
+    ends = charged(postgres_database)
+    assert len(set(ends)) == 8 // keys
+    assert max(ends) == pytest.approx(8 / keys * min(ends))
+
+
+def charged(database: sa.Engine) -> list[float]:
+    """Where each claim ends."""
+    with reading(database) as connection:
+        statement = sa.select(shards_table.c.ends).where(shards_table.c.starts.is_not(None))
+        return [round(end, 6) for end in connection.execute(statement).scalars()]
+
+
+@pytest.mark.postgres
+def test_more_claims_of_one_instant_than_there_are_places_all_find_something(
+    postgres_database: sa.Engine,
+) -> None:
+    archive(postgres_database, "ann", 12)
+
+    with under_way(postgres_database, turns.PLACES + 3) as found:
+        pass
+
+    assert len(found) == turns.PLACES + 3
+
+
+@pytest.mark.postgres
+def test_a_claim_is_charged_for_what_was_committed_after_it_chose(
+    postgres_database: sa.Engine,
+) -> None:
+    archive(postgres_database, "ann", 12)
+
+    with writing(postgres_database) as connection:
+        turn = turns.next_one(connection, turns.Wanted(planning=False), taking=True)
+        assert turn is not None
+        first = given.claimed(postgres_database)
+        end = first_end = charge(postgres_database, first.shard_no)
+        row = turns.lock_shard(connection, turn, turns.Wanted(planning=False))
+        assert row is not None
+        counted = turns.counted(turn, row)
+
+    assert counted["starts"] >= first_end
+    assert counted["ends"] > end
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("others", [1, 3, 7])
+def test_claims_that_begin_once_a_key_is_there_serve_it_first(
+    postgres_database: sa.Engine, others: int
+) -> None:
+    """Those that are under way when it comes have chosen already: one for each other worker."""
+    archive(postgres_database, "ann", 40)
+    archive(postgres_database, "bob", 40)
+    for _ in range(6):
+        given.commit(postgres_database, given.claimed(postgres_database))
+
+    with under_way(postgres_database, others):
+        late = archive(postgres_database, "late", 1)
+        first = given.claimed(postgres_database)
+
+    assert first.job_id == late

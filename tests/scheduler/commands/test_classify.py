@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scheduler.submitting import imagenet
 from tests.scheduler.console import only_line, run
 from tests.support import drawn
 
@@ -67,14 +68,18 @@ def test_the_options_of_imagenet_are_understood(model_id: int, films: Path, tmp_
     film = good(films)[0]
     result = run(
         "classify", "--topK=0", "--threshold=0", "--input-blob=input_0", "--output_blob=output_0",
-        "--labels=labels.txt", film, tmp_path / "out.jpg",
+        "--labels=labels.txt", "--headless", "--log-level=error", "--verbose", "--smoothing=0",
+        f"file://{film}", f"file://{tmp_path / 'out.jpg'}",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "class #0 (NORMAL)" in result.stdout and "class #1 (PNEUMONIA)" in result.stdout
     shown = [float(line.split("%")[0]) for line in result.stdout.splitlines() if "class #" in line]
     assert shown == sorted(shown, reverse=True)
     assert sum(shown) == pytest.approx(100, abs=0.02)
-    assert result.stderr.count("is not needed") == 3
+    said = [line.split(" is not needed: ")[0] for line in result.stderr.splitlines()]
+    assert sorted(said) == [
+        "--headless", "--input-blob", "--labels", "--log-level", "--output-blob", "--verbose",
+    ]  # fmt: skip
     assert (tmp_path / "out.jpg").stat().st_size
     (tmp_path / "numbered").mkdir()
     result = run("classify", "--profile", films / "PNEUMONIA", tmp_path / "numbered" / "%03i.jpg")
@@ -89,7 +94,17 @@ def test_the_options_of_imagenet_are_understood(model_id: int, films: Path, tmp_
     ("words", "said"),
     [
         (["--network=googlenet", "FILM"], "--model"),
-        (["--smoothing=5", "FILM"], "no video"),
+        (["--smoothing=5", "FILM"], "films are single pictures"),
+        (["--input-width=640", "--output_codec=h264", "FILM"], "--input-width, --output-codec: of"),
+        (["--smoothing=0", "--input-loop=-1", "FILM"], "--input-loop: of videos"),
+        (["--camera=0", "FILM"], "--camera: of videos"),
+        (["csi://0"], "csi://0: of videos"),
+        (["/dev/video0", "out.jpg"], "/dev/video0: of videos"),
+        (["RTSP://ward:554/live"], "name a film, a folder"),
+        (["ward.MP4"], "ffmpeg -i video.mp4"),
+        (["FILM", "display://0"], "display://0: of videos"),
+        (["FILM", "out.mkv"], "out.mkv: of videos"),
+        (["file://nowhere.jpeg"], "nowhere.jpeg"),
         (["--model=MODEL", "FILM"], "pneumoq models import"),
         (["nowhere.jpeg"], "nowhere.jpeg"),
         (["EMPTY"], "the folder is empty"),
@@ -115,6 +130,21 @@ def test_what_cannot_be_done_is_said_in_a_line(
     result = run("classify", *words)
     assert result.exit_code == 2, result.output
     assert said in only_line(result.stderr)
+
+
+def test_every_option_of_imagenet_is_taken_in_both_spellings(model_id: int, films: Path) -> None:
+    film = good(films)[0]
+    expected = run("classify", film).stdout
+    for name in imagenet.VIDEO:
+        for spelled in {name, name.replace("-", "_")}:
+            result = run("classify", f"--{spelled}=h264", film)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert f"--{name}: of videos" in only_line(result.stderr)
+    every = [
+        f"--{name.replace('-', '_')}=0" for name in (*imagenet.VIDEO, *imagenet.WITHOUT_MEANING)
+    ]
+    result = run("classify", *every, *(f"--{name}" for name in imagenet.FLAGS), film)
+    assert (result.exit_code, result.stdout) == (0, expected)
 
 
 def test_names_cannot_leave_the_folder_that_is_written_to(

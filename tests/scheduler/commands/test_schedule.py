@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import Result
@@ -23,6 +24,8 @@ from scheduler import session
 from scheduler.commands.schedule import add, look, zones
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from trainer.judging import gate
+from trainer.judging.verdict import Side
 
 NIGHTLY = ("--cron", "30 2 1 2 *", "--tz", "Europe/Paris")
 
@@ -650,6 +653,36 @@ def test_a_training_that_was_put_aside_ends_with_its_schedule(
     assert (job["state"], job["reason"]) == ("cancelled", "its schedule nightly was removed")
     (last,) = runs.of_schedule(engine, nightly)
     assert last["outcome"] == "cancelled"
+
+
+def test_how_many_films_would_decide_is_said_where_a_night_kept_the_champion(
+    engine: sa.Engine, nightly: int
+) -> None:
+    truth, owners = np.arange(200) < 100, [str(n) for n in range(200)]
+    side = Side(score=np.where(truth, 0.9, 0.1), threshold=0.5)
+    found = gate.judge(truth, owners, side, side, gate.Rules())
+    assert not found.accepted
+    number = write(engine, lambda c: schedules.run_now(c, "nightly"))
+    write(engine, lambda c: runs.finish(c, number, "kept", found.text))
+    sentence = f"It takes about {found.figures['enough']['positives']:,} positive"
+    for words in (("show", "nightly"), ("runs", "nightly", "--json")):
+        assert sentence in " ".join(run("schedule", *words).stdout.split())
+
+
+def test_nights_that_are_to_promote_nothing_are_counted_where_they_made_no_model(
+    engine: sa.Engine, films: Path
+) -> None:
+    given = ("schedule", "add", "--no-promote", "--notice-after", 2, "nightly", *NIGHTLY)
+    assert run(*given, "train", films).exit_code == 0
+    for _ in range(2):
+        number = write(engine, lambda c: schedules.run_now(c, "nightly"))
+        write(engine, lambda c, n=number: runs.finish(c, n, "failed", "no worker"))  # type: ignore[misc]
+    shown = facts(run("schedule", "show", "nightly"))
+    assert "without_promotion" not in shown
+    assert shown["without_a_model"].startswith("2 nights in a row (2 failed); hooks got the notice")
+    checks = json.loads(run("doctor", "--json").stdout)["checks"]
+    (found,) = [check for check in checks if check["name"] == "schedule nightly"]
+    assert found["found"] == "no new model in 2 nights in a row (2 failed)"
 
 
 def test_nights_that_came_to_nothing_are_counted_where_one_looks(

@@ -15,7 +15,7 @@ from db.work import endings
 from tests.scheduler import rows
 from tests.scheduler.pages import made
 from trainer.film import rules
-from trainer.judging import metrics
+from trainer.judging import figures
 
 #: Loss of training and validation by epoch: from the fifth on the second rises.
 LOSS = [(0.62, 0.60), (0.45, 0.44), (0.36, 0.35), (0.28, 0.30), (0.22, 0.27), (0.16, 0.30),
@@ -54,7 +54,7 @@ def a_trained_model(engine: sa.Engine, folder: Path, name: str = "tonight", **va
     rng = np.random.default_rng(1)
     truth = rng.random(300) < 0.5
     score = np.clip(rng.normal(0.3 + 0.4 * truth, 0.2), 0, 1)
-    found = metrics.summary(score, truth, 0.4)
+    found = figures.summary(score, truth, 0.4)
     card = {
         "labels": ["NORMAL", "PNEUMONIA"], "patients": "unknown", "shift": SHIFT,
         "provenance": {

@@ -13,7 +13,7 @@ from sklearn import metrics as reference
 
 from db.base import database
 from db.registry import models
-from scheduler.pages import judged
+from scheduler.pages import floors, judged
 from scheduler.pages import model as model_page
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
@@ -186,7 +186,7 @@ def test_a_night_has_both_models_side_by_side_and_why(
     root = report("nightly", tmp_path / "night.html")
     check(tmp_path / "night.html", chromium)
     said = root.all("header")[0].text
-    assert "kept" in root.all("h1")[0].text and "the new model's AUROC is lower" in said
+    assert "kept" in root.all("h1")[0].text and "The new model's AUROC is lower." in said
     stored = judged_.figures
     for name, title in verdict.NAMES.items():
         line = parsed.table(root, f"Difference in {title}")[1]
@@ -199,11 +199,29 @@ def test_a_night_has_both_models_side_by_side_and_why(
     assert parsed.table(root, "Difference in AUROC to the anchor")[1][1:3] == [
         f"{stored['anchor']['auroc'][k]:.4f}" for k in ("candidate", "champion")
     ]
-    assert parsed.table(root, "Floors")[1][1] == "0.9000"
+    (floor,) = parsed.table(root, "Floors")[1:]
+    expected = stored["floors"]["sensitivity"]
+    assert floor[1:4] == [f"{expected[k]:.4f}" for k in ("floor", "value", "low")]
+    assert (floor[4] == "yes") != ("floor" in judged_.text)
+    at = next(t for t in report("model:tonight", tmp_path / "model.html").all("caption")
+              if t.text.startswith("Floors of the night of "))  # fmt: skip
+    assert parsed.table(parsed.page(tmp_path / "model.html"), at.text)[1] == floor
     parts = parsed.table(root, "AUROC by part")[1:]
     assert [(line[0], line[2]) for line in parts] == [("ward <b>", "yes"), ("few", "too few")]
     answer = json.loads(run("report", f"run:{run_id}", tmp_path / "b.html", "--json").stdout)
     assert answer["run_id"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "reached"),
+    [(0.95, 0.90, "yes"), (0.95, 0.8999, "not shown"), (0.90, 0.85, "no"), (0.80, 0.70, "no")],
+)
+def test_a_floor_is_said_to_be_reached_where_the_bound_reaches_it(
+    value: float, low: float, reached: str
+) -> None:
+    found = {"floors": {"sensitivity": {"floor": 0.90, "value": value, "low": low}}}
+    markup = str(floors.table(found, "Floors"))
+    assert markup.rpartition("<td")[2].partition(">")[2].startswith(reached)
 
 
 def test_a_night_without_a_comparison_has_a_page(
@@ -231,6 +249,24 @@ def test_a_dataset_has_what_the_check_finds(
     counted = parsed.table(root, "Films of each division")
     assert counted[1][1:] == [str(n) for n in next(iter(found["films"].values())).values()]
     check(tmp_path / "dataset.html", chromium)
+
+
+def test_a_folder_without_classes_has_no_page_and_is_told_what_to_do(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    films = tmp_path / "ward films"
+    drawn.write_folder(films / "all", 2)
+    shutil.copytree(films / "all" / "NORMAL", films / "one")
+    page = tmp_path / "dataset.html"
+    for data, said in ((films / "one", "no class folders"), (tmp_path / "empty", "no class")):
+        data.mkdir(exist_ok=True)
+        result = run("report", data, page)
+        assert result.exit_code == 2
+        line = only_line(result.stderr)
+        assert said in line and "pneumoq score " in line, line
+    assert not page.exists()
+    with database.reading(engine) as connection:
+        assert connection.execute(sa.text("SELECT COUNT(*) FROM v_pages")).scalar() == 0
 
 
 def test_what_a_report_is_of_is_found_or_asked_for_in_a_line(

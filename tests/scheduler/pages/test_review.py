@@ -158,6 +158,66 @@ def test_the_page_opens_without_complaint_and_asks_for_nothing(
         page.close()
 
 
+NOTES = (
+    "JSON.parse(localStorage.getItem(JSON.parse(document.getElementById('data').textContent).key)"
+    " || '{\"answers\": {}}').answers"
+)
+
+
+@pytest.mark.parametrize("leaving", ["closed", "hidden", "neither"])
+def test_a_note_is_kept_also_where_the_page_goes_while_it_is_typed(
+    job: int, tmp_path: Path, chromium: Browser, leaving: str
+) -> None:
+    file = tmp_path / "review.html"
+    review(job, file)
+    page = chromium.open(file)
+    page.evaluate("localStorage.clear()")
+    page.go(file)
+    if leaving != "neither":
+        page.evaluate("window.setTimeout = () => 0")  # what is kept is kept at once
+    at = item(page)
+    page.press("n")
+    page.type("shadow at the")
+    page.type(" left base")
+    if leaving == "closed":
+        page.go(file)
+    elif leaving == "hidden":
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    deadline = time.monotonic() + 30
+    while page.evaluate(NOTES).get(str(at), {}).get("note") != "shadow at the left base":
+        assert time.monotonic() < deadline, page.evaluate(NOTES)
+        time.sleep(0.05)
+    if leaving == "neither":
+        # All of it is one step: the note is taken back whole, and a label of before stays.
+        page.type(", I think")
+        page.press("Escape")
+        page.press("u")
+        assert page.evaluate(NOTES) == {}
+        assert page.evaluate("document.getElementById('note').value") == ""
+    page.evaluate("localStorage.clear()")
+    page.close()
+
+
+def test_a_note_goes_to_its_own_film_where_a_button_takes_no_focus(
+    job: int, tmp_path: Path, chromium: Browser
+) -> None:
+    file = tmp_path / "review.html"
+    review(job, file)
+    page = chromium.open(file)
+    page.evaluate("localStorage.clear()")
+    page.go(file)
+    at = item(page)
+    page.press("n")
+    page.type("rotated")
+    page.evaluate("document.querySelector('[data-do=next]').click()")  # as a finger does
+    assert item(page) != at
+    assert page.evaluate("document.getElementById('note').value") == ""
+    assert page.evaluate(NOTES)[str(at)]["note"] == "rotated"
+    assert list(page.evaluate(NOTES)) == [str(at)]
+    page.evaluate("localStorage.clear()")
+    page.close()
+
+
 def test_every_button_is_reached_and_worked_by_the_keyboard(
     job: int, tmp_path: Path, chromium: Browser
 ) -> None:
@@ -275,6 +335,21 @@ def test_the_page_says_how_many_films_chance_chose(job: int, tmp_path: Path) -> 
     result = run("review", job, file, "--films", 3, "--control", 7, "--force")
     assert "7 drawn by chance" in result.stdout
     assert f"pneumoq labels import review.csv --job {job}" in result.stdout
+
+
+def test_the_same_page_twice_has_the_same_films(job: int, tmp_path: Path) -> None:
+    file = tmp_path / "review.html"
+    review(job, file, "--films", 3, "--control", 7)
+    first = data(file)
+    review(job, file, "--films", 3, "--control", 7, "--force")
+    again = data(file)
+    # With the key what was labelled on the first page is there on the second.
+    assert again == first
+    # A larger control has the films of the smaller one.
+    review(job, file, "--films", 0, "--control", 12, "--force")
+    control = {f["item"] for f in first["films"] if f["why"] == "control"}  # type: ignore[attr-defined]
+    assert control < {f["item"] for f in data(file)["films"]}  # type: ignore[attr-defined]
+    assert "the others were chosen" not in parsed.page(file).all("header")[0].text
 
 
 def test_films_that_another_model_calls_otherwise_are_asked_about(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 
 import numpy as np
@@ -13,7 +14,8 @@ from tests.bench.judging import gate as bench
 from tests.support import soak
 from trainer.judging import gate, verdict
 from trainer.judging.gate import Anchor, Reason, Rules
-from trainer.judging.verdict import Floats, Margins, Side, Verdict
+from trainer.judging.margins import NAMES, Margins
+from trainer.judging.verdict import Floats, Side, Verdict
 
 MARGINS = Margins(auroc=0.01, sensitivity=0.02, specificity=0.05)
 
@@ -60,8 +62,17 @@ def decided(sick: int, well: int, *wrong: tuple[int, int], **options: object) ->
     scores = decisions(sick, well, *wrong)
     truth = np.arange(sick + well) < sick
     if len(scores) == 3:
-        options["anchor"] = Anchor(side=Side(score=scores[2], threshold=0.5), model=3)
+        options["anchor"] = Anchor(
+            side=Side(score=scores[2], threshold=0.5), model=3,
+            shift=options.pop("of_anchor", None),  # type: ignore[arg-type]
+        )  # fmt: skip
     return judge(truth, [str(k) for k in range(sick + well)], scores[0], scores[1], **options)
+
+
+def report(auroc: float, half: float = 0.02) -> dict[str, object]:
+    """A shift report whose worst dressing has this AUROC, and an interval of so much each way."""
+    ends = {"auroc": auroc, "low": auroc - half, "high": auroc + half}
+    return {"worst": {"name": "group 4", **ends}}
 
 
 def test_a_model_beside_itself_is_accepted_where_there_are_films_enough_to_have_seen_a_loss() -> (
@@ -102,7 +113,7 @@ def test_who_is_better_turns_with_the_sides() -> None:
     first, second = Side(score=one, threshold=0.4), Side(score=other, threshold=0.6)
     there = verdict.differences(truth, patients, first, second)
     back = verdict.differences(truth, patients, second, first)
-    for name in verdict.NAMES:
+    for name in NAMES:
         assert there[name].value == pytest.approx(-back[name].value, abs=1e-12)
         assert there[name].low == pytest.approx(-back[name].high, abs=1e-12)
         assert there[name].low < there[name].value < there[name].high
@@ -228,7 +239,7 @@ def test_the_figures_are_json_and_the_margins_are_among_them() -> None:
     again = json.loads(json.dumps(found.figures, allow_nan=False))
     assert again["margins"] == dataclasses.asdict(MARGINS)
     assert again["floors"] == {} and again["shift"] == {"judged": False}
-    assert set(again["slices"]["all"]) == {"films", "judged", *verdict.NAMES}
+    assert set(again["slices"]["all"]) == {"films", "judged", *NAMES}
 
 
 def test_equal_scores_everywhere_are_compared_too() -> None:
@@ -274,6 +285,30 @@ def test_a_loss_beyond_the_margin_asks_for_no_more_films() -> None:
     assert found.figures["enough"] == {}
 
 
+def test_where_nothing_may_be_lost_no_number_of_films_is_named() -> None:
+    strict = Margins(auroc=0.01, sensitivity=0.0, specificity=0.05)
+    scores, truth = decisions(1000, 1000, (19, 20), (20, 20)), np.arange(2000) < 1000
+    sides = [Side(score=score, threshold=0.5) for score in scores]
+    found = gate.judge(
+        truth, [str(k) for k in range(2000)], sides[0], sides[1], Rules(margins=strict)
+    )
+    assert not found.accepted
+    assert found.text.endswith("0.003 lower (95 %), where 0.000 is allowed"), found.text
+    assert found.figures["enough"] == {}
+
+
+def test_where_all_may_be_lost_nothing_keeps_the_champion() -> None:
+    # Hardly any patients: the bound is the worst there is.
+    truth, patients = np.arange(60) < 30, ["a"] * 26 + ["b", "c", "d", "e"]
+    patients += ["f"] * 26 + ["g", "h", "i", "j"]
+    sides = [Side(score=np.where(truth, high, low), threshold=0.5) for high, low in
+             ((0.2, 0.8), (0.8, 0.2))]  # fmt: skip
+    free = Margins(auroc=1.0, sensitivity=1.0, specificity=1.0)
+    found = gate.judge(truth, patients, sides[0], sides[1], Rules(margins=free))
+    assert found.figures["sensitivity"]["low"] == -1.0
+    assert found.accepted, found.text
+
+
 def test_few_films_are_told_how_many_would_decide() -> None:
     found = decided(300, 2000, (9, 40), (9, 40))
     assert not found.accepted
@@ -302,22 +337,49 @@ def test_a_floor_is_reached_by_what_is_shown_and_not_by_what_is_seen() -> None:
 
 
 def test_a_model_that_looks_mislead_more_is_not_accepted() -> None:
-    def report(auroc: float) -> dict[str, object]:
-        return {"worst": {"name": "group 4", "auroc": auroc}}
-
     equal = ((20, 20), (20, 20))
     assert decided(1000, 1000, *equal, shift=(report(0.91), report(0.95))).accepted
     found = decided(1000, 1000, *equal, shift=(report(0.7), report(0.95)))
     assert not found.accepted
     assert (
         "the look of films misleads the new model more: under the dressing of its shift report "
-        "that it does worst under its AUROC is 0.700, the champion's 0.950 under its own, where "
-        "0.050 less is allowed" in found.text
+        "that it does worst under its AUROC is 0.700, the champion's 0.950 under its own (at least "
+        "0.226 lower with 95 % confidence), where 0.050 less is allowed" in found.text
     )
-    for pair in ((None, report(0.95)), (report(0.1), None), ({"worst": None}, report(0.9))):
+    for pair in (
+        (None, report(0.95)),
+        (report(0.1), None),
+        ({"worst": None}, report(0.9)),
+        ({"worst": {"name": "group 4", "auroc": 0.1}}, report(0.9)),
+        (report(math.nan), report(0.9)),
+    ):
         not_judged = decided(1000, 1000, *equal, shift=pair)
         assert not_judged.accepted
         assert not_judged.figures["shift"] == {"judged": False}
+
+
+def test_what_few_dressed_films_say_by_chance_does_not_speak_against_a_model() -> None:
+    equal = ((20, 20), (20, 20))
+    chance = decided(1000, 1000, *equal, shift=(report(0.85, 0.08), report(0.95, 0.08)))
+    assert chance.accepted
+    figures = chance.figures["shift"]
+    assert figures["difference"] == pytest.approx(-0.1)
+    # By hand: two half-widths of 0.08 for 95 %, of which 1.645 / 1.96 are a one-sided bound's.
+    assert figures["high"] == pytest.approx(-0.1 + 0.08 * math.sqrt(2) * 1.6449 / 1.96, abs=1e-4)
+    assert not decided(1000, 1000, *equal, shift=(report(0.85, 0.04), report(0.95, 0.04))).accepted
+
+
+def test_looks_that_mislead_a_little_more_each_night_are_stopped_by_the_anchor() -> None:
+    equal = ((20, 20), (20, 20), (20, 20))
+    nights = (report(0.86), report(0.9))
+    assert decided(1000, 1000, *equal, shift=nights, of_anchor=report(0.9)).accepted
+    slid = decided(1000, 1000, *equal, shift=nights, of_anchor=report(0.95))
+    assert not slid.accepted
+    assert (
+        "its AUROC is 0.860, that of model 3, the last that a person promoted, 0.950" in slid.text
+    )
+    assert slid.figures["anchor"]["shift"]["champion"] == 0.95
+    assert "the champion's" not in slid.text
 
 
 def test_what_else_speaks_against_a_model_is_said_and_hooks_are_told_less() -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -83,9 +83,27 @@ def test_average_precision_agrees_with_scikit_learn_with_and_without_ties(levels
 
 
 @pytest.mark.parametrize(("part", "whole"), [(0, 20), (1, 7), (390, 400), (624, 624)])
-def test_intervals_of_shares_are_wilsons(part: int, whole: int) -> None:
+def test_intervals_of_shares_are_around_wilsons_and_hold_them(part: int, whole: int) -> None:
     theirs = binomtest(part, whole).proportion_ci(0.95, method="wilson")
-    assert metrics.wilson(part / whole, whole) == pytest.approx((theirs.low, theirs.high))
+    low, high = metrics.share_interval(part / whole, whole)
+    assert low <= theirs.low + 1e-9
+    assert high >= theirs.high - 1e-9
+    # As long as that of as many normal draws, with two of each kind more (z squared / 2 of them).
+    films, hits = whole + metrics.Z**2, part + metrics.Z**2 / 2
+    reach = metrics.Z * math.sqrt(hits / films * (1 - hits / films) / films)
+    assert (low, high) == pytest.approx(
+        (max(0, hits / films - reach), min(1, hits / films + reach))
+    )
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("films", [20, 50, 200])
+def test_intervals_of_shares_of_independent_films_cover_the_truth(share: float, films: int) -> None:
+    hits = np.arange(films + 1)
+    inside = [low <= share <= high for low, high in (
+        metrics.share_interval(hit / films, films) for hit in hits
+    )]  # fmt: skip
+    assert binom.pmf(hits, films, share)[inside].sum() >= 0.93
 
 
 @pytest.mark.parametrize("value", [0.5, 0.8, 0.97])
@@ -116,26 +134,3 @@ def test_the_interval_of_an_auroc_holds_the_truth_nineteen_times_in_twenty() -> 
         low, high = metrics.auroc_interval(metrics.auroc(score, truth), 60, 90)
         held += low <= true <= high
     assert 0.92 <= held / 400 <= 0.99
-
-
-def test_a_summary_has_every_metric_between_the_ends_of_its_interval() -> None:
-    found = metrics.summary(*draw(3), 0.6)
-    for name in ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "ppv", "npv"):
-        assert 0 <= found[f"{name}_low"] < found[name] < found[f"{name}_high"] <= 1
-    counts = ("true_positive", "false_positive", "true_negative", "false_negative")
-    assert sum(found[name] for name in counts) == found["films"] == 300
-
-
-def test_where_patients_are_unknown_a_summary_says_that_its_intervals_are_too_narrow() -> None:
-    score, truth = np.array([0.2, 0.8]), np.array([False, True])
-    found = metrics.summary(score, truth, 0.5, patients="unknown")
-    assert found["patients_unknown"] == 1
-    for known in ("known", "folders", ""):
-        assert "patients_unknown" not in metrics.summary(score, truth, 0.5, patients=known)
-
-
-def test_a_summary_lacks_what_the_films_do_not_allow() -> None:
-    found = metrics.summary(np.array([0.9, 0.8]), np.array([True, True]), 0.5)
-    assert found["sensitivity"] == found["ppv"] == 1
-    assert not {"auroc", "auroc_low", "specificity", "specificity_high", "npv"} & set(found)
-    assert not any(math.isnan(value) for value in found.values())

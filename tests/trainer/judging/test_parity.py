@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from trainer.card import Card
 from trainer.film import rules
@@ -28,8 +29,9 @@ def scores(*probabilities: float) -> NDArray[np.float64]:
 
 
 def test_equal_scores_pass() -> None:
-    found = parity.compare(scores(0.1, 0.9), scores(0.1, 0.9), CARD)
-    assert (found.films, found.turned, found.delta, found.largest) == (2, 0, 0.0, 0.0)
+    same = scores(*[0.1, 0.9] * 30)
+    found = parity.compare(same, same, CARD)
+    assert (found.films, found.turned, found.delta, found.largest) == (60, 0, 0.0, 0.0)
     assert found.agreement == 1
     assert found.passed
 
@@ -74,6 +76,28 @@ def test_no_films_prove_nothing() -> None:
 def test_the_verdict_gives_the_figures() -> None:
     found = parity.compare(scores(*[0.79] + [0.1] * 99), scores(*[0.81] + [0.1] * 99), CARD)
     assert str(found) == (
-        "1 of 100 decisions differ from fp32 (99.00% agree, 99.5% must), 99 % of probabilities "
-        "within 0.0200 (0.02 may)"
+        "1 of 100 decisions differ from fp32 (99.00% agree, 99.5% must; on all films up to 5.1% "
+        "may differ, 95 %), 99 % of probabilities within 0.0200 (0.02 may)"
     )
+
+
+@pytest.mark.parametrize(("films", "passes"), [(2, False), (59, False), (60, True)])
+def test_films_must_be_enough_to_see_a_precision_that_decides_otherwise(
+    films: int, passes: bool
+) -> None:
+    same = scores(*[0.1] * films)
+    found = parity.compare(same, same, CARD)
+    assert found.agreement == 1
+    assert found.passed is passes
+    assert ("are too few (60 needed)" in str(found)) is not passes
+    # One that decides 1 film in 20 otherwise is seen 19 times of 20 on the least that pass.
+    assert ((1 - 0.05) ** films <= 0.05) is passes or films == 59
+
+
+@pytest.mark.parametrize("turned", [0, 1, 5])
+def test_what_may_differ_unseen_is_about_the_exact_bound(turned: int) -> None:
+    before, after = np.full(200, 0.1), np.full(200, 0.1)
+    after[:turned] = 0.9
+    found = parity.compare(scores(*before), scores(*after), CARD)
+    exact = beta.ppf(0.95, turned + 1, 200 - turned)
+    assert exact - 0.002 <= found.unseen <= 1.25 * exact

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from trainer.learning import epoch
@@ -10,6 +11,7 @@ def run(
     val_loss: Sequence[float],
     *,
     auroc: Sequence[float] | None = None,
+    shifted: Sequence[float] | None = None,
     train_loss: Sequence[float] | None = None,
     epochs: int = 0,
 ) -> list[Epoch]:
@@ -20,7 +22,8 @@ def run(
             epoch=n + 1, epochs=epochs or count,
             train_loss=(train_loss or [1 - i / 10 for i in range(count)])[n],
             train_accuracy=0.9, train_auroc=0.9, val_loss=val_loss[n], val_accuracy=0.9,
-            val_auroc=(auroc or [0.9] * count)[n], lr=1e-3, seconds=1, films_per_s=1, best=False,
+            val_auroc=(auroc or [0.9] * count)[n], shift_auroc=(shifted or [math.nan] * count)[n],
+            lr=1e-3, seconds=1, films_per_s=1, best=False,
         )
         for n in range(count)
     ]  # fmt: skip
@@ -31,6 +34,13 @@ def test_the_best_epoch_has_the_highest_auroc_then_the_lowest_loss() -> None:
     assert epoch.best(run([0.3, 0.2, 0.25])).epoch == 2  # type: ignore[union-attr]
     assert epoch.best(run([0.2, 0.2])).epoch == 1  # type: ignore[union-attr]
     assert epoch.best([]) is None
+
+
+def test_the_best_epoch_is_the_one_whose_least_auroc_is_highest_films_dressed_included() -> None:
+    history = run([0.3, 0.2, 0.1], auroc=[0.9, 0.95, 0.99], shifted=[0.8, 0.91, 0.85])
+    assert epoch.best(history).epoch == 2  # type: ignore[union-attr]
+    history = run([0.3, 0.2, 0.1], auroc=[0.9, 0.95, 0.89], shifted=[0.99, 0.97, 0.98])
+    assert epoch.best(history).epoch == 2  # type: ignore[union-attr]
 
 
 def test_a_run_is_tired_after_so_many_epochs_without_a_better_one() -> None:

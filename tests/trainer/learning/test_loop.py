@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from tests.trainer import samples
 from trainer import checkpoint
 from trainer.data import dataset
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
+from trainer.learning import epoch as epochs_of
 from trainer.learning import loop, state
 
 #: Smaller still: what is asked here is what becomes of runs, not how good they are.
@@ -121,9 +123,35 @@ def test_a_run_stopped_at_any_step_goes_on_there_as_if_it_had_not_been_stopped(
     assert equal(weights(tmp_path), weights(reference))
     ours, theirs = (checkpoint.load(f / loop.CHECKPOINT) for f in (tmp_path, reference))
     assert equal(ours["average"], theirs["average"])
+    for mine, other in zip(ours["held_out"], theirs["held_out"], strict=True):
+        assert torch.equal(mine, other)
+    assert len(ours["held_out"]) == 2
     for mine, other in zip(ours["history"], theirs["history"], strict=True):
         for name in ("train_loss", "train_metrics", "val_loss", "val_metrics"):
             assert mine[name] == other[name]
+
+
+def test_what_each_epoch_said_of_the_validation_films_is_kept_where_all_epochs_did(
+    data: dataset.Dataset, reference: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(reference, tmp_path / "run")
+    path = tmp_path / "run" / loop.CHECKPOINT
+    whole = loop.train(OPTIONS, data, tmp_path / "run")
+    val = whole.dataset.of("val")
+    labels = np.array([film.label for film in val])
+    # As they are, and in a counter-shift.
+    assert [logits.shape[:2] for logits in whole.held_out] == [(2, len(val))] * 2
+    # The same merit as of the run's own choice.
+    assert whole.epochs[epochs_of.best_by(whole.held_out, labels, 1)] == whole.best
+    for logits, one in zip(whole.held_out, whole.epochs, strict=True):
+        assert (
+            loop._measured(torch.tensor(logits[0]), torch.tensor(labels), 1, val) == one.val_metrics
+        )
+    # A checkpoint of before has nothing of the kind.
+    values = checkpoint.load(path)
+    del values["held_out"]
+    checkpoint.save(path, values)
+    assert loop.train(OPTIONS, data, tmp_path / "run").held_out == ()
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(

@@ -11,7 +11,7 @@ import pytest
 from tests.trainer.acquisition import plants
 from trainer.errors import Stopped
 from trainer.judging import metrics
-from trainer.shift import measure, report, units, words
+from trainer.shift import measure, report, samples, units, words
 from trainer.shift.measure import Scored
 from trainer.shift.units import Films, Unit
 
@@ -255,3 +255,56 @@ def test_a_report_is_json_and_says_itself_in_two_sentences_and_few_rows(
     without = judged(films, [], sees_disease)
     assert all(words.described(without, one) for one in without["dressings"])
     assert len(words.rows(without)) == 4
+
+
+def test_samples_are_held_out_films_with_what_the_model_says_of_them_before_and_after(
+    films: Films, found: list[Unit]
+) -> None:
+    drawn = samples.draw(films, found, sees_stamp, seed=SEED)
+    assert [one.name for one in drawn] == ["group 1", "counter-shift full"]
+    as_unit = drawn[0]
+    assert (as_unit.unit, len(as_unit.pairs)) == (1, 2)
+    for sample in drawn:
+        for pair in sample.pairs:
+            assert films.held_out[pair.film]
+            assert np.array_equal(pair.plane, films.take(np.array([pair.film]))[0])
+            both = sees_stamp(np.stack([pair.plane, pair.dressed]))
+            assert [pair.before, pair.after] == both.tolist()
+            assert not np.array_equal(pair.plane, pair.dressed)
+    # A healthy film has the stamp after, and not before.
+    assert not films.truth[[pair.film for pair in as_unit.pairs]].any()
+    assert all(pair.before < 0.5 < pair.after for pair in as_unit.pairs)
+    # The first of each changes most of all that were tried.
+    for sample in drawn:
+        changes = [abs(pair.after - pair.before) for pair in sample.pairs]
+        assert changes == sorted(changes, reverse=True)
+    assert as_unit.tried == samples.TRIED
+
+
+def test_samples_are_the_same_each_time_and_as_many_as_are_asked_for(
+    films: Films, found: list[Unit]
+) -> None:
+    def which(drawn: list[samples.Sample]) -> list[list[int]]:
+        return [[pair.film for pair in sample.pairs] for sample in drawn]
+
+    two = which(samples.draw(films, found, sees_stamp, seed=SEED))
+    assert which(samples.draw(films, found, sees_stamp, seed=SEED)) == two
+    assert which(samples.draw(films, found, sees_stamp, seed=SEED, most=1)) == [
+        pairs[:1] for pairs in two
+    ]
+    with pytest.raises(Stopped):
+        samples.draw(films, found, sees_stamp, stop=lambda: True)
+
+
+def test_without_a_unit_samples_have_the_spectra_of_the_other_class(films: Films) -> None:
+    drawn = samples.draw(films, [], sees_disease, seed=SEED)
+    assert [one.name for one in drawn] == [
+        "spectrum of PNEUMONIA", "spectrum of NORMAL", "counter-shift full",
+    ]  # fmt: skip
+    sick = [films.truth[one.pairs[0].film] for one in drawn[:2]]
+    assert sick == [False, True]
+
+
+def test_films_that_were_all_learned_are_no_samples(films: Films, found: list[Unit]) -> None:
+    learned = dataclasses.replace(films, held_out=np.zeros(ALL, np.bool_))
+    assert samples.draw(learned, found, sees_stamp) == []

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from trainer import card as cards
-from trainer.judging import metrics
+from trainer.judging import figures
 from trainer.learning.epoch import Epoch
 from worker.machine.process import die_with_parent
 
@@ -106,7 +106,7 @@ def finished(folder: Path) -> int:
 
 def came_to(epoch: int, epochs: int) -> Epoch:
     """What each epoch comes to."""
-    figures = metrics.summary(SCORE, TRUTH, 0.5)
+    found = figures.summary(SCORE, TRUTH, 0.5)
     return Epoch(
         epoch=epoch,
         epochs=epochs,
@@ -116,8 +116,8 @@ def came_to(epoch: int, epochs: int) -> Epoch:
         val_loss=0.5,
         val_accuracy=1.0,
         val_auroc=1.0,
-        train_metrics=figures,
-        val_metrics=figures,
+        train_metrics=found,
+        val_metrics=found,
         lr=1e-3,
         seconds=EPOCH_S,
         films_per_s=len(TRUTH) / EPOCH_S,

@@ -36,6 +36,7 @@ from tests.support.paths import ROOT
 from tests.worker import samples
 from trainer import checkpoint
 from trainer.card import Card
+from trainer.judging import parity
 from worker import config
 from worker.config import Settings
 from worker.engine import open_engine, store
@@ -190,7 +191,8 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     for row in others:
         found = row["options"]
         assert found["films"] == dataset["n_val"]
-        assert row["passed"] == (found["agreement"] >= 0.995 and found["delta_p99"] <= 0.02)
+        near = found["agreement"] >= 0.995 and found["delta_p99"] <= 0.02
+        assert row["passed"] == (near and found["films"] >= parity.LEAST)
     notes = [detail for event, detail in trainer.events(job_id) if event == "note"]
     for precision in ("fp16", "int8"):
         (verdict,) = [note for note in notes if note.startswith(precision)]
@@ -210,6 +212,7 @@ def test_a_job_becomes_epochs_a_dataset_and_a_model_that_can_be_run(
     (evaluation,) = hanging["evaluations"]
     assert (evaluation["split"], evaluation["n_films"]) == ("validation", dataset["n_val"])
     assert "auroc" in evaluation["metrics"]
+    assert evaluation["metrics"]["basis"].startswith("cross-fitted over patients: of each of ")
     worst = evaluation["shift"]["worst"]
     assert evaluation["shift_worst"] == worst["name"]
     assert evaluation["shift_worst_auroc"] == worst["auroc"]

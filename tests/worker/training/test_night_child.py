@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from tests.worker import spots
+from tests.worker import samples, spots
 from trainer import card
 from trainer.data import decoding, frozen, gathering, leavings
+from trainer.data.decoding import Decoded, Decoder, Wanted
 from trainer.data.frozen import Judged
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import CLEAR, Names
@@ -58,11 +59,13 @@ class Told:
         } | changes  # fmt: skip
         return self.night().look([self._data], report=self._report, **values)
 
-    def judge(self, films: Films, candidate: Path) -> dict[str, Any]:
+    def judge(
+        self, films: Films, candidate: Path, decoder: Decoder | None = None
+    ) -> dict[str, Any]:
         """Compare a candidate with the champion on the frozen films."""
         return self.night().judge(
             films, candidate, positive="PNEUMONIA", batch=8, threads=1,
-            decoder=decoding.threads(1),
+            decoder=decoder or decoding.threads(1),
         )  # fmt: skip
 
     def rests(self, **changes: Any) -> RunSkipped:
@@ -521,11 +524,33 @@ def test_floors_of_a_schedule_are_asked_for(told: Told, model_file: Path) -> Non
     assert found["verdict"]["floors"]["sensitivity"]["floor"] == 0.99
 
 
+def test_a_night_with_few_films_says_how_many_would_decide_to_hooks_as_well(
+    told: Told, model_file: Path
+) -> None:
+    films = told.look()
+    told.values["rules"] = {}
+    found = told.judge(films, model_file)
+    assert not found["accepted"]
+    wanted = found["verdict"]["enough"]
+    sick = sum(film.name == "PNEUMONIA" for film in films.judged)
+    assert wanted["positives"] > sick and wanted["negatives"] > len(films.judged) - sick
+    sentence = (
+        f"It takes about {wanted['positives']:,} positive and {wanted['negatives']:,} negative "
+        f"frozen films ({sick:,} and {len(films.judged) - sick:,} now), of patients with as many "
+        "films each, to decide: "
+    )
+    assert sentence in found["reason"]
+    assert sentence in found["told"]
+
+
 def with_shift(model: Path, worst: float | None, to: Path) -> Path:
     """A copy of a model file with a shift report in which the worst dressing has this AUROC."""
     network = onnx.load(str(model))
     (kept,) = [entry for entry in network.metadata_props if entry.key == card.KEY]
-    report = None if worst is None else {"worst": {"name": "group 1", "auroc": worst}}
+    report = None
+    if worst is not None:
+        ends = {"auroc": worst, "low": worst - 0.03, "high": worst + 0.03}
+        report = {"worst": {"name": "group 1", **ends}}
     kept.value = json.dumps({**json.loads(kept.value), "shift": report})
     onnx.save(network, str(to))
     return to
@@ -541,7 +566,9 @@ def test_the_shift_reports_of_both_model_files_are_compared(
     told.values["champion"]["file"] = str(better)
     misled = told.judge(films, worse)
     assert not misled["accepted"]
-    assert misled["verdict"]["shift"] == {"judged": True, "candidate": 0.7, "champion": 0.9}
+    figures = misled["verdict"]["shift"]
+    assert (figures["judged"], figures["candidate"], figures["champion"]) == (True, 0.7, 0.9)
+    assert figures["difference"] == pytest.approx(-0.2) and figures["high"] < -0.1
     assert "the look of films misleads the new model more: " in misled["reason"]
     alike = told.judge(films, better)
     assert alike["accepted"]
@@ -551,3 +578,34 @@ def test_the_shift_reports_of_both_model_files_are_compared(
     assert silent["reason"].endswith(
         "(the shift reports are not compared, as one of the two models has none)"
     )
+
+
+def test_films_are_decoded_once_for_all_models_that_are_compared(
+    told: Told, model_file: Path, tmp_path: Path
+) -> None:
+    films = told.look()
+    decoded: list[tuple[int, int]] = []
+
+    def decoder(
+        these: Iterable[Wanted], *, size: int, rule: str, stored: bool = False
+    ) -> Generator[Decoded | None, None, None]:
+        listed = list(these)
+        decoded.append((len(listed), size))
+        return decoding.threads(1)(listed, size=size, rule=rule, stored=stored)
+
+    anchor = with_shift(model_file, None, tmp_path / "anchor.onnx")
+    told.values["anchor"] = {"model": 7, "why": "kept", "file": str(anchor)}
+    n, size = len(films.judged), card.read(model_file).size
+    alike = told.judge(films, model_file, decoder)
+    assert decoded == [(n, size)]
+    assert alike["candidate"] == alike["champion"] == alike["anchor"]["figures"]
+
+    # One that takes other pixels has its own, and says what it would say alone.
+    other = tmp_path / "other.onnx"
+    samples.write_model(other, ("NORMAL", "PNEUMONIA"), seed=3, size=size // 2)
+    told.values["champion"]["file"] = str(other)
+    decoded.clear()
+    mixed = told.judge(films, model_file, decoder)
+    assert sorted(decoded) == sorted([(n, size), (n, size // 2)])
+    assert mixed["candidate"] == alike["candidate"]
+    assert told.judge(films, other, decoder)["candidate"] == mixed["champion"] != alike["champion"]

@@ -16,7 +16,7 @@ from tests.worker import spots
 from tests.worker.training.test_night import JOB, Nights, opened
 
 #: In one process, as the others that train.
-pytestmark = [pytest.mark.xdist_group("nights"), soak.ONLY, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.xdist_group("nights"), soak.ONLY, pytest.mark.timeout(900)]
 
 
 def asked_for(nights: Nights, **job: object) -> None:
@@ -39,7 +39,8 @@ def by_hand(nights: Nights) -> sa.RowMapping:
 def test_of_five_nights_that_each_lose_a_little_the_anchor_stops_the_third(tmp_path: Path) -> None:
     """Each night asks for some points of specificity less than the champion has.
 
-    Most films choose the threshold: how well the few others are learned is of no account.
+    Most films choose the threshold: how well the few others are learned is of no account, and later
+    nights leave the network nearly as it is.
     """
     spots.write(tmp_path / "chest films", 200, 1)
     judge = spots.write(tmp_path / "judge", 300, 2)
@@ -51,8 +52,8 @@ def test_of_five_nights_that_each_lose_a_little_the_anchor_stops_the_third(tmp_p
         asked_for(nights, epochs=2, val_fraction=0.9, operating_point="specificity=0.97")
         first = nights.pass_over("nightly")
         assert first["outcome"] == "promoted"
-        asked_for(nights, epochs=1, warm_start=True)
-        for specificity in (0.85, 0.72, 0.72, 0.72):
+        asked_for(nights, epochs=1, warm_start=True, lr=1e-6)
+        for specificity in (0.84, 0.70, 0.70, 0.70):
             asked_for(nights, operating_point=f"specificity={specificity}")
             by_hand(nights)
         told = list(reversed(nights.runs()))

@@ -15,6 +15,7 @@ from tests.worker import samples
 from trainer import card as cards
 from trainer.card import Card
 from trainer.errors import Stopped
+from trainer.judging import parity
 from worker.decoding.labelled import Limits
 from worker.engine import open_engine
 from worker.errors import ArchiveError
@@ -33,7 +34,7 @@ def model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def films() -> NDArray[np.uint8]:
     """`uint8 [N, 1, S, S]`."""
-    return samples.pixels([data for _, data in samples.films(24, seed=5)])
+    return samples.pixels([data for _, data in samples.films(16 + parity.LEAST, seed=5)])
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,15 @@ def test_only_what_passed_is_kept(derived: Derived) -> None:
     for row in derived.engines:
         word = "passed" if row["passed"] else "failed its gate and is not used"
         assert told[row["precision"]].startswith(f"{row['precision']} {word}: ")
+
+
+def test_of_too_few_films_nothing_passes(model: Path, films: NDArray[np.uint8]) -> None:
+    result = precisions.derive(model, films[:4], films[4:6], batch=4, threads=1)
+    assert result.engines
+    assert not any(row["passed"] for row in result.engines)
+    assert result.files == {}
+    for note in result.notes:
+        assert "2 films are too few (60 needed)" in note
 
 
 def test_a_precision_that_decides_otherwise_fails_its_gate(

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.schema import models as models_table
-from db.queue import jobs
+from db.queue import jobs, training
 from db.work import control, endings
+from scheduler.show import display, follow
 from scheduler.show.follow import Silence
 from tests.scheduler import rows
 from tests.scheduler.console import run, start
@@ -128,6 +129,40 @@ def test_progress_without_a_terminal_is_whole_lines(engine: sa.Engine, tmp_path:
     assert process.returncode == 3
     assert f"job {job} completed_with_errors: 20/20 films" in err
     assert not {"\r", "\x1b"} & set(out + err)
+
+
+class Shown(display.Silent):
+    """A display that keeps what it is to show."""
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, int, int | None]] = []
+
+    def show(self, title: str, text: str, done: int, total: int | None) -> None:
+        self.texts.append((f"{title}: {text}", done, total))
+
+
+def test_after_the_epochs_it_says_what_is_done_and_no_epoch_again(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = rows.a_claimed_training(engine)
+    progress = {"epoch": 2, "films_done": 40, "films_total": 40, "films_per_s": 9.0, "loss": 0.5}
+    for epoch in (1, 2):
+        rows.do_epoch(engine, lease, epoch, val_auroc=0.9, best=True)
+    database.write(engine, lambda c: training.record_progress(c, lease, progress))
+    text = "calibrating, and dressing held-out films as others look"
+    database.write(engine, lambda c: jobs.log(c, lease.job_id, "w1", "note", text))
+    shown = Shown()
+    monkeypatch.setattr(display, "opened", lambda silent: shown)
+
+    def end() -> None:
+        model = rows.a_model(engine, tmp_path)
+        database.write(engine, lambda c: endings.complete_training(c, lease, model))
+
+    follow.to_the_end(engine, lease.job_id, tick=end)
+    assert shown.texts == [
+        (f"job {lease.job_id} running: {text}", 120, 120),
+        (f"job {lease.job_id} completed: epoch 3/3, loss 0.500", 80, 120),
+    ]
 
 
 def test_progress_on_a_terminal_is_a_bar(engine: sa.Engine, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def theirs(real_model: Path, source: Path, tmp_path_factory: pytest.TempPathFact
     """The model file that came to the site: its threshold calls a quarter of the films sick."""
     path = tmp_path_factory.mktemp("theirs") / "theirs.onnx"
     p = scored(real_model, sorted(source.rglob("*.png")))
-    card = dataclasses.replace(cards.read(real_model), threshold=float(np.quantile(p, 0.75)))
+    threshold = float(np.quantile(p, 0.75))
+    card = dataclasses.replace(cards.read(real_model), threshold=threshold, shift=rows.SHIFT)
     recalibrated.write(real_model, path, card, np.zeros(2))
     return path
 
@@ -236,6 +237,39 @@ def test_the_gate_compares_with_the_champion_also_where_that_is_another_model(
     assert figures["auroc"]["candidate"] > figures["auroc"]["champion"]
 
 
+def test_its_shift_report_is_that_of_the_model_it_comes_from_and_says_so(
+    engine: sa.Engine, model_id: int, source: Path
+) -> None:
+    told = calibrated(model_id, "--data", source / "ward7", "--target", TARGET)
+    number = told["model_id"]
+    kept = cards.read(store.fetch(engine, session.settings().home, number)).shift
+    assert kept is not None
+    assert kept["measured_with"]["model"] == model_id
+    assert (kept["worst"], kept["dressings"]) == (rows.SHIFT["worst"], rows.SHIFT["dressings"])
+    figures = told["gate"]["figures"]["shift"]
+    assert (figures["judged"], figures["difference"]) == (True, 0.0)
+    shown = run("models", "show", number).stdout
+    assert (
+        f"measured with model {model_id}, of the same weights: AUROCs are this model's too, but "
+        "mean P and the decisions that change are at that one's temperature and threshold" in shown
+    )
+    again = calibrated(number, "--data", source / "ward7", "--target", TARGET)["model_id"]
+    assert cards.read(store.fetch(engine, session.settings().home, again)).shift == kept
+
+
+def test_a_floor_is_asked_for_as_of_a_schedule(
+    engine: sa.Engine, model_id: int, source: Path
+) -> None:
+    given = (model_id, "--data", source / "ward7", "--target", TARGET, *GENEROUS)
+    told = calibrated(*given, "--floor", "sensitivity=0.97", "--dry-run")
+    assert not told["gate"]["accepted"]
+    assert told["gate"]["reason"].endswith("and the floor is 0.970")
+    low = calibrated(*given, "--floor", "sensitivity=0.5", "--dry-run")
+    assert low["gate"]["accepted"]
+    refused = run("models", "calibrate", *map(str, given), "--floor", "kappa=0.5")
+    assert refused.exit_code == 2 and "give auroc, sensitivity or specificity" in refused.stderr
+
+
 def test_a_dry_run_shows_what_would_change_and_changes_nothing(
     engine: sa.Engine, model_id: int, source: Path
 ) -> None:
@@ -303,6 +337,35 @@ def test_a_finished_job_s_scores_and_labels_choose_the_same_and_no_film_is_read(
     assert told["metrics"]["after"]["sensitivity"] == by_data["metrics"]["after"]["sensitivity"]
     assert any("`pneumoq models quantise`" in note for note in told["precisions"])
     assert [f["precision"] for f in models.detail(engine, told["model_id"])["files"]] == ["fp32"]
+
+    # A job has no scores of another model: what the version is not compared with is said.
+    write(
+        engine,
+        lambda c: aliases.move(c, aliases.CHAMPION, told["model_id"], "kim", "", anchor=False),
+    )
+    assert not any("not compared" in note for note in told["notes"])
+    beside = calibrated(*given, "--dry-run")
+    assert beside["gate"]["against"] == model_id
+    (note,) = [note for note in beside["notes"] if "not compared" in note]
+    assert note.startswith(
+        f"not compared with the champion, model {told['model_id']}, as job {job_id} has no scores "
+        "of it: with --data it is"
+    )
+    assert run("models", "calibrate", *map(str, given), "--promote").exit_code == 2
+
+    # The same of the anchor: a person chose the version, and a night went back.
+    write(engine, lambda c: aliases.move(c, aliases.CHAMPION, told["model_id"], "kim", ""))
+    write(engine, lambda c: aliases.move(c, aliases.CHAMPION, model_id, "w", "", anchor=False))
+    (note,) = [n for n in calibrated(*given, "--dry-run")["notes"] if "not compared" in n]
+    assert note.startswith(
+        f"not compared with the anchor, model {told['model_id']}, the last that a person promoted, "
+    )
+    refused = run("models", "calibrate", *map(str, given), "--promote")
+    assert refused.exit_code == 2
+    assert (
+        f"has no scores of the anchor, model {told['model_id']}, the last that a person promoted, "
+        in (only_line(refused.stderr))
+    )
     other = run("models", "calibrate", told["model_id"], "--job", job_id)
     assert "job 1 was scored by model 1, not by model 2; score its films with --model 2" in (
         only_line(other.stderr)

@@ -65,6 +65,9 @@ def test_the_figures_are_those_of_the_films(
     assert kept["split"] == f"test of {data.name}"
     assert kept["n_films"] == len(rows)
     assert kept["metrics"]["auroc"] == found["auroc"]
+    assert (
+        kept["metrics"]["basis"] == told["basis"] == ("films of a test split, which chose nothing")
+    )
     shown = run("models", "show", model_id).stdout
     assert f"test of {data.name}" in shown
     asked = run("query", "SELECT split, films FROM v_evaluations", "--format", "csv").stdout
@@ -78,6 +81,28 @@ def test_a_person_sees_every_figure_with_its_interval(model_id: int, data: Path)
         assert f"\n{word}" in result.stdout
     assert "called PNEUMONIA" in result.stdout
     assert "PNEUMONIA at or above 0.4000" in result.stdout
+    assert "films of a test split, which chose nothing" in result.stdout
+    result = run("models", "evaluate", model_id, data, "--split", "train", "--no-shift")
+    assert "films as given: too good where the model has learned from them" in result.stdout
+
+
+def test_intervals_are_by_the_patients_of_the_films_names(
+    model_id: int, data: Path, tmp_path: Path
+) -> None:
+    alone = json.loads(run("models", "evaluate", model_id, data, "--no-shift", "--json").stdout)
+    root = tmp_path / "films"
+    for n, film in enumerate(sorted((data / "test").rglob("*.*"))):
+        for copy in range(5):
+            path = root / film.parent.name / f"person{n}_{copy}{film.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(film.read_bytes())
+    five = json.loads(run("models", "evaluate", model_id, root, "--no-shift", "--json").stdout)
+    one, other = alone["metrics"], five["metrics"]
+    assert other["films"] in (one["films"], 5 * one["films"])
+    assert other["sensitivity"] == one["sensitivity"]
+    for name in ("auroc", "accuracy", "sensitivity"):
+        width = one[f"{name}_high"] - one[f"{name}_low"]
+        assert other[f"{name}_high"] - other[f"{name}_low"] > 0.8 * width
 
 
 def test_films_are_dressed_as_others_look_and_what_is_left_is_kept(

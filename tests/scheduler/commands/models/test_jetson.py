@@ -121,7 +121,7 @@ def test_an_imported_model_gets_the_faster_precisions_that_pass(
     engine: sa.Engine, theirs: Path, tmp_path: Path
 ) -> None:
     films = tmp_path / "films"
-    labelled.fill(films, patients=6)
+    labelled.fill(films, patients=24)
     run("models", "import", theirs / "resnet18.onnx")
     result = run("models", "quantise", 1, films)
     assert result.exit_code == 0, result.stderr

@@ -24,7 +24,7 @@ from trainer import card as cards
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of films without labels."""
     root = tmp_path_factory.mktemp("films")
-    for name, data in samples.films(16, seed=6):
+    for name, data in samples.films(96, seed=6):
         (root / Path(name).name).write_bytes(data)
     return root
 
@@ -103,7 +103,7 @@ def test_a_folder_without_films_quantises_nothing(
     (empty / "readme.txt").write_text("no film")
     result = run("models", "quantise", model_id, empty)
     assert result.exit_code == 2
-    assert "holds 0 films; give a folder of a few hundred" in result.stderr
+    assert "holds 0 films, of which 0 show what activations look like and 60 are" in result.stderr
     assert [f["precision"] for f in models.detail(engine, model_id)["files"]] == ["fp32"]
 
 
