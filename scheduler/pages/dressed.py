@@ -27,6 +27,7 @@ from scheduler.pages import html
 from scheduler.pages.html import Content, Html, el
 from scheduler.show import output
 from scheduler.submitting import precision
+from trainer.acquisition import search
 from trainer.card import Card
 from trainer.data import manifest
 from trainer.data.decoding import Wanted
@@ -79,7 +80,10 @@ def of_films(films: units.Films, score: Score, *, seed: int, most: int, said: st
         return Dressed(said=NOT_ASKED)
     if len(np.unique(films.truth[films.held_out])) < 2:
         return Dressed(said=f"{NONE}: there are no films of both classes that it did not learn.")
-    found = units.find(films, units.look(films), seed=seed)
+    # As in training: in the films that were learned, where there are any.
+    learned = int(np.count_nonzero(~films.held_out)) or len(films)
+    some = search.look(films.planes, films.rows[:learned])
+    found = units.find(films, some, seed=seed)
     drawn = samples.draw(films, found, score, seed=seed, most=min(2, most))
     return Dressed(films=films, units=found, samples=drawn, said=said)
 

@@ -103,10 +103,14 @@ F = TypeVar("F", bound=Known)
 
 
 def at_hand(learned: Sequence[F], held_out: Sequence[F], seed: int) -> tuple[list[F], list[F]]:
-    """The films of a training that are looked at: of both kinds no more than is bounded here."""
+    """The films of a training that are looked at: of both kinds no more than is bounded here.
+
+    Of what was learned one of each content, as groups are looked for in them.
+    """
+    unique = {film.sha256: film for film in reversed(learned)}
     some = drawn([film.patient for film in held_out], HELD_OUT, seed)
     return (
-        sorted(learned, key=lambda film: film.sha256)[:LEARNED],
+        [unique[content] for content in sorted(unique)[:LEARNED]],
         [held_out[row] for row in some],
     )
 

@@ -26,7 +26,7 @@ from trainer.data.names import hashed
 from worker.machine import privacy
 
 #: Films, and the side at which they are stored and computed.
-ALL, SIDE = 160, 64
+ALL, SIDE = 240, 64
 
 #: The job that trained, as the model says.
 JOB = 7
