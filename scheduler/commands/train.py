@@ -36,7 +36,7 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    default=4,
+    default=3,
     show_default=True,
     help="Passes over the training films.",
 )

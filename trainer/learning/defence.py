@@ -28,7 +28,7 @@ from trainer.shift import measure, units
 from trainer.shift.units import Films, Unit
 
 #: A film counts at least so much, however one-sided its group is.
-LEAST = 0.05
+LEAST = 0.25
 
 #: Films that are dressed to judge an epoch, at most: 100 MB at 224 px.
 DRESSED = 2000

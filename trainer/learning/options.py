@@ -15,7 +15,7 @@ class Options:
     """Everything that a run may be given."""
 
     #: Passes over the training films, 1 or more. From ImageNet weights a few are enough.
-    epochs: int = 4
+    epochs: int = 3
     #: Films per step. At 32 a CPU is as fast as it gets, and a 4 GB board still holds it at 224
     #: pixels.
     batch_size: int = 32

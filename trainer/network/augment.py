@@ -33,12 +33,12 @@ ROTATION_DEG = 10.0
 SCALE = 1.25
 #: Films of every shape are stretched to a square, and the shape betrays the ward that took the
 #: film: what a stretch can do, the network must not use.
-ASPECT = 1.8
+ASPECT = 1.6
 #: Centring, as a share of the side.
 SHIFT = 0.08
 #: Films come from detectors of all resolutions and were shrunk with and without antialiasing: they
 #: are shrunk to this share of the side at least, by one of three kernels, and enlarged again.
-RESOLUTION = 0.35
+RESOLUTION = 0.4
 #: Focus and edge enhancement: -1 doubles the edges that a blur of this radius (pixels at S = 224)
 #: would take away, 1 takes them away.
 SHARPNESS = (-1.2, 1.0)
