@@ -173,7 +173,7 @@ def _marks(n: int, dice: torch.Generator, strength: float) -> Tensor:
 def _lettered(x: Tensor, marks: Tensor) -> Tensor:
     """With letters burned in."""
     n, _, side, _ = x.shape
-    atlas = letters.atlas()[0].to(x.device)
+    atlas = letters.pictures(x.device)
     for number, across, down, wide, high, gray, opacity in marks.view(-1, 7, n).unbind():
         none = torch.zeros_like(wide)
         where = torch.stack((1 / wide, none, -across / wide, none, 1 / high, -down / high))

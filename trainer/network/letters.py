@@ -39,6 +39,12 @@ def atlas() -> tuple[Tensor, Tensor]:
     return torch.tensor(np.stack(found))[:, None], torch.tensor(ratios, dtype=torch.float32)
 
 
+@functools.cache
+def pictures(device: torch.device) -> Tensor:
+    """Those of `atlas` on a device, brought there once: a step must not wait for them."""
+    return atlas()[0].to(device)
+
+
 def _drawn(text: str, bold: int, around: str) -> Image.Image:
     """The text, as large as the picture."""
     font = ImageFont.load_default(64)
