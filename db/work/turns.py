@@ -109,12 +109,14 @@ def counted(turn: sa.Row[Any], shard: sa.Row[Any]) -> dict[str, Any]:
     cost = max(float(shard.film_s) * shard.n_items, LEAST_S) / shard.weight
     start = max(turn.start, shard.taken or 0.0) + turn.place * cost
     theirs = (shard.share, shard.share_priority) == (turn.share, turn.priority)
-    paid = shard.ends if theirs and shard.starts is None else 0.0
+    if theirs and shard.starts is None:
+        # Begun earlier by what was paid: what it is given back or took counts from there.
+        start -= min(shard.ends or 0.0, cost)
     return {
         "share": turn.share,
         "share_priority": turn.priority,
         "starts": start,
-        "ends": start + max(cost - paid, 0.0),
+        "ends": start + cost,
     }
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from db.queue import training
+from db.registry import models
 from scheduler import session
 from scheduler.pages import films as film_pages
 from scheduler.pages import html
@@ -100,7 +103,7 @@ def of_training(
     if row["film_rule"] not in rules.RULES:
         return Dressed(said=f"{NONE}: this release does not know its film rule.")
     root, text = kept
-    if not Path(root).is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112  # pathlib's raises below a folder of others
         return Dressed(
             said=f"{NONE}: the folder of its training films, {output.printable(root)}, cannot be "
             f"reached from here; {INSTEAD}."
@@ -114,7 +117,13 @@ def of_training(
         "Dressing films: its training films are read again, which may take a minute; --films 0 "
         "leaves it out."
     )
-    films, wanted = _at_hand(row, card, Path(root), text, seed)
+    trained = row
+    while trained["job_id"] is None and trained["parent_id"] is not None:
+        trained = models.get(engine, trained["parent_id"])  # calibrated: the names are its job's
+    try:
+        films, wanted = _at_hand(trained, card, Path(root), text, seed)
+    except WorkerError as error:
+        return Dressed(said=f"{NONE}: its training films cannot be decoded here ({error}).")
     if not len(films):
         return Dressed(
             said=f"{NONE}: none of its {wanted:,} training films can be read again as it was; "
@@ -149,7 +158,10 @@ def _at_hand(
     of = {split: [film for film in known if film.split == split] for split in (TRAIN, VAL)}
     learned, held_out = units.at_hand(of[TRAIN], of[VAL], seed)
     every = (*learned, *held_out)
-    planes = np.zeros((len(every), card.size, card.size), np.uint8)
+    # On disk: thousands of large films are more than a small machine's memory.
+    with tempfile.TemporaryFile() as file:
+        shape = (max(1, len(every)), card.size, card.size)
+        planes = np.memmap(file, np.uint8, "w+", shape=shape)
     there = np.zeros(len(every), np.bool_)
     wanted = (Wanted(file=root / names.get(f.path, f.path), sha256=f.sha256) for f in every)
     with closing(decoder(wanted, size=card.size, rule=card.film_rule)) as through:
@@ -180,12 +192,13 @@ def markup(found: Dressed, of: Mapping[str, Any] | None, threshold: float) -> Co
     if not found.samples:
         return html.note(found.said)
     assert found.films is not None
+    two = any(len(sample.pairs) > 1 for sample in found.samples)
     content: list[Content] = [
         el("h3", "Dressed films side by side"),
         html.note(
             f"{found.said} Of up to {samples.TRIED} films of each class the one is shown whose "
-            "probability changes most, and the one in the middle by its change. They are examples: "
-            "the measure is the figures above."
+            f"probability changes most{', and the one in the middle by its change' if two else ''}"
+            ". They are examples: the measure is the figures above."
         ),
     ]
     for sample in found.samples:

@@ -64,6 +64,7 @@
 
   function undo() {
     const last = done.undo.pop();
+    noted = false;
     if (!last) return show(view.at, "Nothing to undo. ");
     const [item, before] = last;
     if (before) done.answers[item] = before;
@@ -132,6 +133,7 @@
     const moved = n !== view.at || !$("frame").firstChild;
     view.at = n;
     if (moved) {
+      noted = false;
       Object.assign(view, { zoom: 1, x: 0, y: 0 });
       picture(films[n]);
     }

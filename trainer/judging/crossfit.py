@@ -29,6 +29,9 @@ Numbers = NDArray[np.int64]
 #: (Hastie, Tibshirani and Friedman 2009, 7.10, recommend five or ten).
 FOLDS = 5
 
+#: How a basis begins that says so.
+CROSS_FITTED = "cross-fitted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
@@ -96,7 +99,8 @@ class CrossFitted:
         """For a person: what the films that the figures are of had a part in; `what` is chosen."""
         if self.folds:
             return (
-                f"cross-fitted over patients: of each of {self.folds} parts the others chose {what}"
+                f"{CROSS_FITTED} over patients: of each of {self.folds} parts the others chose "
+                f"{what}"
             )
         return f"films that chose {what} themselves, of too few patients: too good"
 

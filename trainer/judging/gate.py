@@ -237,6 +237,9 @@ def misled(new: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> dict
     one, other = _worst(new), _worst(old)
     if one is None or other is None:
         return {"judged": False}
+    draws = [int((report or {}).get("draws") or 1) for report in (new, old)]
+    if draws[0] != draws[1]:  # single draws differ by as much as two models do
+        return {"judged": False, "draws": draws}
     apart = one["auroc"] - other["auroc"]
     # From what intervals of 95 % leave out on each side to what a one-sided bound does.
     share = paired.Z / metrics.Z
@@ -255,7 +258,8 @@ def misled(new: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> dict
 def _worst(report: Mapping[str, Any] | None) -> dict[str, float] | None:
     """AUROC of the worst dressing with its interval; None where there is no such number."""
     worst = (report or {}).get("worst") or {}
-    found = {name: float(worst.get(name, math.nan)) for name in ("auroc", "low", "high")}
+    given = {name: worst.get(name) for name in ("auroc", "low", "high")}
+    found = {name: math.nan if v is None else float(v) for name, v in given.items()}
     return found if all(map(math.isfinite, found.values())) else None
 
 

@@ -30,8 +30,8 @@ from trainer.shift.units import Films, Unit
 #: A film counts at least so much, however one-sided its group is.
 LEAST = 0.25
 
-#: Films that are dressed to judge an epoch, at most: 100 MB at 224 px.
-DRESSED = 2000
+#: Films that are dressed to judge an epoch, at most, and their bytes.
+DRESSED, DRESSED_BYTES = 2000, 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class Defence:
     dressed: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]] = ()
     #: Groups of one class; None where they were not looked for.
     found: Found | None = None
+    #: For a person: which films were not looked at.
+    note: str = ""
 
 
 def none(films: int) -> Defence:
@@ -67,15 +69,22 @@ def prepare(
     dressed = []
     if len(np.unique(films.truth[films.held_out])) == 2:
         first = len(films) - len(kept)
-        for places, planes in measure.once(films, those, seed=seed, most=DRESSED):
+        most = min(DRESSED, DRESSED_BYTES // pixels.size**2)
+        for places, planes in measure.once(films, those, seed=seed, most=most, stop=stop):
             dressed.append((kept[places - first], planes))
     counts, known, boxes = _of(data, pixels, films, those)
+    contents, seen = len({film.sha256 for film in data.of(TRAIN)}), len(found.films)
+    note = (
+        f"groups of one class are looked for in {seen:,} of {contents:,} training films; what the "
+        "others carry is not taken away"
+    )
     return Defence(
         counts=torch.tensor(counts),
         known=torch.tensor(known),
         boxes=boxes,
         dressed=dressed,
         found=found,
+        note=note if seen < contents else "",
     )
 
 

@@ -147,6 +147,8 @@ def train(
     defended = defence.none(len(train_rows))
     if options.defend:
         defended = defence.prepare(data, films, options.seed, stop)
+        if defended.note:
+            report(defended.note)
     learn = Step(
         net,
         optimizer,
@@ -448,9 +450,6 @@ def _run(options: Options, data: dataset.Dataset, init: model.Init) -> dict[str,
     chosen = {
         key: value for key, value in dataclasses.asdict(options).items() if key not in INCIDENTAL
     }
-    # A run of release 0.1.0 says nothing of it.
-    if not chosen["defend"]:
-        del chosen["defend"]
     # The same weights may lie elsewhere by now.
     return {**chosen, "init": init.sha256 or init.name, "dataset": data.hash}
 

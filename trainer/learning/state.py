@@ -43,7 +43,8 @@ class State:
     scaler: torch.amp.GradScaler
     #: Finished epochs, oldest first.
     history: list[Epoch]
-    #: Logits `float32 [validation films, C]` after each of them, as far as they are known.
+    #: Logits `float32 [1 + K, validation films, C]` after each of them, as of `Trained.held_out`;
+    #: as far as they are known.
     held_out: list[Tensor] = field(default_factory=list)
     #: Steps done of the epoch after these.
     step: int = 0
@@ -183,7 +184,8 @@ class Keeper:
         return False
 
     def _must_be_ours(self, path: Path, values: dict[str, Any]) -> None:
-        theirs = values.get("run", {})
+        # A run of release 0.1.0 says nothing of it.
+        theirs = {"defend": False, **values.get("run", {})}
         other = [key for key in self._run if theirs.get(key) != self._run[key]]
         if other:
             raise CheckpointError(

@@ -80,10 +80,10 @@ class Step:
         with devices.autocast(self._device, self._precision):
             logits = self._net(x)
         each = F.cross_entropy(
-            logits.float(), y, label_smoothing=self._label_smoothing, reduction="none"
-        )
-        counts = counts * self._weight[y]
-        loss = (counts * each).sum() / counts.sum()
+            logits.float(), y, weight=self._weight, label_smoothing=self._label_smoothing,
+            reduction="none",
+        )  # fmt: skip
+        loss = (counts * each).sum() / (counts * self._weight[y]).sum()
         self._optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no hint
         return loss.detach(), logits.detach()

@@ -91,10 +91,10 @@ def export(
         )
     found = trained.found or fingerprints.find(data, films, stop)
     learned, groups = fingerprints.learn(data, films, found, trained.options.seed)
-    patients = [film.patient for film in val]
+    patients, dressed = [film.patient for film in val], _dressed(trained)
     fitted = crossfit.fit(
         logits, labels, patients, data.positive_index, rule,
-        views=np.stack(views), dressed=_dressed(trained), epochs=of_epochs(trained),
+        views=np.stack(views), dressed=dressed, epochs=of_epochs(trained),
     )  # fmt: skip
     chosen = fitted.chosen
     what = "epoch, temperature and threshold"
@@ -108,7 +108,8 @@ def export(
         golden=tuple(rules.golden(films.rule)),
         temperature=chosen.temperature,
         threshold=chosen.threshold,
-        threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions",
+        threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions"
+        + (f" and in {len(dressed)} dressings" if dressed is not None else ""),
         ood_threshold=detector.threshold,
         looks=groups,
         dataset_hash=data.hash,

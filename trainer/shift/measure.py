@@ -126,12 +126,17 @@ def measure(
 
 
 def once(
-    films: Films, units: Sequence[Unit], *, seed: int, most: int
+    films: Films,
+    units: Sequence[Unit],
+    *,
+    seed: int,
+    most: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
     """What a network is judged by while it learns: places among all films, and these dressed.
 
     As each unit, and as the other class was mostly acquired; of each film once, with one donor, and
-    about `most` in all. What training never does is not among them.
+    about `most` in all. What training never does is not among them. Raises Stopped.
     """
     held_out = np.flatnonzero(films.held_out)
     cost = held_out.size + sum(_others(films, unit, held_out).size for unit in units)
@@ -140,10 +145,18 @@ def once(
         look = _as_unit(films, units, number, (UNIT,), chosen, seed)
         if look.films.size:
             (_, _, dress) = look.ways[0]
-            yield chosen[look.films], dress(np.arange(look.films.size), 0)
+            made = np.empty((look.films.size, *films.planes.shape[1:]), np.uint8)
+            for start in range(0, look.films.size, AT_ONCE):
+                if stop():
+                    raise Stopped("stopped while films were dressed")
+                places = np.arange(start, min(start + AT_ONCE, look.films.size))
+                made[places] = dress(places, 0)
+            yield chosen[look.films], made
     *_, changes = counter.SHIFTS.values()
-    some = zip(films.take(chosen), films.truth[chosen], strict=True)
-    yield chosen, np.stack([changes[int(sick)](plane) for plane, sick in some])
+    made = np.empty((chosen.size, *films.planes.shape[1:]), np.uint8)
+    for n, sick in enumerate(films.truth[chosen]):
+        made[n] = changes[int(sick)](films.take(chosen[n : n + 1])[0])
+    yield chosen, made
 
 
 #: What becomes of some of the films that are dressed, in one draw of donors: uint8 [n, S, S].

@@ -163,27 +163,29 @@ def find(
                 label=one.label,
                 films=one.group.films,
                 patients=one.patients,
-                burned=_boxes(one.group, some, one.group.films),
+                burned=_boxes(one.group, some, one.group.films, donors),
                 donors=donors,
-                boxes=_boxes(one.group, some, donors),
+                boxes=_boxes(one.group, some, donors, donors),
                 frames=some.frames[donors],
             )
         )
     return found
 
 
-def _boxes(group: Group, some: Looks, donors: Rows) -> list[NDArray[np.int16]]:
-    """Marks of donors that the unit makes: what the group is known by, and what many of it have."""
-    of_donor = np.flatnonzero(np.isin(some.marks.film, donors))
-    film, kind = some.marks.film[of_donor], some.marks.kind[of_donor]
-    box = some.marks.box[of_donor]
-    middle = box[:, :2] + box[:, 2:] / 2
-    common = np.zeros(len(of_donor), np.bool_)
-    for n in range(len(of_donor)):
-        near = (kind == kind[n]) & (np.abs(middle - middle[n]) <= NEAR).all(axis=1)
-        common[n] = np.unique(film[near]).size >= COMMON * donors.size
+def _boxes(group: Group, some: Looks, films: Rows, donors: Rows) -> list[NDArray[np.int16]]:
+    """Marks of films that the unit makes: what the group is known by, and what many donors have."""
+    marks = some.marks
+    its = np.flatnonzero(np.isin(marks.film, films))
+    theirs = np.flatnonzero(np.isin(marks.film, donors))
+    film, box = marks.film[its], marks.box[its]
+    middle = marks.box[:, :2] + marks.box[:, 2:] / 2
+    of, kind, where = marks.film[theirs], marks.kind[theirs], middle[theirs]
+    common = np.zeros(len(its), np.bool_)
+    for n, mark in enumerate(its):
+        near = (kind == marks.kind[mark]) & (np.abs(where - middle[mark]) <= NEAR).all(axis=1)
+        common[n] = np.unique(of[near]).size >= COMMON * donors.size
     found = []
-    for donor in donors:
+    for donor in films:
         boxes = box[common & (film == donor)]
         if group.boxes is not None:
             boxes = np.concatenate([group.boxes[group.films == donor], boxes])

@@ -33,7 +33,7 @@ from trainer.data.decoding import Decoder
 from trainer.data.labelled import FIRST_NAMING
 from trainer.data.names import Names
 from trainer.data.whose import Whose
-from trainer.judging import figures, parity
+from trainer.judging import crossfit, figures, parity
 from trainer.learning import loop
 from trainer.modelfile import export, quantise
 from trainer.network import device as devices
@@ -218,7 +218,8 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
     path = folder / "model.onnx"
     report("note", text="calibrating, and dressing held-out films as others look")
     card = export.export(trained, path, spec["operating_point"], stop=stop.is_set)
-    if outcome := figures.goal(spec["operating_point"], card.metrics):
+    outcome = figures.goal(spec["operating_point"], card.metrics)
+    if outcome and card.basis.startswith(crossfit.CROSS_FITTED):
         report("note", text=outcome)
     for group in card.looks:
         report("note", text=looks_alike(group))

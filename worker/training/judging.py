@@ -75,7 +75,9 @@ def through_gate(
     seen = [film for film, could in zip(films, readable, strict=True) if could]
     truth = np.array([film.name == positive for film in seen], dtype=np.bool_)
     sides = [one.side(readable) for one in outputs]
-    found = [_figures(side, truth, seen) for side in sides]
+    found = [
+        _figures(side, truth, seen, one.card) for side, one in zip(sides, outputs, strict=True)
+    ]
     answer: dict[str, Any] = {
         "candidate": found[0],
         "champion": found[1] if champion else None,
@@ -163,11 +165,13 @@ def _scores(
 
 
 def _figures(
-    side: verdict.Side, truth: NDArray[np.bool_], films: Sequence[Judged]
+    side: verdict.Side, truth: NDArray[np.bool_], films: Sequence[Judged], card: Card
 ) -> dict[str, Any] | None:
     """A model's row of evaluations; None where there is nothing that could be one."""
     if not len(truth) or not np.isfinite(side.score).all():
         return None
     patients = [film.patient for film in films]
     found = figures.summary(side.score, truth, side.threshold, patients, known=whose.state(films))
-    return {**found, "n_films": len(truth), "basis": figures.FROZEN}
+    # A model may have been calibrated on some of them.
+    basis = figures.GIVEN if card.provenance.get("calibrated") else figures.FROZEN
+    return {**found, "n_films": len(truth), "basis": basis}

@@ -331,8 +331,12 @@ def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: boo
         found.append(films.told)
     if not known:
         found.append("the champion was imported, and may have learned from any of them")
-    if not figures.get("shift", {"judged": True})["judged"]:
-        found.append("the shift reports are not compared, as one of the two models has none")
+    anchor = figures.get("anchor") or {}
+    for shift, whom in ((figures.get("shift"), ""), (anchor.get("shift"), " with the anchor's")):
+        if not shift or shift["judged"]:
+            continue
+        why = "is a mean of other draws" if "draws" in shift else "of the two models has none"
+        found.append(f"the shift reports are not compared{whom}, as one {why}")
     return f" ({'; '.join(found)})" if found else ""
 
 

@@ -123,7 +123,9 @@ def run(
         score, truth, card.threshold, [owned[n].patient for n in tally.places],
         known=whose.state([owned[n] for n in tally.places]),
     )  # fmt: skip
-    basis = figures.TESTED if split == TEST else figures.GIVEN
+    # A calibration chooses on a folder's test split too.
+    chose = bool(card.provenance.get("calibrated"))
+    basis = figures.TESTED if split == TEST and not chose else figures.GIVEN
     kept = {k: v for k, v in found.items() if k != "films"} | {
         "n_films": len(score),
         "basis": basis,
