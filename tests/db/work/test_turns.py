@@ -290,6 +290,31 @@ def test_what_is_handed_back_in_good_order_is_charged_to_nobody(
     assert done["ann"] == pytest.approx(done["bob"], abs=2)
 
 
+def test_a_key_whose_shards_are_handed_back_again_and_again_keeps_its_share(
+    database: sa.Engine,
+) -> None:
+    costs = {"ann": 1.0, "bob": 1.0}
+    for key in costs:
+        archive(database, key, 60)
+    fleet = Fleet(database, 1, costs)
+    done: Counter[str] = Counter()
+
+    def end(shard: leases.Shard) -> None:
+        write(database, lambda c: results.commit(c, shard, given.outcomes(shard), seconds=FILMS))
+        done[fleet.key(shard)] += 1
+
+    for _ in range(20):
+        held = [given.claimed(database) for _ in range(4)]
+        for shard in held:
+            if fleet.key(shard) == "ann":
+                hand_back(database, shard)
+            else:
+                end(shard)
+        end(given.claimed(database))
+
+    assert done["ann"] >= 0.8 * done["bob"]
+
+
 def hand_back(database: sa.Engine, shard: leases.Shard) -> None:
     """As a worker does that is ending."""
     write(database, lambda c: leases.hand_back_shard(c, shard, "ending", in_good_order=True))

@@ -360,6 +360,10 @@ def test_a_model_that_looks_mislead_more_is_not_accepted() -> None:
 
 def test_what_few_dressed_films_say_by_chance_does_not_speak_against_a_model() -> None:
     equal = ((20, 20), (20, 20))
+    five: dict[str, object] = {**report(0.95), "draws": 5}
+    other = decided(1000, 1000, *equal, shift=(report(0.7), five))
+    assert other.accepted
+    assert other.figures["shift"] == {"judged": False, "draws": [1, 5]}
     chance = decided(1000, 1000, *equal, shift=(report(0.85, 0.08), report(0.95, 0.08)))
     assert chance.accepted
     figures = chance.figures["shift"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -41,6 +42,12 @@ def test_the_best_epoch_is_the_one_whose_least_auroc_is_highest_films_dressed_in
     assert epoch.best(history).epoch == 2  # type: ignore[union-attr]
     history = run([0.3, 0.2, 0.1], auroc=[0.9, 0.95, 0.89], shifted=[0.99, 0.97, 0.98])
     assert epoch.best(history).epoch == 2  # type: ignore[union-attr]
+
+
+def test_the_epoch_that_a_run_kept_is_named_where_only_its_mark_is_known() -> None:
+    first, second = run([0.2, 0.3], auroc=[0.99, 0.98])
+    said = epoch.verdict([first, dataclasses.replace(second, best=True)])
+    assert "epoch 2 is kept (validation AUROC 0.9800)" in said
 
 
 def test_a_run_is_tired_after_so_many_epochs_without_a_better_one() -> None:
