@@ -118,6 +118,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_asks_nothing(
         outputs=torch.zeros(3 * BATCH, 2, device=GPU),
     )  # fmt: skip
     labels = torch.zeros(3 * BATCH, dtype=torch.int64, device=GPU)
+    counts = torch.ones(BATCH, device=GPU)
     feed = Feed(films(), GPU, resident=True)
     assert feed.resident
     batches = feed.batches(np.arange(3 * BATCH), BATCH)
@@ -127,7 +128,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_asks_nothing(
     with Crossings() as crossings:
         for step in range(3):
             x = augment.apply(x if step == 0 else next(batches), drawn[step])
-            loss, logits = learn(x, labels[step * BATCH : (step + 1) * BATCH])
+            loss, logits = learn(x, labels[step * BATCH : (step + 1) * BATCH], counts)
             average.follow(step)
             state.note(loss, logits)
     assert crossings.seen == []
