@@ -21,8 +21,14 @@ def run(*arguments: str | int, stdin: str | None = None) -> Result:
 
 
 def start(*arguments: str | int, **options: object) -> subprocess.Popen[str]:
-    """Start a command as a program, its outputs being pipes."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    """Start a command as a program, its outputs being pipes, and with nothing to read."""
+    # What this process has as its first file may be a terminal of another test.
+    pipes = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    } | options
     return subprocess.Popen(
         [sys.executable, "-m", "scheduler", *map(str, arguments)],
         cwd=ROOT,

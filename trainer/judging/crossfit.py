@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.judging import calibration, figures
+from trainer.judging import calibration, figures, metrics
 from trainer.judging.verdict import Side
 
 Floats = NDArray[np.float64]
@@ -156,6 +156,22 @@ def fit(
         probability[inside] = by_others.scores(said[inside])[:, positive]
         threshold[inside] = by_others.threshold
     return CrossFitted(chosen=chosen, probability=probability, threshold=threshold, folds=parts)
+
+
+def best_by(logits: Several, labels: Numbers, positive: int) -> int:
+    """The place of the epoch that films like best, from 0: by `trainer.learning.epoch.merit`.
+
+    By logits `[1 + K, N, C]` after each epoch, of films as they are and in K dressings, and true
+    classes `[N]`.
+    """
+
+    def merit(one: Logits) -> tuple[float, float]:
+        each = [calibration.softmax(logits) for logits in one]
+        right = each[0][np.arange(len(labels)), labels]
+        areas = [metrics.auroc(scores[:, positive], labels == positive) for scores in each]
+        return min(areas), float(np.log(np.maximum(right, 1e-300)).mean())
+
+    return max(range(len(logits)), key=lambda place: merit(logits[place]))
 
 
 def folds(truth: Flags, patients: Sequence[str]) -> tuple[Numbers, int]:

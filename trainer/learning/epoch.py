@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from trainer.data.labelled import LeftOut
-from trainer.judging import calibration, metrics
 
 #: A validation loss by this share above its lowest in each of the last RISEN_EPOCHS is no chance.
 RISE = 0.05
@@ -78,8 +72,8 @@ class Epoch:
     #: Of P(positive) against the rest, 0 to 1; NaN without both.
     val_auroc: float
     #: Least AUROC where validation films are dressed as groups of one class look, or as the other
-    #: class was mostly acquired, 0 to 1; NaN where none are.
-    shift_auroc: float = math.nan
+    #: class was mostly acquired, 0 to 1; None where none are.
+    shift_auroc: float | None = None
     #: `figures.summary` at 0.5, before calibration, by name.
     train_metrics: dict[str, float] = field(default_factory=dict)
     #: The same of validation.
@@ -98,29 +92,15 @@ class Epoch:
 
 def merit(epoch: Epoch) -> tuple[float, float]:
     """Greater is better: the least AUROC on validation, as it is and dressed, then likelihood."""
-    least = min((a for a in (epoch.val_auroc, epoch.shift_auroc) if not math.isnan(a)), default=0.0)
+    least = (
+        epoch.val_auroc if epoch.shift_auroc is None else min(epoch.val_auroc, epoch.shift_auroc)
+    )
     return least, -epoch.val_loss
 
 
 def best(history: Sequence[Epoch]) -> Epoch | None:
     """The epoch that validation likes best: of equals the first."""
     return max(history, key=merit, default=None)
-
-
-def best_by(logits: Sequence[NDArray[Any]], labels: NDArray[np.int64], positive: int) -> int:
-    """The place of the epoch that films like best, from 0, by the same merit.
-
-    By logits `[1 + K, N, C]` after each epoch, of films as they are and in K dressings, and true
-    classes `[N]`.
-    """
-
-    def merit(one: NDArray[Any]) -> tuple[float, float]:
-        each = [calibration.softmax(logits) for logits in one]
-        right = each[0][np.arange(len(labels)), labels]
-        areas = [metrics.auroc(scores[:, positive], labels == positive) for scores in each]
-        return min(areas), float(np.log(np.maximum(right, 1e-300)).mean())
-
-    return max(range(len(logits)), key=lambda place: merit(logits[place]))
 
 
 def tired(history: Sequence[Epoch], patience: int) -> bool:

@@ -269,7 +269,7 @@ def train(
                 val_accuracy=_accuracy(val, val_labels),
                 val_metrics=(held_out := _measured(val, val_labels, positive, val_films)),
                 val_auroc=held_out.get("auroc", math.nan),
-                shift_auroc=min((one["auroc"] for one in shifted), default=math.nan),
+                shift_auroc=min((one["auroc"] for one in shifted), default=None),
                 lr=options.lr * _schedule(epoch * steps - 1, options.epochs * steps),
                 seconds=before_s + time.monotonic() - began,
                 films_per_s=steps * batch / trained_s,

@@ -29,7 +29,6 @@ from trainer.checking import fingerprints
 from trainer.data import dataset
 from trainer.film import rules
 from trainer.judging import calibration, crossfit
-from trainer.learning import epoch as epochs
 from trainer.learning import loop
 from trainer.learning.loop import Trained
 from trainer.modelfile import fingerprint as look_nodes
@@ -109,7 +108,7 @@ def export(
         temperature=chosen.temperature,
         threshold=chosen.threshold,
         threshold_rule=f"{rule} on {len(val)} validation films, each as {VIEWS} acquisitions"
-        + (f" and in {len(dressed)} dressings" if dressed is not None else ""),
+        + ("" if dressed is None else f" and in {len(dressed)} dressing{'s' * (len(dressed) > 1)}"),
         ood_threshold=detector.threshold,
         looks=groups,
         dataset_hash=data.hash,
@@ -143,7 +142,7 @@ def of_epochs(trained: Trained) -> crossfit.Epochs | None:
     return crossfit.Epochs(
         logits=trained.held_out,
         kept=trained.epochs.index(trained.best),
-        best=lambda logits, labels: epochs.best_by(logits, labels, positive),
+        best=lambda logits, labels: crossfit.best_by(logits, labels, positive),
     )
 
 

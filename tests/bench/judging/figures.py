@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from tests.bench.judging import clusters as covering
 from tests.bench.parts import report
 from trainer.judging import crossfit, metrics
-from trainer.learning import epoch
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +74,7 @@ def fitted(drawn: Drawn, rule: str) -> tuple[int, crossfit.CrossFitted]:
     """The epoch that is kept, and all else that is chosen on these films."""
 
     def best(logits: crossfit.Several, labels: NDArray[np.int64]) -> int:
-        return epoch.best_by(logits, labels, 1)
+        return crossfit.best_by(logits, labels, 1)
 
     plain = drawn.logits[:, None]
     kept = best(plain, drawn.labels)

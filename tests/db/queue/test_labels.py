@@ -17,6 +17,7 @@ from db.base.schema import labels as table
 from db.queue import jobs, labels, results
 from db.registry import measures, models
 from tests.db import given
+from trainer.judging import figures
 from trainer.judging import metrics as trained
 
 
@@ -148,7 +149,7 @@ def test_metrics_of_a_job_follow_its_labels(database: sa.Engine, tmp_path: Path)
     called = score >= 0.5
     assert found["ppv"] == pytest.approx(reference.precision_score(true, called))
     assert found["npv"] == pytest.approx(reference.precision_score(~true, ~called))
-    expected = trained.summary(score, true, 0.5)
+    expected = figures.summary(score, true, 0.5)
     both = found.keys() & expected.keys()
     assert both >= {"auroc", "auprc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "ece"}
     assert {k: found[k] for k in both} == pytest.approx({k: expected[k] for k in both})

@@ -455,7 +455,7 @@ def test_a_schedule_is_shown_with_its_job_and_the_reason_of_each_run(
     assert shown["cron"] == "30 2 1 2 * in Europe/Paris"
     assert shown["next"] == f"{year}-02-01 02:30 in Europe/Paris ({year}-02-01 01:30 UTC)"
     assert (shown["catch_up"], shown["keep"], shown["promote"]) == ("6 h 00 min", "10", "yes")
-    assert (shown["data"], shown["epochs"]) == (str(films), "8")
+    assert (shown["data"], shown["epochs"]) == (str(films), "3")
     assert shown["added"].endswith(f" by {session.who()}")
     lines = result.stdout.splitlines()
     assert lines[-4].endswith("Z  running  job 2")

@@ -159,6 +159,7 @@ def test_what_is_shown_fits_the_terminal_with_and_without_colour(
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    monkeypatch.delenv("COLUMNS", raising=False)
     process = start("jobs", "watch", lease.job_id, stderr=theirs)
     os.close(theirs)
     shown = b""

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from tests.bench.judging import figures as simulated
 from trainer.judging import calibration, crossfit, figures, metrics
-from trainer.learning import epoch
 
 RULE = "sensitivity=0.95"
 
@@ -187,7 +186,7 @@ def test_a_fold_is_scored_by_the_epoch_that_the_others_like_best() -> None:
     each, labels, patients = in_epochs(5)
 
     def best(logits: crossfit.Several, truth: NDArray[np.int64]) -> int:
-        return epoch.best_by(logits, truth, 1)
+        return crossfit.best_by(logits, truth, 1)
 
     kept = best(each, labels)
     found = crossfit.fit(

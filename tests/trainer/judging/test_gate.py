@@ -364,12 +364,12 @@ def test_what_few_dressed_films_say_by_chance_does_not_speak_against_a_model() -
     other = decided(1000, 1000, *equal, shift=(report(0.7), five))
     assert other.accepted
     assert other.figures["shift"] == {"judged": False, "draws": [1, 5]}
-    chance = decided(1000, 1000, *equal, shift=(report(0.85, 0.08), report(0.95, 0.08)))
+    chance = decided(1000, 1000, *equal, shift=(report(0.85, 0.09), report(0.95, 0.09)))
     assert chance.accepted
     figures = chance.figures["shift"]
     assert figures["difference"] == pytest.approx(-0.1)
-    # By hand: two half-widths of 0.08 for 95 %, of which 1.645 / 1.96 are a one-sided bound's.
-    assert figures["high"] == pytest.approx(-0.1 + 0.08 * math.sqrt(2) * 1.6449 / 1.96, abs=1e-4)
+    # By hand: two half-widths of 0.09 for 95 %, of which 1.645 / 1.96 are a one-sided bound's.
+    assert figures["high"] == pytest.approx(-0.1 + 0.09 * math.sqrt(2) * 1.6449 / 1.96, abs=1e-4)
     assert not decided(1000, 1000, *equal, shift=(report(0.85, 0.04), report(0.95, 0.04))).accepted
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from trainer.learning import epoch
@@ -23,7 +22,8 @@ def run(
             epoch=n + 1, epochs=epochs or count,
             train_loss=(train_loss or [1 - i / 10 for i in range(count)])[n],
             train_accuracy=0.9, train_auroc=0.9, val_loss=val_loss[n], val_accuracy=0.9,
-            val_auroc=(auroc or [0.9] * count)[n], shift_auroc=(shifted or [math.nan] * count)[n],
+            val_auroc=(auroc or [0.9] * count)[n],
+            shift_auroc=None if shifted is None else shifted[n],
             lr=1e-3, seconds=1, films_per_s=1, best=False,
         )
         for n in range(count)

@@ -16,7 +16,7 @@ from tests.trainer import samples
 from trainer import checkpoint
 from trainer.data import dataset
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
-from trainer.learning import epoch as epochs_of
+from trainer.judging import crossfit
 from trainer.learning import loop, state
 
 #: Smaller still: what is asked here is what becomes of runs, not how good they are.
@@ -142,7 +142,7 @@ def test_what_each_epoch_said_of_the_validation_films_is_kept_where_all_epochs_d
     # As they are, and in a counter-shift.
     assert [logits.shape[:2] for logits in whole.held_out] == [(2, len(val))] * 2
     # The same merit as of the run's own choice.
-    assert whole.epochs[epochs_of.best_by(whole.held_out, labels, 1)] == whole.best
+    assert whole.epochs[crossfit.best_by(whole.held_out, labels, 1)] == whole.best
     for logits, one in zip(whole.held_out, whole.epochs, strict=True):
         assert (
             loop._measured(torch.tensor(logits[0]), torch.tensor(labels), 1, val) == one.val_metrics

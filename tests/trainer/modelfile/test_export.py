@@ -116,7 +116,9 @@ def test_the_card_says_how_the_model_was_made_and_how_good_it_is(
     assert (read.labels, read.positive, read.size) == (("NORMAL", "PNEUMONIA"), "PNEUMONIA", 48)
     assert read.dataset_hash == trained.dataset.hash
     assert read.patients == "known"
-    assert read.threshold_rule == "youden on 24 validation films, each as 4 acquisitions"
+    assert read.threshold_rule == (
+        "youden on 24 validation films, each as 4 acquisitions and in 1 dressing"
+    )
     rules.check_golden(list(read.golden), read.film_rule)
 
     assert read.basis == (

@@ -102,7 +102,9 @@ def test_intervals_are_by_the_patients_of_the_films_names(
     assert other["sensitivity"] == one["sensitivity"]
     for name in ("auroc", "accuracy", "sensitivity"):
         width = one[f"{name}_high"] - one[f"{name}_low"]
-        assert other[f"{name}_high"] - other[f"{name}_low"] > 0.8 * width
+        assert (
+            other[f"{name}_high"] - other[f"{name}_low"] > 0.7 * width
+        )  # as of five times as many: 0.45
 
 
 def test_films_are_dressed_as_others_look_and_what_is_left_is_kept(
