@@ -16,7 +16,14 @@ from tests.worker import spots
 from tests.worker.training.test_night import JOB, Nights, opened
 
 #: In one process, as the others that train.
-pytestmark = [pytest.mark.xdist_group("nights"), soak.ONLY, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.xdist_group("nights"),
+    soak.ONLY,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        soak.RUN is soak.Run.PART, reason="eight nights take longer than a part of the soak has"
+    ),
+]
 
 
 def asked_for(nights: Nights, **job: object) -> None:
