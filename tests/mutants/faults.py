@@ -112,6 +112,9 @@ def copy(root: Path) -> Path:
         if source.is_file():  # it may be deleted and not yet committed
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+    # What looks at pages in tests is ignored too, and as large as all the rest.
+    if (ROOT / "node_modules").is_dir():
+        (root / "node_modules").symlink_to(ROOT / "node_modules")
     return root
 
 

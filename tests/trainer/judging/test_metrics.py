@@ -134,3 +134,8 @@ def test_the_interval_of_an_auroc_holds_the_truth_nineteen_times_in_twenty() -> 
         low, high = metrics.auroc_interval(metrics.auroc(score, truth), 60, 90)
         held += low <= true <= high
     assert 0.92 <= held / 400 <= 0.99
+
+
+def test_a_share_of_no_films_may_be_anything() -> None:
+    assert metrics.share_interval(0.5, 0) == (0.0, 1.0)
+    assert metrics.share_interval(math.nan, 10) == (0.0, 1.0)
