@@ -335,8 +335,7 @@ def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: boo
     for shift, whom in ((figures.get("shift"), ""), (anchor.get("shift"), " with the anchor's")):
         if not shift or shift["judged"]:
             continue
-        why = "is a mean of other draws" if "draws" in shift else "of the two models has none"
-        found.append(f"the shift reports are not compared{whom}, as one {why}")
+        found.append(f"the shift reports are not compared{whom}, as one of the two models has none")
     return f" ({'; '.join(found)})" if found else ""
 
 

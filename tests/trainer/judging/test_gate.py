@@ -69,10 +69,9 @@ def decided(sick: int, well: int, *wrong: tuple[int, int], **options: object) ->
     return judge(truth, [str(k) for k in range(sick + well)], scores[0], scores[1], **options)
 
 
-def report(auroc: float, half: float = 0.02) -> dict[str, object]:
-    """A shift report whose worst dressing has this AUROC, and an interval of so much each way."""
-    ends = {"auroc": auroc, "low": auroc - half, "high": auroc + half}
-    return {"worst": {"name": "group 4", **ends}}
+def report(auroc: float) -> dict[str, object]:
+    """A shift report whose worst dressing has this AUROC."""
+    return {"worst": {"name": "group 4", "auroc": auroc}}
 
 
 def test_a_model_beside_itself_is_accepted_where_there_are_films_enough_to_have_seen_a_loss() -> (
@@ -343,34 +342,19 @@ def test_a_model_that_looks_mislead_more_is_not_accepted() -> None:
     assert not found.accepted
     assert (
         "the look of films misleads the new model more: under the dressing of its shift report "
-        "that it does worst under its AUROC is 0.700, the champion's 0.950 under its own (at least "
-        "0.226 lower with 95 % confidence), where 0.050 less is allowed" in found.text
+        "that it does worst under its AUROC is 0.700, the champion's 0.950 under its own, where "
+        "0.050 less is allowed" in found.text
     )
     for pair in (
         (None, report(0.95)),
         (report(0.1), None),
         ({"worst": None}, report(0.9)),
-        ({"worst": {"name": "group 4", "auroc": 0.1}}, report(0.9)),
+        ({"worst": {"name": "group 4", "auroc": None}}, report(0.9)),
         (report(math.nan), report(0.9)),
     ):
         not_judged = decided(1000, 1000, *equal, shift=pair)
         assert not_judged.accepted
         assert not_judged.figures["shift"] == {"judged": False}
-
-
-def test_what_few_dressed_films_say_by_chance_does_not_speak_against_a_model() -> None:
-    equal = ((20, 20), (20, 20))
-    five: dict[str, object] = {**report(0.95), "draws": 5}
-    other = decided(1000, 1000, *equal, shift=(report(0.7), five))
-    assert other.accepted
-    assert other.figures["shift"] == {"judged": False, "draws": [1, 5]}
-    chance = decided(1000, 1000, *equal, shift=(report(0.85, 0.09), report(0.95, 0.09)))
-    assert chance.accepted
-    figures = chance.figures["shift"]
-    assert figures["difference"] == pytest.approx(-0.1)
-    # By hand: two half-widths of 0.09 for 95 %, of which 1.645 / 1.96 are a one-sided bound's.
-    assert figures["high"] == pytest.approx(-0.1 + 0.09 * math.sqrt(2) * 1.6449 / 1.96, abs=1e-4)
-    assert not decided(1000, 1000, *equal, shift=(report(0.85, 0.04), report(0.95, 0.04))).accepted
 
 
 def test_looks_that_mislead_a_little_more_each_night_are_stopped_by_the_anchor() -> None:
