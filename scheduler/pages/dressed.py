@@ -156,8 +156,9 @@ def _at_hand(
     lines = [_Film(**{k: line[k] for k in manifest.COLUMNS}) for line in _rows(text)]
     known = [film for film in lines if film.label in card.labels]
     of = {split: [film for film in known if film.split == split] for split in (TRAIN, VAL)}
-    learned, held_out = units.at_hand(of[TRAIN], of[VAL], seed)
-    every = (*learned, *held_out)
+    learned = units.contents(of[TRAIN])
+    kept = units.held_out([film.patient for film in of[VAL]], seed)
+    every = (*learned, *(of[VAL][place] for place in kept))
     # On disk: thousands of large films are more than a small machine's memory.
     with tempfile.TemporaryFile() as file:
         shape = (max(1, len(every)), card.size, card.size)

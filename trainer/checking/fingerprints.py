@@ -18,10 +18,7 @@ from trainer.card import Group
 from trainer.data.cache import Pixels
 from trainer.data.dataset import Dataset
 from trainer.data.labelled import TRAIN, Film
-
-#: Groups are looked for in so many training films, the first by their hash, which take some ten
-#: seconds of a processor: as many as `groups` learns from.
-FILMS = 6000
+from trainer.shift import units
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ def find(data: Dataset, pixels: Pixels, stop: Callable[[], bool] = lambda: False
     """Groups of training films, by the pixels that the network gets: no film is read again, so that
     it need not be there any more. Raises Stopped.
     """
-    unique = {film.sha256: film for film in reversed(data.of(TRAIN))}
-    films = tuple(unique[content] for content in sorted(unique)[:FILMS])
+    films = tuple(units.contents(data.of(TRAIN)))
     searched = search.search(
         pixels.planes,
         pixels.rows(films),

@@ -9,7 +9,7 @@ afterwards is what all films choose together. NumPy only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,12 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs:
-    """What the network said of the films after each epoch, and which epoch such films keep."""
+    """What the network said of the films after each epoch, and which epoch is kept."""
 
     #: `[1 + K, N, C]` of each: the films as they are, and in each of K dressings.
     logits: Several
     #: The place of the one that is kept, from 0.
     kept: int
-    #: The place of the best one, from 0, by logits `[1 + K, N, C]` of each and true classes `[N]`.
-    best: Callable[[Several, Numbers], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +144,7 @@ def fit(
         by_others = _choose(seen, views, labels, others, positive, rule)
         said: Logits = logits
         if epochs is not None:
-            theirs = epochs.best([one[:, others] for one in epochs.logits], labels[others])
+            theirs = best_by([one[:, others] for one in epochs.logits], labels[others], positive)
             if theirs != epochs.kept:
                 after = epochs.logits[theirs]
                 said = after[0]

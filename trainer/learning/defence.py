@@ -94,7 +94,7 @@ def at_hand(
     """The training films in which groups were looked for, then held-out ones that are dressed as
     these; and the places of the latter among all that are held out."""
     every = data.of(VAL)
-    kept = units.drawn([film.patient for film in every], units.HELD_OUT, seed)
+    kept = units.held_out([film.patient for film in every], seed)
     films = (*found.films, *(every[place] for place in kept))
     made = Films(
         planes=pixels.planes,

@@ -138,12 +138,7 @@ def of_epochs(trained: Trained) -> crossfit.Epochs | None:
     """What each epoch said of the validation films; None where that is not known."""
     if not trained.held_out:
         return None
-    positive = trained.dataset.positive_index
-    return crossfit.Epochs(
-        logits=trained.held_out,
-        kept=trained.epochs.index(trained.best),
-        best=lambda logits, labels: crossfit.best_by(logits, labels, positive),
-    )
+    return crossfit.Epochs(logits=trained.held_out, kept=trained.epochs.index(trained.best))
 
 
 @torch.no_grad()

@@ -102,17 +102,15 @@ class Known(Protocol):
 F = TypeVar("F", bound=Known)
 
 
-def at_hand(learned: Sequence[F], held_out: Sequence[F], seed: int) -> tuple[list[F], list[F]]:
-    """The films of a training that are looked at: of both kinds no more than is bounded here.
-
-    Of what was learned one of each content, as groups are looked for in them.
-    """
+def contents(learned: Sequence[F]) -> list[F]:
+    """The learned films in which units are looked for: one of each content, LEARNED at most."""
     unique = {film.sha256: film for film in reversed(learned)}
-    some = drawn([film.patient for film in held_out], HELD_OUT, seed)
-    return (
-        [unique[content] for content in sorted(unique)[:LEARNED]],
-        [held_out[row] for row in some],
-    )
+    return [unique[content] for content in sorted(unique)[:LEARNED]]
+
+
+def held_out(patients: Sequence[str], seed: int) -> Rows:
+    """The held-out films that are dressed, ascending: HELD_OUT at most, by `seed`."""
+    return drawn(patients, HELD_OUT, seed)
 
 
 def drawn(patients: Sequence[str], most: int, seed: int) -> Rows:

@@ -72,13 +72,9 @@ def draw(
 
 def fitted(drawn: Drawn, rule: str) -> tuple[int, crossfit.CrossFitted]:
     """The epoch that is kept, and all else that is chosen on these films."""
-
-    def best(logits: crossfit.Several, labels: NDArray[np.int64]) -> int:
-        return crossfit.best_by(logits, labels, 1)
-
     plain = drawn.logits[:, None]
-    kept = best(plain, drawn.labels)
-    each = crossfit.Epochs(logits=plain, kept=kept, best=best)
+    kept = crossfit.best_by(plain, drawn.labels, 1)
+    each = crossfit.Epochs(logits=plain, kept=kept)
     return kept, crossfit.fit(
         drawn.logits[kept], drawn.labels, drawn.patients, 1, rule, epochs=each
     )

@@ -184,18 +184,14 @@ def in_epochs(seed: int) -> tuple[list[NDArray[np.float64]], NDArray[np.int64], 
 
 def test_a_fold_is_scored_by_the_epoch_that_the_others_like_best() -> None:
     each, labels, patients = in_epochs(5)
-
-    def best(logits: crossfit.Several, truth: NDArray[np.int64]) -> int:
-        return crossfit.best_by(logits, truth, 1)
-
-    kept = best(each, labels)
+    kept = crossfit.best_by(each, labels, 1)
     found = crossfit.fit(
         each[kept][0], labels, patients, 1, RULE,
-        epochs=crossfit.Epochs(logits=each, kept=kept, best=best),
+        epochs=crossfit.Epochs(logits=each, kept=kept),
     )  # fmt: skip
     number, parts = crossfit.folds(labels == 1, patients)
     theirs = [
-        best([one[:, number != fold] for one in each], labels[number != fold])
+        crossfit.best_by([one[:, number != fold] for one in each], labels[number != fold], 1)
         for fold in range(parts)
     ]
     assert set(theirs) != {kept}
@@ -206,20 +202,23 @@ def test_a_fold_is_scored_by_the_epoch_that_the_others_like_best() -> None:
         assert found.probability[inside] == pytest.approx(scores)
 
 
-def test_the_threshold_of_another_epoch_calls_as_many_films_positive() -> None:
+def test_the_threshold_of_another_epoch_calls_as_many_films_positive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crossfit, "best_by", lambda logits, labels, positive: 1)
     each, labels, patients = in_epochs(4)
     kept, other = each[0][0], each[1]
     alone = crossfit.fit(kept, labels, patients, 1, RULE)
     found = crossfit.fit(
         kept, labels, patients, 1, RULE,
-        epochs=crossfit.Epochs(logits=[kept[None], other], kept=0, best=lambda logits, labels: 1),
+        epochs=crossfit.Epochs(logits=[kept[None], other], kept=0),
     )  # fmt: skip
     assert found.called.mean() == pytest.approx(alone.called.mean(), abs=0.05)
     # All that the logits of an epoch are multiplied by or moved by is calibrated away.
     moved = crossfit.fit(
         kept, labels, patients, 1, RULE,
         epochs=crossfit.Epochs(
-            logits=[kept[None], 3 * kept[None] + 1], kept=0, best=lambda logits, labels: 1
+            logits=[kept[None], 3 * kept[None] + 1], kept=0
         ),
     )  # fmt: skip
     assert (moved.called == alone.called).mean() > 0.98
