@@ -29,7 +29,7 @@ from trainer.data.decoding import Decoder
 from trainer.data.labelled import Film
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
 from trainer.judging import figures
-from trainer.learning import averaging, defence, warm
+from trainer.learning import averaging, defence, outputs, warm
 from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
 from trainer.learning.epoch import Epoch, Progress, Saved, Without
@@ -46,11 +46,10 @@ from trainer.learning.step import Step
 from trainer.network import augment, disguise, model, optimizers
 from trainer.network import device as devices
 from trainer.network import feed as feeds
-from trainer.network.feed import Feed
 
 __all__ = [
     "BEST", "CHECKPOINT", "Epoch", "Options", "Progress", "Saved", "Trained", "Without",
-    "predict", "train",
+    "train",
 ]  # fmt: skip
 
 #: Seconds between two Progress reports.
@@ -249,21 +248,21 @@ def train(
             trained_s = state.seconds = before_s + time.monotonic() - began
 
             try:
-                val = predict(
+                val = outputs.predict(
                     average.net, films, val_rows, feed=feed, precision=precision, stop=stop
                 ).logits
-                acquired = _acquired(average.net, val, defended.dressed, precision, stop)
+                acquired = outputs.acquired(average.net, val, defended.dressed, precision, stop)
             except Stopped:
                 keeper.save(state)
                 raise
             shifted = [_measured(one, val_labels, positive) for one in acquired[1:]]
-            outputs, truth = state.outputs.cpu(), train_labels[order]
+            seen_logits, truth = state.outputs.cpu(), train_labels[order]
             news = Epoch(
                 epoch=epoch,
                 epochs=options.epochs,
                 train_loss=state.losses / steps,
-                train_accuracy=_accuracy(outputs, truth),
-                train_metrics=(seen := _measured(outputs, truth, positive)),
+                train_accuracy=_accuracy(seen_logits, truth),
+                train_metrics=(seen := _measured(seen_logits, truth, positive)),
                 train_auroc=seen.get("auroc", math.nan),
                 val_loss=float(F.cross_entropy(val, val_labels)),
                 val_accuracy=_accuracy(val, val_labels),
@@ -309,83 +308,6 @@ def train(
         device=devices.name(device),
         precision=precision,
     )
-
-
-@torch.no_grad()
-def predict(
-    net: model.ResNet18,
-    films: pixel_cache.Pixels,
-    rows: NDArray[np.int64],
-    *,
-    view: int | None = None,
-    strength: float = 1.0,
-    precision: str = "fp32",
-    feed: Feed | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    watch: Callable[[model.Stages], None] = lambda stages: None,
-) -> model.Reading:
-    """What the network says of these films, float32 on the CPU, without the maps.
-
-    They are read as they are, or with `view` (0, 1, …) as another acquisition would have made them:
-    changed as in training (see `augment` for `strength`), the same way each time. `feed` has the
-    films on the network's device already; `watch` sees the stages of each batch.
-    """
-    device = next(net.parameters()).device
-    batch = devices.looked_at(device, films.size)
-    batches = (feed or Feed(films, device)).batches(rows, batch)
-    net.eval()
-    logits, pooled = [], []
-    for start in range(0, len(rows), batch):
-        if stop():
-            raise Stopped("stopped during validation")
-        x = next(batches)
-        if view is not None:
-            # Training's epochs begin at 1.
-            x = augment.augment(x, seed=view, epoch=0, step=start, strength=strength)
-        with devices.autocast(device, precision):
-            stages = net.stages(x)
-            reading = net.head(stages.layer4)
-        watch(stages)
-        logits.append(reading.logits.float())
-        pooled.append(reading.pooled.float())
-    return model.Reading(torch.cat(logits).cpu(), torch.empty(0), torch.cat(pooled).cpu())
-
-
-@torch.no_grad()
-def logits_of(
-    net: model.ResNet18,
-    planes: NDArray[np.uint8],
-    precision: str,
-    stop: Callable[[], bool] = lambda: False,
-) -> Tensor:
-    """Of films `uint8 [N, S, S]` that are in no cache, float32 `[N, C]` on the CPU. Raises
-    Stopped."""
-    device = next(net.parameters()).device
-    batch = devices.looked_at(device, planes.shape[-1])
-    found = []
-    for start in range(0, len(planes), batch):
-        if stop():
-            raise Stopped("stopped during validation")
-        # A copy: they may be read-only.
-        image = torch.tensor(planes[start : start + batch, None], device=device)
-        with devices.autocast(device, precision):
-            found.append(net(image).float().cpu())
-    return torch.cat(found)
-
-
-def _acquired(
-    net: model.ResNet18,
-    plain: Tensor,
-    dressed: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]],
-    precision: str,
-    stop: Callable[[], bool],
-) -> Tensor:
-    """Logits `[1 + K, N, C]` of the validation films: `plain`, and with some of them dressed."""
-    found = [plain]
-    for places, planes in dressed:
-        found.append(plain.clone())
-        found[-1][torch.from_numpy(places)] = logits_of(net, planes, precision, stop)
-    return torch.stack(found)
 
 
 def _network(

@@ -29,7 +29,7 @@ from trainer.checking import fingerprints
 from trainer.data import dataset
 from trainer.film import rules
 from trainer.judging import calibration, crossfit
-from trainer.learning import loop
+from trainer.learning import outputs
 from trainer.learning.loop import Trained
 from trainer.modelfile import fingerprint as look_nodes
 from trainer.modelfile import graph as graph_file
@@ -78,9 +78,9 @@ def export(
     train_rows = films.rows(data.of(dataset.TRAIN))
     with devices.settings(trained.options.threads):
         seen = ood.Features()
-        logits = loop.predict(trained.net, films, val_rows, watch=seen.add).logits.numpy()
+        logits = outputs.predict(trained.net, films, val_rows, watch=seen.add).logits.numpy()
         views = [
-            loop.predict(
+            outputs.predict(
                 trained.net, films, val_rows, view=view, strength=trained.options.augment
             ).logits.numpy()
             for view in range(VIEWS)

@@ -31,7 +31,7 @@ from trainer.errors import CheckpointError, DatasetError, ImportRefused
 from trainer.film import rules
 from trainer.folded import Network
 from trainer.judging import calibration, crossfit
-from trainer.learning import loop
+from trainer.learning import outputs
 from trainer.modelfile import export, foreign, jetson_export
 from trainer.modelfile.foreign import SUPPORTED
 from trainer.network import device as devices
@@ -179,7 +179,7 @@ def _calibrated(
         train, val = (films.of(split) for split in (dataset.TRAIN, dataset.VAL))
         rows, val_rows = decoded.rows(train), decoded.rows(val)
         seen = ood.Features()
-        logits = loop.predict(net, decoded, val_rows, watch=seen.add).logits.numpy()
+        logits = outputs.predict(net, decoded, val_rows, watch=seen.add).logits.numpy()
         detector = ood.fit(net, decoded.planes, rows, seen.arrays())
     labels = np.array([f.label for f in val])
     patients = [film.patient for film in val]

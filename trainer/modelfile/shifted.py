@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainer.checking.fingerprints import Found
 from trainer.data import dataset
 from trainer.judging import calibration
-from trainer.learning import defence, loop
+from trainer.learning import defence, outputs
 from trainer.learning.loop import Trained
 from trainer.network import device as devices
 from trainer.network import model
@@ -56,7 +56,7 @@ def _scorer(trained: Trained, temperature: float, bias: NDArray[np.float64]) -> 
     positive = trained.dataset.positive_index
 
     def score(planes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        logits = loop.logits_of(net, planes, trained.precision).numpy()
+        logits = outputs.logits_of(net, planes, trained.precision).numpy()
         return np.asarray(calibration.softmax(logits + bias, temperature)[:, positive])
 
     return score

@@ -17,7 +17,7 @@ from trainer import checkpoint
 from trainer.data import dataset
 from trainer.errors import CheckpointError, Stopped, TrainingFailed
 from trainer.judging import crossfit
-from trainer.learning import loop, state
+from trainer.learning import loop, outputs, state
 
 #: Smaller still: what is asked here is what becomes of runs, not how good they are.
 OPTIONS = dataclasses.replace(samples.OPTIONS, size=32)
@@ -60,7 +60,7 @@ def test_a_network_learns_what_distinguishes_the_classes(trained: loop.Trained) 
 
 def test_the_best_epochs_weights_are_returned(trained: loop.Trained) -> None:
     val = trained.dataset.of("val")
-    logits = loop.predict(trained.net, trained.films, trained.films.rows(val)).logits
+    logits = outputs.predict(trained.net, trained.films, trained.films.rows(val)).logits
     labels = torch.tensor([film.label for film in val])
     assert loop._measured(logits, labels, 1)["auroc"] == trained.best.val_auroc
     assert trained.best.val_auroc == max(epoch.val_auroc for epoch in trained.epochs)

@@ -15,7 +15,7 @@ from trainer import card
 from trainer.card import Card
 from trainer.film import rules
 from trainer.judging import calibration, crossfit, metrics
-from trainer.learning import loop
+from trainer.learning import loop, outputs
 from trainer.modelfile import export
 from trainer.network import device, model, ood
 from trainer.shift import counter
@@ -67,7 +67,7 @@ def test_the_maps_mean_plus_the_bias_is_the_positive_logit(
     pixels = films(trained, 7)
     said = run(path, pixels[:, None])  # type: ignore[operator]
     rows = trained.films.rows(trained.dataset.of("val")[:7])
-    logits = loop.predict(trained.net, trained.films, rows).logits.numpy()
+    logits = outputs.predict(trained.net, trained.films, rows).logits.numpy()
     bias = trained.net.fc.bias.detach().numpy()
     positive = said[card.CAM].mean((1, 2)) + bias[about.positive_index]
     assert np.allclose(positive, logits[:, about.positive_index], atol=1e-4)
@@ -161,7 +161,7 @@ def test_the_threshold_is_chosen_on_films_as_other_acquisitions_would_have_made_
     rows = trained.films.rows(val)
     truth = np.array([f.label == about.positive_index for f in val])
     views = [
-        loop.predict(trained.net, trained.films, rows, view=view).logits.numpy()
+        outputs.predict(trained.net, trained.films, rows, view=view).logits.numpy()
         for view in (*range(export.VIEWS), 0)
     ]
     assert np.array_equal(views[0], views[-1])
@@ -182,10 +182,10 @@ def test_the_cards_metrics_are_of_films_that_chose_nothing(
     labels = np.array([f.label for f in val])
     assert len(trained.held_out) == len(trained.epochs)
     kept = trained.epochs.index(trained.best)
-    own = loop.predict(trained.net, trained.films, rows).logits.numpy()
+    own = outputs.predict(trained.net, trained.films, rows).logits.numpy()
     assert np.allclose(trained.held_out[kept][0], own, atol=1e-4)
     views = np.stack([
-        loop.predict(trained.net, trained.films, rows, view=view).logits.numpy()
+        outputs.predict(trained.net, trained.films, rows, view=view).logits.numpy()
         for view in range(export.VIEWS)
     ])  # fmt: skip
     number, parts = crossfit.folds(labels == 1, patients)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.card import Card
 from trainer.data import cache
-from trainer.learning import averaging, loop
+from trainer.learning import averaging, loop, outputs
 from trainer.learning.state import State
 from trainer.learning.step import Step
 from trainer.modelfile import export
@@ -154,7 +154,7 @@ def test_what_a_network_on_a_gpu_says_of_films_ends_up_on_the_processor(
     for feed in (None, Feed(films(), GPU, resident=True)):
         monkeypatch.setattr(Feed, "_streamed", copied)
         with Crossings() as crossings:
-            reading = loop.predict(net, films(), rows, feed=feed)
+            reading = outputs.predict(net, films(), rows, feed=feed)
         assert reading.logits.shape == (len(rows), 2)
         assert reading.logits.device.type == reading.pooled.device.type == "cpu"
     assert len(crossings.seen) == 3  # which films, and both answers; not one per batch
