@@ -1,23 +1,26 @@
 """What a way of training leaves of a network where films are acquired otherwise.
 
     python -m tests.bench.judging.recipe --data FOLDER --init WEIGHTS [--size 224] [--epochs 3]
-        [--seeds 1] [--no-defend] [--set trainer.learning.defence.LEAST=0.05 ...]
+        [--seeds 1] [--no-defend] [--set trainer.learning.defence.LEAST=0.05 ...] [--keep FOLDER]
 
 Trains on FOLDER, whose films are divided by seed 0 whatever the seed of the training, and prints a
 line for each seed: AUROC of the held-out films as they are, in the worst of all groups that the
 healthy or the sick are dressed as, in the worst with the tone of the spectrum, which training never
 changes, and in the full counter-shift; and mean P of the films that are dressed, before and after.
-A constant of a module is set by its full name.
+A constant of a module is set by its full name. FOLDER of `--keep` gets each seed's model file, and
+its weights as `tests.bench.judging.judge` reads them.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import tempfile
 from pathlib import Path
 
 from tests.bench.parts import report
+from trainer import checkpoint
 from trainer.card import Card
 from trainer.data import dataset
 from trainer.learning import loop
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--no-defend", dest="defend", action="store_false")
     parser.add_argument("--set", dest="constants", action="append", default=[])
+    parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     for constant in given.constants:
         name, _, value = constant.partition("=")
@@ -72,6 +76,10 @@ def main() -> None:
             run = Path(folder) / str(seed)
             trained = loop.train(options, data, run, cache=Path(folder) / "films")
             card = export.export(trained, run / "model.onnx")
+            if given.keep is not None:
+                given.keep.mkdir(parents=True, exist_ok=True)
+                shutil.copy(run / "model.onnx", given.keep / f"seed{seed}.onnx")
+                checkpoint.save(given.keep / f"seed{seed}.pth", dict(trained.net.state_dict()))
             rows.append(row(f"seed {seed}", card, sum(one.seconds for one in trained.epochs)))
             print(rows[-1], flush=True)
     report.table(
