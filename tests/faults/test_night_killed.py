@@ -27,8 +27,8 @@ JOB = {
 }  # fmt: skip
 
 
-#: At every step in the soak, else in the middle of training and of comparing.
-FIRST, EACH = soak.repetitions(quick=2, full=0), soak.repetitions(quick=2, full=1)
+#: At every step in the soak, else in the middle of training.
+FIRST, EACH = soak.repetitions(quick=2, full=0), soak.repetitions(quick=3, full=1)
 
 
 def a_night(site: Site, data: Path) -> int:

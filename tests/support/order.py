@@ -52,12 +52,23 @@ def plain(nodeid: str) -> str:
 
 
 def group(item: pytest.Item, seconds: Mapping[str, float]) -> str:
-    """What must run in one process: what the test's marker says, else its file without the long."""
+    """What must run in one process: what the test's marker says, else its file without the long.
+
+    A long test stays with its file where it uses a fixture of the module: apart it would have that
+    made for itself alone.
+    """
     marker = item.get_closest_marker("xdist_group")
     if marker is not None:
         return str(marker.args[0])
     name = plain(item.nodeid)
-    return name if seconds.get(name, 0.0) >= LONG_S else name.partition("::")[0]
+    file = name.partition("::")[0]
+    return file if seconds.get(name, 0.0) < LONG_S or _of_module(item) else name
+
+
+def _of_module(item: pytest.Item) -> bool:
+    """Whether a test uses what is made once for its file."""
+    known = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    return any(made.scope == "module" for every in known.values() for made in every)
 
 
 def longest_first(items: Sequence[pytest.Item], run: str) -> list[pytest.Item]:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.scheduler import terminal as terminals
 from tests.scheduler.terminal import Terminal, wait
+from tests.support import soak
 from tests.worker import spots
 
 #: What a small network learns the films' spots by, in seconds.
@@ -52,6 +53,7 @@ def probabilities(terminal: Terminal, films: Path) -> tuple[int, dict[str, float
     return model, {row["name"]: row["probability"] for row in rows}
 
 
+@soak.ONLY
 @pytest.mark.timeout(900)
 def test_films_dropped_in_make_a_new_champion_overnight_and_a_rollback_brings_the_old_one_back(
     terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

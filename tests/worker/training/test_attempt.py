@@ -45,6 +45,8 @@ from worker.training import attempt, loop, process
 
 #: How often a training process is killed.
 KILLS = soak.repetitions(quick=2, full=5)
+#: Of how many epochs, so that it is not over before.
+LONGER = soak.repetitions(quick=7, full=14)
 
 #: More epochs than any test waits for.
 ENDLESS = 10_000
@@ -363,7 +365,9 @@ def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_
 def test_a_job_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(
     trainer: Trainer, labelled: Path
 ) -> None:
-    quiet, disturbed = (trainer.submit(labelled, epochs=14, name=n) for n in ("quiet", "disturbed"))
+    quiet, disturbed = (
+        trainer.submit(labelled, epochs=LONGER, name=n) for n in ("quiet", "disturbed")
+    )
     with connecting.writing(trainer.engine) as connection:
         connection.exec_driver_sql(f"UPDATE jobs SET priority = 1 WHERE id = {disturbed}")
     moments = chance.moments()

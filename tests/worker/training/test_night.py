@@ -32,7 +32,7 @@ from db.queue import jobs
 from db.queue.leases import Lease
 from db.queue.training import epoch_rows
 from db.registry import aliases, engines, models
-from tests.support import once
+from tests.support import once, soak
 from tests.worker import samples, spots
 from trainer.checking import checkup, unseen
 from trainer.data import frozen, gathering
@@ -397,6 +397,7 @@ def _other(name: str) -> str:
     return "NORMAL" if name == "PNEUMONIA" else "PNEUMONIA"
 
 
+@soak.ONLY
 @pytest.mark.timeout(600)
 def test_a_night_whose_films_and_worker_change_starts_over_and_mixed_up_labels_make_no_champion(
     second: Nights, tmp_path: Path
