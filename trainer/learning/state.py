@@ -114,7 +114,7 @@ class State:
             for theirs, ours in zip(
                 values["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
             ):
-                theirs["fused"] = ours["fused"]  # as this device has it, not the one it was on
+                theirs["fused"] = ours["fused"]  # release 0.1.0 has it on GPUs only
             self.optimizer.load_state_dict(values["optimizer"])
             if self.scaler.is_enabled() and values.get("scaler"):
                 self.scaler.load_state_dict(values["scaler"])

@@ -93,6 +93,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     assert [epoch.epoch for epoch in done.epochs] == [1, 2]
 
 
+def test_a_run_of_an_older_release_goes_on_without_defences(
+    data: dataset.Dataset, tmp_path: Path
+) -> None:
+    """Its checkpoint says nothing of them, and its optimizer took several passes."""
+    began = dataclasses.replace(OPTIONS, defend=False)
+    seen: list[object] = []
+    with pytest.raises(Stopped):
+        loop.train(began, data, tmp_path, seen.append, stop=lambda: any(
+            isinstance(news, loop.Epoch) for news in seen))  # fmt: skip
+    path = tmp_path / loop.CHECKPOINT
+    values = checkpoint.load(path)
+    del values["run"]["defend"]
+    for group in values["optimizer"]["param_groups"]:
+        group["fused"] = None
+    checkpoint.save(path, values)
+
+    with pytest.raises(CheckpointError, match="was made with another defend"):
+        loop.train(OPTIONS, data, tmp_path)
+    done = loop.train(began, data, tmp_path)
+    assert [epoch.epoch for epoch in done.epochs] == [1, 2]
+    groups = checkpoint.load(path)["optimizer"]["param_groups"]
+    assert {group["fused"] for group in groups} == {True}
+
+
 def test_a_run_goes_on_without_the_films_that_it_began_without(tmp_path: Path) -> None:
     root = tmp_path / "labelled"
     samples.fill(root, patients=8)
