@@ -100,11 +100,10 @@ def test_intervals_are_by_the_patients_of_the_films_names(
     one, other = alone["metrics"], five["metrics"]
     assert other["films"] in (one["films"], 5 * one["films"])
     assert other["sensitivity"] == one["sensitivity"]
-    for name in ("auroc", "accuracy", "sensitivity"):
+    # As of five times as many films: 0.45. Pairs that draw ask less of an AUROC.
+    for name, least in {"auroc": 0.7, "accuracy": 0.8, "sensitivity": 0.8}.items():
         width = one[f"{name}_high"] - one[f"{name}_low"]
-        assert (
-            other[f"{name}_high"] - other[f"{name}_low"] > 0.7 * width
-        )  # as of five times as many: 0.45
+        assert other[f"{name}_high"] - other[f"{name}_low"] > least * width
 
 
 def test_films_are_dressed_as_others_look_and_what_is_left_is_kept(
