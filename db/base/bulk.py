@@ -6,7 +6,7 @@ as text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,21 @@ def insert(
         _copy(connection, table, tuple(columns), rows)
     else:
         connection.exec_driver_sql(_insert(table, tuple(columns)), list(rows))
+
+
+def array(values: Iterable[bytes | int | str]) -> str:
+    """An array as PostgreSQL reads it, for `%s::bytea[]` and the like: the driver takes five times
+    as long to write one."""
+    return f"{{{','.join([_element(value) for value in values])}}}"
+
+
+def _element(value: bytes | int | str) -> str:
+    if isinstance(value, bytes):
+        return rf'"\\x{value.hex()}"'
+    if isinstance(value, int):
+        return str(value)
+    escaped = value.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'
 
 
 @cache

@@ -257,7 +257,7 @@ def _remember(connection: sa.Connection, shard: Shard, scored: list[Prediction])
         return
     model_id, precision, job_id = shard.model_id, shard.precision, shard.job_id
     if connection.dialect.name == "postgresql":
-        columns = [list(column) for column in zip(*rows, strict=True)]
+        columns = [bulk.array(column) for column in zip(*rows, strict=True)]
         connection.exec_driver_sql(_FILMS_POSTGRESQL, (model_id, precision, job_id, *columns))
     else:
         connection.exec_driver_sql(

@@ -223,9 +223,9 @@ def _turns(planning: bool, alone: bool, any_kind: bool, places: bool) -> sa.Sele
 
 def _with_places(turns: sa.Subquery) -> sa.Subquery:
     """Every key's first place, by their turns, then every key's second one, and so on."""
-    places = sa.values(sa.column("place", sa.Integer), name="places").data(
-        [(n,) for n in range(PLACES)]
-    )
+    # With VALUES SQLAlchemy would compile the whole statement anew for each claim.
+    numbers = sa.func.generate_series(0, PLACES - 1)
+    places = numbers.table_valued(sa.column("place", sa.Integer), name="places").render_derived()
     return (
         sa.select(turns, places.c.place)
         .join_from(turns, places, sa.true())

@@ -40,6 +40,33 @@ def test_odd_values_come_back_as_they_were(database: sa.Engine) -> None:
         assert given.one(database, predictions, predictions.c.item_no == n).name == name
 
 
+@pytest.mark.postgres
+def test_an_array_comes_back_as_it_was(postgres_database: sa.Engine) -> None:
+    names = [
+        "",
+        "tab\there",
+        "new\nline",
+        "back\\slash",
+        "\\N",
+        "Größe ☃ 胸片",
+        "'\"",
+        "NULL",
+        "{},",
+    ]
+    given_ones: dict[str, list[bytes] | list[int] | list[str]] = {
+        "text": names,
+        "int": [-3, 0, 2**31 - 1],
+        "bytea": [b"", bytes(range(256)), b"\\x"],
+    }
+    with postgres_database.connect() as connection:
+        for kind, values in given_ones.items():
+            found = connection.exec_driver_sql(
+                f"SELECT v FROM unnest(%s::{kind}[]) AS v",  # constants
+                (bulk.array(values),),
+            )
+            assert found.scalars().all() == values
+
+
 def test_one_bad_row_keeps_all_out(database: sa.Engine) -> None:
     given.running(database)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from db.base.errors import LeaseLost
 from db.base.schema import shards
 from db.queue import jobs, leases, listings
 from db.work import claims, control
+from scheduler.measure import stages
 from tests.db import given
 
 
@@ -359,3 +361,22 @@ def test_training_waits_for_scoring_of_higher_priority_only(database: sa.Engine)
     assert claims.urgent(database) is None
     write(database, lambda c: control.cancel(c, same, "tester"))
     assert claims.urgent(database) is None
+
+
+def test_statements_of_a_scoring_job_are_compiled_once(
+    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that SQLAlchemy cannot know again takes longer to write than to answer."""
+    work = stages.Writing(database, 1, "fp32", "patient0001/film")
+    work.run()
+    compiled: list[str] = []
+    compiler = type(database.dialect).statement_compiler
+    make = compiler.__init__
+
+    def counted(self: Any, *given: Any, **more: Any) -> None:
+        make(self, *given, **more)
+        compiled.append(str(self))
+
+    monkeypatch.setattr(compiler, "__init__", counted)
+    work.run()
+    assert [one for one in compiled if "SAVEPOINT" not in one] == []
