@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.paths import ROOT
 
 #: Twenty groups whose tests take as long together, in the order in which one process has them.
@@ -38,3 +40,9 @@ def test_every_process_finds_the_same_order_whatever_its_hash_seed() -> None:
         for seed in range(4)
     }  # fmt: skip
     assert found == {f"{[f'{group:02}' for group in range(20)]}\n"}
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="runs in one process")
+def test_xdist_knows_the_group_of_each_test(request: pytest.FixtureRequest) -> None:
+    """Else each test goes to any process, which makes anew what its file makes once."""
+    assert request.node.nodeid.endswith("@tests/test_order.py")

@@ -253,12 +253,13 @@ V_EPOCHS = View(
         "best": "1 where it was the best so far.",
         "finished_at": "When it ended.",
         **EPOCH_MEASURES,
+        "shift_auroc": "Least AUROC of validation films dressed as others look; NULL: none were.",
     },
     select=f"""
         SELECT job_id, epoch, train_loss, train_accuracy, train_auroc, val_loss, val_accuracy,
                val_auroc, learning_rate, seconds, films_per_s,
                CASE WHEN best THEN 1 ELSE 0 END AS best, finished_at,
-               {", ".join(EPOCH_MEASURES)}
+               {", ".join(EPOCH_MEASURES)}, shift_auroc
         FROM epochs
     """,  # noqa: S608  # constants
 )

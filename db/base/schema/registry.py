@@ -236,6 +236,12 @@ epochs = Table(
     _c("best", sa.Boolean, "Whether it was the best so far when it ended."),
     _c("finished_at", UtcDateTime, "When it ended."),
     *(_c(name, sa.Float, meaning, nullable=True) for name, meaning in EPOCH_MEASURES.items()),
+    _c(
+        "shift_auroc",
+        sa.Float,
+        "Least AUROC of validation films dressed as others look, 0 to 1. NULL: none were dressed.",
+        nullable=True,
+    ),
     comment="One pass over the training films, and what validation said after it.",
 )
 

@@ -104,6 +104,7 @@ def test_a_trainer_that_lost_its_lease_writes_nothing(database: sa.Engine) -> No
 def test_an_epoch_keeps_every_figure_and_the_view_shows_it(database: sa.Engine) -> None:
     lease = _held(database)
     figures = {name: n / 64 for n, name in enumerate(EPOCH_MEASURES)}
+    figures["shift_auroc"] = 0.875
     row = _epoch(1, **figures, epochs=5, lr=0.001, val_metrics={"auroc": 0.9})
     write(database, lambda c: training.record_epoch(c, lease, row))
     write(database, lambda c: training.record_epoch(c, lease, _epoch(2)))
@@ -111,7 +112,7 @@ def test_an_epoch_keeps_every_figure_and_the_view_shows_it(database: sa.Engine) 
         found = connection.execute(sa.text("SELECT * FROM v_epochs ORDER BY epoch")).mappings()
         first, second = found.all()
     assert {name: first[name] for name in figures} == figures
-    assert second["val_auprc"] is None, "not every figure can be had"
+    assert (second["val_auprc"], second["shift_auroc"]) == (None, None), "not all can be had"
 
 
 def test_a_job_that_gets_further_each_time_is_not_given_up(database: sa.Engine) -> None:
