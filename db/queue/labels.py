@@ -16,11 +16,13 @@ from db.base.errors import Conflict, NotFound, UnknownLabel
 from db.base.schema import (
     evaluations,
     identities,
+    item_errors,
     jobs,
     labels,
     model_labels,
     models,
     predictions,
+    refusals,
 )
 from db.base.types import now
 from db.queue import jobs as job_rows
@@ -36,7 +38,8 @@ EXAMPLES = 5
 FETCH = 50_000
 
 #: What a row names: an item's number, its name, or names of which the first that there is counts.
-Item = int | str | tuple[str, ...]
+#: Names in a tuple of their own are one: items that have either are items of that name.
+Item = int | str | tuple[str | tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,17 @@ class Imported:
     contradicted: int
     #: The first few names of each kind that was not labelled.
     examples: dict[str, list[str]]
+
+
+def has_hashed(engine: sa.Engine, job_id: int) -> bool:
+    """Whether some item of a job is named by a hash, which begins with `#`."""
+    with database.reading(engine) as connection:
+        return any(
+            connection.execute(
+                sa.select(sa.exists().where(table.c.job_id == job_id, table.c.name.startswith("#")))
+            ).scalar_one()
+            for table in (predictions, refusals, item_errors)
+        )
 
 
 def import_rows(
@@ -76,8 +90,8 @@ def import_rows(
     end = " ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE label_rows "
-        "(row_no INTEGER, way INTEGER, item_no INTEGER, name TEXT, label TEXT, "
-        f"PRIMARY KEY (row_no, way)){end}"
+        "(row_no INTEGER, way INTEGER, alias INTEGER, item_no INTEGER, name TEXT, label TEXT, "
+        f"PRIMARY KEY (row_no, way, alias)){end}"
     )
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE label_items "
@@ -114,7 +128,7 @@ def _take(
 ) -> int:
     stream = iter(rows)
     known = {unicodedata.normalize("NFC", name): name for name in classes}
-    columns = ("row_no", "way", "item_no", "name", "label")
+    columns = ("row_no", "way", "alias", "item_no", "name", "label")
     count = 0
     while part := list(islice(stream, BATCH)):
         batch: list[bulk.Row] = []
@@ -122,16 +136,19 @@ def _take(
             count += 1
             found = known.get(unicodedata.normalize("NFC", label))
             if found is None:
-                said = item[0] if isinstance(item, tuple) else item
+                said = item
+                while isinstance(said, tuple):
+                    said = said[0]
                 raise UnknownLabel(
                     f"row {count} ({said}) has the label {label!r}, which is no class of model "
                     f"{model_id}; its classes are {', '.join(classes)}"
                 )
             if isinstance(item, int):
-                batch.append((count, 0, item, None, found))
+                batch.append((count, 0, 0, item, None, found))
                 continue
-            names = item if isinstance(item, tuple) else (item,)
-            batch += [(count, way, None, name, found) for way, name in enumerate(names)]
+            for way, one in enumerate(item if isinstance(item, tuple) else (item,)):
+                names = one if isinstance(one, tuple) else (one,)
+                batch += [(count, way, n, None, name, found) for n, name in enumerate(names)]
         bulk.insert(connection, "label_rows", columns, batch)
     return count
 
@@ -192,12 +209,12 @@ def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Impor
     lists = {
         "unknown": "SELECT COALESCE(r.name, CAST(r.item_no AS TEXT)) FROM label_rows r "
         "LEFT JOIN label_items i ON i.row_no = r.row_no WHERE i.row_no IS NULL AND r.way = 0 "
-        "ORDER BY r.row_no LIMIT :n",
+        "AND r.alias = 0 ORDER BY r.row_no LIMIT :n",
         "ambiguous": "SELECT r.name FROM label_rows r JOIN label_items i ON i.row_no = r.row_no "
-        "AND i.way = r.way WHERE i.items > 1 ORDER BY r.row_no LIMIT :n",
+        "AND i.way = r.way WHERE i.items > 1 AND r.alias = 0 ORDER BY r.row_no LIMIT :n",
         "contradicted": "SELECT DISTINCT COALESCE(r.name, CAST(r.item_no AS TEXT)) "  # noqa: S608  # constants
         "FROM label_rows r JOIN label_items i ON i.row_no = r.row_no AND i.way = r.way "
-        f"WHERE i.item_no IN ({_CONTRADICTED}) ORDER BY 1 LIMIT :n",
+        f"WHERE i.item_no IN ({_CONTRADICTED}) AND r.alias = 0 ORDER BY 1 LIMIT :n",
     }
     return Imported(
         rows=count,
