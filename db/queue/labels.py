@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ BATCH = 10_000
 
 #: Names that a report shows of each kind.
 EXAMPLES = 5
+
+#: Largest item_no that its column takes.
+MOST_ITEM = 2**31 - 1
 
 #: Rows of an answer that are fetched at a time.
 FETCH = 50_000
@@ -97,9 +101,9 @@ def import_rows(
         "CREATE TEMPORARY TABLE label_items "
         f"(row_no INTEGER, way INTEGER, item_no INTEGER, label TEXT, items INTEGER){end}"
     )
-    count = _take(connection, rows, classes, job.model_id)
+    count, nobodys = _take(connection, rows, classes, job.model_id)
     _match(connection, job_id)
-    report = _keep(connection, job_id, count, who)
+    report = _keep(connection, job_id, count, nobodys, who)
     connection.exec_driver_sql("DROP TABLE label_rows")
     connection.exec_driver_sql("DROP TABLE label_items")
     job_rows.log(
@@ -125,11 +129,15 @@ def _take(
     rows: Iterable[tuple[Item, str]],
     classes: list[str],
     model_id: int,
-) -> int:
+) -> tuple[int, list[str]]:
+    """Put the rows into label_rows: how many were read, and the first that no item can be meant by.
+
+    Those are not put there: no database takes such a number or name.
+    """
     stream = iter(rows)
     known = {unicodedata.normalize("NFC", name): name for name in classes}
     columns = ("row_no", "way", "alias", "item_no", "name", "label")
-    count = 0
+    count, nobodys = 0, list[str]()
     while part := list(islice(stream, BATCH)):
         batch: list[bulk.Row] = []
         for item, label in part:
@@ -144,13 +152,27 @@ def _take(
                     f"{model_id}; its classes are {', '.join(classes)}"
                 )
             if isinstance(item, int):
-                batch.append((count, 0, 0, item, None, found))
+                if 0 <= item <= MOST_ITEM:
+                    batch.append((count, 0, 0, item, None, found))
+                elif len(nobodys) < EXAMPLES:
+                    nobodys.append(str(item))
                 continue
-            for way, one in enumerate(item if isinstance(item, tuple) else (item,)):
-                names = one if isinstance(one, tuple) else (one,)
+            ways = [
+                [name for name in (one if isinstance(one, tuple) else (one,)) if _is_text(name)]
+                for one in (item if isinstance(item, tuple) else (item,))
+            ]
+            ways = [names for names in ways if names]
+            for way, names in enumerate(ways):
                 batch += [(count, way, n, None, name, found) for n, name in enumerate(names)]
+            if not ways and len(nobodys) < EXAMPLES:
+                nobodys.append(ascii(item))
         bulk.insert(connection, "label_rows", columns, batch)
-    return count
+    return count, nobodys
+
+
+def _is_text(name: str) -> bool:
+    """Whether a database can keep the name: items' names have neither NUL nor lone surrogates."""
+    return not re.search("[\0\ud800-\udfff]", name)
 
 
 def _match(connection: sa.Connection, job_id: int) -> None:
@@ -188,7 +210,9 @@ _CONTRADICTED = (
 )
 
 
-def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Imported:
+def _keep(
+    connection: sa.Connection, job_id: int, count: int, nobodys: list[str], who: str
+) -> Imported:
     found, ambiguous = connection.execute(
         sa.text("SELECT COUNT(*), COUNT(CASE WHEN items > 1 THEN 1 END) FROM label_items")
     ).one()
@@ -216,16 +240,18 @@ def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Impor
         "FROM label_rows r JOIN label_items i ON i.row_no = r.row_no AND i.way = r.way "
         f"WHERE i.item_no IN ({_CONTRADICTED}) AND r.alias = 0 ORDER BY 1 LIMIT :n",
     }
+    examples = {
+        kind: list(connection.execute(sa.text(select), {"n": EXAMPLES}).scalars())
+        for kind, select in lists.items()
+    }
+    examples["unknown"] = [*nobodys, *examples["unknown"]][:EXAMPLES]
     return Imported(
         rows=count,
         labelled=kept.rowcount,
         unknown=count - int(found),
         ambiguous=int(ambiguous),
         contradicted=int(contradicted),
-        examples={
-            kind: list(connection.execute(sa.text(select), {"n": EXAMPLES}).scalars())
-            for kind, select in lists.items()
-        },
+        examples=examples,
     )
 
 

@@ -24,6 +24,9 @@ NAMES = ("name", "path", "file", "filename", "image", "film")
 TRUTHS = ("label", "class", "truth", "target", "finding")
 NUMBERS = ("item_no", "item")
 
+#: Digits of an item's number that are looked at: no number that long is an item's.
+_DIGITS = 100
+
 
 @click.group("labels")
 def command() -> None:
@@ -236,8 +239,9 @@ def _rows(
             continue
         if not numbers:
             yield name, label
-        elif name.strip().isdecimal():
-            yield int(name), label
+        elif (digits := name.strip()).isdecimal():
+            # Python reads 4,300 digits at most; by so many no item is meant either.
+            yield int(digits.lstrip("0")[:_DIGITS] or "0"), label
         else:
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
 

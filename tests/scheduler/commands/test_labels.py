@@ -108,6 +108,20 @@ def test_item_numbers_are_names_too(job: int, tmp_path: Path) -> None:
     assert answer["metrics"]["unlabelled"] == 8
 
 
+def test_numbers_that_no_item_can_have_are_unknown(job: int, tmp_path: Path) -> None:
+    numbers = ["2147483648", "9" * 30, "1" + "0" * 5000, "0" * 5000 + "9"]
+    text = "item,label\n" + "".join(f"{number},NORMAL\n" for number in numbers)
+    answer = imported(tmp_path / "truth.csv", job, text)
+    assert (answer["rows"], answer["labelled"], answer["unknown"]) == (4, 1, 3)
+    assert answer["examples"]["unknown"][:2] == numbers[:2]
+
+
+def test_a_name_with_a_nul_in_it_is_that_of_no_film(job: int, tmp_path: Path) -> None:
+    text = "name,label\nward 0/film 0.png,PNEUMONIA\nward\0 0/film 2.png,NORMAL\n"
+    answer = imported(tmp_path / "truth.csv", job, text)
+    assert (answer["labelled"], answer["unknown"]) == (1, 1)
+
+
 def test_a_film_whose_name_is_hashed_is_labelled_by_the_name_of_its_file(
     engine: sa.Engine, tmp_path: Path
 ) -> None:

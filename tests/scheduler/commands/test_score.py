@@ -241,6 +241,14 @@ def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(
     assert "job 1, which is cancelled" in again.stderr
 
 
+def test_more_sources_than_a_job_has_room_for_are_refused_before_any_is_opened(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    line = refusal(*["nowhere.png"] * 32_769)
+    assert "32,769 sources" in line and "32,768" in line
+    assert "quote" in line and "--list" in line
+
+
 def test_a_broker_that_is_away_keeps_the_job(engine: sa.Engine, model: int, films: Path) -> None:
     rows.a_worker(engine, "score")
     result = run("score", films)
