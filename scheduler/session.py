@@ -19,6 +19,9 @@ from worker.errors import ConfigError
 #: What a job's number may be; no larger one can be stored.
 JOB = click.IntRange(1, 2**63 - 1)
 
+#: How many rows may be asked for: no job has more items.
+ROWS = click.IntRange(1, 2**31 - 1)
+
 
 def settings() -> Settings:
     """The settings of this process's environment; ConfigError where one is malformed."""

@@ -42,7 +42,7 @@ OUTCOMES = {
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.option(
-    "--uncertain", type=click.IntRange(1), metavar="N",
+    "--uncertain", type=session.ROWS, metavar="N",
     help="Copy the N films nearest the threshold into class folders in FILE, a new folder.",
 )  # fmt: skip
 @click.option(

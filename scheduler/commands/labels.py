@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import NotFound
-from db.queue import jobs, labels
+from db.queue import jobs, labels, measured
 from scheduler import errors, session
 from scheduler.commands import compare
 from scheduler.pages import writing as pages
@@ -84,7 +84,7 @@ def import_(
     )
     pages.record(engine, "labels", file, job_id=job, films=None)
     try:
-        found = labels.metrics(engine, job)
+        found = measured.metrics(engine, job)
     except NotFound:
         found = None
     if as_json:
@@ -134,7 +134,7 @@ def show(job: int, as_json: bool) -> None:
     """
     engine = session.database()
     _check(engine, job)
-    found = labels.metrics(engine, job)
+    found = measured.metrics(engine, job)
     if as_json:
         output.emit({"job_id": job, "metrics": found}, as_json=True)
     else:

@@ -43,7 +43,7 @@ def command() -> None:
 @command.command("ls")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option(
-    "-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="The newest N."
+    "-n", "--limit", type=session.ROWS, default=20, show_default=True, help="The newest N."
 )
 @output.json_option
 def ls(state: str | None, limit: int, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import jobs, labels, overview, picks
+from db.queue import jobs, measured, overview, picks
 from db.registry import drift, models
 from scheduler.pages import charts, films, html
 from scheduler.pages.charts import Axis, Mark, Series
@@ -194,7 +194,7 @@ def _scores(engine: sa.Engine, row: sa.RowMapping, model: sa.RowMapping) -> Sect
     job_id, total = int(row["job_id"]), int(row["predictions"])
     with database.reading(engine) as connection:
         counted = overview.histogram(connection, job_id)
-    measured = drift.of_job(engine, job_id)
+    drifted = drift.of_job(engine, job_id)
     if not total or not counted:
         gone = "were removed with the job's outcomes" if row["purged_at"] else "are none"
         return Section("scores", "Scores", html.note(f"There {gone}."))
@@ -251,20 +251,20 @@ def _scores(engine: sa.Engine, row: sa.RowMapping, model: sa.RowMapping) -> Sect
     )
     return Section(
         "scores", "Scores and drift",
-        [_drift(measured), el("div", chart, _truth(engine, job_id), class_="charts")],
+        [_drift(drifted), el("div", chart, _truth(engine, job_id), class_="charts")],
     )  # fmt: skip
 
 
-def _drift(measured: dict[str, Any] | None) -> Html:
-    if measured is None:
+def _drift(drifted: dict[str, Any] | None) -> Html:
+    if drifted is None:
         return html.note("Drift was not measured: the model has no reference, or the job goes on.")
-    said = "Drift: " if measured["warned"] else "No drift seen: "
-    return html.note(said, measured["detail"], ".", kind="warn" if measured["warned"] else "note")
+    said = "Drift: " if drifted["warned"] else "No drift seen: "
+    return html.note(said, drifted["detail"], ".", kind="warn" if drifted["warned"] else "note")
 
 
 def _truth(engine: sa.Engine, job_id: int) -> Html | None:
     """How the job did by labels that were brought in."""
-    found = labels.stored(engine, job_id)
+    found = measured.stored(engine, job_id)
     if found is None:
         return None
     return html.table(

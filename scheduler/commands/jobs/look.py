@@ -24,7 +24,7 @@ LIST_COLUMNS = ("job", "kind", "state", "progress", "errors", "model", "submitte
 
 @click.command("ls")
 @click.option(
-    "--limit", type=click.IntRange(1, 2**31), default=20, show_default=True,
+    "--limit", type=session.ROWS, default=20, show_default=True,
     help="Newest jobs to list.",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List all jobs, however many.")
@@ -231,7 +231,7 @@ def watch(ctx: click.Context, job: int, as_json: bool) -> None:
 @click.command("errors")
 @click.argument("job", type=JOB)
 @click.option(
-    "--limit", type=click.IntRange(0, 2**31), default=50, show_default=True,
+    "--limit", type=click.IntRange(0, session.ROWS.max), default=50, show_default=True,
     help="Items to list, in the order of the source.",
 )  # fmt: skip
 @click.option(

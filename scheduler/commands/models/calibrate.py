@@ -208,10 +208,10 @@ class _Calibration:
         said = Whose(naming=NAMING, pattern=self._pattern, key=key)
         if self._data is None:
             assert self._job is not None
-            from db.queue import labels
+            from db.queue import measured
 
             rows = _rows(self._engine, self._job, int(self._row["id"]))
-            return site_films.of_job(labels.split(self._job), self._card, rows, said)
+            return site_films.of_job(measured.split(self._job), self._card, rows, said)
         learned = {film.sha256 for film in nights.learned(self._engine, [int(self._row["id"])], -1)}
         on, films, notes = site_films.found(self._data, self._card, said, learned)
         return self._scored(int(self._row["id"]), on, films, notes)

@@ -140,7 +140,7 @@ def _come_to_nothing(found: unpromoted.InARow | None) -> dict[str, str]:
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")
 @click.argument("name", required=False)
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most.")
+@click.option("--limit", type=session.ROWS, default=20, show_default=True, help="At most.")
 @output.json_option
 def runs_(name: str | None, limit: int, as_json: bool) -> None:
     """List runs of one schedule, or of all, newest first; `v_runs` has them in SQL.

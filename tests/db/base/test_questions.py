@@ -15,7 +15,7 @@ from db.base import query, views
 from db.base.database import reading, write
 from db.base.schema import evaluations
 from db.base.types import now
-from db.queue import labels, listings, results
+from db.queue import labels, listings, measured, results
 from db.registry import models
 from db.work import claims, control, totals
 from tests.bench import questions as bench
@@ -72,7 +72,7 @@ def site(database: sa.Engine, tmp_path: Path) -> Iterator[dict[str, Any]]:
     other_id = 2
     a, b = _scored(database, 1, errors=1), _scored(database, other_id, 0.2)
 
-    def measured(connection: sa.Connection) -> None:
+    def judged(connection: sa.Connection) -> None:
         for model_id, auroc in ((1, 0.91), (other_id, 0.95)):
             connection.execute(
                 sa.insert(evaluations).values(
@@ -81,12 +81,12 @@ def site(database: sa.Engine, tmp_path: Path) -> Iterator[dict[str, Any]]:
                 )
             )  # fmt: skip
 
-    write(database, measured)
+    write(database, judged)
     write(
         database,
         lambda c: labels.import_rows(c, a, [(n, "NORMAL") for n in range(12)], "kim@ward"),
     )
-    labels.metrics(database, a)
+    measured.metrics(database, a)
     totals.add_all(database)
     with reading(database) as connection:
         day = connection.exec_driver_sql("SELECT MAX(day) FROM day_totals").scalar_one()

@@ -14,7 +14,7 @@ from db.base.database import reading, write
 from db.base.errors import Conflict, NotFound, UnknownLabel
 from db.base.schema import evaluations
 from db.base.schema import labels as table
-from db.queue import jobs, labels, results
+from db.queue import jobs, labels, measured, results
 from db.registry import measures, models
 from tests.db import given
 from trainer.judging import figures
@@ -154,13 +154,13 @@ def test_metrics_of_a_job_follow_its_labels(database: sa.Engine, tmp_path: Path)
     truth = [chance.random() < p for p in probabilities]
     job_id = _scored(database, probabilities)
     with pytest.raises(NotFound, match="labels import"):
-        labels.metrics(database, job_id)
+        measured.metrics(database, job_id)
     _import(
         database, job_id,
         *((f"{n}.jpg", "PNEUMONIA" if t else "NORMAL") for n, t in enumerate(truth[:300])),
     )  # fmt: skip
 
-    found = labels.metrics(database, job_id)
+    found = measured.metrics(database, job_id)
 
     score, true = np.array(probabilities[:300]), np.array(truth[:300])
     assert found["auroc"] == pytest.approx(reference.roc_auc_score(true, score))
@@ -174,11 +174,11 @@ def test_metrics_of_a_job_follow_its_labels(database: sa.Engine, tmp_path: Path)
     assert {k: found[k] for k in both} == pytest.approx({k: expected[k] for k in both})
     assert (found["n_films"], found["unlabelled"], found["not_predicted"]) == (300, 100, 0)
     assert found["positives"] + found["negatives"] == 300
-    kept = labels.stored(database, job_id)
+    kept = measured.stored(database, job_id)
     assert kept is not None
     assert (kept["split"], kept["n_films"], kept["model_id"]) == (f"labels of job {job_id}", 300, 1)
     assert kept["metrics"]["auroc"] == pytest.approx(found["auroc"])
-    labels.metrics(database, job_id)
+    measured.metrics(database, job_id)
     assert given.count(database, evaluations) == 1
     assert models.detail(database, 1)["evaluations"][0]["split"] == f"labels of job {job_id}"
 
@@ -188,7 +188,7 @@ def test_metrics_that_the_labels_do_not_allow_are_absent(database: sa.Engine, tr
     job_id = _scored(database, [0.1, 0.9])
     _import(database, job_id, (0, truth), (1, truth))
 
-    found = labels.metrics(database, job_id)
+    found = measured.metrics(database, job_id)
 
     assert found["auroc"] is None
     assert found["accuracy"] == 0.5

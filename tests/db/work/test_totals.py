@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from db.base import workers
 from db.base.database import reading, write
 from db.base.schema import shard_totals, shards
-from db.queue import labels, listings, results, reuse
+from db.queue import labels, listings, measured, results, reuse
 from db.work import claims, control, purge, totals
 from tests.db import given
 
@@ -230,7 +230,7 @@ def test_retry_reuse_and_labels_leave_the_sums_right(database: sa.Engine, added:
     given.close(database, copying.job_id)
     add()
     write(database, lambda c: labels.import_rows(c, whole, [(0, "NORMAL")], "kim@ward"))
-    labels.metrics(database, whole)
+    measured.metrics(database, whole)
 
     said = _said(database)
     assert said == _counted(database)

@@ -281,3 +281,20 @@ def test_a_terminal_that_lacks_a_letter_gets_it_escaped(monkeypatch: pytest.Monk
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
     assert "\\u80ba" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("notices", "ls", "--limit"),
+        ("schedule", "runs", "--limit"),
+        ("export", "1", "films", "--uncertain"),
+        ("jobs", "ls", "--limit"),
+        ("jobs", "errors", "1", "--limit"),
+    ],
+)
+def test_more_rows_than_a_database_can_count_are_refused_by_name(words: tuple[str, ...]) -> None:
+    for number in (2**63, 10**30):
+        result = run(*words, number)
+        assert result.exit_code == 2
+        assert "is not in the range" in result.stderr and words[-1] in result.stderr
