@@ -251,6 +251,8 @@ def test_its_shift_report_is_that_of_the_model_it_comes_from_and_says_so(
     figures = told["gate"]["figures"]["shift"]
     assert figures["judged"] and figures["candidate"] == figures["champion"]
     shown = run("models", "show", number).stdout
+    assert "300 calibration films" in shown
+    assert "Calibration metrics" in shown
     assert (
         f"measured with model {model_id}, of the same weights: AUROCs are this model's too, but "
         "mean P and the decisions that change are at that one's temperature and threshold" in shown
