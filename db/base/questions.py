@@ -221,11 +221,49 @@ def _of_source(what: str) -> str:
     )
 
 
+def _same(job: str) -> str:
+    """Whether a job is of the model and precision of job j."""
+    return (
+        f"{job}.model_id = j.model_id "
+        f"AND COALESCE({job}.precision, 'fp32') = COALESCE(j.precision, 'fp32')"
+    )
+
+
+def _counts(job: str) -> str:
+    """Whether a job of the model and precision of job j counts, if no newer one has its items."""
+    return f"{job}.planned_at IS NOT NULL AND {job}.purged_at IS NULL AND {_same(job)}"
+
+
+def _up(select: str) -> str:
+    """A select of `up`: job j, and while they are retries of what failed, what they are retries of.
+
+    Asked for each job, so that it reads those above it alone.
+    """
+    return f"""(
+        WITH RECURSIVE up (id, parent_id, part) AS (
+            SELECT j.id, j.parent_job_id, JSON_HAS(j.spec, failed_only)
+            UNION ALL
+            SELECT a.id, a.parent_job_id, JSON_HAS(a.spec, failed_only)
+            FROM up JOIN jobs a ON a.id = up.parent_id WHERE up.part AND {_same("a")}
+        ) {select}
+    )"""  # noqa: S608  # constants
+
+
+#: The job over all items that job j is a retry of, or is; 0 where that is of another model.
+_ROOT = f"""CASE WHEN JSON_HAS(j.spec, failed_only)
+    THEN COALESCE({_up("SELECT up.id FROM up WHERE NOT up.part")}, 0) ELSE j.id END"""  # noqa: S608  # constants
+
+#: The newest job that retries items which job j, or one that it is a retry of, retried before.
+_RETRIED_AGAIN = _up(
+    f"""SELECT MAX(r.id) FROM up JOIN jobs r ON r.parent_job_id = up.parent_id AND r.id > up.id
+        WHERE up.part AND {_counts("r")} AND JSON_HAS(r.spec, failed_only)"""  # noqa: S608  # constants
+)
+
 V_COMPLETENESS = View(
     name="v_completeness",
     comment="How completely a model has scored a source: by its newest job over all of the source "
-    "and those that retried items of it; what a watched folder had new, by all jobs. A job counts "
-    "once its listing is complete, and until it is purged.",
+    "and the newest retries of what failed in it; what a watched folder had new, by all jobs. A "
+    "job counts once its listing is complete, and until it is purged.",
     columns={
         "source": "Folder or archive.",
         "model_id": "Model.",
@@ -266,23 +304,15 @@ V_COMPLETENESS = View(
             -- What it left is another job's since.
             LEFT JOIN jobs c ON c.id = (
                 SELECT MAX(r.id) FROM jobs r
-                WHERE r.parent_job_id = j.id AND r.planned_at IS NOT NULL AND r.purged_at IS NULL
-                    AND r.model_id = j.model_id
-                    AND COALESCE(r.precision, 'fp32') = COALESCE(j.precision, 'fp32')
-                    AND JSON_HAS(r.spec, failed_only)
+                WHERE r.parent_job_id = j.id AND {_counts("r")} AND JSON_HAS(r.spec, failed_only)
             )
             WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
+                AND (NOT JSON_HAS(j.spec, failed_only) OR {_RETRIED_AGAIN} IS NULL)
                 AND (s.paths IS NOT NULL OR NOT EXISTS (
                 SELECT 1 FROM ALL_SOURCES s2
                 JOIN jobs j2 ON j2.id = s2.job_id
-                WHERE s2.uri = s.uri AND s2.paths IS NULL
-                    AND s2.job_id > CASE
-                        WHEN JSON_HAS(j.spec, failed_only) THEN j.parent_job_id ELSE j.id END
-                    AND s2.job_id <> s.job_id
-                    AND j2.model_id = j.model_id
-                    AND COALESCE(j2.precision, 'fp32') = COALESCE(j.precision, 'fp32')
-                    AND j2.planned_at IS NOT NULL AND j2.purged_at IS NULL
-                    AND NOT JSON_HAS(j2.spec, failed_only)
+                WHERE s2.uri = s.uri AND s2.paths IS NULL AND s2.job_id > {_ROOT}
+                    AND {_counts("j2")} AND NOT JSON_HAS(j2.spec, failed_only)
             ))
         ) AS k
         GROUP BY source, model_id, precision, listing

@@ -196,6 +196,71 @@ def test_a_retry_of_what_failed_completes_the_archive(
     assert completeness() == [(1, again, 12, 12, 0, 0, 0, 0)], "all of it, once more"
 
 
+def _again(
+    database: sa.Engine, job_id: int, items: int, errors: int, *, failed_only: bool = True
+) -> int:
+    """A retry of a job's items, of which some are in error: its number."""
+    again = write(database, lambda c: control.retry(c, job_id, "kim", failed_only=failed_only))
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "p", given.LEASE_S))
+    assert claimed is not None and claimed.lease.job_id == again
+
+    def plan(connection: sa.Connection) -> None:
+        listings.add(connection, claimed.lease, given.new_shards(1, items))
+        listings.complete(connection, claimed.lease, {})
+
+    write(database, plan)
+    given.commit(database, given.claimed(database), errors=errors)
+    given.close(database, again)
+    return again
+
+
+def _complete(database: sa.Engine) -> list[tuple[Any, ...]]:
+    """What model 1 lacks: jobs, the newest, listed, scored, failed, missing."""
+    return _ask(
+        database,
+        "SELECT jobs, newest_job, listed, scored, failed, missing FROM v_completeness "
+        "WHERE model_id = 1",
+    )
+
+
+def test_of_two_retries_of_the_same_failures_the_newer_counts(database: sa.Engine) -> None:
+    first = _scored(database, 1, errors=3)
+    older = _again(database, first, items=3, errors=3)
+    below = _again(database, older, items=3, errors=1)
+    assert _complete(database) == [(3, below, 12, 11, 1, 0)]
+
+    newer = _again(database, first, items=3, errors=0)
+    assert _complete(database) == [(2, newer, 12, 12, 0, 0)], "nor does the older one's retry"
+
+
+def test_retries_of_retries_go_with_the_job_that_they_began_with(database: sa.Engine) -> None:
+    first = _scored(database, 1, errors=3)
+    whole = _scored(database, 1, errors=1)
+    retry = _again(database, first, items=3, errors=2)
+    _again(database, retry, items=2, errors=1)
+    assert _complete(database) == [(1, whole, 12, 11, 1, 0)]
+
+    last = _again(database, whole, items=1, errors=1)
+    last = _again(database, last, items=1, errors=0)
+    assert _complete(database) == [(3, last, 12, 12, 0, 0)]
+
+
+def test_what_another_model_failed_at_is_not_added_to_a_job_over_all(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    second = given.model(tmp_path, "second")
+    write(database, lambda c: models.register(c, second, "tests"))
+    whole = _scored(database, 1)
+    other = _scored(database, 2, errors=3)
+    write(database, lambda c: control.retry(c, other, "kim", failed_only=True, model_id=1))
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "p", given.LEASE_S))
+    assert claimed is not None
+    write(database, lambda c: listings.add(c, claimed.lease, given.new_shards(1, 3)))
+    write(database, lambda c: listings.complete(c, claimed.lease, {}))
+
+    assert _complete(database) == [(1, whole, 12, 12, 0, 0)]
+
+
 def test_the_latest_prediction_is_that_of_the_newest_job(
     database: sa.Engine, site: dict[str, Any]
 ) -> None:
