@@ -225,7 +225,7 @@ def _of_model(what: str) -> str:
 V_MODEL_LEADERBOARD = View(
     name="v_model_leaderboard",
     comment="Models ranked on the same films, by their newest measure on each; and what each has "
-    "done at work.",
+    "done at work. A model of which imported labels alone are known has no films, and no rank.",
     columns={
         "split": "Films: validation, `test of` a folder's name, a slice.",
         "dataset_id": "Dataset that the films are of, where it was read for training; without one, "
@@ -250,11 +250,12 @@ V_MODEL_LEADERBOARD = View(
     },
     select=f"""
         SELECT e.split, e.dataset_id,
-               RANK() OVER (
+               CASE WHEN e.id IS NOT NULL THEN RANK() OVER (
                    PARTITION BY e.split, e.dataset_id
                    ORDER BY COALESCE(JSON_NUMBER(e.metrics, auroc), -1) DESC
-               ) AS rank,
-               e.model_id, m.name AS model, CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
+               ) END AS rank,
+               m.id AS model_id, m.name AS model,
+               CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
                m.state, e.n_films AS films, JSON_NUMBER(e.metrics, auroc) AS auroc,
                JSON_NUMBER(e.metrics, auroc_low) AS auroc_low,
                JSON_NUMBER(e.metrics, auroc_high) AS auroc_high,
@@ -263,8 +264,13 @@ V_MODEL_LEADERBOARD = View(
                {_of_model("predictions")}, {_of_model("positives")}, {_of_model("unusual")},
                COALESCE(t.films, 0) AS labelled,
                t.correct / t.films AS labelled_accuracy
-        FROM evaluations e
-        JOIN models m ON m.id = e.model_id
+        FROM models m
+        LEFT JOIN evaluations e ON e.model_id = m.id
+            AND substr(e.split, 1, {len(_LABELS)}) <> '{_LABELS}' AND NOT EXISTS (
+                SELECT 1 FROM evaluations n
+                WHERE n.model_id = e.model_id AND n.split = e.split
+                    AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0) AND n.id > e.id
+            )
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
         LEFT JOIN model_totals d ON d.model_id = m.id
         LEFT JOIN ({totals.to_be_added(totals.MODEL)}) AS u ON u.model_id = m.id
@@ -274,11 +280,7 @@ V_MODEL_LEADERBOARD = View(
             FROM evaluations
             WHERE substr(split, 1, {len(_LABELS)}) = '{_LABELS}' GROUP BY model_id
         ) AS t ON t.model_id = m.id
-        WHERE substr(e.split, 1, {len(_LABELS)}) <> '{_LABELS}' AND NOT EXISTS (
-            SELECT 1 FROM evaluations n
-            WHERE n.model_id = e.model_id AND n.split = e.split
-                AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0) AND n.id > e.id
-        )
+        WHERE e.id IS NOT NULL OR t.films IS NOT NULL
     """,  # noqa: S608  # constants
 )
 

@@ -353,6 +353,31 @@ def test_the_latest_prediction_is_that_of_the_newest_job(
     ) == [(2,)]
 
 
+def test_a_model_that_was_never_evaluated_is_right_as_often_as_its_labels_say(
+    database: sa.Engine, site: dict[str, Any], tmp_path: Path
+) -> None:
+    for name in ("third", "unused"):
+        new = given.model(tmp_path, name)
+        write(database, lambda c, n=new: models.register(c, n, "tests"))  # type: ignore[misc]
+    job_id = _scored(database, 3)
+    rows = [(n, "NORMAL" if n < 5 else "PNEUMONIA") for n in range(12)]
+    write(database, lambda c: labels.import_rows(c, job_id, rows, "kim@ward"))
+    labels.metrics(database, job_id)
+
+    answer = _ask(database, ASKED[18])
+    assert [tuple(_plain(v) for v in row) for row in answer] == [
+        ("first", 11, 11, 0.4545), ("second", 12, 0, None), ("third", 12, 12, 0.9167),
+    ]  # fmt: skip
+    ranks = _ask(
+        database, "SELECT model, rank, split, films, auroc FROM v_model_leaderboard ORDER BY model"
+    )
+    assert ranks == [
+        ("first", 2, "validation", 40, 0.91),
+        ("second", 1, "validation", 40, 0.95),
+        ("third", None, None, None, None),
+    ]
+
+
 def test_films_of_other_sources_or_of_the_same_model_do_not_disagree(
     database: sa.Engine, site: dict[str, Any]
 ) -> None:
