@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -71,8 +71,13 @@ def last_trained(engine: sa.Engine, schedule_id: int) -> int | None:
         return connection.execute(select).scalar()
 
 
-def learned(engine: sa.Engine, model_ids: Iterable[int], schedule_id: int) -> list[Kept]:
-    """The films that these models were trained on, and those that they began from.
+def learned(
+    engine: sa.Engine,
+    model_ids: Iterable[int],
+    schedule_id: int,
+    splits: Collection[str] = ("train",),
+) -> list[Kept]:
+    """The films of these splits that these models, and those that they began from, were made with.
 
     Models that this schedule made are skipped once it has frozen films, on none of which, nor
     on others of their patients, it has trained: a chain of years is read in a moment.
@@ -95,7 +100,7 @@ def learned(engine: sa.Engine, model_ids: Iterable[int], schedule_id: int) -> li
             if not (is_frozen and row.schedule_id == schedule_id)
         }
     return [
-        film for number in sorted(read) for film in films(engine, number) if film.split == "train"
+        film for number in sorted(read) for film in films(engine, number) if film.split in splits
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from db.base.errors import Conflict, NotFound, UnknownLabel
 from db.base.schema import (
     evaluations,
     identities,
+    item_errors,
     jobs,
     labels,
     model_labels,
     models,
     predictions,
+    refusals,
 )
 from db.base.types import now
 from db.queue import jobs as job_rows
@@ -32,11 +35,15 @@ BATCH = 10_000
 #: Names that a report shows of each kind.
 EXAMPLES = 5
 
+#: Largest item_no that its column takes.
+MOST_ITEM = 2**31 - 1
+
 #: Rows of an answer that are fetched at a time.
 FETCH = 50_000
 
 #: What a row names: an item's number, its name, or names of which the first that there is counts.
-Item = int | str | tuple[str, ...]
+#: Names in a tuple of their own are one: items that have either are items of that name.
+Item = int | str | tuple[str | tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,17 @@ class Imported:
     contradicted: int
     #: The first few names of each kind that was not labelled.
     examples: dict[str, list[str]]
+
+
+def has_hashed(engine: sa.Engine, job_id: int) -> bool:
+    """Whether some item of a job is named by a hash, which begins with `#`."""
+    with database.reading(engine) as connection:
+        return any(
+            connection.execute(
+                sa.select(sa.exists().where(table.c.job_id == job_id, table.c.name.startswith("#")))
+            ).scalar_one()
+            for table in (predictions, refusals, item_errors)
+        )
 
 
 def import_rows(
@@ -76,16 +94,16 @@ def import_rows(
     end = " ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE label_rows "
-        "(row_no INTEGER, way INTEGER, item_no INTEGER, name TEXT, label TEXT, "
-        f"PRIMARY KEY (row_no, way)){end}"
+        "(row_no INTEGER, way INTEGER, alias INTEGER, item_no INTEGER, name TEXT, label TEXT, "
+        f"PRIMARY KEY (row_no, way, alias)){end}"
     )
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE label_items "
         f"(row_no INTEGER, way INTEGER, item_no INTEGER, label TEXT, items INTEGER){end}"
     )
-    count = _take(connection, rows, classes, job.model_id)
+    count, nobodys = _take(connection, rows, classes, job.model_id)
     _match(connection, job_id)
-    report = _keep(connection, job_id, count, who)
+    report = _keep(connection, job_id, count, nobodys, who)
     connection.exec_driver_sql("DROP TABLE label_rows")
     connection.exec_driver_sql("DROP TABLE label_items")
     job_rows.log(
@@ -111,29 +129,50 @@ def _take(
     rows: Iterable[tuple[Item, str]],
     classes: list[str],
     model_id: int,
-) -> int:
+) -> tuple[int, list[str]]:
+    """Put the rows into label_rows: how many were read, and the first that no item can be meant by.
+
+    Those are not put there: no database takes such a number or name.
+    """
     stream = iter(rows)
     known = {unicodedata.normalize("NFC", name): name for name in classes}
-    columns = ("row_no", "way", "item_no", "name", "label")
-    count = 0
+    columns = ("row_no", "way", "alias", "item_no", "name", "label")
+    count, nobodys = 0, list[str]()
     while part := list(islice(stream, BATCH)):
         batch: list[bulk.Row] = []
         for item, label in part:
             count += 1
             found = known.get(unicodedata.normalize("NFC", label))
             if found is None:
-                said = item[0] if isinstance(item, tuple) else item
+                said = item
+                while isinstance(said, tuple):
+                    said = said[0]
                 raise UnknownLabel(
                     f"row {count} ({said}) has the label {label!r}, which is no class of model "
                     f"{model_id}; its classes are {', '.join(classes)}"
                 )
             if isinstance(item, int):
-                batch.append((count, 0, item, None, found))
+                if 0 <= item <= MOST_ITEM:
+                    batch.append((count, 0, 0, item, None, found))
+                elif len(nobodys) < EXAMPLES:
+                    nobodys.append(str(item))
                 continue
-            names = item if isinstance(item, tuple) else (item,)
-            batch += [(count, way, None, name, found) for way, name in enumerate(names)]
+            ways = [
+                [name for name in (one if isinstance(one, tuple) else (one,)) if _is_text(name)]
+                for one in (item if isinstance(item, tuple) else (item,))
+            ]
+            ways = [names for names in ways if names]
+            for way, names in enumerate(ways):
+                batch += [(count, way, n, None, name, found) for n, name in enumerate(names)]
+            if not ways and len(nobodys) < EXAMPLES:
+                nobodys.append(ascii(item))
         bulk.insert(connection, "label_rows", columns, batch)
-    return count
+    return count, nobodys
+
+
+def _is_text(name: str) -> bool:
+    """Whether a database can keep the name: items' names have neither NUL nor lone surrogates."""
+    return not re.search("[\0\ud800-\udfff]", name)
 
 
 def _match(connection: sa.Connection, job_id: int) -> None:
@@ -171,7 +210,9 @@ _CONTRADICTED = (
 )
 
 
-def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Imported:
+def _keep(
+    connection: sa.Connection, job_id: int, count: int, nobodys: list[str], who: str
+) -> Imported:
     found, ambiguous = connection.execute(
         sa.text("SELECT COUNT(*), COUNT(CASE WHEN items > 1 THEN 1 END) FROM label_items")
     ).one()
@@ -192,23 +233,25 @@ def _keep(connection: sa.Connection, job_id: int, count: int, who: str) -> Impor
     lists = {
         "unknown": "SELECT COALESCE(r.name, CAST(r.item_no AS TEXT)) FROM label_rows r "
         "LEFT JOIN label_items i ON i.row_no = r.row_no WHERE i.row_no IS NULL AND r.way = 0 "
-        "ORDER BY r.row_no LIMIT :n",
+        "AND r.alias = 0 ORDER BY r.row_no LIMIT :n",
         "ambiguous": "SELECT r.name FROM label_rows r JOIN label_items i ON i.row_no = r.row_no "
-        "AND i.way = r.way WHERE i.items > 1 ORDER BY r.row_no LIMIT :n",
+        "AND i.way = r.way WHERE i.items > 1 AND r.alias = 0 ORDER BY r.row_no LIMIT :n",
         "contradicted": "SELECT DISTINCT COALESCE(r.name, CAST(r.item_no AS TEXT)) "  # noqa: S608  # constants
         "FROM label_rows r JOIN label_items i ON i.row_no = r.row_no AND i.way = r.way "
-        f"WHERE i.item_no IN ({_CONTRADICTED}) ORDER BY 1 LIMIT :n",
+        f"WHERE i.item_no IN ({_CONTRADICTED}) AND r.alias = 0 ORDER BY 1 LIMIT :n",
     }
+    examples = {
+        kind: list(connection.execute(sa.text(select), {"n": EXAMPLES}).scalars())
+        for kind, select in lists.items()
+    }
+    examples["unknown"] = [*nobodys, *examples["unknown"]][:EXAMPLES]
     return Imported(
         rows=count,
         labelled=kept.rowcount,
         unknown=count - int(found),
         ambiguous=int(ambiguous),
         contradicted=int(contradicted),
-        examples={
-            kind: list(connection.execute(sa.text(select), {"n": EXAMPLES}).scalars())
-            for kind, select in lists.items()
-        },
+        examples=examples,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -114,16 +115,12 @@ def retry(
         raise Conflict(f"job {job_id} was purged, its sources are not known any more; submit anew")
     if failed_only:
         _check_failures(connection, row)
-    spec = {k: v for k, v in row.spec.items() if k != "failed_only"}
-    spec |= {k: v for k, v in changes.items() if k not in _COLUMNS}
-    if failed_only:
-        spec["failed_only"] = True
     # A training job's model is the one that it made.
     model_id = row.model_id if row.kind == "score" else None
     new_id = job_rows.submit(
         connection,
         kind=row.kind,
-        spec={k: v for k, v in spec.items() if v is not None},
+        spec=spec_again(row.spec, failed_only=failed_only, **changes),
         submitted_by=who,
         parent_job_id=job_id,
         **(
@@ -149,6 +146,15 @@ def retry(
             )
         )
     return new_id
+
+
+def spec_again(spec: Mapping[str, Any], *, failed_only: bool, **changes: Any) -> dict[str, Any]:
+    """The spec of a job that does again one with this spec, as `retry`."""
+    spec = {k: v for k, v in spec.items() if k != "failed_only"}
+    spec |= {k: v for k, v in changes.items() if k not in _COLUMNS}
+    if failed_only:
+        spec["failed_only"] = True
+    return {k: v for k, v in spec.items() if v is not None}
 
 
 def _check_failures(connection: sa.Connection, row: sa.Row[Any]) -> None:

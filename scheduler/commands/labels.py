@@ -24,6 +24,9 @@ NAMES = ("name", "path", "file", "filename", "image", "film")
 TRUTHS = ("label", "class", "truth", "target", "finding")
 NUMBERS = ("item_no", "item")
 
+#: Digits of an item's number that are looked at: no number that long is an item's.
+_DIGITS = 100
+
 
 @click.group("labels")
 def command() -> None:
@@ -74,10 +77,10 @@ def import_(
     _check(engine, job)
     columns = _columns(file, name_column, label_column)
     who = session.who()
-    hide = bool(jobs.get(engine, job)["spec"].get("hash_names"))
+    hashed = labels.has_hashed(engine, job)
     # The file is read anew should the transaction be repeated.
     report = database.write(
-        engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hide), who)
+        engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hashed), who)
     )
     pages.record(engine, "labels", file, job_id=job, films=None)
     try:
@@ -236,32 +239,36 @@ def _rows(
             continue
         if not numbers:
             yield name, label
-        elif name.strip().isdecimal():
-            yield int(name), label
+        elif (digits := name.strip()).isdecimal():
+            # Python reads 4,300 digits at most; by so many no item is meant either.
+            yield int(digits.lstrip("0")[:_DIGITS] or "0"), label
         else:
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
 
 
-def _stored(rows: Iterator[tuple[str | int, str]], hide: bool) -> Iterator[tuple[labels.Item, str]]:
-    """The same rows with names as the database has them: hashed where names are hidden.
+def _stored(
+    rows: Iterator[tuple[str | int, str]], hashed: bool
+) -> Iterator[tuple[labels.Item, str]]:
+    """The same rows with names as the database may have them.
 
-    A name that may be meant otherwise than it is written becomes several.
+    A name that may be meant otherwise than it is written becomes several; with `hashed` each is
+    hashed too, as its film may have been DICOM whatever its ending says.
     """
     from worker import archive
     from worker.machine import privacy
-    from worker.scoring.shard import is_hidden, stored_name
+    from worker.scoring.shard import stored_name
 
-    site = None
+    site = privacy.load(session.settings()) if hashed else None
     for name, label in rows:
         if isinstance(name, int):
             yield name, label
             continue
         ways = dict.fromkeys(map(archive.display, spelling.spellings(name) or (name,)))
-        for way in list(ways):
-            if is_hidden(way, hide=hide):
-                site = site or privacy.load(session.settings())
-                ways[stored_name(site, way, hide=hide)] = ways.pop(way)
-        yield tuple(ways), label
+        if site is None:
+            yield tuple(ways), label
+        else:
+            both = (dict.fromkeys((way, stored_name(site, way, hide=True))) for way in ways)
+            yield tuple(map(tuple, both)), label
 
 
 def _is_text(file: Path) -> bool:

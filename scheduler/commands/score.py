@@ -142,11 +142,14 @@ def command(
             share=share,
         )
 
+    same: dict[str, Any] = {"spec": spec, "engine": wanted}
+    if asked != "auto":
+        same["precision"] = asked
     how = "as asked" if asked != "auto" else "the fastest that passed its parity gate"
     ctx.exit(
         submit.submit(
             settings, engine, "score", make,
-            wanted=wanted, spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            wanted=wanted, same=same, key=key, wait=wait, local=local, later=later, as_json=as_json,
             note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {how}.",
         )
     )  # fmt: skip

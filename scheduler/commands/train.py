@@ -259,7 +259,8 @@ def command(
     ctx.exit(
         submit.submit(
             settings, engine, "train", make,
-            spec=spec, key=key, wait=wait, local=local, later=later, as_json=as_json, note=note,
+            same={"spec": spec}, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            note=note,
         )
     )  # fmt: skip
 

@@ -11,6 +11,9 @@ from typing import Any
 from scheduler import errors
 from scheduler.submitting import submit
 
+#: Sources of a job: sources.source_no is a small integer from 0.
+MOST = 2**15
+
 
 def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
     """Columns of `sources` for what was typed, in that order: the paths, then the lists.
@@ -22,6 +25,12 @@ def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
     if not paths and not lists:
         raise errors.Failure(
             "nothing to score was named: give a folder, an archive or films, or --list FILE"
+        )
+    if len(paths) + len(lists) > MOST:
+        raise errors.Failure(
+            f"{len(paths) + len(lists):,} sources were named, and a job has room for {MOST:,}: "
+            "quote the pattern, so that the shell leaves it to us, or name the folder, or write "
+            "the paths into a file and give --list FILE"
         )
     return [_row(path, "glob" if _is_pattern(path) else None) for path in paths] + [
         _row(path, "list") for path in lists

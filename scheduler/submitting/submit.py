@@ -42,7 +42,7 @@ def submit(
     queue: str,
     make: Make,
     *,
-    spec: Mapping[str, Any] | None,
+    same: Mapping[str, Any],
     key: str | None,
     wait: bool,
     local: bool,
@@ -56,10 +56,10 @@ def submit(
     `note` is said of a new job. `wanted` is its `jobs.engine`.
 
     With nobody to do it, nothing is inserted and Failure says what to start, unless `later`. A key
-    that a job has already stands for that job; Failure where that one has another spec or engine,
-    unless the spec is given as None.
+    that a job has already stands for that job; Failure where that one has other values in the
+    columns of `jobs` that are in `same`.
     """
-    earlier = _earlier(engine, key, spec, wanted)
+    earlier = _earlier(engine, key, same)
     if earlier is not None:
         if not as_json:
             click.echo(
@@ -85,21 +85,32 @@ def submit(
     return errors.DONE
 
 
-def _earlier(
-    engine: sa.Engine, key: str | None, spec: Mapping[str, Any] | None, wanted: str | None
-) -> sa.RowMapping | None:
-    """The job that has this key already."""
+def _earlier(engine: sa.Engine, key: str | None, same: Mapping[str, Any]) -> sa.RowMapping | None:
+    """The job that has this key already; Failure where it has other values than these."""
     if key is None:
         return None
     with database.reading(engine) as connection:
         select = sa.select(schema.jobs).where(schema.jobs.c.key == key)
         row = connection.execute(select).mappings().first()
-    if row is not None and spec is not None and (row["spec"], row["engine"]) != (spec, wanted):
+    if row is not None and (other := _differences(row, same)):
         raise errors.Failure(
-            f"the key {key!r} is that of job {row['id']}, which has other sources or options "
-            f"(`pneumoq jobs show {row['id']}`); give another --key"
+            f"the key {key!r} is that of job {row['id']}, which has other sources or options: "
+            f"{other} (`pneumoq jobs show {row['id']}`); give another --key"
         )
     return row
+
+
+def _differences(row: sa.RowMapping, same: Mapping[str, Any]) -> str:
+    """What of a job's row is not `same`, in words: of its options the names; empty if nothing."""
+    named = {"parent_job_id": "retried job"}
+    found = [
+        f"{named.get(column, column)} {row[column] or 'any'}, not {value or 'any'}"
+        for column, value in same.items()
+        if column != "spec" and row[column] != value
+    ]
+    was, now = row["spec"], same["spec"]
+    options = sorted(k for k in {**was, **now} if was.get(k, ...) != now.get(k, ...))
+    return "; ".join([*found, ", ".join(options)] if options else found)
 
 
 @contextlib.contextmanager

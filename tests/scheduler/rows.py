@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.base import database, workers
+from db.base.schema import datasets
+from db.base.schema import models as models_table
+from db.base.types import now
 from db.queue import jobs, listings, results, training
 from db.queue.leases import Lease, Shard
 from db.queue.results import NotPredicted, Outcome, Prediction
@@ -37,6 +43,31 @@ SHIFT: dict[str, Any] = {
     ],
     "worst": {"name": "group 1", "auroc": 0.91, "low": 0.88, "high": 0.94},
 }  # fmt: skip
+
+
+def made_with(engine: sa.Engine, model_id: int, films: Iterable[tuple[Path, str, str]]) -> None:
+    """Let a model be made with these files: each one's split and patient."""
+    lines = [
+        f"{path.name},{hashlib.sha256(path.read_bytes()).hexdigest()},NORMAL,{patient},{split}\n"
+        for path, split, patient in films
+    ]
+    with database.writing(engine) as connection:
+        dataset_id = connection.execute(
+            sa.insert(datasets)
+            .values(
+                hash=f"{model_id:064}", root="/films", n_train=len(lines), n_val=0,
+                n_patients=len(lines), classes={}, notes=[], created_at=now(),
+                manifest=zlib.compress(
+                    "".join(("path,sha256,label,patient,split\n", *lines)).encode()
+                ),
+            )
+            .returning(datasets.c.id)
+        ).scalar_one()  # fmt: skip
+        connection.execute(
+            sa.update(models_table)
+            .where(models_table.c.id == model_id)
+            .values(dataset_id=dataset_id)
+        )
 
 
 def a_model(engine: sa.Engine, folder: Path, name: str = "first", **values: Any) -> int:

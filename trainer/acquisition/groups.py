@@ -72,16 +72,21 @@ class Group:
     exact: bool = False
 
 
+def fewest(films: int) -> int:
+    """How many of so many films are a group at least."""
+    return max(FEWEST, round(SHARE * films))
+
+
 def find(looks: Looks) -> list[Group]:
     """Groups of films, each look's largest first. The same films give the same groups."""
-    fewest = max(FEWEST, round(SHARE * len(looks)))
-    found = [*_marks(looks.marks, fewest)]
-    found += _ends(looks.ends, SMALL if looks.small else SIDE, fewest)
-    found += _frames(looks.frames, fewest)
-    found += _tones(looks.tone.astype(np.float32), fewest)
+    least = fewest(len(looks))
+    found = [*_marks(looks.marks, least)]
+    found += _ends(looks.ends, SMALL if looks.small else SIDE, least)
+    found += _frames(looks.frames, least)
+    found += _tones(looks.tone.astype(np.float32), least)
     for view in range(looks.sharpness.shape[1]):
-        found += _sharpness(looks.sharpness[:, view], fewest)
-    found += _sizes(looks.sizes, fewest)
+        found += _sharpness(looks.sharpness[:, view], least)
+    found += _sizes(looks.sizes, least)
     return found
 
 

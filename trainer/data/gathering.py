@@ -133,7 +133,7 @@ def _films(
     wrong: list[str] = []
     there: set[tuple[str, str]] = set()
     others: list[str] = []
-    for entry, sha256, dicom, its, error in _hashed(source.entries, said):
+    for entry, sha256, kind, its, error in _hashed(source.entries, said):
         path = below(root, entry.file)
         if entry.sha256 and sha256 != entry.sha256:
             wrong.append(f"{entry.file} {f'cannot be opened ({error})' if error else 'changed'}")
@@ -155,7 +155,7 @@ def _films(
                 known_by=known_by,
                 sha256=sha256,
                 split=entry.split,
-                dicom=dicom or path.lower().endswith(content.DICOM_NAMES),
+                dicom=content.may_be_dicom(path, kind),
             )
     if wrong:
         found = (
@@ -175,11 +175,11 @@ def _films(
         raise DatasetError(f"{found}: {others[0]}{advice}", shareable=found + advice)
 
 
-_Hashed = tuple[Entry, str, bool, dict[str, str], str]
+_Hashed = tuple[Entry, str, str, dict[str, str], str]
 
 
 def _hashed(entries: Sequence[Entry], said: Whose) -> Iterator[_Hashed]:
-    """Each entry with its file's SHA-256, whether it is DICOM and what its tags say, hashed, or
+    """Each entry with its file's SHA-256, the kind of its content and what its tags say, hashed, or
     with why it cannot be opened; in order."""
     patience = Patience()
 
@@ -187,9 +187,9 @@ def _hashed(entries: Sequence[Entry], said: Whose) -> Iterator[_Hashed]:
         try:
             return entry, *patience.with_(lambda: _read(entry.file, said)), ""
         except OSError as error:
-            return entry, "", False, {}, error.strerror or type(error).__name__
+            return entry, "", "", {}, error.strerror or type(error).__name__
         except ValueError:
-            return entry, "", False, {}, "no file can have such a name"
+            return entry, "", "", {}, "no file can have such a name"
 
     waiting = iter(entries)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
@@ -202,8 +202,8 @@ def content_of(file: Path) -> str:
     return _read(file, None)[0]
 
 
-def _read(file: Path, said: Whose | None) -> tuple[str, bool, dict[str, str]]:
-    """A file's SHA-256, hexadecimal, whether it is DICOM, and what its tags say, hashed; raises
+def _read(file: Path, said: Whose | None) -> tuple[str, str, dict[str, str]]:
+    """A file's SHA-256, hexadecimal, the kind of its content, and what its tags say, hashed; raises
     OSError."""
     tags: dict[str, str] = {}
     digest = hashlib.sha256()
@@ -212,11 +212,11 @@ def _read(file: Path, said: Whose | None) -> tuple[str, bool, dict[str, str]]:
         while block:
             digest.update(block)
             block = opened.read(1 << 20)
-        dicom = content.kind(head) == "DICOM"
-        if dicom and said is not None and said.reads_tags:
+        kind = content.kind(head)
+        if kind == "DICOM" and said is not None and said.reads_tags:
             opened.seek(0)
             tags = {what: said.tag(what, value) for what, value in _identity(opened).items()}
-    return digest.hexdigest(), dicom, tags
+    return digest.hexdigest(), kind, tags
 
 
 def _identity(opened: BinaryIO) -> dict[str, str]:

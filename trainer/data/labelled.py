@@ -31,7 +31,7 @@ class Film:
     sha256: str
     #: `train`, `val` or `test`.
     split: str
-    #: Whether the file is DICOM, or is called so.
+    #: Whether the file may be DICOM, by `trainer.film.content.may_be_dicom`.
     dicom: bool = False
     #: What says whose it is, see trainer.data.whose; empty where nothing does.
     known_by: str = field(default="", compare=False)

@@ -102,6 +102,23 @@ _TELLING = frozenset({(0x0008, 0x0016), (0x0008, 0x0060)})
 #: Endings of the names of DICOM files, whatever is in them.
 DICOM_NAMES = (".dcm", ".dicom", ".dic")
 
+#: Endings of the names of files that are no DICOM, unless their content says so. DICOM itself often
+#: has no ending (`IM0001`), or what looks like one (`1.2.840.113619.2.55`).
+OTHER_NAMES = (
+    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp",
+    ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".zip",
+)  # fmt: skip
+
+
+def may_be_dicom(name: str, kind: str = "") -> bool:
+    """Whether a file of this name may be DICOM.
+
+    `kind` is what `kind` says of its content; empty where that is of no kind, or was not read.
+    """
+    if kind:
+        return kind == "DICOM" or name.lower().endswith(DICOM_NAMES)
+    return not name.lower().endswith(OTHER_NAMES)
+
 
 def kind(data: bytes) -> str:
     """`JPEG`, `PNG`, `DICOM`, `TIFF`, `BMP`, `GIF` or `WEBP`; empty for anything else."""

@@ -16,7 +16,7 @@ from trainer.judging.metrics import Scores, Truth
 
 #: What the films of figures had a part in, for a person: those that a night's models are compared
 #: on, those of a test split, and others that were given, of which nothing is known.
-FROZEN = "frozen films, which chose nothing"
+FROZEN = "frozen films, which chose no epoch and no threshold"
 TESTED = "films of a test split, which chose nothing"
 GIVEN = "films as given: too good where the model has learned from them or they chose its threshold"
 

@@ -93,12 +93,13 @@ class _Needed:
             have = " and ".join(f"{now[of]:,}" for of in more)
             return (
                 f". It takes about {films} frozen films ({have} now), of patients with as many "
-                "films each, to decide: on them a model that is as good passes 4 times of 5"
+                "films each, to decide: on them a model that is as good passes each comparison 4 "
+                "times of 5"
             )
         if self.wanted:
             return (
-                ". These films are enough to decide: on them a model that is as good passes 4 "
-                "times of 5"
+                ". These films are enough to decide: on them a model that is as good passes each "
+                "comparison 4 times of 5"
             )
         return ""
 

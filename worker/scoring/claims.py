@@ -21,6 +21,7 @@ from db.queue.listings import NewShard
 from db.work import claims, endings
 from db.work.claims import Claimed
 from trainer.errors import CardError
+from trainer.film import content
 from worker import archive
 from worker.config import Settings
 from worker.errors import ArchiveError, EngineError, SourceTrouble
@@ -191,8 +192,15 @@ class Claims:
             def end(connection: sa.Connection) -> None:
                 listings.bisect(connection, shard, *halves)
         else:
-            hide = bool(shard.spec.get("hash_names"))
-            names = [stored_name(self._privacy, m.name, hide=hide) for m in members]
+            # Nothing is known of these films but their names.
+            everything = bool(shard.spec.get("hash_names"))
+            names, hashed = [], []
+            for item_no, member in enumerate(members, start=shard.first_item):
+                hide = everything or content.may_be_dicom(member.name)
+                names.append(stored_name(self._privacy, member.name, hide=hide))
+                if names[-1] != (plain := archive.display(member.name)):
+                    hashed.append((item_no, names[-1], plain))
+            commits.keep_names(self._settings.home, shard.job_id, hashed)
             code = "worker_died" if shard.last_error is None else "given_up"
             detail = f"given up after {leases.MAX_ATTEMPTS} attempts; the last: " + (
                 shard.last_error or "its worker ended without a word at this item"

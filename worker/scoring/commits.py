@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -136,7 +137,7 @@ class Commits:
             )
             for part in parts
         ]  # fmt: skip
-        self._keep_names(run)
+        keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
         try:
             made = connecting.write(self._database, lambda c: listings.cut(c, shard, new))
         except LeaseLost as error:
@@ -193,7 +194,7 @@ class Commits:
 
     def _commit(self, run: ShardRun, seconds: float | None) -> None:
         # First, because whoever dies in between could not make up for it.
-        self._keep_names(run)
+        keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
         if self._write(run.shard, run.outcomes, seconds):
             self._away.was_read(run.place.uri)
             close_job(self._database, run.shard.job_id, self._worker_id)
@@ -220,19 +221,6 @@ class Commits:
             hand_back(self._database, self._heartbeat, shard, reason, in_good_order=False)
             return False
         return True
-
-    def _keep_names(self, run: ShardRun) -> None:
-        if not run.hashed_names:
-            return
-        try:
-            privacy.keep_names(self._settings.home, run.shard.job_id, run.hashed_names)
-        except OSError as error:
-            # No reason to lose outcomes: whoever has the key and the films can make the map again.
-            log.warning(
-                "job %d: the map of hashed names cannot be kept (%s); make room in PNEUMOQ_HOME "
-                "and score the job again to have it",
-                run.shard.job_id, error.strerror,
-            )  # fmt: skip
 
     def _gpu_lost(self, shard: Shard, reason: str) -> None:
         detail = f"shard {shard.shard_no}, attempt {shard.attempt}: {reason}"
@@ -286,6 +274,21 @@ def others(database: sa.Engine, shard: Shard, most: int) -> list[Member]:
                 ]
             found += random.sample(members, min(most, len(members)))
     return found[:most] if len(found) <= most else random.sample(found, most)
+
+
+def keep_names(home: Path, job_id: int, hashed: Sequence[tuple[int, str, str]]) -> None:
+    """Keep what hashed names stand for: (item_no, name in the database, name in the archive)."""
+    if not hashed:
+        return
+    try:
+        privacy.keep_names(home, job_id, hashed)
+    except OSError as error:
+        # No reason to lose outcomes: whoever has the key and the films can make the map again.
+        log.warning(
+            "job %d: the map of hashed names cannot be kept (%s); make room in PNEUMOQ_HOME "
+            "and score the job again to have it",
+            job_id, error.strerror,
+        )  # fmt: skip
 
 
 def close_job(database: sa.Engine, job_id: int, worker_id: str) -> None:

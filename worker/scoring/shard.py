@@ -214,7 +214,8 @@ class ShardRun(Run):
     def _name(self, index: int, *, dicom: bool = False) -> str:
         """The item's name as it is stored: the archive's, or a keyed hash of that."""
         name = self.members[index].name
-        hide = self._hash_names or dicom or index in self.tags
+        kind, _ = self.readers.get(index, ("", 0))
+        hide = self._hash_names or dicom or index in self.tags or content.may_be_dicom(name, kind)
         stored = stored_name(self.privacy, name, hide=hide)
         if stored != archive.display(name):
             self.hashed_names.append((self.shard.first_item + index, stored, archive.display(name)))
@@ -242,18 +243,13 @@ class ShardRun(Run):
 
 
 def stored_name(privacy: Privacy, name: str, *, hide: bool) -> str:
-    """What stands in the database for an item's name: the name, or `#` and its keyed hash."""
-    if is_hidden(name, hide=hide):
-        return f"#{privacy.hash('name', archive.display(name))}"
-    return archive.display(name)
-
-
-def is_hidden(name: str, *, hide: bool) -> bool:
-    """Whether a name is hashed: where asked, and where its ending is that of DICOM.
+    """What stands in the database for an item's name: the name, or `#` and its keyed hash.
 
     What is a hash already stays as it is.
     """
-    return not _HASHED.fullmatch(name) and (hide or name.lower().endswith(content.DICOM_NAMES))
+    if hide and not _HASHED.fullmatch(name):
+        return f"#{privacy.hash('name', archive.display(name))}"
+    return archive.display(name)
 
 
 def _quantised(cam: NDArray[np.float32]) -> Cam:

@@ -7,7 +7,7 @@ films and the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +55,17 @@ def through_gate(
     threads: int,
     decoder: Decoder,
     anchor_is: str = gate.CHOSEN,
+    chose: Sequence[Collection[str]] = ((), (), ()),
     lack: Callable[[int], str] = lambda unreadable: "",
     against: Sequence[Reason] = (),
 ) -> dict[str, Any]:
     """Score the films by every model, and judge the candidate.
 
     `anchor` is the last model that a person promoted, by its number, where that is not the
-    champion, and `anchor_is` what it is in words; `rules` are as a schedule has them; `lack` gets
-    how many films cannot be read, and says why nothing can be judged, if so; `against` is what else
-    speaks against the candidate.
+    champion, and `anchor_is` what it is in words; `rules` are as a schedule has them; `chose` are
+    contents of the films that chose epoch and threshold of candidate, champion and anchor; `lack`
+    gets how many films cannot be read, and says why nothing can be judged, if so; `against` is what
+    else speaks against the candidate.
 
     Returns `candidate`, `champion` and `anchor` (its `model` and `figures`): rows of evaluations or
     None; `verdict`, its figures; `accepted`; and `reason` and `told`, the latter for those who may
@@ -75,8 +77,10 @@ def through_gate(
     seen = [film for film, could in zip(films, readable, strict=True) if could]
     truth = np.array([film.name == positive for film in seen], dtype=np.bool_)
     sides = [one.side(readable) for one in outputs]
+    # Without a champion there is no anchor either.
     found = [
-        _figures(side, truth, seen, one.card) for side, one in zip(sides, outputs, strict=True)
+        _figures(side, truth, seen, one.card, its)
+        for side, one, its in zip(sides, outputs, chose, strict=False)
     ]
     answer: dict[str, Any] = {
         "candidate": found[0],
@@ -165,13 +169,19 @@ def _scores(
 
 
 def _figures(
-    side: verdict.Side, truth: NDArray[np.bool_], films: Sequence[Judged], card: Card
+    side: verdict.Side,
+    truth: NDArray[np.bool_],
+    films: Sequence[Judged],
+    card: Card,
+    chose: Collection[str],
 ) -> dict[str, Any] | None:
     """A model's row of evaluations; None where there is nothing that could be one."""
     if not len(truth) or not np.isfinite(side.score).all():
         return None
     patients = [film.patient for film in films]
     found = figures.summary(side.score, truth, side.threshold, patients, known=whose.state(films))
-    # A model may have been calibrated on some of them.
-    basis = figures.GIVEN if card.provenance.get("calibrated") else figures.FROZEN
+    # A model may have been calibrated on some of them, and an imported one have learned them.
+    unknown = bool({"calibrated", "imported"} & card.provenance.keys())
+    given = unknown or any(film.sha256 in chose for film in films)
+    basis = figures.GIVEN if given else figures.FROZEN
     return {**found, "n_films": len(truth), "basis": basis}

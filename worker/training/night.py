@@ -94,6 +94,7 @@ class Night:
         return {
             "positive": row["positive"],
             "file": str(store.fetch(self._engine, self._settings.home, model_id)),
+            "chose": self._chose(model_id),
             # Content → class; an imported one may have learned from any film.
             "films": None if films is None else {film.sha256: film.label for film in films},
         }
@@ -109,7 +110,17 @@ class Night:
         note = {"anchor_id": model_id}
         write(self._engine, lambda c: nights.note(c, self._lease, self._run.id, **note))
         fetched = gone or str(store.fetch(self._engine, self._settings.home, model_id))
-        return {"model": model_id, "why": why, "file": None if gone else fetched}
+        return {
+            "model": model_id,
+            "why": why,
+            "file": None if gone else fetched,
+            "chose": self._chose(model_id),
+        }
+
+    def _chose(self, model_id: int) -> list[str]:
+        """Contents of the films that chose a model's epoch and threshold, sorted."""
+        kept = nights.learned(self._engine, [model_id], self._run.schedule_id, ("val",))
+        return sorted({film.sha256 for film in kept})
 
     def record(self, engine: sa.Engine, event: str, payload: dict[str, Any]) -> bool:
         """Turn a report of the training process into rows; False where it is none of these."""

@@ -296,6 +296,7 @@ class Night:
             threads=threads,
             decoder=decoder,
             anchor_is=(anchor or {}).get("why", gate.CHOSEN),
+            chose=((), *(frozenset((of or {}).get("chose", ())) for of in (champion, anchor))),
             lack=lack,
             against=films.against,
         )
@@ -304,15 +305,17 @@ class Night:
         if "accepted" not in found:  # nothing was compared
             return answer
         unreadable = len(films.judged) - found["films"]
-        aside = _aside(films, unreadable, found, champion["films"] is not None)
+        aside = _aside(films, unreadable, found, champion)
         reason, told = answer["reason"] + aside, answer["told"] + aside
         return answer | {"verdict": {**found, "told": told}, "reason": reason, "told": told}
 
 
-def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: bool) -> str:
+def _aside(
+    films: Films, unreadable: int, figures: Mapping[str, Any], champion: Mapping[str, Any]
+) -> str:
     """What a reader should know of the films that the figures are of.
 
-    `known` is whether it is known what the champion learned from.
+    `champion` is what `night.Night` says of it.
     """
     found = []
     if films.learned:
@@ -329,7 +332,13 @@ def _aside(films: Films, unreadable: int, figures: Mapping[str, Any], known: boo
         found.append("nothing says whose these films are, so that intervals are too narrow")
     if films.told:
         found.append(films.told)
-    if not known:
+    chose = set(champion.get("chose", ()))
+    if n := sum(film.sha256 in chose for film in films.judged):
+        found.append(
+            f"{n} of them chose the champion's epoch and threshold, so that its figures are "
+            "somewhat too good"
+        )
+    if champion["films"] is None:
         found.append("the champion was imported, and may have learned from any of them")
     anchor = figures.get("anchor") or {}
     for shift, whom in ((figures.get("shift"), ""), (anchor.get("shift"), " with the anchor's")):

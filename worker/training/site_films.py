@@ -21,6 +21,7 @@ from trainer.data import frozen, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
+from trainer.data.names import CLEAR, Names
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 from trainer.judging import recalibration
@@ -56,18 +57,30 @@ class Films:
 
 
 def found(
-    source: Path, card: Card, said: Whose, learned: Collection[str]
+    source: Path,
+    card: Card,
+    said: Whose,
+    learned: Collection[str],
+    patients: Collection[str] = (),
+    names: Names = CLEAR,
 ) -> tuple[str, tuple[Judged, ...], tuple[str, ...]]:
     """The films of a labelled folder or manifest that may choose, what they are, and notes.
 
     Those of its test split, or all without one; none that the model has learned (`learned` are
-    contents), nor another of such a film's patient. Raises DatasetError.
+    contents), nor another of such a film's patient, or of one of `patients`, of whom the model has
+    learned other films: they are compared by `names`. Raises DatasetError.
     """
     films = frozen.of_source(source, said, card.labels)
     _check_pattern(said, films)
     if stop := whose.stop([_film(film) for film in films]):
         raise DatasetError(stop)
-    theirs = {film.patient for film in films if film.sha256 in learned}
+    named = {names.same(patient) for patient in patients}
+    theirs = {
+        film.patient
+        for film in films
+        if film.sha256 in learned
+        or (film.known_by in whose.KNOWN and names.same(film.patient) in named)
+    }
     left = tuple(film for film in films if film.patient not in theirs)
     notes = []
     if len(left) < len(films):

@@ -153,13 +153,19 @@ def retry(
     if ctx.get_parameter_source("priority") is not ParameterSource.DEFAULT:
         changes["priority"] = priority
 
+    same = {
+        "parent_job_id": job,
+        "spec": control.spec_again(earlier["spec"], failed_only=failed_only, **changes),
+        "engine": wanted,
+    }
+
     def make(connection: sa.Connection) -> int:
         return control.retry(connection, job, who, failed_only=failed_only, **changes)
 
     ctx.exit(
         submit.submit(
             engines.settings_of(settings, wanted), engine, kind, make,
-            wanted=wanted, spec=None, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            wanted=wanted, same=same, key=key, wait=wait, local=local, later=later, as_json=as_json,
         )
     )  # fmt: skip
 

@@ -198,6 +198,7 @@ class _Calibration:
 
     def _films(self) -> Films:
         from trainer.data.labelled import NAMING
+        from trainer.data.names import Names
         from trainer.data.whose import Whose
         from worker.machine import privacy
         from worker.training import site_films
@@ -212,8 +213,11 @@ class _Calibration:
 
             rows = _rows(self._engine, self._job, int(self._row["id"]))
             return site_films.of_job(labels.split(self._job), self._card, rows, said)
-        learned = {film.sha256 for film in nights.learned(self._engine, [int(self._row["id"])], -1)}
-        on, films, notes = site_films.found(self._data, self._card, said, learned)
+        was = nights.learned(self._engine, [int(self._row["id"])], -1)
+        on, films, notes = site_films.found(
+            self._data, self._card, said, {film.sha256 for film in was},
+            {film.patient for film in was}, Names(key=key()),
+        )  # fmt: skip
         return self._scored(int(self._row["id"]), on, films, notes)
 
     def _scored(self, model_id: int, on: str, films: Sequence[Any], notes: Sequence[str]) -> Films:

@@ -139,9 +139,12 @@ class Version:
                     f"promote {number}`"
                 )
             aliases.move(
-                connection, aliases.CHAMPION, number, who,
-                f"calibrated from model {self.row['id']}: {self.verdict.text}", anchor=False,
-            )  # fmt: skip
+                connection,
+                aliases.CHAMPION,
+                number,
+                who,
+                f"calibrated from model {self.row['id']}: {self.verdict.text}",
+            )
 
         database.write(engine, move)
 

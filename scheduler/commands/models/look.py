@@ -92,14 +92,16 @@ def show(model: str, as_json: bool) -> None:
         return
     apart = ("metrics", "card", "reference")
     facts: dict[str, Any] = {k: v for k, v in row.items() if k not in apart}
-    facts["reference"] = references.described(drift.measured_by(row["reference"]))
+    facts["reference"] = references.described(
+        drift.measured_by(row["reference"]), row["calibrated_on"]
+    )
     facts["champion"] = champion
     best, there = (engines.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
     facts["computed_in"] = best if best == there else f"{best}; with TensorRT {there}"
     facts["labels"] = ", ".join(label["name"] for label in detail["labels"])
     output.facts(facts)
     if row["metrics"]:
-        _heading("Validation metrics")
+        _heading("Calibration metrics" if row["calibrated_on"] else "Validation metrics")
         basis = {"basis": row["card"]["basis"]} if row["card"].get("basis") else {}
         output.facts(evaluate.readable(row["metrics"]) | basis)
     if row["card"].get("shift"):

@@ -59,17 +59,21 @@ def command(model: str, job: int | None, validation: bool, as_json: bool) -> Non
         output.emit({"model_id": number, "name": row["name"], **measure}, as_json=True)
     else:
         click.echo(
-            f"jobs of model {number} ({row['name']}) are held against {described(measure)} from "
-            "now on"
+            f"jobs of model {number} ({row['name']}) are held against "
+            f"{described(measure, row['calibrated_on'])} from now on"
         )
 
 
-def described(measure: Mapping[str, Any] | None) -> str | None:
-    """A measure in a few words; None where there is none."""
+def described(measure: Mapping[str, Any] | None, calibrated_on: str | None) -> str | None:
+    """A measure in a few words; None where there is none.
+
+    `calibrated_on` is what its model was calibrated on, if on anything.
+    """
     if measure is None:
         return None
     unusual = "" if measure["unusual"] is None else f", {measure['unusual']:,} of them unusual"
-    films = "validation films" if measure["of"] == "validation" else f"films of {measure['of']}"
+    own = "calibration films" if calibrated_on else "validation films"
+    films = own if measure["of"] == "validation" else f"films of {measure['of']}"
     return f"{measure['n']:,} {films}{unusual}"
 
 
@@ -89,7 +93,10 @@ def _show(row: Mapping[Any, Any], as_json: bool) -> None:
             f"`pneumoq models reference {number} --job N` makes a scoring job its measure"
         )
     else:
-        click.echo(f"jobs of model {number} ({row['name']}) are held against {described(measure)}:")
+        click.echo(
+            f"jobs of model {number} ({row['name']}) are held against "
+            f"{described(measure, row['calibrated_on'])}:"
+        )
         for line in _bars(measure["histogram"]):
             click.echo(line)
     if measured:

@@ -21,7 +21,7 @@ from trainer.judging import figures
 from trainer.judging import metrics as trained
 
 
-def _import(database: sa.Engine, job_id: int, *rows: tuple[str | int, str]) -> labels.Imported:
+def _import(database: sa.Engine, job_id: int, *rows: tuple[labels.Item, str]) -> labels.Imported:
     return write(database, lambda c: labels.import_rows(c, job_id, rows, "kim@ward"))
 
 
@@ -61,6 +61,25 @@ def test_labels_are_matched_by_name_or_number(database: sa.Engine) -> None:
     assert (row.imported_by, row.imported_at is not None) == ("kim@ward", True)
     event = jobs.events(database, job_id)[-1]
     assert (event["event"], event["who"]) == ("labels_imported", "kim@ward")
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**63, 10**30, -1])
+def test_a_number_that_no_item_can_have_is_unknown(database: sa.Engine, number: int) -> None:
+    job_id = _scored(database, [0.25, 0.75])
+    report = _import(database, job_id, (number, "NORMAL"), (1, "NORMAL"), ("x.jpg", "NORMAL"))
+    assert (report.rows, report.labelled, report.unknown) == (3, 1, 2)
+    assert sorted(report.examples["unknown"]) == sorted([str(number), "x.jpg"])
+
+
+@pytest.mark.parametrize("name", ["0.jpg\0", "\udcff.jpg", ("\0", "1.jpg")])
+def test_a_name_that_is_no_text_for_a_database_is_that_of_no_item(
+    database: sa.Engine, name: labels.Item
+) -> None:
+    job_id = _scored(database, [0.25, 0.75])
+    report = _import(database, job_id, ("0.jpg", "NORMAL"), (name, "PNEUMONIA"))
+    known = isinstance(name, tuple)
+    assert (report.rows, report.labelled, report.unknown) == (2, 1 + known, 1 - known)
+    assert len(report.examples["unknown"]) == 1 - known
 
 
 def test_a_name_that_several_items_have_is_reported_and_not_guessed(database: sa.Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -107,11 +108,25 @@ def test_item_numbers_are_names_too(job: int, tmp_path: Path) -> None:
     assert answer["metrics"]["unlabelled"] == 8
 
 
+def test_numbers_that_no_item_can_have_are_unknown(job: int, tmp_path: Path) -> None:
+    numbers = ["2147483648", "9" * 30, "1" + "0" * 5000, "0" * 5000 + "9"]
+    text = "item,label\n" + "".join(f"{number},NORMAL\n" for number in numbers)
+    answer = imported(tmp_path / "truth.csv", job, text)
+    assert (answer["rows"], answer["labelled"], answer["unknown"]) == (4, 1, 3)
+    assert answer["examples"]["unknown"][:2] == numbers[:2]
+
+
+def test_a_name_with_a_nul_in_it_is_that_of_no_film(job: int, tmp_path: Path) -> None:
+    text = "name,label\nward 0/film 0.png,PNEUMONIA\nward\0 0/film 2.png,NORMAL\n"
+    answer = imported(tmp_path / "truth.csv", job, text)
+    assert (answer["labelled"], answer["unknown"]) == (1, 1)
+
+
 def test_a_film_whose_name_is_hashed_is_labelled_by_the_name_of_its_file(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     number = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 2)
-    hashed = stored_name(privacy.load(session.settings()), "ward/SMITH.dcm", hide=False)
+    hashed = stored_name(privacy.load(session.settings()), "ward/SMITH.dcm", hide=True)
 
     def work(connection: sa.Connection) -> None:
         shard = claims.claim_shard(connection, rows.WORKER, rows.LEASE_S)
@@ -129,6 +144,55 @@ def test_a_film_whose_name_is_hashed_is_labelled_by_the_name_of_its_file(
     found = json.loads(answer.stdout)
     assert found["labelled"] == 2
     assert found["metrics"]["accuracy"] == 1.0
+
+
+def of_names(engine: sa.Engine, folder: Path, *names: str) -> int:
+    """A job with predictions of these names, whose films are all called normal."""
+    number = rows.a_planned_job(engine, rows.a_model(engine, folder), len(names))
+
+    def work(connection: sa.Connection) -> None:
+        shard = claims.claim_shard(connection, rows.WORKER, rows.LEASE_S)
+        assert shard is not None
+        outcomes = [Prediction(n, name, 0, 0.1, False) for n, name in enumerate(names)]
+        results.commit(connection, shard, outcomes)
+
+    database.write(engine, work)
+    return number
+
+
+def imported(file: Path, job: int, text: str) -> dict[str, Any]:
+    """What importing a file of this text says."""
+    file.write_text(text)
+    answer = run("labels", "import", file, "--job", job, "--json")
+    assert answer.exit_code in (0, 3), answer.stderr
+    found = json.loads(answer.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_dicom_without_an_ending_is_labelled_by_the_name_of_its_file(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    site = privacy.load(session.settings())
+    hashed = [stored_name(site, f"SMITH/{name}", hide=True) for name in ("IM0001", "IM 2", "a.png")]
+    number = of_names(engine, tmp_path, *hashed, "SMITH/IM0004")
+    found = imported(
+        tmp_path / "truth.csv", number,
+        "name,label\nSMITH/IM0001,NORMAL\n SMITH\\IM 2 ,PNEUMONIA\nSMITH/a.png,NORMAL\n"
+        f"SMITH/IM0004,NORMAL\n{hashed[0]},NORMAL\nSMITH/IM0005,NORMAL\n",
+    )  # fmt: skip
+    assert (found["rows"], found["labelled"], found["metrics"]["n_films"]) == (6, 4, 4)
+    assert (found["ambiguous"], found["contradicted"]) == (0, 0)
+    assert found["examples"]["unknown"] == ["SMITH/IM0005"]
+
+
+def test_a_name_of_a_picture_and_of_a_dicom_is_ambiguous(engine: sa.Engine, tmp_path: Path) -> None:
+    hashed = stored_name(privacy.load(session.settings()), "IM0001", hide=True)
+    number = of_names(engine, tmp_path, hashed, "IM0001", "b.png")
+    text = "name,label\nIM0001,NORMAL\nb.png,NORMAL\n"
+    found = imported(tmp_path / "truth.csv", number, text)
+    assert (found["labelled"], found["ambiguous"]) == (1, 1)
+    assert found["examples"]["ambiguous"] == ["IM0001"]
 
 
 def test_what_was_not_matched_is_counted_and_named(job: int, tmp_path: Path) -> None:

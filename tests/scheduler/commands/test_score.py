@@ -210,6 +210,27 @@ def test_a_key_does_not_stand_for_another_command(
     assert len(jobs.recent(engine)) == 1
 
 
+def test_a_key_does_not_stand_for_another_precision(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    job = submitted(films, "--key", "june", "--precision", "fp32")
+    with database.writing(engine) as connection:
+        connection.execute(sa.text("UPDATE jobs SET precision = 'int8'"))
+    line = refusal(films, "--key", "june", "--precision", "fp32")
+    assert "precision int8, not fp32" in line
+    again = run("score", films, "--later", "--key", "june", "--json")
+    assert json.loads(again.stdout)["job_id"] == job["job_id"], "auto is any precision"
+    assert len(jobs.recent(engine)) == 1
+
+
+def test_what_differs_from_the_job_that_has_the_key_is_named(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    submitted(films, "--key", "june")
+    line = refusal(films / "a", "--force", "--engine", "onnx", "--key", "june")
+    assert "other sources or options: engine any, not onnx; force, sources (" in line
+
+
 def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(
     engine: sa.Engine, model: int, films: Path
 ) -> None:
@@ -218,6 +239,14 @@ def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(
     again = run("score", films, "--key", "monday")
     assert again.exit_code == 0
     assert "job 1, which is cancelled" in again.stderr
+
+
+def test_more_sources_than_a_job_has_room_for_are_refused_before_any_is_opened(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    line = refusal(*["nowhere.png"] * 32_769)
+    assert "32,769 sources" in line and "32,768" in line
+    assert "quote" in line and "--list" in line
 
 
 def test_a_broker_that_is_away_keeps_the_job(engine: sa.Engine, model: int, films: Path) -> None:

@@ -56,6 +56,13 @@ def test_a_film_more_makes_no_group_new() -> None:
     assert not new(films(20, 0), of(films(20, 0), 0))
 
 
+def test_films_too_few_to_be_a_group_among_the_earlier_ones_were_none() -> None:
+    """A unit that sends some films a night would never be told of."""
+    others = {f"o{n}": LABELS[n % 4 > 0] for n in range(5230)}
+    assert new(films(300, 0), of(films(77, 0)) | others)
+    assert not new(films(300, 0), of(films(80, 0)) | others)
+
+
 def test_a_group_is_new_where_it_grew_or_became_of_one_class_since() -> None:
     assert new(films(40, 0), {})
     assert new(films(40, 0), of(films(40, 0), *range(21)))

@@ -12,12 +12,17 @@ from trainer.data.names import CLEAR, Names, is_hidden
 KEY = b"a key of manifests"
 
 
-def test_a_dicom_film_is_known_by_its_content_and_by_its_name(tmp_path: Path) -> None:
+def test_a_film_is_dicom_by_its_content_by_its_name_and_where_neither_says_that_it_is_not(
+    tmp_path: Path,
+) -> None:
     samples.fill(tmp_path, patients=2)
     (tmp_path / "NORMAL" / "without_ending").write_bytes(hostile.dicom())
     (tmp_path / "NORMAL" / "page.DCM").write_bytes(b"<html></html>")
+    (tmp_path / "NORMAL" / "IM0001").write_bytes(b"")
+    (tmp_path / "NORMAL" / "cut.png").write_bytes(b"\x89PN")
     films = gathering.gather([tmp_path]).films
-    assert {Path(film.path).name for film in films if film.dicom} == {"without_ending", "page.DCM"}
+    hidden = {Path(film.path).name for film in films if film.dicom}
+    assert hidden == {"without_ending", "page.DCM", "IM0001"}
 
 
 def test_of_dicom_names_are_hidden_always_and_of_other_films_where_it_is_asked_for(

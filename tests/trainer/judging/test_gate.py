@@ -263,7 +263,7 @@ def test_what_the_champion_has_lost_counts_beside_the_anchor() -> None:
         "on 2,000 frozen films of 2,000 patients the new model's specificity is 0.948, that of "
         "model 3, the last that a person promoted, 0.990: 0.042 lower, which by chance may stand "
         "for 0.054 lower (95 %), where 0.050 is allowed. These films are "
-        "enough to decide: on them a model that is as good passes 4 times of 5"
+        "enough to decide: on them a model that is as good passes each comparison 4 times of 5"
     )
     assert "the champion's" not in slid.text
     assert slid.figures["anchor"]["model"] == 3
@@ -315,7 +315,7 @@ def test_few_films_are_told_how_many_would_decide() -> None:
     wanted = found.figures["enough"]["positives"]
     assert found.text.endswith(
         f". It takes about {wanted:,} positive frozen films (300 now), of patients with as many "
-        "films each, to decide: on them a model that is as good passes 4 times of 5"
+        "films each, to decide: on them a model that is as good passes each comparison 4 times of 5"
     )
     again = decided(wanted, 2000, (9, 40), (9, 40))
     assert again.accepted, again.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from db.queue.listings import NewShard
 from db.work import claims
 from tests.worker import samples
 from trainer.card import Card
-from worker import config
+from worker import archive, config
+from worker.archive import Member
 from worker.engine import open_engine
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring.loop import Scorer
@@ -172,11 +174,16 @@ def test_a_plan_that_takes_long_does_not_delay_a_pause_and_is_made_meanwhile(
 
 def with_a_damaged_listing(scoring: Scoring, folder: Path, model_id: int) -> int:
     """A job of one shard, whose listing is none."""
+    new = NewShard(source_no=0, n_items=1, listing=b"no listing")
+    return of_one_shard(scoring, folder, model_id, new)
+
+
+def of_one_shard(scoring: Scoring, folder: Path, model_id: int, new: NewShard) -> int:
+    """A job of this shard alone."""
     job_id = samples.submit_score(scoring.engine, model_id, folder)
     claimed = connecting.write(scoring.engine, lambda c: claims.claim_job(c, "score", "w", LEASE_S))
     assert claimed is not None
-    new = [NewShard(source_no=0, n_items=1, listing=b"no listing")]
-    connecting.write(scoring.engine, lambda c: listings.add(c, claimed.lease, new))
+    connecting.write(scoring.engine, lambda c: listings.add(c, claimed.lease, [new]))
     connecting.write(scoring.engine, lambda c: listings.complete(c, claimed.lease, {}))
     return job_id
 
@@ -210,6 +217,25 @@ def test_a_shard_that_cannot_even_be_given_up_fails_its_job(
     row = jobs.get(scoring.engine, bad)
     assert row["state"] == "failed"
     assert row["reason"].startswith("giving up shard 0 failed (ValueError: a shard's listing")
+
+
+def test_films_that_are_given_up_are_named_by_hashes_that_this_machine_can_trace_back(
+    scoring: Scoring, folder: Path, model_id: int, tmp_path: Path
+) -> None:
+    members = [Member(name, 0, 1, 1, 0, None) for name in ("SMITH/IM0001", "SMITH/film.png")]
+    new = NewShard(source_no=0, n_items=2, listing=archive.pack(members))
+    job_id = of_one_shard(scoring, folder, model_id, new)
+    used_up = sa.update(shards).values(attempts=leases.MAX_ATTEMPTS, last_error="no engine")
+    with connecting.writing(scoring.engine) as connection:
+        connection.execute(used_up)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    with connecting.reading(scoring.engine) as connection:
+        select = "SELECT name FROM item_errors ORDER BY item_no"
+        hashed, plain = connection.exec_driver_sql(select).scalars()
+    assert re.fullmatch("#[0-9a-f]{32}", hashed) and plain == "SMITH/film.png"
+    kept = tmp_path / "home" / "names" / f"job-{job_id}.csv"
+    assert kept.read_text().splitlines() == [f"0,{hashed},SMITH/IM0001"]
 
 
 def test_a_network_that_answers_no_numbers_costs_its_own_films(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db.queue.leases import Shard
+from db.queue.leases import TRIES, Shard
 from db.queue.results import Cam, NotPredicted, Prediction
 from db.queue.reuse import Known
 from trainer.card import Card, Group
@@ -51,6 +51,7 @@ def back(
     content: bytes | None = None,
     tags: dict[str, str] | None = None,
     reader: tuple[str, int] | None = ("DICOM", 2),
+    whose: Whose = "",
 ) -> None:
     """Item `index` comes back from a decoder."""
     film = Film(
@@ -58,7 +59,8 @@ def back(
     )
     reader = None if content is None else reader
     found.read(
-        index, Decoded(film=film, failure=failure, content=content, tags=tags, reader=reader)
+        index,
+        Decoded(film=film, failure=failure, whose=whose, content=content, tags=tags, reader=reader),
     )
 
 
@@ -223,6 +225,49 @@ def test_names_are_hashed_where_that_is_asked_or_their_ending_is_that_of_dicom(c
     )
     back(plain, 0, ("missing", "it has gone", False))
     assert plain.outcomes[0].name == stored_name(PRIVACY, "SMITH^J.DCM", hide=True)
+
+
+def named(found: ShardRun, index: int, name: str) -> str:
+    """Give a member this name; the hash that stands for it."""
+    found.members[index] = found.members[index]._replace(name=name)
+    return stored_name(PRIVACY, name, hide=True)
+
+
+@pytest.mark.parametrize("name", ["SMITH/IM0001", "SMITH/1.2.840.113619", "SMITH/film.img"])
+def test_a_film_that_was_never_read_is_named_by_a_hash_unless_its_ending_is_of_no_dicom(
+    card: Card, name: str
+) -> None:
+    found = run(card)
+    hashed = named(found, 0, name)
+    back(found, 0, ("decoder_died", "the decoder ended at this film (signal 11)", False))
+    named(found, 1, "SMITH/film.PNG")
+    back(found, 1, ("timeout", "it took too long", False))
+    assert [o.name for o in found.outcomes] == [hashed, "SMITH/film.PNG"]
+    assert found.hashed_names == [(10, hashed, name)]
+
+
+def test_a_film_that_stayed_unread_is_named_by_a_hash_unless_its_ending_is_of_no_dicom(
+    card: Card,
+) -> None:
+    found = run(card)
+    found.shard.unread.update({10: TRIES - 1, 11: TRIES - 1})
+    hashed = named(found, 0, "SMITH/IM0001")
+    for index in range(2):
+        back(found, index, Failure("io_error", "EIO", refused=False), whose="film")
+    found.give_up_unread()
+    assert [o.name for o in found.outcomes] == [hashed, "b\\x1b.png"]
+
+
+def test_the_content_of_a_film_says_whether_it_is_dicom_where_its_name_does_not(
+    card: Card,
+) -> None:
+    found = run(card)
+    for index, name in enumerate(("SMITH/IM0001", "SMITH/IM0002", "SMITH/IM0003")):
+        named(found, index, name)
+    wrong = ("truncated", "it ends early", False)
+    for index, kind in enumerate(("JPEG", "DICOM", "")):
+        back(found, index, wrong, content=bytes([index]) * 16, reader=(kind, 1))
+    assert [o.name[0] for o in found.outcomes] == ["S", "#", "#"]
 
 
 #: What the store has of a positive film.

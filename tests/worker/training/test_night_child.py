@@ -403,9 +403,21 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
         "not compared, as one of the two models has none)"
     )
 
+    told.values["champion"]["chose"] = [film.sha256 for film in films.judged[:3]]
+    found = told.judge(films, model_file)
+    assert found["reason"].endswith(
+        "(3 of them chose the champion's epoch and threshold, so that its figures are somewhat too "
+        "good; the shift reports are not compared, as one of the two models has none)"
+    )
+    assert (found["candidate"]["basis"], found["champion"]["basis"]) == (
+        "frozen films, which chose no epoch and no threshold",
+        "films as given: too good where the model has learned from them or they chose its "
+        "threshold",
+    )
+
     told.values["champion"]["films"] = None
     found = told.judge(films, model_file)
-    assert "(the champion was imported, and may have learned from any of them; " in found["told"]
+    assert "; the champion was imported, and may have learned from any of them; " in found["told"]
 
 
 def test_a_model_that_gives_no_number_is_not_accepted(

@@ -90,6 +90,25 @@ def test_retrying_twice_with_one_key_makes_one_job(engine: sa.Engine, tmp_path: 
     assert len(jobs.recent(engine)) == 2
 
 
+def test_a_key_does_not_stand_for_a_retry_of_another_job_or_of_more_items(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    model = rows.a_model(engine, tmp_path)
+    first, second = (rows.a_scored_job(engine, model, broken=1) for _ in range(2))
+    words = ("--later", "--key", "again")
+    assert run("jobs", "retry", first, "--failed-only", *words).exit_code == 0
+    for job, more, named in (
+        (second, ("--failed-only",), f"retried job {first}, not {second}"),
+        (first, (), "failed_only"),
+        (first, ("--failed-only", "--engine", "onnx"), "engine any, not onnx"),
+        (first, ("--failed-only", "--max-errors", "7"), "max_errors"),
+    ):
+        result = run("jobs", "retry", job, *more, *words)
+        assert result.exit_code == 2
+        assert named in only_line(result.stderr)
+    assert len(jobs.recent(engine)) == 3
+
+
 @pytest.mark.parametrize("failed_only", [True, False])
 def test_what_cannot_be_retried_says_why(
     engine: sa.Engine, tmp_path: Path, failed_only: bool

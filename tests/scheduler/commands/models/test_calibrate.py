@@ -13,7 +13,7 @@ import onnx
 import pytest
 import sqlalchemy as sa
 
-from db.base.database import write
+from db.base.database import reading, write
 from db.queue import results, reuse
 from db.queue.results import Prediction
 from db.registry import aliases, engines, models
@@ -220,6 +220,8 @@ def test_it_goes_through_the_gate_before_it_is_promoted_and_rollback_goes_back(
     events = models.detail(engine, told["model_id"])["events"]
     assert [event["event"] for event in events] == ["registered", "calibrated", "promoted"]
     assert "calibrated from model 1" in events[-1]["detail"]
+    with reading(engine) as connection:
+        assert aliases.anchor(connection) == told["model_id"], "a person promoted it"
     assert run("models", "rollback").exit_code == 0
     assert aliases.resolve(engine, aliases.CHAMPION)["id"] == model_id
 
@@ -249,12 +251,30 @@ def test_its_shift_report_is_that_of_the_model_it_comes_from_and_says_so(
     figures = told["gate"]["figures"]["shift"]
     assert figures["judged"] and figures["candidate"] == figures["champion"]
     shown = run("models", "show", number).stdout
+    assert "300 calibration films" in shown
+    assert "Calibration metrics" in shown
     assert (
         f"measured with model {model_id}, of the same weights: AUROCs are this model's too, but "
         "mean P and the decisions that change are at that one's temperature and threshold" in shown
     )
     again = calibrated(number, "--data", source / "ward7", "--target", TARGET)["model_id"]
     assert cards.read(store.fetch(engine, session.settings().home, again)).shift == kept
+
+
+def test_other_films_of_patients_that_the_model_learned_do_not_count(
+    engine: sa.Engine, model_id: int, source: Path
+) -> None:
+    """A follow-up lies at the site, and the film before it was trained on."""
+    there = sorted((source / "ward7").rglob("*.png"))
+    (fresh, *_) = sorted((source / "fresh").rglob("*.png"))
+    patients = [path.stem.partition("_")[0] for path in there[:5]]
+    rows.made_with(engine, model_id, [(fresh, "train", patient) for patient in patients])
+    told = calibrated(model_id, "--data", source / "ward7", "--dry-run")
+    assert told["films"] == FILMS - 5
+    assert (
+        f"5 of {FILMS} films do not count, as the model has learned from them, or from films of "
+        "their patients" in told["notes"]
+    )
 
 
 def test_a_floor_is_asked_for_as_of_a_schedule(

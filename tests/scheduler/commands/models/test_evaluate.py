@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sklearn import metrics as reference  # type: ignore[import-untyped]  # ships no hints
 
 from db.registry import models
+from tests.scheduler import rows as scheduled
 from tests.scheduler.console import only_line, run
 from tests.support import drawn
 from tests.worker import samples
@@ -84,6 +85,22 @@ def test_a_person_sees_every_figure_with_its_interval(model_id: int, data: Path)
     assert "films of a test split, which chose nothing" in result.stdout
     result = run("models", "evaluate", model_id, data, "--split", "train", "--no-shift")
     assert "films as given: too good where the model has learned from them" in result.stdout
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_films_that_the_model_was_made_with_are_counted_and_nothing_is_promised_of_them(
+    engine: sa.Engine, model_id: int, data: Path, split: str
+) -> None:
+    """A test split that was divided anew may hold them."""
+    films = sorted(path for path in (data / "test").rglob("*") if path.is_file())[:3]
+    scheduled.made_with(engine, model_id, [(path, split, path.stem) for path in films])
+    told = json.loads(run("models", "evaluate", model_id, data, "--no-shift", "--json").stdout)
+    assert told["made_with"] == 3
+    assert told["basis"].startswith("films as given: too good where")
+    said = run("models", "evaluate", model_id, data, "--no-shift")
+    assert "3 of these films the model was made with: the figures are too good" in said.stderr
+    other = run("models", "evaluate", model_id, data, "--split", "train", "--no-shift")
+    assert "was made with" not in other.stderr
 
 
 def test_intervals_are_by_the_patients_of_the_films_names(
