@@ -6,6 +6,7 @@ Where they sum up, they read `db.base.totals` alone.
 from __future__ import annotations
 
 from db.base import totals
+from db.base.completeness import V_COMPLETENESS
 from db.base.view import View
 
 #: Films that the tenths count: all but those of jobs that were purged before there were tenths.
@@ -213,112 +214,6 @@ V_DISAGREEMENTS = View(
 )
 
 
-def _of_source(what: str) -> str:
-    """A sum over the shards of a job's source, those that are to be added too."""
-    return (
-        f"COALESCE(t.{what}, 0) + (SELECT COALESCE(SUM(h.{what}), 0) FROM shard_totals h "  # noqa: S608  # constants
-        "WHERE h.job_id = s.job_id AND h.source_no = s.source_no)"
-    )
-
-
-def _same(job: str) -> str:
-    """Whether a job is of the model and precision of job j."""
-    return (
-        f"{job}.model_id = j.model_id "
-        f"AND COALESCE({job}.precision, 'fp32') = COALESCE(j.precision, 'fp32')"
-    )
-
-
-def _counts(job: str) -> str:
-    """Whether a job of the model and precision of job j counts, if no newer one has its items."""
-    return f"{job}.planned_at IS NOT NULL AND {job}.purged_at IS NULL AND {_same(job)}"
-
-
-def _up(select: str) -> str:
-    """A select of `up`: job j, and while they are retries of what failed, what they are retries of.
-
-    Asked for each job, so that it reads those above it alone.
-    """
-    return f"""(
-        WITH RECURSIVE up (id, parent_id, part) AS (
-            SELECT j.id, j.parent_job_id, JSON_HAS(j.spec, failed_only)
-            UNION ALL
-            SELECT a.id, a.parent_job_id, JSON_HAS(a.spec, failed_only)
-            FROM up JOIN jobs a ON a.id = up.parent_id WHERE up.part AND {_same("a")}
-        ) {select}
-    )"""  # noqa: S608  # constants
-
-
-#: The job over all items that job j is a retry of, or is; 0 where that is of another model.
-_ROOT = f"""CASE WHEN JSON_HAS(j.spec, failed_only)
-    THEN COALESCE({_up("SELECT up.id FROM up WHERE NOT up.part")}, 0) ELSE j.id END"""  # noqa: S608  # constants
-
-#: The newest job that retries items which job j, or one that it is a retry of, retried before.
-_RETRIED_AGAIN = _up(
-    f"""SELECT MAX(r.id) FROM up JOIN jobs r ON r.parent_job_id = up.parent_id AND r.id > up.id
-        WHERE up.part AND {_counts("r")} AND JSON_HAS(r.spec, failed_only)"""  # noqa: S608  # constants
-)
-
-V_COMPLETENESS = View(
-    name="v_completeness",
-    comment="How completely a model has scored a source: by its newest job over all of the source "
-    "and the newest retries of what failed in it; what a watched folder had new, by all jobs. A "
-    "job counts once its listing is complete, and until it is purged.",
-    columns={
-        "source": "Folder or archive.",
-        "model_id": "Model.",
-        "model": "That model's name.",
-        "precision": "fp32, bf16, fp16 or int8.",
-        "listing": "whole, or new: files that a schedule took from a watched folder.",
-        "jobs": "Jobs that are counted.",
-        "newest_job": "The newest of them.",
-        "listed": "Items: the sum of the next five.",
-        "scored": "Films that went through the network.",
-        "reused": "Films answered from the store.",
-        "refused": "Items refused.",
-        "failed": "Items in error that were not retried.",
-        "missing": "Items without an outcome: the job is open, or ended before them.",
-    },
-    select=f"""
-        SELECT source, model_id, MIN(model) AS model, precision, listing,
-               COUNT(DISTINCT job_id) AS jobs, MAX(job_id) AS newest_job,
-               SUM(predictions + refused + failed + missing) AS listed,
-               SUM(predictions - reused) AS scored, SUM(reused) AS reused, SUM(refused) AS refused,
-               SUM(failed) AS failed, SUM(missing) AS missing
-        FROM (
-            SELECT s.uri AS source, j.model_id, m.name AS model,
-                   COALESCE(j.precision, 'fp32') AS precision, j.id AS job_id,
-                   CASE WHEN s.paths IS NULL THEN 'whole' ELSE 'new' END AS listing,
-                   {_of_source("predictions")} AS predictions,
-                   {_of_source("reused")} AS reused, {_of_source("refused")} AS refused,
-                   CASE WHEN c.id IS NULL THEN {_of_source("errors")} ELSE 0 END AS failed,
-                   CASE WHEN c.id IS NULL THEN (
-                       SELECT COALESCE(SUM(h.n_items), 0) FROM shards h
-                       WHERE h.job_id = s.job_id AND h.source_no = s.source_no
-                           AND h.finished_at IS NULL
-                   ) ELSE 0 END AS missing
-            FROM ALL_SOURCES s
-            JOIN jobs j ON j.id = s.job_id
-            JOIN models m ON m.id = j.model_id
-            LEFT JOIN source_totals t ON t.job_id = s.job_id AND t.source_no = s.source_no
-            -- What it left is another job's since.
-            LEFT JOIN jobs c ON c.id = (
-                SELECT MAX(r.id) FROM jobs r
-                WHERE r.parent_job_id = j.id AND {_counts("r")} AND JSON_HAS(r.spec, failed_only)
-            )
-            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
-                AND (NOT JSON_HAS(j.spec, failed_only) OR {_RETRIED_AGAIN} IS NULL)
-                AND (s.paths IS NOT NULL OR NOT EXISTS (
-                SELECT 1 FROM ALL_SOURCES s2
-                JOIN jobs j2 ON j2.id = s2.job_id
-                WHERE s2.uri = s.uri AND s2.paths IS NULL AND s2.job_id > {_ROOT}
-                    AND {_counts("j2")} AND NOT JSON_HAS(j2.spec, failed_only)
-            ))
-        ) AS k
-        GROUP BY source, model_id, precision, listing
-    """,  # noqa: S608  # constants
-)
-
 #: `evaluations.split` of a job that was measured on imported labels begins so.
 _LABELS = "labels of job "
 
@@ -330,7 +225,7 @@ def _of_model(what: str) -> str:
 V_MODEL_LEADERBOARD = View(
     name="v_model_leaderboard",
     comment="Models ranked on the same films, by their newest measure on each; and what each has "
-    "done at work.",
+    "done at work. A model of which imported labels alone are known has no films, and no rank.",
     columns={
         "split": "Films: validation, `test of` a folder's name, a slice.",
         "dataset_id": "Dataset that the films are of, where it was read for training; without one, "
@@ -355,11 +250,12 @@ V_MODEL_LEADERBOARD = View(
     },
     select=f"""
         SELECT e.split, e.dataset_id,
-               RANK() OVER (
+               CASE WHEN e.id IS NOT NULL THEN RANK() OVER (
                    PARTITION BY e.split, e.dataset_id
                    ORDER BY COALESCE(JSON_NUMBER(e.metrics, auroc), -1) DESC
-               ) AS rank,
-               e.model_id, m.name AS model, CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
+               ) END AS rank,
+               m.id AS model_id, m.name AS model,
+               CASE WHEN a.name IS NULL THEN 0 ELSE 1 END AS champion,
                m.state, e.n_films AS films, JSON_NUMBER(e.metrics, auroc) AS auroc,
                JSON_NUMBER(e.metrics, auroc_low) AS auroc_low,
                JSON_NUMBER(e.metrics, auroc_high) AS auroc_high,
@@ -368,8 +264,13 @@ V_MODEL_LEADERBOARD = View(
                {_of_model("predictions")}, {_of_model("positives")}, {_of_model("unusual")},
                COALESCE(t.films, 0) AS labelled,
                t.correct / t.films AS labelled_accuracy
-        FROM evaluations e
-        JOIN models m ON m.id = e.model_id
+        FROM models m
+        LEFT JOIN evaluations e ON e.model_id = m.id
+            AND substr(e.split, 1, {len(_LABELS)}) <> '{_LABELS}' AND NOT EXISTS (
+                SELECT 1 FROM evaluations n
+                WHERE n.model_id = e.model_id AND n.split = e.split
+                    AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0) AND n.id > e.id
+            )
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
         LEFT JOIN model_totals d ON d.model_id = m.id
         LEFT JOIN ({totals.to_be_added(totals.MODEL)}) AS u ON u.model_id = m.id
@@ -379,11 +280,7 @@ V_MODEL_LEADERBOARD = View(
             FROM evaluations
             WHERE substr(split, 1, {len(_LABELS)}) = '{_LABELS}' GROUP BY model_id
         ) AS t ON t.model_id = m.id
-        WHERE substr(e.split, 1, {len(_LABELS)}) <> '{_LABELS}' AND NOT EXISTS (
-            SELECT 1 FROM evaluations n
-            WHERE n.model_id = e.model_id AND n.split = e.split
-                AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0) AND n.id > e.id
-        )
+        WHERE e.id IS NOT NULL OR t.films IS NOT NULL
     """,  # noqa: S608  # constants
 )
 

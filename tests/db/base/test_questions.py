@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import sqlalchemy as sa
 from db.base import query, views
 from db.base.database import reading, write
 from db.base.schema import evaluations
+from db.base.schema import runs as runs_table
 from db.base.types import now
+from db.nightly import runs, schedules, watched
 from db.queue import labels, listings, measured, results
 from db.registry import models
-from db.work import claims, control, totals
+from db.work import claims, control, endings, totals
 from tests.bench import questions as bench
 from tests.db import given
 from tests.support.paths import ROOT
@@ -201,17 +204,18 @@ def _again(
 ) -> int:
     """A retry of a job's items, of which some are in error: its number."""
     again = write(database, lambda c: control.retry(c, job_id, "kim", failed_only=failed_only))
-    claimed = write(database, lambda c: claims.claim_job(c, "score", "p", given.LEASE_S))
-    assert claimed is not None and claimed.lease.job_id == again
-
-    def plan(connection: sa.Connection) -> None:
-        listings.add(connection, claimed.lease, given.new_shards(1, items))
-        listings.complete(connection, claimed.lease, {})
-
-    write(database, plan)
+    _planned(database, again, items)
     given.commit(database, given.claimed(database), errors=errors)
     given.close(database, again)
     return again
+
+
+def _planned(database: sa.Engine, job_id: int, items: int) -> None:
+    """List the items of the only job that is queued."""
+    claimed = write(database, lambda c: claims.claim_job(c, "score", "p", given.LEASE_S))
+    assert claimed is not None and claimed.lease.job_id == job_id
+    write(database, lambda c: listings.add(c, claimed.lease, given.new_shards(1, items)))
+    write(database, lambda c: listings.complete(c, claimed.lease, {}))
 
 
 def _complete(database: sa.Engine) -> list[tuple[Any, ...]]:
@@ -252,13 +256,81 @@ def test_what_another_model_failed_at_is_not_added_to_a_job_over_all(
     write(database, lambda c: models.register(c, second, "tests"))
     whole = _scored(database, 1)
     other = _scored(database, 2, errors=3)
-    write(database, lambda c: control.retry(c, other, "kim", failed_only=True, model_id=1))
-    claimed = write(database, lambda c: claims.claim_job(c, "score", "p", given.LEASE_S))
-    assert claimed is not None
-    write(database, lambda c: listings.add(c, claimed.lease, given.new_shards(1, 3)))
-    write(database, lambda c: listings.complete(c, claimed.lease, {}))
+    retry = write(database, lambda c: control.retry(c, other, "kim", failed_only=True, model_id=1))
+    _planned(database, retry, 3)
 
     assert _complete(database) == [(1, whole, 12, 12, 0, 0)]
+
+
+#: The files of a watched folder, as a job has them.
+_WATCHED = {"uri": "/in", "kind": "list", "fingerprint": "1", "paths": b"packed"}
+
+
+def _look(database: sa.Engine, schedule_id: int, number: int, errors: int, state: str) -> int:
+    """A job over so many files of a watched folder, of which some are in error: its number."""
+    at = schedules.database_clock(database)
+
+    def take(connection: sa.Connection) -> int:
+        many = connection.execute(sa.select(sa.func.count()).select_from(runs_table)).scalar_one()
+        run = runs.begin(connection, schedule_id, at + timedelta(days=many), "clock", "due")
+        assert run is not None
+        assert watched.claim(connection, run, "looker", (), 60.0)
+        return run
+
+    run_id = write(database, take)
+    files = [watched.Seen(f"/in/{n}.jpg", 10, n) for n in range(number)]
+    watched.observe(database, run_id, "looker", schedule_id, files)
+    paths = [file.path for file in watched.waiting(database, schedule_id)]
+    job_id = write(
+        database,
+        lambda c: watched.take(
+            c, run_id, "looker", schedule_id, paths, spec={}, submitted_by="schedule",
+            model_id=1, precision="fp32", source_rows=[_WATCHED],
+        ),
+    )  # fmt: skip
+    _planned(database, job_id, len(paths))
+    given.commit(database, given.claimed(database), errors=errors)
+    write(database, lambda c: endings.finish(c, job_id, state, "looker"))
+    return job_id
+
+
+@pytest.fixture
+def inbox(database: sa.Engine) -> int:
+    """A schedule that watches a folder."""
+    return write(
+        database,
+        lambda c: schedules.add(
+            c, name="inbox", cron="0 2 * * *", tz="UTC", kind="score", spec={"job": {}},
+            catch_up_s=60, created_by="tests",
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_files_that_a_watched_folders_next_job_took_again_count_once(
+    database: sa.Engine, inbox: int, state: str
+) -> None:
+    first = _look(database, inbox, 10, 3, state)
+    assert _complete(database) == [(1, first, 10, 7, 3, 0)], "they wait"
+    by_hand = _again(database, first, items=10, errors=1, failed_only=False)
+    assert _complete(database) == [(1, by_hand, 10, 9, 1, 0)]
+
+    second = _look(database, inbox, 12, 0, "completed")
+    assert _complete(database) == [(1, second, 12, 12, 0, 0)]
+    third = _look(database, inbox, 13, 1, "completed_with_errors")
+    assert _complete(database) == [(2, third, 13, 12, 1, 0)]
+    third = _again(database, third, items=1, errors=0, failed_only=False)
+    assert _complete(database) == [(2, third, 13, 13, 0, 0)]
+
+
+def test_files_that_a_schedule_gave_up_are_failed_beside_what_it_took_since(
+    database: sa.Engine, inbox: int
+) -> None:
+    for number in (2, 3, 4):
+        last = _look(database, inbox, number, 2, "failed")
+    assert _complete(database) == [(1, last, 4, 2, 2, 0)]
+    newer = _look(database, inbox, 4, 0, "completed")
+    assert _complete(database) == [(2, newer, 4, 2, 2, 0)], "of four, the two oldest"
 
 
 def test_the_latest_prediction_is_that_of_the_newest_job(
@@ -279,6 +351,31 @@ def test_the_latest_prediction_is_that_of_the_newest_job(
         "SELECT COUNT(*) FROM v_latest_prediction "
         f"WHERE source = '{ARCHIVE}' AND name = 'film-0.png'",
     ) == [(2,)]
+
+
+def test_a_model_that_was_never_evaluated_is_right_as_often_as_its_labels_say(
+    database: sa.Engine, site: dict[str, Any], tmp_path: Path
+) -> None:
+    for name in ("third", "unused"):
+        new = given.model(tmp_path, name)
+        write(database, lambda c, n=new: models.register(c, n, "tests"))  # type: ignore[misc]
+    job_id = _scored(database, 3)
+    rows = [(n, "NORMAL" if n < 5 else "PNEUMONIA") for n in range(12)]
+    write(database, lambda c: labels.import_rows(c, job_id, rows, "kim@ward"))
+    labels.metrics(database, job_id)
+
+    answer = _ask(database, ASKED[18])
+    assert [tuple(_plain(v) for v in row) for row in answer] == [
+        ("first", 11, 11, 0.4545), ("second", 12, 0, None), ("third", 12, 12, 0.9167),
+    ]  # fmt: skip
+    ranks = _ask(
+        database, "SELECT model, rank, split, films, auroc FROM v_model_leaderboard ORDER BY model"
+    )
+    assert ranks == [
+        ("first", 2, "validation", 40, 0.91),
+        ("second", 1, "validation", 40, 0.95),
+        ("third", None, None, None, None),
+    ]
 
 
 def test_films_of_other_sources_or_of_the_same_model_do_not_disagree(

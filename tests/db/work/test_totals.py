@@ -235,7 +235,7 @@ def test_retry_reuse_and_labels_leave_the_sums_right(database: sa.Engine, added:
     said = _said(database)
     assert said == _counted(database)
     assert said["reused"] == 4
-    assert _query(database, "SELECT labelled FROM v_model_leaderboard") == []
+    assert _query(database, "SELECT labelled, rank FROM v_model_leaderboard") == [(1, None)]
 
 
 @pytest.mark.parametrize("added", [False, True])

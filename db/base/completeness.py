@@ -1,0 +1,191 @@
+"""The view of how completely a model has scored a source: which jobs count, and what of them."""
+
+from __future__ import annotations
+
+from db.base.view import View
+
+
+def _of_source(what: str) -> str:
+    """A sum over the shards of a job's source, those that are to be added too."""
+    return (
+        f"COALESCE(t.{what}, 0) + (SELECT COALESCE(SUM(h.{what}), 0) FROM shard_totals h "  # noqa: S608  # constants
+        "WHERE h.job_id = s.job_id AND h.source_no = s.source_no)"
+    )
+
+
+def _same(job: str) -> str:
+    """Whether a job is of the model and precision of job j."""
+    return (
+        f"{job}.model_id = j.model_id "
+        f"AND COALESCE({job}.precision, 'fp32') = COALESCE(j.precision, 'fp32')"
+    )
+
+
+def _counts(job: str) -> str:
+    """Whether a job of the model and precision of job j counts, if no newer one has its items."""
+    return f"{job}.planned_at IS NOT NULL AND {job}.purged_at IS NULL AND {_same(job)}"
+
+
+def _up(select: str) -> str:
+    """A select of `up`: job j, and while they are retries of what failed, what they are retries of.
+
+    Asked for each job, so that it reads those above it alone.
+    """
+    return f"""(
+        WITH RECURSIVE up (id, parent_id, part) AS (
+            SELECT j.id, j.parent_job_id, JSON_HAS(j.spec, failed_only)
+            UNION ALL
+            SELECT a.id, a.parent_job_id, JSON_HAS(a.spec, failed_only)
+            FROM up JOIN jobs a ON a.id = up.parent_id WHERE up.part AND {_same("a")}
+        ) {select}
+    )"""  # noqa: S608  # constants
+
+
+#: The job over all items that job j is a retry of, or is; 0 where that is of another model.
+_ROOT = f"""CASE WHEN JSON_HAS(j.spec, failed_only)
+    THEN COALESCE({_up("SELECT up.id FROM up WHERE NOT up.part")}, 0) ELSE j.id END"""  # noqa: S608  # constants
+
+#: The job that this one does again.
+_ABOVE_ROOT = f"(SELECT q.parent_job_id FROM jobs q WHERE q.id = {_ROOT})"  # noqa: S608  # constants
+
+#: The newest job that retries items which job j, or one that it is a retry of, retried before.
+_RETRIED_AGAIN = _up(
+    # A look for each: joined, PostgreSQL may read all retries there are.
+    f"""SELECT MAX((
+            SELECT MAX(r.id) FROM jobs r WHERE r.parent_job_id = up.parent_id AND r.id > up.id
+                AND {_counts("r")} AND JSON_HAS(r.spec, failed_only)
+        )) FROM up WHERE up.part"""  # noqa: S608  # constants
+)
+
+#: The first job of all that job j comes from by retries, or itself.
+_ORIGIN = """CASE WHEN j.parent_job_id IS NULL THEN j.id ELSE (
+        WITH RECURSIVE up (id, parent_id) AS (
+            SELECT j.id, j.parent_job_id
+            UNION ALL
+            SELECT a.id, a.parent_job_id FROM up JOIN jobs a ON a.id = up.parent_id
+        ) SELECT MIN(up.id) FROM up
+    ) END"""
+
+#: Files of a watched folder that its schedule gave up when job o failed, the last that took them.
+_GIVEN_UP = """FROM jobs o JOIN watched w
+        ON w.schedule_id = o.schedule_id AND w.job_id = o.id AND w.state <> 'done'
+    WHERE w.state = 'given_up' AND substr(w.path, 1, length(s.uri) + 1) = s.uri || '/'
+        -- An archive is a source of its own.
+        AND NOT EXISTS (SELECT 1 FROM sources a WHERE a.job_id = o.id AND a.uri = w.path)
+        AND o.id ="""
+
+#: Whether the files of job j waited again, and another job of its schedule has them since.
+_TAKEN_AGAIN = "n.id IS NOT NULL AND j.parent_job_id IS NULL"
+
+
+def _of_files(what: str) -> str:
+    """A sum over a job, of which there is nothing where another has its files."""
+    return f"CASE WHEN {_TAKEN_AGAIN} THEN 0 ELSE {what} END"
+
+
+def _newest_retry(of: str) -> str:
+    """The newest job that does all of a job again; 0: none."""
+    return f"""COALESCE((
+        SELECT MAX(r.id) FROM jobs r
+        WHERE r.parent_job_id = {of} AND {_counts("r")} AND NOT JSON_HAS(r.spec, failed_only)
+    ), 0)"""  # noqa: S608  # constants
+
+
+#: Where the job that took files of a watched folder did not complete, so that they waited again:
+#: a job that took them since.
+_TAKEN = f"""SELECT s2.job_id AS id FROM jobs o
+                CROSS JOIN ALL_SOURCES s2
+                WHERE s.paths IS NOT NULL AND o.id = {_ORIGIN}
+                    AND o.state IN ('failed', 'cancelled') AND s2.uri = s.uri
+                    AND s2.job_id > {_ORIGIN}
+                    AND s2.paths IS NOT NULL
+                    -- Looked up for each, so that the first that is found is the last.
+                    AND (
+                        SELECT j2.planned_at FROM jobs j2
+                        WHERE j2.id = s2.job_id AND j2.schedule_id = o.schedule_id
+                    ) IS NOT NULL
+                LIMIT 1"""  # noqa: S608  # constants
+
+
+def _select(joins: str) -> str:
+    """The view; `joins` adds totals t and n, a job that took its files again."""
+    return f"""
+        SELECT source, model_id, MIN(model) AS model, precision, listing,
+               COUNT(DISTINCT job_id) AS jobs, MAX(job_id) AS newest_job,
+               SUM(predictions + refused + failed + missing) AS listed,
+               SUM(predictions - reused) AS scored, SUM(reused) AS reused, SUM(refused) AS refused,
+               SUM(failed) AS failed, SUM(missing) AS missing
+        FROM (
+            SELECT s.uri AS source, j.model_id, m.name AS model,
+                   COALESCE(j.precision, 'fp32') AS precision, j.id AS job_id,
+                   CASE WHEN s.paths IS NULL THEN 'whole' ELSE 'new' END AS listing,
+                   {_of_files(_of_source("predictions"))} AS predictions,
+                   {_of_files(_of_source("reused"))} AS reused,
+                   {_of_files(_of_source("refused"))} AS refused,
+                   CASE WHEN c.id IS NOT NULL THEN 0
+                        WHEN {_TAKEN_AGAIN} THEN (SELECT COUNT(*) {_GIVEN_UP} j.id)
+                        ELSE {_of_source("errors")} END AS failed,
+                   CASE WHEN c.id IS NULL AND NOT ({_TAKEN_AGAIN}) THEN (
+                       SELECT COALESCE(SUM(h.n_items), 0) FROM shards h
+                       WHERE h.job_id = s.job_id AND h.source_no = s.source_no
+                           AND h.finished_at IS NULL
+                   ) ELSE 0 END AS missing
+            FROM ALL_SOURCES s
+            JOIN jobs j ON j.id = s.job_id
+            JOIN models m ON m.id = j.model_id
+            -- What it left is another job's since.
+            LEFT JOIN jobs c ON c.id = (
+                SELECT MAX(r.id) FROM jobs r
+                WHERE r.parent_job_id = j.id AND {_counts("r")} AND JSON_HAS(r.spec, failed_only)
+            )
+            {joins}
+            WHERE j.planned_at IS NOT NULL AND j.purged_at IS NULL
+                AND (n.id IS NULL OR EXISTS (SELECT 1 {_GIVEN_UP} {_ORIGIN}))
+                AND (s.paths IS NULL OR (
+                    {_newest_retry(_ROOT)} = 0
+                    AND {_newest_retry(_ABOVE_ROOT)} <= {_ROOT}
+                ))
+                AND (NOT JSON_HAS(j.spec, failed_only) OR {_RETRIED_AGAIN} IS NULL)
+                AND (s.paths IS NOT NULL OR NOT EXISTS (
+                SELECT 1 FROM ALL_SOURCES s2
+                JOIN jobs j2 ON j2.id = s2.job_id
+                WHERE s2.uri = s.uri AND s2.paths IS NULL AND s2.job_id > {_ROOT}
+                    AND {_counts("j2")} AND NOT JSON_HAS(j2.spec, failed_only)
+            ))
+        ) AS k
+        GROUP BY source, model_id, precision, listing
+    """  # noqa: S608  # constants
+
+
+V_COMPLETENESS = View(
+    name="v_completeness",
+    comment="How completely a model has scored a source: by its newest job over all of the source "
+    "and the newest retries of what failed in it; what a watched folder had new, by the newest job "
+    "that took each file or did it again. A job counts once its listing is complete, and until it "
+    "is purged.",
+    columns={
+        "source": "Folder or archive.",
+        "model_id": "Model.",
+        "model": "That model's name.",
+        "precision": "fp32, bf16, fp16 or int8.",
+        "listing": "whole, or new: files that a schedule took from a watched folder.",
+        "jobs": "Jobs that are counted.",
+        "newest_job": "The newest of them.",
+        "listed": "Items: the sum of the next five.",
+        "scored": "Films that went through the network.",
+        "reused": "Films answered from the store.",
+        "refused": "Items refused.",
+        "failed": "Items in error that were not retried, and files that a schedule gave up.",
+        "missing": "Items without an outcome: the job is open, or ended before them.",
+    },
+    select=_select(
+        "LEFT JOIN source_totals t ON t.job_id = s.job_id AND t.source_no = s.source_no "
+        f"LEFT JOIN jobs n ON n.id = ({_TAKEN})"
+    ),
+    # Looked up for each: it may read all jobs otherwise, or all totals for each.
+    postgresql=_select(
+        "LEFT JOIN LATERAL (SELECT u.* FROM source_totals u "  # noqa: S608  # constants
+        "WHERE u.job_id = s.job_id AND u.source_no = s.source_no LIMIT 1) AS t ON TRUE "
+        f"LEFT JOIN LATERAL ({_TAKEN}) AS n ON TRUE"
+    ),
+)
