@@ -362,7 +362,7 @@ def test_a_model_that_was_never_evaluated_is_right_as_often_as_its_labels_say(
     job_id = _scored(database, 3)
     rows = [(n, "NORMAL" if n < 5 else "PNEUMONIA") for n in range(12)]
     write(database, lambda c: labels.import_rows(c, job_id, rows, "kim@ward"))
-    labels.metrics(database, job_id)
+    measured.metrics(database, job_id)
 
     answer = _ask(database, ASKED[18])
     assert [tuple(_plain(v) for v in row) for row in answer] == [
