@@ -62,7 +62,10 @@ def group(item: pytest.Item, seconds: Mapping[str, float]) -> str:
         return str(marker.args[0])
     name = plain(item.nodeid)
     file = name.partition("::")[0]
-    return file if seconds.get(name, 0.0) < LONG_S or _of_module(item) else name
+    if seconds.get(name, 0.0) < LONG_S or _of_module(item):
+        return file
+    # Behind a bracket xdist takes no group for one.
+    return name.replace("[", "(").replace("]", ")")
 
 
 def _of_module(item: pytest.Item) -> bool:

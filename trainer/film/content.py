@@ -105,8 +105,10 @@ DICOM_NAMES = (".dcm", ".dicom", ".dic")
 #: Endings of the names of files that are no DICOM, unless their content says so. DICOM itself often
 #: has no ending (`IM0001`), or what looks like one (`1.2.840.113619.2.55`).
 OTHER_NAMES = (
-    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp",
-    ".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".zip",
+    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".heic", ".avif",
+    ".nii", ".nrrd", ".mha", ".npy", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".pdf",
+    ".doc", ".docx", ".xls", ".xlsx", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".tar",
+    ".7z", ".rar",
 )  # fmt: skip
 
 

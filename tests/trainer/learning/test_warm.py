@@ -57,7 +57,7 @@ def champion(data: dataset.Dataset, tmp_path_factory: pytest.TempPathFactory) ->
     """A network that is sure of its films: what a start loses is seen. So few films, disguised,
     teach less."""
     folder = tmp_path_factory.mktemp("champion")
-    options = dataclasses.replace(samples.OPTIONS, epochs=6, defend=False)
+    options = dataclasses.replace(samples.OPTIONS, epochs=10, defend=False)
     trained = loop.train(options, data, folder)
     return Champion(folder / "model.onnx", export.export(trained, folder / "model.onnx"), trained)
 
