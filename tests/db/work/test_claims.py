@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +12,6 @@ from db.base.errors import LeaseLost
 from db.base.schema import shards
 from db.queue import jobs, leases, listings
 from db.work import claims, control
-from scheduler.measure import stages
 from tests.db import given
 
 
@@ -234,47 +232,6 @@ def test_a_shard_whose_attempts_are_used_up_is_handed_out_to_be_given_up(
     assert last.attempt > leases.MAX_ATTEMPTS
 
 
-def test_a_shard_that_ended_two_workers_is_for_one_with_nothing_else_in_hand(
-    database: sa.Engine,
-) -> None:
-    given.running(database, shards=2)
-    for _ in range(leases.SUSPECT_ATTEMPTS):
-        assert not given.claimed(database, lease_s=given.EXPIRED_S).suspect
-
-    def claim(alone: bool) -> leases.Shard | None:
-        return write(
-            database, lambda c: claims.claim_shard(c, "worker", given.LEASE_S, alone=alone)
-        )
-
-    busy = claim(alone=False)
-    assert busy is not None
-    assert (busy.shard_no, busy.suspect) == (1, False)
-    assert claim(alone=False) is None
-    last = claim(alone=True)
-    assert last is not None
-    assert (last.shard_no, last.suspect) == (0, True)
-
-
-def test_a_source_that_is_read_from_its_start_is_one_workers_at_a_time(
-    database: sa.Engine,
-) -> None:
-    lease = given.planning(database).lease
-
-    def plan(connection: sa.Connection) -> None:
-        listings.add(connection, lease, given.new_shards(3))
-        listings.set_seek_index(connection, lease, 0, None, streams=True)
-        listings.complete(connection, lease, {})
-
-    write(database, plan)
-    first = given.claimed(database, "first")
-
-    assert write(database, lambda c: claims.claim_shard(c, "second", given.LEASE_S)) is None
-    given.claimed(database, "first", lease_s=given.EXPIRED_S)
-    given.commit(database, first)
-    # The first has let its last lease run out.
-    assert given.claimed(database, "second").shard_no == 1
-
-
 def test_a_job_that_cannot_be_planned_any_more_does_not_hide_the_shards_that_are_due(
     database: sa.Engine,
 ) -> None:
@@ -361,22 +318,3 @@ def test_training_waits_for_scoring_of_higher_priority_only(database: sa.Engine)
     assert claims.urgent(database) is None
     write(database, lambda c: control.cancel(c, same, "tester"))
     assert claims.urgent(database) is None
-
-
-def test_statements_of_a_scoring_job_are_compiled_once(
-    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that SQLAlchemy cannot know again takes longer to write than to answer."""
-    work = stages.Writing(database, 1, "fp32", "patient0001/film")
-    work.run()
-    compiled: list[str] = []
-    compiler = type(database.dialect).statement_compiler
-    make = compiler.__init__
-
-    def counted(self: Any, *given: Any, **more: Any) -> None:
-        make(self, *given, **more)
-        compiled.append(str(self))
-
-    monkeypatch.setattr(compiler, "__init__", counted)
-    work.run()
-    assert [one for one in compiled if "SAVEPOINT" not in one] == []

@@ -434,3 +434,44 @@ def test_claims_that_begin_once_a_key_is_there_serve_it_first(
         first = given.claimed(postgres_database)
 
     assert first.job_id == late
+
+
+def test_a_shard_that_ended_two_workers_is_for_one_with_nothing_else_in_hand(
+    database: sa.Engine,
+) -> None:
+    given.running(database, shards=2)
+    for _ in range(leases.SUSPECT_ATTEMPTS):
+        assert not given.claimed(database, lease_s=given.EXPIRED_S).suspect
+
+    def claim(alone: bool) -> leases.Shard | None:
+        return write(
+            database, lambda c: claims.claim_shard(c, "worker", given.LEASE_S, alone=alone)
+        )
+
+    busy = claim(alone=False)
+    assert busy is not None
+    assert (busy.shard_no, busy.suspect) == (1, False)
+    assert claim(alone=False) is None
+    last = claim(alone=True)
+    assert last is not None
+    assert (last.shard_no, last.suspect) == (0, True)
+
+
+def test_a_source_that_is_read_from_its_start_is_one_workers_at_a_time(
+    database: sa.Engine,
+) -> None:
+    lease = given.planning(database).lease
+
+    def plan(connection: sa.Connection) -> None:
+        listings.add(connection, lease, given.new_shards(3))
+        listings.set_seek_index(connection, lease, 0, None, streams=True)
+        listings.complete(connection, lease, {})
+
+    write(database, plan)
+    first = given.claimed(database, "first")
+
+    assert write(database, lambda c: claims.claim_shard(c, "second", given.LEASE_S)) is None
+    given.claimed(database, "first", lease_s=given.EXPIRED_S)
+    given.commit(database, first)
+    # The first has let its last lease run out.
+    assert given.claimed(database, "second").shard_no == 1
