@@ -32,8 +32,8 @@ def insert(
 
 
 def array(values: Iterable[bytes | int | str]) -> str:
-    """An array as PostgreSQL reads it, for `%s::bytea[]` and the like: the driver takes five times
-    as long to write one."""
+    """An array as PostgreSQL reads it, for `%s::bytea[]` and the like: the driver takes several
+    times as long to write one."""
     return f"{{{','.join([_element(value) for value in values])}}}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,20 @@ def a_planned_job(engine: sa.Engine, model_id: int, *shard_sizes: int) -> int:
     )
     plan(engine, *shard_sizes)
     return job_id
+
+
+def predicted(engine: sa.Engine, folder: Path, names: Sequence[str]) -> int:
+    """A job with a prediction of each of these names, which are all called normal."""
+    number = a_planned_job(engine, a_model(engine, folder), len(names))
+
+    def work(connection: sa.Connection) -> None:
+        shard = claims.claim_shard(connection, WORKER, LEASE_S)
+        assert shard is not None
+        outcomes = [Prediction(n, name, 0, 0.1, False) for n, name in enumerate(names)]
+        results.commit(connection, shard, outcomes)
+
+    database.write(engine, work)
+    return number
 
 
 def plan(engine: sa.Engine, *shard_sizes: int) -> None:

@@ -135,8 +135,8 @@ def train(
     train_films, val_films = data.of(dataset.TRAIN), data.of(dataset.VAL)
     train_rows, val_rows = films.rows(train_films), films.rows(val_films)
     net, init = _network(options, data, films, train_rows, device, report, stop)
-    # One pass changes all weights: half the time on a processor, one kernel on a GPU, where it also
-    # skips fp16's infinite gradients by itself.
+    # One pass changes all weights; on a GPU it is one kernel, which also skips fp16's infinite
+    # gradients by itself.
     optimizer = optimizers.AdamW(_groups(net, options.weight_decay), lr=options.lr, fused=True)
     average = averaging.Average(net, options.ema)
     train_labels = torch.tensor([f.label for f in train_films])

@@ -146,20 +146,6 @@ def test_a_film_whose_name_is_hashed_is_labelled_by_the_name_of_its_file(
     assert found["metrics"]["accuracy"] == 1.0
 
 
-def of_names(engine: sa.Engine, folder: Path, *names: str) -> int:
-    """A job with predictions of these names, whose films are all called normal."""
-    number = rows.a_planned_job(engine, rows.a_model(engine, folder), len(names))
-
-    def work(connection: sa.Connection) -> None:
-        shard = claims.claim_shard(connection, rows.WORKER, rows.LEASE_S)
-        assert shard is not None
-        outcomes = [Prediction(n, name, 0, 0.1, False) for n, name in enumerate(names)]
-        results.commit(connection, shard, outcomes)
-
-    database.write(engine, work)
-    return number
-
-
 def imported(file: Path, job: int, text: str) -> dict[str, Any]:
     """What importing a file of this text says."""
     file.write_text(text)
@@ -175,7 +161,7 @@ def test_a_dicom_without_an_ending_is_labelled_by_the_name_of_its_file(
 ) -> None:
     site = privacy.load(session.settings())
     hashed = [stored_name(site, f"SMITH/{name}", hide=True) for name in ("IM0001", "IM 2", "a.png")]
-    number = of_names(engine, tmp_path, *hashed, "SMITH/IM0004")
+    number = rows.predicted(engine, tmp_path, [*hashed, "SMITH/IM0004"])
     found = imported(
         tmp_path / "truth.csv", number,
         "name,label\nSMITH/IM0001,NORMAL\n SMITH\\IM 2 ,PNEUMONIA\nSMITH/a.png,NORMAL\n"
@@ -188,7 +174,7 @@ def test_a_dicom_without_an_ending_is_labelled_by_the_name_of_its_file(
 
 def test_a_name_of_a_picture_and_of_a_dicom_is_ambiguous(engine: sa.Engine, tmp_path: Path) -> None:
     hashed = stored_name(privacy.load(session.settings()), "IM0001", hide=True)
-    number = of_names(engine, tmp_path, hashed, "IM0001", "b.png")
+    number = rows.predicted(engine, tmp_path, [hashed, "IM0001", "b.png"])
     text = "name,label\nIM0001,NORMAL\nb.png,NORMAL\n"
     found = imported(tmp_path / "truth.csv", number, text)
     assert (found["labelled"], found["ambiguous"]) == (1, 1)

@@ -14,9 +14,6 @@ import pytest
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import results
-from db.queue.results import Prediction
-from db.work import claims
 from tests.scheduler import rows
 from tests.scheduler.console import run
 from tests.support.paths import SHARED
@@ -111,21 +108,7 @@ def films(tmp_path: Path) -> Path:
 @pytest.fixture
 def job(engine: sa.Engine, tmp_path: Path) -> int:
     """A job that has scored them."""
-    return scored(engine, tmp_path, FILMS)
-
-
-def scored(engine: sa.Engine, tmp_path: Path, names: tuple[str, ...]) -> int:
-    """A job with a prediction of each of these."""
-    number = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), len(names))
-
-    def work(connection: sa.Connection) -> None:
-        shard = claims.claim_shard(connection, rows.WORKER, rows.LEASE_S)
-        assert shard is not None
-        outcomes = [Prediction(n, name, 0, 0.1, False) for n, name in enumerate(names)]
-        results.commit(connection, shard, outcomes)
-
-    database.write(engine, work)
-    return number
+    return rows.predicted(engine, tmp_path, FILMS)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
@@ -170,7 +153,7 @@ def test_of_two_films_that_differ_by_how_accents_are_written_a_label_is_for_the_
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     both = ("é.png", unicodedata.normalize("NFD", "é.png"))
-    number = scored(engine, tmp_path, both)
+    number = rows.predicted(engine, tmp_path, both)
     file = tmp_path / "truth.csv"
     file.write_text(f"name,label\n{both[1]},PNEUMONIA\n{both[0]},NORMAL\n")
     assert run("labels", "import", file, "--job", number).exit_code == 0
@@ -187,7 +170,7 @@ def test_tables_that_people_reported_are_read(engine: sa.Engine, tmp_path: Path)
     zipped = CASES / "zip" / "utf8_names_without_flag.zip"
     with archive.open_source(str(zipped)) as source:
         called = tuple(member.name for member in source.members())
-    number = scored(engine, tmp_path, called)
+    number = rows.predicted(engine, tmp_path, called)
     assert "Грудь 1.jpeg" in called and "胸部X線.jpeg" in called
     table = CASES / "zip" / "utf8_names_without_flag.labels.csv"
     answer = json.loads(run("labels", "import", table, "--job", number, "--json").stdout)
