@@ -146,10 +146,12 @@ def _marks_of_kind(marks: Marks, of_kind: Rows, fewest: int) -> Iterator[Group]:
     # marks that are so long.
     close = [_close(side) for side in marks.box[drawn, 2:].T]
     for start in range(0, len(drawn), BLOCK):
-        part = slice(start, start + BLOCK)
-        np.greater(pictures[part] @ pictures.T, SAME_MARK, out=near[part])
+        # What is near is so both ways: the earlier ones have been compared with these.
+        part, rest = slice(start, start + BLOCK), slice(start, None)
+        some = pictures[part] @ pictures[rest].T > SAME_MARK
         for which, row in close:
-            near[part] &= row[which[part]]
+            some &= row[which[part], rest]
+        near[part, rest], near[rest, part] = some, some.T
     middles: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
     def settle(rows: Rows, left: NDArray[np.bool_]) -> Rows:
@@ -229,7 +231,7 @@ def _like(marks: Marks, rows: Rows, middle: NDArray[np.float32], size: NDArray[n
 def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Rows]:
     """Marks of a set that lie at one spot, where those are few of it."""
     some = rows[_drawn(len(rows))]
-    at = marks.box[some].astype(np.int32)
+    at = marks.box[some]
     near = np.ones((len(some), len(some)), np.bool_)
     for corner in at.T:
         near &= np.abs(corner[:, None] - corner) <= SPOT_PIXELS // 2
@@ -303,8 +305,8 @@ _MARK = {"letters": "mark", "bright area": "bright mark", "dark area": "dark mar
 def _frames(frames: NDArray[np.int16], fewest: int) -> Iterator[Group]:
     framed = np.flatnonzero(frames[:, ::2].any(axis=1))
     drawn = framed[_drawn(len(framed))]
-    at = frames[drawn].astype(np.int32)
-    within = np.array([FRAME_PIXELS, FRAME_GRAYS] * 4)
+    at = frames[drawn]
+    within = np.array([FRAME_PIXELS, FRAME_GRAYS] * 4, np.int16)
     near = np.ones((len(drawn), len(drawn)), np.bool_)
     for value, most in zip(at.T, within, strict=True):
         near &= np.abs(value[:, None] - value) <= most

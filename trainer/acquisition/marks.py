@@ -67,6 +67,7 @@ class Kind:
     dark: bool
 
 
+#: Those that want films as small have as many doublings: they are looked for at once.
 KINDS = (
     Kind("letters", smaller=1, doublings=3, dark=False),
     Kind("bright area", smaller=2, doublings=4, dark=False),
@@ -91,11 +92,8 @@ class Marks:
 def find(films: NDArray[np.uint8], halves: NDArray[np.uint8] | None = None) -> Marks:
     """Marks of `films`, uint8 [N, SIDE, SIDE]; `halves` are `halved(films)`, where made already."""
     halves = halved(films) if halves is None else halves
-    letters, *areas = (
-        _of_kind(films if kind.smaller == 1 else halves, number)
-        for number, kind in enumerate(KINDS)
-    )
-    return joined([letters, *(_without(letters, area) for area in areas)])
+    letters = _of_kinds(films, 0)
+    return joined([letters, _without(letters, _of_kinds(halves, 1, 2))])
 
 
 def _without(letters: Marks, areas: Marks) -> Marks:
@@ -175,13 +173,13 @@ def _near_edges(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
-    """Marks of one kind, of films uint8 [N, S, S] that are as small as it wants them."""
-    kind = KINDS[number]
-    if kind.dark:
-        films = ~films
+def _of_kinds(films: NDArray[np.uint8], *numbers: int) -> Marks:
+    """Marks of kinds, of films uint8 [N, S, S] that are as small as these want them."""
+    count, kinds = len(films), [KINDS[number] for number in numbers]
+    if kinds[0].dark or len(kinds) > 1:
+        films = np.concatenate([~films if kind.dark else films for kind in kinds])
     side = films.shape[1]
-    hats, bits = _hats(films, kind.doublings)
+    hats, bits = _hats(films, kinds[0].doublings)
     film, box = runs.parts(*runs.ends(bits), hats.wide)
     height, width = box[:, 2] / side, box[:, 3] / side
     fits = (height >= LEAST) & (height <= HIGHEST) & (width >= LEAST * 0.75) & (width <= WIDEST)
@@ -193,9 +191,9 @@ def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
     order = order[rank < MOST]
     film, box = film[order], box[order]
     return Marks(
-        film=film.astype(np.int32),
-        kind=np.full(film.size, number, np.uint8),
-        box=(box * kind.smaller).astype(np.int16),
+        film=(film % count).astype(np.int32),
+        kind=np.array(numbers, np.uint8)[film // count],
+        box=(box * kinds[0].smaller).astype(np.int16),
         picture=_pictures(films, film, box, 1),
     )
 
@@ -233,7 +231,7 @@ class _Hats:
         uint8 [K, R · C]."""
         rows = (film[:, None] * self.wide + rows) * self.wide + self.first
         places = rows[:, :, None] + columns[:, None]
-        found: NDArray[np.uint8] = self.levels[places]
+        found = self.levels.take(places)
         return found.reshape(len(film), rows.shape[1] * columns.shape[1])
 
 
@@ -332,8 +330,9 @@ def _pictures(
     y0, x0 = y.astype(np.int64), x.astype(np.int64)
     down = (y - y0)[:, :, None].astype(np.float32)
     right = (x - x0)[:, None, :].astype(np.float32)
-    which, y0, x0 = film[:, None, None], y0[:, :, None], x0[:, None, :]
-    above = films[which, y0, x0] * (1 - right) + films[which, y0, x0 + 1] * right
-    below = films[which, y0 + 1, x0] * (1 - right) + films[which, y0 + 1, x0 + 1] * right
+    side, levels = films.shape[1], films.reshape(-1)
+    at = ((film[:, None] * side + y0) * side)[:, :, None] + x0[:, None, :]
+    above = levels.take(at) * (1 - right) + levels.take(at + 1) * right
+    below = levels.take(at + side) * (1 - right) + levels.take(at + side + 1) * right
     found = above * (1 - down) + below * down
     return np.asarray(np.rint(found), dtype=np.uint8).reshape(len(film), ROWS * COLUMNS)
