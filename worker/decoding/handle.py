@@ -161,7 +161,7 @@ class DecoderProcess:
             rule=first.rule,
             size=first.size,
             accept=first.accept,
-            sha256=first.sha256,
+            hash=first.hash,
             sides=first.sides,
             films=[(film.offset, film.member) for film in films],
         ).pack()
