@@ -192,11 +192,15 @@ _RETRIES = f"""(
                 AND r.parent_job_id = ANY (ARRAY[up.id, up.parent_id])
         )"""  # noqa: S608  # constants
 
-#: Of PostgreSQL, the sums of job k's source, and how many files in it its schedule gave up.
-_SUMS = """(
+#: Of PostgreSQL: whether all that job k took is another's since.
+_ALL_TAKEN = "k.since AND k.parent_job_id IS NULL"
+
+#: Of PostgreSQL: what of job k's source is not another's, and how many files in it its schedule
+#: gave up.
+_SUMS = f"""(
             SELECT COALESCE(SUM(predictions), 0) AS predictions, COALESCE(SUM(reused), 0) AS reused,
                    COALESCE(SUM(refused), 0) AS refused, COALESCE(SUM(errors), 0) AS errors,
-                   COALESCE(SUM(missing), 0) AS missing,
+                   CASE WHEN k.retried THEN 0 ELSE COALESCE(SUM(missing), 0) END AS missing,
                    CASE WHEN k.since AND k.listing = 'new' THEN (
                        SELECT COUNT(*) FROM watched w
                        WHERE w.schedule_id = k.schedule_id AND w.job_id = k.origin
@@ -215,18 +219,19 @@ _SUMS = """(
                 FROM shards
                 WHERE job_id = k.job_id AND source_no = k.source_no AND finished_at IS NULL
             ) AS each
-        )"""
+            WHERE ({_ALL_TAKEN}) IS NOT TRUE
+        )"""  # noqa: S608  # constants
 
-#: Whether all that job k took is another's since.
-_ALL_TAKEN = "k.since AND k.parent_job_id IS NULL"
+#: Of PostgreSQL: items of job k's source that failed, and files in it that its schedule gave up.
+_FAILED = f"CASE WHEN k.retried THEN 0 WHEN {_ALL_TAKEN} THEN t.given_up ELSE t.errors END"
 
 _POSTGRESQL = f"""
         SELECT k.source, k.model_id, (SELECT m.name FROM models m WHERE m.id = k.model_id) AS model,
                k.precision, k.listing, COUNT(DISTINCT k.job_id) AS jobs,
                MAX(k.job_id) AS newest_job,
-               SUM(t.predictions + t.refused + t.failed + t.missing) AS listed,
+               SUM(t.predictions + t.refused + {_FAILED} + t.missing) AS listed,
                SUM(t.predictions - t.reused) AS scored, SUM(t.reused) AS reused,
-               SUM(t.refused) AS refused, SUM(t.failed) AS failed, SUM(t.missing) AS missing
+               SUM(t.refused) AS refused, SUM({_FAILED}) AS failed, SUM(t.missing) AS missing
         FROM (
             SELECT s.uri AS source, s.source_no, j.id AS job_id, j.parent_job_id, j.purged_at,
                    j.model_id, COALESCE(j.precision, 'fp32') AS precision,
@@ -248,16 +253,7 @@ _POSTGRESQL = f"""
             CROSS JOIN LATERAL {_RETRIES} AS x
             WHERE j.planned_at IS NOT NULL
         ) AS k
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN {_ALL_TAKEN} THEN 0 ELSE u.predictions END AS predictions,
-                   CASE WHEN {_ALL_TAKEN} THEN 0 ELSE u.reused END AS reused,
-                   CASE WHEN {_ALL_TAKEN} THEN 0 ELSE u.refused END AS refused,
-                   CASE WHEN k.retried THEN 0 WHEN {_ALL_TAKEN} THEN u.given_up
-                        ELSE u.errors END AS failed,
-                   CASE WHEN k.retried OR {_ALL_TAKEN} THEN 0 ELSE u.missing END AS missing,
-                   u.given_up
-            FROM {_SUMS} AS u
-        ) AS t
+        CROSS JOIN LATERAL {_SUMS} AS t
         WHERE k.purged_at IS NULL AND k.model_id IS NOT NULL AND k.replaced IS NOT TRUE
             AND (k.since IS NOT TRUE OR t.given_up > 0)
         GROUP BY k.source, k.model_id, k.precision, k.listing
