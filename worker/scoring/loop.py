@@ -196,8 +196,8 @@ class Scorer:
         assert self._claim is not None
         future, self._claim = self._claim, None
         found, claimed = future.result()
-        if not found:
-            self._dry_until = time.monotonic() + RECLAIM_S
+        # What is found after a while without, a plan's first shard above all, has others behind it.
+        self._dry_until = 0.0 if found else time.monotonic() + RECLAIM_S
         if isinstance(claimed, Claimed):
             planner = Planner(
                 self._database, claimed, self._heartbeat, self._stop, self._notify,
