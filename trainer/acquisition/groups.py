@@ -146,10 +146,12 @@ def _marks_of_kind(marks: Marks, of_kind: Rows, fewest: int) -> Iterator[Group]:
     # marks that are so long.
     close = [_close(side) for side in marks.box[drawn, 2:].T]
     for start in range(0, len(drawn), BLOCK):
-        part = slice(start, start + BLOCK)
-        np.greater(pictures[part] @ pictures.T, SAME_MARK, out=near[part])
+        # What is near is so both ways: the earlier ones have been compared with these.
+        part, rest = slice(start, start + BLOCK), slice(start, None)
+        some = pictures[part] @ pictures[rest].T > SAME_MARK
         for which, row in close:
-            near[part] &= row[which[part]]
+            some &= row[which[part], rest]
+        near[part, rest], near[rest, part] = some, some.T
     middles: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
 
     def settle(rows: Rows, left: NDArray[np.bool_]) -> Rows:
@@ -229,7 +231,7 @@ def _like(marks: Marks, rows: Rows, middle: NDArray[np.float32], size: NDArray[n
 def _spots(marks: Marks, rows: Rows, fewest: int) -> Iterator[Rows]:
     """Marks of a set that lie at one spot, where those are few of it."""
     some = rows[_drawn(len(rows))]
-    at = marks.box[some].astype(np.int32)
+    at = marks.box[some]
     near = np.ones((len(some), len(some)), np.bool_)
     for corner in at.T:
         near &= np.abs(corner[:, None] - corner) <= SPOT_PIXELS // 2
@@ -303,8 +305,8 @@ _MARK = {"letters": "mark", "bright area": "bright mark", "dark area": "dark mar
 def _frames(frames: NDArray[np.int16], fewest: int) -> Iterator[Group]:
     framed = np.flatnonzero(frames[:, ::2].any(axis=1))
     drawn = framed[_drawn(len(framed))]
-    at = frames[drawn].astype(np.int32)
-    within = np.array([FRAME_PIXELS, FRAME_GRAYS] * 4)
+    at = frames[drawn]
+    within = np.array([FRAME_PIXELS, FRAME_GRAYS] * 4, np.int16)
     near = np.ones((len(drawn), len(drawn)), np.bool_)
     for value, most in zip(at.T, within, strict=True):
         near &= np.abs(value[:, None] - value) <= most
@@ -346,29 +348,35 @@ def _tones(prints: NDArray[np.float32], fewest: int) -> Iterator[Group]:
 def _sharpness(values: NDArray[np.float32], fewest: int) -> Iterator[Group]:
     middle = np.median(values, axis=0)
     spread = np.percentile(np.abs(values - middle), 75, axis=0) * 1.4826 + 1e-3
-    points = ((values - middle) / spread).astype(np.float32)
-    drawn = _drawn(len(points))
-    some = points[drawn]
-    least = max(5, round(fewest * len(drawn) / len(points)))
+    points = np.ascontiguousarray(((values - middle) / spread).astype(np.float32).T)
+    drawn = _drawn(len(values))
+    some = points[:, drawn]
+    least = max(5, round(fewest * len(drawn) / len(values)))
     found: list[tuple[float, int, float]] = []
     count = np.arange(least, len(drawn) // 2)
     beyond = np.minimum(np.ceil(count * SLACK).astype(np.int64), len(drawn) - 1)
     enough = np.maximum(GAP, 1 + GAP_FEW / np.sqrt(count))
     for centre in range(0, len(drawn), max(1, len(drawn) // 500)):
-        far = np.sort(np.hypot(*(some - some[centre]).T))
+        far = np.sort(_distances(some, some[:, centre]))
         gap = far[beyond] / np.maximum(far[count - 1], 0.05)
         gap /= enough
         if gap.size and gap[best := int(gap.argmax())] >= 1:
             radius = float(np.sqrt(max(far[count[best] - 1], 0.05) * far[beyond[best]]))
             found.append((float(gap[best]), centre, radius))
-    taken = np.zeros(len(points), np.bool_)
+    taken = np.zeros(len(values), np.bool_)
     for _, centre, radius in sorted(found, reverse=True):
-        alike = np.flatnonzero(np.hypot(*(points - some[centre]).T) <= radius)
+        alike = np.flatnonzero(_distances(points, some[:, centre]) <= radius)
         if alike.size >= fewest and taken[alike].mean() < 0.5:
             taken[alike] = True
             softer = float(np.median(values[alike, 0])) < middle[0]
             what = f"{'less' if softer else 'more'} fine detail than the others"
             yield Group(look="sharpness", what=what, films=alike)
+
+
+def _distances(points: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of points [2, N] from one, float32 [N]: what `hypot` says, in a third of its time."""
+    x, y = np.square(points - centre[:, None], dtype=np.float64)
+    return np.asarray(np.sqrt(x + y), np.float32)
 
 
 def _sizes(sizes: NDArray[np.int32], fewest: int) -> Iterator[Group]:

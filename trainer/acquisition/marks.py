@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.acquisition import runs
+
 #: Side of the films that marks are looked for in, in pixels.
 SIDE = 224
 
@@ -65,6 +67,7 @@ class Kind:
     dark: bool
 
 
+#: Those that want films as small have as many doublings: they are looked for at once.
 KINDS = (
     Kind("letters", smaller=1, doublings=3, dark=False),
     Kind("bright area", smaller=2, doublings=4, dark=False),
@@ -89,11 +92,8 @@ class Marks:
 def find(films: NDArray[np.uint8], halves: NDArray[np.uint8] | None = None) -> Marks:
     """Marks of `films`, uint8 [N, SIDE, SIDE]; `halves` are `halved(films)`, where made already."""
     halves = halved(films) if halves is None else halves
-    letters, *areas = (
-        _of_kind(films if kind.smaller == 1 else halves, number)
-        for number, kind in enumerate(KINDS)
-    )
-    return joined([letters, *(_without(letters, area) for area in areas)])
+    letters = _of_kinds(films, 0)
+    return joined([letters, _without(letters, _of_kinds(halves, 1, 2))])
 
 
 def _without(letters: Marks, areas: Marks) -> Marks:
@@ -146,7 +146,12 @@ _Test = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.bool_]]
 def _ends(films: NDArray[np.uint8], bright: int, ends: _Test) -> Places:
     """Places of pixels that are bright, and whose neighbour passes the test, near the edges."""
     side = films.shape[1]
-    at = _near_edges(films >= bright)
+    bits = runs.empty(films.size)
+    at_once = AT_ONCE * SIDE // side
+    for start in range(0, len(films), at_once):
+        mask = films[start : start + at_once] >= bright
+        runs.pack(bits, start * side * side, _near_edges(mask, side))
+    at = runs.places(bits)
     row, column = np.divmod(at % (side * side), side)
     values = films.reshape(-1)
     films_of, places = [], []
@@ -161,25 +166,21 @@ def _ends(films: NDArray[np.uint8], bright: int, ends: _Test) -> Places:
     return film[order].astype(np.int32), place[order].astype(np.int32)
 
 
-def _near_edges(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Places that are true in bool [N, S, S] where marks are looked for, ascending. Changes it."""
-    side = mask.shape[1]
+def _near_edges(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """`mask` bool [N, ≥ S, ≥ S], unset where no marks are looked for in films of that side."""
     top, bottom, sides = round(TOP * side), round((1 - BOTTOM) * side), round(SIDES * side)
     mask[:, top:bottom, sides : side - sides] = False
-    # Few are: eight are looked at as one number.
-    words = np.flatnonzero(mask.reshape(-1).view(np.uint64))
-    which, bit = np.nonzero(mask.reshape(-1, 8)[words])
-    return words[which] * 8 + bit
+    return mask
 
 
-def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
-    """Marks of one kind, of films uint8 [N, S, S] that are as small as it wants them."""
-    kind = KINDS[number]
-    if kind.dark:
-        films = ~films
+def _of_kinds(films: NDArray[np.uint8], *numbers: int) -> Marks:
+    """Marks of kinds, of films uint8 [N, S, S] that are as small as these want them."""
+    count, kinds = len(films), [KINDS[number] for number in numbers]
+    if kinds[0].dark or len(kinds) > 1:
+        films = np.concatenate([~films if kind.dark else films for kind in kinds])
     side = films.shape[1]
-    hats, at = _hats(films, kind.doublings)
-    film, box = components(at, side, side)
+    hats, bits = _hats(films, kinds[0].doublings)
+    film, box = runs.parts(*runs.ends(bits), hats.wide)
     height, width = box[:, 2] / side, box[:, 3] / side
     fits = (height >= LEAST) & (height <= HIGHEST) & (width >= LEAST * 0.75) & (width <= WIDEST)
     film, box = film[fits], box[fits]
@@ -190,145 +191,130 @@ def _of_kind(films: NDArray[np.uint8], number: int) -> Marks:
     order = order[rank < MOST]
     film, box = film[order], box[order]
     return Marks(
-        film=film.astype(np.int32),
-        kind=np.full(film.size, number, np.uint8),
-        box=(box * kind.smaller).astype(np.int16),
+        film=(film % count).astype(np.int32),
+        kind=np.array(numbers, np.uint8)[film // count],
+        box=(box * kinds[0].smaller).astype(np.int16),
         picture=_pictures(films, film, box, 1),
     )
 
 
 def halved(films: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Films uint8 [N, S, S] at half of their side, by the mean of four pixels."""
-    # Two pixels of a row are read as one number: neighbours lie together.
-    pairs = films.view(np.uint16)
-    sums = (pairs & 255) + (pairs >> 8)
-    return ((sums[:, ::2] + sums[:, 1::2] + 2) >> 2).astype(np.uint8)
+    half = films.shape[1] // 2
+    found = np.empty((len(films), half, half), np.uint8)
+    for start in range(0, len(films), AT_ONCE):
+        # Two pixels of a row are read as one number: neighbours lie together.
+        pairs = films[start : start + AT_ONCE].view(np.uint16)
+        sums = (pairs & 255) + (pairs >> 8)
+        found[start : start + AT_ONCE] = (sums[:, ::2] + sums[:, 1::2] + 2) >> 2
+    return found
 
 
-def _hats(films: NDArray[np.uint8], doublings: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """What is brighter than its surroundings and narrower than 2 ** doublings pixels, uint8
-    [N, S, S], and the places near the edges where it is so by more than CONTRAST.
+@dataclass(frozen=True)
+class _Hats:
+    """Top-hats of N films of side S."""
 
-    Rows lie one behind the other, so that each step is one over all pixels of some films: what it
-    takes of the next row is in the margin, of which nothing is kept.
+    #: uint8 [≥ N · wide²]: the films one behind the other, after each row and each film what is
+    #: beyond it, all 0; and as much as a ring takes of that before the first.
+    levels: NDArray[np.uint8]
+    wide: int
+
+    @property
+    def first(self) -> int:
+        """Where the first pixel of the first film is."""
+        return RING * (self.wide + 1)
+
+    def at(
+        self, film: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Of films [K] where rows [K, R] and columns [K, C] cross, up to RING beyond the film;
+        uint8 [K, R · C]."""
+        rows = (film[:, None] * self.wide + rows) * self.wide + self.first
+        places = rows[:, :, None] + columns[:, None]
+        found = self.levels.take(places)
+        return found.reshape(len(film), rows.shape[1] * columns.shape[1])
+
+
+def _hats(films: NDArray[np.uint8], doublings: int) -> tuple[_Hats, runs.Bits]:
+    """What is brighter than its surroundings and narrower than 2 ** doublings pixels in films uint8
+    [N, S, S], and which pixels [N, wide, wide] near the edges are so by more than CONTRAST.
+
+    Rows lie one behind the other, with white ones between them and between films, so that each step
+    is one over all pixels of some films: of a window of the opening that reaches beyond a film
+    counts what is within. What lies before a film lies behind the one before.
     """
     steps = [1 << k for k in range(doublings)]
-    n = sum(steps)
+    reach = sum(steps)
     side = films.shape[1]
-    wide = side + 2 * n
+    wide = -(-(side + reach) // 8) * 8
     ways = [*(step * wide for step in steps), *steps]
-    hats = np.empty_like(films)
     at_once = AT_ONCE * SIDE // side
-    room = [np.empty(at_once * wide * wide, np.uint8) for _ in range(3)]
-    mask = np.empty((at_once, side, side), np.bool_)
-    found = []
-    for first in range(0, len(films), at_once):
-        some = films[first : first + at_once]
-        opened = room[2][: len(some) * wide * wide]
-        padded = opened.reshape(len(some), wide, wide)
-        padded[:, n:-n, n:-n] = some
-        padded[:, :n], padded[:, -n:] = padded[:, n : n + 1], padded[:, -n - 1 : -n]
-        padded[:, :, :n], padded[:, :, -n:] = padded[:, :, n : n + 1], padded[:, :, -n - 1 : -n]
+    before, reach = (wide - side) * (wide + 1), reach * (wide + 1)
+    spread = np.full(at_once * wide * wide + before + reach, 255, np.uint8)
+    room = [np.empty_like(spread) for _ in range(2)]
+    mask = np.empty((at_once, wide, wide), np.bool_)
+    pixels = len(films) * wide * wide
+    hats = _Hats(np.empty(RING * (wide + 1) + pixels, np.uint8), wide)
+    hats.levels[: hats.first] = 0
+    bits = runs.empty(pixels)
+    for start in range(0, len(films), at_once):
+        some = films[start : start + at_once]
+        count = len(some) * wide * wide
+        spread[:count].reshape(len(some), wide, wide)[:, -side:, -side:] = some
+        spread[count:] = 255
+        opened = spread[: count + before + reach]
         for of in (np.minimum, np.maximum):
             for step in ways:
-                room[0], room[1] = room[1], room[0]
+                room.reverse()
                 opened = of(opened[step:], opened[:-step], out=room[0][: opened.size - step])
-        inner = room[0][: len(some) * wide * wide].reshape(len(some), wide, wide)[:, :side, :side]
-        hat = np.subtract(some, inner, out=hats[first : first + len(some)])
-        near = _near_edges(np.greater(hat, CONTRAST, out=mask[: len(some)]))
-        found.append(near + first * side * side)
-    return hats, np.concatenate(found)
+        hat = hats.levels[hats.first + start * wide * wide :][:count]
+        np.subtract(spread[before:][:count], opened[before - reach :], out=hat)
+        hat = hat.reshape(len(some), wide, wide)
+        hat[:, side:] = 0
+        hat[:, :side, side:] = 0
+        bright = np.greater(hat, CONTRAST, out=mask[: len(some)])
+        runs.pack(bits, start * wide * wide, _near_edges(bright, side))
+    return hats, bits
 
 
-def components(
-    at: NDArray[np.int64], rows: int, columns: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Connected parts of masks: which film int64 [K]; top, left, height, width int64 [K, 4].
-
-    `at` are places in [N, rows, columns], ascending. Pixels that touch, also at a corner, are of
-    one part, and so are pixels of a row with up to two others between them: letters of a word.
-    """
-    at = at.astype(np.int32)
-    row = at // columns
-    x = at - row * columns
-    if not row.size:
-        return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
-    first = np.flatnonzero((np.diff(row, prepend=-1) > 0) | (np.diff(at, prepend=-9) > 3))
-    row, left, right = row[first], x[first], x[np.append(first[1:], x.size) - 1]
-    # By pairs of runs that touch, one in the row below the other.
-    wide = columns + 4
-    start, end = row * wide + left, row * wide + right
-    low = np.searchsorted(end, start + wide - 2)
-    high = np.searchsorted(start, end + wide + 2, side="right")
-    many = np.maximum(high - low, 0)
-    many[row % rows == rows - 1] = 0
-    above = np.repeat(np.arange(row.size), many)
-    below = np.arange(above.size) + np.repeat(low - np.cumsum(many) + many, many)
-    part = _joined(row.size, above, below)
-    order = np.argsort(part, kind="stable")
-    starts = np.flatnonzero(np.diff(part[order], prepend=-1))
-    # Runs are in order, and so are those of a part: its first is at its top.
-    top, bottom = row[order[starts]], row[order[np.append(starts[1:], order.size) - 1]] + 1
-    film = top // rows
-    left = np.minimum.reduceat(left[order], starts)
-    width = np.maximum.reduceat(right[order], starts) + 1 - left
-    box = np.stack([top - film * rows, left, bottom - top, width], axis=1)
-    return film.astype(np.int64), box.astype(np.int64)
-
-
-def _joined(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The least of 0 … n-1 that each is joined with by the pairs `a`, `b`."""
-    part = np.arange(n)
-    while (differ := (one := part[a]) != (other := part[b])).any():
-        a, b, one, other = a[differ], b[differ], one[differ], other[differ]
-        np.minimum.at(part, np.maximum(one, other), np.minimum(one, other))
-        while (part != (up := part[part])).any():
-            part = up
-    return part
-
-
-def _alone(
-    hats: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _alone(hats: _Hats, film: NDArray[np.int64], box: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether little is left of the top-hat around boxes; bool [K]."""
-    top, left, height, width = box.T[:, :, None, None]
     within = (np.arange(INSIDE_POINTS) + 0.5) / INSIDE_POINTS
-    rows = (top + within[:, None] * height).astype(np.int64)
-    inside = hats[film[:, None, None], rows, (left + within * width).astype(np.int64)]
-    inside = inside.mean(axis=(1, 2))
-    #: What is found in rings is added up: where the first ones have too much all have.
-    alone = np.ones(len(box), np.bool_)
-    total = np.zeros(len(box))
+    alone = np.arange(len(box))
+    total = np.zeros(len(box), np.int64)
+    inside = np.zeros(len(box))
+    # What is found in rings is added up: where the first ones have too much all have.
     for by in range(1, RING + 1):
-        left_over = np.flatnonzero(alone)
-        total[left_over] += _ring(hats, film[left_over], box[left_over], by)
-        mean = total / (RING * 4 * RING_POINTS)
-        alone &= (mean <= RING_LEVEL) & (mean <= RING_SHARE * inside)
-    return alone
+        total[alone] += _ring(hats, film[alone], box[alone], by)
+        mean = total[alone] / (RING * 4 * RING_POINTS)
+        alone, mean = alone[few := mean <= RING_LEVEL], mean[few]
+        if by == 1:
+            top, left, height, width = box[alone].T[:, :, None]
+            rows = (top + within * height).astype(np.int64)
+            columns = (left + within * width).astype(np.int64)
+            inside[alone] = hats.at(film[alone], rows, columns).mean(axis=1)
+        alone = alone[mean <= RING_SHARE * inside[alone]]
+    found = np.zeros(len(box), np.bool_)
+    found[alone] = True
+    return found
 
 
 def _ring(
-    hats: NDArray[np.uint8], film: NDArray[np.int64], box: NDArray[np.int64], by: int
+    hats: _Hats, film: NDArray[np.int64], box: NDArray[np.int64], by: int
 ) -> NDArray[np.int64]:
     """The sum of the top-hat at points so many pixels around boxes; int64 [K]."""
-    side = hats.shape[1]
     top, left, height, width = box.T[:, :, None]
     along = np.linspace(-1, 1, RING_POINTS)
     y, x = (height - 1) / 2 + by, (width - 1) / 2 + by
     down, across = top + (height - 1) / 2, left + (width - 1) / 2
     rows, columns = np.rint(down + along * y), np.rint(across + along * x)
-    both = np.rint(down + [[-1, 1]] * y), np.rint(across + [[-1, 1]] * x)
-    shape = len(box), 2, RING_POINTS
-    at_y = np.concatenate(
-        [np.broadcast_to(both[0][:, :, None], shape), np.broadcast_to(rows[:, None], shape)], 1
-    ).astype(np.int64)
-    at_x = np.concatenate(
-        [np.broadcast_to(columns[:, None], shape), np.broadcast_to(both[1][:, :, None], shape)], 1
-    ).astype(np.int64)
-    # A film's edge ends a mark, too.
-    inside = (at_y >= 0) & (at_y < side) & (at_x >= 0) & (at_x < side)
-    found = hats[film[:, None, None], at_y.clip(0, side - 1), at_x.clip(0, side - 1)]
-    return np.asarray(np.where(inside, found, 0).sum(axis=(1, 2), dtype=np.int64))
+    ends_y, ends_x = np.rint(down + [[-1, 1]] * y), np.rint(across + [[-1, 1]] * x)
+    # A film's edge ends a mark, too: nothing is beyond it.
+    total = np.zeros(len(film), np.int64)
+    for at_y, at_x in ((ends_y, columns), (rows, ends_x)):
+        found = hats.at(film, at_y.astype(np.int64), at_x.astype(np.int64))
+        total += found.sum(axis=1, dtype=np.int64)
+    return total
 
 
 def _pictures(
@@ -344,8 +330,9 @@ def _pictures(
     y0, x0 = y.astype(np.int64), x.astype(np.int64)
     down = (y - y0)[:, :, None].astype(np.float32)
     right = (x - x0)[:, None, :].astype(np.float32)
-    which, y0, x0 = film[:, None, None], y0[:, :, None], x0[:, None, :]
-    above = films[which, y0, x0] * (1 - right) + films[which, y0, x0 + 1] * right
-    below = films[which, y0 + 1, x0] * (1 - right) + films[which, y0 + 1, x0 + 1] * right
+    side, levels = films.shape[1], films.reshape(-1)
+    at = ((film[:, None] * side + y0) * side)[:, :, None] + x0[:, None, :]
+    above = levels.take(at) * (1 - right) + levels.take(at + 1) * right
+    below = levels.take(at + side) * (1 - right) + levels.take(at + side + 1) * right
     found = above * (1 - down) + below * down
     return np.asarray(np.rint(found), dtype=np.uint8).reshape(len(film), ROWS * COLUMNS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,6 +16,9 @@ FRAME_DEPTH, FRAME_ENDS = 0.18, 0.1
 
 #: Of films up to this side sharpness is measured in the whole.
 WHOLE = 96
+
+#: Pixels whose sharpness is measured at once: they stay in a processor's cache.
+AT_ONCE = 1 << 18
 
 #: Gray levels that are left out at either end of `tone`: black and white are often clipped.
 TONE_ENDS = 2
@@ -61,16 +66,10 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
     ones, and the others. Of large films in the middle half, where the anatomy is.
     """
     side, start = looked_at(films.shape[1])
-    level = films[:, start : start + side, start : start + side]
-    found = []
-    for _ in range(2):
-        # The greatest sum is 16 pixels: it fits. Each fourth of the pixels lies together first.
-        a, b, c, d = (level[:, y::2, x::2].astype(np.int16) for y in (0, 1) for x in (0, 1))
-        top, bottom, left, right = a + b, c + d, a + c, b + d
-        level = top + bottom
-        both = _mean_size(top - bottom) + _mean_size(left - right)
-        found.append((_mean_size(a + d - b - c), both))
-    (diagonal, other), (diagonal_2, other_2) = found
+    middle = films[:, start : start + side, start : start + side]
+    some = max(1, AT_ONCE // side**2)
+    both = [_two_levels(middle[n : n + some]) for n in range(0, len(films), some)]
+    (diagonal, other), (diagonal_2, other_2) = np.concatenate(both, axis=2)
     # A quarter of a gray level stands for none.
     return np.stack(
         [
@@ -79,6 +78,24 @@ def sharpness(films: NDArray[np.uint8]) -> NDArray[np.float32]:
         ],
         axis=1,
     ).astype(np.float32)
+
+
+def _two_levels(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean Haar coefficients of uint8 [N, S, S]: of either level diagonal ones and the others;
+    float64 [2, 2, N]."""
+    # Two pixels of a row are read as one number: those on the left, and those on the right.
+    pairs = pixels.view(np.uint16)
+    left, right = (pairs & 255).view(np.int16), (pairs >> 8).view(np.int16)
+    found = []
+    for _ in range(2):
+        # The greatest sum is 16 pixels: it fits.
+        sums, differ = left + right, left - right
+        (top, bottom), (upper, lower) = ((rows[:, ::2], rows[:, 1::2]) for rows in (sums, differ))
+        other = _mean_size(top - bottom) + _mean_size(upper + lower)
+        found.append((_mean_size(upper - lower), other))
+        level = top + bottom
+        left, right = level[:, :, ::2], level[:, :, 1::2]
+    return np.array(found)
 
 
 def _mean_size(values: NDArray[np.int16]) -> NDArray[np.float64]:
@@ -98,7 +115,10 @@ def tone(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
     A curve that was laid on eight-bit gray leaves out some levels and gives others twice, the same
     ones in each film. `gray` is uint8 [N, H, W].
     """
-    counts = np.array([Image.fromarray(film).histogram() for film in gray], dtype=np.float32)
+    size = gray.shape[2], gray.shape[1]
+    images = (Image.frombuffer("L", size, film, "raw", "L", 0, 1) for film in gray)
+    levels = chain.from_iterable(image.histogram() for image in images)
+    counts = np.fromiter(levels, np.float32, 256 * len(gray)).reshape(-1, 256)
     near = (counts[:, :-4] + counts[:, 1:-3] + counts[:, 3:-1] + counts[:, 4:]) / 4
     middle = counts[:, 2:-2]
     found = (middle - near) / (middle + near + gray[0].size / 1250)

@@ -58,11 +58,12 @@ _DCT = _cosines()
 _FREQUENCY = np.hypot(np.arange(KEPT)[:, None], np.arange(KEPT)).astype(np.float32)
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> Print:
-    """A film's print, `float32 [255]` of length 1, from `uint8 [64, 64]`; zeros where blank."""
-    found = (_DCT @ pixels.astype(np.float32) @ _DCT.T * _FREQUENCY).reshape(-1)[1:]
-    length = float(np.linalg.norm(found))
-    return found / length if length >= BLANK else np.zeros_like(found)
+def prints(films: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Prints of films `uint8 [N, 64, 64]`, `float32 [N, 255]` of length 1; zeros where blank."""
+    found = _DCT @ films.astype(np.float32) @ _DCT.T * _FREQUENCY
+    found = found.reshape(len(films), -1)[:, 1:]
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(np.where(lengths >= BLANK, found / np.maximum(lengths, BLANK), 0), np.float32)
 
 
 def groups(prints: NDArray[np.float32]) -> list[list[int]]:

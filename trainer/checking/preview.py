@@ -133,13 +133,11 @@ class _Part:
             sides = acquired.sides(films)
             found = self._looks(films, sides)
             films = sides.small
+        prints = duplicates.prints(films)
         return {
-            sha256: Preview(
-                print=duplicates.fingerprint(film),
-                width=stored.width, height=stored.height, kind=stored.kind,
-            )
-            for (sha256, stored), film in zip(self.stored.items(), films, strict=True)
-        }, found  # fmt: skip
+            sha256: Preview(print=its, width=stored.width, height=stored.height, kind=stored.kind)
+            for (sha256, stored), its in zip(self.stored.items(), prints, strict=True)
+        }, found
 
     def _looks(self, films: NDArray[np.uint8], sides: Sides) -> Looks:
         side = films.shape[1]

@@ -208,7 +208,7 @@ def _through(
                     more = film is not None
                 if film is None:
                     break
-                place = free.popleft() * side
+                place = free.pop() * side  # the last that was freed is in a processor's cache
                 pixels = pool.pixels[place : place + side].reshape(size, size)
                 film.offset, film.token = place, (film.token[0], pixels)
                 given.append(film)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.acquired import Films, looked_at
 from tests.trainer.acquisition import plants
-from trainer.acquisition import groups, looks, marks, one_sided
+from trainer.acquisition import groups, looks, one_sided
 from trainer.acquisition.groups import Group
 from trainer.acquisition.one_sided import OneSided
 
@@ -156,15 +156,3 @@ def test_looks_of_films_are_those_of_each_part_of_them() -> None:
         assert np.array_equal(one, other)
     assert np.array_equal(np.sort(whole.marks.film), np.sort(again.marks.film))
     assert np.array_equal(whole.sharpness, again.sharpness)
-
-
-def test_parts_of_a_mask_are_found_with_their_boxes() -> None:
-    mask = np.zeros((2, 12, 12), np.bool_)
-    mask[0, 1:3, 1:4] = True
-    mask[0, 3, 4] = True  # touches at a corner
-    mask[0, 8, 2] = mask[0, 8, 5] = True  # two others between them
-    mask[1, 11, 0] = True
-    mask[1, 0, 11] = True
-    film, box = marks.components(np.flatnonzero(mask), 12, 12)
-    found = sorted((int(f), *map(int, b)) for f, b in zip(film, box, strict=True))
-    assert found == [(0, 1, 1, 3, 4), (0, 8, 2, 1, 4), (1, 0, 11, 1, 1), (1, 11, 0, 1, 1)]

@@ -19,7 +19,7 @@ DATA = SHARED / "data"
 
 
 def prints(films: list[bytes]) -> NDArray[np.float32]:
-    return np.stack([duplicates.fingerprint(rules.decode(data, 64)) for data in films])
+    return duplicates.prints(np.stack([rules.decode(data, 64) for data in films]))
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: int) -> bytes:
@@ -69,8 +69,8 @@ def test_two_films_are_enough_to_be_compared() -> None:
 
 
 def test_blank_films_are_like_no_other() -> None:
-    blank = [duplicates.fingerprint(np.full((64, 64), 40 * n, np.uint8)) for n in range(5)]
-    assert duplicates.groups(np.stack(blank)) == []
+    blank = duplicates.prints(np.stack([np.full((64, 64), 40 * n, np.uint8) for n in range(5)]))
+    assert duplicates.groups(blank) == []
 
 
 def unlike(n: int) -> NDArray[np.float32]:
