@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,9 @@ PROBED, PART = 16, 64
 
 #: Threads that look at films: the decoder has its own.
 LOOKING = 2
+
+#: Parts that wait to be looked at, or are looked at; each has 3 MB at 224 px.
+AHEAD = 2 * LOOKING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ def at(
             elif stored is not None:
                 part.add(sha256, pixels, stored)
                 if len(part.stored) == PART:
+                    if len(waiting) >= AHEAD:
+                        wait([waiting[-AHEAD]])
                     waiting.append(pool.submit(part.looked_at, looks is not None))
                     part = _Part(size)
             report(done, len(unique))
