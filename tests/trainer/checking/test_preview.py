@@ -39,7 +39,9 @@ def test_films_that_wait_to_be_looked_at_are_few_however_quickly_they_come(
         for number, _ in enumerate(films):
             came.append(number)
             pixels = chance.integers(0, 256, (size, size), np.uint8)
-            yield Decoded(number=number, outcome=pixels, stored=Stored("PNG", size, size))
+            yield Decoded(
+                number=number, outcome=pixels, stored=Stored(kind="PNG", width=size, height=size)
+            )
 
     films = [
         Film(path=f"{n}.png", label=0, patient=str(n), sha256=f"{n:064x}", split="train")
