@@ -35,7 +35,8 @@ def loaded(*arguments: str) -> set[str]:
         "worker.service.daemon",
         "worker.scoring.loop",
         "worker.decoding.child",
-        "worker.scoring.classify",
+        "worker.classify.films",
+        "worker.classify.child",
     ],
 )
 def test_a_scoring_worker_loads_neither_torch_nor_torchvision(module: str) -> None:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 
-from trainer.card import Card, Group
 from trainer.errors import FilmError
 from trainer.film import rules
+from worker.classify.answer import Answer, computed
 from worker.config import Settings
-from worker.engine import NOT_FINITE, Engine
-from worker.errors import EngineError
 from worker.scoring import serving
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a model answers on one film."""
-
-    label: str
-    #: P(positive class), 0 to 1.
-    probability: float
-    #: Class name → probability.
-    scores: dict[str, float]
-    ood: float | None
-    unusual: bool
-    #: The training films that it looks acquired like, where nearly all of those were of one class.
-    look: Group | None = None
-    #: `float32 [h, w]`, evidence for the positive class in logits.
-    cam: NDArray[np.float32] | None
-    card: Card
-    #: The film's bytes, of which this is the answer.
-    film: bytes
 
 
 def classify(
@@ -67,44 +43,6 @@ def classify(
             held.append((name, found))
             # Where nothing can be decoded for long, what was found is told all the same.
             if decoded == engine.batch or len(held) == 4 * engine.batch:
-                yield from _computed(engine, held, pixels, decoded)
+                yield from computed(engine, held, pixels, decoded)
                 held, decoded = [], 0
-        yield from _computed(engine, held, pixels, decoded)
-
-
-def _computed(
-    engine: Engine, held: list[tuple[str, bytes | FilmError]], pixels: NDArray[np.uint8], count: int
-) -> Iterator[tuple[str, Answer | FilmError]]:
-    """The outcomes of films whose pixels, of those that have any, begin the batch."""
-    card = engine.card
-    outputs = engine.submit(pixels, count).result() if count else None
-    called = None if outputs is None else card.decide(outputs.scores)
-    alike = [] if outputs is None else card.alike(outputs.look, count)
-    n = 0
-    for name, data in held:
-        if isinstance(data, FilmError):
-            yield name, data
-            continue
-        assert outputs is not None and called is not None
-        if not outputs.finite[n]:
-            raise EngineError(f"{name}: {NOT_FINITE}")
-        scores = outputs.scores[n]
-        ood = None if outputs.ood is None else float(outputs.ood[n])
-        group = alike[n]
-        yield (
-            name,
-            Answer(
-                label=card.labels[int(called[n])],
-                probability=float(scores[card.positive_index]),
-                scores={label: float(s) for label, s in zip(card.labels, scores, strict=True)},
-                ood=ood,
-                unusual=ood is not None
-                and card.ood_threshold is not None
-                and ood > card.ood_threshold,
-                look=None if group is None else card.looks[group],
-                cam=None if outputs.cam is None else outputs.cam[n],
-                card=card,
-                film=data,
-            ),
-        )
-        n += 1
+        yield from computed(engine, held, pixels, decoded)
