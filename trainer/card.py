@@ -221,7 +221,7 @@ def _fields(file: BinaryIO, end: int, *wanted: int) -> Iterator[tuple[int, bytes
     while file.tell() < end:
         key = _varint(file)
         number, kind = key >> 3, key & 7
-        if kind == _VARINT:
+        if number and kind == _VARINT:
             _varint(file)
             continue
         length = _varint(file) if kind == _BYTES else _FIXED.get(kind)

@@ -24,6 +24,7 @@ from worker import archive, config
 from worker.archive import Member
 from worker.engine import open_engine
 from worker.machine.heartbeat import Heartbeat
+from worker.scoring import loop
 from worker.scoring.loop import Scorer
 
 LEASE_S = 1.0
@@ -102,6 +103,43 @@ def test_what_a_shard_took_is_counted_to_whose_job_it_is(
     assert all(row["share"] == "ann" for row in rows)
     assert all(row["ends"] == pytest.approx(row["starts"] + row["seconds"]) for row in rows)
     assert 0 < sum(row["seconds"] for row in rows) <= took_s
+
+
+def test_a_job_of_ten_films_is_planned_and_scored_without_waiting_for_a_poll(
+    scoring: Scoring, tmp_path: Path, model_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RECLAIM_S", samples.PATIENCE_S)
+    monkeypatch.setattr(loop, "TICK_S", samples.PATIENCE_S)
+    folder = tmp_path / "ten"
+    folder.mkdir()
+    for name, data in samples.films(10)[:10]:
+        (folder / name).write_bytes(data)
+    job_id = samples.submit_score(scoring.engine, model_id, folder)
+    began = time.monotonic()
+    scoring.scorer.drain()
+    assert time.monotonic() - began < samples.PATIENCE_S
+    scoring.scorer.close()
+    assert jobs.get(scoring.engine, job_id)["state"] == "completed"
+    assert len(scoring.probabilities(job_id)) == 10
+
+
+def test_nothing_is_asked_for_again_while_nothing_new_can_be_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "RECLAIM_S", 0.2)
+    drought = loop._Drought()
+    drought.asked()
+    drought.begin()
+    assert drought.lasts
+    drought.end()
+    assert not drought.lasts
+    drought.asked()
+    drought.end()
+    drought.begin()
+    assert not drought.lasts, "what came after the claim was asked for, it may not have seen"
+    drought.asked()
+    drought.begin()
+    samples.wait(lambda: not drought.lasts, "the drought to end by itself")
 
 
 def expected(path: Path, films: Path) -> dict[str, float]:
