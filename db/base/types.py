@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
@@ -111,16 +112,4 @@ def lately(column: sa.ColumnElement[Any], within_s: float) -> sa.ColumnElement[b
 #: A surrogate key; SQLite numbers only `INTEGER PRIMARY KEY` by itself.
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
-
-class Json(sa.types.TypeDecorator[Any]):
-    """`jsonb` on PostgreSQL, whose dialect nobody else waits to be loaded; text on SQLite."""
-
-    impl = sa.JSON
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        if dialect.name != "postgresql":
-            return dialect.type_descriptor(sa.JSON())
-        from sqlalchemy.dialects.postgresql import JSONB
-
-        return dialect.type_descriptor(JSONB())
+Json = sa.JSON().with_variant(JSONB(), "postgresql")

@@ -15,7 +15,7 @@ from scheduler.show import output
 from scheduler.submitting import imagenet, precision
 from trainer.errors import FilmError
 from worker import config
-from worker.classify.ahead import Ahead, Used
+from worker.classify.ahead import Ahead, Used, processor
 from worker.errors import ArchiveError, MemberError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def command(
       pneumoq classify films/ annotated/ --topK 0
       pneumoq classify "films/*.jpeg" "annotated/%04i.jpg"
     """
+    began = time.monotonic()
     image = Path(imagenet.path(films))
     out = Path(imagenet.path(annotated)) if annotated else None
     imagenet.check(ignored)
@@ -105,11 +106,13 @@ def command(
     if one and out is not None and out.exists() and out.samefile(image):
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
     places = None if out is None else _Places(out, one=one)
-    began, count, broken = time.monotonic(), 0, 0
+    count, broken = 0, 0
     answers: Iterable[tuple[str, Told | FilmError]]
     if told is not None:
         answers = [(str(image), told)]
     else:
+        if ahead is not None:
+            ahead.end()
         from worker.classify import films as here
 
         answers = here.classify(_films(image), settings, engine, chosen["id"], pinned)
@@ -161,13 +164,12 @@ def _used(
         return None
     from db.registry import models
     from worker.engine import FILE_OF
-    from worker.engine.choose import processor
 
     return Used(
         sha256=models.file_of(database, model_id, FILE_OF[pinned])["sha256"],
         precision=pinned,
         version=choice.version,
-        device=processor(),
+        processor=processor(),
         batch=settings.batch,
     )
 

@@ -13,8 +13,10 @@ not computed. The shape alone decides in which order numbers are added up, so fi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import platform
 import re
 import selectors
 import stat
@@ -34,6 +36,14 @@ from worker.config import Settings
 #: Of `worker.decoding.supervisor`: codes of a film that took too long, and of one that ended what
 #: decoded it; a test holds them equal.
 TIMEOUT, DIED = "decoder_timeout", "decoder_died"
+
+#: Where Linux says what the processors are, and which of its lines say what they can do; the last
+#: five are ARM's.
+_PROCESSORS = Path("/proc/cpuinfo")
+_TELLING = (
+    "vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags",
+    "Features", "CPU implementer", "CPU variant", "CPU part", "CPU revision",
+)  # fmt: skip
 
 #: What the child says before it turns to the film, and when it is through with it.
 AT_FILM, DECODED = "film", "decoded"
@@ -57,10 +67,23 @@ class Used:
     precision: str
     #: OpenVINO's, as `EngineChoice.version` has it.
     version: str
-    #: The processor's name.
-    device: str
+    #: `processor`, as of where it was computed.
+    processor: str
     #: Films in every batch of a scoring job.
     batch: int
+
+
+def processor() -> str:
+    """What decides by which instructions films are computed here, as a hash.
+
+    Of two processors of one name, as virtual machines have them, one may have more of them.
+    """
+    lines: set[str] = set()
+    with contextlib.suppress(OSError):
+        text = _PROCESSORS.read_text(errors="replace")
+        lines = {line for line in text.splitlines() if line.partition("\t")[0] in _TELLING}
+    words = [platform.machine(), *sorted(lines), *sorted(config.instructions().items())]
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
 
 def path_of(home: Path, sha256: str) -> Path:
@@ -126,7 +149,7 @@ class Ahead:
             stderr=subprocess.DEVNULL,
             cwd="/",  # a folder named like one of our packages must not be found first
             # It reads what anybody may have put there: no setting, and no secret.
-            env=config.decoder_environment()
+            env=config.computing_environment()
             | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
 

@@ -87,16 +87,6 @@ def test_a_film_is_begun_with_before_the_database_and_numpy_are_loaded() -> None
     assert not imported("classify", "--help") & {*HEAVY, "sqlalchemy", "db"}
 
 
-def test_on_sqlite_postgresqls_dialect_is_not_loaded() -> None:
-    session.database().dispose()
-    code = (
-        "import sys\nfrom scheduler.cli import cli\n"
-        "cli(['jobs', 'ls'], standalone_mode=False)\n"
-        "sys.exit('sqlalchemy.dialects.postgresql' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
 def test_help_lists_every_command_under_a_heading() -> None:
     text = run("--help").stdout
     for heading, group in COMMANDS.items():
