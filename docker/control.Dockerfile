@@ -1,5 +1,5 @@
 # The command line, beat and scoring by the CPU. Build it from the repository's folder:
-#   docker build -f docker/control.Dockerfile -t pneumoq/control:0.2.0 .
+#   docker build -f docker/control.Dockerfile -t pneumoq/control:0.3.0 .
 # The image is small and does not train; `--build-arg EXTRAS=postgres,train` makes one that does.
 
 # Any Debian or Ubuntu with Python 3.10 to 3.13 and venv will do.

@@ -1,6 +1,6 @@
 # A worker for Jetson Orin with JetPack 6.1 or 6.2: JetPack's own CUDA 12.6 and TensorRT 10.3, and
 # PyCUDA compiled against them. Build it on the Jetson, from the repository's folder:
-#   docker build -f docker/worker-jetson-jp6.Dockerfile -t pneumoq/worker-jetson-jp6:0.2.0 .
+#   docker build -f docker/worker-jetson-jp6.Dockerfile -t pneumoq/worker-jetson-jp6:0.3.0 .
 # It scores. For training too, name the index of PyTorch wheels that you trust for JetPack 6:
 #   --build-arg TORCH_INDEX=ADDRESS --build-arg TORCH=torch==VERSION
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0

@@ -1,6 +1,6 @@
 # A worker for NVIDIA GPUs in PCs and servers: CUDA, TensorRT, PyCUDA, PyTorch. Build it from the
 # repository's folder, and run it where NVIDIA's driver (580 or newer) and container toolkit are:
-#   docker build -f docker/worker-x86.Dockerfile -t pneumoq/worker-x86:0.2.0 .
+#   docker build -f docker/worker-x86.Dockerfile -t pneumoq/worker-x86:0.3.0 .
 
 # torch's wheels, TensorRT's and PyCUDA must be of one major version of CUDA.
 ARG BUILD_BASE=docker.io/nvidia/cuda:13.0.1-devel-ubuntu24.04

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.errors import NotMigrated
-from db.base.schema import compatibility
+from db.base.schema import compatibility, site
 
 if TYPE_CHECKING:
     # Imported where it is used: looking at a current schema must not wait for Alembic to load.
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 _MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 #: The revision that this code is written for; a test holds it equal to the newest migration.
-HEAD = "0018"
+HEAD = "0019"
 
 #: The release that this code is; a test holds it equal to the version in pyproject.toml.
-RELEASE = "0.2.0"
+RELEASE = "0.3.0"
 
 #: The oldest release whose workers and commands may use the schema at `HEAD`. Raised only where an
 #: older one would do harm or fail, though the migrations only add: its workers are then stopped
 #: before the upgrade.
 OLDEST_RELEASE = "0.2.0"
+
+#: The oldest release that knows films by what a database that begins today does: an older one would
+#: score them anew and keep them twice.
+BLAKE3_RELEASE = "0.3.0"
 
 
 def config(engine: sa.Engine) -> Config:
@@ -96,7 +100,9 @@ def check(engine: sa.Engine) -> None:
 def state(connection: sa.Connection) -> None:
     """Write into the schema at `HEAD` which releases may use it; never fewer than it excludes."""
     stated = connection.execute(sa.select(compatibility.c.oldest_release)).scalars().all()
-    oldest = max((OLDEST_RELEASE, *stated), key=_numbers)
+    hashes = connection.execute(sa.select(site.c.content_hash)).scalars().all()
+    asked = [BLAKE3_RELEASE] if "blake3" in hashes else []
+    oldest = max((OLDEST_RELEASE, *asked, *stated), key=_numbers)
     connection.execute(sa.delete(compatibility))
     connection.execute(
         sa.insert(compatibility).values(revision=HEAD, oldest_release=oldest),

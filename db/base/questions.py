@@ -139,15 +139,19 @@ V_LATEST_BY_CONTENT = View(
     comment="The prediction that answers for a film's bytes, for each model and precision: the "
     "one that a job takes from the store. Films of purged jobs are not known any more.",
     columns={
-        "content": "BLAKE2b-128 of the film's bytes, as `b2sum -l 128` prints it in hexadecimal.",
+        "content": "Hash of the film's bytes, which `content_hash` names.",
         "model_id": "Model that scored it.",
         "model": "That model's name.",
         "precision": "fp32, bf16, fp16 or int8.",
         "name": "Its name in the source that it was read from.",
         **_PREDICTED,
+        "content_hash": "What `content` is: blake3 (its first 128 bits, as `b3sum -l 16` "
+        "prints them), or blake2b (BLAKE2b-128, `b2sum -l 128`) in a database that is older than "
+        "release 0.3.0.",
     },
     select=f"""
-        SELECT f.content, f.model_id, m.name AS model, f.precision, p.name, {_PREDICTED_SELECT}
+        SELECT f.content, f.model_id, m.name AS model, f.precision, p.name, {_PREDICTED_SELECT},
+            (SELECT content_hash FROM site) AS content_hash
         FROM models m
         -- All columns of the key are known then, whatever is asked for; SQLite keeps to the order.
         CROSS JOIN (

@@ -73,7 +73,7 @@ class Prediction(NamedTuple):
     #: The group of training films (model_looks) that it looks acquired like, if any.
     look: int | None = None
     cam: Cam | None = None
-    #: BLAKE2b-128 of the film's bytes, where the prediction may answer for the same film later.
+    #: Hash of the film's bytes, where the prediction may answer for the same film later.
     content: bytes | None = None
     #: Job and item whose prediction this repeats, where it was not scored now.
     reused_from: tuple[int, int] | None = None
@@ -93,7 +93,7 @@ class NotPredicted(NamedTuple):
     detail: str
     refused: bool = False
     identity: Identity | None = None
-    #: BLAKE2b-128 of the bytes, where they could be read.
+    #: Hash of the bytes, where they could be read.
     content: bytes | None = None
     #: As of `Prediction`.
     reader: tuple[str, int] | None = None

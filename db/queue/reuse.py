@@ -1,8 +1,8 @@
 """Incremental scoring: what was scored before is answered from the store.
 
-A film is known by its content, under one model and precision; a whole archive by the identity of
-its content, which needs no member to be read. `reused_from` names the row that was scored, never
-one that was itself answered from the store.
+A film is known by its content (a hash of its bytes: `content_hash`), under one model and precision;
+a whole archive by the identity of its content, which needs no member to be read. `reused_from`
+names the row that was scored, never one that was itself answered from the store.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
 from db.base import bulk, totals
-from db.base.schema import films, jobs, shards, sources
+from db.base import database as connecting
+from db.base.schema import films, jobs, shards, site, sources
 from db.base.types import now
 from db.base.view import render
 from db.queue import leases, listings
@@ -49,6 +50,13 @@ class Known(NamedTuple):
     look: int | None = None
 
 
+def content_hash(engine: sa.Engine) -> Literal["blake3", "blake2b"]:
+    """What this database knows films by; it never changes."""
+    with connecting.reading(engine) as connection:
+        found = connection.execute(sa.select(site.c.content_hash)).scalar_one()
+    return "blake2b" if found == "blake2b" else "blake3"
+
+
 def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
     """Whether a model has scored anything in this precision that could be answered again."""
     found = connection.execute(
@@ -74,7 +82,7 @@ _KNOWN = """
 def known(
     connection: sa.Connection, contents: Sequence[bytes], model_id: int, precision: str
 ) -> dict[bytes, Known]:
-    """The predictions that this model made of these contents (BLAKE2b-128) in this precision."""
+    """The predictions that this model made of these contents in this precision."""
     answers: dict[bytes, Known] = {}
     for start in range(0, len(contents), LOOKUP):
         part = contents[start : start + LOOKUP]

@@ -43,10 +43,10 @@ def command(
 
     Decoding, inference and writing run alone with all cores, decoding and inference at once, and
     then a real job with broker and worker in a database of its own. What is printed last is how
-    much of the machine's limit the job reaches. With decoding at D films/s and inference at I, each
-    on all cores, that limit is D·I / (D + I), with a GPU the lesser of the two, or what both at
-    once came to if that is more. Nothing
-    else should run meanwhile: stop `pneumoq up`.
+    much of the machine's limit the job reaches, and before that where a film's time goes, the
+    machine's whole time divided by its films. With the film rule at D films/s and inference at I,
+    each on all cores, the limit is D·I / (D + I), with a GPU the lesser of the two, or what both at
+    once came to if that is more. Nothing else should run meanwhile: stop `pneumoq up`.
 
     \b
     Example:
@@ -78,9 +78,10 @@ def command(
         "films": figures.films,
         "repeats": repeats,
     }
-    stages = figures.rows()
+    stages, spent = figures.rows(), figures.spent()
     if as_json:
-        output.emit({**facts, "stages": stages, "share_of_limit": figures.share}, as_json=True)
+        found = {"stages": stages, "ms_per_film": spent, "share_of_limit": figures.share}
+        output.emit({**facts, **found}, as_json=True)
         return
     output.facts(facts)
     click.echo()
@@ -95,5 +96,13 @@ def command(
             for stage in stages
         ],
         ["stage", "per second", "least", "greatest"],
+    )
+    click.echo()
+    output.table(
+        [
+            {"a film's time": name, "ms": f"{ms:.2f}", "share": f"{ms / spent['in all']:.1%}"}
+            for name, ms in spent.items()
+        ],
+        ["a film's time", "ms", "share"],
     )
     click.echo(f"\nA whole job reaches {figures.share:.0%} of this machine's limit.")

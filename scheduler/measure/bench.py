@@ -1,10 +1,12 @@
 """The bench: every stage alone, decoding and inference together, and a whole job, in turns.
 
 What a run is judged by is its share of the machine's limit, not films per second. With D films/s
-decoded and I films/s computed by all cores each time, and both on the same processor, a film takes
-1/D + 1/I of all cores, so that no arrangement can do better than D·I / (D + I); where a GPU
-computes, the limit is the lesser of D and I. Both are also run at once, for what the formula cannot
-know (caches, two threads of one core): the limit is the larger of the two figures.
+through the film rule and I films/s through the engine by all cores each time, and both on the same
+processor, a film takes 1/D + 1/I of all cores, so that no arrangement can do better than
+D·I / (D + I); where a GPU computes, the limit is the lesser of D and I. D is of bytes in memory:
+what decoders take for reading, checksums and hashes is measured apart and taken off. Both are also
+run at once, for what the formula cannot know (caches, two threads of one core): the limit is the
+larger of the two figures.
 """
 
 from __future__ import annotations
@@ -43,16 +45,27 @@ class Figures:
     batch: int
     #: Whether decoding and inference share the processor.
     shared: bool
+    #: Decoder processes.
+    decoders: int
     decode: list[float] = field(default_factory=list)
     inference: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
+    #: What decoders take beside the film rule.
+    plumbing: list[stages.Plumbing] = field(default_factory=list)
     write: list[float] = field(default_factory=list)
     together: list[float] = field(default_factory=list)
 
     @property
+    def rule(self) -> list[float]:
+        """The film rule on bytes in memory: decoders without what is not decoding."""
+        pairs = zip(self.decode, self.plumbing, strict=True)
+        # Where a GPU decodes, films are read meanwhile: no more than half is taken off.
+        return [1 / max(1 / d - sum(beside) / 1e3 / self.decoders, 0.5 / d) for d, beside in pairs]
+
+    @property
     def computed(self) -> list[float]:
         """The limit by the formula."""
-        pairs = zip(self.decode, self.inference, strict=True)
+        pairs = zip(self.rule, self.inference, strict=True)
         return [d * i / (d + i) if self.shared else min(d, i) for d, i in pairs]
 
     @property
@@ -70,10 +83,11 @@ class Figures:
     def rows(self) -> list[dict[str, Any]]:
         """One row per stage: its name, and its median, least and greatest figure."""
         per_stage = {
-            "decoding alone": self.decode,
+            "decoders alone": self.decode,
+            "of that the film rule": self.rule,
             "inference alone": self.inference,
             "limit, computed from these two": self.computed,
-            "both at once, without plumbing": self.both,
+            "both at once": self.both,
             "writing alone": self.write,
             "a whole job": self.together,
         }
@@ -86,6 +100,27 @@ class Figures:
             }
             for name, runs in per_stage.items()
         ]
+
+    def spent(self) -> dict[str, float]:
+        """Where a film's time goes, in milliseconds of the whole machine: medians; what is waited
+        for twice is counted once, as what is not accounted for.
+        """
+        middle = statistics.median
+        beside = {
+            name: middle(getattr(one, name) for one in self.plumbing) / self.decoders
+            for name in stages.Plumbing._fields
+        }
+        known = {
+            "film rule": 1e3 / middle(self.rule),
+            "inference": 1e3 / middle(self.inference),
+            "reading": beside["read"],
+            "checksum": beside["checksum"],
+            "hash": beside["hash"],
+            "database": 1e3 / middle(self.write),
+        }
+        whole = 1e3 / middle(self.together)
+        overlapped = known if self.shared else {"slower": max(known.values())}
+        return {**known, "hand-over and waiting": whole - sum(overlapped.values()), "in all": whole}
 
 
 def run(
@@ -166,6 +201,7 @@ def _in_turns(
     count = decoding.count * times
     batch = inference.engine.batch
     batches = -(-count // batch)
+    some = decoding.films[: stages.PLUMBING_FILMS]
     decoding.run(stages.WARM_FILMS)
     inference.run(stages.WARM_BATCHES * inference.engine.depth)
     writing.run()
@@ -176,10 +212,12 @@ def _in_turns(
         engine=f"{computes.backend} {computes.backend_version} on {computes.device}",
         batch=computes.batch,
         shared=computes.backend in stages.ON_CPU,
+        decoders=decoding.decoders,
     )
     for repeat in range(1, repeats + 1):
         report(f"measuring {count:,} films, repetition {repeat} of {repeats}")
         figures.decode.append(count / decoding.run(count))
+        figures.plumbing.append(stages.plumbing(some))
         figures.inference.append(batches * batch / inference.run(batches))
         figures.both.append(batches * batch / stages.both(decoding, inference, count))
         figures.write.append(stages.WRITE_SHARDS * stages.WRITE_FILMS / writing.run())

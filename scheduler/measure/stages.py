@@ -8,15 +8,18 @@ together, as a real job.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -27,10 +30,12 @@ from db.queue.results import Cam, Prediction
 from db.work import claims, endings
 from scheduler.measure.survey import Located
 from trainer.card import Card
+from worker import archive
 from worker.config import Settings
-from worker.decoding import protocol
+from worker.decoding import protocol, reading
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
 from worker.engine import Engine, Pending
+from worker.errors import MemberError
 
 #: Films that go through before a measurement of decoding begins.
 WARM_FILMS = 64
@@ -38,6 +43,9 @@ WARM_FILMS = 64
 WARM_BATCHES = 4
 #: Films whose pixels have room at once, per decoder process: more than it can have waiting.
 ROOM = 4 * protocol.REQUEST_FILMS
+#: Reading and hashing are measured for so many seconds, on so many films at most, which the system
+#: has in memory then.
+PLUMBING_S, PLUMBING_FILMS = 0.5, 256
 #: Writing is measured on this many shards of this many films; the size is that of a large job's.
 WRITE_SHARDS, WRITE_FILMS = 16, 1024
 #: Backends that compute on the processor that also decodes.
@@ -53,12 +61,13 @@ class Decoding:
         self, settings: Settings, card: Card, films: Sequence[Located], accept: Sequence[str] = ()
     ) -> None:
         self._card = card
-        self._films = films
+        self.films = films
+        #: Processes.
+        self.decoders = settings.decoders + (settings.decode == "gpu")
         self._accept = tuple(accept)
         self._next = 0
         bytes_each = card.size * card.size
-        decoders = settings.decoders + (settings.decode == "gpu")
-        self._room = [n * bytes_each for n in range(ROOM * decoders)]
+        self._room = [n * bytes_each for n in range(ROOM * self.decoders)]
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._decoders = Decoders(
             settings.decoders,
@@ -72,7 +81,7 @@ class Decoding:
     @property
     def count(self) -> int:
         """Films of one round."""
-        return len(self._films)
+        return len(self.films)
 
     def wake(self) -> None:
         """Let `run` ask `may` again; another thread may call it."""
@@ -106,9 +115,9 @@ class Decoding:
         return time.perf_counter() - started
 
     def _film(self, offset: int) -> Film:
-        number = self._next % len(self._films)
+        number = self._next % len(self.films)
         self._next += 1
-        place, member = self._films[number]
+        place, member = self.films[number]
         return Film(
             token=number,
             place=place,
@@ -185,6 +194,41 @@ class Inference:
         """Let go of the engine."""
         self._thread.submit(self._opened.__exit__, None, None, None).result()
         self._thread.shutdown()
+
+
+class Plumbing(NamedTuple):
+    """What a film takes beside the film rule and the engine, in milliseconds of one core."""
+
+    read: float
+    checksum: float
+    hash: float
+
+
+def plumbing(films: Sequence[Located]) -> Plumbing:
+    """Read, check and hash films of one archive or folder, as decoders do, for PLUMBING_S."""
+    clock, spent, count = time.thread_time, [0.0, 0.0, 0.0], 0
+    place = films[0].place
+    end = time.monotonic() + PLUMBING_S
+    with contextlib.closing(archive.open_reader(place.kind, place.uri)) as reader:
+        for film in itertools.cycle(films):
+            if count >= len(films) and time.monotonic() > end:
+                break
+            count += 1
+            began = clock()
+            with contextlib.suppress(MemberError):
+                data = reader.read(film.member)
+                at = clock()
+                spent[0] += at - began
+                if film.member.crc is not None:
+                    zlib.crc32(data)
+                    checked = clock() - at
+                    # Reading has checked it already.
+                    spent[0] -= checked
+                    spent[1] += checked
+                    at += checked
+                reading.content_hash(data)
+                spent[2] += clock() - at
+    return Plumbing(*(1e3 * seconds / count for seconds in spent))
 
 
 class _Over(Exception):

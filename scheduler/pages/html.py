@@ -231,5 +231,5 @@ def page(
 
 
 def version() -> str:
-    """`PneumoQ 0.2.0`."""
+    """`PneumoQ 0.3.0`."""
     return f"PneumoQ {metadata.version('pneumoq')}"

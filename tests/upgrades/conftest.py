@@ -7,7 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from db.base import database, migrate
+from db.base.schema import compatibility
+from db.base.schema import site as site_of
 from tests.faults import harm
 from tests.support import once, releases, servers, soak
 from tests.support.absent import absent
@@ -39,8 +43,16 @@ def films() -> Path:
 
 @pytest.fixture
 def here(database_url: str, valkey: servers.Valkey, tmp_path: Path) -> Iterator[Site]:
-    """A site whose model 1 is registered."""
+    """A site that an older release began, whose model 1 is registered."""
     small = tmp_path / "small.onnx"
     model = small, samples.write_model(small, ("NORMAL", "PNEUMONIA"), seed=1)
     with harm.with_model(site(database_url, valkey, tmp_path / "site"), model) as made:
+        database.write(made.engine, partial(site_with, content_hash="blake2b"))
         yield made
+
+
+def site_with(connection: sa.Connection, content_hash: str) -> None:
+    """Have the database know films by this hash: older releases had blake2b alone."""
+    connection.execute(sa.update(site_of).values(content_hash=content_hash))
+    connection.execute(sa.delete(compatibility))
+    migrate.state(connection)

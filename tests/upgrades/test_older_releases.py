@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.absent import absent
 from tests.support.paths import ROOT
 from tests.support.site import PATIENCE_S, Site
 from tests.upgrades import older
+from tests.upgrades.conftest import site_with
 
 #: Jobs until the workers of both releases had a part in one: who is quicker is chance.
 TRIES = 5
@@ -50,7 +52,19 @@ def _everything(here: Site) -> tuple[dict[str, additive.Table], dict[str, list[s
 def test_a_release_that_may_not_use_the_schema_refuses_it_and_changes_nothing(
     here: Site, films: Path, built: Callable[[str], Path], name: str
 ) -> None:
-    release = built(name)
+    _refuses(here, films, built(name))
+
+
+@pytest.mark.parametrize("name", ADMITTED)
+def test_a_release_that_knows_films_by_another_hash_refuses_a_database_that_begins_today(
+    here: Site, films: Path, built: Callable[[str], Path], name: str
+) -> None:
+    database.write(here.engine, partial(site_with, content_hash="blake3"))
+    _refuses(here, films, built(name))
+
+
+def _refuses(here: Site, films: Path, release: Path) -> None:
+    """The release's worker and commands end with one line, and change nothing."""
     harm.submit(here, films)
     before = _everything(here)
 

@@ -23,7 +23,7 @@ from worker.decoding.protocol import Failure, Inheritance, Reply, Request
 from worker.machine.process import die_with_parent
 
 #: Replies are held back this many seconds, so that quick films share one.
-REPLY_S = 0.02
+REPLY_S = 0.04
 
 #: After so many seconds without a request none is expected soon.
 IDLE_S = 2.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.archive import Kind, Member
 from worker.archive.trouble import Whose
-from worker.decoding.protocol import Failure
+from worker.decoding.protocol import Failure, Hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class Film:
     #: Codes of refusals that are overridden.
     accept: tuple[str, ...] = ()
     #: As in `protocol.Request`.
-    sha256: bool = False
+    hash: Hash = "blake3"
     sides: bool = False
     #: Decoders that ended while at it.
     strikes: int = 0
@@ -59,7 +59,7 @@ class Film:
             and self.rule == first.rule
             and self.size == first.size
             and self.accept == first.accept
-            and (self.sha256, self.sides) == (first.sha256, first.sides)
+            and (self.hash, self.sides) == (first.hash, first.sides)
             and not (self.suspect or first.suspect)
         )
 
@@ -72,7 +72,7 @@ class Decoded:
     failure: Failure | None = None
     #: Whose trouble a failure is, where the system did not let the film be read.
     whose: Whose = ""
-    #: BLAKE2b-128 of the film's bytes, or half of their SHA-256; None where they could not be read.
+    #: Hash of the film's bytes, as it was asked for; None where they could not be read.
     content: bytes | None = None
     #: DICOM: identifying tags as they stand in the film, for the site's eyes only.
     tags: dict[str, str] | None = None

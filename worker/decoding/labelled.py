@@ -80,9 +80,7 @@ def processes(limits: Limits) -> Decoder:
             for number, one in enumerate(films):
                 wanted[number] = one.sha256
                 name = str(one.file.absolute())
-                yield _film(
-                    number, _FILES, member_of(name, None), size, rule, sha256=True, sides=stored
-                )
+                yield _film(number, _FILES, member_of(name, None), size, rule, sides=stored)
 
         with closing(_through(asked(), size, limits)) as through:
             for found in through:
@@ -121,13 +119,12 @@ def _film(
     size: int,
     rule: str,
     *,
-    sha256: bool = False,
     sides: bool = False,
 ) -> Film:
     """To be given its place in the memory; the token is its number and the pixels there."""
     return Film(
         token=(number, None), place=place, member=member, rule=rule, size=size, offset=-1,
-        sha256=sha256, sides=sides,
+        hash="sha256", sides=sides,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from worker.decoding import protocol
 from worker.decoding.film import Decoded, Film, OnGpu, Place
-from worker.decoding.handle import QUEUE, DecoderProcess
+from worker.decoding.handle import FEWEST, QUEUE, DecoderProcess
 from worker.decoding.memory import PixelMemory
 from worker.decoding.protocol import REQUEST_NAME_CHARACTERS, Failure, Reply
 from worker.decoding.supervisor import Lost, Supervisor
@@ -103,7 +103,9 @@ class Decoders:
             if not idle:
                 return
             chosen = min(idle, key=lambda d: len(d.requests))
-            chunk = self._chunk(chosen.pace.chunk)
+            # Where few are left, all that are idle get some.
+            share = max(FEWEST, -(-len(self._queue) // len(idle)))
+            chunk = self._chunk(min(chosen.pace.chunk, share))
             try:
                 chosen.give(chunk)
             except ValueError as error:

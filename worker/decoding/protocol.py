@@ -17,7 +17,7 @@ import math
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from worker import archive
 from worker.archive import trouble
@@ -58,8 +58,12 @@ WORD_CHARACTERS, MOST_VERSION = 32, (1 << 15) - 1
 #: (6 kB) still fit then.
 REPLY_BYTES = MESSAGE_BYTES // 2
 
-#: Bytes of a film's content hash (BLAKE2b-128).
+#: Bytes of a film's content hash: the first of BLAKE3's or SHA-256's, or all of BLAKE2b-128's.
 CONTENT_BYTES = 16
+
+#: How films' contents are hashed: a job's as its database has it (`db.queue.reuse`), labelled
+#: films' by what their datasets know them by.
+Hash = Literal["blake3", "blake2b", "sha256"]
 
 #: In place of the content hash of a film whose bytes could not be read.
 NO_CONTENT = bytes(CONTENT_BYTES)
@@ -104,8 +108,8 @@ class Request:
     size: int
     #: Codes of refusals that are overridden.
     accept: tuple[str, ...]
-    #: Whether a film's content hash is the first half of its SHA-256, as labelled films have it.
-    sha256: bool = False
+    #: What a film's content hash is.
+    hash: Hash = "blake3"
     #: Whether the films' sides as stored are asked for.
     sides: bool = False
     #: Offset of the pixels in the shared memory in bytes, below 0 where only the content hash is
@@ -120,7 +124,7 @@ class Request:
             self.rule,
             self.size,
             self.accept,
-            self.sha256,
+            self.hash,
             self.sides,
             [(offset, member.name[:most], *member[1:]) for offset, member in self.films],
         ]
@@ -130,13 +134,13 @@ class Request:
     def unpack(cls, message: bytes) -> Request:
         """What `pack` made."""
         try:
-            source, rule, size, accept, sha256, sides, films = json.loads(message)
+            source, rule, size, accept, hash, sides, films = json.loads(message)
             return cls(
                 source=Source(*source),
                 rule=rule,
                 size=size,
                 accept=tuple(accept),
-                sha256=sha256,
+                hash=hash,
                 sides=sides,
                 films=[(offset, archive.Member(*member)) for offset, *member in films],
             )

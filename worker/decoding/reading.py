@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from trainer.data import decoding
@@ -20,7 +21,7 @@ from trainer.film import rules
 from worker import archive
 from worker.archive import trouble
 from worker.decoding.opener import Opener, Refused
-from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Request
+from worker.decoding.protocol import CONTENT_BYTES, NO_CONTENT, Failure, Hash, Request
 from worker.errors import MemberError
 
 #: Of a film that takes more memory than a decoder may have.
@@ -51,7 +52,7 @@ class Films:
         """
         source = request.source
         self._opener = opener
-        self._hash = _sha256 if request.sha256 else _blake2b
+        self._hash = _HASHES[request.hash]
         self._refused: Read | None = None
         #: None where each film is a file of its own.
         self._reader: archive.Reader | None = None
@@ -101,8 +102,20 @@ def _blake2b(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
 
 
+def content_hash(data: bytes) -> bytes:
+    """What a database that begins today knows a film by."""
+    return blake3(data).digest(CONTENT_BYTES)
+
+
 def _sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:CONTENT_BYTES]
+
+
+_HASHES: dict[Hash, Callable[[bytes], bytes]] = {
+    "blake3": content_hash,
+    "blake2b": _blake2b,
+    "sha256": _sha256,
+}
 
 
 def reader_of(data: bytes | None) -> tuple[str, int] | None:

@@ -173,6 +173,7 @@ class Doubts:
                 model=run.model,
                 place=replace(run.place, edition=edition),
                 members=members,
+                hash=run.hash,
                 unread=deque(range(len(members))),
             )
         )

@@ -228,7 +228,10 @@ class Scorer:
         assert self._claim is not None
         future, self._claim = self._claim, None
         found, claimed = future.result()
-        if not found:
+        if found:
+            # After a while without, a plan's first shard above all, it has others behind it.
+            self._drought.end()
+        else:
             self._drought.begin()
         if isinstance(claimed, Claimed):
             planner = Planner(

@@ -10,13 +10,14 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.queue import jobs, listings
+from db.queue import jobs, listings, reuse
 from db.queue.leases import Shard
 from db.registry import models
 from trainer.card import Card
 from worker import archive
 from worker.archive import Kind, Member, apart, stall, trouble
 from worker.decoding.pool import Place
+from worker.decoding.protocol import Hash
 from worker.errors import EngineError, SourceTrouble
 from worker.machine.privacy import Privacy
 from worker.scoring import seeking
@@ -39,6 +40,8 @@ class Opener:
         self._patience_s = patience_s
         self._privacy = privacy
         self._cards: dict[int, Card] = {}
+        #: What the database knows films by, once it was asked.
+        self._hash: Hash | None = None
         #: Of the job whose shard was opened last, by source_no.
         self._sources: tuple[int, dict[int, sa.RowMapping]] | None = None
         #: Of the (job, source) whose shard was opened last, where that is a compressed archive.
@@ -72,10 +75,16 @@ class Opener:
             model=Model(shard.model_id, shard.precision, shard.engine or "auto"),
             place=place,
             members=members,
+            hash=self._content_hash(),
             accept=tuple(shard.spec.get("accept") or ()),
             waiting=deque(range(len(members))),
             privacy=self._privacy,
         )
+
+    def _content_hash(self) -> Hash:
+        if self._hash is None:
+            self._hash = reuse.content_hash(self._database)
+        return self._hash
 
     def uri(self, shard: Shard) -> str:
         """The path of a shard's source."""

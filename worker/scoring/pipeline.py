@@ -23,6 +23,7 @@ from trainer.card import Card
 from worker.archive import Member
 from worker.config import Settings
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu, Place
+from worker.decoding.protocol import Hash
 from worker.engine import Engine, EngineChoice, Outputs
 from worker.scoring.batches import Batch, Batches
 from worker.scoring.engine_thread import EngineThread, Model, Request
@@ -49,6 +50,8 @@ class Run(ABC):
     model: Model
     place: Place
     members: list[Member]
+    #: What the films' content hashes are.
+    hash: Hash
     #: Codes of refusals that are overridden.
     accept: tuple[str, ...] = ()
     #: Indexes into `members` whose content must be known before it is decided whether to decode.
@@ -320,4 +323,5 @@ def _film(run: Run, index: int, batch: Batch | None, offset: int) -> Film:
         size=run.card.size,
         offset=offset,
         accept=run.accept,
+        hash=run.hash,
     )

@@ -74,3 +74,16 @@ compatibility = Table(
     _c("oldest_release", sa.String(32), "Oldest release of PneumoQ that may use it."),
     comment="Which releases of PneumoQ may use this schema: one row.",
 )
+
+site = Table(
+    "site",
+    metadata,
+    _c(
+        "content_hash",
+        sa.String(16),
+        "What films' contents are: the first 128 bits of BLAKE3 (blake3), or BLAKE2b-128 (blake2b) "
+        "in databases that had jobs or workers before there was a choice.",
+        primary_key=True,
+    ),
+    comment="What is so for all of this database: one row.",
+)

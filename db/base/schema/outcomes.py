@@ -100,7 +100,12 @@ films = Table(
     metadata,
     _c("model_id", sa.BigInteger, "Model that scored it.", primary_key=True, autoincrement=False),
     _c("precision", sa.String(8), "Precision it was scored in.", primary_key=True),
-    _c("content", sa.LargeBinary(16), "BLAKE2b-128 of the film's bytes.", primary_key=True),
+    _c(
+        "content",
+        sa.LargeBinary(16),
+        "Hash of the film's bytes: which one, `site` says.",
+        primary_key=True,
+    ),
     _c("job_id", sa.BigInteger, "Job that holds the prediction."),
     _c("item_no", sa.Integer, "Item that holds the prediction."),
     _c(

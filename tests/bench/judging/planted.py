@@ -1,6 +1,7 @@
 """How many healthy films are called sick once they carry a stamp that training saw on the sick.
 
     python -m tests.bench.judging.planted --data FOLDER --init WEIGHTS [--size 64] [--seeds 1]
+        [--epochs N]
 
 On 3 % of all films, all sick and each of another patient, a white stamp is laid; they and the rest
 are trained on with all defaults, once with the defences against learning how films were acquired
@@ -69,6 +70,7 @@ def main() -> int:
     parser.add_argument("--init", required=True)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=loop.Options().epochs)
     given = parser.parse_args()
     claims, rows = report.Claims(), []
     for seed in range(given.seeds):
@@ -76,7 +78,9 @@ def main() -> int:
             root = Path(folder)
             data = stamped(given.data, root / "films", given.size, seed)
             for defend in (True, False):
-                options = loop.Options(size=given.size, seed=seed, init=given.init, defend=defend)
+                options = loop.Options(
+                    size=given.size, seed=seed, init=given.init, defend=defend, epochs=given.epochs
+                )
                 trained = loop.train(options, data, root / f"run{defend}", cache=root / "cache")
                 share, low, high, films = flips(trained, root)
                 name = "with defences" if defend else "without"

@@ -1,5 +1,7 @@
 """Decoding and inference alone and together, without any plumbing: what the machine can do at most.
 
+The film rule and the engine work on bytes that are in memory: nothing is read, hashed or handed on.
+
 Each is run on all cores for some seconds by processes of its own. Knows no database and no queue.
 """
 
@@ -29,6 +31,9 @@ Decode = Callable[[bytes, int, NDArray[np.uint8]], object]
 
 #: Films per call of the engine, as the worker's default is.
 BATCH = 8
+
+#: Films that a process has in memory at most, and works on round and round.
+IN_MEMORY = 256
 
 #: Started processes must be ready within this many seconds.
 START_S = 120.0
@@ -118,12 +123,17 @@ def _run(
 
 def _decode_alone(start: Callable[[], float], paths: list[Path], size: int, how: Decode) -> int:
     out = np.empty((size, size), np.uint8)
-    how(paths[0].read_bytes(), size, out)
+    data = _in_memory(paths)
+    how(data[0], size, out)
     end, films = start(), 0
     while time.monotonic() < end:
-        how(paths[films % len(paths)].read_bytes(), size, out)
+        how(data[films % len(data)], size, out)
         films += 1
     return films
+
+
+def _in_memory(paths: list[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in paths[:IN_MEMORY]]
 
 
 def _compute_alone(
@@ -155,11 +165,12 @@ def _decode_and_compute(
 ) -> int:
     engine = open_engine(model, batch=BATCH, threads=1, precision=precision)
     batch = np.zeros((BATCH, 1, size, size), np.uint8)
+    data = _in_memory(paths)
     engine.submit(batch).result()
     end, films = start(), 0
     while time.monotonic() < end:
         for place in batch[:, 0]:
-            rules.decode(paths[films % len(paths)].read_bytes(), size, out=place)
+            rules.decode(data[films % len(data)], size, out=place)
             films += 1
         engine.submit(batch).result()
     engine.close()

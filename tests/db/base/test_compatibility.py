@@ -55,6 +55,22 @@ def _refused(engine: sa.Engine, said: str) -> None:
 def test_an_upgraded_schema_states_the_oldest_release_that_may_use_it(empty: sa.Engine) -> None:
     migrate.upgrade(empty)
 
+    assert _stated(empty) == [(migrate.HEAD, migrate.BLAKE3_RELEASE)]
+
+
+def test_a_database_that_older_workers_were_in_admits_them_after_the_upgrade(
+    empty: sa.Engine,
+) -> None:
+    migrate.upgrade(empty, "0018")
+    write(
+        empty,
+        lambda c: c.exec_driver_sql(
+            "INSERT INTO workers (id, host, pid, queues, versions, started_at, seen_at) VALUES "
+            "('a', 'h', 1, '[]', '{}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
+        ),
+    )
+    migrate.upgrade(empty)
+
     assert _stated(empty) == [(migrate.HEAD, migrate.OLDEST_RELEASE)]
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from db.base import migrate, workers
 from db.base.database import reading, write
 from db.base.schema import PARTITIONED, metadata
-from db.queue import jobs, leases, listings, results
+from db.queue import jobs, leases, listings, results, reuse
 from db.registry import aliases
 from tests.db import given
 
@@ -35,6 +35,19 @@ FIRST = (
     "INSERT INTO evaluations (id, model_id, split, n_films, metrics, created_at) "
     "VALUES (1, 1, 'validation', 5, '{}', CURRENT_TIMESTAMP)",
 )
+
+
+def test_a_database_that_had_jobs_goes_on_with_the_hash_of_their_films(empty: sa.Engine) -> None:
+    migrate.upgrade(empty, "0018")
+    write(empty, lambda c: c.exec_driver_sql(FIRST[2]))
+    migrate.upgrade(empty)
+    assert reuse.content_hash(empty) == "blake2b"
+
+
+def test_a_database_without_a_job_begins_with_the_faster_hash(empty: sa.Engine) -> None:
+    migrate.upgrade(empty, "0018")
+    migrate.upgrade(empty)
+    assert reuse.content_hash(empty) == "blake3"
 
 
 def test_a_database_of_the_first_version_keeps_what_is_in_it(empty: sa.Engine) -> None:

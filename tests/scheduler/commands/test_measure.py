@@ -152,10 +152,18 @@ def test_decoding_and_inference_at_once_do_all_films_and_not_more(
 def test_the_limit_is_that_of_shared_cores_or_of_the_slower_stage() -> None:
     def figures(*, shared: bool) -> Figures:
         return Figures(
-            films=1, precision="fp32", engine="", batch=8, shared=shared, decode=[300.0],
-            inference=[150.0], both=[90.0], write=[1.0], together=[50.0],
+            films=1, precision="fp32", engine="", batch=8, shared=shared, decoders=2,
+            decode=[200.0], inference=[150.0], both=[90.0], write=[1e3], together=[50.0],
+            plumbing=[stages.Plumbing(read=2.0, checksum=1.0, hash=1 / 3)],
         )  # fmt: skip
 
+    # Two decoders take 10 ms for a film, of which 3.33 ms are not the film rule's: 300 a second.
+    assert figures(shared=True).rule == [pytest.approx(300)]
+    spent = figures(shared=True).spent()
+    assert spent["in all"] == pytest.approx(20)
+    assert sum(spent.values()) == pytest.approx(2 * 20)
+    assert spent["hand-over and waiting"] == pytest.approx(20 - 10 - 5 / 3 - 1)
+    assert figures(shared=False).spent()["hand-over and waiting"] == pytest.approx(20 - 20 / 3)
     assert figures(shared=True).limit == [pytest.approx(100)]
     assert figures(shared=True).share == pytest.approx(0.5)
     assert figures(shared=False).limit == [150]
@@ -172,6 +180,9 @@ def test_the_bench_measures_every_stage_and_leaves_nothing_behind(
     assert [stage["stage"] for stage in report["stages"]][-1] == "a whole job"
     assert all(stage["per_s"] > 0 for stage in report["stages"])
     assert report["share_of_limit"] > 0
+    spent = report["ms_per_film"]
+    for name in ("film rule", "inference", "reading", "hash", "database"):
+        assert spent[name] > 0
     assert not list(home.glob("bench-*"))
     with database.reading(engine) as connection:
         for table in ("jobs", "predictions", "films", "workers"):

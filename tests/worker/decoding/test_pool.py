@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from PIL import Image
 
 from tests.support import processes as running
@@ -30,6 +31,7 @@ from worker import archive
 from worker.archive import apart
 from worker.decoding import handle, protocol
 from worker.decoding.pool import Decoded, Decoders, Film, Place
+from worker.decoding.protocol import Hash
 
 SIDE = samples.SIZE * samples.SIZE
 
@@ -164,6 +166,26 @@ def test_pixels_land_where_they_were_asked_as_the_film_rule_makes_them(
     untouched = np.ones(600, bool)
     untouched[places] = False
     assert not decoders.pixels.reshape(600, SIDE)[untouched].any()
+
+
+@pytest.mark.parametrize(
+    ("asked", "computed"),
+    [
+        ("blake3", lambda data: blake3(data).digest(16)),
+        ("blake2b", lambda data: hashlib.blake2b(data, digest_size=16).digest()),
+        ("sha256", lambda data: hashlib.sha256(data).digest()[:16]),
+    ],
+)
+def test_a_films_content_is_the_hash_of_its_bytes_that_was_asked_for(
+    asked: Hash, computed: Callable[[bytes], bytes], pool: Pool, folder: Path
+) -> None:
+    decoders = pool(2)
+    films = given(place(folder), members(folder))
+    for film in films:
+        film.hash = asked
+    decoders.give(films)
+    for found in through(decoders, len(films)):
+        assert found.content == computed((folder / found.film.member.name).read_bytes())
 
 
 def test_a_truncated_film_is_named_and_the_others_come_through(
@@ -395,7 +417,7 @@ def test_a_film_about_which_no_decoder_answers_readably_is_named_and_the_others_
 ) -> None:
     listing = members(folder)
     bad = listing[2]
-    content = hashlib.blake2b((folder / bad.name).read_bytes(), digest_size=16).digest()
+    content = blake3((folder / bad.name).read_bytes()).digest(16)
     script = NONSENSE.format(nonsense=nonsense, content=content)
     (tmp_path / "sitecustomize.py").write_text(script)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -31,6 +31,7 @@ def scored(database: sa.Engine, card: Card) -> ShardRun:
     shard = connecting.write(database, lambda c: claims.claim_shard(c, "w", 60))
     assert shard is not None
     found = ShardRun(
+        hash="blake3",
         shard=shard, card=card, model=Model(shard.model_id, "fp32"),
         place=Place(kind="folder", uri="/films", edition="1"),
         members=archive.unpack(shard.listing), privacy=Privacy(b"the key of a site"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from blake3 import blake3
 
-from db.base import database
+from db.base import database, schema
 from db.queue import jobs
 from db.work import control
 from tests.support import drawn, servers, soak
@@ -79,6 +81,28 @@ def test_films_that_were_scored_are_answered_from_the_store_whatever_they_are_pa
         "SELECT DISTINCT reused_from_job AS job FROM v_predictions WHERE job_id = :job", job=third
     )
     assert {row.job for row in origins} == {first, second}
+
+
+@pytest.mark.parametrize("kind", ["blake3", "blake2b"])
+def test_films_are_known_by_the_hash_that_their_database_began_with(
+    kind: str, here: Site, films: list[Path], tmp_path: Path
+) -> None:
+    assert here.rows("SELECT content_hash FROM site") == [("blake3",)]
+    if kind != "blake3":
+        other = sa.update(schema.site).values(content_hash=kind)
+        database.write(here.engine, lambda c: c.execute(other))
+    job_id = here.score(tmp_path / "films", model_id=1)
+    assert here.ended(job_id) == "completed"
+    computed = {
+        "blake3": lambda data: blake3(data).digest(16),
+        "blake2b": lambda data: hashlib.blake2b(data, digest_size=16).digest(),
+    }[kind]
+    rows = here.rows("SELECT content, content_hash FROM v_latest_by_content")
+    assert {row.content_hash for row in rows} == {kind}
+    assert {bytes(row.content) for row in rows} == {computed(p.read_bytes()) for p in films}
+    again = here.score(zipped(tmp_path / "all.zip", films), model_id=1)
+    assert here.ended(again) == "completed"
+    assert reused(here, again) == len(films)
 
 
 def test_maps_that_are_asked_for_are_there_though_the_films_were_scored_without(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -189,6 +190,28 @@ def test_a_scorer_that_is_to_pause_ends_with_the_shards_in_hand_and_goes_on_late
     with connecting.reading(scoring.engine) as connection:
         scored = connection.exec_driver_sql("SELECT COUNT(*) FROM predictions").scalar()
     assert scored == 12 * len(list(folder.iterdir()))
+
+
+def test_shards_are_claimed_ahead_again_as_soon_as_a_plan_has_made_the_first(
+    scoring: Scoring, folder: Path, model_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # While the plan is made a claim finds nothing: no other is made for so long.
+    monkeypatch.setattr(loop, "RECLAIM_S", 3600.0)
+    pipeline = scoring.scorer._pipeline
+    in_hand = []
+    add = pipeline.add
+
+    def counted(run: Any) -> None:
+        add(run)
+        in_hand.append(len(pipeline.runs))
+
+    monkeypatch.setattr(pipeline, "add", counted)
+    job_id = samples.submit_score(scoring.engine, model_id, *[folder] * 12)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+
+    assert jobs.get(scoring.engine, job_id)["state"] == "completed"
+    assert max(in_hand) > 1
 
 
 def test_a_plan_that_takes_long_does_not_delay_a_pause_and_is_made_meanwhile(

@@ -104,6 +104,7 @@ def run(folder: Path, number: int, file: Path, **options: Any) -> Kept:
         model=Model(number, "fp32"),
         place=Place(kind="folder", uri=str(folder), edition="1"),
         members=members,
+        hash="blake3",
         **{"waiting": deque(range(len(members)))} | options,
     )
 

@@ -39,6 +39,7 @@ def run(card: Card, accept: tuple[str, ...] = (), **spec: Any) -> ShardRun:
     )  # fmt: skip
     place = Place(kind="folder", uri="/films", edition="1")
     return ShardRun(
+        hash="blake3",
         shard=shard, card=card, model=Model(1, "fp32"), place=place, members=members,
         accept=accept, privacy=PRIVACY,
     )  # fmt: skip
@@ -360,7 +361,7 @@ def test_a_witness_says_that_its_source_is_there_if_its_bytes_were_read(
 ) -> None:
     of = run(card)
     asked = Witnesses(
-        of=of, card=card, model=of.model, place=of.place, members=of.members[:1],
+        of=of, card=card, model=of.model, place=of.place, members=of.members[:1], hash="blake3",
         unread=deque([0]),
     )  # fmt: skip
     film = Film(token=None, place=of.place, member=of.members[0], rule="", size=1, offset=0)
