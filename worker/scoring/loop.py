@@ -57,9 +57,9 @@ class _Drought:
         """A claim is asked for now."""
         self._asked_at = time.monotonic()
 
-    def begin(self) -> None:
-        """It found nothing."""
-        self._until = time.monotonic() + RECLAIM_S
+    def answered(self, found: bool) -> None:
+        """Whether it found anything: what is found after a while without has others behind it."""
+        self._until = 0.0 if found else time.monotonic() + RECLAIM_S
 
     def end(self) -> None:
         """There may be something now, which a claim that is under way has perhaps not seen."""
@@ -228,11 +228,7 @@ class Scorer:
         assert self._claim is not None
         future, self._claim = self._claim, None
         found, claimed = future.result()
-        if found:
-            # After a while without, a plan's first shard above all, it has others behind it.
-            self._drought.end()
-        else:
-            self._drought.begin()
+        self._drought.answered(found)
         if isinstance(claimed, Claimed):
             planner = Planner(
                 self._database, claimed, self._heartbeat, self._stop, self._notify,

@@ -130,17 +130,22 @@ def test_nothing_is_asked_for_again_while_nothing_new_can_be_due(
     monkeypatch.setattr(loop, "RECLAIM_S", 0.2)
     drought = loop._Drought()
     drought.asked()
-    drought.begin()
+    drought.answered(found=False)
     assert drought.lasts
     drought.end()
     assert not drought.lasts
     drought.asked()
     drought.end()
-    drought.begin()
+    drought.answered(found=False)
     assert not drought.lasts, "what came after the claim was asked for, it may not have seen"
     drought.asked()
-    drought.begin()
+    drought.answered(found=False)
     samples.wait(lambda: not drought.lasts, "the drought to end by itself")
+    drought.asked()
+    drought.answered(found=False)
+    drought.asked()
+    drought.answered(found=True)
+    assert not drought.lasts
 
 
 def expected(path: Path, films: Path) -> dict[str, float]:
