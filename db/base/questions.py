@@ -104,33 +104,33 @@ V_LATEST_PREDICTION = View(
         JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
     """,  # noqa: S608  # constants
     # Each look into the partitions is planned for all of them: one look, and by one way alone, as
-    # what is grouped is kept apart. SQLite before 3.39 would number all films there are.
+    # what is grouped is kept apart. SQLite has no DISTINCT ON.
     postgresql="""
-        SELECT p.source, p.name, p.model_id, m.name AS model, p.precision, l.name AS label,
-               p.probability, p.ood,
-               CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
+        SELECT p.source, p.name, p.model_id, m.name AS model, p.precision, m.label, p.probability,
+               p.ood, CASE WHEN p.ood > m.ood_threshold THEN 1 ELSE 0 END AS unusual,
                p.job_id, p.item_no, p.scored_at
         FROM (
-            SELECT b.source, p.name, p.model_id, b.precision, p.label_no, p.probability, p.ood,
-                   p.job_id, p.item_no, b.scored_at,
-                   ROW_NUMBER() OVER (
-                       PARTITION BY b.source, p.name, p.model_id, b.precision
-                       ORDER BY p.job_id DESC, p.item_no DESC
-                   ) AS age
+            SELECT DISTINCT ON (b.source, p.name, p.model_id, b.precision)
+                   b.source, p.name, p.model_id, b.precision, p.label_no, p.probability, p.ood,
+                   p.job_id, p.item_no, b.scored_at
             FROM (
                 SELECT s.uri AS source, h.job_id, h.first_item, h.first_item + h.n_items AS past,
-                       h.finished_at AS scored_at, COALESCE(j.precision, 'fp32') AS precision
+                       h.finished_at AS scored_at,
+                       (SELECT COALESCE(j.precision, 'fp32') FROM jobs j WHERE j.id = h.job_id)
+                           AS precision
                 FROM ALL_SOURCES s
-                JOIN jobs j ON j.id = s.job_id
                 JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
-                GROUP BY 1, 2, 3, 4, 5, 6
+                GROUP BY s.uri, h.job_id, h.shard_no
             ) AS b
             JOIN predictions p ON p.job_id = b.job_id AND p.item_no >= b.first_item
                 AND p.item_no < b.past
+            ORDER BY b.source, p.name, p.model_id, b.precision, p.job_id DESC, p.item_no DESC
         ) AS p
-        JOIN models m ON m.id = p.model_id
-        JOIN model_labels l ON l.model_id = p.model_id AND l.label_no = p.label_no
-        WHERE p.age = 1
+        JOIN (
+            SELECT m.id, m.name, m.ood_threshold, l.label_no, l.name AS label
+            FROM models m JOIN model_labels l ON l.model_id = m.id
+            GROUP BY m.id, l.model_id, l.label_no
+        ) AS m ON m.id = p.model_id AND m.label_no = p.label_no
     """,
 )
 
@@ -167,13 +167,39 @@ V_LATEST_BY_CONTENT = View(
 )
 
 
-def _source(of: str) -> str:
-    """The source that a prediction is of."""
-    return (
-        "(SELECT s.uri FROM shards h JOIN sources s "  # noqa: S608  # constants
-        "ON s.job_id = h.job_id AND s.source_no = h.source_no "
-        f"WHERE h.job_id = {of}.job_id AND h.shard_no = {of}.shard_no)"
-    )
+#: The source of each shard, by the shard's key.
+_SOURCES = """(
+            SELECT h.job_id, h.shard_no, MIN(s.uri) AS uri
+            FROM shards h JOIN sources s ON s.job_id = h.job_id AND s.source_no = h.source_no
+            GROUP BY h.job_id, h.shard_no
+        )"""
+
+
+def _disagreements(b: str) -> str:
+    """The view, with the predictions of job_b from `b`."""
+    return f"""
+        SELECT a.job_id AS job_a, b.job_id AS job_b, sa.uri AS source, a.name,
+               a.item_no AS item_a, b.item_no AS item_b, a.model_id AS model_a,
+               b.model_id AS model_b, la.name AS label_a, lb.name AS label_b,
+               a.probability AS probability_a, b.probability AS probability_b,
+               ABS(a.probability - b.probability) AS difference
+        FROM predictions a
+        CROSS JOIN {b} AS b
+        CROSS JOIN model_labels la
+        CROSS JOIN model_labels lb
+        -- Once for each shard, not for each film: grouped, they are a row each before they are
+        -- joined.
+        CROSS JOIN {_SOURCES} AS sa
+        CROSS JOIN {_SOURCES} AS sb
+        WHERE b.name = a.name AND b.model_id <> a.model_id
+            AND la.model_id = a.model_id AND la.label_no = a.label_no
+            AND lb.model_id = b.model_id AND lb.label_no = b.label_no AND la.name <> lb.name
+            AND sa.job_id = a.job_id AND sa.shard_no = a.shard_no
+            AND sb.job_id = b.job_id AND sb.shard_no = b.shard_no
+            -- As a plain condition PostgreSQL would join all shards of the one job with all of the
+            -- other by it.
+            AND CASE WHEN la.name <> lb.name THEN sa.uri = sb.uri ELSE FALSE END
+    """  # noqa: S608  # constants
 
 
 V_DISAGREEMENTS = View(
@@ -195,26 +221,15 @@ V_DISAGREEMENTS = View(
         "probability_b": "P(positive class) by model_b.",
         "difference": "Absolute difference of the two.",
     },
-    select=f"""
-        SELECT a.job_id AS job_a, b.job_id AS job_b, {_source("a")} AS source, a.name,
-               a.item_no AS item_a, b.item_no AS item_b, a.model_id AS model_a,
-               b.model_id AS model_b, la.name AS label_a, lb.name AS label_b,
-               a.probability AS probability_a, b.probability AS probability_b,
-               ABS(a.probability - b.probability) AS difference
-        FROM predictions a
-        -- Grouped by its key: SQLite keeps it apart, and makes an index of the names.
-        CROSS JOIN (
+    # Grouped by its key: SQLite keeps it apart, and makes an index of the names.
+    select=_disagreements(
+        """(
             SELECT job_id, item_no, shard_no, name, model_id, label_no, probability
             FROM predictions GROUP BY job_id, item_no
-        ) AS b
-        CROSS JOIN model_labels la
-        CROSS JOIN model_labels lb
-        WHERE b.name = a.name AND b.model_id <> a.model_id
-            AND la.model_id = a.model_id AND la.label_no = a.label_no
-            AND lb.model_id = b.model_id AND lb.label_no = b.label_no AND la.name <> lb.name
-            -- Looked at only where the classes differ; joins would be planned for long.
-            AND CASE WHEN la.name <> lb.name THEN {_source("a")} = {_source("b")} ELSE FALSE END
-    """,  # noqa: S608  # constants
+        )"""
+    ),
+    # PostgreSQL has no statistics of what is grouped.
+    postgresql=_disagreements("predictions"),
 )
 
 
