@@ -6,22 +6,18 @@ same word into a choice of this machine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import sqlalchemy as sa
 
-from db.base import workers
 from worker import config
 from worker.config import Settings
-from worker.schedules.fleet import kind, kind_of_fleet
 
-__all__ = [
-    "CHOICES", "WANTED", "here", "kind", "kind_here", "kind_of_fleet", "option", "settings_of",
-    "stored", "waits",
-]  # fmt: skip
+if TYPE_CHECKING:
+    # What names options only must not wait for it to load.
+    import sqlalchemy as sa
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +49,20 @@ def stored(asked: str | None) -> str | None:
     return None if asked == "auto" else asked
 
 
+def kind(served: Collection[str]) -> str:
+    """As `worker.schedules.fleet.kind`."""
+    from worker.schedules import fleet
+
+    return fleet.kind(served)
+
+
+def kind_of_fleet(database: sa.Engine, asked: str | None) -> str:
+    """As `worker.schedules.fleet.kind_of_fleet`."""
+    from worker.schedules import fleet
+
+    return fleet.kind_of_fleet(database, asked)
+
+
 def kind_here(settings: Settings) -> str:
     """The kind of worker that this machine would have. Raises EngineError as `choose`."""
     from worker import engine
@@ -62,7 +72,11 @@ def kind_here(settings: Settings) -> str:
 
 def waits(database: sa.Engine, asked: str | None) -> str | None:
     """What a job that asks for this engine waits for, as a sentence; None where it is served."""
-    if asked is None or workers.serving(database, asked):
+    if asked is None:
+        return None
+    from db.base import workers
+
+    if workers.serving(database, asked):
         return None
     return f"waits for {WANTED[asked]}; alive are: {_named(workers.alive(database, 'score'))}"
 

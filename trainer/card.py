@@ -1,8 +1,8 @@
 """The model card: what a model file says about itself, kept inside the ONNX file.
 
 The network's inputs and outputs are fixed by name; everything else needed to use it (labels, film
-rule, threshold, provenance) is one JSON object in the file's metadata map under `KEY`. Needs
-`onnx` to read a file, never torch.
+rule, threshold, provenance) is one JSON object in the file's metadata map under `KEY`. Reading a
+card needs neither `onnx` nor torch.
 
     input   image   uint8   [N, 1, S, S]   gray as the film rule makes it
     output  scores  float32 [N, C]         calibrated probabilities, rows sum to 1
@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,16 +184,63 @@ def _golden(value: dict[str, Any]) -> Golden:
 
 
 def read(path: Path) -> Card:
-    """The card of a model file; raises CardError where the file is not one of ours."""
-    import onnx
+    """The card of a model file; raises CardError where the file is not one of ours.
 
+    The network is passed over unread: engines read it themselves.
+    """
     try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            values = [value for key, value in _metadata(file) if key == KEY]
+    except OSError as error:
         raise CardError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # protobuf's DecodeError has no stable import path
+    except ValueError as error:
         raise CardError(f"{path} is not an ONNX file: {error}") from error
-    for entry in model.metadata_props:
-        if entry.key == KEY:
-            return Card.from_json(entry.value)
-    raise CardError(f"{path} has no {KEY!r} metadata: it was not made or imported by PneumoQ")
+    if not values:
+        raise CardError(f"{path} has no {KEY!r} metadata: it was not made or imported by PneumoQ")
+    return Card.from_json(values[0])
+
+
+#: Of an ONNX file (onnx.proto): `ModelProto.metadata_props`, and key and value of such an entry.
+_METADATA_PROPS, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
+
+#: How protobuf writes a field: a number of up to ten bytes, so many bytes, or a length and these.
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}
+
+
+def _metadata(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """The entries of a model's metadata map; ValueError where this is no protobuf message."""
+    for number, data in _fields(file, os.fstat(file.fileno()).st_size, _METADATA_PROPS):
+        if number == _METADATA_PROPS:
+            entry = dict(_fields(io.BytesIO(data), len(data), _ENTRY_KEY, _ENTRY_VALUE))
+            yield entry.get(_ENTRY_KEY, b"").decode(), entry.get(_ENTRY_VALUE, b"").decode()
+
+
+def _fields(file: BinaryIO, end: int, *wanted: int) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of the wanted fields that have a length, of a message that ends at `end`."""
+    while file.tell() < end:
+        key = _varint(file)
+        number, kind = key >> 3, key & 7
+        if number and kind == _VARINT:
+            _varint(file)
+            continue
+        length = _varint(file) if kind == _BYTES else _FIXED.get(kind)
+        if not number or length is None or length > end - file.tell():
+            raise ValueError("its fields do not follow one another to its end")
+        if kind == _BYTES and number in wanted:
+            yield number, file.read(length)
+        else:
+            file.seek(length, os.SEEK_CUR)
+
+
+def _varint(file: BinaryIO) -> int:
+    """Seven bits a byte, the lowest first; the last byte is below 128."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("it ends within a field, or has a number that is too long")

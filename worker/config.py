@@ -234,6 +234,9 @@ _FOR_READING_FILMS = (
     "CUDA_*", "CUDNN_*", "CUBLAS_*", "NVIDIA_*", "TORCH_*", "PYTORCH_*",
 )  # fmt: skip
 
+#: Beside these, what chooses by which instructions OpenVINO computes.
+_FOR_COMPUTING = ("ONEDNN_*", "DNNL_*", "OV_*")
+
 #: Beside these, what downloads of initial weights need (`train --init imagenet`).
 _FOR_DOWNLOADS = (
     "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "all_proxy",
@@ -254,6 +257,16 @@ def decoder_environment() -> dict[str, str]:
     return _handed(_FOR_READING_FILMS) | dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
     )
+
+
+def computing_environment() -> dict[str, str]:
+    """The variables of a process that decodes and computes one film."""
+    return decoder_environment() | instructions()
+
+
+def instructions() -> dict[str, str]:
+    """The variables that choose by which instructions OpenVINO computes."""
+    return _handed(_FOR_COMPUTING)
 
 
 def training_environment() -> dict[str, str]:

@@ -6,7 +6,6 @@ What is refused is never repeated: of a URL that cannot be read, any part may be
 from __future__ import annotations
 
 import re
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
@@ -125,6 +124,8 @@ def _tls(variable: str, options: dict[str, str]) -> dict[str, str]:
         raise ConfigError(f"{variable}: ssl_check_hostname is true or false")
     if "ssl_check_hostname" in checked:
         checked["ssl_check_hostname"] = named
+    import ssl  # most brokers are reached without it
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if "ssl_ca_certs" in checked:
         try:
@@ -148,6 +149,8 @@ def _tls(variable: str, options: dict[str, str]) -> dict[str, str]:
 
 
 def _unusable(variable: str, option: str, error: OSError) -> str:
+    import ssl
+
     why = "" if isinstance(error, ssl.SSLError) else f" ({error.strerror})"
     return f"{variable}: the file of {option} cannot be used{why}; it is PEM, and readable here"
 

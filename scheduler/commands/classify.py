@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-import sqlalchemy as sa
 
-from db.registry import aliases
-from scheduler import engines, errors, numbers, session
+from scheduler import engines, errors, numbers
 from scheduler.show import output
-from scheduler.submitting import imagenet, precision, sources
+from scheduler.submitting import imagenet, precision
 from trainer.errors import FilmError
+from worker import config
+from worker.classify.ahead import Ahead, Used, processor
 from worker.errors import ArchiveError, MemberError
 
 if TYPE_CHECKING:
-    from worker.scoring.classify import Answer
+    # What is computed ahead must not wait for these to load, nor they for it.
+    import sqlalchemy as sa
+
+    from worker.classify.answer import Answer
+    from worker.classify.told import Told
+    from worker.config import Settings
+    from worker.engine import EngineChoice
 
 #: Films that are classified in one go at most; for more there is `score`.
 MOST = 100_000
@@ -73,22 +78,46 @@ def command(
       pneumoq classify films/ annotated/ --topK 0
       pneumoq classify "films/*.jpeg" "annotated/%04i.jpg"
     """
+    began = time.monotonic()
     image = Path(imagenet.path(films))
     out = Path(imagenet.path(annotated)) if annotated else None
     imagenet.check(ignored)
-    one = image.is_file() and not _is_archive(image)
-    if one and out is not None and out.exists() and out.samefile(image):
-        raise errors.Failure(f"{out} is the film itself; give OUT another name")
-    settings = engines.settings_of(session.settings(), asked_engine)
+    settings = engines.settings_of(config.load(), asked_engine)
+    ahead = None
+    if out is None:
+        ahead = Ahead(settings, image)
+        ctx.call_on_close(ahead.end)
+    # What follows needs SQLAlchemy and more, which load meanwhile.
+    from scheduler import session
+    from worker import engine as scoring
+
     engine = session.database()
     chosen = _model(engine, model)
+    choice = scoring.choose(settings)
+    pinned = precision.pin(engine, chosen["id"], asked, engines.kind(scoring.kinds(choice)))
+    used = _used(engine, chosen["id"], pinned, settings, choice)
+    told = None
+    if ahead is not None and used is not None:
+        try:
+            told = ahead.answer(used)
+        except FilmError as error:
+            raise FilmError(error.code, f"{image}: {error}") from error
+    one = told is not None or (image.is_file() and not _is_archive(image))
+    if one and out is not None and out.exists() and out.samefile(image):
+        raise errors.Failure(f"{out} is the film itself; give OUT another name")
     places = None if out is None else _Places(out, one=one)
-    from worker.scoring import classify
+    count, broken = 0, 0
+    answers: Iterable[tuple[str, Told | FilmError]]
+    if told is not None:
+        answers = [(str(image), told)]
+    else:
+        if ahead is not None:
+            ahead.end()
+        from worker.classify import films as here
 
-    pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
-    began, count, broken = time.monotonic(), 0, 0
+        answers = here.classify(_films(image), settings, engine, chosen["id"], pinned)
     rows = []
-    for name, found in classify.classify(_films(image), settings, engine, chosen["id"], pinned):
+    for name, found in answers:
         count += 1
         if isinstance(found, FilmError):
             if one:
@@ -98,7 +127,7 @@ def command(
             if not as_json:
                 click.echo(output.printable(f"{name}: not scored: {found}"), err=True)
             continue
-        written = None if places is None else places.draw(name, count - 1, found)
+        written = None if places is None else places.draw(name, count - 1, cast("Answer", found))
         rows.append(_row(name, found, chosen, pinned, written))
         if not as_json:
             rows.clear()  # they are printed as they come
@@ -119,12 +148,36 @@ def command(
     if profile:
         took = time.monotonic() - began
         click.echo(f"{count / took:.1f} films/s, the loading of the model included", err=True)
+    if one and told is None and used is not None:
+        from worker.classify import ahead as notes
+
+        notes.note(settings.home, used)
     if broken:
         ctx.exit(errors.ITEM_ERRORS)
 
 
+def _used(
+    database: sa.Engine, model_id: int, pinned: str, settings: Settings, choice: EngineChoice
+) -> Used | None:
+    """What a film alone is computed with here; None where no processor computes it."""
+    if choice.gpu is not None:
+        return None
+    from db.registry import models
+    from worker.engine import FILE_OF
+
+    return Used(
+        sha256=models.file_of(database, model_id, FILE_OF[pinned])["sha256"],
+        precision=pinned,
+        version=choice.version,
+        processor=processor(),
+        batch=settings.batch,
+    )
+
+
 def _model(engine: sa.Engine, model: str) -> sa.RowMapping:
     """The model that is named; a path to a model file says how it is brought in."""
+    from db.registry import aliases
+
     path = Path(model)
     if path.suffix in (".onnx", ".tar", ".pth") and path.is_file():
         import hashlib
@@ -161,6 +214,7 @@ def _films(path: Path) -> Iterator[tuple[str, bytes | FilmError]]:
             yield str(path), FilmError("unreadable", f"{path}: {error.strerror}")
         return
     from scheduler.measure import survey
+    from scheduler.submitting import sources
 
     (row,) = sources.rows([path], [])
     found = survey.look(row, MOST)
@@ -234,17 +288,17 @@ class _Places:
 
 
 def _row(
-    name: str, answer: Answer, chosen: sa.RowMapping, pinned: str, written: Path | None
+    name: str, answer: Told, chosen: sa.RowMapping, pinned: str, written: Path | None
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
         "label": answer.label,
         "probability": answer.probability,
-        "threshold": answer.card.threshold,
+        "threshold": answer.threshold,
         "scores": answer.scores,
         "ood": answer.ood,
         "unusual": answer.unusual,
-        "look": None if answer.look is None else dataclasses.asdict(answer.look),
+        "look": answer.look,
         "model_id": chosen["id"],
         "model": chosen["name"],
         "precision": pinned,
@@ -252,37 +306,36 @@ def _row(
     return row if written is None else row | {"annotated": str(written)}
 
 
-def _print(name: str, answer: Answer, top: int, threshold: float, *, alone: bool) -> None:
+def _print(name: str, answer: Told, top: int, threshold: float, *, alone: bool) -> None:
     """The answer on a film, and its likeliest classes where they are asked for."""
-    card = answer.card
     if alone:
         click.echo(
-            f"{100 * answer.probability:.2f}% {card.positive}: called {answer.label} "
-            f"(operating point {100 * card.threshold:.2f}%)"
+            f"{100 * answer.probability:.2f}% {answer.positive}: called {answer.label} "
+            f"(operating point {100 * answer.threshold:.2f}%)"
         )
     else:
         odd = "unusual" if answer.unusual else answer.look and "acquired like films of one class"
         doubt = f"  {odd}: do not trust the label" if odd else ""
         percent = f"{100 * answer.probability:6.2f}%"
-        click.echo(output.printable(f"{percent} {card.positive}  {answer.label}  {name}{doubt}"))
+        click.echo(output.printable(f"{percent} {answer.positive}  {answer.label}  {name}{doubt}"))
     if top == 1:
         return
     likely = sorted(answer.scores.items(), key=lambda pair: -pair[1])
     for label, score in likely[: top or None]:
         if score >= threshold:
-            number = card.labels.index(label)
+            number = answer.labels.index(label)
             click.echo(output.printable(f"  {100 * score:6.2f}% class #{number} ({label})"))
 
 
-def _more(answer: Answer, chosen: sa.RowMapping, pinned: str, written: Path | None) -> None:
+def _more(answer: Told, chosen: sa.RowMapping, pinned: str, written: Path | None) -> None:
     """What is said of a film that is asked about alone."""
     if answer.ood is not None:
         warning = "  unlike the training films: do not trust the label" if answer.unusual else ""
         click.echo(f"distance from the training films {answer.ood:.2f} (1 is typical){warning}")
     if answer.look is not None:
         click.echo(
-            f"acquired like training films with {answer.look.what}, nearly all of which were "
-            f"{answer.look.label}: do not trust the label"
+            f"acquired like training films with {answer.look['what']}, nearly all of which were "
+            f"{answer.look['label']}: do not trust the label"
         )
     click.echo(
         f"model {chosen['id']} ({chosen['name']}) in {pinned}. Research software, not a medical "

@@ -12,7 +12,7 @@ from db.queue import jobs
 from db.registry import aliases
 from scheduler import engines, session
 from scheduler.submitting import precision, sources, submit
-from trainer.film import rules
+from trainer.film.refusals import REFUSALS
 
 
 @click.command("score")
@@ -36,9 +36,9 @@ from trainer.film import rules
 )
 @click.option(
     "--accept", "accepted", multiple=True, metavar="CODE",
-    type=click.Choice(sorted(rules.REFUSALS)),
+    type=click.Choice(sorted(REFUSALS)),
     help="Score what would be refused for this reason; may be repeated. "
-    f"CODE is one of: {', '.join(sorted(rules.REFUSALS))}.",
+    f"CODE is one of: {', '.join(sorted(REFUSALS))}.",
 )  # fmt: skip
 @click.option(
     "--hash-names", is_flag=True,

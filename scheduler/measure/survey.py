@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from worker import archive
 from worker.archive import Member
-from worker.decoding.pool import Place
+from worker.decoding.film import Place
 from worker.errors import MemberError
 
 

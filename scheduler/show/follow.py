@@ -30,9 +30,12 @@ T = TypeVar("T")
 #: Events of a training job that a person who follows it is shown.
 SHOWN_EVENTS = ("note", "handed_back", "yielded")
 
-#: Seconds between two looks at the job, and how many times as long as a look it is at least:
-#: adding up a job of ten million films takes SQLite a tenth of a second.
-POLL_S, POLL_SHARE = 0.5, 10
+#: Seconds between two looks at the job, at least and at most; in between it is this share of how
+#: long it is followed: what is soon over is soon told, and no job waits long for that.
+LEAST_POLL_S, POLL_S, POLL_LATE = 0.02, 0.5, 0.1
+#: How many times as long as a look it is at least: adding up a job of ten million films takes
+#: SQLite a tenth of a second.
+POLL_SHARE = 10
 #: Seconds between two looks for live workers.
 LOOK_FOR_WORKERS_S = 5.0
 #: When no worker has answered for this many seconds, that is said.
@@ -155,7 +158,8 @@ def _watch(
     rate = Rate()
     shown: dict[int, Any] = {}
     last: Mapping[Any, Any] = {"id": 0}
-    silence = Silence(answered_at=time.monotonic(), looked_at=-LOOK_FOR_WORKERS_S)
+    began = time.monotonic()
+    silence = Silence(answered_at=began, looked_at=-LOOK_FOR_WORKERS_S)
     wanted = _patiently(lambda: jobs.get(engine, job_id))["engine"]
     waited: str | None = None
     waits_for: str | None = None
@@ -193,7 +197,12 @@ def _watch(
                 display.line(f"job {job_id} {waits}")
             waited = waits
         tick()
-        time.sleep(max(POLL_S, POLL_SHARE * took_s))
+        time.sleep(pause_s(time.monotonic() - began, took_s))
+
+
+def pause_s(followed_s: float, took_s: float) -> float:
+    """Seconds until the next look at a job followed for so long, of which a look took so long."""
+    return max(min(max(POLL_LATE * followed_s, LEAST_POLL_S), POLL_S), POLL_SHARE * took_s)
 
 
 def _scoring(row: sa.RowMapping, per_s: float) -> tuple[str, str, int, int | None]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.film import rules
-from worker.scoring.classify import Answer
+from worker.classify.answer import Answer
 
 #: Opacity of the strongest evidence.
 STRONGEST = 0.45

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from db.registry import aliases
-from worker.schedules.fleet import pin
+if TYPE_CHECKING:
+    # What names options only must not wait for it to load.
+    import sqlalchemy as sa
 
-__all__ = ["model_option", "option", "pin"]
+#: `db.registry.aliases.CHAMPION`; a test holds them equal.
+CHAMPION = "champion"
 
 #: What may be asked for; `auto` is the fastest that passed the model's parity gate.
 CHOICES = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -15,7 +19,7 @@ CHOICES = ("auto", "fp32", "bf16", "fp16", "int8")
 #: The option `--model`, to be resolved by `aliases.resolve`.
 model_option = click.option(
     "--model",
-    default=aliases.CHAMPION,
+    default=CHAMPION,
     show_default=True,
     help="Alias, number, name or SHA-256 of the model.",
 )
@@ -26,3 +30,10 @@ option = click.option(
     help="What to compute in; auto is the fastest that passed the model's parity gate: int8, else "
     "fp16 where TensorRT computes and bf16 where a processor does, else fp32.",
 )  # fmt: skip
+
+
+def pin(engine: sa.Engine, model_id: int, asked: str, on: str = "onnx") -> str:
+    """As `worker.schedules.fleet.pin`."""
+    from worker.schedules import fleet
+
+    return fleet.pin(engine, model_id, asked, on)

@@ -35,7 +35,8 @@ def loaded(*arguments: str) -> set[str]:
         "worker.service.daemon",
         "worker.scoring.loop",
         "worker.decoding.child",
-        "worker.scoring.classify",
+        "worker.classify.films",
+        "worker.classify.child",
     ],
 )
 def test_a_scoring_worker_loads_neither_torch_nor_torchvision(module: str) -> None:
@@ -82,6 +83,18 @@ def test_the_score_command_loads_no_torch(tmp_path: Path) -> None:
     packages = loaded("-m", "scheduler", "score", str(tmp_path))
     assert {"scheduler", "worker", "db"} <= packages
     assert not packages & {"torch", "torchvision", "openvino"}
+
+
+def test_a_card_is_read_without_onnx(model_file: Path) -> None:
+    script = (
+        f"from pathlib import Path; from trainer import card; card.read(Path({str(model_file)!r}))"
+    )
+    assert not loaded("-c", script) & {"onnx", "google", "PIL"}
+
+
+def test_the_process_ahead_loads_no_database_and_no_onnx() -> None:
+    script = "import worker.classify.child, worker.classify.answer, trainer.film.rules"
+    assert not loaded("-c", script) & {"sqlalchemy", "db", "onnx", "celery", "click"}
 
 
 def test_an_engine_sends_nothing_to_openvinos_makers(model_file: Path, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ knows better can accept a refusal by its code; then the item is scored wherever 
 from __future__ import annotations
 
 from collections.abc import Collection
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from trainer.errors import FilmError, FilmRefused
+
+if TYPE_CHECKING:
+    # Commands that only name the codes need not wait for Pillow to load.
+    from PIL import Image
 
 #: Codes that a caller may accept, and what each means.
 REFUSALS = {
@@ -83,6 +86,8 @@ def check_levels(gray: Image.Image) -> None:
 
     `gray` (mode `L`) is the film before it is resized.
     """
+    from PIL import Image
+
     sample = gray.resize((_LEVELS_GRID, _LEVELS_GRID), Image.Resampling.NEAREST)
     if len(set(sample.tobytes())) >= MIN_LEVELS:
         return

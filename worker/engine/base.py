@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    # Commands that only choose an engine need not wait for it to load.
+    import numpy as np
+    from numpy.typing import NDArray
 
-from trainer.card import Card
+    from trainer.card import Card
 
 #: Of a film of which that was answered.
 NOT_FINITE = (
@@ -36,6 +38,8 @@ class Outputs:
 
         A network may compute too large numbers, above all in few bits, or be damaged.
         """
+        import numpy as np
+
         finite = np.isfinite(self.scores).all(axis=1)
         if self.ood is not None:
             finite = finite & np.isfinite(self.ood)

@@ -15,17 +15,17 @@ import importlib.util
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from trainer import card as cards
-from trainer.card import Card
 from trainer.errors import CardError, FilmError
-from trainer.film import rules
 from worker.engine.base import Engine
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError
 from worker.machine import gpu as gpus
 from worker.machine.gpu import Gpu
+
+if TYPE_CHECKING:
+    from trainer.card import Card
 
 #: What an engine may be asked to compute in → precision of the file that it is made from.
 #: bf16 needs no file: the fp32 weights are rounded when the engine is opened.
@@ -258,6 +258,10 @@ def open_engine(path: Path, *, batch: int, threads: int, precision: str = "fp32"
 
 def _card(path: Path, precision: str) -> Card:
     """The card of a file that this precision can be computed from; raises EngineError."""
+    # Commands that only choose an engine need not wait for NumPy and Pillow to load.
+    from trainer import card as cards
+    from trainer.film import rules
+
     if precision not in FILE_OF:
         raise EngineError(f"precision {precision!r} is unknown; give one of {', '.join(FILE_OF)}")
     try:

@@ -57,9 +57,11 @@ def runtime() -> Any:
     """OpenVINO without its telemetry, which would report to its makers at every import.
 
     It does without where its telemetry package cannot be imported. Nothing may leave a hospital's
-    machine unasked, and the process that it forks to send with can hang the one that forked it.
+    machine unasked, and the process that it forks to send with can hang the one that forked it. The
+    converter of models, which we have no use for, is half of what an import takes.
     """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    for name in ("openvino_telemetry", "openvino.tools.ovc"):
+        sys.modules[name] = None  # type: ignore[assignment]
     import openvino
 
     return openvino

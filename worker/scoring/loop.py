@@ -38,11 +38,37 @@ log = logging.getLogger(__name__)
 #: Shards in hand at once: one being finished, one being fed, and one whose contents are read.
 SHARDS = 3
 
-#: While work is in hand but none was due, look again this often, in seconds.
+#: While work is in hand but none was due, look again this often, in seconds; at once when a planner
+#: of this worker has written shards.
 RECLAIM_S = 1.0
 
 #: Longest wait for an event, in seconds; bounds how late a stop or a lost lease is noticed.
 TICK_S = 0.25
+
+
+class _Drought:
+    """The time for which nothing is claimed, as nothing was due. `end` is of any thread."""
+
+    def __init__(self) -> None:
+        self._asked_at = self._until = 0.0
+        self._ended_at = 0.0
+
+    def asked(self) -> None:
+        """A claim is asked for now."""
+        self._asked_at = time.monotonic()
+
+    def answered(self, found: bool) -> None:
+        """Whether it found anything: what is found after a while without has others behind it."""
+        self._until = 0.0 if found else time.monotonic() + RECLAIM_S
+
+    def end(self) -> None:
+        """There may be something now, which a claim that is under way has perhaps not seen."""
+        self._ended_at = time.monotonic()
+
+    @property
+    def lasts(self) -> bool:
+        """Whether asking again would be in vain."""
+        return self._asked_at > self._ended_at and time.monotonic() < self._until
 
 
 class Scorer:
@@ -95,7 +121,7 @@ class Scorer:
         self._doubts = Doubts(
             self._pipeline, self._commits, self._away, self._commit, self._committing.__setitem__
         )
-        self._dry_until = 0.0
+        self._drought = _Drought()
         self._planners = Planners()
         #: When the last shard was through.
         self._through_at = 0.0
@@ -161,7 +187,7 @@ class Scorer:
     # The loop
 
     def _work(self, pause: Callable[[], bool]) -> None:
-        self._dry_until = 0.0
+        self._drought.end()
         was_idle = False
         while not self._stop.is_set():
             in_hand = bool(self._pipeline.runs or self._committing or self._doubts.waiting)
@@ -171,6 +197,7 @@ class Scorer:
                     return
             elif self._claim is None and self._wants_more(idle):
                 was_idle = idle
+                self._drought.asked()
                 self._claim = self._claims.next(
                     planning=not self._planners.full, planned=self._planners.keys, alone=idle
                 )
@@ -184,24 +211,28 @@ class Scorer:
         self._hand_back()
 
     def _wants_more(self, idle: bool) -> bool:
-        if not idle and time.monotonic() < self._dry_until:
+        if self._drought.lasts and not idle:
             return False
         runs = self._pipeline.runs
         if any(run.shard.suspect for run in runs):
             return False  # what it may end is to be itself alone
         return len(runs) < SHARDS and self._pipeline.hungry
 
+    def _planned(self) -> None:
+        """A planner has written shards, or ended: what was not due a moment ago may be now."""
+        self._drought.end()
+        self._pipeline.wake()
+
     def _take_claim(self) -> bool:
         """Begin with what was claimed; whether anything was due."""
         assert self._claim is not None
         future, self._claim = self._claim, None
         found, claimed = future.result()
-        # What is found after a while without, a plan's first shard above all, has others behind it.
-        self._dry_until = 0.0 if found else time.monotonic() + RECLAIM_S
+        self._drought.answered(found)
         if isinstance(claimed, Claimed):
             planner = Planner(
                 self._database, claimed, self._heartbeat, self._stop, self._notify,
-                self._pipeline.wake, self._privacy, self._away, self._settings.film_deadline_s,
+                self._planned, self._privacy, self._away, self._settings.film_deadline_s,
             )  # fmt: skip
             self._planners.add(planner)
         elif claimed is not None:

@@ -175,8 +175,8 @@ class Planner:
             raise _Stopped
 
     def _written(self, shards: int) -> None:
+        self._wake()  # first: the broker may take its time
         self._notify(shards)
-        self._wake()
 
     def _write(self, work: Callable[[sa.Connection], object]) -> None:
         try:

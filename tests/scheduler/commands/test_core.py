@@ -83,6 +83,10 @@ def test_listing_jobs_and_asking_a_question_import_nothing_heavy() -> None:
         assert not imported(*arguments) & HEAVY
 
 
+def test_a_film_is_begun_with_before_the_database_and_numpy_are_loaded() -> None:
+    assert not imported("classify", "--help") & {*HEAVY, "sqlalchemy", "db"}
+
+
 def test_help_lists_every_command_under_a_heading() -> None:
     text = run("--help").stdout
     for heading, group in COMMANDS.items():

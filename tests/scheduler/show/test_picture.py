@@ -12,7 +12,7 @@ from PIL import Image
 from scheduler.show import picture
 from tests.support import hostile
 from trainer.film import rules
-from worker.scoring.classify import Answer
+from worker.classify.answer import Answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,8 @@ def drawn(data: bytes, out: Path, cam: np.ndarray | None, rule: str) -> np.ndarr
     """What is written for a film, `int [H, W, 3]`."""
     answer = Answer(
         label="PNEUMONIA", probability=0.9, scores={}, ood=None, unusual=False, cam=cam,
-        card=Card(rule), film=data,  # type: ignore[arg-type]
+        card=Card(rule), film=data, labels=("NORMAL", "PNEUMONIA"), positive="PNEUMONIA",  # type: ignore[arg-type]
+        threshold=0.5,
     )  # fmt: skip
     picture.annotate(out, answer)
     with Image.open(out) as image:

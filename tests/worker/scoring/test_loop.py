@@ -26,6 +26,7 @@ from worker.archive import Member
 from worker.engine import open_engine
 from worker.machine.heartbeat import Heartbeat
 from worker.scoring import loop
+from worker.scoring.listing import Lister
 from worker.scoring.loop import Scorer
 
 LEASE_S = 1.0
@@ -104,6 +105,65 @@ def test_what_a_shard_took_is_counted_to_whose_job_it_is(
     assert all(row["share"] == "ann" for row in rows)
     assert all(row["ends"] == pytest.approx(row["starts"] + row["seconds"]) for row in rows)
     assert 0 < sum(row["seconds"] for row in rows) <= took_s
+
+
+def test_what_a_planner_wrote_is_scored_at_once_and_not_when_a_poll_or_its_plan_ends(
+    scoring: Scoring, tmp_path: Path, model_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RECLAIM_S", samples.PATIENCE_S)
+    monkeypatch.setattr(loop, "TICK_S", samples.PATIENCE_S)
+    folder = tmp_path / "ten"
+    folder.mkdir()
+    for name, data in samples.films(10)[:10]:
+        (folder / name).write_bytes(data)
+    job_id = samples.submit_score(scoring.engine, model_id, folder)
+    seen = []
+
+    def go_on_later(self: Lister, row: sa.RowMapping, *, more: bool) -> None:
+        """The plan goes on when what it wrote is scored, or after a while."""
+        deadline = time.monotonic() + samples.PATIENCE_S / 2
+        while not seen and time.monotonic() < deadline:
+            seen.extend(s for s in [{r["state"] for r in scoring.shards(job_id)}] if s == {"done"})
+            time.sleep(0.02)
+        was_read(self, row, more=more)
+
+    def begin_late(self: Lister, *source: Any) -> bool:
+        """By when a claim has found nothing."""
+        time.sleep(1.0)
+        return begin(self, *source)
+
+    was_read, begin = Lister._was_read, Lister._source
+    monkeypatch.setattr(Lister, "_was_read", go_on_later)
+    monkeypatch.setattr(Lister, "_source", begin_late)
+    scoring.scorer.drain()
+    scoring.scorer.close()
+    assert seen == [{"done"}]
+    assert jobs.get(scoring.engine, job_id)["state"] == "completed"
+    assert len(scoring.probabilities(job_id)) == 10
+
+
+def test_nothing_is_asked_for_again_while_nothing_new_can_be_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "RECLAIM_S", 0.2)
+    drought = loop._Drought()
+    drought.asked()
+    drought.answered(found=False)
+    assert drought.lasts
+    drought.end()
+    assert not drought.lasts
+    drought.asked()
+    drought.end()
+    drought.answered(found=False)
+    assert not drought.lasts, "what came after the claim was asked for, it may not have seen"
+    drought.asked()
+    drought.answered(found=False)
+    samples.wait(lambda: not drought.lasts, "the drought to end by itself")
+    drought.asked()
+    drought.answered(found=False)
+    drought.asked()
+    drought.answered(found=True)
+    assert not drought.lasts
 
 
 def expected(path: Path, films: Path) -> dict[str, float]:

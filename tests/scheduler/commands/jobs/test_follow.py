@@ -131,6 +131,19 @@ def test_progress_without_a_terminal_is_whole_lines(engine: sa.Engine, tmp_path:
     assert not {"\r", "\x1b"} & set(out + err)
 
 
+def test_what_is_soon_over_is_looked_at_soon_and_what_takes_long_seldom() -> None:
+    assert follow.pause_s(0.0, 0.0) == follow.LEAST_POLL_S <= 0.02
+    followed_s, looks = 0.0, 0
+    while followed_s < 10.0:
+        # Whenever it ends, that is told when a tenth of its time more has passed.
+        assert follow.pause_s(followed_s, 0.0) <= max(0.1 * followed_s, follow.LEAST_POLL_S)
+        followed_s += follow.pause_s(followed_s, 0.0)
+        looks += 1
+    assert looks < 60
+    assert follow.pause_s(3600.0, 0.0) == follow.POLL_S
+    assert follow.pause_s(0.0, 0.1) == pytest.approx(follow.POLL_SHARE * 0.1)
+
+
 class Shown(display.Silent):
     """A display that keeps what it is to show."""
 
