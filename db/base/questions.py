@@ -146,8 +146,8 @@ V_LATEST_BY_CONTENT = View(
         "name": "Its name in the source that it was read from.",
         **_PREDICTED,
         "content_hash": "What `content` is: blake3 (its first 128 bits, as `b3sum -l 16` "
-        "prints them), or blake2b (BLAKE2b-128, `b2sum -l 128`) in a database that is older than "
-        "release 0.3.0.",
+        "prints them), or blake2b (BLAKE2b-128, `b2sum -l 128`) in a database that had "
+        "jobs or workers before release 0.3.0.",
     },
     select=f"""
         SELECT f.content, f.model_id, m.name AS model, f.precision, p.name, {_PREDICTED_SELECT},

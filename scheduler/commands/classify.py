@@ -15,6 +15,7 @@ from scheduler.show import output
 from scheduler.submitting import imagenet, precision
 from trainer.errors import FilmError
 from worker import config
+from worker.classify import ahead as notes
 from worker.classify.ahead import Ahead, Used, processor
 from worker.errors import ArchiveError, MemberError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from worker.classify.answer import Answer
-    from worker.classify.told import Told
+    from worker.classify.result import Result
     from worker.config import Settings
     from worker.engine import EngineChoice
 
@@ -96,20 +97,22 @@ def command(
     choice = scoring.choose(settings)
     pinned = precision.pin(engine, chosen["id"], asked, engines.kind(scoring.kinds(choice)))
     used = _used(engine, chosen["id"], pinned, settings, choice)
-    told = None
-    if ahead is not None and used is not None:
+    result = None
+    if used is None:
+        notes.forget(settings.home)
+    elif ahead is not None:
         try:
-            told = ahead.answer(used)
+            result = ahead.answer(used)
         except FilmError as error:
             raise FilmError(error.code, f"{image}: {error}") from error
-    one = told is not None or (image.is_file() and not _is_archive(image))
+    one = result is not None or (image.is_file() and not _is_archive(image))
     if one and out is not None and out.exists() and out.samefile(image):
         raise errors.Failure(f"{out} is the film itself; give OUT another name")
     places = None if out is None else _Places(out, one=one)
     count, broken = 0, 0
-    answers: Iterable[tuple[str, Told | FilmError]]
-    if told is not None:
-        answers = [(str(image), told)]
+    answers: Iterable[tuple[str, Result | FilmError]]
+    if result is not None:
+        answers = [(str(image), result)]
     else:
         if ahead is not None:
             ahead.end()
@@ -148,9 +151,7 @@ def command(
     if profile:
         took = time.monotonic() - began
         click.echo(f"{count / took:.1f} films/s, the loading of the model included", err=True)
-    if one and told is None and used is not None:
-        from worker.classify import ahead as notes
-
+    if one and result is None and used is not None:
         notes.note(settings.home, used)
     if broken:
         ctx.exit(errors.ITEM_ERRORS)
@@ -288,7 +289,7 @@ class _Places:
 
 
 def _row(
-    name: str, answer: Told, chosen: sa.RowMapping, pinned: str, written: Path | None
+    name: str, answer: Result, chosen: sa.RowMapping, pinned: str, written: Path | None
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
@@ -306,7 +307,7 @@ def _row(
     return row if written is None else row | {"annotated": str(written)}
 
 
-def _print(name: str, answer: Told, top: int, threshold: float, *, alone: bool) -> None:
+def _print(name: str, answer: Result, top: int, threshold: float, *, alone: bool) -> None:
     """The answer on a film, and its likeliest classes where they are asked for."""
     if alone:
         click.echo(
@@ -327,7 +328,7 @@ def _print(name: str, answer: Told, top: int, threshold: float, *, alone: bool) 
             click.echo(output.printable(f"  {100 * score:6.2f}% class #{number} ({label})"))
 
 
-def _more(answer: Told, chosen: sa.RowMapping, pinned: str, written: Path | None) -> None:
+def _more(answer: Result, chosen: sa.RowMapping, pinned: str, written: Path | None) -> None:
     """What is said of a film that is asked about alone."""
     if answer.ood is not None:
         warning = "  unlike the training films: do not trust the label" if answer.unusual else ""

@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import selectors
+import signal
 import stat
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from typing import Any
 from trainer import atomic
 from trainer.errors import FilmError
 from worker import config
-from worker.classify.told import Told
+from worker.classify.result import Result
 from worker.config import Settings
 
 #: Of `worker.decoding.supervisor`: codes of a film that took too long, and of one that ended what
@@ -110,21 +111,35 @@ def noted(home: Path) -> list[tuple[Used, int]]:
 def note(home: Path, used: Used) -> None:
     """Note what was used. Where nothing can be written, the next film is not faster.
 
-    Of what is new it is tried first whether a film alone needs a whole batch: that takes a second.
+    Of what is new it is tried first whether a film alone needs a whole batch: that compiles twice.
     """
     before = noted(home)
     known = dict(before)
     if before and before[0][0] == used:
         return
     if used not in known:
-        from worker.engine import alone
-
-        same = alone.agrees(path_of(home, used.sha256), used.precision, used.batch)
-        known[used] = 1 if same else used.batch
+        if not os.access(notes_of(home).parent, os.W_OK):
+            return  # it would be tried each time
+        known[used] = 1 if _alone_suffices(home, used) else used.batch
     latest = [used, *(one for one in known if one != used)][:KEPT]
     rows = [{"used": asdict(one), "alone": known[one]} for one in latest]
     with contextlib.suppress(OSError):
         atomic.replace(notes_of(home), json.dumps(rows).encode())
+
+
+def _alone_suffices(home: Path, used: Used) -> bool:
+    from worker.engine import alone
+
+    try:
+        return alone.agrees(path_of(home, used.sha256), used.precision, used.batch)
+    except Exception:  # noqa: BLE001 - the film has its answer, whatever becomes of a trial
+        return False
+
+
+def forget(home: Path) -> None:
+    """Nothing is computed ahead until something is noted again."""
+    with contextlib.suppress(OSError):
+        notes_of(home).unlink(missing_ok=True)
 
 
 class Ahead:
@@ -135,23 +150,25 @@ class Ahead:
         self._film_deadline_s = settings.film_deadline_s
         self._process: subprocess.Popen[bytes] | None = None
         found = noted(settings.home)
-        if not found or not _is_small_file(film):
+        if not found or settings.engine == "tensorrt" or not _is_small_file(film):
             return
         self._used, alone = found[0]
         self._process = subprocess.Popen(
-            [
-                sys.executable, "-m", "worker.classify.child", str(os.getpid()),
-                str(settings.home), str(film.absolute()), json.dumps(asdict(self._used)),
-                str(alone),
-            ],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "worker.classify.child"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",  # a folder named like one of our packages must not be found first
             # It reads what anybody may have put there: no setting, and no secret.
             env=config.computing_environment()
             | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
+        )
+        asked = [
+            os.getpid(), str(settings.home), str(film.absolute()), asdict(self._used), alone
+        ]  # fmt: skip
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            stdin.write(json.dumps(asked).encode() + b"\n")
 
     def end(self) -> None:
         """Compute no more."""
@@ -162,7 +179,7 @@ class Ahead:
             assert process.stdout is not None
             process.stdout.close()
 
-    def answer(self, wanted: Used) -> Told | None:
+    def answer(self, wanted: Used) -> Result | None:
         """What the film's answer is; None where something else is wanted, or nothing came of it.
 
         Raises FilmError for what is no film, takes too long to be decoded, or ends what decodes it.
@@ -175,15 +192,19 @@ class Ahead:
                 if at == AT_FILM:
                     raise FilmError(TIMEOUT, f"decoding was given up {self._after()}")
                 return None
-            said = json.loads(line)
+            try:
+                said = json.loads(line)
+            except ValueError:
+                return None
             if "at" in said:
                 at = said["at"]
             elif "code" in said:
                 raise FilmError(said["code"], said["text"])
             else:
-                return _told(said)
+                return _result(said)
         status = self._process.wait()
-        if at == AT_FILM and status < 0:
+        # The system kills where memory is short, whoever took it.
+        if at == AT_FILM and status < 0 and status != -signal.SIGKILL:
             raise FilmError(DIED, f"the process that decoded it ended by signal {-status}")
         return None
 
@@ -219,5 +240,5 @@ def _is_small_file(film: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST
 
 
-def _told(said: dict[str, Any]) -> Told:
-    return Told(**{**said, "labels": tuple(said["labels"])})
+def _result(said: dict[str, Any]) -> Result:
+    return Result(**{**said, "labels": tuple(said["labels"])})

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from trainer.card import Card
 from trainer.errors import FilmError
-from worker.classify.told import Told
+from worker.classify.result import Result
 from worker.engine import NOT_FINITE, Engine
 from worker.errors import EngineError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(Told):
+class Answer(Result):
     """What a model answers on one film."""
 
     #: `float32 [h, w]`, evidence for the positive class in logits.

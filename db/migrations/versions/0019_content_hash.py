@@ -18,6 +18,7 @@ depends_on = None
 def upgrade() -> None:
     table = op.create_table(
         "site",
+        sa.Column("id", sa.SmallInteger(), autoincrement=False, nullable=False, comment="1."),
         sa.Column(
             "content_hash",
             sa.String(length=16),
@@ -25,7 +26,8 @@ def upgrade() -> None:
             comment="What films' contents are: the first 128 bits of BLAKE3 (blake3), or "
             "BLAKE2b-128 (blake2b) in databases that had jobs or workers before there was a choice.",
         ),
-        sa.PrimaryKeyConstraint("content_hash", name=op.f("pk_site")),
+        sa.CheckConstraint("id = 1", name=op.f("ck_site_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_site")),
         comment="What is so for all of this database: one row.",
     )
     # What was scored before is found again by its old hash alone, since nobody has its bytes; and
@@ -34,12 +36,14 @@ def upgrade() -> None:
         op.get_bind().execute(sa.text(f"SELECT 1 FROM {older} LIMIT 1")).first() is not None  # noqa: S608
         for older in ("jobs", "workers")
     )
-    op.bulk_insert(table, [{"content_hash": "blake2b" if begun else "blake3"}])
+    op.bulk_insert(table, [{"id": 1, "content_hash": "blake2b" if begun else "blake3"}])
     _content("Hash of the film's bytes: which one, `site` says.")
 
 
 def downgrade() -> None:
     _content("BLAKE2b-128 of the film's bytes.")
+    # Films that are known by what 0018 does not have are scored again.
+    op.execute("DELETE FROM films WHERE (SELECT content_hash FROM site) = 'blake3'")
     op.drop_table("site")
 
 

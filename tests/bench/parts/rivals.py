@@ -60,7 +60,7 @@ def dataloader(paths: list[Path], size: int, folder: Path) -> float:
 
 def ray(python: Path, paths: list[Path], size: int, model: Path, folder: Path) -> float:
     """Films per second of Ray Data."""
-    script = Path(__file__).with_name("ray.py")
+    script = Path(__file__).with_name("ray_data.py")
     command = [python, script, _list(paths, folder), model, folder / "ray.csv"]
     return _run([*command, "--size", str(size)])
 

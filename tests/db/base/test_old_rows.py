@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from db.base import migrate, workers
 from db.base.database import reading, write
-from db.base.schema import PARTITIONED, metadata
+from db.base.schema import PARTITIONED, films, metadata, site
 from db.queue import jobs, leases, listings, results, reuse
 from db.registry import aliases
 from tests.db import given
@@ -42,6 +44,35 @@ def test_a_database_that_had_jobs_goes_on_with_the_hash_of_their_films(empty: sa
     write(empty, lambda c: c.exec_driver_sql(FIRST[2]))
     migrate.upgrade(empty)
     assert reuse.content_hash(empty) == "blake2b"
+
+
+def test_a_database_that_goes_back_and_comes_again_has_no_films_by_another_hash(
+    empty: sa.Engine,
+) -> None:
+    migrate.upgrade(empty)
+    write(empty, lambda c: c.exec_driver_sql(FIRST[0]))
+    write(
+        empty,
+        lambda c: c.execute(
+            sa.insert(films).values(
+                model_id=1, precision="fp32", content=b"c" * 16, job_id=1, item_no=0
+            )
+        ),
+    )
+    migrate.downgrade(empty, "0018")
+    write(empty, lambda c: c.exec_driver_sql(FIRST[2]))
+    migrate.upgrade(empty)
+    assert reuse.content_hash(empty) == "blake2b"
+    with reading(empty) as connection:
+        assert connection.execute(sa.select(films)).all() == []
+
+
+def test_a_database_knows_films_by_one_hash(empty: sa.Engine) -> None:
+    migrate.upgrade(empty)
+    for number in (1, 2):
+        other = sa.insert(site).values(id=number, content_hash="blake2b")
+        with pytest.raises(IntegrityError):
+            write(empty, lambda c, other=other: c.execute(other))
 
 
 def test_a_database_without_a_job_begins_with_the_faster_hash(empty: sa.Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,8 @@ from tests.support import drawn
 from tests.worker import samples
 from worker.classify import ahead, films
 from worker.decoding import supervisor
+from worker.engine import alone
+from worker.errors import EngineError
 
 
 @pytest.fixture
@@ -90,6 +93,87 @@ def test_what_another_model_said_ahead_is_not_taken(
     assert said != answer(film)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"precision": "bf16"}, {"version": "2020.1"}, {"processor": "x"}, {"batch": 4}],
+    ids=str,
+)
+def test_what_was_computed_otherwise_is_not_taken(
+    used: ahead.Used, film: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    good = answer(film)
+    note = ahead.notes_of(session.settings().home)
+    rows = json.loads(note.read_text())
+    note.write_text(json.dumps([{"used": rows[0]["used"] | other, "alone": 1}]))
+    assert len(ahead.noted(session.settings().home)) == 1
+    here = []
+    classify = films.classify
+
+    def seen(*given: Any) -> Any:
+        here.append(given)
+        return classify(*given)
+
+    monkeypatch.setattr(films, "classify", seen)
+    assert answer(film) == good
+    assert len(here) == 1
+
+
+def in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """Have whatever is started from now on do this before it decodes the film."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, threading, time\n"
+        "from trainer.film import rules\n"
+        "decoded = rules.decode\n"
+        "def decode(*films, **options):\n"
+        "    if threading.current_thread() is threading.main_thread():\n"
+        f"        {does}\n"
+        "    return decoded(*films, **options)  # others do the golden films of the model\n"
+        "rules.decode = decode\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_what_a_library_prints_is_no_answer(
+    used: ahead.Used, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = answer(film)
+    in_the_child(tmp_path, monkeypatch, "os.write(1, b'onednn_verbose,v1,info\\n')")
+    monkeypatch.delattr(films, "classify")
+    assert answer(film) == good
+
+
+def test_a_film_whose_process_the_system_killed_is_computed_here(
+    used: ahead.Used, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = answer(film)
+    in_the_child(tmp_path, monkeypatch, "os.kill(os.getpid(), 9)")
+    assert answer(film) == good
+
+
+def test_a_films_path_is_in_no_arguments(
+    used: ahead.Used, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = tmp_path / "arguments"
+    keeps = f"open({str(shown)!r}, 'wb').write(open('/proc/self/cmdline', 'rb').read())"
+    in_the_child(tmp_path, monkeypatch, keeps)
+    monkeypatch.delattr(films, "classify")
+    answer(film)
+    assert b"worker.classify.child" in shown.read_bytes()
+    assert film.name.encode() not in shown.read_bytes()
+
+
+def test_a_trial_that_fails_costs_no_answer(
+    model_id: int, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> bool:
+        raise EngineError("there is no batch of one")
+
+    monkeypatch.setattr(alone, "agrees", never)
+    answer(film)
+    ((used, films_in_batch),) = ahead.noted(session.settings().home)
+    assert films_in_batch == used.batch
+
+
 def test_what_a_damaged_file_said_ahead_is_not_taken(used: ahead.Used, film: Path) -> None:
     home = session.settings().home
     good = answer(film)
@@ -129,17 +213,7 @@ def test_a_film_that_ends_or_stops_what_decodes_it_is_an_error_in_one_line(
     only_ahead: None, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     does: str, says: str,
 ) -> None:  # fmt: skip
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, threading, time\n"
-        "from trainer.film import rules\n"
-        "decoded = rules.decode\n"
-        "def decode(*films, **options):\n"
-        "    if threading.current_thread() is not threading.main_thread():\n"
-        "        return decoded(*films, **options)  # the golden films of the model\n"
-        f"    {does}\n"
-        "rules.decode = decode\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    in_the_child(tmp_path, monkeypatch, does)
     monkeypatch.setenv("PNEUMOQ_FILM_DEADLINE_S", "0.5")
     result = run("classify", film)
     assert result.exit_code == 2

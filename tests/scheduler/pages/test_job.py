@@ -25,7 +25,8 @@ from tests.scheduler.pages import made, parsed
 from tests.support import soak
 from tests.support.browser import Browser
 from trainer.film import rules
-from worker.scoring import classify
+from worker.classify import films as here
+from worker.classify.answer import Answer
 
 #: How a model's validation films were scored, in twentieths.
 REFERENCE = {
@@ -350,9 +351,9 @@ def test_maps_that_the_job_did_not_keep_are_computed_for_the_page(
     film = tmp_path / "film.jpeg"
     film.write_bytes(made.films(12)[0])
     answer = next(
-        classify.classify([("film", film.read_bytes())], session.settings(), engine, model_id)
+        here.classify([("film", film.read_bytes())], session.settings(), engine, model_id)
     )[1]
-    assert isinstance(answer, classify.Answer) and answer.cam is not None
+    assert isinstance(answer, Answer) and answer.cam is not None
     overlays = found[0].all("img", "cam")
     assert bool(overlays) == bool(answer.cam.max() > 0)
     assert sum(bool(figure.all("img", "cam")) for figure in found.values()) > len(found) / 3

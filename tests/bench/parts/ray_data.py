@@ -1,6 +1,6 @@
 """Ray Data's batch inference on the same ONNX file. Runs in a Python of its own that has Ray.
 
-    PYTHON tests/bench/parts/ray.py LIST MODEL.onnx OUT.csv [--size 224]
+    PYTHON tests/bench/parts/ray_data.py LIST MODEL.onnx OUT.csv [--size 224]
 
 LIST names a film a line. An actor per core reads and decodes films with Pillow's shortcut and
 computes them with ONNX Runtime on one thread, so that nothing large is passed on. Prints JSON:

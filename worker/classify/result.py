@@ -1,4 +1,4 @@
-"""What is told of a film that was scored here and now; needs neither NumPy nor the database."""
+"""What is said of a film that was scored here and now; needs neither NumPy nor the database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Result:
     """What a model says of one film, and by which words and operating point."""
 
     label: str
