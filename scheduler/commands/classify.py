@@ -85,6 +85,8 @@ def command(
     imagenet.check(ignored)
     settings = engines.settings_of(config.load(), asked_engine)
     ahead = None
+    if out is not None and out.exists() and _is_one_film(image) and out.samefile(image):
+        raise errors.Failure(f"{out} is the film itself; give OUT another name")
     if out is None:
         ahead = Ahead(settings, image)
         ctx.call_on_close(ahead.end)
@@ -105,9 +107,7 @@ def command(
             result = ahead.answer(used)
         except FilmError as error:
             raise FilmError(error.code, f"{image}: {error}") from error
-    one = result is not None or (image.is_file() and not _is_archive(image))
-    if one and out is not None and out.exists() and out.samefile(image):
-        raise errors.Failure(f"{out} is the film itself; give OUT another name")
+    one = result is not None or _is_one_film(image)
     places = None if out is None else _Places(out, one=one)
     count, broken = 0, 0
     answers: Iterable[tuple[str, Result | FilmError]]
@@ -195,6 +195,10 @@ def _model(engine: sa.Engine, model: str) -> sa.RowMapping:
                 f"{path}`, and name the model that it becomes"
             ) from error
     return aliases.resolve(engine, model)
+
+
+def _is_one_film(image: Path) -> bool:
+    return image.is_file() and not _is_archive(image)
 
 
 def _is_archive(path: Path) -> bool:

@@ -78,19 +78,13 @@ compatibility = Table(
 site = Table(
     "site",
     metadata,
-    _c(
-        "id",
-        sa.SmallInteger,
-        "1.",
-        sa.CheckConstraint("id = 1", name="id"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _c("id", sa.SmallInteger, "1.", primary_key=True, autoincrement=False),
     _c(
         "content_hash",
         sa.String(16),
         "What films' contents are: the first 128 bits of BLAKE3 (blake3), or BLAKE2b-128 (blake2b) "
         "in databases that had jobs or workers before there was a choice.",
     ),
+    sa.CheckConstraint("id = 1", name="id"),
     comment="What is so for all of this database: one row.",
 )
