@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from db.base.errors import Conflict, LeaseLost
 from db.base.schema import (
     FINAL_JOB_STATES,
     cams,
+    films,
     item_errors,
     predictions,
     refusals,
@@ -297,3 +299,13 @@ def test_a_shard_is_not_done_before_each_item_has_an_outcome(database: sa.Engine
                 "finished_at = (SELECT created_at FROM jobs)"
             ),
         )
+
+
+def test_a_film_that_is_refused_by_now_is_not_known_any_more(database: sa.Engine) -> None:
+    known = {"content": b"c" * 16, "reader": ("JPEG", 1)}
+    for outcome, count in ((given.outcomes, 1), (partial(given.outcomes, refused=1), 0)):
+        given.running(database)
+        shard = given.claimed(database)
+        made = [o._replace(**known) for o in outcome(shard)]
+        write(database, lambda c, s=shard, m=made: results.commit(c, s, m))  # type: ignore[misc]
+        assert given.count(database, films) == count
