@@ -102,8 +102,10 @@ class Figures:
         ]
 
     def spent(self) -> dict[str, float]:
-        """Where a film's time goes, in milliseconds of the whole machine: medians; what is waited
-        for twice is counted once, as what is not accounted for.
+        """Where a film's time goes, in milliseconds of the whole machine: medians.
+
+        Where a GPU computes, stages go on at once: the longest alone is taken off the whole, and
+        what is left is hand-over and waiting.
         """
         middle = statistics.median
         beside = {

@@ -24,9 +24,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer import atomic
 from trainer.errors import FilmError
@@ -46,7 +46,7 @@ _TELLING = (
     "Features", "CPU implementer", "CPU variant", "CPU part", "CPU revision",
 )  # fmt: skip
 
-#: What the child says before it turns to the film, and when it is through with it.
+#: What the child sends before it turns to the film, and when it is through with it.
 AT_FILM, DECODED = "film", "decoded"
 
 #: What was used before is noted of so many models, precisions and processors.
@@ -190,28 +190,26 @@ class Ahead:
         for line in self._lines():
             if line is None:
                 if at == AT_FILM:
-                    raise FilmError(TIMEOUT, f"decoding was given up {self._after()}")
+                    took = f"{self._film_deadline_s:g} s (PNEUMOQ_FILM_DEADLINE_S)"
+                    raise FilmError(TIMEOUT, f"decoding was given up after {took}")
                 return None
             try:
-                said = json.loads(line)
+                message = json.loads(line)
             except ValueError:
                 return None
-            if "at" in said:
-                at = said["at"]
-            elif "code" in said:
-                raise FilmError(said["code"], said["text"])
+            if "at" in message:
+                at = message["at"]
+            elif "code" in message:
+                raise FilmError(message["code"], message["text"])
             else:
-                return _result(said)
+                return Result(**{**message, "labels": tuple(message["labels"])})
         status = self._process.wait()
         # The system kills where memory is short, whoever took it.
         if at == AT_FILM and status < 0 and status != -signal.SIGKILL:
             raise FilmError(DIED, f"the process that decoded it ended by signal {-status}")
         return None
 
-    def _after(self) -> str:
-        return f"after {self._film_deadline_s:g} s (PNEUMOQ_FILM_DEADLINE_S)"
-
-    def _lines(self) -> Any:
+    def _lines(self) -> Iterator[bytes | None]:
         """Its lines as they come; None where there is none for long."""
         assert self._process is not None and self._process.stdout is not None
         fd = self._process.stdout.fileno()
@@ -238,7 +236,3 @@ def _is_small_file(film: Path) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST
-
-
-def _result(said: dict[str, Any]) -> Result:
-    return Result(**{**said, "labels": tuple(said["labels"])})

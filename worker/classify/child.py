@@ -30,12 +30,12 @@ def main() -> int:
     die_with_parent(parent)
     renounce_privileges()
     # Libraries may print; what is sent goes to where only `send` writes.
-    parents = os.dup(1)
+    answers = os.dup(1)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
 
     def send(**message: Any) -> None:
-        os.write(parents, json.dumps(message).encode() + b"\n")
+        os.write(answers, json.dumps(message).encode() + b"\n")
 
     gc.disable()  # modules stay as long as this lives
     wanted = Used(**used)

@@ -46,7 +46,7 @@ RECLAIM_S = 1.0
 TICK_S = 0.25
 
 
-class _Drought:
+class _NothingDue:
     """The time for which nothing is claimed, as nothing was due. `end` is of any thread."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Scorer:
         self._doubts = Doubts(
             self._pipeline, self._commits, self._away, self._commit, self._committing.__setitem__
         )
-        self._drought = _Drought()
+        self._nothing_due = _NothingDue()
         self._planners = Planners()
         #: When the last shard was through.
         self._through_at = 0.0
@@ -187,7 +187,7 @@ class Scorer:
     # The loop
 
     def _work(self, pause: Callable[[], bool]) -> None:
-        self._drought.end()
+        self._nothing_due.end()
         was_idle = False
         while not self._stop.is_set():
             in_hand = bool(self._pipeline.runs or self._committing or self._doubts.waiting)
@@ -197,7 +197,7 @@ class Scorer:
                     return
             elif self._claim is None and self._wants_more(idle):
                 was_idle = idle
-                self._drought.asked()
+                self._nothing_due.asked()
                 self._claim = self._claims.next(
                     planning=not self._planners.full, planned=self._planners.keys, alone=idle
                 )
@@ -211,7 +211,7 @@ class Scorer:
         self._hand_back()
 
     def _wants_more(self, idle: bool) -> bool:
-        if self._drought.lasts and not idle:
+        if self._nothing_due.lasts and not idle:
             return False
         runs = self._pipeline.runs
         if any(run.shard.suspect for run in runs):
@@ -220,7 +220,7 @@ class Scorer:
 
     def _planned(self) -> None:
         """A planner has written shards, or ended: what was not due a moment ago may be now."""
-        self._drought.end()
+        self._nothing_due.end()
         self._pipeline.wake()
 
     def _take_claim(self) -> bool:
@@ -228,7 +228,7 @@ class Scorer:
         assert self._claim is not None
         future, self._claim = self._claim, None
         found, claimed = future.result()
-        self._drought.answered(found)
+        self._nothing_due.answered(found)
         if isinstance(claimed, Claimed):
             planner = Planner(
                 self._database, claimed, self._heartbeat, self._stop, self._notify,

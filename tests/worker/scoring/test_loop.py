@@ -146,24 +146,24 @@ def test_nothing_is_asked_for_again_while_nothing_new_can_be_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop, "RECLAIM_S", 0.2)
-    drought = loop._Drought()
-    drought.asked()
-    drought.answered(found=False)
-    assert drought.lasts
-    drought.end()
-    assert not drought.lasts
-    drought.asked()
-    drought.end()
-    drought.answered(found=False)
-    assert not drought.lasts, "what came after the claim was asked for, it may not have seen"
-    drought.asked()
-    drought.answered(found=False)
-    samples.wait(lambda: not drought.lasts, "the drought to end by itself")
-    drought.asked()
-    drought.answered(found=False)
-    drought.asked()
-    drought.answered(found=True)
-    assert not drought.lasts
+    nothing_due = loop._NothingDue()
+    nothing_due.asked()
+    nothing_due.answered(found=False)
+    assert nothing_due.lasts
+    nothing_due.end()
+    assert not nothing_due.lasts
+    nothing_due.asked()
+    nothing_due.end()
+    nothing_due.answered(found=False)
+    assert not nothing_due.lasts, "what came after the claim was asked for, it may not have seen"
+    nothing_due.asked()
+    nothing_due.answered(found=False)
+    samples.wait(lambda: not nothing_due.lasts, "the drought to end by itself")
+    nothing_due.asked()
+    nothing_due.answered(found=False)
+    nothing_due.asked()
+    nothing_due.answered(found=True)
+    assert not nothing_due.lasts
 
 
 def expected(path: Path, films: Path) -> dict[str, float]:
