@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -88,10 +87,13 @@ def thaw(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGCONT)
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time that a process and its children that ended have used, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+def worked_s(pid: int) -> float:
+    """Seconds for which a process's threads ran or wanted to, so that a full machine is no rest."""
+    worked_ns = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            worked_ns += sum(map(int, file.read_text().split()[:2]))
+    return worked_ns / 1e9
 
 
 @contextmanager

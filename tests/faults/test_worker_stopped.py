@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import jobs
 from tests.faults import harm
 from tests.support import processes, soak
 from tests.support.site import Site, stop
 
-#: A worker that used no processor for this long waits for something, in seconds.
+#: A worker that neither ran nor wanted to for this long waits for something, in seconds.
 QUIET_S = 0.5
 
 #: How often one of the two is stopped.
 TURNS = soak.repetitions(quick=4, full=6)
 
 
-def _waits_to_write(here: Site, pid: int) -> bool:
-    """Whether the worker waits for the database's lock, everything else being done."""
-    if here.engine.dialect.name == "postgresql":
-        waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        return bool(here.rows(waiting)[0].n)
-    every = [pid, *processes.children(pid, "worker.decoding.child")]
-    before = [harm.cpu_s(p) for p in every]
+def _decoders(of: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that decode films for a worker."""
+    return processes.children(of.pid, "worker.decoding.child")
+
+
+def _rests(sleeper: subprocess.Popen[bytes]) -> bool:
+    """Whether the worker and its decoders wait for something."""
+    every = [sleeper.pid, *_decoders(sleeper)]
+    before = sum(map(harm.worked_s, every))
     time.sleep(QUIET_S)
-    return sum(map(harm.cpu_s, every)) - sum(before) <= 0.02
+    return sum(map(harm.worked_s, every)) - before < QUIET_S / 10
 
 
 def _finished(here: Site, job_id: int) -> sa.Row[tuple[str, int]] | None:
@@ -43,6 +48,20 @@ def _finished(here: Site, job_id: int) -> sa.Row[tuple[str, int]] | None:
     return rows[0] if rows else None
 
 
+@contextmanager
+def _held(here: Site, job_id: int) -> Iterator[None]:
+    """No outcome of the job can be written."""
+    if here.engine.dialect.name == "sqlite":
+        with harm.locked(here):
+            yield
+        return
+    # Only the row that a commit wants: everything else must find its way around a stopped worker.
+    with database.writing(here.engine) as holder:
+        row = sa.text("SELECT id FROM jobs WHERE id = :job FOR UPDATE")
+        holder.execute(row, {"job": job_id})
+        yield
+
+
 @soak.on_postgresql
 def test_a_stopped_workers_late_write_is_refused_and_the_outcomes_are_the_others(
     here: Site, few: Path
@@ -51,23 +70,21 @@ def test_a_stopped_workers_late_write_is_refused_and_the_outcomes_are_the_others
     # It takes no second wake-up and makes no sweep: what it does after its sleep is old work.
     sleeper = here.begin_worker(lease_s=2.0, sweep_s=600.0)
     sleeper_id = here.hello(sleeper)
+    harm.completed(here, harm.submit(here, film), 1)  # its model and its decoders are there
+    # All but decoding and writing is done before the lock is held; then the film is decoded, its
+    # outcomes are ready and their write waits: there the worker is stopped.
+    decoders = _decoders(sleeper)
+    assert decoders
+    for decoder in decoders:
+        os.kill(decoder, signal.SIGSTOP)
     job_id = harm.submit(here, film)
-    # While the lock is held its outcomes are ready and its write waits: there it is stopped.
-    row = sa.text("SELECT id FROM jobs WHERE id = :job FOR UPDATE")
-    here.wait(lambda: jobs.get(here.engine, job_id)["planned_at"] is not None, "the plan")
-    here.wait(
-        lambda: here.rows("SELECT 1 FROM shards WHERE state = 'leased'"), "its claim of the shard"
-    )
-    if here.engine.dialect.name == "postgresql":
-        # Only the row that a commit wants: everything else must find its way around a stopped one.
-        with database.writing(here.engine) as holder:
-            holder.execute(row, {"job": job_id})
-            here.wait(lambda: _waits_to_write(here, sleeper.pid), "its write to wait")
-            harm.freeze(sleeper)
-    else:
-        with harm.locked(here):
-            here.wait(lambda: _waits_to_write(here, sleeper.pid), "its write to wait")
-            harm.freeze(sleeper)
+    leased = "SELECT 1 FROM shards WHERE job_id = :job AND state = 'leased'"
+    here.wait(lambda: here.rows(leased, job=job_id) and _rests(sleeper), "it to wait for its film")
+    with _held(here, job_id):
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGCONT)
+        here.wait(lambda: _rests(sleeper), "its write to wait")
+        harm.freeze(sleeper)
 
     other = here.worker(lease_s=2.0, sweep_s=0.5)
     other_id = here.hello(other)
