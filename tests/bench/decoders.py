@@ -3,9 +3,10 @@
     python -m tests.bench.decoders [FOLDER] [--size 224] [--rounds 10]
 
 Each makes the gray of a film at the scale at which the rule decodes it, or at full size where it
-cannot decode smaller. Films are FOLDER's JPEG files, by default ../shared/data/originals, and the
-same as YCbCr of half the chroma. Those of these are measured that are installed, which no release
-needs: simplejpeg, opencv-python-headless, imagecodecs. `docs/decisions.md` has the figures.
+cannot decode smaller. Films are FOLDER's JPEG files, without it ../shared/data/originals, or
+phantoms where that is absent, and the same as YCbCr of half the chroma. Of simplejpeg, OpenCV and
+imagecodecs, which nothing here needs, those are measured that are installed. `docs/decisions.md`
+has the figures.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from tests.bench.film import ORIGINALS
+from tests.bench.film import films_in
 from tests.bench.parts import beside, report
 from trainer.film import pictures, rules
 from trainer.film.refusals import Accepted
@@ -140,13 +141,17 @@ def measure(films: Sequence[bytes], least: int, rounds: int) -> None:
 def main() -> None:
     """Measure films as they are, and in colour."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=ORIGINALS)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--quick", action="store_true", help="two rounds")
     args = parser.parse_args()
+    if args.quick:
+        args.rounds = 2
     torch.set_num_threads(1)
-    paths = [p for p in sorted(args.folder.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg")]
-    films = [path.read_bytes() for path in paths]
+    with films_in(args.folder) as folder:
+        paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg")]
+        films = [path.read_bytes() for path in paths]
     least = round(args.size * rules.DRAFT_GAP)
     for text, these in (("as they are", films), ("as YCbCr", [in_colour(f) for f in films])):
         print(f"{len(these)} films {text}, {sum(map(len, these)) / len(these) / 1000:.0f} kB each:")

@@ -14,7 +14,8 @@ import io
 import tempfile
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,17 @@ def best_ms(decode: Callable[[bytes, int], NDArray[np.uint8]], data: bytes, size
     started = time.thread_time()
     decode(data, size)
     return (time.thread_time() - started) * 1000
+
+
+@contextmanager
+def films_in(folder: Path | None) -> Iterator[Path]:
+    """The folder that was given, the originals, or one of phantoms where these are absent."""
+    if folder is not None or ORIGINALS.is_dir():
+        yield folder or ORIGINALS
+        return
+    with tempfile.TemporaryDirectory() as made:
+        phantom.write_folder(Path(made), PHANTOMS)
+        yield Path(made)
 
 
 def small() -> None:
@@ -124,12 +136,8 @@ def main() -> None:
     given = parser.parse_args()
     repeats = 1 if given.quick else REPEATS
     small()
-    if given.folder or ORIGINALS.is_dir():
-        measure(given.folder or ORIGINALS, given.size, repeats)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        phantom.write_folder(Path(folder), PHANTOMS)
-        measure(Path(folder), given.size, repeats)
+    with films_in(given.folder) as folder:
+        measure(folder, given.size, repeats)
 
 
 if __name__ == "__main__":
