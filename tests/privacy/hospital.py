@@ -268,13 +268,7 @@ class Hospital:
         self.exported.mkdir()
         formats: list[tuple[str, list[str]]] = [("fp32.onnx", [])]
         if soak.RUN is not soak.Run.QUICK:
-            # Of a model that was trained for one epoch int8 may be too far off to be kept.
-            kept = (
-                "SELECT precision FROM model_files WHERE model_id = :model AND precision <> 'fp32'"
-            )
-            lower = [row.precision for row in self.here.rows(kept, model=model_id)]
-            assert lower
-            formats += [(f"{one}.onnx", ["--precision", one]) for one in lower]
+            # No int8: so few films are not enough to keep such a file.
             formats += [
                 ("jetson", ["--format", "jetson-inference"]),
                 ("pytorch", ["--format", "pytorch"]),
