@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 
 ARGS ?=
 BIN := .venv/bin
-BENCHES = $(sort $(wildcard tests/bench/*.py tests/bench/acquisition/*.py tests/bench/judging/*.py))
+BENCHES = $(sort $(wildcard tests/bench/*.py tests/bench/acquisition/*.py tests/bench/decoding/*.py tests/bench/judging/*.py))
 
 # The caller's environment must not decide which packages are seen.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME

@@ -8,7 +8,7 @@ Rule `gray-stretch-1`:
 
 1. JPEG is decoded at the smallest DCT scale (1/8, 1/4, 1/2, 1) that still leaves both sides at
    least 1.5 × S, and of it only the luma. Against a full decode this changes the result by 0.3 gray
-   levels on average and takes two thirds of the time (`python -m tests.bench.film`).
+   levels on average and takes two thirds of the time (`python -m tests.bench.decoding.film`).
 2. A DICOM's values become eight-bit gray by its modality LUT and its VOI LUT or first window; one
    without either is stretched from its least to its greatest value, padding left out, where it
    stores more than eight bits. MONOCHROME1 is inverted (`trainer.film.dicom`).

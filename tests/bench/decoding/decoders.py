@@ -1,6 +1,6 @@
 """JPEG decoders beside the film rule's: processor time and pixels, on the same films in turns.
 
-    python -m tests.bench.decoders [FOLDER] [--size 224] [--rounds 10]
+    python -m tests.bench.decoding.decoders [FOLDER] [--size 224] [--rounds 10]
 
 Each makes the gray of a film at the scale at which the rule decodes it, or at full size where it
 cannot decode smaller. Films are FOLDER's JPEG files, without it ../shared/data/originals, or
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from tests.bench.film import films_in
+from tests.bench.decoding.film import films_in
 from tests.bench.parts import beside, report
 from trainer.film import pictures, rules
 from trainer.film.refusals import Accepted

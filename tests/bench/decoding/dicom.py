@@ -1,6 +1,7 @@
 """What a DICOM film costs to decode, by transfer syntax, here and in another checkout, in one run.
 
-    python -m tests.bench.dicom [--against FOLDER [--python FOLDER/.venv/bin/python]] [--rounds 7]
+    python -m tests.bench.decoding.dicom [--against FOLDER] [--rounds 7]
+                                         [--python FOLDER/.venv/bin/python]
 
 A film of 1,500 × 1,800 pixels, written by DCMTK and pydicom, is decoded to S = 224 by a process of
 each checkout, in turn, once a round; processor seconds count, so that neighbours on the machine

@@ -1,7 +1,7 @@
 """What the film rule costs and what its shortcut saves: `film.decode` beside Pillow's `draft` alone
 and beside a full decode, on the same files; and microseconds for a film of 64 × 64 pixels.
 
-    python -m tests.bench.film [FOLDER] [--size 224]
+    python -m tests.bench.decoding.film [FOLDER] [--size 224]
 
 FOLDER holds JPEG originals; without it ../shared/data/originals is taken, or phantoms where that is
 absent.
