@@ -23,7 +23,6 @@ from pathlib import Path
 
 from tests.bench.parts import archives, beside, constant, report, site
 from tests.bench.scale import SIZE, WARM
-from tests.bench.speed import OURS
 from tests.support.paths import ROOT
 
 FASTER = 1.4
@@ -47,7 +46,7 @@ def run(kind: str, trees: dict[str, Path], cache: Path, given: argparse.Namespac
         children = []
         for name, tree in trees.items():
             words = [kind, "fp32", source, warm, f"fp32={model}"]
-            child = beside.process(tree, OURS, *words, folder=folder / name)
+            child = beside.process(tree, beside.SCORING, *words, folder=folder / name)
             children.append(stack.enter_context(child))
             beside.answer(children[-1])
         for turn in range(given.rounds):

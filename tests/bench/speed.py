@@ -51,27 +51,6 @@ LIMIT, DECISIONS, DELTA, COMPARED = 0.93, 0.995, 0.02, 1_000
 #: Times the PyTorch script, and Ray Data: with AMX, and without.
 WITH_AMX, WITHOUT = (4.5, 4.0), (3.7, 3.0)
 
-#: In a checkout: an installation whose worker scores an archive each time that a line comes, and
-#: says how many films per second and how many milliseconds of the processor per film it took.
-OURS = """
-import sys
-from pathlib import Path
-from tests.bench.parts import beside, site
-from tests.worker import samples
-database, precision, archive, warm, *files = sys.argv[1:]
-files = {name: Path(path) for name, _, path in (file.partition("=") for file in files)}
-with site.installation(database) as at:
-    model_id = samples.register(at.engine, files)
-    worker = at.worker()
-    site.score(at, model_id, Path(warm), precision=precision, force=True)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        cpu = beside.cpu_s(worker.pid)
-        _, course = site.score(at, model_id, Path(archive), precision=precision, force=True)
-        cpu = (beside.cpu_s(worker.pid) - cpu) / course.items
-        print(course.rate, cpu * 1e3, flush=True)
-"""
-
 #: Names in the table of what is measured without plumbing.
 STAGES = {
     "decoding alone": "decoding",
@@ -280,7 +259,7 @@ def main() -> int:
                 words = [given.database, precision, films.archive, warm.archive]
                 words += [f"{name}={path.resolve()}" for name, path in trained.files.items()]
                 for name, tree in (("before", given.before.resolve()), ("now", ROOT)):
-                    child = beside.process(tree, OURS, *words, folder=folder / name)
+                    child = beside.process(tree, beside.SCORING, *words, folder=folder / name)
                     trees[name] = stack.enter_context(child)
                     beside.answer(trees[name])
             rates, cpu, job_id = rounds(

@@ -93,6 +93,7 @@ def worked_s(pid: int) -> float:
     for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             worked_ns += sum(map(int, file.read_text().split()[:2]))
+    assert worked_ns, f"{pid} has ended, or its kernel keeps no schedstat"
     return worked_ns / 1e9
 
 

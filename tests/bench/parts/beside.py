@@ -21,6 +21,28 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 Child = subprocess.Popen[str]
 
 
+#: In a checkout: an installation whose worker scores an archive each time that a line comes, and
+#: says how many films per second and how many milliseconds of the processor per film it took.
+SCORING = """
+import sys
+from pathlib import Path
+from tests.bench.parts import beside, site
+from tests.worker import samples
+database, precision, archive, warm, *files = sys.argv[1:]
+files = {name: Path(path) for name, _, path in (file.partition("=") for file in files)}
+with site.installation(database) as at:
+    model_id = samples.register(at.engine, files)
+    worker = at.worker()
+    site.score(at, model_id, Path(warm), precision=precision, force=True)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        cpu = beside.cpu_s(worker.pid)
+        _, course = site.score(at, model_id, Path(archive), precision=precision, force=True)
+        cpu = (beside.cpu_s(worker.pid) - cpu) / course.items
+        print(course.rate, cpu * 1e3, flush=True)
+"""
+
+
 class Ratio(NamedTuple):
     """The newer one's figures over the older one's, in the middle of the rounds."""
 

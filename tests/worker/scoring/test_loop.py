@@ -158,7 +158,7 @@ def test_nothing_is_asked_for_again_while_nothing_new_can_be_due(
     assert not nothing_due.lasts, "what came after the claim was asked for, it may not have seen"
     nothing_due.asked()
     nothing_due.answered(found=False)
-    samples.wait(lambda: not nothing_due.lasts, "the drought to end by itself")
+    samples.wait(lambda: not nothing_due.lasts, "that time to end by itself")
     nothing_due.asked()
     nothing_due.answered(found=False)
     nothing_due.asked()
