@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from db.base import database as connecting
 from db.base.schema import models as models_table
 from db.registry import engines, models
-from tests.worker.scoring.made_up import ON_GPU
+from tests.worker.made_up import ON_GPU
 from trainer.card import Card
 from worker import config
 from worker.config import Settings

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.worker.scoring.made_up import ON_GPU
+from tests.worker.made_up import ON_GPU
 from trainer.errors import Stopped
 from worker import config
 from worker.engine import Engine, EngineChoice

@@ -21,7 +21,7 @@ from db.base import database as connecting
 from db.base.schema import shards
 from db.queue import jobs
 from tests.worker import samples
-from tests.worker.scoring.made_up import GPU, ON_GPU
+from tests.worker.made_up import GPU, ON_GPU
 from trainer import card as cards
 from worker import config
 from worker.engine import Engine, EngineChoice, choose, open_engine

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from db.base import database as connecting
 from db.base.schema import engines
 from db.registry import models
-from tests.worker.scoring.made_up import GPU, ON_GPU
+from tests.worker.made_up import GPU, ON_GPU
 from trainer import card as cards
 from worker import config
 from worker.config import Settings
