@@ -6,7 +6,7 @@ same word into a choice of this machine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,9 @@ from worker.config import Settings
 if TYPE_CHECKING:
     # What names options only must not wait for it to load.
     import sqlalchemy as sa
+
+    from worker.engine import EngineChoice
+    from worker.schedules.fleet import Machines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,25 +52,26 @@ def stored(asked: str | None) -> str | None:
     return None if asked == "auto" else asked
 
 
-def kind(served: Collection[str]) -> str:
-    """As `worker.schedules.fleet.kind`."""
+def there(database: sa.Engine, asked: str | None) -> Machines:
+    """As `worker.schedules.fleet.there`."""
     from worker.schedules import fleet
 
-    return fleet.kind(served)
+    return fleet.there(database, asked)
 
 
-def kind_of_fleet(database: sa.Engine, asked: str | None) -> str:
-    """As `worker.schedules.fleet.kind_of_fleet`."""
-    from worker.schedules import fleet
-
-    return fleet.kind_of_fleet(database, asked)
-
-
-def kind_here(settings: Settings) -> str:
-    """The kind of worker that this machine would have. Raises EngineError as `choose`."""
+def this_machine(settings: Settings) -> Machines:
+    """This machine, as a worker on it would be. Raises EngineError as `choose`."""
     from worker import engine
 
-    return kind(engine.kinds(engine.choose(settings)))
+    return of(engine.choose(settings))
+
+
+def of(choice: EngineChoice) -> Machines:
+    """The machine that has this engine."""
+    from worker import engine
+    from worker.schedules import fleet
+
+    return fleet.Machines(fleet.kind(engine.kinds(choice)), (choice.kind,))
 
 
 def waits(database: sa.Engine, asked: str | None) -> str | None:

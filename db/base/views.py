@@ -371,9 +371,37 @@ V_PAGES = View(
     """,
 )
 
+V_RATES = View(
+    name="v_rates",
+    comment="How fast a model was measured to be, per kind of worker and precision.",
+    columns={
+        "model_id": "Model.",
+        "model": "That model's name.",
+        "kind": "What computes: engine, version, device.",
+        "precision": "Precision that it computes in.",
+        "auto": "1 for the one that is `auto` for workers of this kind.",
+        "films_per_s": "Films per second of the engine alone: median of the rounds.",
+        "ratio": "Its films/s to those of the precision that was `auto` then, measured in turns; "
+        "NULL: it was that one.",
+        "ratio_low": "Low end of the ratio's 95 % interval.",
+        "ratio_high": "High end.",
+        "batch": "Films in every batch.",
+        "rounds": "Rounds measured.",
+        "measured_at": "When.",
+        "measured_by": "User or worker.",
+    },
+    select="""
+        SELECT r.model_id, m.name AS model, r.kind, r.precision,
+               CASE WHEN r.chosen THEN 1 ELSE 0 END AS auto, r.films_per_s, r.ratio, r.ratio_low,
+               r.ratio_high, r.batch, r.rounds, r.measured_at, r.measured_by
+        FROM rates r
+        JOIN models m ON m.id = r.model_id
+    """,
+)
+
 VIEWS = (
     V_PREDICTIONS, V_ITEM_ERRORS, V_REFUSALS, V_STUDIES, V_LABELLED, V_JOB_PROGRESS, V_MODELS,
-    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES, *questions.VIEWS,
+    V_EPOCHS, V_EVALUATIONS, V_RUNS, V_DRIFT, V_PAGES, V_RATES, *questions.VIEWS,
 )  # fmt: skip
 
 #: On PostgreSQL, the role that `pneumoq query` takes on: it may read and nothing else.

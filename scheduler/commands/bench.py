@@ -58,7 +58,7 @@ def command(
     engine = session.database()
     (row,) = sources.rows([source], [])
     chosen = aliases.resolve(engine, model)
-    pinned = precision.pin(engine, chosen["id"], asked, engines.kind_here(settings))
+    pinned = precision.pin(engine, chosen["id"], asked, engines.this_machine(settings)).precision
 
     def report(text: str) -> None:
         click.echo(f"{text} …", err=True)

@@ -97,7 +97,7 @@ def command(
     engine = session.database()
     chosen = _model(engine, model)
     choice = scoring.choose(settings)
-    pinned = precision.pin(engine, chosen["id"], asked, engines.kind(scoring.kinds(choice)))
+    pinned = precision.pin(engine, chosen["id"], asked, engines.of(choice)).precision
     used = _used(engine, chosen["id"], pinned, settings, choice)
     result = None
     if used is None:

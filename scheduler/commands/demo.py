@@ -165,7 +165,7 @@ def _score(engine: Any, path: Path, model_id: int, who: str) -> int:
 
     rows = [survey.row_of(str(path))]
     spec = {"sources": [str(path)], "model": str(model_id), "keep_cam": "flagged"}
-    pinned = precision.pin(engine, model_id, "auto", engines.kind_of_fleet(engine, None))
+    pinned = precision.pin(engine, model_id, "auto", engines.there(engine, None)).precision
     return database.write(
         engine,
         lambda c: jobs.submit(

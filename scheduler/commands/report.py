@@ -202,13 +202,14 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
     from scheduler.submitting import precision
     from trainer.card import Card
     from trainer.data import whose
+    from worker.schedules.fleet import Machines
     from worker.scoring import serving
     from worker.training import evaluation, shifted
 
     settings = session.settings()
     card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, None)
-    pinned = precision.pin(engine, row["id"], "auto", "onnx")
+    pinned = precision.pin(engine, row["id"], "auto", Machines()).precision
     owned = whose.of(entries)
     files: list[str] = []
     patients: list[str] = []

@@ -105,8 +105,8 @@ def command(
     chosen = aliases.resolve(engine, model)
     wanted = engines.stored(asked_engine)
     settings = engines.settings_of(settings, asked_engine)
-    on = engines.kind_here(settings) if local else engines.kind_of_fleet(engine, wanted)
-    pinned = precision.pin(engine, chosen["id"], asked, on)
+    machines = engines.this_machine(settings) if local else engines.there(engine, wanted)
+    pinned, why = precision.pin(engine, chosen["id"], asked, machines)
     spec: dict[str, Any] = {
         "sources": [row["uri"] for row in rows],
         "model": model,
@@ -145,11 +145,10 @@ def command(
     same: dict[str, Any] = {"spec": spec, "engine": wanted}
     if asked != "auto":
         same["precision"] = asked
-    how = "as asked" if asked != "auto" else "the fastest that passed its parity gate"
     ctx.exit(
         submit.submit(
             settings, engine, "score", make,
             wanted=wanted, same=same, key=key, wait=wait, local=local, later=later, as_json=as_json,
-            note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {how}.",
+            note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {why}.",
         )
     )  # fmt: skip

@@ -24,7 +24,7 @@ from scheduler.measure.survey import Survey
 from scheduler.show import output
 from worker.config import Settings
 from worker.decoding.pool import Decoded
-from worker.engine import Engine
+from worker.engine import Engine, speed
 from worker.scoring import serving
 
 #: Items that are decoded, shared among the sources; each source gives at least this many.
@@ -133,7 +133,7 @@ def _try_out(
     folder: Path,
 ) -> dict[str, Any]:
     """Decode the samples, look their contents up, time the engine; scale to all items."""
-    computed_per_s = stages.rate(network, TIMED_S)
+    computed_per_s = speed.rate(network, TIMED_S)
     refused_items = broken_items = fresh_items = decode_s = 0.0
     sampled = known = 0
     refusals: Counter[str] = Counter()

@@ -14,14 +14,12 @@ import selectors
 import threading
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import sqlalchemy as sa
 
 from db.base import database
@@ -34,7 +32,7 @@ from worker import archive
 from worker.config import Settings
 from worker.decoding import protocol, reading
 from worker.decoding.pool import Decoded, Decoders, Film, OnGpu
-from worker.engine import Engine, Pending
+from worker.engine import Engine, speed
 from worker.errors import MemberError
 
 #: Films that go through before a measurement of decoding begins.
@@ -134,43 +132,6 @@ class Decoding:
         os.close(self._wake_fd)
 
 
-def compute(
-    engine: Engine,
-    batches: int,
-    *,
-    before: Callable[[], None] = lambda: None,
-    after: Callable[[], None] = lambda: None,
-) -> float:
-    """Compute so many batches, in the thread that the engine belongs to; the seconds it took.
-
-    What the pixels are makes no difference. `before` is called ahead of each batch, `after` when
-    its answer is there.
-    """
-    card, chance = engine.card, np.random.default_rng(0)
-    shape = (engine.batch, 1, card.size, card.size)
-    # One block for each batch that may be pending, and one that is being handed over.
-    blocks = [chance.integers(0, 256, shape, np.uint8) for _ in range(engine.depth + 1)]
-    pending: deque[Pending] = deque()
-    started = time.perf_counter()
-    for number in range(batches):
-        if len(pending) == engine.depth:
-            pending.popleft().result()
-            after()
-        before()
-        pending.append(engine.submit(blocks[number % len(blocks)]))
-    while pending:
-        pending.popleft().result()
-        after()
-    return time.perf_counter() - started
-
-
-def rate(engine: Engine, seconds: float) -> float:
-    """Films per second that the engine computes, measured for about so many seconds."""
-    compute(engine, engine.depth)
-    batches = max(engine.depth, round(engine.depth * seconds / compute(engine, engine.depth)))
-    return batches * engine.batch / compute(engine, batches)
-
-
 class Inference:
     """An engine in a thread of its own, as a worker has it, that is kept busy with batches."""
 
@@ -183,8 +144,8 @@ class Inference:
     def start(
         self, batches: int, before: Callable[[], None], after: Callable[[], None]
     ) -> Future[float]:
-        """Begin to compute so many batches; see `compute`."""
-        return self._thread.submit(compute, self.engine, batches, before=before, after=after)
+        """Begin to compute so many batches; see `worker.engine.speed.compute`."""
+        return self._thread.submit(speed.compute, self.engine, batches, before=before, after=after)
 
     def run(self, batches: int) -> float:
         """Compute so many batches; the seconds it took."""

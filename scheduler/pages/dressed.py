@@ -42,6 +42,7 @@ from trainer.shift.measure import COUNTER, UNIT, Score
 from trainer.shift.samples import Pair, Sample
 from worker.errors import WorkerError
 from worker.machine import privacy
+from worker.schedules import fleet
 
 #: Processes that decode films.
 DECODERS = 2
@@ -136,7 +137,7 @@ def of_training(
             "be others than above."
         )
     try:
-        pinned = precision.pin(engine, row["id"], "auto", "onnx")
+        pinned = precision.pin(engine, row["id"], "auto", fleet.Machines()).precision
         with serving.opened(session.settings(), engine, row["id"], pinned) as network:
             return of_films(films, shifted.scorer(network), seed=seed, most=most, said=said)
     except (WorkerError, TrainerError) as error:

@@ -126,7 +126,8 @@ def _somebody(
     """The settings by which workers are reached, and what looks after those that are ours."""
     if local:
         if wanted is not None:
-            engines.kind_here(settings)  # where that cannot be, it says why before anything is kept
+            # Where that cannot be, it says why before anything is kept.
+            engines.this_machine(settings)
         report = partial(click.echo, err=True)
         with stack.private(settings, engine, [queue], report=report) as own:
             yield own

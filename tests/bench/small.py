@@ -95,7 +95,8 @@ COMMAND = {
     "what the database says": (
         "settings, database = session.settings(), session.database()\n"
         "number = aliases.resolve(database, 'champion')['id']\n"
-        "pinned = precision.pin(database, number, 'auto', engines.kind_here(settings))\n"
+        "here = engines.this_machine(settings)\n"
+        "pinned = precision.pin(database, number, 'auto', here).precision\n"
         "models.file_of(database, number, engine.FILE_OF[pinned])\n"
     ),
 }

@@ -1,10 +1,11 @@
 """Engines: what turns pixels into scores, behind one interface (`base`). Start with `choose`: which
 engine scores on this machine, and why. One module per backend: `cpu` (OpenVINO, also what every
 other engine is compared with; `pieces` feeds it batches that were cut for a GPU), `onnx` (ONNX
-Runtime with CUDA), `tensorrt` (TensorRT through PyCUDA, which `device` holds; `flavour` finds which
-TensorRT, `build` builds, `plans` keeps what was built in `signed` files, `progress` reports it).
-`gate` decides whether an engine agrees with the processor's, `observe` measures a network for int8,
-and `store` fetches model files. An engine belongs to the thread that opened it.
+Runtime with CUDA), `tensorrt` (TensorRT through PyCUDA, which `device` holds; `flavour` finds
+which TensorRT, `build` builds, `plans` keeps what was built in `signed` files, `progress`
+reports it). `gate` decides whether an engine agrees with the processor's, `speed` measures it,
+`observe` measures a network for int8, and `store` fetches model files. An engine belongs to the
+thread that opened it.
 """
 
 from __future__ import annotations

@@ -224,8 +224,8 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         return
     rows, paths = _sources(disks, ready)
     model = aliases.resolve(engine, spec["job"]["model"])
-    on = fleet.kind_of_fleet(engine, spec["engine"])
-    pinned = fleet.pin(engine, model["id"], spec["precision"], on)
+    machines = fleet.there(engine, spec["engine"])
+    pinned = fleet.pin(engine, model["id"], spec["precision"], machines)
     job_id = database.write(
         engine,
         lambda c: watched.take(
@@ -233,7 +233,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
             spec={**spec["job"], "sources": [row["uri"] for row in rows]},
             submitted_by=f"schedule {due['name']}",
             model_id=model["id"],
-            precision=pinned,
+            precision=pinned.precision,
             engine=spec["engine"],
             priority=int(spec.get("priority", 0)),
             share=spec.get("share"),

@@ -5,6 +5,6 @@ the thread; `listing`, what it does; `resuming`, where it goes on; `cutting`, th
 writes; `seeking`, how an index into an archive is kept). The pipeline is films in, outcomes out
 and knows no database: decoder processes fill `batches`, `engine_thread` computes them, and a
 `shard` keeps the outcomes of its films. `serving` opens engines that agree with the processor's,
-for the worker by `loading`. Beside it: `reread` reads items of a job again, and `engine_check`
-tries a new model on this machine.
+for the worker by `loading`. Beside it: `reread` reads items of a job again, `engine_check` tries
+a new model on this machine, and `measuring` finds the precision that it computes fastest.
 """

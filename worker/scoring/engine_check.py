@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from db.registry import engines, models
+from db.registry import models
 from trainer import errors
 from worker.archive import trouble
 from worker.config import Settings
@@ -23,7 +23,7 @@ from worker.engine import EngineChoice, gate
 from worker.engine.base import Engine
 from worker.errors import EngineError, GpuLost, WorkerError
 from worker.machine.gpu_lease import ASK_S, GpuLease
-from worker.scoring import serving
+from worker.scoring import measuring, serving
 
 #: Of a faster precision, 99 % of probabilities must be this near to those of the same file where it
 #: was made: far enough that another processor's rounding passes, and near enough that saturated
@@ -47,18 +47,23 @@ def check(
     """Whether this machine computes a model as training did, and a sentence about it.
 
     fp32 must agree with training's PyTorch to rounding; then the precision that would serve here is
-    made ready as it would be for a job: on a GPU its engine is built and passes its own gate. To be
-    called in the thread that may own a GPU's context. Raises Stopped and GpuLost, and what the
-    database raises that is away: neither tells anything of the model. `set_status` has the worker's
-    row say what is tried.
+    made ready as it would be for a job: on a GPU its engine is built and passes its own gate. Which
+    one that is, is measured first. To be called in the thread that may own a GPU's context. Raises
+    Stopped and GpuLost, and what the database raises that is away: neither tells anything of the
+    model. `set_status` has the worker's row say what is tried.
     """
     row = models.get(database, model_id)
     golden = (row["reference"] or {}).get("golden")
-    on = "tensorrt" if choice.backend.startswith("tensorrt") else "onnx"
-    best = engines.best_precision(database, model_id, on)
     found = []
     try:
         with _gpu(choice, stop):
+            if len(measuring.candidates(database, model_id, choice)) > 1:
+                set_status(f"measuring the precisions of model {model_id}")
+                measuring.measure(
+                    settings, database, model_id, choice, worker_id, only_new=True,
+                    pause=stop.is_set, report=_until(stop),
+                )  # fmt: skip
+            best = measuring.candidates(database, model_id, choice)[0]
             for precision in dict.fromkeys(("fp32", best)):
                 if stop.is_set():
                     raise Stopped("the worker was stopped")

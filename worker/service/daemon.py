@@ -18,6 +18,7 @@ from worker.service import sweep
 from worker.service.chores import CHORES, Chore, Chores
 from worker.service.engine_checks import EngineChecks
 from worker.service.found_work import FoundWork
+from worker.service.rates import Rates
 from worker.service.registration import Registration
 from worker.service.scoring_work import ScoringWork
 from worker.training import loop as training
@@ -59,6 +60,8 @@ class Daemon:
         database.outlast(self._database, lambda: migrate.check(self._database))
         self._stop = threading.Event()
         self._working = threading.Lock()
+        #: Something may be due: scoring, and training. What can wait gives way.
+        self._score_asked, self._train_asked = threading.Event(), threading.Event()
         self._registration = Registration(settings, self._database, queues, choice)
         self.worker_id = self._registration.worker_id
         set_status = self._registration.set_status
@@ -66,10 +69,12 @@ class Daemon:
         heartbeat = self._registration.heartbeat
         self._scoring: ScoringWork | None = None
         self._checks: EngineChecks | None = None
+        self._rates: Rates | None = None
         chores = CHORES
         if choice is not None:
             self._scoring = ScoringWork(*common, heartbeat, choice, self._stop, set_status)
             self._checks = EngineChecks(*common, choice, self._stop, set_status)
+            self._rates = Rates(*common, choice, set_status)
             chores = (*CHORES, Chore("engine checks", self._look_for_checks))
         # Whether training uses the GPU that is there, PyTorch decides in its own process.
         gpus = gpu.find()
@@ -88,12 +93,15 @@ class Daemon:
 
     def score(self) -> None:
         """Score until nothing is due."""
+        self._score_asked.set()
         with self._working:
             self._until_done(self._score)
 
     def train(self) -> None:
         """Train until nothing is due; more urgent scoring goes first."""
+        self._train_asked.set()
         with self._working:
+            self._train_asked.clear()
             self._until_done(self._train)
 
     def sweep(self) -> None:
@@ -132,6 +140,31 @@ class Daemon:
         except GpuLost as error:
             self._fail(f"the GPU is lost: {error}")
 
+    def _score_and_measure(self) -> None:
+        """Score what is due; then measure models, unless there is something else to be done."""
+        scoring, rates = self._scoring, self._rates
+        assert scoring is not None and rates is not None
+        self._train_asked.clear()  # by a sweep, of what another worker may have taken by now
+        while not self._stop.is_set():
+            self._score_asked.clear()
+            self._score()
+            if self._stop.is_set() or self._train_asked.is_set() or not rates.due():
+                return
+            scoring.release_gpu()
+            try:
+                if rates.run(self._asked):
+                    return
+            except GpuLost as error:
+                self._fail(f"the GPU is lost: {error}")
+
+    def _asked(self) -> bool:
+        """Whether what can wait gives way."""
+        asked = self._stop, self._score_asked, self._train_asked
+        return any(event.is_set() for event in asked) or self._checks_due()
+
+    def _checks_due(self) -> bool:
+        return self._checks is not None and self._checks.due()
+
     def _train(self) -> None:
         while self._train_due():
             if self._scoring is not None:
@@ -168,19 +201,30 @@ class Daemon:
         self._end()
 
     def _look_for_checks(self, settings: Settings, engine: sa.Engine, who: str) -> None:
-        """A chore: begin the engine checks that are due, or have them made between shards."""
-        assert self._checks is not None
+        """A chore: begin the engine checks that are due, or have them made between shards.
+
+        New models are measured too, where this worker is idle.
+        """
+        assert self._checks is not None and self._rates is not None
         if self._checks.look():
             self._take_up("score")
+        elif not self._working.locked() and self._rates.look():
+            self._found.add("score")
 
     def _take_up(self, name: str) -> None:
         """Work was found on a queue: it is begun here if this worker is idle."""
-        if name in self._queues and not self._working.locked():
+        if name not in self._queues:
+            return
+        if self._working.locked():
+            (self._train_asked if name == "train" else self._score_asked).set()
+        else:
             self._found.add(name)
 
     def _work(self, name: str) -> None:
+        # A wake-up that comes meanwhile is heard: it has another thread.
         if name == "score":
-            self.score()
+            with self._working:
+                self._until_done(self._score_and_measure)
         else:
             self.train()
 

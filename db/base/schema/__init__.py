@@ -60,6 +60,7 @@ from db.base.schema.registry import model_labels as model_labels
 from db.base.schema.registry import model_looks as model_looks
 from db.base.schema.registry import models as models
 from db.base.schema.registry import promotions as promotions
+from db.base.schema.registry import rates as rates
 from db.base.schema.timetable import proofs as proofs
 from db.base.schema.timetable import runs as runs
 from db.base.schema.timetable import schedules as schedules

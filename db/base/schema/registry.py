@@ -122,6 +122,30 @@ engines = Table(
     comment="Engines that were built from model files, and whether they agree with the reference.",
 )
 
+rates = Table(
+    "rates",
+    metadata,
+    _c("model_id", BigId, "Model.", ForeignKey("models.id"), primary_key=True, autoincrement=False),
+    _c("kind", sa.String(200), "What computes: engine, version, device.", primary_key=True),
+    _c("precision", sa.String(8), "Precision that it computes in.", primary_key=True),
+    _c("batch", sa.Integer, "Films in every batch."),
+    _c("films_per_s", sa.Double, "Films per second of the engine alone: median of the rounds."),
+    _c(
+        "ratio",
+        sa.Double,
+        "Its films/s to those of the precision that was chosen then: median of the rounds' ratios, "
+        "measured in turns. NULL: it was that one.",
+        nullable=True,
+    ),
+    _c("ratio_low", sa.Double, "Low end of that median's 95 % interval.", nullable=True),
+    _c("ratio_high", sa.Double, "High end.", nullable=True),
+    _c("rounds", sa.Integer, "Rounds measured."),
+    _c("chosen", sa.Boolean, "Whether `auto` is this one for workers of this kind."),
+    _c("measured_at", UtcDateTime, "When."),
+    _c("measured_by", sa.Text, "User or worker."),
+    comment="How fast a model is per kind of worker and precision, and which one `auto` is there.",
+)
+
 aliases = Table(
     "aliases",
     metadata,

@@ -84,7 +84,7 @@ def command(ctx: click.Context, model: str, asked: str, folder: Path | None, as_
     display = displays.opened(silent=as_json)
     board = GpuLease(choice.gpu.uuid, "models build")
     try:
-        _wait(board, display)
+        wait(board, display)
         made = [
             _build(settings, database, row["id"], precision, choice, films, display)
             for precision in wanted
@@ -131,7 +131,7 @@ def _films(folder: Path, row: sa.RowMapping, settings: Settings) -> Films:
     return found
 
 
-def _wait(board: Any, display: Display) -> None:
+def wait(board: Any, display: Display) -> None:
     """Have the GPU to oneself."""
     if board.take():
         return
@@ -150,8 +150,7 @@ def _build(
     display: Display,
 ) -> dict[str, Any]:
     """One engine: built or found, compared, timed and recorded. What is shown of it."""
-    from scheduler.measure import stages
-    from worker.engine import gate, open_on, store
+    from worker.engine import gate, open_on, speed, store
     from worker.engine.choose import NAMES
     from worker.errors import EngineError, GpuLost
     from worker.scoring import serving
@@ -179,7 +178,7 @@ def _build(
             verdict = gate.against_processor(settings, path, engine, films)
             kept = serving.columns(engine, verdict)
             report("measuring", 0, 0)
-            rate = stages.rate(engine, TIMED_S)
+            rate = speed.rate(engine, TIMED_S)
         finally:
             engine.close()
     except GpuLost:

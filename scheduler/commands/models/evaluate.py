@@ -107,7 +107,7 @@ def run(
     from worker.scoring import serving
     from worker.training import evaluation, shifted
 
-    pinned = precision.pin(engine, row["id"], asked, engines.kind_here(settings))
+    pinned = precision.pin(engine, row["id"], asked, engines.this_machine(settings)).precision
     card = Card.from_json(json.dumps(row["card"]))
     split, entries = evaluation.choose(data, card, split)
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from scheduler.commands.models import (
     export,
     jetson,
     look,
+    measure,
     prune,
     quantise,
     references,
@@ -31,6 +32,7 @@ def command() -> None:
       pneumoq models rollback
       pneumoq models quantise 3 /data/films
       pneumoq models build champion
+      pneumoq models measure champion
       pneumoq models evaluate champion /data/chest_xray
       pneumoq models calibrate champion --data /data/ours --target sensitivity=0.95
       pneumoq models reference champion --job 7
@@ -42,7 +44,7 @@ def command() -> None:
 
 for _command in (
     look.ls, look.show, champion.promote, champion.rollback, export.export, quantise.quantise,
-    build.command, evaluate.command, calibrate.command, jetson.command, prune.command,
-    references.command,
+    build.command, measure.command, evaluate.command, calibrate.command, jetson.command,
+    prune.command, references.command,
 ):  # fmt: skip
     command.add_command(_command)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+import sqlalchemy as sa
 
-from db.registry import aliases, drift, engines, models
+from db.registry import aliases, drift, models, rates
 from scheduler import session
-from scheduler.commands.models import evaluate, references
+from scheduler.commands.models import evaluate, measure, references
 from scheduler.show import output
 
 LIST_COLUMNS = (
@@ -96,8 +97,7 @@ def show(model: str, as_json: bool) -> None:
         drift.measured_by(row["reference"]), row["calibrated_on"]
     )
     facts["champion"] = champion
-    best, there = (engines.best_precision(engine, row["id"], on) for on in ("onnx", "tensorrt"))
-    facts["computed_in"] = best if best == there else f"{best}; with TensorRT {there}"
+    facts["computed_in"] = _computed_in(engine, row["id"])
     facts["labels"] = ", ".join(label["name"] for label in detail["labels"])
     output.facts(facts)
     if row["metrics"]:
@@ -129,6 +129,20 @@ def show(model: str, as_json: bool) -> None:
         if key == "files" and detail["engines"]:
             _heading("Engines")
             output.table(gates(detail["engines"]), GATE_COLUMNS)
+    if measured := rates.of_model(engine, row["id"]):
+        _heading("Measured")
+        output.table(measure.shown(measured), ["kind", *measure.COLUMNS])
+
+
+def _computed_in(engine: sa.Engine, model_id: int) -> str:
+    """What a job would be computed in, by workers that are there or of either kind; and why."""
+    from worker.schedules import fleet
+
+    there = fleet.there(engine, None)
+    kinds = [there] if there.kinds else [fleet.Machines(on) for on in ("onnx", "tensorrt")]
+    best, *others = dict.fromkeys(fleet.pin(engine, model_id, "auto", kind) for kind in kinds)
+    more = "".join(f"; with TensorRT {other.precision}" for other in others)
+    return f"{best.precision}{more}, {best.why}"
 
 
 def gates(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from db.base import database
-from db.registry import aliases, engines, models
-from scheduler import session
+from db.registry import aliases, models
+from scheduler import engines, session
 from scheduler.errors import Failure
 from scheduler.show import output
 from scheduler.submitting import submit
@@ -45,6 +45,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
     from trainer.modelfile import quantise as making
     from worker.decoding.labelled import Limits
     from worker.engine import store
+    from worker.schedules import fleet
     from worker.training import precisions
 
     path = store.fetch(engine, settings.home, row["id"])
@@ -77,5 +78,8 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
         return
     for note in derived.notes:
         click.echo(note)
-    best = engines.best_precision(engine, row["id"])
-    click.echo(f"model {row['id']} ({row['name']}) is computed in {best} from now on")
+    pinned = fleet.pin(engine, row["id"], "auto", engines.this_machine(settings))
+    click.echo(
+        f"model {row['id']} ({row['name']}) is computed in {pinned.precision} from now on, "
+        f"{pinned.why}"
+    )

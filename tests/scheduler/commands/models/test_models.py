@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from db.base import database
 from db.base.schema import models as models_table
 from db.nightly import runs, schedules
-from db.registry import aliases, engines, models
+from db.registry import aliases, engines, models, rates
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.worker import samples
 from trainer import card as cards
+from worker.engine import speed
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,10 @@ def test_a_model_is_quantised_and_what_passed_is_used(
     best = engines.best_precision(engine, model_id)
     *verdicts, last = result.stdout.splitlines()
     assert len(verdicts) == 3
-    assert last == f"model {model_id} (real) is computed in {best} from now on"
+    assert last == (
+        f"model {model_id} (real) is computed in {best} from now on, the fastest "
+        "that passed its parity gate"
+    )
     assert models.detail(engine, model_id)["events"][-1]["event"] == "quantised"
 
     shown = run("models", "show", model_id).stdout
@@ -81,6 +85,28 @@ def test_a_model_is_quantised_and_what_passed_is_used(
         file = tmp_path / f"{precision}.onnx"
         assert run("models", "export", model_id, file, "--precision", precision).exit_code == 0
         assert cards.read(file).precision == precision
+
+
+def test_what_a_model_s_precisions_reach_here_is_measured_shown_and_used(
+    engine: sa.Engine, model_id: int, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("models", "quantise", model_id, films).exit_code == 0
+    monkeypatch.setattr(speed, "SLICE_S", 0.02)
+    result = run("models", "measure", "champion")
+    assert result.exit_code == 0, result.stderr
+    measured = {row["precision"]: row for row in rates.of_model(engine, model_id)}
+    usable = engines.usable_precisions(engine, model_id) & {"int8", "bf16"}
+    assert measured.keys() == {*usable, "fp32"}
+    (best,) = (name for name, row in measured.items() if row["chosen"])
+    *_, last = result.stdout.splitlines()
+    assert last.endswith(f" jobs compute in {best}, measured to be fastest where it will run.")
+    assert last.startswith(f"On {measured[best]['kind']} jobs")
+    shown = run("models", "show", model_id).stdout
+    for word in ("Measured", measured[best]["kind"], *measured):
+        assert word in shown
+    emitted = json.loads(run("models", "measure", model_id, "--json").stdout)
+    assert {row["precision"] for row in emitted} == measured.keys()
+    assert {row["rounds"] for row in emitted} == {12}
 
 
 def test_a_model_that_has_an_int8_file_keeps_it(engine: sa.Engine, tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""What a machine measures of a model's precisions, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from db.base import database as connecting
+from db.registry import engines, models, rates
+from worker import config
+from worker.config import Settings
+from worker.engine import Engine, choose, speed
+from worker.engine.base import Pending
+from worker.errors import EngineError
+from worker.scoring import engine_check, measuring, serving
+
+
+class Delayed:
+    """A real engine that is called by another precision, and takes longer for every batch."""
+
+    def __init__(self, inner: Engine, precision: str, delay_s: float) -> None:
+        self._inner, self.precision, self._delay_s = inner, precision, delay_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> Pending:
+        time.sleep(self._delay_s)
+        return self._inner.submit(pixels, films)
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite only: the rows are tested on both with the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return config.load(
+        {
+            "PNEUMOQ_HOME": str(tmp_path / "home"),
+            "PNEUMOQ_DATABASE_URL": database_url,
+            "PNEUMOQ_ENGINE_THREADS": "1",
+        }
+    )
+
+
+@pytest.fixture
+def passed(database: sa.Engine, model_id: int) -> int:
+    """A model whose bf16 and fp16 passed their gates."""
+    for precision in ("bf16", "fp16"):
+        passes(database, model_id, precision)
+    return model_id
+
+
+def passes(database: sa.Engine, model_id: int, precision: str) -> None:
+    """Have the model pass its gate in this precision, on a processor."""
+    sha256 = str(models.file_of(database, model_id)["sha256"])
+    row = {
+        "precision": precision, "backend": "openvino", "backend_version": "1", "device": "CPU",
+        "options": {}, "passed": True,
+    }  # fmt: skip
+    connecting.write(database, lambda c: engines.record(c, sha256, row))
+
+
+def delays(monkeypatch: pytest.MonkeyPatch, of: Mapping[str, float]) -> list[str]:
+    """Have engines take so many seconds longer per batch; the precisions that are opened.
+
+    Not every processor has bf16: fp32 is computed, and called so.
+    """
+    real: Any = serving.open_on  # type: ignore[attr-defined]
+    opened: list[str] = []
+
+    def open_on(*args: Any, precision: str, **options: Any) -> Any:
+        opened.append(precision)
+        if precision not in of:
+            raise EngineError(f"{precision} is not computed here")
+        return Delayed(real(*args, precision="fp32", **options), precision, of[precision])
+
+    monkeypatch.setattr(serving, "open_on", open_on)
+    monkeypatch.setattr(speed, "SLICE_S", 0.02)
+    return opened
+
+
+def measure(settings: Settings, database: sa.Engine, model_id: int, **options: Any) -> bool:
+    return measuring.measure(settings, database, model_id, choose(settings), "w", **options)
+
+
+def test_a_precision_that_is_slower_here_than_fp32_is_auto_no_more(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = delays(monkeypatch, {"bf16": 0.1, "fp32": 0.0})
+    choice = choose(settings)
+    assert measuring.candidates(database, passed, choice) == ["bf16", "fp32"]
+    assert measure(settings, database, passed)
+    assert opened == ["bf16", "fp32"], "fp16 is no faster than fp32 on a processor"
+    fast, slow = rates.of_model(database, passed)
+    assert (fast["precision"], fast["chosen"], slow["precision"]) == ("fp32", True, "bf16")
+    assert fast["ratio_low"] > 1.1
+    assert fast["films_per_s"] / slow["films_per_s"] == pytest.approx(fast["ratio"], rel=0.5)
+    assert (fast["kind"], fast["batch"], fast["rounds"]) == (choice.kind, 8, measuring.ROUNDS)
+    assert measuring.candidates(database, passed, choice) == ["fp32", "bf16"]
+
+
+def test_a_precision_that_is_no_slower_stays_auto_and_what_was_measured_is_kept(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.1})
+    assert measure(settings, database, passed)
+    assert rates.chosen(database, passed, choose(settings).kind) == "bf16"
+    assert len(rates.of_model(database, passed)) == 2
+
+
+def test_nothing_is_kept_of_what_was_interrupted_and_a_precision_that_cannot_be_had_is_left_out(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    looks = iter([False] * 5)
+    assert not measure(settings, database, passed, pause=lambda: next(looks, True))
+    assert rates.of_model(database, passed) == []
+    delays(monkeypatch, {"bf16": 0.0})
+    assert measure(settings, database, passed)
+    assert [row["precision"] for row in rates.of_model(database, passed)] == ["bf16"]
+    delays(monkeypatch, {"fp32": 0.0})
+    assert not measure(settings, database, passed)
+    assert [row["precision"] for row in rates.of_model(database, passed)] == ["bf16"]
+
+
+def test_with_only_new_a_kind_that_was_measured_keeps_its_rows(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.1})
+    measure(settings, database, passed)
+    before = rates.of_model(database, passed)
+    delays(monkeypatch, {"bf16": 0.1, "fp32": 0.0})
+    assert measure(settings, database, passed, only_new=True)
+    assert rates.of_model(database, passed) == before
+
+
+def test_in_an_engine_check_the_precision_that_was_measured_fastest_is_tried(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.1, "fp32": 0.0})
+    ok, detail = engine_check.check(
+        settings, database, "w", choose(settings), passed, threading.Event()
+    )
+    assert (ok, detail) == (True, "fp32 runs")
+    assert rates.chosen(database, passed, choose(settings).kind) == "fp32"

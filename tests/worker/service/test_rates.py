@@ -1,0 +1,134 @@
+"""An idle worker measures a model that is new to its kind, and gives way to everything else."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from db.base import database as connecting
+from db.base.schema import films
+from db.queue import jobs
+from db.registry import models, rates
+from tests.support import servers
+from tests.worker import samples
+from tests.worker.scoring.test_measuring import delays, passes
+from worker import config
+from worker.config import Settings
+from worker.engine import choose
+from worker.scoring import measuring
+from worker.service.daemon import Daemon
+from worker.service.rates import Rates
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite only: the rows are tested on both with the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str, valkey: servers.Valkey) -> Settings:
+    return config.load(
+        {
+            "PNEUMOQ_HOME": str(tmp_path / "home"),
+            "PNEUMOQ_DATABASE_URL": database_url,
+            "PNEUMOQ_BROKER_URL": valkey.url,
+            "PNEUMOQ_DECODERS": "1",
+            "PNEUMOQ_ENGINE_THREADS": "1",
+            "PNEUMOQ_SWEEP_S": "0.1",
+        }
+    )
+
+
+@pytest.fixture
+def passed(database: sa.Engine, model_id: int) -> int:
+    """The champion, whose bf16 passed its gate."""
+    passes(database, model_id, "bf16")
+    return model_id
+
+
+def looking(settings: Settings, database: sa.Engine) -> Rates:
+    return Rates(settings, database, "w", choose(settings))
+
+
+def test_a_model_with_one_precision_or_with_stored_predictions_is_not_measured(
+    settings: Settings, database: sa.Engine, model_id: int, request: pytest.FixtureRequest
+) -> None:
+    assert not looking(settings, database).look(), "fp32 is all that it may be computed in"
+    request.getfixturevalue("passed")
+    assert looking(settings, database).look()
+    row = {"model_id": model_id, "precision": "fp32", "content": b"0" * 16}
+    with connecting.writing(database) as connection:
+        connection.execute(sa.insert(films).values(row | {"job_id": 1, "item_no": 0}))
+    assert not looking(settings, database).look()
+
+
+def test_a_model_that_cannot_be_measured_here_is_not_tried_again(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = delays(monkeypatch, {})
+    found = looking(settings, database)
+    assert found.look()
+    assert found.run(lambda: False)
+    assert opened == ["bf16"]
+    assert not found.due() and not found.look()
+    assert rates.of_model(database, passed) == []
+
+
+def test_an_idle_worker_measures_the_champion_and_jobs_are_computed_by_it_from_then_on(
+    database: sa.Engine, passed: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.1, "fp32": 0.0})
+    worker = Daemon(settings, ["score"])
+    try:
+        kind = choose(settings).kind
+        samples.wait(lambda: rates.chosen(database, passed, kind), "the model to be measured")
+    finally:
+        worker.close()
+    (event,) = [
+        e["detail"] for e in models.detail(database, passed)["events"] if e["event"] == "precision"
+    ]
+    assert event.startswith(f"auto is fp32 in place of bf16 on {kind}: ")
+    assert {row["measured_by"] for row in rates.of_model(database, passed)} == {worker.worker_id}
+
+
+def test_a_job_does_not_wait_for_what_is_being_measured(
+    database: sa.Engine, passed: int, settings: Settings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    begun = threading.Event()
+    given_way = []
+    real = measuring.measure
+
+    def measure(*args: object, **options: object) -> bool:
+        begun.set()
+        pause = options["pause"]
+        assert callable(pause)
+        # As long as the longest build, if nobody asks for anything else.
+        samples.wait(pause, "something else to be asked for")
+        given_way.append(jobs.progress(database, job_id)["shards_done"])
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    worker = Daemon(settings, ["score"])
+    try:
+        samples.wait(begun.is_set, "measuring to begin")
+        folder = tmp_path / "films"
+        folder.mkdir()
+        for name, data in samples.films(2):
+            (folder / name).write_bytes(data)
+        job_id = samples.submit_score(database, passed, folder)
+        waking = threading.Thread(target=worker.score)
+        waking.start()
+        samples.wait(lambda: jobs.get(database, job_id)["finished_at"], "the job to be done")
+        waking.join()
+    finally:
+        worker.close()
+    assert given_way and given_way[0] == 0
+    assert jobs.get(database, job_id)["state"] == "completed"
+    # It has stored predictions now, and is left alone.
+    assert rates.of_model(database, passed) == []
