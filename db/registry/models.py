@@ -26,7 +26,7 @@ from db.base.schema import (
     promotions,
 )
 from db.base.types import now
-from db.registry import aliases, events
+from db.registry import aliases, events, rates
 from db.registry import engines as engine_rows
 
 #: Bytes in one row of model_chunks.
@@ -175,6 +175,7 @@ def add_precisions(
             raise Conflict(f"model {model_id} ({name}) has its {precision} file already")
     for precision, path in files.items():
         digests[precision] = _store(connection, model_id, precision, path)
+    rates.forget(connection, model_id)
     for engine in tried:
         connection.execute(
             sa.delete(engines).where(

@@ -100,6 +100,11 @@ def of_model(engine: sa.Engine, model_id: int) -> list[sa.RowMapping]:
         return list(connection.execute(select).mappings())
 
 
+def of_kind(engine: sa.Engine, model_id: int, kind: str) -> list[str]:
+    """The precisions that a kind of worker was measured in, the fastest first."""
+    return [row["precision"] for row in of_model(engine, model_id) if row["kind"] == kind]
+
+
 def chosen(engine: sa.Engine, model_id: int, kind: str) -> str | None:
     """The precision that a kind of worker has for a model; None where none was measured there."""
     select = sa.select(rates.c.precision).where(
@@ -115,19 +120,36 @@ def fastest(
     """The precision for workers of these kinds (one for each worker), of the usable ones.
 
     Where the kinds chose differently, that in which all workers together score most films per
-    second. None where that cannot be told: a kind that was not measured, or no worker.
+    second, of those that each kind has. None where that cannot be told: a kind that was not
+    measured, no worker, or no precision that all have.
     """
     rows = [row for row in of_model(engine, model_id) if row["kind"] in kinds]
     choices = {row["kind"]: row["precision"] for row in rows if row["chosen"]}
     if not kinds or not set(kinds) <= choices.keys():
         return None
+    if len(agreed := set(choices.values())) == 1 and agreed <= set(usable):
+        return str(agreed.pop())
     speed = {(row["kind"], row["precision"]): float(row["films_per_s"]) for row in rows}
     together = {
         precision: sum(speed[kind, precision] for kind in kinds)
-        for precision in choices.values()
+        for precision in PRECISIONS
         if precision in usable and all((kind, precision) in speed for kind in kinds)
     }
     return max(together, key=lambda precision: together[precision]) if together else None
+
+
+def lacking(engine: sa.Engine, model_id: int, kinds: Sequence[str]) -> set[str]:
+    """Precisions that a kind of worker could not be measured in, of those that were measured."""
+    found: dict[str, set[str]] = {}
+    for row in of_model(engine, model_id):
+        if row["kind"] in kinds:
+            found.setdefault(row["kind"], set()).add(row["precision"])
+    return {name for there in found.values() for name in set(PRECISIONS) - there}
+
+
+def forget(connection: sa.Connection, model_id: int) -> None:
+    """Have a model be measured anew, on all kinds of workers: it has another precision."""
+    connection.execute(sa.delete(rates).where(rates.c.model_id == model_id))
 
 
 def stored(engine: sa.Engine, model_id: int) -> str | None:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -56,32 +57,40 @@ def rate(engine: Engine, seconds: float) -> float:
     return batches * engine.batch / compute(engine, batches)
 
 
+#: An engine that is there as long as one is within it.
+Lent = Callable[[], AbstractContextManager[Engine]]
+
+
 def in_turns(
-    first: Engine, second: Engine, rounds: int, pause: Callable[[], bool] = lambda: False
+    first: Lent, second: Lent, rounds: int, pause: Callable[[], bool] = lambda: False
 ) -> tuple[list[float], list[float]] | None:
     """Films per second of two engines in each round; None where `pause` asked for an end.
 
     Who goes first takes turns, so that a machine that gets slower or faster favours neither.
     """
     pair = (first, second)
-    for engine in pair:
-        compute(engine, engine.depth)
-    batches = [_batches(engine, SLICE_S) for engine in pair]
+    batches: list[int] = []
+    for lent in pair:
+        with lent() as engine:
+            compute(engine, engine.depth)
+            batches.append(_batches(engine, SLICE_S))
     found: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for place in (0, 1) if number % 2 == 0 else (1, 0):
             if pause():
                 return None
-            films = batches[place] * pair[place].batch
-            found[place].append(films / compute(pair[place], batches[place]))
+            with pair[place]() as engine:
+                compute(engine, engine.depth)
+                films = batches[place] * engine.batch
+                found[place].append(films / compute(engine, batches[place]))
     return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median of independent measurements and its 95 % confidence interval.
 
-    The ends are order statistics, so that nothing is assumed of how measurements are spread
-    (W. J. Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2): of twelve the third
+    The ends are order statistics, so that nothing is assumed of how they are spread (W. J. Conover,
+    Practical Nonparametric Statistics, 3rd ed., section 3.2): of twelve the third
     from either end, which hold the median with a probability of 96.1 %. Fewer than six are too few
     for an interval, which is infinite then.
     """

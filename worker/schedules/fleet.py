@@ -5,7 +5,7 @@ A precision is pinned when a job is submitted, whoever submits it, and never cho
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -65,7 +65,7 @@ def pin(engine: sa.Engine, model_id: int, asked: str, machines: Machines) -> Pin
         return Pinned(asked, "as asked")
     usable = engines.usable_precisions(engine, model_id, on)
     if asked == "auto":
-        return _auto(engine, model_id, machines, usable | {"fp32"})
+        return _auto(engine, model_id, machines, usable)
     if asked == "bf16" and on == "tensorrt":
         raise PrecisionRefused(
             "TensorRT computes in fp32, fp16 or int8; leave --precision out, or give --engine onnx"
@@ -80,7 +80,10 @@ def pin(engine: sa.Engine, model_id: int, asked: str, machines: Machines) -> Pin
     )
 
 
-def _auto(engine: sa.Engine, model_id: int, machines: Machines, usable: Collection[str]) -> Pinned:
+def _auto(engine: sa.Engine, model_id: int, machines: Machines, usable: Set[str]) -> Pinned:
+    order = engines.FASTEST[machines.on]
+    # A machine may lack what a precision needs: not every processor has bfloat16.
+    usable = usable - (rates.lacking(engine, model_id, machines.kinds) & {*order}) | {"fp32"}
     kept = rates.stored(engine, model_id)
     # bf16 is computed by processors alone.
     if kept in usable and not (kept == "bf16" and machines.on != "onnx"):
@@ -88,5 +91,5 @@ def _auto(engine: sa.Engine, model_id: int, machines: Machines, usable: Collecti
     measured = rates.fastest(engine, model_id, machines.kinds, usable)
     if measured is not None:
         return Pinned(measured, "measured to be fastest where it will run")
-    best = engines.best_precision(engine, model_id, machines.on)
-    return Pinned(best, "the fastest that passed its parity gate")
+    best = next((precision for precision in order if precision in usable), "fp32")
+    return Pinned(best, "as a rule the fastest that passed its parity gate")

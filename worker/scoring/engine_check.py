@@ -8,6 +8,7 @@ a fault shows before a patient's film is scored by it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from db.registry import models
+from db.base import database as connecting
+from db.registry import engines, models, rates
 from trainer import errors
 from worker.archive import trouble
 from worker.config import Settings
@@ -24,6 +26,8 @@ from worker.engine.base import Engine
 from worker.errors import EngineError, GpuLost, WorkerError
 from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.scoring import measuring, serving
+
+log = logging.getLogger(__name__)
 
 #: Of a faster precision, 99 % of probabilities must be this near to those of the same file where it
 #: was made: far enough that another processor's rounding passes, and near enough that saturated
@@ -46,25 +50,23 @@ def check(
 ) -> tuple[bool, str]:
     """Whether this machine computes a model as training did, and a sentence about it.
 
-    fp32 must agree with training's PyTorch to rounding; then the precision that would serve here is
-    made ready as it would be for a job: on a GPU its engine is built and passes its own gate. Which
-    one that is, is measured first. To be called in the thread that may own a GPU's context. Raises
-    Stopped and GpuLost, and what the database raises that is away: neither tells anything of the
-    model. `set_status` has the worker's row say what is tried.
+    fp32 must agree with training's PyTorch to rounding; then the precisions that jobs may be
+    computed in here are made ready as they would be for a job: on a GPU their engines are built and
+    pass their own gate. How fast they are is measured first. To be called in the thread that may
+    own a GPU's context. Raises Stopped and GpuLost, and what the database raises that is away:
+    neither tells anything of the model. `set_status` has the worker's row say what is tried.
     """
     row = models.get(database, model_id)
     golden = (row["reference"] or {}).get("golden")
     found = []
     try:
         with _gpu(choice, stop):
-            if len(measuring.candidates(database, model_id, choice)) > 1:
+            best = engines.best_precision(database, model_id, measuring.of_kind(choice))
+            if best != "fp32":
                 set_status(f"measuring the precisions of model {model_id}")
-                measuring.measure(
-                    settings, database, model_id, choice, worker_id, only_new=True,
-                    pause=stop.is_set, report=_until(stop),
-                )  # fmt: skip
-            best = measuring.candidates(database, model_id, choice)[0]
-            for precision in dict.fromkeys(("fp32", best)):
+                _measure(settings, database, worker_id, choice, model_id, stop)
+            measured = rates.of_kind(database, model_id, choice.kind)
+            for precision in dict.fromkeys(("fp32", best, *measured)):
                 if stop.is_set():
                     raise Stopped("the worker was stopped")
                 set_status(f"checking model {model_id} in {precision}")
@@ -85,6 +87,28 @@ def check(
             raise  # that is no fault of the model's
         return False, str(error)
     return True, "; ".join(found)
+
+
+def _measure(
+    settings: Settings,
+    database: sa.Engine,
+    worker_id: str,
+    choice: EngineChoice,
+    model_id: int,
+    stop: threading.Event,
+) -> None:
+    """Measure the model's precisions; what goes wrong in that says nothing of its answers."""
+    try:
+        measuring.measure(
+            settings, database, model_id, choice, worker_id, only_new=True, pause=stop.is_set,
+            report=_until(stop),
+        )  # fmt: skip
+    except (GpuLost, errors.Stopped, Stopped):
+        raise
+    except Exception as error:
+        if connecting.away(error) or trouble.of_machine(error):
+            raise
+        log.exception("model %d could not be measured", model_id)
 
 
 def _tried(engine: Engine, choice: EngineChoice, golden: dict[str, Any] | None) -> str:

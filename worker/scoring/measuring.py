@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.registry import engines, rates
 from db.registry.rates import Rate
+from worker.archive import trouble
 from worker.config import Settings
 from worker.engine import Engine, EngineChoice, speed
 from worker.engine.progress import Report, silent
-from worker.errors import EngineError, GpuLost
+from worker.errors import EngineError, GpuLost, OutOfMemory
 from worker.scoring import serving
 
 log = logging.getLogger(__name__)
@@ -57,52 +58,34 @@ def measure(
 ) -> bool:
     """Measure a model's precisions on this machine, and keep what was found.
 
-    Each is measured beside the one that is `auto` here now. One that cannot be opened, or does not
-    agree with the processor, is left out. False where `pause` asked for an end, or where that one
-    itself cannot be had: nothing is kept then. With `only_new` rows that are there already stay.
-    To be called in the thread that may own a GPU's context, with the GPU's lease. Raises GpuLost,
-    what `report` raises, and what the database raises.
+    Each is measured beside the one that is `auto` here now, or the next one that can be had. One
+    that cannot be opened, or does not agree with the processor, is left out. False where `pause`
+    asked for an end, or where none can be had: nothing is kept then. With `only_new` rows that are
+    there already stay. To be called in the thread that may own a GPU's context, with the GPU's
+    lease. Raises GpuLost, what `report` raises, what the machine has run out of, and what the
+    database raises.
     """
     if only_new and rates.chosen(database, model_id, choice.kind) is not None:
         return True
-    now, *others = candidates(database, model_id, choice)
-
-    def opened(precision: str) -> Engine | None:
-        report(f"measuring model {model_id} in {precision}", 0, 0)
-        try:
-            engine = serving.serve(
-                settings, database, model_id, precision, choice, report, worker_id=who
-            )
-        except GpuLost:
-            raise
-        except EngineError as error:
-            log.warning("model %d is not measured in %s: %s", model_id, precision, error)
-            return None
-        if engine.backend != choice.backend:
-            engine.close()  # something else took its place
-            return None
-        return engine
-
-    current = opened(now)
-    if current is None:
-        return False
-    with closing(current):
+    lender = _Lender(settings, database, model_id, choice, who, report)
+    with lender:
+        having = [name for name in candidates(database, model_id, choice) if lender.has(name)]
+        if not having:
+            return False
+        now, *others = having
         speeds: list[float] = []
         found: list[Rate] = []
-        for precision in others:
-            other = opened(precision)
-            if other is None:
-                continue
-            with closing(other):
-                both = speed.in_turns(current, other, ROUNDS, pause)
+        for other in others:
+            both = speed.in_turns(lender.of(now), lender.of(other), ROUNDS, pause)
             if both is None:
                 return False
             speeds += both[0]
             ratios = [new / old for old, new in zip(*both, strict=True)]
-            found.append(Rate(precision, statistics.median(both[1]), speed.interval(ratios)))
-        speeds = speeds or [speed.rate(current, speed.SLICE_S) for _ in range(ROUNDS)]
-        measured = [Rate(now, statistics.median(speeds)), *found]
-        batch = current.batch
+            found.append(Rate(other, statistics.median(both[1]), speed.interval(ratios)))
+        with lender.of(now)() as engine:
+            batch = engine.batch
+            speeds = speeds or [speed.rate(engine, speed.SLICE_S) for _ in range(ROUNDS)]
+    measured = [Rate(now, statistics.median(speeds)), *found]
     best = connecting.write(
         database,
         lambda c: rates.keep(
@@ -112,3 +95,67 @@ def measure(
     )  # fmt: skip
     log.info("model %d: auto is %s on %s", model_id, best, choice.kind)
     return True
+
+
+class _Lender:
+    """Engines of one model by precision. On a processor they stay open until the end; on a GPU one
+    is open at a time, since of two each would have less of its memory."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: sa.Engine,
+        model_id: int,
+        choice: EngineChoice,
+        who: str,
+        report: Report,
+    ) -> None:
+        self._settings, self._database, self._model_id = settings, database, model_id
+        self._choice, self._who, self._report = choice, who, report
+        self._open: dict[str, Engine] = {}
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *raised: object) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def has(self, precision: str) -> bool:
+        """Whether the engine can be had."""
+        try:
+            with self.of(precision)():
+                return True
+        except GpuLost:
+            raise
+        except EngineError as error:
+            if trouble.of_machine(error) or isinstance(error, OutOfMemory):
+                raise
+            log.warning("model %d is not measured in %s: %s", self._model_id, precision, error)
+            return False
+
+    def of(self, precision: str) -> speed.Lent:
+        """What lends the engine."""
+
+        @contextmanager
+        def lent() -> Iterator[Engine]:
+            engine = self._open.get(precision) or self._opened(precision)
+            if self._choice.gpu is None:
+                self._open[precision] = engine
+                yield engine
+                return
+            with closing(engine):
+                yield engine
+
+        return lent
+
+    def _opened(self, precision: str) -> Engine:
+        self._report(f"measuring model {self._model_id} in {precision}", 0, 0)
+        engine = serving.serve(
+            self._settings, self._database, self._model_id, precision, self._choice, self._report,
+            worker_id=self._who,
+        )  # fmt: skip
+        if engine.backend != self._choice.backend:
+            engine.close()
+            raise EngineError(f"{serving.described(engine)} took its place")
+        return engine

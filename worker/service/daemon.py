@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 
 from db.base import database, migrate
+from db.work import claims
 from worker.config import Settings
-from worker.engine import choose
+from worker.engine import choose, kinds
 from worker.errors import GpuLost
 from worker.machine import gpu
 from worker.machine.gpu_lease import GpuLease
@@ -58,6 +59,7 @@ class Daemon:
         choice = choose(settings) if "score" in queues else None
         self._database = database.connect(settings.database_url, database.PATIENCE_S)
         database.outlast(self._database, lambda: migrate.check(self._database))
+        self._kinds = None if choice is None else kinds(choice)
         self._stop = threading.Event()
         self._working = threading.Lock()
         #: Something may be due: scoring, and training. What can wait gives way.
@@ -144,18 +146,17 @@ class Daemon:
         """Score what is due; then measure models, unless there is something else to be done."""
         scoring, rates = self._scoring, self._rates
         assert scoring is not None and rates is not None
-        self._train_asked.clear()  # by a sweep, of what another worker may have taken by now
-        while not self._stop.is_set():
-            self._score_asked.clear()
-            self._score()
-            if self._stop.is_set() or self._train_asked.is_set() or not rates.due():
-                return
-            scoring.release_gpu()
-            try:
-                if rates.run(self._asked):
-                    return
-            except GpuLost as error:
-                self._fail(f"the GPU is lost: {error}")
+        self._score_asked.clear()
+        self._score()
+        if self._asked() or not rates.due():
+            return
+        scoring.release_gpu()
+        try:
+            if not rates.run(self._asked):
+                # Whoever waits for a turn, and hears the next wake-up, gets it after this.
+                self._score()
+        except GpuLost as error:
+            self._fail(f"the GPU is lost: {error}")
 
     def _asked(self) -> bool:
         """Whether what can wait gives way."""
@@ -215,10 +216,10 @@ class Daemon:
         """Work was found on a queue: it is begun here if this worker is idle."""
         if name not in self._queues:
             return
-        if self._working.locked():
-            (self._train_asked if name == "train" else self._score_asked).set()
-        else:
+        if not self._working.locked():
             self._found.add(name)
+        elif name == "train" or claims.anything_due(self._database, name, kinds=self._kinds):
+            self._score_asked.set()
 
     def _work(self, name: str) -> None:
         # A wake-up that comes meanwhile is heard: it has another thread.

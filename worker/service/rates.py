@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -23,6 +24,12 @@ from worker.machine.gpu_lease import GpuLease
 from worker.scoring import measuring
 
 log = logging.getLogger(__name__)
+
+#: What the lock of measuring on this machine's processor is called.
+PROCESSOR = "processor"
+
+#: A model whose measuring was interrupted so often is left to other processes.
+INTERRUPTIONS = 5
 
 
 class _Interrupted(errors.Stopped):
@@ -52,6 +59,8 @@ class Rates:
         self._due = threading.Event()
         #: Models that need not be looked at again by this process.
         self._settled: set[int] = set()
+        #: How often the measuring of a model was interrupted.
+        self._interrupted: Counter[int] = Counter()
 
     def due(self) -> bool:
         """Whether `look` has found a model that `run` has not come to yet."""
@@ -64,23 +73,24 @@ class Rates:
         return self.due()
 
     def run(self, pause: Callable[[], bool]) -> bool:
-        """Measure what is due; False where `pause` asked for an end, and it is due still.
+        """Measure what is due; False where `pause` asked for an end.
 
-        While another process has the GPU nothing is due. Raises GpuLost, and what the database
-        raises where it is away.
+        What is left, also while another process has the GPU, is for `look` to find again. Raises
+        GpuLost, and what the database raises where it is away.
         """
         gpu = self._choice.gpu
-        lease = None if gpu is None else GpuLease(gpu.uuid, "measuring")
-        if lease is None or lease.take():
-            try:
-                while (model_id := self._next()) is not None:
-                    if pause() or not self._measured(model_id, pause):
-                        return False
-            finally:
-                if lease is not None:
-                    lease.release()
-                self._set_status("")
+        # Of several workers that share a processor one measures at a time, too.
+        lease = GpuLease(PROCESSOR if gpu is None else gpu.uuid, "measuring")
         self._due.clear()
+        try:
+            if not lease.take():
+                return True
+            while (model_id := self._next()) is not None:
+                if pause() or not self._measured(model_id, pause):
+                    return False
+        finally:
+            lease.release()
+            self._set_status("")
         return True
 
     def _next(self) -> int | None:
@@ -90,8 +100,6 @@ class Rates:
             one = len(measuring.candidates(self._database, model_id, self._choice)) == 1
             if not one and rates.stored(self._database, model_id) is None:
                 return model_id
-            if not one:
-                self._settled.add(model_id)  # what is stored stays so; precisions may be added
         return None
 
     def _measured(self, model_id: int, pause: Callable[[], bool]) -> bool:
@@ -108,7 +116,7 @@ class Rates:
                 only_new=True, pause=pause, report=report,
             )  # fmt: skip
         except errors.Stopped:
-            return False
+            return self._give_way(model_id)
         except GpuLost:
             raise
         except EngineError as error:
@@ -119,6 +127,13 @@ class Rates:
             if not trouble.of_machine(error):
                 log.exception("model %d could not be measured", model_id)
         if pause():
-            return False
+            return self._give_way(model_id)
         self._settled.add(model_id)
         return True
+
+    def _give_way(self, model_id: int) -> bool:
+        """Note that something else goes first; where that is always so, it is left."""
+        self._interrupted[model_id] += 1
+        if self._interrupted[model_id] >= INTERRUPTIONS:
+            self._settled.add(model_id)
+        return False

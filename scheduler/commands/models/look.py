@@ -141,8 +141,9 @@ def _computed_in(engine: sa.Engine, model_id: int) -> str:
     there = fleet.there(engine, None)
     kinds = [there] if there.kinds else [fleet.Machines(on) for on in ("onnx", "tensorrt")]
     best, *others = dict.fromkeys(fleet.pin(engine, model_id, "auto", kind) for kind in kinds)
-    more = "".join(f"; with TensorRT {other.precision}" for other in others)
-    return f"{best.precision}{more}, {best.why}"
+    if not others:
+        return f"{best.precision}, {best.why}"
+    return f"{best.precision}, {best.why}; with TensorRT {others[0].precision}, {others[0].why}"
 
 
 def gates(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:

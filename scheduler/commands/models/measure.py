@@ -59,7 +59,8 @@ def command(model: str, asked_engine: str | None, as_json: bool) -> None:
         )
     if not done:
         raise errors.Failure(
-            f"model {row['id']} cannot be run on {choice.kind}; see `pneumoq doctor`"
+            f"model {row['id']} could be opened in no precision on {choice.kind}; what each one "
+            "lacks is said above, and `pneumoq doctor` looks at this machine"
         )
     found = [one for one in rates.of_model(database, row["id"]) if one["kind"] == choice.kind]
     if as_json:

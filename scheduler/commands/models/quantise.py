@@ -78,7 +78,7 @@ def quantise(model: str, folder: Path, as_json: bool) -> None:
         return
     for note in derived.notes:
         click.echo(note)
-    pinned = fleet.pin(engine, row["id"], "auto", engines.this_machine(settings))
+    pinned = fleet.pin(engine, row["id"], "auto", engines.there(engine, None))
     click.echo(
         f"model {row['id']} ({row['name']}) is computed in {pinned.precision} from now on, "
         f"{pinned.why}"

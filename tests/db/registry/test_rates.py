@@ -115,6 +115,18 @@ def test_for_several_kinds_that_precision_is_the_fastest_in_which_they_score_mos
     assert rates.fastest(database, 1, (XEON, ORIN), ("int8", "fp32")) == "int8"
 
 
+def test_for_several_kinds_only_a_precision_that_all_have_counts_be_it_nobody_s_choice(
+    database: sa.Engine,
+) -> None:
+    keep(database, Rate("bf16", 1100.0), Rate("fp32", 400.0, (0.4, 0.3, 0.5)))
+    keep(database, Rate("fp16", 900.0), Rate("fp32", 300.0, (0.3, 0.2, 0.4)), kind=ORIN)
+    assert rates.fastest(database, 1, (XEON, ORIN), ALL) == "fp32"
+    assert rates.lacking(database, 1, (XEON,)) == {"int8", "fp16"}
+    assert rates.lacking(database, 1, (XEON, ORIN)) == {"int8", "fp16", "bf16"}
+    assert rates.lacking(database, 1, ("another",)) == set()
+    assert rates.of_kind(database, 1, ORIN) == ["fp16", "fp32"]
+
+
 def store(database: sa.Engine, precision: str, predictions: int) -> None:
     """Predictions of model 1 in this precision, one of which can be answered from the store."""
     with writing(database) as connection:
@@ -145,6 +157,17 @@ def test_the_stored_precision_is_that_of_most_predictions_that_can_be_answered(
     store(database, "bf16", 41)
     assert rates.stored(database, 1) == "bf16"
     assert rates.stored(database, 2) is None
+
+
+def test_a_model_that_is_given_another_precision_is_measured_anew(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    keep(database, INT8)
+    small = tmp_path / "small.onnx"
+    small.write_bytes(b"in sixteen bits")
+    write(database, lambda c: models.add_precisions(c, 1, {"fp16": small}, [], "kim"))
+    assert rates.of_model(database, 1) == []
+    assert rates.unmeasured(database, XEON) == [1]
 
 
 def test_what_is_unmeasured_has_an_alias_and_no_rows_of_the_kind(

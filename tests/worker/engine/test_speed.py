@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,20 @@ def test_of_two_engines_in_turns_the_slower_one_is_found_and_who_goes_first_take
     asked: list[str] = []
     fast: Any = Slowed(engine, 0.0, asked, "fast")
     slow: Any = Slowed(engine, 0.1, asked, "slow")
-    found = speed.in_turns(fast, slow, 6)
+    found = speed.in_turns(lambda: nullcontext(fast), lambda: nullcontext(slow), 6)
     assert found is not None
     assert [len(rates) for rates in found] == [6, 6]
     _, low, _ = speed.interval([a / b for a, b in zip(*found, strict=True)])
     assert low > 1.1
     # Each is warm and its batches are counted before. Then every round begins with the one that the
     # last one ended with: two entries of the first round, and one of each that follows.
-    assert asked == ["fast", "slow"] * 5 + ["fast"]
+    assert asked == ["fast", "slow"] * 4 + ["fast"]
 
 
 def test_measuring_ends_where_something_else_is_to_be_done(engine: Engine) -> None:
     left = iter([False, False, False, True])
-    assert speed.in_turns(engine, engine, 6, lambda: next(left)) is None
+    both = (lambda: nullcontext(engine), lambda: nullcontext(engine))
+    assert speed.in_turns(*both, 6, lambda: next(left)) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from worker.schedules.fleet import Machines, Pinned
 
 XEON, OLD = "OpenVINO 2026.1 on Xeon", "OpenVINO 2026.1 on Atom"
 
-ORDER = "the fastest that passed its parity gate"
+ORDER = "as a rule the fastest that passed its parity gate"
 MEASURED = "measured to be fastest where it will run"
 STORED = "as most of its stored predictions are"
 
@@ -106,6 +106,20 @@ def test_auto_leaves_a_stored_precision_that_may_not_be_computed_where_it_will_r
     assert fleet.pin(database, passed, "auto", Machines()) == Pinned("int8", ORDER)
     with pytest.raises(PrecisionRefused, match="did not pass its parity gate"):
         fleet.pin(database, passed, "bf16", Machines())
+
+
+@pytest.mark.parametrize("kept", [None, "bf16"])
+def test_auto_leaves_out_what_a_machine_that_is_there_could_not_be_measured_in(
+    database: sa.Engine, passed: int, kept: str | None
+) -> None:
+    if kept is not None:
+        store(database, passed, kept)
+    measured(database, passed, Rate("fp32", 100.0), Rate("int8", 40.0, (0.4, 0.3, 0.5)), kind=OLD)
+    only = Machines("onnx", (OLD,))
+    assert fleet.pin(database, passed, "auto", only) == Pinned("fp32", MEASURED)
+    # XEON was not measured, so that nothing says which one is fastest for both.
+    both = fleet.pin(database, passed, "auto", Machines("onnx", (OLD, XEON)))
+    assert both == Pinned("int8", ORDER)
 
 
 def test_the_machines_of_a_job_are_those_of_the_workers_that_may_score_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Mapping
@@ -17,9 +18,9 @@ from db.base import database as connecting
 from db.registry import engines, models, rates
 from worker import config
 from worker.config import Settings
-from worker.engine import Engine, choose, speed
+from worker.engine import Engine, choose, open_on, speed
 from worker.engine.base import Pending
-from worker.errors import EngineError
+from worker.errors import EngineError, OutOfMemory
 from worker.scoring import engine_check, measuring, serving
 
 
@@ -77,16 +78,15 @@ def delays(monkeypatch: pytest.MonkeyPatch, of: Mapping[str, float]) -> list[str
 
     Not every processor has bf16: fp32 is computed, and called so.
     """
-    real: Any = serving.open_on  # type: ignore[attr-defined]
     opened: list[str] = []
 
-    def open_on(*args: Any, precision: str, **options: Any) -> Any:
+    def lent(*args: Any, precision: str, **options: Any) -> Any:
         opened.append(precision)
         if precision not in of:
             raise EngineError(f"{precision} is not computed here")
-        return Delayed(real(*args, precision="fp32", **options), precision, of[precision])
+        return Delayed(open_on(*args, precision="fp32", **options), precision, of[precision])
 
-    monkeypatch.setattr(serving, "open_on", open_on)
+    monkeypatch.setattr(serving, "open_on", lent)
     monkeypatch.setattr(speed, "SLICE_S", 0.02)
     return opened
 
@@ -131,8 +131,33 @@ def test_nothing_is_kept_of_what_was_interrupted_and_a_precision_that_cannot_be_
     assert measure(settings, database, passed)
     assert [row["precision"] for row in rates.of_model(database, passed)] == ["bf16"]
     delays(monkeypatch, {"fp32": 0.0})
+    assert measure(settings, database, passed), "what was auto cannot be had any more"
+    assert [row["precision"] for row in rates.of_model(database, passed)] == ["fp32"]
+    assert rates.chosen(database, passed, choose(settings).kind) == "fp32"
+    delays(monkeypatch, {})
     assert not measure(settings, database, passed)
-    assert [row["precision"] for row in rates.of_model(database, passed)] == ["bf16"]
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemory("of the device"), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_what_a_machine_has_run_out_of_for_now_says_nothing_of_a_precision(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:  # fmt: skip
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+
+    def fails(*args: Any, precision: str, **options: Any) -> Any:
+        if precision != "bf16":
+            return open_on(*args, precision=precision, **options)
+        if isinstance(error, EngineError):
+            raise error
+        raise EngineError("it cannot be opened") from error
+
+    monkeypatch.setattr(serving, "open_on", fails)
+    with pytest.raises(EngineError):
+        measure(settings, database, passed)
+    assert rates.of_model(database, passed) == []
 
 
 def test_with_only_new_a_kind_that_was_measured_keeps_its_rows(
@@ -146,12 +171,23 @@ def test_with_only_new_a_kind_that_was_measured_keeps_its_rows(
     assert rates.of_model(database, passed) == before
 
 
-def test_in_an_engine_check_the_precision_that_was_measured_fastest_is_tried(
+def test_in_an_engine_check_every_precision_that_was_measured_is_tried(
     settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delays(monkeypatch, {"bf16": 0.1, "fp32": 0.0})
     ok, detail = engine_check.check(
         settings, database, "w", choose(settings), passed, threading.Event()
     )
-    assert (ok, detail) == (True, "fp32 runs")
+    assert (ok, detail) == (True, "fp32 runs; bf16 runs")
     assert rates.chosen(database, passed, choose(settings).kind) == "fp32"
+
+
+def test_what_goes_wrong_while_a_candidate_is_measured_says_nothing_of_its_answers(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    monkeypatch.setattr(speed, "interval", lambda values: 1 / 0)
+    ok, detail = engine_check.check(
+        settings, database, "w", choose(settings), passed, threading.Event()
+    )
+    assert (ok, detail) == (True, "fp32 runs; bf16 runs")

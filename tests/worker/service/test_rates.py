@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,9 +20,11 @@ from tests.worker.scoring.test_measuring import delays, passes
 from worker import config
 from worker.config import Settings
 from worker.engine import choose
+from worker.machine import gpu_lease
+from worker.machine.gpu_lease import GpuLease
 from worker.scoring import measuring
 from worker.service.daemon import Daemon
-from worker.service.rates import Rates
+from worker.service.rates import INTERRUPTIONS, PROCESSOR, Rates
 
 
 @pytest.fixture
@@ -50,6 +54,17 @@ def passed(database: sa.Engine, model_id: int) -> int:
     return model_id
 
 
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker of a machine measures at a time, and others run such tests."""
+    monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
+
+
+def predictions(database: sa.Engine) -> Sequence[Any]:
+    with connecting.reading(database) as connection:
+        return connection.exec_driver_sql("SELECT job_id FROM predictions").all()
+
+
 def looking(settings: Settings, database: sa.Engine) -> Rates:
     return Rates(settings, database, "w", choose(settings))
 
@@ -73,8 +88,41 @@ def test_a_model_that_cannot_be_measured_here_is_not_tried_again(
     found = looking(settings, database)
     assert found.look()
     assert found.run(lambda: False)
-    assert opened == ["bf16"]
+    assert opened == ["bf16", "fp32"]
     assert not found.due() and not found.look()
+    assert rates.of_model(database, passed) == []
+
+
+def test_while_another_worker_of_the_machine_measures_nothing_is_due_and_no_lock_is_kept(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    other = GpuLease(PROCESSOR, "measuring")
+    assert other.take()
+    found = looking(settings, database)
+    assert found.look()
+    assert found.run(lambda: False)
+    assert not opened and not found.due()
+    other.release()
+    assert other.take(), "nobody waits for a turn that it does not want any more"
+    other.release()
+    assert found.look()
+    assert found.run(lambda: False)
+    assert opened == ["bf16", "fp32"]
+    assert other.take()
+    other.release()
+
+
+def test_what_is_interrupted_again_and_again_is_left_to_others(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    found = looking(settings, database)
+    for _ in range(INTERRUPTIONS):
+        assert found.look()
+        asked = iter([False])
+        assert not found.run(lambda asked=asked: next(asked, True))  # type: ignore[misc]
+    assert not found.look()
     assert rates.of_model(database, passed) == []
 
 
@@ -100,8 +148,9 @@ def test_a_job_does_not_wait_for_what_is_being_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    monkeypatch.setattr(Daemon, "_take_up", lambda worker, name: None)  # no sweep finds the job
     begun = threading.Event()
-    given_way = []
+    given_way: list[int] = []
     real = measuring.measure
 
     def measure(*args: object, **options: object) -> bool:
@@ -110,7 +159,7 @@ def test_a_job_does_not_wait_for_what_is_being_measured(
         assert callable(pause)
         # As long as the longest build, if nobody asks for anything else.
         samples.wait(pause, "something else to be asked for")
-        given_way.append(jobs.progress(database, job_id)["shards_done"])
+        given_way.append(len(predictions(database)))
         return real(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measuring, "measure", measure)

@@ -73,8 +73,8 @@ def test_a_model_is_quantised_and_what_passed_is_used(
     *verdicts, last = result.stdout.splitlines()
     assert len(verdicts) == 3
     assert last == (
-        f"model {model_id} (real) is computed in {best} from now on, the fastest "
-        "that passed its parity gate"
+        f"model {model_id} (real) is computed in {best} from now on, as a rule "
+        "the fastest that passed its parity gate"
     )
     assert models.detail(engine, model_id)["events"][-1]["event"] == "quantised"
 
