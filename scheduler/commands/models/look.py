@@ -141,9 +141,9 @@ def _computed_in(engine: sa.Engine, model_id: int) -> str:
     there = fleet.there(engine, None)
     kinds = [there] if there.kinds else [fleet.Machines(on) for on in ("onnx", "tensorrt")]
     best, *others = dict.fromkeys(fleet.pin(engine, model_id, "auto", kind) for kind in kinds)
-    if not others:
-        return f"{best.precision}, {best.why}"
-    return f"{best.precision}, {best.why}; with TensorRT {others[0].precision}, {others[0].why}"
+    more = "".join(f"; with TensorRT {other.precision}" for other in others)
+    whys = dict.fromkeys(one.why for one in (best, *others))
+    return f"{best.precision}{more}, {'; '.join(whys)}"
 
 
 def gates(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
