@@ -8,12 +8,13 @@ the model, so that a new model is measured anew.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from db.base import database
-from db.base.schema import aliases, films, models, rates
+from db.base.schema import aliases, engines, films, model_files, models, rates
 from db.base.totals import day_totals, shard_totals
 from db.base.types import now
 from db.registry import events
@@ -26,6 +27,13 @@ LEAST_ROUNDS = 10
 
 #: Precisions that outcomes may be stored in, the fastest first as a rule: of as many, the first.
 PRECISIONS = ("int8", "bf16", "fp16", "fp32")
+
+
+class Known(NamedTuple):
+    """Which engines of a model there are: another one is another answer."""
+
+    engines: int
+    newest: datetime | None
 
 
 class Rate(NamedTuple):
@@ -48,16 +56,20 @@ def keep(
     rounds: int,
     who: str,
     only_new: bool = False,
-) -> str:
+    known: Known | None = None,
+) -> str | None:
     """Write what was measured on a kind of worker in place of what was; the precision chosen.
 
     The one without a ratio is what the others were measured beside. Another one is chosen where its
     interval lies above `MARGIN`, the fastest of several, and the model's history says so. With
-    `only_new` what another worker of that kind wrote first stays.
+    `only_new` what another worker of that kind wrote first stays. None, and nothing is written,
+    where what may be computed is not what was `known` then.
     """
     # Of two workers that measured at once the second one sees what the first one wrote.
     connection.execute(sa.select(models.c.id).where(models.c.id == model_id).with_for_update())
     ours = sa.and_(rates.c.model_id == model_id, rates.c.kind == kind)
+    if known is not None and known != _known(connection, model_id):
+        return None
     if only_new:
         there = connection.execute(sa.select(rates.c.precision).where(ours, rates.c.chosen))
         if first := there.scalar():
@@ -87,6 +99,22 @@ def keep(
             f"(95 % interval {low:.2f} to {high:.2f}, {rounds} rounds)",
         )  # fmt: skip
     return best
+
+
+def known(engine: sa.Engine, model_id: int) -> Known:
+    """Which engines of the model there are now."""
+    with database.reading(engine) as connection:
+        return _known(connection, model_id)
+
+
+def _known(connection: sa.Connection, model_id: int) -> Known:
+    select = (
+        sa.select(sa.func.count(), sa.func.max(engines.c.created_at))
+        .select_from(engines)
+        .join(model_files, model_files.c.sha256 == engines.c.sha256)
+        .where(model_files.c.model_id == model_id)
+    )
+    return Known(*connection.execute(select).one())
 
 
 def of_model(engine: sa.Engine, model_id: int) -> list[sa.RowMapping]:
@@ -149,6 +177,7 @@ def lacking(engine: sa.Engine, model_id: int, kinds: Sequence[str]) -> set[str]:
 
 def forget(connection: sa.Connection, model_id: int) -> None:
     """Have a model be measured anew, on all kinds of workers: it has another precision."""
+    connection.execute(sa.select(models.c.id).where(models.c.id == model_id).with_for_update())
     connection.execute(sa.delete(rates).where(rates.c.model_id == model_id))
 
 

@@ -71,6 +71,8 @@ def in_turns(
     pair = (first, second)
     batches: list[int] = []
     for lent in pair:
+        if pause():
+            return None
         with lent() as engine:
             compute(engine, engine.depth)
             batches.append(_batches(engine, SLICE_S))

@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.registry import engines, models, rates
+from db.registry import models, rates
 from trainer import errors
 from worker.archive import trouble
 from worker.config import Settings
@@ -61,19 +61,28 @@ def check(
     found = []
     try:
         with _gpu(choice, stop):
-            best = engines.best_precision(database, model_id, measuring.of_kind(choice))
-            if best != "fp32":
+            if len(measuring.candidates(database, model_id, choice)) > 1:
                 set_status(f"measuring the precisions of model {model_id}")
                 _measure(settings, database, worker_id, choice, model_id, stop)
+            auto, *_ = measuring.candidates(database, model_id, choice)
             measured = rates.of_kind(database, model_id, choice.kind)
-            for precision in dict.fromkeys(("fp32", best, *measured)):
+            for precision in dict.fromkeys(("fp32", auto, *measured)):
                 if stop.is_set():
                     raise Stopped("the worker was stopped")
                 set_status(f"checking model {model_id} in {precision}")
-                engine = serving.serve(
-                    settings, database, model_id, precision, choice, _until(stop),
-                    worker_id=worker_id,
-                )  # fmt: skip
+                try:
+                    engine = serving.serve(
+                        settings, database, model_id, precision, choice, _until(stop),
+                        worker_id=worker_id,
+                    )  # fmt: skip
+                except EngineError as error:
+                    if isinstance(error, GpuLost) or precision in ("fp32", auto):
+                        raise
+                    if measuring.passes(error):
+                        raise
+                    # It was measured on another machine that is called the same.
+                    log.warning("%s is not tried here: %s", precision, error)
+                    continue
                 try:
                     found.append(_tried(engine, choice, golden))
                 finally:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -19,8 +21,10 @@ from db.registry.rates import Rate
 from worker.archive import trouble
 from worker.config import Settings
 from worker.engine import Engine, EngineChoice, speed
+from worker.engine.choose import TENSORRT
 from worker.engine.progress import Report, silent
 from worker.errors import EngineError, GpuLost, OutOfMemory
+from worker.machine.gpu_lease import ASK_S, GpuLease
 from worker.scoring import serving
 
 log = logging.getLogger(__name__)
@@ -28,10 +32,23 @@ log = logging.getLogger(__name__)
 #: Of each pair of precisions.
 ROUNDS = 12
 
+#: What the lock of measuring on this machine's processor is called.
+PROCESSOR = "processor"
+
 
 def of_kind(choice: EngineChoice) -> str:
     """The kind of worker, in the words that a precision is chosen by."""
     return "tensorrt" if choice.backend.startswith("tensorrt") else "onnx"
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error says what the machine or its GPU has run out of for now."""
+    met: BaseException | None = error
+    while met is not None:
+        if isinstance(met, OutOfMemory):
+            return True
+        met = met.__cause__
+    return trouble.of_machine(error)
 
 
 def candidates(database: sa.Engine, model_id: int, choice: EngineChoice) -> list[str]:
@@ -60,18 +77,22 @@ def measure(
 
     Each is measured beside the one that is `auto` here now, or the next one that can be had. One
     that cannot be opened, or does not agree with the processor, is left out. False where `pause`
-    asked for an end, or where none can be had: nothing is kept then. With `only_new` rows that are
+    asked for an end, where none can be had, or where the model was given another one meanwhile:
+    nothing is kept then. With `only_new` rows that are
     there already stay. To be called in the thread that may own a GPU's context, with the GPU's
     lease. Raises GpuLost, what `report` raises, what the machine has run out of, and what the
     database raises.
     """
-    if only_new and rates.chosen(database, model_id, choice.kind) is not None:
-        return True
     lender = _Lender(settings, database, model_id, choice, who, report)
-    with lender:
+    with _alone(choice, pause) as alone, lender:
+        if not alone:
+            return False
+        if only_new and rates.chosen(database, model_id, choice.kind) is not None:
+            return True
         having = [name for name in candidates(database, model_id, choice) if lender.has(name)]
         if not having:
             return False
+        known = rates.known(database, model_id)
         now, *others = having
         speeds: list[float] = []
         found: list[Rate] = []
@@ -84,16 +105,41 @@ def measure(
             found.append(Rate(other, statistics.median(both[1]), speed.interval(ratios)))
         with lender.of(now)() as engine:
             batch = engine.batch
-            speeds = speeds or [speed.rate(engine, speed.SLICE_S) for _ in range(ROUNDS)]
+            while len(speeds) < ROUNDS:
+                if pause():
+                    return False
+                speeds.append(speed.rate(engine, speed.SLICE_S))
     measured = [Rate(now, statistics.median(speeds)), *found]
     best = connecting.write(
         database,
         lambda c: rates.keep(
             c, model_id, choice.kind, measured, batch=batch, rounds=ROUNDS, who=who,
-            only_new=only_new,
+            only_new=only_new, known=known,
         ),
     )  # fmt: skip
     log.info("model %d: auto is %s on %s", model_id, best, choice.kind)
+    return best is not None
+
+
+@contextmanager
+def _alone(choice: EngineChoice, pause: Callable[[], bool]) -> Iterator[bool]:
+    """Of several workers that share a processor one measures at a time; False where `pause` asked
+    for an end meanwhile. A GPU's lease is the caller's."""
+    lease = GpuLease(PROCESSOR, "measuring")
+    try:
+        yield choice.gpu is not None or _had(lease, pause)
+    finally:
+        lease.release()
+
+
+def _had(lease: GpuLease, pause: Callable[[], bool]) -> bool:
+    try:
+        while not lease.take():
+            if pause():
+                return False
+            time.sleep(ASK_S)
+    except OSError as error:
+        log.warning("other workers of this machine may measure at the same time: %s", error)
     return True
 
 
@@ -129,7 +175,7 @@ class _Lender:
         except GpuLost:
             raise
         except EngineError as error:
-            if trouble.of_machine(error) or isinstance(error, OutOfMemory):
+            if passes(error):
                 raise
             log.warning("model %d is not measured in %s: %s", self._model_id, precision, error)
             return False
@@ -151,8 +197,11 @@ class _Lender:
 
     def _opened(self, precision: str) -> Engine:
         self._report(f"measuring model {self._model_id} in {precision}", 0, 0)
+        choice = self._choice
+        if of_kind(choice) == "tensorrt":
+            choice = replace(choice, asked=TENSORRT)  # nothing is to take its place
         engine = serving.serve(
-            self._settings, self._database, self._model_id, precision, self._choice, self._report,
+            self._settings, self._database, self._model_id, precision, choice, self._report,
             worker_id=self._who,
         )  # fmt: skip
         if engine.backend != self._choice.backend:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -16,20 +16,17 @@ import sqlalchemy as sa
 from db.base import database
 from db.registry import rates
 from trainer import errors
-from worker.archive import trouble
 from worker.config import Settings
 from worker.engine import EngineChoice
-from worker.errors import EngineError, GpuLost
+from worker.errors import GpuLost
 from worker.machine.gpu_lease import GpuLease
 from worker.scoring import measuring
 
 log = logging.getLogger(__name__)
 
-#: What the lock of measuring on this machine's processor is called.
-PROCESSOR = "processor"
-
-#: A model whose measuring was interrupted so often is left to other processes.
-INTERRUPTIONS = 5
+#: After measuring was interrupted, or the machine had run out of something, it begins again at the
+#: earliest after so many seconds.
+AGAIN_S = 120.0
 
 
 class _Interrupted(errors.Stopped):
@@ -57,10 +54,9 @@ class Rates:
         self._choice = choice
         self._set_status = set_status
         self._due = threading.Event()
-        #: Models that need not be looked at again by this process.
-        self._settled: set[int] = set()
-        #: How often the measuring of a model was interrupted.
-        self._interrupted: Counter[int] = Counter()
+        #: Models that cannot be measured here, with the precisions that they had.
+        self._settled: set[tuple[int, tuple[str, ...]]] = set()
+        self._not_before = 0.0
 
     def due(self) -> bool:
         """Whether `look` has found a model that `run` has not come to yet."""
@@ -68,7 +64,7 @@ class Rates:
 
     def look(self) -> bool:
         """See whether there is a model to measure."""
-        if not self.due() and self._next() is not None:
+        if not self.due() and time.monotonic() >= self._not_before and self._next() is not None:
             self._due.set()
         return self.due()
 
@@ -79,31 +75,33 @@ class Rates:
         GpuLost, and what the database raises where it is away.
         """
         gpu = self._choice.gpu
-        # Of several workers that share a processor one measures at a time, too.
-        lease = GpuLease(PROCESSOR if gpu is None else gpu.uuid, "measuring")
+        lease = None if gpu is None else GpuLease(gpu.uuid, "measuring")
         self._due.clear()
         try:
-            if not lease.take():
+            if lease is not None and not lease.take():
                 return True
-            while (model_id := self._next()) is not None:
-                if pause() or not self._measured(model_id, pause):
-                    return False
+            while (model := self._next()) is not None:
+                if pause() or not self._measured(*model, pause):
+                    self._not_before = time.monotonic() + AGAIN_S
+                    return not pause()
         finally:
-            lease.release()
+            if lease is not None:
+                lease.release()
             self._set_status("")
         return True
 
-    def _next(self) -> int | None:
+    def _next(self) -> tuple[int, tuple[str, ...]] | None:
+        """A model to measure, and its precisions."""
         for model_id in rates.unmeasured(self._database, self._choice.kind):
-            if model_id in self._settled:
+            names = measuring.candidates(self._database, model_id, self._choice)
+            if len(names) == 1 or (model_id, tuple(names)) in self._settled:
                 continue
-            one = len(measuring.candidates(self._database, model_id, self._choice)) == 1
-            if not one and rates.stored(self._database, model_id) is None:
-                return model_id
+            if rates.stored(self._database, model_id) is None:
+                return model_id, tuple(names)
         return None
 
-    def _measured(self, model_id: int, pause: Callable[[], bool]) -> bool:
-        """Measure one model; False where `pause` asked for an end."""
+    def _measured(self, model_id: int, names: tuple[str, ...], pause: Callable[[], bool]) -> bool:
+        """Measure one model; False where it is to be tried again later."""
         self._set_status(f"measuring the precisions of model {model_id}")
 
         def report(phase: str, step: int, steps: int) -> None:
@@ -116,24 +114,18 @@ class Rates:
                 only_new=True, pause=pause, report=report,
             )  # fmt: skip
         except errors.Stopped:
-            return self._give_way(model_id)
+            return False
         except GpuLost:
             raise
-        except EngineError as error:
-            log.warning("model %d cannot be measured: %s", model_id, error)
         except Exception as error:
             if database.away(error):
                 raise
-            if not trouble.of_machine(error):
-                log.exception("model %d could not be measured", model_id)
+            if measuring.passes(error):
+                log.warning("model %d cannot be measured now: %s", model_id, error)
+                return False
+            log.exception("model %d could not be measured", model_id)
         if pause():
-            return self._give_way(model_id)
-        self._settled.add(model_id)
+            return False
+        if model_id in rates.unmeasured(self._database, self._choice.kind):
+            self._settled.add((model_id, names))
         return True
-
-    def _give_way(self, model_id: int) -> bool:
-        """Note that something else goes first; where that is always so, it is left."""
-        self._interrupted[model_id] += 1
-        if self._interrupted[model_id] >= INTERRUPTIONS:
-            self._settled.add(model_id)
-        return False

@@ -11,7 +11,7 @@ import click
 import sqlalchemy as sa
 
 from db.base import database as connecting
-from db.registry import aliases, engines, models
+from db.registry import aliases, engines, models, rates
 from scheduler import errors, session
 from scheduler.show import display as displays
 from scheduler.show import output
@@ -186,6 +186,11 @@ def _build(
     except EngineError as error:
         return {**result, "text": str(error)}
     kept["options"]["films_per_s"] = round(rate, 1)
-    connecting.write(database, lambda c: engines.record(c, path.stem, kept))
+
+    def keep(connection: sa.Connection) -> None:
+        engines.record(connection, path.stem, kept)
+        rates.forget(connection, model_id)
+
+    connecting.write(database, keep)
     shown = {name: value for name, value in kept.items() if name != "options"}
     return {**result, **kept["options"], **shown, "text": verdict.text}

@@ -21,6 +21,7 @@ from worker.config import Settings
 from worker.engine import Engine, choose, open_on, speed
 from worker.engine.base import Pending
 from worker.errors import EngineError, OutOfMemory
+from worker.machine import gpu_lease
 from worker.scoring import engine_check, measuring, serving
 
 
@@ -42,6 +43,12 @@ class Delayed:
 def database_url(sqlite_url: str) -> str:
     """SQLite only: the rows are tested on both with the database."""
     return sqlite_url
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker of a machine measures at a time, and others run such tests."""
+    monkeypatch.setattr(gpu_lease, "LOCKS", tmp_path)
 
 
 @pytest.fixture
@@ -180,6 +187,34 @@ def test_in_an_engine_check_every_precision_that_was_measured_is_tried(
     )
     assert (ok, detail) == (True, "fp32 runs; bf16 runs")
     assert rates.chosen(database, passed, choose(settings).kind) == "fp32"
+
+
+def test_a_precision_that_another_machine_of_that_name_has_costs_a_candidate_nothing_here(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.1, "fp32": 0.0})
+    measure(settings, database, passed)
+    delays(monkeypatch, {"fp32": 0.0})
+    ok, detail = engine_check.check(
+        settings, database, "w", choose(settings), passed, threading.Event()
+    )
+    assert (ok, detail) == (True, "fp32 runs")
+
+
+def test_nothing_is_kept_where_another_precision_came_while_a_model_was_measured(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    came = iter([True])
+
+    def pause() -> bool:
+        if next(came, False):
+            connecting.write(database, lambda c: rates.forget(c, passed))
+            passes(database, passed, "int8")
+        return False
+
+    assert not measure(settings, database, passed, pause=pause)
+    assert rates.of_model(database, passed) == []
 
 
 def test_what_goes_wrong_while_a_candidate_is_measured_says_nothing_of_its_answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,13 @@ from tests.worker import samples
 from tests.worker.scoring.test_measuring import delays, passes
 from worker import config
 from worker.config import Settings
-from worker.engine import choose
+from worker.engine import choose, store
 from worker.machine import gpu_lease
 from worker.machine.gpu_lease import GpuLease
-from worker.scoring import measuring
+from worker.scoring import measuring, serving
+from worker.service import rates as rates_of_service
 from worker.service.daemon import Daemon
-from worker.service.rates import INTERRUPTIONS, PROCESSOR, Rates
+from worker.service.rates import Rates
 
 
 @pytest.fixture
@@ -93,37 +95,93 @@ def test_a_model_that_cannot_be_measured_here_is_not_tried_again(
     assert rates.of_model(database, passed) == []
 
 
-def test_while_another_worker_of_the_machine_measures_nothing_is_due_and_no_lock_is_kept(
+def test_while_another_worker_of_the_machine_measures_it_waits_and_keeps_no_lock(
     settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
-    other = GpuLease(PROCESSOR, "measuring")
+    other = GpuLease(measuring.PROCESSOR, "measuring")
     assert other.take()
     found = looking(settings, database)
     assert found.look()
-    assert found.run(lambda: False)
+    asked = iter([False, False])
+    assert not found.run(lambda: next(asked, True))
     assert not opened and not found.due()
     other.release()
     assert other.take(), "nobody waits for a turn that it does not want any more"
     other.release()
-    assert found.look()
-    assert found.run(lambda: False)
+    monkeypatch.setattr(rates_of_service, "AGAIN_S", 0.0)
+    again = looking(settings, database)
+    assert again.look()
+    assert again.run(lambda: False)
     assert opened == ["bf16", "fp32"]
     assert other.take()
     other.release()
 
 
-def test_what_is_interrupted_again_and_again_is_left_to_others(
+def test_what_was_interrupted_begins_again_after_a_while_and_not_before(
     settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
     found = looking(settings, database)
-    for _ in range(INTERRUPTIONS):
-        assert found.look()
-        asked = iter([False])
-        assert not found.run(lambda asked=asked: next(asked, True))  # type: ignore[misc]
+    assert found.look()
+    asked = iter([False] * 3)
+    assert not found.run(lambda: next(asked, True))
     assert not found.look()
     assert rates.of_model(database, passed) == []
+    monkeypatch.setattr(rates_of_service, "AGAIN_S", 0.0)
+    found = looking(settings, database)
+    assert found.look()
+    asked = iter([False] * 3)
+    assert not found.run(lambda: next(asked, True))
+    assert found.look()
+    assert found.run(lambda: False)
+    assert len(rates.of_model(database, passed)) == 2
+
+
+def test_what_a_machine_has_run_out_of_is_tried_again_later(
+    settings: Settings, database: sa.Engine, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates_of_service, "AGAIN_S", 0.0)
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fails(*args: object, **options: object) -> None:
+        raise full
+
+    found = looking(settings, database)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(serving, "open_on", fails)
+        assert found.look()
+        assert found.run(lambda: False)
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0})
+    assert found.look()
+    assert found.run(lambda: False)
+    assert len(rates.of_model(database, passed)) == 2
+
+
+def test_the_worker_that_measured_a_model_measures_it_again_when_it_has_another_precision(
+    settings: Settings, database: sa.Engine, passed: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    delays(monkeypatch, {"bf16": 0.0, "fp32": 0.0, "int8": 0.0})
+    found = looking(settings, database)
+    assert found.look() and found.run(lambda: False)
+    assert not found.look()
+    # Another file of the same network: fp32 is computed, and called so.
+    file = store.fetch(database, settings.home, passed)
+    small = tmp_path / "small.onnx"
+    small.write_bytes(file.read_bytes() + b"\xc0\x0c\x01")  # a field that nobody reads
+    tried = {
+        "precision": "int8", "backend": "openvino", "backend_version": "1", "device": "CPU",
+        "options": {}, "parity_delta": 0.0, "passed": True,
+    }  # fmt: skip
+    connecting.write(
+        database, lambda c: models.add_precisions(c, passed, {"int8": small}, [tried], "kim")
+    )
+    assert rates.of_model(database, passed) == []
+    assert found.look() and found.run(lambda: False)
+    assert {row["precision"] for row in rates.of_model(database, passed)} == {
+        "int8", "bf16", "fp32",
+    }  # fmt: skip
 
 
 def test_an_idle_worker_measures_the_champion_and_jobs_are_computed_by_it_from_then_on(
