@@ -475,3 +475,16 @@ def test_a_source_that_is_read_from_its_start_is_one_workers_at_a_time(
     given.commit(database, first)
     # The first has let its last lease run out.
     assert given.claimed(database, "second").shard_no == 1
+
+
+def test_a_shard_has_no_turn_with_a_worker_that_lacks_the_engine_of_its_job(
+    database: sa.Engine,
+) -> None:
+    given.running(database, engine="tensorrt")
+
+    def turn(*kinds: str) -> object:
+        with reading(database) as connection:
+            return turns.next_one(connection, turns.Wanted(kinds=set(kinds)))
+
+    assert turn("auto", "onnx") is None
+    assert turn("auto", "tensorrt") is not None

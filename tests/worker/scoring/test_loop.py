@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +15,10 @@ import numpy as np
 import onnx
 import pytest
 import sqlalchemy as sa
+import zstandard
 
 from db.base import database as connecting
-from db.base.schema import model_chunks, shards
+from db.base.schema import model_chunks, shards, sources
 from db.queue import jobs, leases, listings
 from db.queue.listings import NewShard
 from db.work import claims
@@ -254,6 +257,26 @@ def test_a_plan_that_takes_long_does_not_delay_a_pause_and_is_made_meanwhile(
     samples.wait(lambda: state() == "running", "the job to be planned")
     assert {row["state"] for row in scoring.shards(job_id)} == {"ready"}
     scoring.scorer.close()
+
+
+def test_a_compressed_tar_that_is_read_from_its_start_is_marked_as_a_stream(
+    scoring: Scoring, model_id: int, tmp_path: Path
+) -> None:
+    """So that one worker has it, and not each of several reads all of it."""
+    path = tmp_path / "one-frame.tar.zst"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for n in range(40):
+            info = tarfile.TarInfo(f"{n}.png")
+            info.size = 1 << 20
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    path.write_bytes(zstandard.compress(buffer.getvalue()))
+    job_id = samples.submit_score(scoring.engine, model_id, path)
+    scoring.scorer.drain(lambda: jobs.get(scoring.engine, job_id)["state"] != "queued")
+    samples.wait(lambda: jobs.get(scoring.engine, job_id)["planned_at"], "the job to be planned")
+    scoring.scorer.close()
+    with connecting.reading(scoring.engine) as connection:
+        assert connection.execute(sa.select(sources.c.streams)).scalar_one()
 
 
 def with_a_damaged_listing(scoring: Scoring, folder: Path, model_id: int) -> int:

@@ -390,23 +390,6 @@ def test_the_index_of_a_compressed_tar_is_there_as_soon_as_its_shards(
     spool.close()
 
 
-def test_a_compressed_tar_that_is_read_from_its_start_is_marked_as_a_stream(
-    desk: Desk, model_id: int, tmp_path: Path
-) -> None:
-    path = tmp_path / "one-frame.tar.zst"
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for n in range(40):
-            info = tarfile.TarInfo(f"{n}.png")
-            info.size = 1 << 20
-            tar.addfile(info, io.BytesIO(bytes(info.size)))
-    path.write_bytes(zstandard.compress(buffer.getvalue()))
-    job_id = samples.submit_score(desk.engine, model_id, path)
-    desk.plan(job_id)
-    with connecting.reading(desk.engine) as connection:
-        assert connection.execute(sa.select(sources.c.streams)).scalar_one()
-
-
 def index_of(engine: sa.Engine, job_id: int) -> bytes | None:
     """The seek index of a job's first source."""
     with connecting.reading(engine) as connection:
