@@ -187,15 +187,16 @@ def stored(engine: sa.Engine, model_id: int) -> str | None:
     In another one the whole archive would be scored anew.
     """
     with database.reading(engine) as connection:
-        there = [
-            precision
-            for precision in PRECISIONS
-            if connection.execute(
-                sa.select(films.c.item_no)
-                .where(films.c.model_id == model_id, films.c.precision == precision)
-                .limit(1)
-            ).first()
-        ]
+        stored_in = sa.union_all(
+            *(
+                sa.select(sa.literal(precision)).where(
+                    sa.exists().where(films.c.model_id == model_id, films.c.precision == precision)
+                )
+                for precision in PRECISIONS
+            )
+        )
+        there = [str(name) for name in connection.execute(stored_in).scalars()]
+        there.sort(key=PRECISIONS.index)
         if len(there) < 2:
             return there[0] if there else None
         counted: dict[str, int] = dict.fromkeys(there, 0)

@@ -82,6 +82,8 @@ def pin(engine: sa.Engine, model_id: int, asked: str, machines: Machines) -> Pin
 
 def _auto(engine: sa.Engine, model_id: int, machines: Machines, usable: Set[str]) -> Pinned:
     order = engines.FASTEST[machines.on]
+    if not usable - {"fp32"}:
+        return Pinned("fp32", "the only one that it may be computed in")
     # A machine may lack what a precision needs: not every processor has bfloat16.
     usable = usable - (rates.lacking(engine, model_id, machines.kinds) & {*order}) | {"fp32"}
     kept = rates.stored(engine, model_id)

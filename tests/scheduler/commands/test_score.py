@@ -118,7 +118,7 @@ def test_the_fastest_precision_that_passed_its_gate_is_pinned(
 ) -> None:
     best = engines.best_precision(engine, model)
     result = run("score", films, "--later")
-    assert f"Model {model} (first) computes in {best}, as a rule the fastest" in result.stderr
+    assert f"Model {model} (first) computes in {best}, the only one that" in result.stderr
     assert jobs.get(engine, 1)["precision"] == best
 
 
