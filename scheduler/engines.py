@@ -68,10 +68,9 @@ def this_machine(settings: Settings) -> Machines:
 
 def of(choice: EngineChoice) -> Machines:
     """The machine that has this engine."""
-    from worker import engine
     from worker.schedules import fleet
 
-    return fleet.Machines(fleet.kind(engine.kinds(choice)), (choice.kind,))
+    return fleet.Machines(choice.on, (choice.kind,))
 
 
 def waits(database: sa.Engine, asked: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -78,7 +78,11 @@ def best_precision(engine: sa.Engine, model_id: int, on: str = "onnx") -> str:
     that passed did so on a processor that has bfloat16.) On `tensorrt`: int8, else fp16, else fp32.
     On `either`: what is fast on both.
     """
-    usable = usable_precisions(engine, model_id, on)
+    return first(on, usable_precisions(engine, model_id, on))
+
+
+def first(on: str, usable: Collection[str]) -> str:
+    """Of usable precisions the first of the order for workers of a kind, else fp32."""
     return next((precision for precision in FASTEST[on] if precision in usable), "fp32")
 
 

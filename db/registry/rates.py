@@ -7,7 +7,7 @@ the model, so that a new model is measured anew.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from db.base import database
 from db.base.schema import aliases, engines, films, model_files, models, rates
-from db.base.totals import day_totals, shard_totals
 from db.base.types import now
 from db.registry import events
 
@@ -27,6 +26,12 @@ LEAST_ROUNDS = 10
 
 #: Precisions that outcomes may be stored in, the fastest first as a rule: of as many, the first.
 PRECISIONS = ("int8", "bf16", "fp16", "fp32")
+
+
+_PREDICTIONS = sa.text(
+    "SELECT precision, SUM(predictions) AS n FROM v_daily_scores WHERE model_id = :model "
+    "GROUP BY precision"
+)
 
 
 class Known(NamedTuple):
@@ -143,15 +148,15 @@ def chosen(engine: sa.Engine, model_id: int, kind: str) -> str | None:
 
 
 def fastest(
-    engine: sa.Engine, model_id: int, kinds: Sequence[str], usable: Collection[str]
+    rows: Iterable[sa.RowMapping], kinds: Sequence[str], usable: Collection[str]
 ) -> str | None:
     """The precision for workers of these kinds (one for each worker), of the usable ones.
 
-    Where the kinds chose differently, that in which all workers together score most films per
-    second, of those that each kind has. None where that cannot be told: a kind that was not
-    measured, no worker, or no precision that all have.
+    `rows` are those of a model. Where the kinds chose differently, that in which all workers
+    together score most films per second, of those that each kind has. None where that cannot be
+    told: a kind that was not measured, no worker, or no precision that all have.
     """
-    rows = [row for row in of_model(engine, model_id) if row["kind"] in kinds]
+    rows = [row for row in rows if row["kind"] in kinds]
     choices = {row["kind"]: row["precision"] for row in rows if row["chosen"]}
     if not kinds or not set(kinds) <= choices.keys():
         return None
@@ -166,10 +171,13 @@ def fastest(
     return max(together, key=lambda precision: together[precision]) if together else None
 
 
-def lacking(engine: sa.Engine, model_id: int, kinds: Sequence[str]) -> set[str]:
-    """Precisions that a kind of worker could not be measured in, of those that were measured."""
+def lacking(rows: Iterable[sa.RowMapping], kinds: Sequence[str]) -> set[str]:
+    """Precisions that a kind of worker could not be measured in, of those that were measured.
+
+    `rows` are those of a model.
+    """
     found: dict[str, set[str]] = {}
-    for row in of_model(engine, model_id):
+    for row in rows:
         if row["kind"] in kinds:
             found.setdefault(row["kind"], set()).add(row["precision"])
     return {name for there in found.values() for name in set(PRECISIONS) - there}
@@ -199,16 +207,9 @@ def stored(engine: sa.Engine, model_id: int) -> str | None:
         there.sort(key=PRECISIONS.index)
         if len(there) < 2:
             return there[0] if there else None
-        counted: dict[str, int] = dict.fromkeys(there, 0)
-        for table in (day_totals, shard_totals):
-            sums = (
-                sa.select(table.c.precision, sa.func.sum(table.c.predictions))
-                .where(table.c.model_id == model_id, table.c.precision.in_(there))
-                .group_by(table.c.precision)
-            )
-            for precision, films_ in connection.execute(sums):
-                counted[precision] += int(films_)
-    return max(there, key=lambda precision: counted[precision])
+        rows = connection.execute(_PREDICTIONS, {"model": model_id})
+        counted: dict[str, int] = {row.precision: int(row.n) for row in rows}
+    return max(there, key=lambda precision: counted.get(precision, 0))
 
 
 def unmeasured(engine: sa.Engine, kind: str) -> list[int]:

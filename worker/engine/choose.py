@@ -103,6 +103,11 @@ class EngineChoice:
         words = (NAMES[self.backend], self.version, "on", device)
         return " ".join(filter(None, words))[:LONGEST_KIND]
 
+    @property
+    def on(self) -> str:
+        """The kind of worker that a precision is chosen for: `tensorrt` or `onnx`."""
+        return TENSORRT if self.backend.startswith("tensorrt") else ONNX
+
     def asking(self, engine: str | None) -> EngineChoice:
         """The same for a job that asks for an engine itself."""
         return self if engine in (None, AUTO) else replace(self, asked=str(engine))

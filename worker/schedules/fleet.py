@@ -81,17 +81,18 @@ def pin(engine: sa.Engine, model_id: int, asked: str, machines: Machines) -> Pin
 
 
 def _auto(engine: sa.Engine, model_id: int, machines: Machines, usable: Set[str]) -> Pinned:
-    order = engines.FASTEST[machines.on]
     if not usable - {"fp32"}:
         return Pinned("fp32", "the only one that it may be computed in")
     # A machine may lack what a precision needs: not every processor has bfloat16.
-    usable = usable - (rates.lacking(engine, model_id, machines.kinds) & {*order}) | {"fp32"}
+    rows = rates.of_model(engine, model_id)
+    lacking = rates.lacking(rows, machines.kinds) & {*engines.FASTEST[machines.on]}
+    usable = usable - lacking | {"fp32"}
     kept = rates.stored(engine, model_id)
     # bf16 is computed by processors alone.
     if kept in usable and not (kept == "bf16" and machines.on != "onnx"):
         return Pinned(str(kept), "as most of its stored predictions are")
-    measured = rates.fastest(engine, model_id, machines.kinds, usable)
+    measured = rates.fastest(rows, machines.kinds, usable)
     if measured is not None:
         return Pinned(measured, "measured to be fastest where it will run")
-    best = next((precision for precision in order if precision in usable), "fp32")
+    best = engines.first(machines.on, usable)
     return Pinned(best, "as a rule the fastest that passed its parity gate")

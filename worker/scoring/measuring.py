@@ -10,7 +10,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -36,12 +36,7 @@ ROUNDS = 12
 PROCESSOR = "processor"
 
 
-def of_kind(choice: EngineChoice) -> str:
-    """The kind of worker, in the words that a precision is chosen by."""
-    return "tensorrt" if choice.backend.startswith("tensorrt") else "onnx"
-
-
-def passes(error: BaseException) -> bool:
+def for_now(error: BaseException) -> bool:
     """Whether an error says what the machine or its GPU has run out of for now."""
     met: BaseException | None = error
     while met is not None:
@@ -53,7 +48,7 @@ def passes(error: BaseException) -> bool:
 
 def candidates(database: sa.Engine, model_id: int, choice: EngineChoice) -> list[str]:
     """The precisions to measure, first the one that is `auto` here now; one: nothing to choose."""
-    on = of_kind(choice)
+    on = choice.on
     usable = engines.usable_precisions(database, model_id, on) & set(engines.FASTEST[on])
     now = rates.chosen(database, model_id, choice.kind)
     if now != "fp32" and now not in usable:
@@ -159,13 +154,13 @@ class _Lender:
         self._settings, self._database, self._model_id = settings, database, model_id
         self._choice, self._who, self._report = choice, who, report
         self._open: dict[str, Engine] = {}
+        self._kept = ExitStack()
 
     def __enter__(self) -> None:
-        return None
+        """What stays open is closed at the end."""
 
     def __exit__(self, *raised: object) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
+        self._kept.close()
 
     def has(self, precision: str) -> bool:
         """Whether the engine can be had."""
@@ -175,7 +170,7 @@ class _Lender:
         except GpuLost:
             raise
         except EngineError as error:
-            if passes(error):
+            if for_now(error):
                 raise
             log.warning("model %d is not measured in %s: %s", self._model_id, precision, error)
             return False
@@ -185,20 +180,20 @@ class _Lender:
 
         @contextmanager
         def lent() -> Iterator[Engine]:
-            engine = self._open.get(precision) or self._opened(precision)
-            if self._choice.gpu is None:
-                self._open[precision] = engine
-                yield engine
+            if self._choice.gpu is not None:
+                with closing(self._opened(precision)) as engine:
+                    yield engine
                 return
-            with closing(engine):
-                yield engine
+            if precision not in self._open:
+                self._open[precision] = self._kept.enter_context(closing(self._opened(precision)))
+            yield self._open[precision]
 
         return lent
 
     def _opened(self, precision: str) -> Engine:
         self._report(f"measuring model {self._model_id} in {precision}", 0, 0)
         choice = self._choice
-        if of_kind(choice) == "tensorrt":
+        if choice.on == TENSORRT:
             choice = replace(choice, asked=TENSORRT)  # nothing is to take its place
         engine = serving.serve(
             self._settings, self._database, self._model_id, precision, choice, self._report,

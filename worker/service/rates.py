@@ -120,7 +120,7 @@ class Rates:
         except Exception as error:
             if database.away(error):
                 raise
-            if measuring.passes(error):
+            if measuring.for_now(error):
                 log.warning("model %d cannot be measured now: %s", model_id, error)
                 return False
             log.exception("model %d could not be measured", model_id)

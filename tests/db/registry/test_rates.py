@@ -97,12 +97,14 @@ ALL = ("int8", "bf16", "fp16", "fp32")
 def test_where_a_kind_of_worker_was_not_measured_nothing_is_the_fastest(
     database: sa.Engine,
 ) -> None:
-    assert rates.fastest(database, 1, (), ALL) is None
+    assert rates.fastest(rates.of_model(database, 1), (), ALL) is None
     keep(database, INT8)
-    assert rates.fastest(database, 1, (), ALL) is None
-    assert rates.fastest(database, 1, (XEON,), ALL) == "int8"
-    assert rates.fastest(database, 1, (XEON, ORIN), ALL) is None
-    assert rates.fastest(database, 1, (XEON,), ("fp32",)) is None, "it may not be used any more"
+    assert rates.fastest(rates.of_model(database, 1), (), ALL) is None
+    assert rates.fastest(rates.of_model(database, 1), (XEON,), ALL) == "int8"
+    assert rates.fastest(rates.of_model(database, 1), (XEON, ORIN), ALL) is None
+    assert rates.fastest(rates.of_model(database, 1), (XEON,), ("fp32",)) is None, (
+        "it may not be used any more"
+    )
 
 
 def test_for_several_kinds_that_precision_is_the_fastest_in_which_they_score_most_together(
@@ -110,9 +112,13 @@ def test_for_several_kinds_that_precision_is_the_fastest_in_which_they_score_mos
 ) -> None:
     keep(database, Rate("bf16", 1100.0), Rate("int8", 800.0, (0.7, 0.6, 0.8)))
     keep(database, Rate("int8", 500.0), Rate("bf16", 300.0, (0.6, 0.5, 0.7)), kind=ORIN)
-    assert rates.fastest(database, 1, (XEON, ORIN), ALL) == "bf16"  # 1,400 against 1,300
-    assert rates.fastest(database, 1, (XEON, ORIN, ORIN), ALL) == "int8"  # 1,700 against 1,800
-    assert rates.fastest(database, 1, (XEON, ORIN), ("int8", "fp32")) == "int8"
+    assert (
+        rates.fastest(rates.of_model(database, 1), (XEON, ORIN), ALL) == "bf16"
+    )  # 1,400 against 1,300
+    assert (
+        rates.fastest(rates.of_model(database, 1), (XEON, ORIN, ORIN), ALL) == "int8"
+    )  # 1,700 against 1,800
+    assert rates.fastest(rates.of_model(database, 1), (XEON, ORIN), ("int8", "fp32")) == "int8"
 
 
 def test_for_several_kinds_only_a_precision_that_all_have_counts_be_it_nobody_s_choice(
@@ -120,10 +126,10 @@ def test_for_several_kinds_only_a_precision_that_all_have_counts_be_it_nobody_s_
 ) -> None:
     keep(database, Rate("bf16", 1100.0), Rate("fp32", 400.0, (0.4, 0.3, 0.5)))
     keep(database, Rate("fp16", 900.0), Rate("fp32", 300.0, (0.3, 0.2, 0.4)), kind=ORIN)
-    assert rates.fastest(database, 1, (XEON, ORIN), ALL) == "fp32"
-    assert rates.lacking(database, 1, (XEON,)) == {"int8", "fp16"}
-    assert rates.lacking(database, 1, (XEON, ORIN)) == {"int8", "fp16", "bf16"}
-    assert rates.lacking(database, 1, ("another",)) == set()
+    assert rates.fastest(rates.of_model(database, 1), (XEON, ORIN), ALL) == "fp32"
+    assert rates.lacking(rates.of_model(database, 1), (XEON,)) == {"int8", "fp16"}
+    assert rates.lacking(rates.of_model(database, 1), (XEON, ORIN)) == {"int8", "fp16", "bf16"}
+    assert rates.lacking(rates.of_model(database, 1), ("another",)) == set()
     assert rates.of_kind(database, 1, ORIN) == ["fp16", "fp32"]
 
 

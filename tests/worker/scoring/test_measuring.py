@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
-from numpy.typing import NDArray
 
 from db.base import database as connecting
-from db.registry import engines, models, rates
+from db.registry import rates
+from tests.worker.made_up import delays, passes
 from worker import config
 from worker.config import Settings
-from worker.engine import Engine, choose, open_on, speed
-from worker.engine.base import Pending
+from worker.engine import choose, open_on, speed
 from worker.errors import EngineError, OutOfMemory
 from worker.machine import gpu_lease
 from worker.scoring import engine_check, measuring, serving
-
-
-class Delayed:
-    """A real engine that is called by another precision, and takes longer for every batch."""
-
-    def __init__(self, inner: Engine, precision: str, delay_s: float) -> None:
-        self._inner, self.precision, self._delay_s = inner, precision, delay_s
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def submit(self, pixels: NDArray[np.uint8], films: int | None = None) -> Pending:
-        time.sleep(self._delay_s)
-        return self._inner.submit(pixels, films)
 
 
 @pytest.fixture
@@ -68,34 +50,6 @@ def passed(database: sa.Engine, model_id: int) -> int:
     for precision in ("bf16", "fp16"):
         passes(database, model_id, precision)
     return model_id
-
-
-def passes(database: sa.Engine, model_id: int, precision: str) -> None:
-    """Have the model pass its gate in this precision, on a processor."""
-    sha256 = str(models.file_of(database, model_id)["sha256"])
-    row = {
-        "precision": precision, "backend": "openvino", "backend_version": "1", "device": "CPU",
-        "options": {}, "passed": True,
-    }  # fmt: skip
-    connecting.write(database, lambda c: engines.record(c, sha256, row))
-
-
-def delays(monkeypatch: pytest.MonkeyPatch, of: Mapping[str, float]) -> list[str]:
-    """Have engines take so many seconds longer per batch; the precisions that are opened.
-
-    Not every processor has bf16: fp32 is computed, and called so.
-    """
-    opened: list[str] = []
-
-    def lent(*args: Any, precision: str, **options: Any) -> Any:
-        opened.append(precision)
-        if precision not in of:
-            raise EngineError(f"{precision} is not computed here")
-        return Delayed(open_on(*args, precision="fp32", **options), precision, of[precision])
-
-    monkeypatch.setattr(serving, "open_on", lent)
-    monkeypatch.setattr(speed, "SLICE_S", 0.02)
-    return opened
 
 
 def measure(settings: Settings, database: sa.Engine, model_id: int, **options: Any) -> bool:

@@ -10,8 +10,26 @@ import sqlalchemy as sa
 
 from db.base import database as connecting
 from db.nightly import runs, schedules
+from tests.support import servers
 from tests.worker import samples
 from trainer.card import Card
+from worker import config
+from worker.config import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str, valkey: servers.Valkey) -> Settings:
+    """Of a worker that sweeps often; tests that need no broker have their own."""
+    return config.load(
+        {
+            "PNEUMOQ_HOME": str(tmp_path / "home"),
+            "PNEUMOQ_DATABASE_URL": database_url,
+            "PNEUMOQ_BROKER_URL": valkey.url,
+            "PNEUMOQ_DECODERS": "1",
+            "PNEUMOQ_ENGINE_THREADS": "1",
+            "PNEUMOQ_SWEEP_S": "0.1",
+        }
+    )
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ from db.base.schema import proofs
 from db.nightly import runs
 from db.queue import jobs
 from db.registry import aliases
-from tests.support import servers
 from tests.worker import samples
-from worker import config
 from worker.config import Settings
 from worker.service.daemon import Daemon
 
@@ -28,20 +26,6 @@ SOURCES = 40
 def database_url(sqlite_url: str) -> str:
     """SQLite only: what differs between databases is tested with them."""
     return sqlite_url
-
-
-@pytest.fixture
-def settings(tmp_path: Path, database_url: str, valkey: servers.Valkey) -> Settings:
-    return config.load(
-        {
-            "PNEUMOQ_HOME": str(tmp_path / "home"),
-            "PNEUMOQ_DATABASE_URL": database_url,
-            "PNEUMOQ_BROKER_URL": valkey.url,
-            "PNEUMOQ_DECODERS": "1",
-            "PNEUMOQ_ENGINE_THREADS": "1",
-            "PNEUMOQ_SWEEP_S": "0.1",
-        }
-    )
 
 
 @pytest.fixture

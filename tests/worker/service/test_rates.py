@@ -15,10 +15,8 @@ from db.base import database as connecting
 from db.base.schema import films
 from db.queue import jobs
 from db.registry import models, rates
-from tests.support import servers
 from tests.worker import samples
-from tests.worker.scoring.test_measuring import delays, passes
-from worker import config
+from tests.worker.made_up import delays, passes
 from worker.config import Settings
 from worker.engine import choose, store
 from worker.machine import gpu_lease
@@ -33,20 +31,6 @@ from worker.service.rates import Rates
 def database_url(sqlite_url: str) -> str:
     """SQLite only: the rows are tested on both with the database."""
     return sqlite_url
-
-
-@pytest.fixture
-def settings(tmp_path: Path, database_url: str, valkey: servers.Valkey) -> Settings:
-    return config.load(
-        {
-            "PNEUMOQ_HOME": str(tmp_path / "home"),
-            "PNEUMOQ_DATABASE_URL": database_url,
-            "PNEUMOQ_BROKER_URL": valkey.url,
-            "PNEUMOQ_DECODERS": "1",
-            "PNEUMOQ_ENGINE_THREADS": "1",
-            "PNEUMOQ_SWEEP_S": "0.1",
-        }
-    )
 
 
 @pytest.fixture
