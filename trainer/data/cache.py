@@ -30,11 +30,15 @@ from trainer.data.journal import Journal
 from trainer.errors import FilmError, Stopped
 from trainer.film import content, rules
 
-#: Earlier datasets' files in which films are looked for: the newest so many, and as many journals.
+#: Earlier datasets' files in which films are looked for: the newest so many, as many journals, and
+#: as many files of what was found in films.
 KEPT_FILES = 8
 
 #: Changes where the files mean something else, or hold films that are left out by now.
 LAYOUT = "4"
+
+#: What the names end in of files that keep what was found in films (`trainer.checking.kept`).
+SEARCHED = ".searched"
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -53,6 +57,8 @@ class Pixels:
     row: dict[str, int]
     size: int
     rule: str
+    #: Where their file is; None where they are in memory only.
+    folder: Path | None = None
 
     def rows(self, films: Sequence[Film]) -> NDArray[np.int64]:
         """Planes of these films, in their order."""
@@ -103,7 +109,8 @@ def decode(
         if f.sha256 in broken
     ]
     row = {sha256: i for i, sha256 in enumerate(order) if sha256 not in broken}
-    return dataset.without(left_out), Pixels(planes=planes, row=row, size=size, rule=rule)
+    pixels = Pixels(planes=planes, row=row, size=size, rule=rule, folder=folder)
+    return dataset.without(left_out), pixels
 
 
 def _is_there(path: Path) -> bool:
@@ -236,7 +243,10 @@ def superfluous(folder: Path, older_than_s: float) -> list[Path]:
     abouts = sorted(folder.glob("*.json"), key=_age_s)
     complete = [about for about in abouts if about.with_suffix(".npy").is_file()]
     kept = {about.stem for about in complete[:KEPT_FILES]}
-    files = [*folder.glob("*.json"), *folder.glob("*.npy"), *folder.glob(".*")]
+    kept |= {path.stem for path in sorted(folder.glob(f"*{SEARCHED}"), key=_age_s)[:KEPT_FILES]}
+    files = [
+        file for ends in ("*.json", "*.npy", f"*{SEARCHED}", ".*") for file in folder.glob(ends)
+    ]
     return sorted(
         file
         for file in files
