@@ -26,7 +26,7 @@ from worker.errors import ConfigError, EngineError
 from worker.machine import privacy
 from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
-from worker.training import checkpoints, night
+from worker.training import checkpoints, night, start
 from worker.training.giving_way import MoreUrgent
 from worker.training.kept import Kept
 from worker.training.process import GRACE_S, TrainingProcess
@@ -78,7 +78,7 @@ class Attempt:
         self._kept = Kept(settings.home, claimed.lease.job_id)
         self._more_urgent = MoreUrgent(engine, claimed.priority)
         #: The model whose weights it begins from, if any.
-        self._start = _warm_start(claimed.spec)
+        self._start = start.of(claimed.spec)
         #: The run that this job is for, where a schedule made it.
         self._night = night.of(settings, engine, claimed.lease)
         self._dataset_id: int | None = None
@@ -124,17 +124,19 @@ class Attempt:
 
     def _order(self) -> dict[str, Any]:
         """What the training process is to do; raises EngineError where a model cannot be had."""
-        home, spec, start = self._settings.home, dict(self._claimed.spec), self._start
-        if start is not None:
-            spec["init"] = str(store.fetch(self._database, home, start))
-        prepared = None if self._night is None else self._night.prepare(self._folder, start)
+        home, spec, begun = self._settings.home, dict(self._claimed.spec), self._start
+        if begun is not None:
+            spec["init"] = str(store.fetch(self._database, home, begun))
+        prepared = None if self._night is None else self._night.prepare(self._folder, begun)
         earlier = checkpoints.newest(home, self._database, self._lease.job_id)
+        learned = start.write(self._database, begun, self._folder, earlier)
         return {
             "spec": spec,
             "night": str(prepared or ""),
             "folder": str(self._folder),
             "cache": str(home / "cache"),
             "resume_from": str(earlier or ""),
+            "learned": str(learned or ""),
             "threads": self._settings.train_threads,
             "film_deadline_s": self._settings.film_deadline_s,
             "film_memory_mb": self._settings.film_memory_mb,
@@ -315,14 +317,3 @@ def _new_model(
         evaluations={"validation": measured},
         reference=result["reference"],
     )
-
-
-def _warm_start(spec: Mapping[str, Any]) -> int | None:
-    """The model whose weights a training job begins from; None for another start.
-
-    The number is in the job's spec, so that each attempt begins from the same, whatever is
-    promoted meanwhile.
-    """
-    start = spec.get("warm_start")
-    # True is what is asked of a schedule; a job that still has it found no model to begin from.
-    return None if isinstance(start, bool) or start is None else int(start)

@@ -31,6 +31,7 @@ from trainer.card import Group
 from trainer.data import classes, dataset, gathering
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import FIRST_NAMING
+from trainer.data.learned import NOTHING, Learned
 from trainer.data.names import Names
 from trainer.data.whose import Whose
 from trainer.judging import crossfit, figures, parity
@@ -184,6 +185,10 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         val_fraction=options.val_fraction,
         seed=options.seed,
         positive=found.positive,
+        # Names are compared with a hash of each, of which nothing is to be kept.
+        start=Learned.read(Path(work["learned"]), Names(key=names.key))
+        if work.get("learned")
+        else NOTHING,
     )
     report("note", text=classes.meaning(data.labels, data.positive))
     report("dataset", **_described(data, names))
@@ -238,7 +243,7 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         report("note", text="comparing the model with the champion on the frozen films")
         judged = night.judge(
             found, path, positive=card.positive, batch=work["engine_batch"],
-            threads=work["threads"], decoder=decoder,
+            threads=work["threads"], decoder=decoder, doubt=trained.dataset.doubt,
         )  # fmt: skip
     files = {"fp32": path, **derived.files}
     if model_dir is not None:

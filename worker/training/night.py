@@ -21,6 +21,7 @@ from db.queue.leases import Lease
 from db.registry import aliases, models
 from db.work import endings
 from trainer.data import leavings
+from trainer.data.learned import Learned
 from worker.config import Settings
 from worker.engine import store
 from worker.training.night_end import NightEnd
@@ -56,7 +57,7 @@ class Night:
         champion = None if run.champion_id is None else self._champion(run.champion_id)
         anchor = self._anchor()
         behind = {run.champion_id, start, anchor and anchor["model"]} - {None}
-        learned = nights.learned(self._engine, behind, run.schedule_id)
+        learned = Learned.of(nights.learned(self._engine, behind, run.schedule_id))
         frozen = run.schedule_evaluation_id
         last = nights.last_decided(self._engine, run.schedule_id)
         before = nights.last_trained(self._engine, run.schedule_id)
@@ -65,8 +66,8 @@ class Night:
             "champion": champion,
             "anchor": anchor,
             "learned": {
-                "films": sorted({film.sha256 for film in learned}),
-                "patients": sorted({film.patient for film in learned}),
+                "films": sorted(learned.films),
+                "patients": sorted(learned.patients),
             },
             "frozen": None if frozen is None else nights.manifest(self._engine, frozen),
             "last": None

@@ -271,8 +271,12 @@ class Night:
         batch: int,
         threads: int,
         decoder: Decoder,
+        doubt: str = "",
     ) -> dict[str, Any]:
-        """What `night.Night.judged` keeps: both models' figures, and the verdict."""
+        """What `night.Night.judged` keeps: both models' figures, and the verdict.
+
+        `doubt` is as of the dataset that the candidate was trained on.
+        """
         champion, anchor = self._facts["champion"], self._facts.get("anchor")
 
         def lack(unreadable: int) -> str:
@@ -305,13 +309,17 @@ class Night:
         if "accepted" not in found:  # nothing was compared
             return answer
         unreadable = len(films.judged) - found["films"]
-        aside = _aside(films, unreadable, found, champion)
+        aside = _aside(films, unreadable, found, champion, doubt)
         reason, told = answer["reason"] + aside, answer["told"] + aside
         return answer | {"verdict": {**found, "told": told}, "reason": reason, "told": told}
 
 
 def _aside(
-    films: Films, unreadable: int, figures: Mapping[str, Any], champion: Mapping[str, Any]
+    films: Films,
+    unreadable: int,
+    figures: Mapping[str, Any],
+    champion: Mapping[str, Any],
+    doubt: str,
 ) -> str:
     """What a reader should know of the films that the figures are of.
 
@@ -340,6 +348,8 @@ def _aside(
         )
     if champion["films"] is None:
         found.append("the champion was imported, and may have learned from any of them")
+    if doubt:
+        found.append(f"of the new model's validation: {doubt}")
     anchor = figures.get("anchor") or {}
     for shift, whom in ((figures.get("shift"), ""), (anchor.get("shift"), " with the anchor's")):
         if not shift or shift["judged"]:

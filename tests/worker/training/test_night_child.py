@@ -60,12 +60,12 @@ class Told:
         return self.night().look([self._data], report=self._report, **values)
 
     def judge(
-        self, films: Films, candidate: Path, decoder: Decoder | None = None
+        self, films: Films, candidate: Path, decoder: Decoder | None = None, doubt: str = ""
     ) -> dict[str, Any]:
         """Compare a candidate with the champion on the frozen films."""
         return self.night().judge(
             films, candidate, positive="PNEUMONIA", batch=8, threads=1,
-            decoder=decoder or decoding.threads(1),
+            decoder=decoder or decoding.threads(1), doubt=doubt,
         )  # fmt: skip
 
     def rests(self, **changes: Any) -> RunSkipped:
@@ -418,6 +418,11 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
     told.values["champion"]["films"] = None
     found = told.judge(films, model_file)
     assert "; the champion was imported, and may have learned from any of them; " in found["told"]
+
+    found = told.judge(films, model_file, doubt="10 of 14 held-out films were learned")
+    assert (
+        "; of the new model's validation: 10 of 14 held-out films were learned; " in found["told"]
+    )
 
 
 def test_a_model_that_gives_no_number_is_not_accepted(
