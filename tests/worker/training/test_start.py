@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.worker.training.test_attempt import settings as settings
 from tests.worker.training.test_attempt import trainer as trainer
 from trainer.data.learned import Learned
 from worker.training import start
+from worker.training.start import Start
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def attempt(tmp_path: Path) -> Path:
 
 def told(site: Site, number: int | None, attempt: Path, earlier: Path | None = None) -> Learned:
     """What a training process is told that its start has learned."""
-    path = start.write(site.database, number, attempt, earlier)
+    path = start.write(site.database, Start(model=number), attempt, earlier)
     return Learned() if path is None else Learned.read(path)
 
 
@@ -74,6 +77,69 @@ def test_an_attempt_that_goes_on_is_told_what_the_earlier_one_was(
     assert was.films
     assert told(site, None, attempt, earlier) == was
     assert told(site, None, tmp_path, attempt) == was, "and so is the next"
+
+
+def of(site: Site, **spec: object) -> Start:
+    """What a job of this spec begins from."""
+    return start.of(site.database, spec, 10.0)
+
+
+def test_a_file_of_a_model_here_is_that_model_in_any_precision(site: Site, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"any {name}.onnx" for name in ("fp32", "int8")}
+    for name, file in files.items():
+        file.write_text(name * (1 << 20))
+    new = given.model(tmp_path, "first")
+    number = write(
+        site.database,
+        lambda c: models.register(c, dataclasses.replace(new, files=files, engines=()), "w"),
+    )
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(files["fp32"].read_bytes())
+    for file in (*files.values(), copy):
+        assert of(site, init=str(file)) == Start(model=number)
+    # Beside a model that is named the other means nothing.
+    assert of(site, init=str(copy), warm_start=7) == Start(model=7)
+
+
+def test_of_a_file_of_no_model_here_it_is_told_that_nothing_is_known(
+    site: Site, tmp_path: Path, attempt: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"w")
+    for path in (file, tmp_path / "gone.onnx", tmp_path):
+        assert of(site, init=str(path)) == Start(from_elsewhere=True)
+    for words in ("imagenet", "scratch"):
+        assert of(site, init=words) == of(site) == of(site, warm_start=True) == Start()
+    path = start.write(site.database, of(site, init=str(file)), attempt, None)
+    assert path is not None
+    assert Learned.read(path) == Learned(complete=False)
+
+
+def test_torchvision_s_file_of_imagenet_weights_has_learned_no_film(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import ResNet18_Weights
+
+    assert ResNet18_Weights.IMAGENET1K_V1.url.endswith(f"-{start.IMAGENET}.pth")
+    file = tmp_path / "brought here by hand.pth"
+    file.write_bytes(b"w")
+    monkeypatch.setattr(start, "IMAGENET", hashlib.sha256(b"w").hexdigest()[:8])
+    assert of(site, init=str(file)) == Start()
+
+
+def test_a_training_from_a_model_s_file_has_that_model_for_its_parent(
+    trainer: Trainer, labelled: Path, model_id: int, model_file: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "exported.onnx"
+    copy.write_bytes(model_file.read_bytes())
+    job_id = trainer.submit(labelled, init=str(copy))
+    trainer.work()
+    job = trainer.job(job_id)
+    assert job["state"] == "completed", job["reason"]
+    made = models.get(trainer.engine, job["model_id"])
+    assert made["parent_id"] == model_id
+    # It was imported.
+    assert made["card"]["basis"].startswith("it is not known here what the weights ")
 
 
 def test_a_warm_start_by_another_seed_is_judged_by_patients_whom_no_model_learned(
