@@ -197,6 +197,7 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
     import numpy as np
 
     from scheduler.commands.dataset import decoder
+    from scheduler.commands.models import made_with
     from scheduler.pages import dressed
     from scheduler.pages.judged import Judged
     from scheduler.submitting import precision
@@ -229,8 +230,10 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
         )
     if not files:
         raise errors.Failure(f"no film of {data} could be scored; `pneumoq dataset check {data}`")
+    seen = made_with.sentence(made_with.among(engine, settings, row, entries))
     scored = Judged(
-        of=f"{split} of {data.absolute().name}, scored for this page",
+        of=f"{split} of {data.absolute().name}, scored for this page"
+        + (f"; {seen}" if seen else ""),
         score=np.array(score),
         truth=np.array(truth, bool),
         number=np.arange(len(files)),

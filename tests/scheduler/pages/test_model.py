@@ -157,9 +157,16 @@ def test_labelled_films_can_be_named_to_judge_a_model_by(
     engine: sa.Engine, model_id: int, tmp_path: Path
 ) -> None:
     drawn.write_folder(tmp_path / "films", 6)
+    there = [path for path in (tmp_path / "films").rglob("*") if path.is_file()]
+    rows.made_with(engine, model_id, [(there[0], "train", "any")])
+    mine = there[0].name.partition("_")[0]
+    n = sum(path.name.partition("_")[0] == mine for path in there)
     root = report("champion", tmp_path / "model.html", "--data", str(tmp_path / "films"))
     said = root.all("main")[0].text
-    assert "all of films, scored for this page" in said
+    assert (
+        f"all of films, scored for this page; {n} of these films, or others of their patients, "
+        "the model was made with" in said
+    )
     answer = json.loads(run("models", "evaluate", "champion", tmp_path / "films", "--json").stdout)[
         "metrics"
     ]
