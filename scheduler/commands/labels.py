@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def import_(
     Names are those of v_predictions, or of the files where the database has only their hashes;
     blanks around them, backslashes and accents may be as spreadsheets write them. item_no is
     understood too. Labels are the names of the model's classes. Importing again replaces what a
-    film had. Exit status: 0, or 3 where rows gave no film a label.
+    film had. Item numbers that a column job_id says to be of another job are refused: nothing is
+    stored. Exit status: 0, or 3 where rows gave no film a label.
 
     \b
     Examples:
@@ -80,7 +82,8 @@ def import_(
     hashed = labels.has_hashed(engine, job)
     # The file is read anew should the transaction be repeated.
     report = database.write(
-        engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hashed), who)
+        engine,
+        lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns, job), hashed), who),
     )
     pages.record(engine, "labels", file, job_id=job, films=None)
     try:
@@ -223,12 +226,16 @@ def _read(file: Path) -> Iterator[list[str]]:
 
 
 def _rows(
-    file: Path, name_column: str, label_column: str, numbers: bool
+    file: Path, name_column: str, label_column: str, numbers: bool, job: int
 ) -> Iterator[tuple[str | int, str]]:
-    """Name or item number, and label, of each line that has both."""
+    """Name or item number, and label, of each line that has both.
+
+    Failure where an item number is one of another job than `job`.
+    """
     lines = _read(file)
     header = next(lines)
     name_at, label_at = header.index(name_column), header.index(label_column)
+    job_at = next((n for n, name in enumerate(header) if name.strip().lower() == "job_id"), None)
     for number, line in enumerate(lines, start=2):
         if len(line) <= max(name_at, label_at):
             raise errors.Failure(
@@ -239,11 +246,36 @@ def _rows(
             continue
         if not numbers:
             yield name, label
-        elif (digits := name.strip()).isdecimal():
+            continue
+        if job_at is not None and not _is_of(line[job_at : job_at + 1], job):
+            raise errors.Failure(_of_another(file, number, name, line[job_at], job, header))
+        if (digits := name.strip()).isdecimal():
             # Python reads 4,300 digits at most; by so many no item is meant either.
             yield int(digits.lstrip("0")[:_DIGITS] or "0"), label
         else:
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
+
+
+def _is_of(cells: Sequence[str], job: int) -> bool:
+    """Whether the cell of a row's job, if it has one, is empty or this job's number."""
+    cell = "".join(cells).strip()
+    return not cell or cell.lstrip("0") == str(job)
+
+
+def _of_another(
+    file: Path, row: int, name: str, other: str, job: int, header: Sequence[str]
+) -> str:
+    """Why an item number of another job is refused, and what to do."""
+    other = output.printable(other.strip())
+    what = [f"give --job {other}"] if other.isdecimal() else []
+    named = next((c for c in header if c.strip().lower() in ("film_name", *NAMES)), None)
+    if named is not None:
+        column = shlex.quote(named)
+        what.append(f"where job {job} scored the same films, go by names: --name-column {column}")
+    return (
+        f"{file}, row {row}: item {name.strip()} is of job {other}, and not of job {job}, in which "
+        f"another film may have that number; no label was stored. {' Or, '.join(what)}"
+    )
 
 
 def _stored(

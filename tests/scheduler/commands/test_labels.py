@@ -108,6 +108,61 @@ def test_item_numbers_are_names_too(job: int, tmp_path: Path) -> None:
     assert answer["metrics"]["unlabelled"] == 8
 
 
+def reviewed(file: Path, *jobs: int) -> Path:
+    """A CSV as a review page saves it: each job's items 0 to 9, of which the last has no label."""
+    head = "job_id,item_no,sha256,label,note,why,probability,seen_model,labelled_at,film_name"
+    lines = [
+        f"{job},{n},{n:064x},{CLASS[t] if n < 9 else ''},,control,0.5,0,,ward {n % 2}/film {n}.png"
+        for job in jobs
+        for n, t in enumerate(TRUTH)
+    ]
+    file.write_text("\n".join((head, *lines)) + "\n", encoding="utf-8-sig")
+    return file
+
+
+def n_labels(engine: sa.Engine) -> int:
+    with database.reading(engine) as connection:
+        return int(connection.execute(sa.text("SELECT count(*) FROM labels")).scalar_one())
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_item_numbers_of_another_job_are_refused_and_label_nothing(
+    engine: sa.Engine, job: int, tmp_path: Path, both: bool
+) -> None:
+    file = reviewed(tmp_path / "review.csv", *([job] if both else []), 42)
+    words = ("labels", "import", file, "--job", job)
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    line = only_line(result.stderr)
+    assert f"row {12 if both else 2}: item 0 is of job 42, and not of job {job}" in line
+    assert "--job 42" in line and "--name-column film_name" in line
+    assert n_labels(engine) == 0
+    # What the line advises where the new job scored the same films.
+    by_name = run(*words, "--name-column", "film_name", "--json")
+    assert by_name.exit_code == 0, by_name.stderr
+    assert json.loads(by_name.stdout)["labelled"] == 9
+
+
+def test_a_review_of_the_job_itself_is_taken_by_its_item_numbers(job: int, tmp_path: Path) -> None:
+    file = reviewed(tmp_path / "review.csv", job)
+    result = run("labels", "import", file, "--job", job, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["labelled"] == 9
+
+
+def test_the_job_of_an_item_number_may_be_left_open_and_is_a_number(
+    engine: sa.Engine, job: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "truth.csv"
+    assert imported(file, job, "item_no,label,Job_ID\n0,PNEUMONIA,\n")["labelled"] == 1
+    assert imported(file, job, f"item_no,label,job_id\n1,PNEUMONIA, 0{job} \n")["labelled"] == 1
+    file.write_text('item_no,label,job_id\n2,PNEUMONIA,"PB-332"\n')
+    result = run("labels", "import", file, "--job", job)
+    assert result.exit_code == 2
+    assert "item 2 is of job PB-332" in only_line(result.stderr)
+    assert n_labels(engine) == 2
+
+
 def test_numbers_that_no_item_can_have_are_unknown(job: int, tmp_path: Path) -> None:
     numbers = ["2147483648", "9" * 30, "1" + "0" * 5000, "0" * 5000 + "9"]
     text = "item,label\n" + "".join(f"{number},NORMAL\n" for number in numbers)
