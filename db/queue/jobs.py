@@ -158,6 +158,15 @@ def get(engine: sa.Engine, job_id: int) -> sa.RowMapping:
     return row
 
 
+def check_kept(job_id: int, purged_at: datetime | None) -> None:
+    """Conflict where a job was purged: of what came of its items there are only sums."""
+    if purged_at is not None:
+        raise Conflict(
+            f"job {job_id} was purged on {purged_at:%Y-%m-%d}: what came of each film is not known "
+            f"any more; `pneumoq jobs show {job_id}` prints the sums that are left"
+        )
+
+
 def progress(engine: sa.Engine, job_id: int) -> sa.RowMapping:
     """One row of v_job_progress; NotFound where there is none."""
     statement = sa.text(

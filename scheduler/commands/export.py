@@ -117,6 +117,7 @@ def _scored(engine: sa.Engine, job: int) -> sa.RowMapping:
     row = jobs.get(engine, job)
     if row["kind"] != "score":
         raise errors.Failure(f"job {job} trains a model; only scoring jobs have predictions")
+    jobs.check_kept(job, row["purged_at"])
     return row
 
 

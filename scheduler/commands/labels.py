@@ -168,8 +168,10 @@ def _print(found: dict[str, Any], job: int) -> None:
 
 
 def _check(engine: sa.Engine, job: int) -> None:
-    if jobs.get(engine, job)["kind"] != "score":
+    row = jobs.get(engine, job)
+    if row["kind"] != "score":
         raise errors.Failure(f"job {job} trains a model; labels are for scoring jobs")
+    jobs.check_kept(job, row["purged_at"])
 
 
 def _columns(
