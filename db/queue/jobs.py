@@ -169,11 +169,16 @@ def check_kept(job_id: int, purged_at: datetime | None) -> None:
 
 def progress(engine: sa.Engine, job_id: int) -> sa.RowMapping:
     """One row of v_job_progress; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        return progress_seen(connection, job_id)
+
+
+def progress_seen(connection: sa.Connection, job_id: int) -> sa.RowMapping:
+    """The same, as a transaction sees it."""
     statement = sa.text(
         f"SELECT {_PROGRESS} FROM v_job_progress WHERE job_id = :id"  # noqa: S608  # constant
     ).columns(**_TIMES)
-    with database.reading(engine) as connection:
-        row = connection.execute(statement, {"id": job_id}).mappings().first()
+    row = connection.execute(statement, {"id": job_id}).mappings().first()
     if row is None:
         raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
     return row
