@@ -247,6 +247,14 @@ def source_rows(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
         )
 
 
+def identities(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
+    """What tells a scoring job's sources from others, in order."""
+    names = ("uri", "kind", "fingerprint", "content_id", "listed")
+    select = sa.select(*(sources.c[name] for name in names)).where(sources.c.job_id == job_id)
+    with database.reading(engine) as connection:
+        return list(connection.execute(select.order_by(sources.c.source_no)).mappings())
+
+
 def source_count(connection: sa.Connection, job_id: int) -> int:
     """How many sources a scoring job reads."""
     return int(
