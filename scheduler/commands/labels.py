@@ -68,7 +68,7 @@ def import_(
     blanks around them, backslashes and accents may be as spreadsheets write them. item_no is
     understood too. Labels are the names of the model's classes. Importing again replaces what a
     film had. Item numbers that a column job_id says to be of another job are refused: nothing is
-    stored. Exit status: 0, or 3 where rows gave no film a label.
+    stored. Exit status: 0; 3 where rows gave no film a label; 2 where no prediction has one.
 
     \b
     Examples:
@@ -97,11 +97,8 @@ def import_(
     lost = report.unknown + report.ambiguous + report.contradicted
     advice = "" if not lost or _is_text(file) else f"; {file} is no UTF-8 text: save it as UTF-8"
     if found is None:
-        raise errors.Failure(
-            f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
-            f'`pneumoq query "SELECT name FROM v_predictions WHERE job_id = {job} LIMIT 5"` prints'
-            + advice
-        )
+        why = _why_none(report, job, file, numbers=columns[2])
+        raise errors.Failure(f"no prediction of job {job} has a label now; {why}{advice}")
     if not as_json:
         click.echo()
         _print(found, job)
@@ -110,12 +107,39 @@ def import_(
         ctx.exit(errors.ITEM_ERRORS)
 
 
+def _why_none(report: labels.Imported, job: int, file: Path, *, numbers: bool) -> str:
+    """Why a file labelled no prediction, and what to do."""
+
+    def printed(columns: str) -> str:
+        select = f"SELECT {columns} FROM v_predictions WHERE job_id = {job} LIMIT 5"  # noqa: S608
+        return f'`pneumoq query "{select}"` prints'
+
+    if report.labelled:
+        return "the items that it labels were refused or are in error"
+    if not report.rows:
+        return f"{file}: no row of it has a label"
+    if report.unknown and numbers:
+        return f"items must be among those that {printed('item_no, name')}"
+    if report.unknown:
+        return f"names must be those that {printed('name')}"
+    if report.ambiguous:
+        return (
+            "several films have the same name: name them by item_no, which "
+            f"{printed('item_no, source, name')}"
+        )
+    return "its rows give one film two labels: give each film one label"
+
+
 def _report(report: labels.Imported) -> None:
     click.echo(f"rows read     {report.rows:,}")
     click.echo(f"labelled      {report.labelled:,}")
     for kind, count, meaning in (
         ("unknown", report.unknown, "no item of the job has the name"),
-        ("ambiguous", report.ambiguous, "several items have the name: none was labelled"),
+        (
+            "ambiguous",
+            report.ambiguous,
+            "several items have the name: none was labelled; item_no tells them apart",
+        ),
         ("contradicted", report.contradicted, "two different labels: none was kept"),
     ):
         if count:

@@ -261,6 +261,53 @@ def test_labels_that_match_nothing_are_an_error_that_says_how_names_look(
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,label\nfilm.png,NORMAL\n", "several films have the same name: name them by item_no"),
+        ("name,label\nx,NORMAL\nfilm.png,NORMAL\n", "names must be those that"),
+        ("name,label\na.png,NORMAL\na.png,PNEUMONIA\n", "give each film one label"),
+        ("item_no,label\n7,NORMAL\n", "items must be among those that"),
+        ("name,label\na.png,\n", "no row of it has a label"),
+    ],
+)
+def test_labels_of_which_none_was_kept_are_an_error_that_says_why(
+    engine: sa.Engine, tmp_path: Path, text: str, says: str
+) -> None:
+    number = rows.predicted(engine, tmp_path, ["film.png", "film.png", "a.png"])
+    file = tmp_path / "truth.csv"
+    file.write_text(text)
+    result = run("labels", "import", file, "--job", number)
+    assert result.exit_code == 2
+    line = only_line(result.stderr)
+    assert f"no prediction of job {number} has a label now; " in line and says in line
+
+
+def test_labels_of_items_without_a_prediction_alone_say_so(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    number = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=1)
+    file = tmp_path / "truth.csv"
+    file.write_text("item_no,label\n0,NORMAL\n")
+    result = run("labels", "import", file, "--job", number)
+    assert result.exit_code == 2
+    assert "the items that it labels were refused or are in error" in only_line(result.stderr)
+
+
+def test_a_name_that_a_review_keeps_from_being_a_formula_is_known_again(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    names = ["=HYPERLINK(A1)", "-1.png", "@x.png", "'+y.png", "+y.png"]
+    number = rows.predicted(engine, tmp_path, names)
+    saved = [f"'{name}" if name[0] in "=+-@" else name for name in names[:4]]
+    text = "name,label\n" + "".join(f"{name},NORMAL\n" for name in saved)
+    found = imported(tmp_path / "truth.csv", number, text)
+    assert (found["labelled"], found["unknown"], found["ambiguous"]) == (4, 0, 0)
+    with database.reading(engine) as connection:
+        items = connection.execute(sa.text("SELECT item_no FROM labels ORDER BY 1")).scalars()
+        assert list(items) == [0, 1, 2, 3], "as it is written a name counts first"
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", "is empty"),
