@@ -274,9 +274,10 @@ def errors(job: int, limit: int, refused: bool, as_json: bool) -> None:
     click.echo(f"errors:  {_counts(broken_by_code)}")
     click.echo(f"refused: {_counts(refused_by_code)}")
     shown_of = refused_by_code if refused else broken_by_code
-    if sum(row["n"] for row in shown_of) > len(listed):
+    total = sum(row["n"] for row in shown_of)
+    if total > len(listed):
         option = " --refused" if refused else ""
-        click.echo(f"All of them: pneumoq jobs errors {job}{option} --limit {2**31}")
+        click.echo(f"All of them: pneumoq jobs errors {job}{option} --limit {total}")
     if refused_by_code and not refused:
         click.echo(f"Refused items: pneumoq jobs errors {job} --refused")
 
