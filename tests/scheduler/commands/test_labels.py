@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from db.work import claims
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from tests.scheduler.pages import made
 from worker.machine import privacy
 from worker.scoring.shard import stored_name
 
@@ -148,6 +150,37 @@ def test_a_review_of_the_job_itself_is_taken_by_its_item_numbers(job: int, tmp_p
     result = run("labels", "import", file, "--job", job, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["labelled"] == 9
+
+
+def test_item_numbers_whose_films_have_another_sha256_are_refused(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    names = [f"film {n}.png" for n in range(30)]
+    archive = made.an_archive(tmp_path / "films.zip", names)
+    model = rows.a_model(engine, tmp_path)
+    number = made.a_job(engine, model, archive, made.plain)
+    digests = [hashlib.sha256(data).hexdigest() for data in made.films(len(names))]
+    file = tmp_path / "truth.csv"
+
+    def write(shas: list[str]) -> None:
+        lines = [f"{n},{sha},NORMAL" for n, sha in enumerate(shas)]
+        file.write_text("\n".join(("item_no,sha256,label", *lines)) + "\n")
+
+    write(digests[1:])
+    result = run("labels", "import", file, "--job", number)
+    assert result.exit_code == 2
+    line = only_line(result.stderr)
+    assert f"the film of item 0 in job {number} has another sha256" in line
+    assert n_labels(engine) == 0
+    write([sha.upper() for sha in digests])
+    assert run("labels", "import", file, "--job", number).exit_code == 0
+    assert n_labels(engine) == 30
+    write(["", "not kept", *digests[2:]])
+    assert run("labels", "import", file, "--job", number).exit_code == 0
+    # Where the films are away nothing contradicts.
+    archive.unlink()
+    write(digests[1:])
+    assert run("labels", "import", file, "--job", number).exit_code == 0
 
 
 def test_the_job_of_an_item_number_may_be_left_open_and_is_a_number(
