@@ -125,6 +125,15 @@ class Night:
                 reason = "the champion tells another disease than these films are labelled with"
                 raise RunSkipped("unfit", reason, reason)
             positive = theirs
+            labels = champion["labels"]
+            if set(gathered.labels) != set(labels) and self._rules.get("promote", True):
+                reason = (
+                    f"the films are of the classes {', '.join(gathered.labels)}, the champion of "
+                    f"{', '.join(labels)}, whose place a model of other classes takes only by "
+                    "hand: `pneumoq train`, then `pneumoq models promote --other-classes`"
+                )
+                told = "the films are of other classes than the champion"
+                raise RunSkipped("unfit", reason, told)
         positive = classes.disease(gathered.labels, positive, said.naming)
         judged = self._frozen(gathered, said, seed, report)
         apart, _ = frozen.set_apart(gathered, judged, self._names)

@@ -34,7 +34,12 @@ class Told:
         self._path = folder / "night.json"
         self._data = data
         self.values: dict[str, Any] = {
-            "champion": {"positive": "PNEUMONIA", "file": str(champion), "films": {}},
+            "champion": {
+                "positive": "PNEUMONIA",
+                "labels": ["NORMAL", "PNEUMONIA"],
+                "file": str(champion),
+                "films": {},
+            },
             "learned": {"films": [], "patients": []},
             "frozen": None,
             "last": None,
@@ -315,6 +320,17 @@ def test_films_to_judge_by_whose_classes_no_model_knows_are_refused(
         told.look()
 
 
+def test_films_of_other_classes_than_the_champions_make_no_model_in_its_place(told: Told) -> None:
+    told.values["champion"]["labels"] = ["NORMAL", "PNEUMONIA", "VIRUS"]
+    rests = told.rests()
+    assert rests.event == "unfit"
+    assert rests.reason.startswith(
+        "the films are of the classes NORMAL, PNEUMONIA, the champion of NORMAL, PNEUMONIA, VIRUS"
+    )
+    told.values["rules"]["promote"] = False
+    assert told.look().judged, "a model that is not to be promoted may be of any classes"
+
+
 def test_a_champion_of_another_disease_is_not_compared_with(told: Told) -> None:
     assert "another disease" in told.rests(positive="NORMAL").reason
     told.values["champion"]["positive"] = "FRACTURE"
@@ -327,6 +343,7 @@ def test_the_disease_is_the_champion_s_where_the_schedule_names_none(
 ) -> None:
     (data / "NORMAL").rename(data / "TB")
     told.values["frozen"] = None
+    told.values["champion"]["labels"] = ["PNEUMONIA", "TB"]
     assert told.look().positive == "PNEUMONIA"
     told.values["champion"] = None
     with pytest.raises(DatasetError, match="neither PNEUMONIA nor TB"):
