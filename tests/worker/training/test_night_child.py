@@ -273,6 +273,40 @@ def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
     assert (len(films.judged), len(films.missing)) == (95, 5)
 
 
+def test_models_are_judged_by_the_labels_of_tonight_and_the_reason_counts_those_that_changed(
+    told: Told, data: Path, model_file: Path
+) -> None:
+    before = told.look()
+    told.over("kept")
+    chosen = [film for film in before.judged if film.name == "NORMAL"][:3]
+    for film in chosen:
+        shutil.move(film.file, data / "PNEUMONIA" / f"corrected_{film.file.name}")
+    films = told.look()
+    assert films.relabelled == 3
+    assert len(films.judged) == len(before.judged)
+    found = told.judge(films, model_file)
+    positives = sum(film.name == "PNEUMONIA" for film in before.judged)
+    for whose in ("candidate", "champion"):
+        counts = found[whose]
+        assert counts["true_positive"] + counts["false_negative"] == positives + 3
+    assert "3 have another label than when they were chosen" in found["reason"]
+    assert "3 have another label than when they were chosen" in found["told"]
+
+
+def test_a_night_is_another_one_where_only_labels_of_the_films_to_judge_by_were_corrected(
+    told: Told, tmp_path: Path
+) -> None:
+    judge = spots.write(tmp_path / "judge", 50, 2)
+    told.freeze(frozen.of_source(judge))
+    told.values["rules"]["evaluate_on"] = str(judge)
+    told.look()
+    told.over("kept")
+    assert told.rests().event == "skipped"
+    film = next((judge / "NORMAL").iterdir())
+    film.rename(judge / "PNEUMONIA" / f"corrected_{film.name}")
+    assert told.look().relabelled == 1
+
+
 def test_where_models_have_learned_from_the_frozen_films_the_reason_says_what_to_do(
     told: Told,
 ) -> None:
