@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,14 @@ from sklearn import metrics as reference
 from db.base import database
 from db.base.schema import identities
 from db.registry import models
-from scheduler.pages import floors, judged
+from scheduler.pages import card, floors, html, judged
 from scheduler.pages import model as model_page
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.scheduler.pages import learned, made, parsed
 from tests.support import drawn
 from tests.support.browser import Browser
-from trainer.judging import gate, verdict
+from trainer.judging import figures, gate, verdict
 
 NAMES = [f"ward {n % 3}/film {n:03}.jpeg" for n in range(60)]
 NAMES[3 : 3 + len(made.HOSTILE)] = made.HOSTILE
@@ -219,6 +220,35 @@ def test_intervals_of_a_labelled_job_are_by_patient_where_names_or_tags_say_whos
     by_tag = judged.of_job(engine, row)
     assert by_tag is not None
     assert len(set(by_tag.patients)) == 5
+
+
+@pytest.mark.parametrize(
+    ("patients", "divided"),
+    [
+        ("known", "divided by patient"),
+        ("folders", "divided by folder, each taken for a patient's"),
+        ("unknown", "divided film by film, as patients are not known"),
+        ("", "divided; whether by patient is not said"),
+    ],
+)
+def test_the_card_says_how_films_were_divided_and_which_had_no_part_in_the_model(
+    engine: sa.Engine, tmp_path: Path, patients: str, divided: str
+) -> None:
+    of = {
+        "validation": {"auroc": 0.9, "basis": "cross-fitted over patients: 40 held-out films"},
+        "all of p": {"auroc": 0.9, "basis": figures.GIVEN},
+        "test of p3": {"auroc": 0.9, "basis": figures.TESTED},
+    }
+    model_id = rows.a_model(
+        engine, tmp_path, card={"labels": ["NORMAL", "PNEUMONIA"], "patients": patients},
+        evaluations={split: {**found, "n_films": 40} for split, found in of.items()},
+    )  # fmt: skip
+    rows.made_with(engine, model_id, [])
+    row, detail = models.get(engine, model_id), models.detail(engine, model_id)
+    said = unescape(html.safe(card.of(engine, row, detail["evaluations"])))
+    assert divided in said
+    assert "test of p3; measured also on films of which that is not known: all of p<" in said
+    assert "each division" not in said
 
 
 def test_a_night_has_both_models_side_by_side_and_why(
