@@ -23,6 +23,7 @@ from trainer.data import classes, dataset, frozen, gathering, patients, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
+from trainer.data.labelled import listed
 from trainer.data.leavings import Leavings, sentence
 from trainer.data.names import CLEAR, Names
 from trainer.data.whose import Whose
@@ -124,8 +125,9 @@ class Night:
         if champion is not None:
             theirs = champion["positive"]
             if theirs not in gathered.labels or positive not in (None, theirs):
-                reason = "the champion tells another disease than these films are labelled with"
-                raise RunSkipped("unfit", reason, reason)
+                told = "the champion tells another disease than these films are labelled with"
+                ours = positive if positive in gathered.labels else listed(gathered.labels)
+                raise RunSkipped("unfit", f"{told}: {theirs}, not {ours}", told)
             positive = theirs
             labels = champion["labels"]
             if set(gathered.labels) != set(labels) and self._rules.get("promote", True):
