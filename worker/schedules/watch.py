@@ -46,6 +46,9 @@ LINKED = "a linked folder, which is not entered"
 #: Why what alone gives no answer is not taken, nor anything in it.
 SILENT = "gives no answer; see to its disk or share"
 
+#: Why a file is not taken any more.
+GIVEN_UP = f"given up after {watched.MAX_ATTEMPTS} attempts"
+
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
 
@@ -193,6 +196,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     watched.observe(engine, run_id, who, schedule_id, found)
     at = schedules.database_clock(engine)
     settled = timedelta(seconds=settle_s)
+    given_up = [path for path in watched.given_up(engine, schedule_id) if path in there]
     new = [file for file in watched.waiting(engine, schedule_id) if file.path in there]
     growing = [file for file in new if at - file.since < settled]
     if growing and due["not_before"] is None:
@@ -203,7 +207,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     fresh, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
     ready, broken, later = _open(fresh, disks)
     why = {"odd": dict.fromkeys(odd, ODD), "unread": unread, "broken": broken, "later": later}
-    why |= {"linked": linked, "silent": silent}
+    why |= {"linked": linked, "silent": silent, "given_up": dict.fromkeys(given_up, GIVEN_UP)}
     problems = _counted(why)
     if problems:
         kept = _keep(
@@ -216,9 +220,9 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(
             engine, lambda c: watched.failed_again(c, run_id, who, schedule_id, attempts)
         )
+    if growing:
+        problems.append(f"{len(growing)} still growing")
     if not ready:
-        if growing:
-            problems.append(f"{len(growing)} still growing")
         reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *problems])
         database.write(engine, lambda c: _skip_run(c, run_id, who, schedule_id, reason))
         return
@@ -239,6 +243,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
             share=spec.get("share"),
             scheduled_for=due["scheduled_for"],
             source_rows=rows,
+            reason="; ".join(problems) or None,
         ),
     )  # fmt: skip
     log.info("schedule %s: job %d takes %d files", due["name"], job_id, len(paths))
@@ -275,6 +280,7 @@ def _counted(found: Mapping[str, Mapping[str, str]]) -> list[str]:
         "broken": "archives that cannot be read; copy them again, or pack them as .zip",
         "later": "cannot be opened now",
         "silent": "files or folders that give no answer; see to their disk or share",
+        "given_up": f"{GIVEN_UP}; copy them again to have them tried",
         "linked": "linked folders, which are not entered; give the schedule what they lead to",
     }
     return [f"{len(files)} not taken: {said[why]}" for why, files in found.items() if files]

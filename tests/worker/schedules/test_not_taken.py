@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.worker.schedules.inboxes import Inbox, films, hello
+from db.base.database import reading, write
+from db.base.schema import notices
+from db.nightly import runs
+from db.work import endings
+from tests.worker.schedules.inboxes import Inbox, films, hello, told
 from worker import config
 from worker.config import Settings
 
@@ -90,6 +94,9 @@ def test_an_archive_that_cannot_be_opened_is_no_item_and_tried_three_times(
         assert "1 not taken: archives that cannot be read; copy them again" in run["reason"]
         assert inbox.files()[name][1] == attempts
     assert inbox.files()[name] == ("given_up", 3)
+    assert told(inbox.engine) == ["not_taken", "given_up"]
+    assert "1 not taken: given up after 3 attempts" in inbox.night()["reason"]
+    assert f"{inbox.folder}/{name}" in inbox.untaken()
     inbox.put(name, zipped(two))
     assert inbox.takes(inbox.night()) == {"zip": [name]}, "it was copied again"
 
@@ -103,3 +110,46 @@ def test_what_is_neither_a_film_nor_an_archive_is_an_item_with_an_error_of_its_o
     inbox.put("folder.zip.001", b"half of an archive" * 9)
     names = ["folder.zip.001", "report.pdf", "report.txt", "zeros.zip"]
     assert inbox.takes(inbox.night()) == {"list": names}
+
+
+def test_a_run_that_makes_a_job_says_what_it_did_not_take(inbox: Inbox) -> None:
+    one, two = films(2)
+    inbox.put("a.jpg", one)
+    inbox.put("two\nlines.jpg", two)
+    inbox.put("cut.zip", zipped(two)[:-200])
+    run = inbox.night()
+    said = ["1 not taken: names", "1 not taken: archives", "names/schedule-1.csv on "]
+    assert [part in run["reason"] for part in said] == [True] * 3
+    inbox.close(run, "completed")
+    ended = runs.get(inbox.engine, run["id"])
+    assert (ended["outcome"], ended["reason"]) == ("completed", run["reason"])
+
+    inbox.put("b.jpg", two)
+    run = inbox.night()
+    reason = "the disk is gone"
+    write(inbox.engine, lambda c: endings.finish(c, run["job_id"], "failed", "w", reason))
+    ended = runs.get(inbox.engine, run["id"])
+    assert ended["reason"] == f"{reason}; {run['reason']}"
+    inbox.put("two\nlines.jpg", one)
+    (inbox.folder / "two\nlines.jpg").unlink()
+    (inbox.folder / "cut.zip").unlink()
+    assert inbox.night()["reason"] is None, "there is nothing to be said"
+
+
+def test_films_whose_jobs_failed_three_times_are_told_of_once_and_named(inbox: Inbox) -> None:
+    for number, data in enumerate(films(2)):
+        inbox.put(f"{number}.jpg", data)
+    for _ in range(3):
+        inbox.close(inbox.night(), "failed")
+    assert told(inbox.engine) == ["failed", "failed", "given_up", "failed"]
+    with reading(inbox.engine) as connection:
+        payloads = connection.execute(sa.select(notices.c.payload)).scalars().all()
+    (told_of,) = [payload for payload in payloads if payload["event"] == "given_up"]
+    assert told_of["files"] == 2 and "given up after three attempts" in told_of["text"]
+    assert str(inbox.folder) not in str(payloads)
+    for _ in range(2):
+        run = inbox.night()
+        assert run["outcome"] == "skipped"
+        assert "2 not taken: given up after 3 attempts; copy them again" in run["reason"]
+        assert f"{inbox.folder}/1.jpg" in inbox.untaken()
+    assert len(told(inbox.engine)) == 4
