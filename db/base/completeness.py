@@ -18,17 +18,12 @@ def _of_source(what: str) -> str:
     )
 
 
-def _same_as(job: str, other: str) -> str:
-    """Whether two jobs are of the same model and precision."""
+def _same(job: str, other: str = "j") -> str:
+    """Whether a job is of the model and precision of another."""
     return (
         f"{job}.model_id = {other}.model_id "
         f"AND COALESCE({job}.precision, 'fp32') = COALESCE({other}.precision, 'fp32')"
     )
-
-
-def _same(job: str) -> str:
-    """Whether a job is of the model and precision of job j."""
-    return _same_as(job, "j")
 
 
 def _counts(job: str) -> str:
@@ -117,89 +112,86 @@ _TAKEN = f"""SELECT s2.job_id AS id FROM jobs o
                 LIMIT 1"""  # noqa: S608  # constants
 
 
-def _tried(uri: str, since: str, like: str) -> str:
-    """Whether all of a source was tried since then, by a job of the model and precision of `like`.
-
-    That job counts by itself, or is among those of `_UNLISTED`.
-    """
-    return f"""EXISTS (
-                SELECT 1 FROM ALL_SOURCES s2
+def _tried(uri: str, since: str, of: str) -> str:
+    """The last job since then that tried all of a source in the model and precision of `of`."""
+    # A look for each: joined, PostgreSQL may read all sources there are.
+    return f"""(
+                SELECT MAX(s2.job_id) FROM ALL_SOURCES s2
                 JOIN jobs j2 ON j2.id = s2.job_id
                 WHERE s2.uri = {uri} AND s2.paths IS NULL AND {since}
                     AND (j2.planned_at IS NOT NULL OR j2.state = 'failed')
-                    AND j2.purged_at IS NULL AND {_same_as("j2", like)}
+                    AND j2.purged_at IS NULL AND {_same("j2", of)}
                     AND NOT JSON_HAS(j2.spec, failed_only)
             )"""  # noqa: S608  # constants
 
 
-#: Archives and folders whose newest job failed before it was known what is in them: an error each.
-_UNLISTED = f"""
-            SELECT s.uri AS source, j.model_id, m.name AS model,
-                   COALESCE(j.precision, 'fp32') AS precision, j.id AS job_id, 'whole' AS listing,
-                   0 AS predictions, 0 AS reused, 0 AS refused, 1 AS failed, 0 AS missing
-            FROM ALL_SOURCES s
-            JOIN jobs j ON j.id = s.job_id
-            JOIN models m ON m.id = j.model_id
-            WHERE j.state = 'failed' AND j.planned_at IS NULL AND j.purged_at IS NULL
-                AND s.paths IS NULL AND NOT JSON_HAS(j.spec, failed_only)
-                AND NOT {_tried("s.uri", "s2.job_id > s.job_id", "j")}"""  # noqa: S608  # constants
+def _failed(source: str, job: str, listing: str) -> str:
+    """The columns of a source of which so much as there are rows failed."""
+    return f"""
+        SELECT {source}, {job}.model_id, MIN(m.name), COALESCE({job}.precision, 'fp32'),
+               '{listing}', COUNT(DISTINCT {job}.id), MAX({job}.id),
+               COUNT(*), 0, 0, 0, COUNT(*), 0"""
 
-#: Whether file w came as a source of its own, as archives do, to job o.
+
+def _each(source: str, job: str) -> str:
+    """Of which there is one row for each of these."""
+    return f"GROUP BY {source}, {job}.model_id, COALESCE({job}.precision, 'fp32')"
+
+
+#: Whether file w was given up, and its last job, o, not purged.
+_IS_GIVEN_UP = "w.state <> 'done' AND w.state = 'given_up' AND o.purged_at IS NULL"
+
+#: Whether file w came to job o as a source of its own, as archives do.
 _ALONE = "EXISTS (SELECT 1 FROM sources a WHERE a.job_id = o.id AND a.uri = w.path)"
 
-#: Files of watched folders that were given up and that no job counts, an error each. Archives that
-#: no job took, or whose last job ended before it was listed, by the model of that one, or of the
-#: schedule's newest; then films of folders whose last job ended so.
-_UNCOUNTED = f"""
-            SELECT w.path, o.model_id, m.name, COALESCE(o.precision, 'fp32'), o.id, 'whole',
-                   0, 0, 0, 1, 0
-            FROM watched w
-            JOIN jobs o ON o.id = COALESCE(w.job_id, (
-                SELECT MAX(x.id) FROM jobs x
-                WHERE x.schedule_id = w.schedule_id AND x.purged_at IS NULL
-            ))
-            JOIN models m ON m.id = o.model_id
-            WHERE w.state <> 'done' AND w.state = 'given_up' AND o.purged_at IS NULL
-                AND (w.job_id IS NULL OR (o.planned_at IS NULL AND {_ALONE}))
-                AND NOT {_tried("w.path", "j2.created_at >= w.since", "o")}
-            UNION ALL
-            SELECT s.uri, o.model_id, m.name, COALESCE(o.precision, 'fp32'), o.id, 'new',
-                   0, 0, 0, 1, 0
-            FROM watched w
-            JOIN jobs o ON o.id = w.job_id
-            JOIN models m ON m.id = o.model_id
-            JOIN sources s ON s.job_id = o.id AND s.source_no = (
-                SELECT MIN(f.source_no) FROM sources f
-                WHERE f.job_id = o.id AND f.paths IS NOT NULL
-                    AND substr(w.path, 1, length(f.uri) + 1) = f.uri || '/'
+#: What no listed job counts: sources whose newest job failed before it was known what is in them;
+#: archives that a schedule gave up, taken by no job, or by one that ended before they were listed
+#: (no job: by the model of the schedule's newest); films that it gave up after such a job.
+_UNLISTED = f"""
+        UNION ALL {_failed("s.uri", "j", "unlisted")}
+        FROM ALL_SOURCES s
+        JOIN jobs j ON j.id = s.job_id
+        JOIN models m ON m.id = j.model_id
+        WHERE j.state = 'failed' AND j.planned_at IS NULL AND j.purged_at IS NULL
+            AND s.paths IS NULL AND NOT JSON_HAS(j.spec, failed_only)
+            AND {_tried("s.uri", "s2.job_id > s.job_id", "j")} IS NULL
+        {_each("s.uri", "j")}
+        UNION ALL {_failed("w.path", "o", "given_up")}
+        FROM watched w
+        JOIN jobs o ON o.id = COALESCE(w.job_id, (
+            SELECT MAX(x.id) FROM jobs x
+            WHERE x.schedule_id = w.schedule_id AND x.purged_at IS NULL
+        ))
+        JOIN models m ON m.id = o.model_id
+        WHERE {_IS_GIVEN_UP} AND (w.job_id IS NULL OR (o.planned_at IS NULL AND {_ALONE}))
+            AND {_tried("w.path", "j2.created_at >= w.since", "o")} IS NULL
+        {_each("w.path", "o")}
+        UNION ALL {_failed("s.uri", "o", "given_up")}
+        FROM watched w
+        JOIN jobs o ON o.id = w.job_id
+        JOIN models m ON m.id = o.model_id
+        JOIN sources s ON s.job_id = o.id AND s.source_no = (
+            SELECT MIN(f.source_no) FROM sources f
+            WHERE f.job_id = o.id AND f.paths IS NOT NULL
+                AND substr(w.path, 1, length(f.uri) + 1) = f.uri || '/'
+        )
+        WHERE {_IS_GIVEN_UP} AND o.planned_at IS NULL AND NOT {_ALONE}
+            -- A retry by hand has them.
+            AND NOT EXISTS (
+                SELECT 1 FROM jobs r WHERE r.parent_job_id = o.id AND r.planned_at IS NOT NULL
+                    AND r.purged_at IS NULL AND {_same("r", "o")}
+                    AND NOT JSON_HAS(r.spec, failed_only)
             )
-            WHERE w.state <> 'done' AND w.state = 'given_up'
-                AND o.planned_at IS NULL AND o.purged_at IS NULL AND NOT {_ALONE}
-                -- A retry by hand has them.
-                AND NOT EXISTS (
-                    SELECT 1 FROM jobs r WHERE r.parent_job_id = o.id AND r.planned_at IS NOT NULL
-                        AND r.purged_at IS NULL AND {_same_as("r", "o")}
-                        AND NOT JSON_HAS(r.spec, failed_only)
-                )"""  # noqa: S608  # constants
+        {_each("s.uri", "o")}
+    """  # noqa: S608  # constants
 
-
-def _summed(counted: str) -> str:
-    """The view of what jobs say of their sources, and of what no job says."""
-    return f"""
+_SELECT = f"""
         SELECT source, model_id, MIN(model) AS model, precision, listing,
                COUNT(DISTINCT job_id) AS jobs, MAX(job_id) AS newest_job,
                SUM(predictions + refused + failed + missing) AS listed,
                SUM(predictions - reused) AS scored, SUM(reused) AS reused, SUM(refused) AS refused,
                SUM(failed) AS failed, SUM(missing) AS missing
-        FROM ({counted}
-            UNION ALL {_UNLISTED}
-            UNION ALL {_UNCOUNTED}
-        ) AS k
-        GROUP BY source, model_id, precision, listing
-    """  # noqa: S608  # constants
-
-
-_SELECT = _summed(f"""
+        FROM (
             SELECT s.uri AS source, j.model_id, m.name AS model,
                    COALESCE(j.precision, 'fp32') AS precision, j.id AS job_id,
                    CASE WHEN s.paths IS NULL THEN 'whole' ELSE 'new' END AS listing,
@@ -236,7 +228,10 @@ _SELECT = _summed(f"""
                 JOIN jobs j2 ON j2.id = s2.job_id
                 WHERE s2.uri = s.uri AND s2.paths IS NULL AND s2.job_id > {_ROOT}
                     AND {_counts("j2")} AND NOT JSON_HAS(j2.spec, failed_only)
-            ))""")  # noqa: S608  # constants
+            ))
+        ) AS k
+        GROUP BY source, model_id, precision, listing {_UNLISTED}
+    """  # noqa: S608  # constants
 
 
 def _part(job: str) -> str:
@@ -303,12 +298,14 @@ _SUMS = f"""(
 #: Of PostgreSQL: items of job k's source that failed, and files in it that its schedule gave up.
 _FAILED = f"CASE WHEN k.retried THEN 0 WHEN {_ALL_TAKEN} THEN t.given_up ELSE t.errors END"
 
-_COUNTED = f"""
-            SELECT k.source, k.model_id,
-                   (SELECT m.name FROM models m WHERE m.id = k.model_id) AS model,
-                   k.precision, k.job_id, k.listing, t.predictions, t.reused, t.refused,
-                   {_FAILED} AS failed, t.missing
-            FROM (
+_POSTGRESQL = f"""
+        SELECT k.source, k.model_id, (SELECT m.name FROM models m WHERE m.id = k.model_id) AS model,
+               k.precision, k.listing, COUNT(DISTINCT k.job_id) AS jobs,
+               MAX(k.job_id) AS newest_job,
+               SUM(t.predictions + t.refused + {_FAILED} + t.missing) AS listed,
+               SUM(t.predictions - t.reused) AS scored, SUM(t.reused) AS reused,
+               SUM(t.refused) AS refused, SUM({_FAILED}) AS failed, SUM(t.missing) AS missing
+        FROM (
             SELECT s.uri AS source, s.source_no, j.id AS job_id, j.parent_job_id, j.purged_at,
                    j.model_id, COALESCE(j.precision, 'fp32') AS precision,
                    CASE WHEN s.paths IS NULL THEN 'whole' ELSE 'new' END AS listing,
@@ -331,9 +328,9 @@ _COUNTED = f"""
         ) AS k
         CROSS JOIN LATERAL {_SUMS} AS t
         WHERE k.purged_at IS NULL AND k.model_id IS NOT NULL AND k.replaced IS NOT TRUE
-            AND (k.since IS NOT TRUE OR t.given_up > 0)"""  # noqa: S608  # constants
-
-_POSTGRESQL = _summed(_COUNTED)
+            AND (k.since IS NOT TRUE OR t.given_up > 0)
+        GROUP BY k.source, k.model_id, k.precision, k.listing {_UNLISTED}
+    """  # noqa: S608  # constants
 
 
 V_COMPLETENESS = View(
@@ -341,21 +338,22 @@ V_COMPLETENESS = View(
     comment="How completely a model has scored a source: by its newest job over all of the source "
     "and the newest retries of what failed in it; what a watched folder had new, by the newest job "
     "that took each file or did it again. A job counts once its listing is complete, and until it "
-    "is purged; one that failed before that is an item in error of each of its sources.",
+    "is purged. What failed before it was listed has rows of its own.",
     columns={
         "source": "Folder or archive.",
         "model_id": "Model.",
         "model": "That model's name.",
         "precision": "fp32, bf16, fp16 or int8.",
-        "listing": "whole, or new: files that a schedule took from a watched folder.",
+        "listing": "whole; new: files that a schedule took from a watched folder; unlisted: all of "
+        "it, as its newest job failed before its listing was complete; or given_up: files that a "
+        "schedule gave up and that no listed job had.",
         "jobs": "Jobs that are counted.",
         "newest_job": "The newest of them.",
         "listed": "Items: the sum of the next five.",
         "scored": "Films that went through the network.",
         "reused": "Films answered from the store.",
         "refused": "Items refused.",
-        "failed": "Items in error that were not retried, and files that a schedule gave up; 1 for "
-        "the whole source where its newest job failed before its listing was complete.",
+        "failed": "Items in error that were not retried, and files that a schedule gave up.",
         "missing": "Items without an outcome: the job is open, or ended before them.",
     },
     select=_SELECT,

@@ -55,11 +55,11 @@ def test_an_archive_that_failed_as_a_whole_is_one_item_in_error_until_it_is_list
     database: sa.Engine,
 ) -> None:
     first = _unlisted(database)
-    assert _rows(database) == [(ARCHIVE, "fp32", "whole", 1, first, 1, 0, 1, 0)]
+    assert _rows(database) == [(ARCHIVE, "fp32", "unlisted", 1, first, 1, 0, 1, 0)]
     again = _unlisted(database)
-    assert _rows(database) == [(ARCHIVE, "fp32", "whole", 1, again, 1, 0, 1, 0)], "still one"
+    assert _rows(database) == [(ARCHIVE, "fp32", "unlisted", 1, again, 1, 0, 1, 0)], "still one"
     retry = write(database, lambda c: control.retry(c, again, "kim@ward"))
-    assert _rows(database) == [(ARCHIVE, "fp32", "whole", 1, again, 1, 0, 1, 0)], "it is queued"
+    assert _rows(database) == [(ARCHIVE, "fp32", "unlisted", 1, again, 1, 0, 1, 0)], "it is queued"
     write(database, lambda c: endings.finish(c, retry, "cancelled", "kim@ward"))
     mended = _scored(database)
     assert _rows(database) == [(ARCHIVE, "fp32", "whole", 1, mended, 3, 3, 0, 0)]
@@ -68,9 +68,12 @@ def test_an_archive_that_failed_as_a_whole_is_one_item_in_error_until_it_is_list
 def test_an_archive_that_was_complete_and_fails_as_a_whole_is_listed_again(
     database: sa.Engine,
 ) -> None:
-    _scored(database)
+    before = _scored(database)
     newest = _unlisted(database)
-    assert _rows(database) == [(ARCHIVE, "fp32", "whole", 2, newest, 4, 3, 1, 0)]
+    assert _rows(database) == [
+        (ARCHIVE, "fp32", "unlisted", 1, newest, 1, 0, 1, 0),
+        (ARCHIVE, "fp32", "whole", 1, before, 3, 3, 0, 0),
+    ]
 
 
 def test_each_source_of_a_job_that_failed_while_it_was_planned_is_in_error(
@@ -87,7 +90,7 @@ def test_another_precision_does_not_complete_what_failed_in_one(database: sa.Eng
     scored = _scored(database, precision="fp32")
     assert _rows(database) == [
         (ARCHIVE, "fp32", "whole", 1, scored, 3, 3, 0, 0),
-        (ARCHIVE, "int8", "whole", 1, failed, 1, 0, 1, 0),
+        (ARCHIVE, "int8", "unlisted", 1, failed, 1, 0, 1, 0),
     ]
 
 
@@ -167,11 +170,11 @@ def test_films_that_were_given_up_count_though_no_job_of_theirs_was_listed(
 ) -> None:
     for _ in range(3):
         last = _fail(database, inbox, "a.jpg", "b.jpg", state=state)
-    given_up = ("/in", "fp32", "new", 1, last, 2, 0, 2, 0)
+    given_up = ("/in", "fp32", "given_up", 1, last, 2, 0, 2, 0)
     assert _rows(database) == [given_up]
     newer = _take(database, _run(database, inbox, "c.jpg"), inbox, "c.jpg")
     _listed(database, newer, 1)
-    assert _rows(database) == [("/in", "fp32", "new", 2, newer, 3, 1, 2, 0)]
+    assert _rows(database) == [given_up, ("/in", "fp32", "new", 1, newer, 1, 1, 0, 0)]
     by_hand = write(database, lambda c: control.retry(c, last, "kim@ward"))
     _listed(database, by_hand, 2)
     assert _rows(database) == [("/in", "fp32", "new", 2, by_hand, 3, 3, 0, 0)]
@@ -181,7 +184,7 @@ def test_an_archive_that_was_given_up_is_in_error_by_itself_beside_its_folder(
     database: sa.Engine, inbox: int
 ) -> None:
     first = _fail(database, inbox, "2026.tar.gz", "a.jpg")
-    archive = ("/in/2026.tar.gz", "fp32", "whole", 1, first, 1, 0, 1, 0)
+    archive = ("/in/2026.tar.gz", "fp32", "unlisted", 1, first, 1, 0, 1, 0)
     assert _rows(database) == [archive], "the film waits for the next job"
     second = _take(database, _run(database, inbox), inbox, "a.jpg")
     _listed(database, second, 1)
@@ -206,7 +209,7 @@ def test_an_archive_that_no_job_took_is_in_error_once_it_is_given_up(
     by = 1 if cancelled else job_id
     assert _rows(database) == [
         ("/in", "fp32", "new", 1, job_id, 1, 1, 0, 0),
-        ("/in/2026.zip", "fp32", "whole", 1, by, 1, 0, 1, 0),
+        ("/in/2026.zip", "fp32", "given_up", 1, by, 1, 0, 1, 0),
     ]
     by_hand = given.running(database, items=3, source_rows=_sources("/in/2026.zip"))
     given.commit(database, given.claimed(database))
