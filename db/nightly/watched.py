@@ -329,10 +329,11 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
+    given_up = 0
     if counted:
         after = {"state": _after(watched.c.attempts)}
         last = sa.select(sa.func.count()).where(ours, watched.c.attempts >= MAX_ATTEMPTS)
-        _tell(connection, connection.execute(last).scalar_one(), job_id=job_id)
+        given_up = connection.execute(last).scalar_one()
     else:
         after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
     connection.execute(sa.update(watched).where(ours).values(**after))
@@ -350,6 +351,7 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
         watched.c.job_id.is_(None),
     )
     connection.execute(sa.update(watched).where(_locked(connection, same)).values(state="seen"))
+    _tell(connection, given_up, job_id=job_id)
 
 
 def _tell(
