@@ -33,7 +33,7 @@ def is_one(path: Path) -> bool:
 def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     """The films that a manifest names. Raises DatasetError; no film is opened.
 
-    `known` are the classes where another source has said which there are.
+    `known` are the classes where another source, or a model, has said which there are.
     """
     entries: list[Entry] = []
     blank = 0
@@ -68,8 +68,8 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
         raise DatasetError(f"{path} names no films; each line needs a path and a label")
     if known and (unknown := set(labels) - set(known)):
         raise DatasetError(
-            f"{path} has the labels {listed(unknown)}, which the first folder lacks; "
-            f"its classes are {listed(known)}"
+            f"{path} has labels of no known class: {listed(unknown)}; the classes are "
+            f"{listed(known)}"
         )
     if not known and len(labels) < 2:
         raise DatasetError(f"{path} has only the class {labels[0]}; two or more are needed")

@@ -167,9 +167,15 @@ def _calibrated(
     """
     gathered = gathering.gather([data])
     if gathered.labels != card.labels:
+        advice = (
+            "the order of labels.txt is that of the network, and train.py's is by name: correct "
+            "labels.txt, or, if the network was trained in its order, import it without --data"
+            if set(gathered.labels) == set(card.labels)
+            else "correct labels.txt or the names of the folders, whichever is wrong"
+        )
         raise ImportRefused(
             f"the classes of {data} are {', '.join(gathered.labels)}, those of the model "
-            f"{', '.join(card.labels)}; rename the folders"
+            f"{', '.join(card.labels)}; {advice}"
         )
     films = dataset.settle(gathered, val_fraction=VAL_FRACTION, seed=0, positive=card.positive)
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:

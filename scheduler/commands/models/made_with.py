@@ -48,7 +48,7 @@ def sentence(made_with: int | None) -> str:
     """What a person should know of it; empty where that is nothing."""
     if not made_with:
         return ""
-    return f"{made_with} of these films, or others of their patients, the model was made with"
+    return f"{made_with:,} of these films, or others of their patients, the model was made with"
 
 
 def _pattern(engine: sa.Engine, model: sa.RowMapping) -> str | None:

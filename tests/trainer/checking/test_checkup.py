@@ -66,6 +66,19 @@ def test_files_that_cannot_be_decoded_are_named_each_with_why(tmp_path: Path) ->
     assert found.verdict == "usable, but"
     assert {"truncated"} < codes(found, "doubt")
     assert "NORMAL/patient0007_0.jpeg" in text(found, "truncated")
+    assert found.films == {"train": {"NORMAL": 49, "PNEUMONIA": 50}}, "what is left"
+    assert found.patients == 99
+    assert text(found, "few_patients").startswith("NORMAL has 49 patients")
+
+
+def test_where_no_film_can_be_decoded_none_is_counted(tmp_path: Path) -> None:
+    for name in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            (tmp_path / name / f"{number}.jpeg").write_bytes(b"\xff\xd8\xff%d" % number)
+    found = checkup.check([tmp_path])
+    assert found.verdict == "not usable"
+    assert found.films == {"train": {"NORMAL": 0, "PNEUMONIA": 0}}
 
 
 def test_more_broken_files_than_training_would_take_are_not_usable(tmp_path: Path) -> None:

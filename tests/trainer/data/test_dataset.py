@@ -235,7 +235,7 @@ def test_labels_txt_that_disagrees_with_the_folders_is_refused(tmp_path: Path, l
         (["chest/train/A/1.png", "chest/train/B/1.png", "other/1.png"], "did you mean .*chest"),
         (["val/A/1.png", "val/B/1.png"], "no train/"),
         (["train/A/1.png", "train/B/1.png", "C/1.png"], "both train/ and C"),
-        (["train/A/1.png", "train/B/1.png", "val/a/1.png"], "has a, which train/ lacks"),
+        (["train/A/1.png", "train/B/1.png", "val/a/1.png"], "has folders that train/ lacks: a"),
         (
             ["A/p1_.png", "A/p2_.png", "B/p2_.png", "B/p3_.png", "C/p3_.png", "C/p1_.png"],
             "cannot be split",

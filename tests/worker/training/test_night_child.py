@@ -34,7 +34,12 @@ class Told:
         self._path = folder / "night.json"
         self._data = data
         self.values: dict[str, Any] = {
-            "champion": {"positive": "PNEUMONIA", "file": str(champion), "films": {}},
+            "champion": {
+                "positive": "PNEUMONIA",
+                "labels": ["NORMAL", "PNEUMONIA"],
+                "file": str(champion),
+                "films": {},
+            },
             "learned": {"films": [], "patients": []},
             "frozen": None,
             "last": None,
@@ -60,12 +65,12 @@ class Told:
         return self.night().look([self._data], report=self._report, **values)
 
     def judge(
-        self, films: Films, candidate: Path, decoder: Decoder | None = None, doubt: str = ""
+        self, films: Films, candidate: Path, decoder: Decoder | None = None
     ) -> dict[str, Any]:
         """Compare a candidate with the champion on the frozen films."""
         return self.night().judge(
             films, candidate, positive="PNEUMONIA", batch=8, threads=1,
-            decoder=decoder or decoding.threads(1), doubt=doubt,
+            decoder=decoder or decoding.threads(1),
         )  # fmt: skip
 
     def rests(self, **changes: Any) -> RunSkipped:
@@ -268,6 +273,40 @@ def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
     assert (len(films.judged), len(films.missing)) == (95, 5)
 
 
+def test_models_are_judged_by_the_labels_of_tonight_and_the_reason_counts_those_that_changed(
+    told: Told, data: Path, model_file: Path
+) -> None:
+    before = told.look()
+    told.over("kept")
+    chosen = [film for film in before.judged if film.name == "NORMAL"][:3]
+    for film in chosen:
+        shutil.move(film.file, data / "PNEUMONIA" / f"corrected_{film.file.name}")
+    films = told.look()
+    assert films.relabelled == 3
+    assert len(films.judged) == len(before.judged)
+    found = told.judge(films, model_file)
+    positives = sum(film.name == "PNEUMONIA" for film in before.judged)
+    for whose in ("candidate", "champion"):
+        counts = found[whose]
+        assert counts["true_positive"] + counts["false_negative"] == positives + 3
+    assert "3 have another label than when they were chosen" in found["reason"]
+    assert "3 have another label than when they were chosen" in found["told"]
+
+
+def test_a_night_is_another_one_where_only_labels_of_the_films_to_judge_by_were_corrected(
+    told: Told, tmp_path: Path
+) -> None:
+    judge = spots.write(tmp_path / "judge", 50, 2)
+    told.freeze(frozen.of_source(judge))
+    told.values["rules"]["evaluate_on"] = str(judge)
+    told.look()
+    told.over("kept")
+    assert told.rests().event == "skipped"
+    film = next((judge / "NORMAL").iterdir())
+    film.rename(judge / "PNEUMONIA" / f"corrected_{film.name}")
+    assert told.look().relabelled == 1
+
+
 def test_where_models_have_learned_from_the_frozen_films_the_reason_says_what_to_do(
     told: Told,
 ) -> None:
@@ -315,10 +354,22 @@ def test_films_to_judge_by_whose_classes_no_model_knows_are_refused(
         told.look()
 
 
+def test_films_of_other_classes_than_the_champions_make_no_model_in_its_place(told: Told) -> None:
+    told.values["champion"]["labels"] = ["NORMAL", "PNEUMONIA", "VIRUS"]
+    rests = told.rests()
+    assert rests.event == "unfit"
+    assert rests.reason.startswith(
+        "the films are of the classes NORMAL, PNEUMONIA, the champion of NORMAL, PNEUMONIA, VIRUS"
+    )
+    told.values["rules"]["promote"] = False
+    assert told.look().judged, "a model that is not to be promoted may be of any classes"
+
+
 def test_a_champion_of_another_disease_is_not_compared_with(told: Told) -> None:
-    assert "another disease" in told.rests(positive="NORMAL").reason
+    rests = told.rests(positive="NORMAL")
+    assert rests.reason == f"{rests.told}: PNEUMONIA, not NORMAL"
     told.values["champion"]["positive"] = "FRACTURE"
-    assert "another disease" in told.rests().reason
+    assert told.rests().reason == f"{rests.told}: FRACTURE, not NORMAL, PNEUMONIA"
     assert not told.reports
 
 
@@ -327,6 +378,7 @@ def test_the_disease_is_the_champion_s_where_the_schedule_names_none(
 ) -> None:
     (data / "NORMAL").rename(data / "TB")
     told.values["frozen"] = None
+    told.values["champion"]["labels"] = ["PNEUMONIA", "TB"]
     assert told.look().positive == "PNEUMONIA"
     told.values["champion"] = None
     with pytest.raises(DatasetError, match="neither PNEUMONIA nor TB"):
@@ -419,7 +471,9 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
     found = told.judge(films, model_file)
     assert "; the champion was imported, and may have learned from any of them; " in found["told"]
 
-    found = told.judge(films, model_file, doubt="10 of 14 held-out films were learned")
+    found = told.judge(
+        dataclasses.replace(films, doubt="10 of 14 held-out films were learned"), model_file
+    )
     assert (
         "; of the new model's validation: 10 of 14 held-out films were learned; " in found["told"]
     )
