@@ -57,8 +57,8 @@ V_THROUGHPUT = View(
     """,  # noqa: S608  # constants
 )
 
-#: job_id and item_no in one number, so that the latest is the largest; both are below 2^31.
-_PLACE = 2**31
+#: job_id and item_no in one number of 19 digits: both are below 2^31.
+_PLACE, _DIGITS = 2**31, 2**62
 
 _PREDICTED = {
     "label": "Class, by the model's operating threshold.",
@@ -76,7 +76,8 @@ _PREDICTED_SELECT = """l.name AS label, p.probability, p.ood,
 V_LATEST_PREDICTION = View(
     name="v_latest_prediction",
     comment="The newest prediction of a film, by its source and name, for each model and "
-    "precision. Ask with `source = …`: a name alone is looked for in all jobs there are.",
+    "precision: the last that was committed. It stays so when the film fails or is refused later "
+    "or is gone. Ask with `source = …`: a name alone is looked for in all jobs there are.",
     columns={
         "source": "Folder or archive it was read from.",
         "name": "The film's name in its source.",
@@ -89,7 +90,10 @@ V_LATEST_PREDICTION = View(
         SELECT n.source, n.name, n.model_id, m.name AS model, n.precision, {_PREDICTED_SELECT}
         FROM (
             SELECT s.uri AS source, p.name, p.model_id, COALESCE(j.precision, 'fp32') AS precision,
-                   MAX(p.job_id * {_PLACE} + p.item_no) AS place
+                   -- Times are texts of one length: the newest is the largest.
+                   CAST(substr(MAX(h.finished_at || (
+                       {_DIGITS} + p.job_id * {_PLACE} + p.item_no
+                   )), -19) AS INTEGER) - {_DIGITS} AS place
             FROM ALL_SOURCES s
             JOIN jobs j ON j.id = s.job_id
             JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
@@ -124,7 +128,8 @@ V_LATEST_PREDICTION = View(
             ) AS b
             JOIN predictions p ON p.job_id = b.job_id AND p.item_no >= b.first_item
                 AND p.item_no < b.past
-            ORDER BY b.source, p.name, p.model_id, b.precision, p.job_id DESC, p.item_no DESC
+            ORDER BY b.source, p.name, p.model_id, b.precision, b.scored_at DESC, p.job_id DESC,
+                p.item_no DESC
         ) AS p
         JOIN (
             SELECT m.id, m.name, m.ood_threshold, l.label_no, l.name AS label

@@ -333,6 +333,56 @@ def test_files_that_a_schedule_gave_up_are_failed_beside_what_it_took_since(
     assert _complete(database) == [(2, newer, 4, 2, 2, 0)], "of four, the two oldest"
 
 
+def test_the_latest_prediction_is_the_last_that_was_committed_not_that_of_the_newest_job(
+    database: sa.Engine,
+) -> None:
+    source = {"uri": ARCHIVE, "kind": "zip", "fingerprint": "1"}
+    older, newer = (given.running(database, items=2, source_rows=[source]) for _ in range(2))
+    later = "2026-11-30T14:14:56.000Z"
+    for job_id, at in ((older, later), (newer, "2026-11-30T14:14:55.000Z")):
+        given.commit(database, given.claimed(database))
+        write(
+            database,
+            lambda c, j=job_id, t=at: c.exec_driver_sql(  # type: ignore[misc]
+                f"UPDATE shards SET finished_at = '{t}' WHERE job_id = {j}"
+            ),
+        )
+    asked = f"SELECT DISTINCT job_id FROM v_latest_prediction WHERE source = '{ARCHIVE}'"
+    assert _ask(database, asked) == [(older,)]
+    # Of the same moment the newer job is later.
+    write(database, lambda c: c.exec_driver_sql(f"UPDATE shards SET finished_at = '{later}'"))
+    assert _ask(database, asked) == [(newer,)]
+
+
+def test_a_film_that_failed_since_its_newest_prediction_is_found(
+    database: sa.Engine, site: dict[str, Any]
+) -> None:
+    page = (ROOT / "docs/reference/sql.md").read_text().partition("## Films that failed since")[2]
+    asked = page.partition("```sql\n")[2].partition("```")[0]
+    _pass(database)
+    # Model 1 could not read film-0, and model 2 has scored it since.
+    assert _ask(database, asked) == []
+
+    again = _scored(database, 1, errors=2)
+
+    found = [(row[0], row[1], row[2], row[3]) for row in _ask(database, asked)]
+    error = ("error", "truncated", again)
+    assert found == [("film-0.png", *error), ("film-1.png", *error)]
+    latest = f"SELECT DISTINCT job_id FROM v_latest_prediction WHERE source = '{ARCHIVE}'"
+    assert (site["a"],) in _ask(database, f"{latest} AND model_id = 1 AND name = 'film-1.png'")
+
+
+def _pass(database: sa.Engine) -> None:
+    """Let what was committed be a while ago."""
+    long_ago = "2026-01-01T00:00:00.000Z"
+    write(
+        database,
+        lambda c: c.exec_driver_sql(
+            f"UPDATE shards SET finished_at = '{long_ago}' WHERE finished_at IS NOT NULL"
+        ),
+    )
+
+
 def test_the_latest_prediction_is_that_of_the_newest_job(
     database: sa.Engine, site: dict[str, Any]
 ) -> None:
