@@ -249,12 +249,13 @@ def _of_model(what: str) -> str:
 V_MODEL_LEADERBOARD = View(
     name="v_model_leaderboard",
     comment="Models ranked on the same films, by their newest measure on each; and what each has "
-    "done at work. A model of which imported labels alone are known has no films, and no rank.",
+    "done at work. There is no rank where nobody knows which films they were, nor for a model of "
+    "which imported labels alone are known.",
     columns={
         "split": "Films: validation, `test of` a folder's name, a slice.",
-        "dataset_id": "Dataset that the films are of, where it was read for training; without one, "
-        "nobody knows whether two models had the same films.",
-        "rank": "1 for the highest AUROC on these films; equal ones share a place.",
+        "dataset_id": "Dataset that the films are of, where it was read for training.",
+        "rank": "1 for the highest AUROC on these films: those of the same split of a dataset or, "
+        "without one, of the same `same_films`. Equal ones share a place.",
         "model_id": "Model.",
         "model": "Its name.",
         "champion": "1 for the model that `score` uses by default.",
@@ -269,13 +270,16 @@ V_MODEL_LEADERBOARD = View(
         "predictions": "Films that it has predicted in jobs, purged ones included.",
         "positives": "Of these, called positive.",
         "unusual": "Of these, unlike its training films.",
-        "labelled": "Predictions of jobs whose true classes were imported.",
+        "labelled": "Predictions whose true classes were imported: a film of two jobs is two.",
         "labelled_accuracy": "Share of these that is right, 0 to 1.",
+        "same_films": "Equal for equal films and true classes, in whatever folder; of what `models "
+        "evaluate` and `calibrate --data` measured.",
     },
     select=f"""
         SELECT e.split, e.dataset_id,
-               CASE WHEN e.id IS NOT NULL THEN RANK() OVER (
-                   PARTITION BY e.split, e.dataset_id
+               CASE WHEN e.dataset_id IS NOT NULL
+                   OR JSON_TEXT(e.metrics, same_films) IS NOT NULL THEN RANK() OVER (
+                   PARTITION BY e.split, e.dataset_id, JSON_TEXT(e.metrics, same_films)
                    ORDER BY COALESCE(JSON_NUMBER(e.metrics, auroc), -1) DESC
                ) END AS rank,
                m.id AS model_id, m.name AS model,
@@ -287,13 +291,17 @@ V_MODEL_LEADERBOARD = View(
                JSON_NUMBER(e.metrics, specificity) AS specificity, e.created_at AS measured_at,
                {_of_model("predictions")}, {_of_model("positives")}, {_of_model("unusual")},
                COALESCE(t.films, 0) AS labelled,
-               t.correct / t.films AS labelled_accuracy
+               t.correct / t.films AS labelled_accuracy,
+               JSON_TEXT(e.metrics, same_films) AS same_films
         FROM models m
         LEFT JOIN evaluations e ON e.model_id = m.id
             AND substr(e.split, 1, {len(_LABELS)}) <> '{_LABELS}' AND NOT EXISTS (
                 SELECT 1 FROM evaluations n
                 WHERE n.model_id = e.model_id AND n.split = e.split
-                    AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0) AND n.id > e.id
+                    AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0)
+                    AND COALESCE(JSON_TEXT(n.metrics, same_films), '')
+                        = COALESCE(JSON_TEXT(e.metrics, same_films), '')
+                    AND n.id > e.id
             )
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
         LEFT JOIN model_totals d ON d.model_id = m.id

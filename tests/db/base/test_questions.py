@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from db.base import query, views
 from db.base.database import reading, write
-from db.base.schema import evaluations
+from db.base.schema import datasets, evaluations
 from db.base.schema import runs as runs_table
 from db.base.types import now
 from db.nightly import runs, schedules, watched
@@ -80,7 +80,8 @@ def site(database: sa.Engine, tmp_path: Path) -> Iterator[dict[str, Any]]:
             connection.execute(
                 sa.insert(evaluations).values(
                     model_id=model_id, split="validation", n_films=40, created_at=now(),
-                    metrics={"auroc": auroc, "sensitivity": 0.9, "specificity": 0.8},
+                    metrics={"auroc": auroc, "sensitivity": 0.9, "specificity": 0.8,
+                             "same_films": "a"},
                 )
             )  # fmt: skip
 
@@ -425,6 +426,49 @@ def test_a_model_that_was_never_evaluated_is_right_as_often_as_its_labels_say(
         ("first", 2, "validation", 40, 0.91),
         ("second", 1, "validation", 40, 0.95),
         ("third", None, None, None, None),
+    ]
+
+
+def test_models_are_ranked_where_their_films_are_known_to_be_the_same_and_only_there(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    for number in (2, 3):
+        new = given.model(tmp_path, f"m{number}")
+        write(database, lambda c, n=new: models.register(c, n, "tests"))  # type: ignore[misc]
+    dataset = write(
+        database,
+        lambda c: c.execute(
+            sa.insert(datasets).values(
+                hash="d" * 64, root="/d", n_train=1, n_val=1, n_patients=2, classes={}, notes=[],
+                manifest=b"", created_at=now(),
+            )
+        ).inserted_primary_key[0],
+    )  # fmt: skip
+
+    def measured_on(model_id: int, split: str, auroc: float, films: str | None, **of: Any) -> None:
+        found = {"n_films": 4, "auroc": auroc} | ({} if films is None else {"same_films": films})
+        write(database, lambda c: models.record_evaluation(c, model_id, split, found, **of))
+
+    for model_id, auroc, films in ((1, 0.9, "a"), (2, 0.8, "a"), (3, 0.7, "b"), (1, 0.6, "b")):
+        measured_on(model_id, "all of cal", auroc, films)
+    measured_on(2, "all of cal", 0.85, "a")  # anew
+    for model_id in (1, 2):
+        measured_on(model_id, "all of old", 0.5 + model_id / 10, None)
+        measured_on(model_id, "frozen", 0.5 + model_id / 10, None, dataset_id=dataset)
+    found = _ask(
+        database,
+        "SELECT split, same_films, rank, model_id, auroc FROM v_model_leaderboard "
+        "ORDER BY split, same_films, rank, model_id",
+    )
+    assert found == [
+        ("all of cal", "a", 1, 1, 0.9),
+        ("all of cal", "a", 2, 2, 0.85),
+        ("all of cal", "b", 1, 3, 0.7),
+        ("all of cal", "b", 2, 1, 0.6),
+        ("all of old", None, None, 1, 0.6),
+        ("all of old", None, None, 2, 0.7),
+        ("frozen", None, 1, 2, 0.7),
+        ("frozen", None, 2, 1, 0.6),
     ]
 
 
