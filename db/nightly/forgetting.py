@@ -35,7 +35,9 @@ def forget(engine: sa.Engine) -> None:
         contents = sa.select(done.c.content).where(
             done.c.schedule_id == schedule_id, done.c.state == "done", done.c.path == ""
         )
-        same = sa.and_(watched.c.job_id.is_(None), watched.c.content.in_(contents))
+        same = sa.and_(
+            watched.c.job_id.is_(None), watched.c.state == "done", watched.c.content.in_(contents)
+        )
         path = sa.update(watched).values(path="")
         for which in (_PURGED, same):
             _in_steps(engine, schedule_id, sa.and_(_OVER, which), path)
