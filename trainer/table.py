@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from trainer import regular
 from trainer.errors import TableError
 
 #: What may part cells; spreadsheets of half of Europe write semicolons.
@@ -38,9 +39,9 @@ def opened(file: Path | int) -> Iterator[TextIO]:
 
     Of a file descriptor, which stays open, or of a path. Bytes that are no text become lone
     surrogates, as in names of files; of UTF-16 they raise UnicodeDecodeError where they are read,
-    and TableError where rows are. Raises OSError.
+    and TableError where rows are. Raises OSError, also for what is no file.
     """
-    with open(file, "rb", closefd=isinstance(file, Path)) as binary:
+    with open(file, "rb", closefd=isinstance(file, Path), opener=regular.opener) as binary:
         binary.seek(0)
         encoding = encoding_of(binary.read(_HEAD))
         binary.seek(0)

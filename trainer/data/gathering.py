@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer import spelling
+from trainer import regular, spelling
 from trainer.data import layout, manifest, whose
 from trainer.data.labelled import FIRST_NAMING, Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
@@ -207,7 +207,7 @@ def _read(file: Path, said: Whose | None) -> tuple[str, str, dict[str, str]]:
     OSError."""
     tags: dict[str, str] = {}
     digest = hashlib.sha256()
-    with file.open("rb") as opened:
+    with open(file, "rb", opener=regular.opener) as opened:
         head = block = opened.read(1 << 20)
         while block:
             digest.update(block)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,3 +180,23 @@ def test_tables_that_people_reported_are_read(engine: sa.Engine, tmp_path: Path)
         table = CASES / "lists" / name
         result = run("labels", "import", table, "--job", number, "--json")
         assert json.loads(result.stdout)["labelled"] == 2, name
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_table_is_an_error_and_not_waited_for(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    samples.fill(tmp_path / "films", patients=2)
+    pipe = tmp_path / "table.csv"
+    os.mkfifo(pipe)
+    job = rows.predicted(engine, tmp_path, ["a.png"])
+    for command in (
+        ("dataset", "check", tmp_path / "films", "--labels", pipe),
+        ("dataset", "check", pipe),
+        ("labels", "compare", pipe, pipe),
+        ("labels", "import", pipe, "--job", job),
+        ("score", "--list", pipe),
+    ):
+        result = run(*command)
+        assert result.exit_code in (1, 2), command
+        assert "no file" in result.output, command
