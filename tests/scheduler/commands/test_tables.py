@@ -200,3 +200,31 @@ def test_a_pipe_in_the_place_of_a_table_is_an_error_and_not_waited_for(
         result = run(*command)
         assert result.exit_code in (1, 2), command
         assert "no file" in result.output, command
+
+
+def test_a_column_that_a_table_has_twice_is_read_by_nobody(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    samples.fill(tmp_path / "films", patients=2)
+    films = sorted(tmp_path.glob("films/*/*.jpeg"))
+    names = [film.relative_to(tmp_path).as_posix() for film in films]
+    other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
+    table = tmp_path / "table.csv"
+    lines = [
+        f"{name},{n.parent.name},{other[n.parent.name]}"
+        for name, n in zip(names, films, strict=True)
+    ]
+    table.write_text("\n".join(["path,label,Label", *lines]))
+    job = rows.predicted(engine, tmp_path, names)
+    for command in (
+        ("dataset", "check", table),
+        ("dataset", "check", tmp_path / "films", "--labels", table),
+        ("labels", "compare", table, table),
+        ("labels", "import", table, "--job", job),
+    ):
+        result = run(*command)
+        assert result.exit_code in (1, 2), command
+        assert "'label' and 'Label'" in result.output, command
+    table.write_text("\n".join(["path,Path", *(f"{name},{name}" for name in names)]))
+    result = run("score", "--list", table)
+    assert "'path' and 'Path'" in result.output
