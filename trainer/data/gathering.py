@@ -84,7 +84,7 @@ def gather(
         films, note = _merged(films, new, source)
         notes += [*source.notes, *note]
     added = frozenset(film.path for film in films[given:])
-    _check_pattern(said, readers, sources)
+    _check_pattern(said, readers)
     if tags:
         films, note = whose.owned(films, tags)
         notes += note
@@ -227,14 +227,14 @@ def _identity(opened: BinaryIO) -> dict[str, str]:
     return dicom.identity(opened)
 
 
-def _check_pattern(said: Whose, readers: Sequence[whose.Reader], sources: Sequence[Source]) -> None:
+def _check_pattern(said: Whose, readers: Sequence[whose.Reader]) -> None:
     """Refuse a pattern that matches no film: each would be taken for a patient of its own."""
     searched = sum(reader.searched for reader in readers)
     if not said.must_match or not searched or any(reader.matched for reader in readers):
         return
     if said.naming <= FIRST_NAMING:  # whose jobs go on as they did
         return
-    stem = next(e.stem for source in sources for e in source.entries if not e.patient)
+    stem = next(reader.example for reader in readers if reader.searched)
     found = f"--patient-pattern {said.pattern} matches none of {searched:,} films"
     advice = "it is searched in a film's path below its class folder, without suffix"
     raise DatasetError(f"{found}; {advice}, for example in {stem}", shareable=f"{found}; {advice}")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Protocol
 
-from trainer.data import names, patients
-from trainer.data.labelled import FIRST_NAMING, NAMING, Entry, Film
+from trainer.data import names, nobody, patients
+from trainer.data.labelled import FIRST_NAMING, NAMING, SECOND_NAMING, Entry, Film
 from trainer.errors import DatasetError
 
 #: What says whose a film is: a manifest's column, --patient-pattern, DICOM's PatientID, a file's
@@ -109,12 +109,6 @@ _PER_FOLDER = 30
 #: Folders under several classes at least, that are taken for those of patients.
 _SHARED = 5
 
-#: Identifiers that stand for nobody, in lower case with letters and digits only.
-_NOBODY = re.compile(
-    r"|0+|x+|anon(?:ymous|ymi[sz]ed)?\d*|unknown|none|na|nil|null|removed|deleted|test|patient"
-    r"|(?:no)?(?:patient)?id|phantom|de(?:identified|id)"
-)
-
 #: A PatientID that more than half of the films have is nobody's, where they are so many.
 _MANY = 20
 
@@ -148,10 +142,19 @@ class Whose:
         """Whether what DICOM files say counts."""
         return self.naming > FIRST_NAMING
 
+    @property
+    def doubts(self) -> bool:
+        """Whether what stands in a patient's place may be none."""
+        return self.naming > SECOND_NAMING
+
     def tag(self, what: str, value: str) -> str:
         """What stands for an identifier; empty where it is nobody's."""
-        plain = re.sub(r"[\W_]", "", value.partition("\\")[0].casefold())
-        return "" if _NOBODY.fullmatch(plain) else names.hashed(self.key(), what, value)
+        nobodys = nobody.in_tag(value.partition("\\")[0])
+        return "" if nobodys else names.hashed(self.key(), what, value)
+
+    def written(self, value: str) -> str:
+        """A patient that a manifest, a pattern or a folder names; empty where it is nobody."""
+        return "" if self.doubts and nobody.written(value) else value
 
 
 #: Where nobody said anything.
@@ -162,10 +165,13 @@ class Reader:
     """Says whose each film of one source is, by all but its tags."""
 
     def __init__(self, whose: Whose, entries: Sequence[Entry]) -> None:
+        self._whose = whose
         self._pattern = None if whose.pattern is None else re.compile(whose.pattern)
         self._first = whose.naming <= FIRST_NAMING
-        #: How many films the pattern was searched in, and matched.
+        #: How many films the pattern was searched in, and matched; and what it is searched in.
         self.searched = self.matched = 0
+        self.example = ""
+        entries = [entry for entry in entries if not whose.written(entry.patient)]
         #: Which folder below the class is the patient's, counted from 0, if any is; and whether one
         #: is under several classes.
         self._level, self._shared = None if self._first else _folders(entries), False
@@ -174,20 +180,23 @@ class Reader:
 
     def __call__(self, entry: Entry) -> tuple[str, str]:
         """The patient, and what says so; a film's own path where nothing does."""
-        if entry.patient:
-            return entry.patient, UNSAID if self._first else MANIFEST
+        if patient := self._whose.written(entry.patient):
+            return patient, UNSAID if self._first else MANIFEST
         stem = _first_stem(entry) if self._first else entry.stem
         if self._pattern is not None:
             self.searched += 1
+            self.example = self.example or stem
             if match := self._pattern.search(stem):
                 self.matched += 1
-                return _matched(match) or stem, UNSAID if self._first else PATTERN
+                found = _matched(match)
+                if self._whose.written(found) or not self._whose.doubts:
+                    return found or stem, UNSAID if self._first else PATTERN
             if self._first:
                 return stem, UNSAID
         if self._first:
             match = _FIRST.search(stem)
-            found = match and (match["nih"] or match["word"].lower() + match["number"])
-            return found or stem, UNSAID
+            named = match and (match["nih"] or match["word"].lower() + match["number"])
+            return named or stem, UNSAID
         return self._by_name(stem)
 
     def _by_name(self, stem: str) -> tuple[str, str]:
@@ -196,7 +205,7 @@ class Reader:
         *folders, name = stem.split("/")
         if self._level is not None and len(folders) > self._level:
             folder = folders[self._level]
-            if not _is_no_patient(folder):
+            if not _is_no_patient(folder) and self._whose.written(folder):
                 return folder, FOLDER
         if named := _named(stem, (_KERMANY,)):
             return named, NAME
@@ -321,11 +330,11 @@ def _is_no_patient(folder: str) -> bool:
 
 
 def _nameless(entries: Iterable[Entry]) -> list[tuple[str, list[str]]]:
-    """Class and folders of the films of which nothing else says whose they are."""
+    """Class and folders of the films of which their names do not say whose they are."""
     return [
         (entry.name, entry.stem.split("/")[:-1])
         for entry in entries
-        if not entry.patient and "/" in entry.stem and not _named(entry.stem)
+        if "/" in entry.stem and not _named(entry.stem)
     ]
 
 

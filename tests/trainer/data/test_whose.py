@@ -14,7 +14,7 @@ from tests.trainer import samples
 from trainer.checking import checkup, division
 from trainer.data import dataset, gathering, names, whose
 from trainer.data.dataset import Dataset
-from trainer.data.labelled import FIRST_NAMING
+from trainer.data.labelled import FIRST_NAMING, SECOND_NAMING
 from trainer.data.names import Names
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
@@ -23,6 +23,7 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 PATIENTS = 60
 
 OF_BEFORE = Whose(naming=FIRST_NAMING)
+OF_SECOND = Whose(naming=SECOND_NAMING)
 
 
 def uid(*numbers: int) -> str:
@@ -234,6 +235,68 @@ def test_a_viewer_s_names_in_folders_of_patients_are_no_patients(tmp_path: Path)
     data = split(tmp_path)
     assert (data.patients, on_both_sides(data, truth)) == ("folders", 0)
     assert len({film.patient for film in data.films}) == PATIENTS
+
+
+def listing(root: Path, patient_of: dict[str, str]) -> Path:
+    """A manifest of the films of some paths, with these patients."""
+    lines = [f"{path},{path.split('/')[0]},{who}" for path, who in patient_of.items()]
+    (root / "m.csv").write_text("\n".join(["path,label,patient", *lines]))
+    return root / "m.csv"
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "nan", "Unknown", "-", "anonymous", ""])
+def test_a_word_that_stands_for_nobody_is_no_patient_in_a_manifest(
+    tmp_path: Path, word: str
+) -> None:
+    truth = plant(tmp_path, lambda patient, n: f"scan {patient} {n}.png")
+    said = {path: word if int(who) % 3 else f"A{who}" for path, who in truth.items()}
+    found = gathering.gather([listing(tmp_path, said)])
+    assert {f.known_by for f in found.films if said[f.path] == word} == {""}
+    data = split(listing(tmp_path, said))
+    assert data.patients == "unknown"
+    assert any("whose 160 of 240 films are" in note for note in data.notes)
+    before = split(listing(tmp_path, said), OF_SECOND)
+    assert before.patients == ("known" if word else "unknown"), "as it was"
+
+
+def test_of_a_word_for_nobody_the_name_says_whose_a_film_is(tmp_path: Path) -> None:
+    truth = plant(tmp_path, mimic)
+    data = split(listing(tmp_path, dict.fromkeys(truth, "NA")))
+    assert (data.patients, on_both_sides(data, truth)) == ("known", 0)
+
+
+def test_patients_who_are_counted_from_0_or_called_anonymous_by_number_are_patients(
+    tmp_path: Path,
+) -> None:
+    truth = plant(tmp_path, lambda patient, n: f"scan {patient} {n}.png")
+    for called in ("{}", "anon{}", "anonymous {:03}"):
+        said = {path: called.format(int(who)) for path, who in truth.items()}
+        data = split(listing(tmp_path, said))
+        assert (data.patients, on_both_sides(data, truth)) == ("known", 0)
+
+
+@pytest.mark.parametrize("pattern", [r"^([^/]+)/", None])
+def test_a_word_for_nobody_is_no_patient_as_a_pattern_s_group_or_a_folder(
+    tmp_path: Path, pattern: str | None
+) -> None:
+    def wards(patient: int, n: int) -> str:
+        return f"{f'mrn{patient}x' if patient % 3 else 'unknown'}/film {patient} {n}.png"
+
+    plant(tmp_path, wards, patients=PATIENTS // 2, films=2)
+    data = split(tmp_path, Whose(pattern=pattern))
+    nobody = [film for film in data.films if "/unknown/" in film.path]
+    assert {film.known_by for film in nobody} == {""}
+    assert len({film.patient for film in nobody}) == len(nobody) == 20
+    assert data.patients == "unknown"
+    before = split(tmp_path, Whose(pattern=pattern, naming=SECOND_NAMING))
+    assert len({film.patient for film in before.films if "/unknown/" in film.path}) == 1
+
+
+def test_a_pattern_that_matches_no_film_of_a_manifest_of_nobody_shows_one(tmp_path: Path) -> None:
+    truth = plant(tmp_path, mimic, patients=4)
+    manifest = listing(tmp_path, dict.fromkeys(truth, "NA"))
+    with pytest.raises(DatasetError, match="for example in p10/p10000000/"):
+        split(manifest, Whose(pattern=r"mrn(\d+)"))
 
 
 # DICOM's tags.
