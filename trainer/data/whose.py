@@ -172,11 +172,17 @@ class Reader:
         self.searched = self.matched = 0
         self.example = ""
         entries = [entry for entry in entries if not whose.written(entry.patient)]
+        self._layouts, self._kermany = (
+            [one for one in layouts if not (whose.doubts and _names_days(one, entries))]
+            for layouts in (_LAYOUTS, (_KERMANY,))
+        )
         #: Which folder below the class is the patient's, counted from 0, if any is; and whether one
         #: is under several classes.
-        self._level, self._shared = None if self._first else _folders(entries), False
-        if self._level is None and not self._first:
-            self._shared = _are_shared(entries)
+        self._level, self._shared = None, False
+        if not self._first:
+            nameless = _nameless(entries, self._layouts)
+            self._level = _folders(nameless, whose.doubts)
+            self._shared = self._level is None and _are_shared(nameless)
 
     def __call__(self, entry: Entry) -> tuple[str, str]:
         """The patient, and what says so; a film's own path where nothing does."""
@@ -200,14 +206,14 @@ class Reader:
         return self._by_name(stem)
 
     def _by_name(self, stem: str) -> tuple[str, str]:
-        if named := _named(stem):
+        if named := _named(stem, self._layouts):
             return named, NAME
         *folders, name = stem.split("/")
         if self._level is not None and len(folders) > self._level:
             folder = folders[self._level]
             if not _is_no_patient(folder) and self._whose.written(folder):
                 return folder, FOLDER
-        if named := _named(stem, (_KERMANY,)):
+        if named := _named(stem, self._kermany):
             return named, NAME
         if uids := [part for part in folders if _UID.fullmatch(part)]:
             return uids[0], UIDS
@@ -316,8 +322,8 @@ def _matched(match: re.Match[str]) -> str:
     return (match[1] if match.re.groups else match[0]) or ""
 
 
-def _named(stem: str, layouts: Iterable[re.Pattern[str]] = _LAYOUTS) -> str:
-    """The patient of a known layout; empty for any other."""
+def _named(stem: str, layouts: Iterable[re.Pattern[str]]) -> str:
+    """The patient of the first of these layouts that the path has; empty for any other."""
     for layout in layouts:
         if match := layout.search(stem):
             first, *others = match.groups()
@@ -329,18 +335,24 @@ def _is_no_patient(folder: str) -> bool:
     return any(kind.fullmatch(folder) for kind in (_NO_PATIENT, _UID, _DICOMDIR))
 
 
-def _nameless(entries: Iterable[Entry]) -> list[tuple[str, list[str]]]:
+def _names_days(layout: re.Pattern[str], entries: Iterable[Entry]) -> bool:
+    """Whether most of the patients that a layout finds are days."""
+    return nobody.days({found for e in entries if (found := _named(e.stem, (layout,)))})
+
+
+def _nameless(
+    entries: Iterable[Entry], layouts: Sequence[re.Pattern[str]]
+) -> list[tuple[str, list[str]]]:
     """Class and folders of the films of which their names do not say whose they are."""
     return [
         (entry.name, entry.stem.split("/")[:-1])
         for entry in entries
-        if "/" in entry.stem and not _named(entry.stem)
+        if "/" in entry.stem and not _named(entry.stem, layouts)
     ]
 
 
-def _folders(entries: Sequence[Entry]) -> int | None:
+def _folders(found: Sequence[tuple[str, list[str]]], doubts: bool) -> int | None:
     """The level of folders of which each is a patient's: the uppermost of many small ones."""
-    found = _nameless(entries)
     for level in range(max((len(folders) for _, folders in found), default=0)):
         sizes = collections.Counter(
             folders[level]
@@ -348,17 +360,17 @@ def _folders(entries: Sequence[Entry]) -> int | None:
             if len(folders) > level and not _is_no_patient(folders[level])
         )
         n = len(sizes)
-        if all(_DATE.fullmatch(folder) for folder in sizes):
+        if all(_DATE.fullmatch(f) for f in sizes) or (doubts and nobody.days(sizes.keys())):
             continue
         if n > 1 and sizes.total() <= min(_PER_FOLDER, 2 * n) * n:
             return level
     return None
 
 
-def _are_shared(entries: Sequence[Entry]) -> bool:
+def _are_shared(found: Iterable[tuple[str, list[str]]]) -> bool:
     """Whether most folders, and more than a few, are under several classes."""
     classes = collections.defaultdict(set)
-    for name, folders in _nameless(entries):
+    for name, folders in found:
         for level, folder in enumerate(folders):
             if not (_is_no_patient(folder) or _DATE.fullmatch(folder)):
                 classes[level, folder].add(name)

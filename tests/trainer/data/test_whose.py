@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,41 @@ def test_a_viewer_s_names_in_folders_of_patients_are_no_patients(tmp_path: Path)
     data = split(tmp_path)
     assert (data.patients, on_both_sides(data, truth)) == ("folders", 0)
     assert len({film.patient for film in data.films}) == PATIENTS
+
+
+def by_day(shape: str, first: date = date(2023, 11, 6)) -> Any:
+    """Names by the day of a film and its number on that day; patients come again."""
+
+    def name(patient: int, n: int) -> str:
+        day = first + timedelta(days=patient // 3 + 40 * n)
+        return shape.format(day=f"{day:%Y%m%d}", n=patient % 3 + 1)
+
+    return name
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{day}_{n:03}.png", "p{day}_{n}.png", "case_{day}-{n}.png", "sub-{day}_{n}.png",
+        "{n}/PA{day}/ST000000/IM{n:06}.dcm", "IM-{day}-{n:04}.jpeg", "on {day}/{n}.png",
+    ],
+)  # fmt: skip
+def test_a_name_by_the_day_of_a_film_says_no_patient(tmp_path: Path, shape: str) -> None:
+    truth = plant(tmp_path, by_day(shape))
+    before = split(tmp_path, OF_SECOND)
+    assert before.patients in ("known", "folders"), "as it was"
+    assert on_both_sides(before, truth) > 0
+    found = gathering.gather([tmp_path]).films
+    assert not {film.known_by for film in found} & whose.KNOWN
+    (doubt,) = [f for f in checkup.check([tmp_path]).findings if f.code == "patients_unknown"]
+    assert doubt.level in ("doubt", "bad")
+
+
+@pytest.mark.parametrize("shape", ["{:08}_{:03}.png", "p{:08}_s{}.png", "case {:08} {}.png"])
+def test_numbers_of_which_some_could_be_days_are_patients(tmp_path: Path, shape: str) -> None:
+    truth = plant(tmp_path, lambda patient, n: shape.format(19980101 + 4 * patient, n))
+    data = split(tmp_path)
+    assert (data.patients, on_both_sides(data, truth)) == ("known", 0)
 
 
 def listing(root: Path, patient_of: dict[str, str]) -> Path:
