@@ -177,6 +177,9 @@ def unknown_patients(films: Sequence[Film]) -> Iterator[Finding]:
     elif whose.state(films) == "unknown":
         text = next(iter(whose.notes(films)))
         yield Finding(level="doubt", code="patients_unknown", text=text, paths=theirs)
+    for text in whose.several(films):
+        theirs = tuple(sorted(film.path for film in films if film.known_by == whose.SEVERAL))
+        yield Finding(level="doubt", code="patients_of_one_name", text=text, paths=theirs)
 
 
 def patients(films: Sequence[Film]) -> Iterator[Finding]:

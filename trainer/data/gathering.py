@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainer import regular, spelling
-from trainer.data import layout, manifest, whose
+from trainer.data import layout, manifest, tagged, whose
 from trainer.data.labelled import FIRST_NAMING, Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
 from trainer.data.whose import Whose
@@ -86,7 +86,7 @@ def gather(
     added = frozenset(film.path for film in films[given:])
     _check_pattern(said, readers)
     if tags:
-        films, note = whose.owned(films, tags)
+        films, note = tagged.owned(films, tags, said)
         notes += note
     if not films and not unreadable:
         raise DatasetError(f"{first.path} holds no films; put them in {first.path}/<class>/")

@@ -14,7 +14,7 @@ TRAIN, VAL, TEST = "train", "val", "test"
 
 #: Version of how patients and the disease are known by names. A job keeps the one that it was
 #: submitted under; what says none is of the first, that of release 0.2.0 and before. By the second
-#: everything that stands in a patient's place was a patient.
+#: everything that stands in a patient's place was a patient, of another than any PatientID's.
 FIRST_NAMING, SECOND_NAMING, NAMING = 1, 2, 3
 
 

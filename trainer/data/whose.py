@@ -8,14 +8,13 @@ No file is opened here.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Protocol
 
-from trainer.data import names, nobody, patients
+from trainer.data import names, nobody
 from trainer.data.labelled import FIRST_NAMING, NAMING, SECOND_NAMING, Entry, Film
 from trainer.errors import DatasetError
 
@@ -25,6 +24,9 @@ MANIFEST, PATTERN, TAG, NAME, FOLDER = "manifest", "pattern", "PatientID", "name
 
 #: Of films whose patient the names do not say, though they show that some are of one patient.
 UIDS, DICOMDIR, SHARED = "uids", "dicomdir", "shared folders"
+
+#: Of films without a PatientID that are named as films of several are.
+SEVERAL = "name of several"
 
 #: In a job of the first naming nothing is said of it.
 UNSAID = "unsaid"
@@ -108,9 +110,6 @@ _PER_FOLDER = 30
 
 #: Folders under several classes at least, that are taken for those of patients.
 _SHARED = 5
-
-#: A PatientID that more than half of the films have is nobody's, where they are so many.
-_MANY = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,33 +237,6 @@ def of(entries: Sequence[Entry]) -> list[Patient]:
     return [Patient(*reader(entry)) for entry in entries]
 
 
-def owned(
-    films: Sequence[Film], tags: Mapping[str, Mapping[str, str]]
-) -> tuple[list[Film], list[str]]:
-    """Films with the patients that their tags say, and sentences about those.
-
-    `tags` are of a path, hashed: `patient`, `study`. A patient whom a source or a person named
-    keeps that name; but films that have one PatientID, or are of one study, are one patient's.
-    """
-    counts = collections.Counter(tag["patient"] for tag in tags.values() if tag.get("patient"))
-    total = counts.total()
-    nobody = {who for who, n in counts.items() if total >= _MANY and n > total / 2}
-    notes = [
-        f"One PatientID, which {counts[w]:,} films have, is taken for nobody's." for w in nobody
-    ]
-    found = []
-    shared: list[tuple[str, str]] = []
-    for film in films:
-        tag = tags.get(film.path, {})
-        who = tag.get("patient", "")
-        who = "" if who in nobody else who
-        if who and film.known_by not in (MANIFEST, PATTERN):
-            film = dataclasses.replace(film, patient=who, known_by=TAG)
-        found.append(film)
-        shared += [(key, film.patient) for key in (who, tag.get("study", "")) if key]
-    return patients.together(found, shared) if shared else found, notes
-
-
 class Owned(Protocol):
     """A film of which something, or nothing, says whose it is."""
 
@@ -298,6 +270,7 @@ def notes(films: Sequence[Film]) -> list[str]:
             "its own. Where some are of one patient, a model is judged by patients whom it has "
             f"learned, figures are too good, and intervals too narrow; {ADVICE}."
         )
+    found += several(films)
     folders = [film for film in films if film.known_by == FOLDER]
     if folders:
         found.append(
@@ -305,6 +278,17 @@ def notes(films: Sequence[Film]) -> list[str]:
             f"{len({film.patient for film in folders}):,}. --patient-pattern says otherwise."
         )
     return found
+
+
+def several(films: Iterable[Owned]) -> list[str]:
+    """A sentence about films that are named as films of several patients are; none without."""
+    if not (n := sum(film.known_by == SEVERAL for film in films)):
+        return []
+    return [
+        f"{n:,} films without a PatientID have the name, or lie in the folder, of films of "
+        "several: whose they are is not known, and some may be of patients on the other side; "
+        f"{ADVICE}."
+    ]
 
 
 def stop(films: Sequence[Film]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.card import Card
-from trainer.data import frozen, whose
+from trainer.data import frozen, tagged, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
@@ -182,7 +182,7 @@ def of_job(on: str, card: Card, rows: Sequence[Row], said: Whose) -> Films:
         its = {"patient": row.patient or "", "study": row.study or ""}
         if any(its.values()):
             tags[str(number)] = its
-    films, notes = whose.owned(films, tags)
+    films, notes = tagged.owned(films, tags, said)
     _check_pattern(said, films)
     if stop := whose.stop(films):
         raise DatasetError(stop)

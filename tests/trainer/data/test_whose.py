@@ -262,8 +262,7 @@ def test_a_name_by_the_day_of_a_film_says_no_patient(tmp_path: Path, shape: str)
     assert on_both_sides(before, truth) > 0
     found = gathering.gather([tmp_path]).films
     assert not {film.known_by for film in found} & whose.KNOWN
-    (doubt,) = [f for f in checkup.check([tmp_path]).findings if f.code == "patients_unknown"]
-    assert doubt.level in ("doubt", "bad")
+    assert whose.state(found) == "unknown"
 
 
 @pytest.mark.parametrize("shape", ["{:08}_{:03}.png", "p{:08}_s{}.png", "case {:08} {}.png"])
@@ -415,3 +414,71 @@ def test_films_read_by_other_rules_are_another_dataset(tmp_path: Path) -> None:
         for found in manifests
     ]
     assert len({data.hash for data in kept}) == 3
+
+
+def two_forms(root: Path, people: int, called: Any, tags: Any, also: str = "jpeg") -> None:
+    """A DICOM film and another of each of some people."""
+    for n in range(people):
+        name = CLASSES[n % 2]
+        film(root, f"{name}/{called(n)}_2.dcm", PatientID=tags(n), StudyInstanceUID=uid(n))
+        samples.write(root, f"{name}/{called(n)}_1.{also}")
+
+
+@pytest.mark.parametrize("key", [b"", b"a key"])
+@pytest.mark.parametrize("called", ["person{}/x", "person{}", "Smith, {}/film"])
+@pytest.mark.parametrize("tag", ["person{}", "MRN {}"])
+def test_one_person_as_dicom_and_as_another_file_is_one_patient(
+    tmp_path: Path, called: str, tag: str, key: bytes
+) -> None:
+    two_forms(tmp_path, 24, called.format, tag.format)
+    before = gathering.gather([tmp_path], said=keyed(key, naming=SECOND_NAMING)).films
+    assert len({film.patient for film in before}) == 48, "as it was"
+    found = gathering.gather([tmp_path], said=keyed(key)).films
+    people: dict[str, set[bool]] = {film.patient: set() for film in found}
+    for one in found:
+        people[one.patient].add(one.dicom)
+    assert list(people.values()) == [{True, False}] * 24
+    assert all(names.is_hidden(who) for who in people)
+    assert not whose.several(found)
+
+
+def test_a_patient_id_that_another_source_s_names_or_manifest_have_is_one_patient(
+    tmp_path: Path,
+) -> None:
+    truth = plant(tmp_path / "png", lambda patient, n: f"scan {patient} {n}.png", patients=12)
+    manifest = listing(tmp_path / "png", {path: f"MRN-{who}" for path, who in truth.items()})
+    samples.write(tmp_path / "b", *(f"{CLASSES[n % 2]}/person{n}_1.png" for n in range(12)))
+    for n in range(12):
+        film(
+            tmp_path / "b",
+            f"{CLASSES[n % 2]}/scan {n}.dcm",
+            PatientID=f"MRN-{n}",
+            StudyInstanceUID=uid(n),
+        )
+        film(
+            tmp_path / "b",
+            f"{CLASSES[n % 2]}/other {n}.dcm",
+            PatientID=f"person{n}",
+            StudyInstanceUID=uid(n, 1),
+        )
+    for said, patients in ((keyed(b"k"), 24), (keyed(b"k", naming=SECOND_NAMING), 48)):
+        found = gathering.gather([manifest, tmp_path / "b"], said=said).films
+        assert len({film.patient for film in found}) == patients
+
+
+def test_a_name_of_films_of_several_patient_ids_joins_none_and_is_doubted(tmp_path: Path) -> None:
+    for n in range(120):
+        film(
+            tmp_path,
+            f"{CLASSES[n % 2]}/IM-0001-{n:04}.dcm",
+            PatientID=f"MRN {n}",
+            StudyInstanceUID=uid(n),
+        )
+    samples.write(tmp_path, "NORMAL/IM-0001-0900.jpeg", "PNEUMONIA/IM-0777-0901.jpeg")
+    data = split(tmp_path)
+    assert (len({film.patient for film in data.films}), data.patients) == (122, "known")
+    (doubt,) = [f for f in checkup.check([tmp_path]).findings if f.code == "patients_of_one_name"]
+    assert (doubt.level, doubt.paths) == ("doubt", ("NORMAL/IM-0001-0900.jpeg",))
+    assert doubt.text.startswith("1 films without a PatientID have the name")
+    assert doubt.text in data.notes
+    assert not [note for note in split(tmp_path, OF_SECOND).notes if "of several" in note]
