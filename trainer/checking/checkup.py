@@ -131,6 +131,7 @@ def check(
         found.append(Finding(level="bad", code="unusable", text=str(error)))
     found += findings.copies(gathered.films, seen)
     unsure = [*findings.unknown_patients(gathered.films)]
+    unsure += findings.held_out(data) if data is not None else ()
     found += [*unsure, *findings.patients(gathered.films)]
     found += findings.balance(gathered)
     sizes = _sizes(gathered, seen)
