@@ -39,7 +39,9 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
     if row["kind"] == "score":
         for name in ("items", "predictions", "positives", "unusual", "looks", "refused", "errors"):
             summary[name] = int(row[name])
-        summary["from_store"] = from_store(engine, row["job_id"])
+        summary["purged_at"] = row["purged_at"]
+        kept = row["purged_at"] is None
+        summary["from_store"] = from_store(engine, row["job_id"]) if kept else None
         summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
         summary["model_id"] = row["model_id"]
         summary["drift"] = drift.of_job(engine, row["job_id"])
@@ -130,7 +132,7 @@ def _close_scoring(summary: dict[str, Any]) -> None:
     job_id = summary["job_id"]
     if not summary["items"]:
         return
-    rate = summary["films_per_s"]
+    rate, kept = summary["films_per_s"], summary["purged_at"] is None
     lines = {
         "films": f"{summary['items']:,}" + (f"  ({rate:,.1f} films/s)" if rate else ""),
         "predictions": f"{summary['predictions']:,}  ({summary['positives']:,} positive)",
@@ -139,7 +141,7 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         "the label)",
         "refused": f"{summary['refused']:,}  (intact, but no films to be scored)",
         "errors": f"{summary['errors']:,}"
-        + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),
+        + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] and kept else ""),
     }
     if summary["from_store"]:
         lines["from store"] = f"{summary['from_store']:,}  (scored before; --force scores anew)"
@@ -148,7 +150,11 @@ def _close_scoring(summary: dict[str, Any]) -> None:
     if summary["drift"] and summary["drift"]["warned"]:
         click.echo(f"Drift: {summary['drift']['detail']}.")
     click.echo("Research software, not a medical device.")
-    if summary["predictions"]:
+    if not kept:
+        click.echo(
+            f"job {job_id} was purged on {str(summary['purged_at'])[:10]}: only these sums are left"
+        )
+    elif summary["predictions"]:
         click.echo(
             f"Which films to look at first, and why: pneumoq report {job_id} job{job_id}.html"
         )
