@@ -9,7 +9,7 @@ import pytest
 from tests.support import drawn
 from tests.support.paths import ROOT
 from tests.worker import samples
-from tests.worker.training import stand_in_child
+from tests.worker.training import narrow_child, stand_in_child
 from tests.worker.whole import card as card
 from tests.worker.whole import model_file as model_file
 from worker.training import process
@@ -35,6 +35,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, model_file: Path) -> str:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training processes that are started from now on are real, and train narrow networks."""
-    monkeypatch.setattr(process, "CHILD", "tests.worker.training.narrow_child")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("TORCH_NARROW", str(samples.NARROW))
+    monkeypatch.setattr(process, "CHILD", narrow_child.__name__)
+    for name, value in narrow_child.environment(samples.NARROW).items():
+        monkeypatch.setenv(name, value)
