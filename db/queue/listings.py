@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -278,11 +279,13 @@ class Listing:
     n_items: int
     #: Packed listing.
     listing: bytes
+    #: When its outcomes were committed.
+    finished_at: datetime | None = None
 
 
 _LISTINGS = sa.select(
     shards.c.shard_no, shards.c.source_no, shards.c.first_item, shards.c.n_items,
-    shard_listings.c.listing,
+    shards.c.finished_at, shard_listings.c.listing,
 ).join_from(
     shards,
     shard_listings,

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from db.base import bulk, totals
 from db.base import database as connecting
-from db.base.schema import films, jobs, shards, site, sources
+from db.base.schema import films, jobs, predictions, shards, site, sources
 from db.base.types import now
 from db.base.view import render
 from db.queue import leases, listings
@@ -65,6 +65,51 @@ def any_known(connection: sa.Connection, model_id: int, precision: str) -> bool:
         .limit(1)
     )
     return found.first() is not None
+
+
+#: Probabilities of one film that was scored twice in one precision differ by less.
+SAME_FILM = 0.02
+
+
+def is_of(connection: sa.Connection, job_id: int, item_no: int, content: bytes) -> bool:
+    """Whether an item's prediction, if it has one, is known to be of a film of these bytes.
+
+    It is where the store answers for them with that prediction, with the one that it repeats, or
+    with another that says the same.
+    """
+    own, kept = predictions.alias("own"), predictions.alias("kept")
+    found = connection.execute(
+        sa.select(
+            own.c.label_no, own.c.probability, own.c.reused_from_job, own.c.reused_from_item,
+            films.c.job_id, films.c.item_no,
+            kept.c.label_no.label("kept_label_no"), kept.c.probability.label("kept_probability"),
+        )
+        .select_from(own)
+        .join(jobs, jobs.c.id == own.c.job_id)
+        .outerjoin(
+            films,
+            sa.and_(
+                films.c.model_id == own.c.model_id,
+                films.c.precision == jobs.c.precision,
+                films.c.content == content,
+            ),
+        )
+        .outerjoin(
+            kept, sa.and_(kept.c.job_id == films.c.job_id, kept.c.item_no == films.c.item_no)
+        )
+        .where(own.c.job_id == job_id, own.c.item_no == item_no)
+    ).one_or_none()  # fmt: skip
+    if found is None:
+        return True
+    if found.kept_label_no is None:
+        return False
+    if (found.job_id, found.item_no) in (
+        (job_id, item_no),
+        (found.reused_from_job, found.reused_from_item),
+    ):
+        return True
+    apart = abs(found.probability - found.kept_probability)
+    return bool(found.label_no == found.kept_label_no and apart <= SAME_FILM)
 
 
 _KNOWN = """

@@ -15,6 +15,7 @@ from trainer.acquisition.marks import SIDE
 from trainer.acquisition.one_sided import OneSided
 from trainer.acquisition.search import Searched
 from trainer.card import Group
+from trainer.checking import kept
 from trainer.data.cache import Pixels
 from trainer.data.dataset import Dataset
 from trainer.data.labelled import TRAIN, Film
@@ -33,18 +34,21 @@ class Found:
 
 def find(data: Dataset, pixels: Pixels, stop: Callable[[], bool] = lambda: False) -> Found:
     """Groups of training films, by the pixels that the network gets: no film is read again, so that
-    it need not be there any more. Raises Stopped.
+    it need not be there any more. What is found is kept beside the pixels. Raises Stopped.
     """
-    films = tuple(units.contents(data.of(TRAIN)))
-    searched = search.search(
-        pixels.planes,
-        pixels.rows(films),
-        np.array([film.label for film in films], dtype=np.int64),
-        [film.patient for film in films],
-        len(data.labels),
-        stop,
-    )
-    return Found(films, searched)
+    films, classes = tuple(units.contents(data.of(TRAIN))), len(data.labels)
+
+    def look() -> Searched:
+        return search.search(
+            pixels.planes,
+            pixels.rows(films),
+            np.array([film.label for film in films], dtype=np.int64),
+            [film.patient for film in films],
+            classes,
+            stop,
+        )
+
+    return Found(films, kept.searched(pixels, films, classes, look))
 
 
 def learn(

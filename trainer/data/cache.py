@@ -15,6 +15,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,21 @@ from trainer.data.journal import Journal
 from trainer.errors import FilmError, Stopped
 from trainer.film import content, rules
 
-#: Earlier datasets' files in which films are looked for: the newest so many, and as many journals.
+#: Earlier datasets' files in which films are looked for: the newest so many, as many journals, and
+#: as many files of what was found in films.
 KEPT_FILES = 8
 
 #: Changes where the files mean something else, or hold films that are left out by now.
 LAYOUT = "4"
+
+#: What the names end in of files that keep what was found in films (`trainer.checking.kept`).
+SEARCHED = ".searched"
+
+#: What reading files raises that are unfinished, damaged, or another program's.
+UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError)
+
+#: Planes whose checksums a thread takes at a time, and how many threads do.
+PART, THREADS = 64, 2
 
 #: Seconds between two reports.
 REPORT_EVERY_S = 1.0
@@ -53,6 +64,8 @@ class Pixels:
     row: dict[str, int]
     size: int
     rule: str
+    #: Where their file is; None where they are in memory only.
+    folder: Path | None = None
 
     def rows(self, films: Sequence[Film]) -> NDArray[np.int64]:
         """Planes of these films, in their order."""
@@ -91,7 +104,7 @@ def decode(
     unique = {f.sha256: f for f in films}
     order = sorted(unique)
     name = _name(rule, size, order)
-    if not _is_there(folder / name):
+    if not _is_whole(folder / name, report):
         folder.mkdir(parents=True, exist_ok=True)
         files = [Wanted(file=dataset.root / unique[one].path, sha256=one) for one in order]
         name = _make(files, folder / name, size, rule, decoder or decoding.threads(2), report, stop)
@@ -103,11 +116,37 @@ def decode(
         if f.sha256 in broken
     ]
     row = {sha256: i for i, sha256 in enumerate(order) if sha256 not in broken}
-    return dataset.without(left_out), Pixels(planes=planes, row=row, size=size, rule=rule)
+    pixels = Pixels(planes=planes, row=row, size=size, rule=rule, folder=folder)
+    return dataset.without(left_out), pixels
 
 
-def _is_there(path: Path) -> bool:
-    return path.with_suffix(".npy").is_file() and path.with_suffix(".json").is_file()
+def _is_whole(path: Path, report: Callable[[str], None]) -> bool:
+    """Whether a cache is there, and every plane of it what was written."""
+    if not (path.with_suffix(".npy").is_file() and path.with_suffix(".json").is_file()):
+        return False
+    damaged: Sequence[int] | None = None
+    with contextlib.suppress(*UNREADABLE):
+        about = json.loads(path.with_suffix(".json").read_text())
+        planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
+        if planes.shape == (len(about["films"]), about["size"], about["size"]):
+            # Files of release 0.2.0 have none.
+            damaged = _damaged(planes, about.get("crcs") or ())
+    if damaged is not None and not damaged:
+        return True
+    which = f"{len(damaged)} of {len(planes)} decoded films" if damaged else "the decoded films"
+    report(f"{which} in the cache are damaged on the disk, and are decoded anew")
+    return False
+
+
+def _damaged(planes: NDArray[np.uint8], crcs: Sequence[int | None]) -> list[int]:
+    """Places of the planes that are not what was written, uint8 [films, S, S]."""
+
+    def part(start: int) -> list[int]:
+        some = enumerate(crcs[start : start + PART], start)
+        return [n for n, crc in some if crc is not None and zlib.crc32(planes[n].data) != crc]
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="checksum") as pool:
+        return [n for some in pool.map(part, range(0, len(crcs), PART)) for n in some]
 
 
 def _name(rule: str, size: int, order: Sequence[str], unread: Sequence[str] = ()) -> str:
@@ -161,7 +200,7 @@ def _taken(
     while True:
         stem = path.with_name(f".{path.name}")
         fd = journal.lock(stem)
-        if fd is not None and not _is_there(path):
+        if fd is not None and not _is_whole(path, lambda note: None):
             return Journal(fd, stem, about)
         if fd is not None:
             journal.discard(stem)
@@ -236,7 +275,10 @@ def superfluous(folder: Path, older_than_s: float) -> list[Path]:
     abouts = sorted(folder.glob("*.json"), key=_age_s)
     complete = [about for about in abouts if about.with_suffix(".npy").is_file()]
     kept = {about.stem for about in complete[:KEPT_FILES]}
-    files = [*folder.glob("*.json"), *folder.glob("*.npy"), *folder.glob(".*")]
+    kept |= {path.stem for path in sorted(folder.glob(f"*{SEARCHED}"), key=_age_s)[:KEPT_FILES]}
+    files = [
+        file for ends in ("*.json", "*.npy", f"*{SEARCHED}", ".*") for file in folder.glob(ends)
+    ]
     return sorted(
         file
         for file in files
@@ -259,11 +301,11 @@ class _Kept:
     #: Memory-mapped.
     planes: NDArray[np.uint8]
     place: int
-    #: CRC-32 of the plane, where it is of a journal.
+    #: CRC-32 of the plane, where it is known.
     crc: int | None = None
 
     def plane(self) -> NDArray[np.uint8] | None:
-        """Its pixels, `uint8 [S, S]`; None where a journal's are not what was written."""
+        """Its pixels, `uint8 [S, S]`; None where they are not what was written."""
         found = np.ascontiguousarray(self.planes[self.place])
         return found if self.crc is None or zlib.crc32(found.data) == self.crc else None
 
@@ -295,11 +337,14 @@ def _finished(folder: Path) -> Iterator[_Files]:
         try:
             about = json.loads(path.read_text())
             planes = np.load(path.with_suffix(".npy"), mmap_mode="r")
-            places = enumerate(about["films"])
+            order = about["films"]
+            crcs = about.get("crcs") or [None] * len(order)
             films: list[tuple[str, int, int | None]] = [
-                (sha256, n, None) for n, sha256 in places if sha256 not in about["broken"]
+                (sha256, n, crc)
+                for n, (sha256, crc) in enumerate(zip(order, crcs, strict=True))
+                if sha256 not in about["broken"]
             ]
-        except (OSError, KeyError, TypeError, ValueError):
+        except UNREADABLE:
             continue  # unfinished, damaged, or another program's: decoding is only slower
         yield about, planes, films
 
@@ -308,6 +353,6 @@ def _unfinished(folder: Path) -> Iterator[_Files]:
     for path in sorted(folder.glob(f".*{journal.ENTRIES}"), key=_age_s)[:KEPT_FILES]:
         try:
             about, planes, entries = journal.read(path)
-        except (OSError, ValueError):
+        except UNREADABLE:
             continue
         yield about, planes, [(e.sha256, e.place, e.crc) for e in entries if e.crc is not None]

@@ -319,12 +319,16 @@ def _names(sources: Sequence[Source], root: Path) -> list[str]:
 def below(root: Path, file: Path) -> str:
     """A path below the root, with `/`; absolute where it lies elsewhere."""
     place, base = _absolute(file), _absolute(root)
-    return place.relative_to(base).as_posix() if place.is_relative_to(base) else str(place)
+    if place == base:
+        return "."
+    inside = f"{base.rstrip('/')}/"
+    return place[len(inside) :] if place.startswith(inside) else place
 
 
-def _absolute(path: Path) -> Path:
-    # Not resolve(): a link is a name like any other.
-    return Path(os.path.normpath(path.absolute()))
+def _absolute(path: Path) -> str:
+    # Not resolve(): a link is a name like any other. A string: to make paths of tens of thousands
+    # of films takes longer than to hash them.
+    return os.path.normpath(path.absolute())
 
 
 def _common(roots: Iterable[Path]) -> Path:

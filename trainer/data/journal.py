@@ -160,7 +160,9 @@ class Journal:
         """Make it the cache `name`.npy, with `name`.json beside it. Raises OSError."""
         os.fsync(self._planes)
         # The list of films first: the planes are looked at only when both are there.
-        about = {**self._about, "broken": broken}
+        entries = (self.entries.get(place) for place in range(len(self._order)))
+        crcs = [None if entry is None else entry.crc for entry in entries]
+        about = {**self._about, "broken": broken, "crcs": crcs}
         atomic.replace(name.with_suffix(".json"), json.dumps(about).encode())
         self._stem.with_name(self._stem.name + PLANES).replace(name.with_suffix(".npy"))
         self._stem.with_name(self._stem.name + ENTRIES).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ dressed as these groups look.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,10 @@ LEAST = 0.25
 DRESSED, DRESSED_BYTES = 2000, 256 << 20
 
 
+#: Places of held-out films among all of them, and these dressed, uint8 [n, S, S].
+Dressing = tuple[NDArray[np.int64], NDArray[np.uint8]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Defence:
     """Of N training films, in their order."""
@@ -44,8 +49,8 @@ class Defence:
     known: Tensor
     #: What the marks of such films cover, in pixels.
     boxes: Sequence[tuple[Box, ...]]
-    #: Places of held-out films among all of them, and these dressed, uint8 [n, S, S].
-    dressed: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]] = ()
+    #: What epochs are judged by. It takes seconds where it is asked for first, and raises Stopped.
+    dressed: Callable[[], Sequence[Dressing]] = tuple
     #: Groups of one class; None where they were not looked for.
     found: Found | None = None
     #: For a person: which films were not looked at.
@@ -66,12 +71,16 @@ def prepare(
     found = fingerprints.find(data, pixels, stop)
     films, kept = at_hand(data, pixels, found, seed)
     those = units.find(films, found.searched.looks, named=found.searched.named, seed=seed)
-    dressed = []
-    if len(np.unique(films.truth[films.held_out])) == 2:
+
+    @functools.cache
+    def dressed() -> Sequence[Dressing]:
+        if len(np.unique(films.truth[films.held_out])) < 2:
+            return ()
         first = len(films) - len(kept)
         most = min(DRESSED, DRESSED_BYTES // pixels.size**2)
-        for places, planes in measure.once(films, those, seed=seed, most=most, stop=stop):
-            dressed.append((kept[places - first], planes))
+        made = measure.once(films, those, seed=seed, most=most, stop=stop)
+        return [(kept[places - first], planes) for places, planes in made]
+
     counts, known, boxes = _of(data, pixels, films, those)
     contents, seen = len({film.sha256 for film in data.of(TRAIN)}), len(found.films)
     note = (

@@ -245,7 +245,7 @@ def train(
                 val = outputs.predict(
                     average.net, films, val_rows, feed=feed, precision=precision, stop=stop
                 ).logits
-                acquired = outputs.acquired(average.net, val, defended.dressed, precision, stop)
+                acquired = outputs.acquired(average.net, val, defended.dressed(), precision, stop)
             except Stopped:
                 keeper.save(state)
                 raise

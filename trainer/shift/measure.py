@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ Score = Callable[[NDArray[np.uint8]], Floats]
 
 #: Films that are dressed and scored at once.
 AT_ONCE = 128
+
+#: Films that a thread dresses at a time where they are all wanted, and how many threads do.
+PART, THREADS = 16, 2
 
 #: Scored films at most, dressed or not, where nobody says how many: minutes on a processor.
 MOST = 10_000
@@ -145,22 +149,30 @@ def once(
         look = _as_unit(films, units, number, (UNIT,), chosen, seed)
         if look.films.size:
             (_, _, dress) = look.ways[0]
-            made = np.empty((look.films.size, *films.planes.shape[1:]), np.uint8)
-            for start in range(0, look.films.size, AT_ONCE):
-                if stop():
-                    raise Stopped("stopped while films were dressed")
-                places = np.arange(start, min(start + AT_ONCE, look.films.size))
-                made[places] = dress(places, 0)
-            yield chosen[look.films], made
+            yield chosen[look.films], _all(dress, films, look.films.size, stop)
     *_, changes = counter.SHIFTS.values()
-    made = np.empty((chosen.size, *films.planes.shape[1:]), np.uint8)
-    for n, sick in enumerate(films.truth[chosen]):
-        made[n] = changes[int(sick)](films.take(chosen[n : n + 1])[0])
-    yield chosen, made
+    strongest = functools.partial(_countered, films, chosen, changes)
+    yield chosen, _all(strongest, films, chosen.size, stop)
 
 
 #: What becomes of some of the films that are dressed, in one draw of donors: uint8 [n, S, S].
 Dress = Callable[[Rows, int], NDArray[np.uint8]]
+
+
+def _all(dress: Dress, films: Films, n: int, stop: Callable[[], bool]) -> NDArray[np.uint8]:
+    """All `n` films that are dressed so, in the first draw: uint8 [n, S, S]. Raises Stopped."""
+    made = np.empty((n, *films.planes.shape[1:]), np.uint8)
+
+    def part(start: int) -> None:
+        if stop():
+            raise Stopped("stopped while films were dressed")
+        places = np.arange(start, min(start + PART, n))
+        made[places] = dress(places, 0)
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="dress") as pool:
+        for _ in pool.map(part, range(0, n, PART)):
+            pass
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,24 +240,32 @@ def looks(films: Films, units: Sequence[Unit], chosen: Rows, seed: int) -> Itera
     if not units:
         for positive in (True, False):
             yield _between_classes(films, chosen, seed, positive)
-    truth = films.truth[chosen]
-
-    def countered(
-        changes: tuple[counter.Change, counter.Change], places: Rows, draw: int
-    ) -> NDArray[np.uint8]:
-        del draw
-        some = zip(films.take(chosen[places]), truth[places], strict=True)
-        return np.stack([changes[int(sick)](plane) for plane, sick in some])
-
     yield Look(
         unit=None,
         films=np.arange(len(chosen)),
         draws=1,
         ways=[
-            (f"{COUNTER} {strength}", COUNTER, functools.partial(countered, changes))
+            (
+                f"{COUNTER} {strength}",
+                COUNTER,
+                functools.partial(_countered, films, chosen, changes),
+            )
             for strength, changes in counter.SHIFTS.items()
         ],
     )
+
+
+def _countered(
+    films: Films,
+    chosen: Rows,
+    changes: tuple[counter.Change, counter.Change],
+    places: Rows,
+    draw: int,
+) -> NDArray[np.uint8]:
+    del draw  # it has no donor
+    which = chosen[places]
+    some = zip(films.take(which), films.truth[which], strict=True)
+    return np.stack([changes[int(sick)](plane) for plane, sick in some])
 
 
 def _between_classes(films: Films, chosen: Rows, seed: int, positive: bool) -> Look:

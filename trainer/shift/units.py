@@ -28,6 +28,10 @@ DONORS = 200
 COMMON, NEAR = 0.15, 8
 
 
+#: Marks that are compared with those of donors at a time.
+BLOCK = 256
+
+
 @dataclass(frozen=True, kw_only=True)
 class Films:
     """N films at hand, those that are scored and those that others are dressed as."""
@@ -174,18 +178,36 @@ def _boxes(group: Group, some: Looks, films: Rows, donors: Rows) -> list[NDArray
     """Marks of films that the unit makes: what the group is known by, and what many donors have."""
     marks = some.marks
     its = np.flatnonzero(np.isin(marks.film, films))
-    theirs = np.flatnonzero(np.isin(marks.film, donors))
-    film, box = marks.film[its], marks.box[its]
-    middle = marks.box[:, :2] + marks.box[:, 2:] / 2
-    of, kind, where = marks.film[theirs], marks.kind[theirs], middle[theirs]
-    common = np.zeros(len(its), np.bool_)
-    for n, mark in enumerate(its):
-        near = (kind == marks.kind[mark]) & (np.abs(where - middle[mark]) <= NEAR).all(axis=1)
-        common[n] = np.unique(of[near]).size >= COMMON * donors.size
+    its = its[_of_many(some, its, donors)]
+    its = its[np.argsort(marks.film[its], kind="stable")]
+    film = marks.film[its]
+    first, last = (np.searchsorted(film, films, side=side) for side in ("left", "right"))
     found = []
-    for donor in films:
-        boxes = box[common & (film == donor)]
+    for one, low, high in zip(films, first, last, strict=True):
+        boxes = marks.box[its[low:high]]
         if group.boxes is not None:
-            boxes = np.concatenate([group.boxes[group.films == donor], boxes])
-        found.append(np.unique(boxes, axis=0))
+            own = np.searchsorted(group.films, one)
+            boxes = np.concatenate([group.boxes[own : own + 1], boxes])
+        found.append(np.unique(boxes, axis=0) if len(boxes) > 1 else boxes)
     return found
+
+
+def _of_many(some: Looks, its: Rows, donors: Rows) -> NDArray[np.bool_]:
+    """bool [M]: of which of the marks `its` many donors have one of the same kind close by."""
+    marks = some.marks
+    theirs = np.flatnonzero(np.isin(marks.film, donors))
+    theirs = theirs[np.argsort(marks.film[theirs], kind="stable")]
+    if not theirs.size:
+        return np.zeros(len(its), np.bool_)
+    middle = marks.box[:, :2] + marks.box[:, 2:] / 2
+    # Where the marks of each donor begin.
+    begins = np.unique(marks.film[theirs], return_index=True)[1]
+    common = np.empty(len(its), np.bool_)
+    for start in range(0, len(its), BLOCK):
+        part = its[start : start + BLOCK]
+        near = marks.kind[part, None] == marks.kind[theirs]
+        for axis in (0, 1):
+            near &= np.abs(middle[part, None, axis] - middle[theirs, axis]) <= NEAR
+        have = np.logical_or.reduceat(near, begins, axis=1).sum(axis=1)
+        common[start : start + BLOCK] = have >= COMMON * donors.size
+    return common

@@ -52,7 +52,7 @@ class Films:
         """
         source = request.source
         self._opener = opener
-        self._hash = _HASHES[request.hash]
+        self._hash = hash_of(request.hash)
         self._refused: Read | None = None
         #: None where each film is a file of its own.
         self._reader: archive.Reader | None = None
@@ -116,6 +116,11 @@ _HASHES: dict[Hash, Callable[[bytes], bytes]] = {
     "blake2b": _blake2b,
     "sha256": _sha256,
 }
+
+
+def hash_of(which: Hash) -> Callable[[bytes], bytes]:
+    """What makes a film's content of its bytes in a database that knows films so."""
+    return _HASHES[which]
 
 
 def reader_of(data: bytes | None) -> tuple[str, int] | None:

@@ -119,7 +119,7 @@ def _caches(folder: Path, engine: sa.Engine) -> Iterator[Freed]:
         why = (
             "never finished"
             if path.name.startswith(".")
-            else f"decoded films; the {cache.KEPT_FILES} newest are kept"
+            else f"decoded films or what was found in them; the {cache.KEPT_FILES} newest are kept"
         )
         yield Freed(path=path, size_bytes=_size(path), why=why)
 

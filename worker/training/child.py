@@ -35,7 +35,7 @@ from worker.decoding import labelled
 from worker.decoding.labelled import Limits
 from worker.errors import WorkerError
 from worker.machine.process import die_with_parent, renounce_privileges
-from worker.training import night_child, night_films
+from worker.training import kept_films, night_child
 
 #: Of a job that was made by release 0.2.0 or before, or by a schedule that was.
 OF_BEFORE = (
@@ -126,14 +126,15 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         )
     )
     found = None
-    if night is not None and night.goes_on and options.resume_from is not None:
-        found = night_films.kept(options.resume_from)
+    if options.resume_from is not None and (night is None or night.goes_on):
+        found = kept_films.kept(options.resume_from)
     if found is None:
         found = _gathered(spec, said, night, decoder, options.seed, report)
     else:
-        report("note", text="going on with the films of the night on which it began")
-    if night is not None and night.keeps_films:
-        night_films.keep(folder, found)
+        began = "the night on which it began" if night else "before; newer ones are not among them"
+        report("note", text=f"going on with the films of {began}")
+    if night is None or night.keeps_films:
+        kept_films.keep(folder, found)
     data = dataset.settle(
         found.gathered,
         val_fraction=options.val_fraction,

@@ -88,6 +88,37 @@ def test_an_answer_from_the_store_names_the_row_that_was_scored(database: sa.Eng
     assert given.count(database, films) == 1
 
 
+def test_a_prediction_is_known_to_be_of_the_bytes_that_it_or_one_like_it_answers_for(
+    database: sa.Engine,
+) -> None:
+    def commit(**fields: Any) -> int:
+        given.running(database, items=2)
+        shard = given.claimed(database)
+        write(database, lambda c: results.commit(c, shard, _films(shard, **fields)))
+        return shard.job_id
+
+    def is_of(job_id: int, item_no: int, content: int) -> bool:
+        with reading(database) as connection:
+            return reuse.is_of(connection, job_id, item_no, _content(content))
+
+    first = commit(probability=0.75)
+    repeated = commit(probability=0.75, reused_from=(first, 0))
+    anew, another = commit(probability=0.755), commit(probability=0.9)
+    otherwise = commit(probability=0.75, label_no=0)
+    assert is_of(first, 0, 0)
+    assert is_of(repeated, 0, 0)
+    assert is_of(anew, 0, 0)  # within rounding
+    assert not is_of(another, 0, 0)
+    assert not is_of(otherwise, 0, 0)
+    assert not is_of(first, 0, 99)  # nobody scored it
+    assert is_of(first, 77, 99)  # an item without a prediction
+    with database.begin() as connection:
+        connection.execute(
+            sa.update(predictions).values(probability=0.1).where(predictions.c.job_id == repeated)
+        )
+    assert is_of(repeated, 0, 0)  # it says which one it repeats
+
+
 def test_the_same_film_twice_in_a_shard_is_kept_once(database: sa.Engine) -> None:
     given.running(database, items=2)
     shard = given.claimed(database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.trainer import samples
 from tests.worker import archives
 from trainer.data import dataset
 from worker import archive, config
+from worker.decoding.reading import content_hash
 from worker.machine import privacy
 from worker.scoring import shard
 
@@ -72,6 +74,7 @@ def a_scored_archive(
                     item_no=n, name=stored(members[n].name), label_no=int(probability >= 0.4),
                     probability=probability, positive=probability >= 0.4,
                     ood=9.0 if n in unusual else 1.0,
+                    content=content_hash(FILES[members[n].name]),
                 )
             )  # fmt: skip
         results.commit(connection, claimed, outcomes)
@@ -246,6 +249,34 @@ def test_names_that_collide_or_are_odd_all_find_a_place() -> None:
         film = Reread(item_no=5, name=odd, data=samples.film(1))
         stored = archive.display(odd)
         assert uncertain.name_of(film, stored, ["N"]) in ("item-0000005.jpeg", "x")
+
+
+def test_a_file_that_took_the_place_of_a_scored_one_is_not_shown_as_that(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    model_id = rows.a_model(engine, tmp_path)
+    root = tmp_path / "films"
+    for name, data in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    job_id = a_scored_archive(engine, model_id, root)
+
+    def write(number: int, data: bytes) -> None:
+        (root / NAMES[number]).write_bytes(data.ljust(len(FILES[NAMES[number]]), b"\0"))
+        os.utime(root / NAMES[number], (0, 0))  # as a copy that keeps the times
+
+    small = min(range(1, 8), key=lambda n: len(FILES[NAMES[n]]))
+    large = max(range(8), key=lambda n: len(FILES[NAMES[n]]))
+    assert len(FILES[NAMES[small]]) < len(FILES[NAMES[large]])
+    write(large, FILES[NAMES[small]])  # of a film that nobody scored: zeros follow it
+    same = next(n for n in range(8) if n not in (small, large))
+    write(same, FILES[NAMES[same]])  # what was scored, written anew
+    result = run("export", job_id, tmp_path / "sorted", "--to-folders", "--json")
+    assert result.exit_code == 3, result.output
+    with (tmp_path / "sorted" / uncertain.INDEX).open(newline="") as file:
+        copied = {int(line["item"]) for line in csv.DictReader(file)}
+    assert copied == set(range(8)) - {large}
+    assert "changed after it was scored" in result.output
 
 
 def test_all_films_are_copied_into_the_folders_of_what_they_are_called(

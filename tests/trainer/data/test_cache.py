@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from tests.support.broken.disk import fill, small_disk
 from tests.trainer import samples
-from trainer.data import cache, dataset
+from trainer.data import cache, dataset, decoding
 from trainer.errors import DatasetError
 from trainer.film import content, rules
 
@@ -185,6 +186,49 @@ def test_a_damaged_cache_of_another_dataset_is_passed_over(root: Path, tmp_path:
     data, films = cache.decode(dataset.read(root), tmp_path / "cache", size=32)
     plane = films.take(films.rows(data.films[:1]))[0, 0]
     assert np.array_equal(plane, rules.decode((root / data.films[0].path).read_bytes(), 32))
+
+
+def test_a_damaged_cache_is_told_of_and_what_is_damaged_is_decoded_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    read = dataset.read(root)
+    _, films = cache.decode(read, folder, size=32)
+    whole = np.array(films.planes)
+    (planes,), (about,) = folder.glob("*.npy"), folder.glob("*.json")
+    decoded: list[str] = []
+    decode = rules.decode
+
+    def counted(data: bytes, *args: Any, **named: Any) -> Any:
+        decoded.append("")
+        return decode(data, *args, **named)
+
+    monkeypatch.setattr(decoding.rules, "decode", counted)
+
+    def again() -> list[str]:
+        decoded.clear()
+        notes: list[str] = []
+        data, films = cache.decode(read, folder, size=32, report=notes.append)
+        assert np.array_equal(films.planes, whole)
+        assert len(data.films) == len(read.films)
+        return [note for note in notes if "damaged" in note]
+
+    written = planes.read_bytes()
+    third = len(written) - 30 * 32 * 32
+    planes.write_bytes(written[:third] + bytes(2 * 32 * 32) + written[third + 2 * 32 * 32 :])
+    (note,) = again()
+    assert note.startswith(f"2 of {len(whole)} decoded films in the cache are damaged")
+    assert len(decoded) == 2
+    for damage in (written[: len(written) // 2], b"", b"no array"):
+        planes.write_bytes(damage)
+        assert len(again()) == 1
+        assert len(decoded) == len(whole)
+    kept = about.read_bytes()
+    for damage in (kept[:50], b"", b"{}", b"[]"):
+        about.write_bytes(damage)
+        assert len(again()) == 1
+    assert again() == []
+    assert not decoded
 
 
 def test_a_full_disk_is_an_error_that_names_the_folder(root: Path) -> None:

@@ -93,7 +93,7 @@ def test_without_a_group_of_one_class_nothing_is_known() -> None:
     assert not found.known.any()
     assert found.counts.tolist() == [1] * 5
     assert not any(found.boxes)
-    assert not found.dressed
+    assert not found.dressed()
 
 
 def test_held_out_films_of_the_other_class_are_dressed_once_as_the_group_and_all_in_a_counter_shift(
@@ -101,7 +101,7 @@ def test_held_out_films_of_the_other_class_are_dressed_once_as_the_group_and_all
 ) -> None:
     val = data.of(dataset.VAL)
     healthy = [n for n, film in enumerate(val) if film.label != data.positive_index]
-    (places, planes), (every, _) = defended.dressed
+    (places, planes), (every, _) = defended.dressed()
     assert places.tolist() == healthy
     assert every.tolist() == list(range(len(val)))
     plain = pixels.planes[pixels.rows([val[n] for n in healthy])]

@@ -158,10 +158,15 @@ def test_caches_beyond_the_newest_go_unless_a_training_runs(
     begun = [put(cache / f".{'a' * 32}.{end}", days=2) for end in ("planes", "entries")]
     for end in ("planes", "entries"):
         put(cache / f".{'b' * 32}.{end}")  # somebody may go on with it
+    searched = [
+        put(cache / f"{n + 100:032x}{pixel_cache.SEARCHED}", days=2 + n)
+        for n in range(pixel_cache.KEPT_FILES + 1)
+    ]
     lease = rows.a_claimed_training(engine)
     assert tidied(settings, engine) == set()
     write(engine, lambda c: endings.finish(c, lease.job_id, "failed", "w1"))
-    assert tidied(settings, engine) == {*made[-1], *made[-2], half, killed, *begun}
+    gone = {*made[-1], *made[-2], searched[-1], half, killed, *begun}
+    assert tidied(settings, engine) == gone
 
 
 def test_what_cannot_be_removed_is_told_and_stays(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from tests.support import processes as running
 from tests.support.broken import mounts
 from tests.support.broken.disk import fill, small_disk
 from tests.support.paths import ROOT
+from tests.trainer import samples as films
 from tests.worker import samples
 from trainer import checkpoint
 from trainer.card import Card
@@ -294,10 +296,12 @@ def test_a_name_that_is_taken_fails_the_job_and_says_so(
 
 
 @narrow
-def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
-    trainer: Trainer, labelled: Path
+def test_a_killed_training_goes_on_where_it_was_with_its_films_though_others_came_and_went(
+    trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
-    job_id = trainer.submit(labelled, epochs=6)
+    folder = tmp_path / "labelled"
+    shutil.copytree(labelled, folder)
+    job_id = trainer.submit(folder, epochs=6)
     with trainer.working():
         samples.wait(lambda: trainer.epochs(job_id), "the first epoch")
         os.kill(children()[0], signal.SIGKILL)
@@ -307,12 +311,18 @@ def test_a_killed_training_process_is_tried_again_and_goes_on_where_it_was(
     done = len(trainer.epochs(job_id))
     assert done < 6
 
+    dataset_id = trainer.job(job_id)["dataset_id"]
+    going = min(folder.rglob("*.jpeg"))
+    going.rename(going.with_name("renamed.jpeg"))
+    (going.parent / "person999_bacteria_1.jpeg").write_bytes(films.film(999))
+
     trainer.work()
     assert trainer.job(job_id)["state"] == "queued", "the next attempt waits a little"
     trainer.no_wait(job_id)
     trainer.work()
     assert trainer.job(job_id)["state"] == "completed"
     assert trainer.epochs(job_id)[-1] == 6
+    assert trainer.job(job_id)["dataset_id"] == dataset_id
     notes = [detail for event, detail in trainer.events(job_id) if event == "note"]
     continued = [n for n in notes if n.startswith("continuing after epoch")]
     # It may have been killed with an epoch finished that it had not told of yet.

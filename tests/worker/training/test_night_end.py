@@ -27,7 +27,7 @@ from trainer.data import frozen, gathering
 from trainer.judging.gate import Reason
 from worker import config
 from worker.machine.heartbeat import Heartbeat
-from worker.training import loop, night_films
+from worker.training import kept_films, loop
 from worker.training.night_child import Films
 from worker.training.night_end import NightEnd
 
@@ -209,6 +209,6 @@ def test_what_is_kept_of_a_night_s_films_is_what_they_were(tmp_path: Path) -> No
         gathered=gathered, positive="PNEUMONIA", judged=judged[:3], missing=judged[3:], told="so",
         against=(Reason(text="a group", shareable="one"),),
     )  # fmt: skip
-    assert night_films.kept(tmp_path) is None
-    night_films.keep(tmp_path, films)
-    assert night_films.kept(tmp_path) == films
+    assert kept_films.kept(tmp_path) is None
+    kept_films.keep(tmp_path, films)
+    assert kept_films.kept(tmp_path) == films

@@ -1,7 +1,7 @@
-"""The films of a night's training, kept for the night on which it goes on.
+"""The films that a training began with, kept for the attempt or the night on which it goes on.
 
-Films come in by day, and go. What was begun is trained to its end on the films that were there when
-it began; their pixels are decoded already.
+Films come in, and go. What was begun is trained to its end on the films that were there when it
+began; their pixels are decoded already.
 """
 
 from __future__ import annotations
