@@ -1,7 +1,7 @@
 """The newest prediction of a film is the last that was committed; paths of watched files may go
 
 Revision: 0022
-After: 0020
+After: 0021
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0022"
-down_revision = "0020"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 
