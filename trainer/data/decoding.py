@@ -29,6 +29,9 @@ from trainer.film import content, rules
 #: enough that a large original does not fill a small board's memory.
 IN_FLIGHT = 4
 
+#: Of a SHA-256, by which films are told apart.
+CONTENT_BYTES = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -60,6 +63,8 @@ class Decoded:
     outcome: NDArray[np.uint8] | FilmError
     #: Where it was asked for and there are pixels.
     stored: Stored | None = None
+    #: First half of its SHA-256, where there are pixels.
+    content: bytes = b""
 
 
 class Unread(FilmError):
@@ -112,13 +117,19 @@ def _one(
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror}"
         return Decoded(number=number, outcome=Unread("unreadable", reason))
-    if film.sha256 and hashlib.sha256(data).hexdigest() != film.sha256:
+    digest = hashlib.sha256(data)
+    if film.sha256 and digest.hexdigest() != film.sha256:
         return Decoded(number=number, outcome=changed())
     try:
         pixels = rules.decode(data, size, rule)
     except FilmError as error:
         return Decoded(number=number, outcome=error)
-    return Decoded(number=number, outcome=pixels, stored=stored_as(data) if stored else None)
+    return Decoded(
+        number=number,
+        outcome=pixels,
+        stored=stored_as(data) if stored else None,
+        content=digest.digest()[:CONTENT_BYTES],
+    )
 
 
 def changed() -> Unread:

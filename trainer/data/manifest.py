@@ -61,8 +61,7 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
         given = Path(spelling.found(row["path"], lambda p: os.path.lexists(path.parent / p)))
         entries.append(
             Entry(
-                # Not resolve(): a link is a name like any other.
-                file=Path(os.path.normpath(path.parent / given)),
+                file=spelling.without_climbs(path.parent / given),
                 name=name,
                 split=split,
                 stem=below_class(stem_of(given), (name,)),
