@@ -1,23 +1,34 @@
 r"""Spelling: the ways in which a table may write a name that a disk or an archive writes otherwise.
 
 Spreadsheets put blanks around a name, and save it in Windows' code page 1252; Windows writes `\`
-between folders, and macOS takes letters with accents apart (NFD) that others write as one (NFC). As
-it is written a name counts first.
+between folders, and macOS takes letters with accents apart (NFD) that others write as one (NFC).
+Before a name that a spreadsheet would take for a formula our review pages put `'`. As it is written
+a name counts first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import unicodedata
 from collections.abc import Callable
 
 #: Parts of a path whose letters may each be written in two ways; of more all are written alike.
 _MOST = 4
 
+#: A cell that was kept from being a formula (`harmless` in the script of the review page).
+_KEPT = re.compile(r"'[=+\-@\t\r]")
+
 
 def spellings(name: str) -> tuple[str, ...]:
     """The name as it is written, then as it may be meant; most names have one spelling."""
+    if _KEPT.match(name):
+        return (*_spellings(name), *_spellings(name[1:]))
+    return _spellings(name)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
     if name.isascii() and "\\" not in name and name == name.strip():
         return (name,)
     plain = name.strip()

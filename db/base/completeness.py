@@ -18,11 +18,11 @@ def _of_source(what: str) -> str:
     )
 
 
-def _same(job: str) -> str:
-    """Whether a job is of the model and precision of job j."""
+def _same(job: str, other: str = "j") -> str:
+    """Whether a job is of the model and precision of another."""
     return (
-        f"{job}.model_id = j.model_id "
-        f"AND COALESCE({job}.precision, 'fp32') = COALESCE(j.precision, 'fp32')"
+        f"{job}.model_id = {other}.model_id "
+        f"AND COALESCE({job}.precision, 'fp32') = COALESCE({other}.precision, 'fp32')"
     )
 
 
@@ -112,6 +112,79 @@ _TAKEN = f"""SELECT s2.job_id AS id FROM jobs o
                 LIMIT 1"""  # noqa: S608  # constants
 
 
+def _tried(uri: str, since: str, of: str) -> str:
+    """The last job since then that tried all of a source in the model and precision of `of`."""
+    # A look for each: joined, PostgreSQL may read all sources there are.
+    return f"""(
+                SELECT MAX(s2.job_id) FROM ALL_SOURCES s2
+                JOIN jobs j2 ON j2.id = s2.job_id
+                WHERE s2.uri = {uri} AND s2.paths IS NULL AND {since}
+                    AND (j2.planned_at IS NOT NULL OR j2.state = 'failed')
+                    AND j2.purged_at IS NULL AND {_same("j2", of)}
+                    AND NOT JSON_HAS(j2.spec, failed_only)
+            )"""  # noqa: S608  # constants
+
+
+def _failed(source: str, job: str, listing: str) -> str:
+    """The columns of a source of which so much as there are rows failed."""
+    return f"""
+        SELECT {source}, {job}.model_id, MIN(m.name), COALESCE({job}.precision, 'fp32'),
+               '{listing}', COUNT(DISTINCT {job}.id), MAX({job}.id),
+               COUNT(*), 0, 0, 0, COUNT(*), 0"""
+
+
+def _each(source: str, job: str) -> str:
+    """Of which there is one row for each of these."""
+    return f"GROUP BY {source}, {job}.model_id, COALESCE({job}.precision, 'fp32')"
+
+
+#: Whether file w was given up, and its last job, o, not purged.
+_IS_GIVEN_UP = "w.state <> 'done' AND w.state = 'given_up' AND o.purged_at IS NULL"
+
+#: Whether file w came to job o as a source of its own, as archives do.
+_ALONE = "EXISTS (SELECT 1 FROM sources a WHERE a.job_id = o.id AND a.uri = w.path)"
+
+#: What no listed job counts: sources whose newest job failed before it was known what is in them;
+#: archives that a schedule gave up, taken by no job, or by one that ended before they were listed
+#: (no job: by the model of the schedule's newest); films that it gave up after such a job.
+_UNLISTED = f"""
+        UNION ALL {_failed("s.uri", "j", "unlisted")}
+        FROM ALL_SOURCES s
+        JOIN jobs j ON j.id = s.job_id
+        JOIN models m ON m.id = j.model_id
+        WHERE j.state = 'failed' AND j.planned_at IS NULL AND j.purged_at IS NULL
+            AND s.paths IS NULL AND NOT JSON_HAS(j.spec, failed_only)
+            AND {_tried("s.uri", "s2.job_id > s.job_id", "j")} IS NULL
+        {_each("s.uri", "j")}
+        UNION ALL {_failed("w.path", "o", "given_up")}
+        FROM watched w
+        JOIN jobs o ON o.id = COALESCE(w.job_id, (
+            SELECT MAX(x.id) FROM jobs x
+            WHERE x.schedule_id = w.schedule_id AND x.purged_at IS NULL
+        ))
+        JOIN models m ON m.id = o.model_id
+        WHERE {_IS_GIVEN_UP} AND (w.job_id IS NULL OR (o.planned_at IS NULL AND {_ALONE}))
+            AND {_tried("w.path", "j2.created_at >= w.since", "o")} IS NULL
+        {_each("w.path", "o")}
+        UNION ALL {_failed("s.uri", "o", "given_up")}
+        FROM watched w
+        JOIN jobs o ON o.id = w.job_id
+        JOIN models m ON m.id = o.model_id
+        JOIN sources s ON s.job_id = o.id AND s.source_no = (
+            SELECT MIN(f.source_no) FROM sources f
+            WHERE f.job_id = o.id AND f.paths IS NOT NULL
+                AND substr(w.path, 1, length(f.uri) + 1) = f.uri || '/'
+        )
+        WHERE {_IS_GIVEN_UP} AND o.planned_at IS NULL AND NOT {_ALONE}
+            -- A retry by hand has them.
+            AND NOT EXISTS (
+                SELECT 1 FROM jobs r WHERE r.parent_job_id = o.id AND r.planned_at IS NOT NULL
+                    AND r.purged_at IS NULL AND {_same("r", "o")}
+                    AND NOT JSON_HAS(r.spec, failed_only)
+            )
+        {_each("s.uri", "o")}
+    """  # noqa: S608  # constants
+
 _SELECT = f"""
         SELECT source, model_id, MIN(model) AS model, precision, listing,
                COUNT(DISTINCT job_id) AS jobs, MAX(job_id) AS newest_job,
@@ -157,7 +230,7 @@ _SELECT = f"""
                     AND {_counts("j2")} AND NOT JSON_HAS(j2.spec, failed_only)
             ))
         ) AS k
-        GROUP BY source, model_id, precision, listing
+        GROUP BY source, model_id, precision, listing {_UNLISTED}
     """  # noqa: S608  # constants
 
 
@@ -256,7 +329,7 @@ _POSTGRESQL = f"""
         CROSS JOIN LATERAL {_SUMS} AS t
         WHERE k.purged_at IS NULL AND k.model_id IS NOT NULL AND k.replaced IS NOT TRUE
             AND (k.since IS NOT TRUE OR t.given_up > 0)
-        GROUP BY k.source, k.model_id, k.precision, k.listing
+        GROUP BY k.source, k.model_id, k.precision, k.listing {_UNLISTED}
     """  # noqa: S608  # constants
 
 
@@ -265,13 +338,15 @@ V_COMPLETENESS = View(
     comment="How completely a model has scored a source: by its newest job over all of the source "
     "and the newest retries of what failed in it; what a watched folder had new, by the newest job "
     "that took each file or did it again. A job counts once its listing is complete, and until it "
-    "is purged.",
+    "is purged. What failed before it was listed has rows of its own.",
     columns={
         "source": "Folder or archive.",
         "model_id": "Model.",
         "model": "That model's name.",
         "precision": "fp32, bf16, fp16 or int8.",
-        "listing": "whole, or new: files that a schedule took from a watched folder.",
+        "listing": "whole; new: files that a schedule took from a watched folder; unlisted: all of "
+        "it, as its newest job failed before its listing was complete; or given_up: files that a "
+        "schedule gave up and that no listed job had.",
         "jobs": "Jobs that are counted.",
         "newest_job": "The newest of them.",
         "listed": "Items: the sum of the next five.",

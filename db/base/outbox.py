@@ -35,6 +35,8 @@ _IN_WORDS = {
     "completed_with_errors": "completed with errors",
     "source_away": "no worker can read its sources, so that they wait",
     "source_back": "its sources are read again",
+    "not_taken": "archives in its folder cannot be read, so that they are not taken",
+    "given_up": "files were given up after three attempts, and are not scored unless they change",
 }
 
 #: In workers.versions: that a worker has hooks, and sends notices.
@@ -123,7 +125,8 @@ def _plainly(payload: dict[str, Any]) -> str:
     job, schedule = payload.get("job"), payload.get("schedule")
     event = _IN_WORDS.get(payload["event"], payload["event"])
     if schedule is not None:
-        what = f"schedule {schedule}, {payload['scheduled_for']}: {event}"
+        many = f" ({payload['files']})" if "files" in payload else ""
+        what = f"schedule {schedule}, {payload['scheduled_for']}: {event}{many}"
         return f"{what}; `pneumoq schedule show {schedule}` says why"
     if job is not None:
         return f"job {job} ({payload['kind']}): {event}; `pneumoq jobs show {job}`"

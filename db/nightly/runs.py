@@ -91,11 +91,11 @@ def finish(
 
 
 def open_of_job(connection: sa.Connection, job_id: int) -> sa.Row[Any] | None:
-    """The open run that made a job, as its `id` and its schedule's `kind`; None where none did.
+    """The open run that made a job, as its `id`, `reason` and its schedule's `kind`, or None.
 
     It is locked, to be ended.
     """
-    columns = [runs.c.id, schedules.c.kind]
+    columns = [runs.c.id, runs.c.reason, schedules.c.kind]
     return connection.execute(
         sa.select(*columns)
         .join(schedules, schedules.c.id == runs.c.schedule_id)

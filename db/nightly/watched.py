@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from db.base import database, locks
+from db.base import database, locks, outbox
 from db.base.errors import LeaseLost
 from db.base.schema import jobs as jobs_table
 from db.base.schema import runs as runs_table
@@ -211,6 +211,15 @@ def unfinished(engine: sa.Engine, schedule_id: int) -> list[str]:
         return list(connection.execute(select).scalars())
 
 
+def given_up(engine: sa.Engine, schedule_id: int) -> list[str]:
+    """Paths of files that are given up: they are not taken again unless they change."""
+    select = sa.select(watched.c.path).where(
+        watched.c.schedule_id == schedule_id, watched.c.state == "given_up", UNDONE
+    )
+    with database.reading(engine) as connection:
+        return list(connection.execute(select).scalars())
+
+
 def taken_before(engine: sa.Engine, schedule_id: int, content: str) -> bool:
     """Whether a content (SHA-256) was taken, under whatever name."""
     same = sa.exists().where(
@@ -250,11 +259,13 @@ def failed_again(
 ) -> None:
     """Count an attempt for files whose job would fail once more, without there being one.
 
-    `attempts` is how many each path had: should this be repeated, it is still one more.
+    `attempts` is how many each path had: should this be repeated, it is still one more. Hooks get
+    a notice of those that are so for the first time, and one of those that are given up.
     """
     fence(connection, run_id, worker_id)
+    new = given_up = 0
     for path in sorted(attempts, key=key):
-        connection.execute(
+        changed = connection.execute(
             sa.update(watched)
             .where(
                 watched.c.schedule_id == schedule_id,
@@ -262,7 +273,12 @@ def failed_again(
                 watched.c.attempts == attempts[path],
             )
             .values(attempts=watched.c.attempts + 1, state=_after(watched.c.attempts + 1))
-        )
+        ).rowcount
+        new += changed if attempts[path] == 0 else 0
+        given_up += changed if attempts[path] + 1 >= MAX_ATTEMPTS else 0
+    if new:
+        outbox.add(connection, "not_taken", run_id=run_id, files=new)
+    _tell(connection, given_up, run_id=run_id)
 
 
 def take(
@@ -271,9 +287,13 @@ def take(
     worker_id: str,
     schedule_id: int,
     paths: Sequence[str],
+    reason: str | None = None,
     **job: Any,
 ) -> int:
-    """Submit the run's job over these files, which are taken by it; `job` as of `jobs.submit`."""
+    """Submit the run's job over these files, which are taken by it; `job` as of `jobs.submit`.
+
+    What the run says of other files, which were not taken, is its `reason`.
+    """
     fence(connection, run_id, worker_id)
     job_id = jobs.submit(connection, kind="score", schedule_id=schedule_id, **job)
     keys = sorted(key(path) for path in paths)
@@ -290,7 +310,7 @@ def take(
             .where(part)
             .values(state="taken", job_id=job_id, attempts=watched.c.attempts + 1)
         )
-    runs.note(connection, run_id, state="running", job_id=job_id, not_before=None)
+    runs.note(connection, run_id, state="running", job_id=job_id, not_before=None, reason=reason)
     return job_id
 
 
@@ -309,8 +329,11 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
     if state in ("completed", "completed_with_errors"):
         connection.execute(sa.update(watched).where(ours).values(state="done"))
         return
+    given_up = 0
     if counted:
         after = {"state": _after(watched.c.attempts)}
+        last = sa.select(sa.func.count()).where(ours, watched.c.attempts >= MAX_ATTEMPTS)
+        given_up = connection.execute(last).scalar_one()
     else:
         after = {"state": sa.literal("seen"), "attempts": watched.c.attempts - 1}
     connection.execute(sa.update(watched).where(ours).values(**after))
@@ -328,6 +351,19 @@ def job_ended(connection: sa.Connection, job_id: int, state: str, *, counted: bo
         watched.c.job_id.is_(None),
     )
     connection.execute(sa.update(watched).where(_locked(connection, same)).values(state="seen"))
+    _tell(connection, given_up, job_id=job_id)
+
+
+def _tell(
+    connection: sa.Connection,
+    given_up: int,
+    *,
+    run_id: int | None = None,
+    job_id: int | None = None,
+) -> None:
+    """Write a notice that so many files are given up."""
+    if given_up:
+        outbox.add(connection, "given_up", run_id=run_id, job_id=job_id, files=given_up)
 
 
 def _locked(connection: sa.Connection, which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:

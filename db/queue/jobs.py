@@ -158,13 +158,27 @@ def get(engine: sa.Engine, job_id: int) -> sa.RowMapping:
     return row
 
 
+def check_kept(job_id: int, purged_at: datetime | None) -> None:
+    """Conflict where a job was purged: of what came of its items there are only sums."""
+    if purged_at is not None:
+        raise Conflict(
+            f"job {job_id} was purged on {purged_at:%Y-%m-%d}: what came of each film is not known "
+            f"any more; `pneumoq jobs show {job_id}` prints the sums that are left"
+        )
+
+
 def progress(engine: sa.Engine, job_id: int) -> sa.RowMapping:
     """One row of v_job_progress; NotFound where there is none."""
+    with database.reading(engine) as connection:
+        return progress_seen(connection, job_id)
+
+
+def progress_seen(connection: sa.Connection, job_id: int) -> sa.RowMapping:
+    """The same, as a transaction sees it."""
     statement = sa.text(
         f"SELECT {_PROGRESS} FROM v_job_progress WHERE job_id = :id"  # noqa: S608  # constant
     ).columns(**_TIMES)
-    with database.reading(engine) as connection:
-        row = connection.execute(statement, {"id": job_id}).mappings().first()
+    row = connection.execute(statement, {"id": job_id}).mappings().first()
     if row is None:
         raise NotFound(f"there is no job {job_id}; `pneumoq jobs ls` lists them")
     return row
@@ -231,6 +245,14 @@ def source_rows(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
                 sa.select(*columns).where(sources.c.job_id == job_id).order_by(sources.c.source_no)
             ).mappings()
         )
+
+
+def identities(engine: sa.Engine, job_id: int) -> list[sa.RowMapping]:
+    """What tells a scoring job's sources from others, in order."""
+    names = ("uri", "kind", "fingerprint", "content_id", "listed")
+    select = sa.select(*(sources.c[name] for name in names)).where(sources.c.job_id == job_id)
+    with database.reading(engine) as connection:
+        return list(connection.execute(select.order_by(sources.c.source_no)).mappings())
 
 
 def source_count(connection: sa.Connection, job_id: int) -> int:

@@ -80,8 +80,7 @@ def import_rows(
     job = job_rows.locked(connection, job_id)
     if job.kind != "score":
         raise Conflict(f"job {job_id} is no scoring job: it has no items to be labelled")
-    if job.purged_at is not None:
-        raise Conflict(f"job {job_id} was purged: its items are not known any more")
+    job_rows.check_kept(job_id, job.purged_at)
     classes = _classes(connection, job.model_id)
     end = " ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
     connection.exec_driver_sql(
@@ -277,8 +276,7 @@ def scored(engine: sa.Engine, job_id: int) -> list[Scored]:
     job = job_rows.get(engine, job_id)
     if job["kind"] != "score":
         raise Conflict(f"job {job_id} is no scoring job: it has no scores")
-    if job["purged_at"] is not None:
-        raise Conflict(f"job {job_id} was purged: its scores are not known any more; score anew")
+    job_rows.check_kept(job_id, job["purged_at"])
     if job["state"] not in ("completed", "completed_with_errors"):
         raise Conflict(
             f"job {job_id} is {job['state'].replace('_', ' ')}; wait until it has completed"

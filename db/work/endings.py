@@ -67,7 +67,9 @@ def _end_run(
     # Of a training job that completed, the promotion decides what became of the run: it has made a
     # model, or was skipped.
     if run.kind == "score" or state != "completed":
-        runs.finish(connection, run.id, state, reason)
+        # Of a watched folder the run says what its job did not take.
+        reasons = "; ".join(filter(None, (reason, run.reason)))
+        runs.finish(connection, run.id, state, reasons or None)
 
 
 def fail(connection: sa.Connection, lease: Lease, reason: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.base import database, migrate, workers
 from db.base.errors import DatabaseError, NotMigrated
-from db.nightly import schedules, unpromoted
+from db.nightly import schedules, unpromoted, watched
 from scheduler import errors, session
 from scheduler.checks import gpu, machine
 from scheduler.checks.finding import Finding, ok, problem, warning
@@ -171,6 +171,7 @@ def database_and_workers(settings: Settings) -> Iterator[Finding]:
     yield from _live(alive)
     if revision == migrate.HEAD:
         yield from _nights(engine)
+        yield from _given_up(engine)
 
 
 def _nights(engine: sa.Engine) -> Iterator[Finding]:
@@ -186,6 +187,19 @@ def _nights(engine: sa.Engine) -> Iterator[Finding]:
                 f"schedule {row['name']}",
                 found.sentence,
                 f"`pneumoq schedule show {row['name']}` says why",
+            )
+
+
+def _given_up(engine: sa.Engine) -> Iterator[Finding]:
+    """Schedules of which files in a watched folder are given up."""
+    for row in schedules.listing(engine):
+        files = len(watched.given_up(engine, row["id"]))
+        if files:
+            yield warning(
+                f"schedule {row['name']}",
+                f"{files} files in its folders are given up, after {watched.MAX_ATTEMPTS} attempts "
+                "each, and not scored",
+                f"copy them again; `pneumoq schedule show {row['name']}` says where they are named",
             )
 
 

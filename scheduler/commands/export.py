@@ -65,6 +65,8 @@ def command(
 
     One row per film in the order of the sources, with the columns of v_predictions (`pneumoq db
     schema` explains them). FILE is whole or not there: it appears when its last row is written.
+    Of a job that goes on, failed or was cancelled it has what there is, and what is not in it is
+    counted; with --json `complete` tells whether all items have an outcome.
 
     With --uncertain, FILE is a new folder of the films that a person should label next, each in the
     folder of the class that the model calls it, unusual ones apart in _unusual/, and index.csv.
@@ -100,23 +102,61 @@ def command(
     if not file.absolute().parent.is_dir():
         raise errors.Failure(f"{file}: there is no folder {file.parent}; make it first")
     engine = session.database()
-    row = _scored(engine, job)
+    _scored(engine, job)
     pages.record(engine, "export", file, job_id=job, films=None)
     with database.reading(engine) as connection, _appearing(file) as text:
+        # As they are where the rows are read: a job goes on, or is purged, meanwhile.
+        row = jobs.progress_seen(connection, job)
+        jobs.check_kept(job, row["purged_at"])
         columns, rows = _rows(connection, job, everything)
         count = write(text, columns, rows)
     if as_json:
-        output.emit({"job_id": job, "file": str(file), "rows": count}, as_json=True)
+        found = {"job_id": job, "file": str(file), "rows": count, **_completeness(row)}
+        output.emit(found, as_json=True)
         return
     click.echo(f"{count:,} {'row' if count == 1 else 'rows'} written to {file}")
-    if row["finished_at"] is None:
-        click.echo(f"job {job} goes on: more will follow (`pneumoq jobs watch {job}`)", err=True)
+    _tell_lacking(row)
+
+
+def _completeness(row: sa.RowMapping) -> dict[str, Any]:
+    """Whether all items of a job have an outcome, and how many of those listed have none."""
+    without = int(row["items"]) - int(row["done"])
+    complete = row["finished_at"] is not None and row["planned_at"] is not None and not without
+    return {"complete": complete, "without_outcome": without}
+
+
+def _tell_lacking(row: sa.RowMapping) -> None:
+    """Say how many items have no outcome, where some have none, and what to do about it."""
+    found = _completeness(row)
+    if found["complete"]:
+        return
+    job, ended = row["job_id"], row["finished_at"] is not None
+    state = {"failed": "has failed", "cancelled": "was cancelled"}.get(row["state"], "goes on")
+    lacking = f"{found['without_outcome']:,} of {int(row['items']):,}"
+    if row["planned_at"] is not None:
+        lacking = f": {lacking} items have"
+        do = f"`pneumoq jobs retry {job} --failed-only` does them"
+    else:
+        lacking = (
+            f" before all of it was listed: items that were not, and {lacking} that were, have"
+            if ended
+            else f": it is not all listed yet, and {lacking} items have"
+        )
+        do = f"`pneumoq jobs retry {job}` does them"
+    if not ended:
+        do = f"wait for them with `pneumoq jobs watch {job}`"
+    click.echo(
+        f"job {job} {state}{lacking} no outcome{'' if ended else ' yet'}, and are not in it; {do}",
+        err=True,
+    )
 
 
 def _scored(engine: sa.Engine, job: int) -> sa.RowMapping:
-    row = jobs.get(engine, job)
+    """The job as it is now; Failure and Conflict where it has no predictions to be written."""
+    row = jobs.progress(engine, job)
     if row["kind"] != "score":
         raise errors.Failure(f"job {job} trains a model; only scoring jobs have predictions")
+    jobs.check_kept(job, row["purged_at"])
     return row
 
 
@@ -125,15 +165,14 @@ def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
     from scheduler.submitting import uncertain
 
     engine = session.database()
-    _scored(engine, job)
+    row = _scored(engine, job)
     copied = uncertain.write(engine, job, most, folder)
     pages.record(engine, "folder", folder, job_id=job, films=[(job, n) for n in copied.items])
     status = errors.ITEM_ERRORS if copied.failed else errors.DONE
     if as_json:
         counted = {name: value for name, value in vars(copied).items() if name != "items"}
-        output.emit(
-            {"job_id": job, "folder": str(folder), "status": status, **counted}, as_json=True
-        )
+        found = {"job_id": job, "folder": str(folder), "status": status, **counted}
+        output.emit(found | _completeness(row), as_json=True)
         return status
     for name, count in sorted(copied.films.items()):
         films = "film" if count == 1 else "films"
@@ -142,6 +181,7 @@ def _uncertain(job: int, folder: Path, most: int, as_json: bool) -> int:
         click.echo(f"{copied.copies:,} more are copies of these")
     for item_no, reason in copied.failed:
         click.echo(f"item {item_no} is missing: {reason}", err=True)
+    _tell_lacking(row)
     click.echo(
         f"Next: put each film into the folder of its class, and train with `pneumoq train DATA "
         f"{shlex.quote(str(folder))}`"
@@ -161,9 +201,8 @@ def _to_folders(job: int, folder: Path, as_json: bool) -> int:
     copied = folders.write(engine, job, folder)
     status = errors.ITEM_ERRORS if copied.n_failed else errors.DONE
     if as_json:
-        output.emit(
-            {"job_id": job, "folder": str(folder), "status": status, **vars(copied)}, as_json=True
-        )
+        found = {"job_id": job, "folder": str(folder), "status": status, **vars(copied)}
+        output.emit(found | _completeness(row), as_json=True)
         return status
     for name, count in sorted(copied.films.items()):
         films = "film" if count == 1 else "films"
@@ -172,6 +211,7 @@ def _to_folders(job: int, folder: Path, as_json: bool) -> int:
         click.echo(f"item {item_no} is missing: {reason}", err=True)
     if copied.n_failed > len(copied.failed):
         click.echo(f"and {copied.n_failed - len(copied.failed):,} more", err=True)
+    _tell_lacking(row)
     return status
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import sqlalchemy as sa
@@ -26,6 +28,22 @@ NUMBERS = ("item_no", "item")
 
 #: Digits of an item's number that are looked at: no number that long is an item's.
 _DIGITS = 100
+
+
+#: Rows of which a few are compared with the films.
+STATED = 100_000
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class _Row(NamedTuple):
+    """A line that has a label."""
+
+    #: Name or item number.
+    item: str | int
+    label: str
+    #: SHA-256 of the film as the file states it; empty where it does not.
+    sha256: str = ""
 
 
 @click.group("labels")
@@ -66,7 +84,9 @@ def import_(
     Names are those of v_predictions, or of the files where the database has only their hashes;
     blanks around them, backslashes and accents may be as spreadsheets write them. item_no is
     understood too. Labels are the names of the model's classes. Importing again replaces what a
-    film had. Exit status: 0, or 3 where rows gave no film a label.
+    film had. Item numbers are refused, and nothing is stored, where a column job_id says that they
+    are of another job, or where a few films that are read have another SHA-256 than a column
+    sha256 says. Exit status: 0; 3 where rows gave no film a label; 2 where no prediction has one.
 
     \b
     Examples:
@@ -78,9 +98,12 @@ def import_(
     columns = _columns(file, name_column, label_column)
     who = session.who()
     hashed = labels.has_hashed(engine, job)
+    if columns[2] and "sha256" in map(_plain, _header(file)):
+        _check_films(engine, job, file, _rows(file, *columns, job))
     # The file is read anew should the transaction be repeated.
     report = database.write(
-        engine, lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns), hashed), who)
+        engine,
+        lambda c: labels.import_rows(c, job, _stored(_rows(file, *columns, job), hashed), who),
     )
     pages.record(engine, "labels", file, job_id=job, films=None)
     try:
@@ -94,11 +117,8 @@ def import_(
     lost = report.unknown + report.ambiguous + report.contradicted
     advice = "" if not lost or _is_text(file) else f"; {file} is no UTF-8 text: save it as UTF-8"
     if found is None:
-        raise errors.Failure(
-            f"no prediction of job {job} has a label now; names must be those that "  # noqa: S608
-            f'`pneumoq query "SELECT name FROM v_predictions WHERE job_id = {job} LIMIT 5"` prints'
-            + advice
-        )
+        why = _why_none(report, job, file, numbers=columns[2])
+        raise errors.Failure(f"no prediction of job {job} has a label now; {why}{advice}")
     if not as_json:
         click.echo()
         _print(found, job)
@@ -107,12 +127,39 @@ def import_(
         ctx.exit(errors.ITEM_ERRORS)
 
 
+def _why_none(report: labels.Imported, job: int, file: Path, *, numbers: bool) -> str:
+    """Why a file labelled no prediction, and what to do."""
+
+    def printed(columns: str) -> str:
+        select = f"SELECT {columns} FROM v_predictions WHERE job_id = {job} LIMIT 5"  # noqa: S608
+        return f'`pneumoq query "{select}"` prints'
+
+    if report.labelled:
+        return "the items that it labels were refused or are in error"
+    if not report.rows:
+        return f"{file}: no row of it has a label"
+    if report.unknown and numbers:
+        return f"items must be among those that {printed('item_no, name')}"
+    if report.unknown:
+        return f"names must be those that {printed('name')}"
+    if report.ambiguous:
+        return (
+            "several films have the same name: name them by item_no, which "
+            f"{printed('item_no, source, name')}"
+        )
+    return "its rows give one film two labels: give each film one label"
+
+
 def _report(report: labels.Imported) -> None:
     click.echo(f"rows read     {report.rows:,}")
     click.echo(f"labelled      {report.labelled:,}")
     for kind, count, meaning in (
         ("unknown", report.unknown, "no item of the job has the name"),
-        ("ambiguous", report.ambiguous, "several items have the name: none was labelled"),
+        (
+            "ambiguous",
+            report.ambiguous,
+            "several items have the name: none was labelled; item_no tells them apart",
+        ),
         ("contradicted", report.contradicted, "two different labels: none was kept"),
     ):
         if count:
@@ -165,8 +212,27 @@ def _print(found: dict[str, Any], job: int) -> None:
 
 
 def _check(engine: sa.Engine, job: int) -> None:
-    if jobs.get(engine, job)["kind"] != "score":
+    row = jobs.get(engine, job)
+    if row["kind"] != "score":
         raise errors.Failure(f"job {job} trains a model; labels are for scoring jobs")
+    jobs.check_kept(job, row["purged_at"])
+
+
+def _check_films(engine: sa.Engine, job: int, file: Path, read: Iterable[_Row]) -> None:
+    """Failure where films of the job contradict what the file says of its item numbers."""
+    from scheduler.submitting import contents
+
+    stated: dict[int, str] = {}
+    for row in read:
+        if row.sha256 and len(stated) < STATED and int(row.item) <= labels.MOST_ITEM:
+            stated[int(row.item)] = row.sha256
+    item = contents.another(engine, job, stated) if stated else None
+    if item is not None:
+        raise errors.Failure(
+            f"{file}: the film of item {item} in job {job} has another sha256 than the file says: "
+            "its item numbers are of another job, or the film was replaced; no label was stored. "
+            "Give the job that they are of, or leave the column sha256 out"
+        )
 
 
 def _columns(
@@ -174,7 +240,7 @@ def _columns(
 ) -> tuple[str, str, bool]:
     """Columns of names and of labels, and whether the names are item numbers."""
     header = _header(file)
-    known = {column.strip().lower(): column for column in reversed(header)}
+    known = {_plain(column): column for column in reversed(header)}
 
     def find(asked: str | None, usual: Sequence[str], option: str) -> str | None:
         if asked is None:
@@ -196,7 +262,12 @@ def _columns(
                 f"{file}: which column {what}? Say so with {option}; there are {_list(header)}"
             )
     assert name is not None and label is not None
-    return name, label, name.strip().lower() in NUMBERS
+    return name, label, _plain(name) in NUMBERS
+
+
+def _plain(column: str) -> str:
+    """A column's name as it is compared."""
+    return column.strip().lower()
 
 
 def _list(header: Sequence[str]) -> str:
@@ -223,12 +294,17 @@ def _read(file: Path) -> Iterator[list[str]]:
 
 
 def _rows(
-    file: Path, name_column: str, label_column: str, numbers: bool
-) -> Iterator[tuple[str | int, str]]:
-    """Name or item number, and label, of each line that has both."""
+    file: Path, name_column: str, label_column: str, numbers: bool, job: int
+) -> Iterator[_Row]:
+    """Each line that has a name or item number, and a label.
+
+    Failure where an item number is one of another job than `job`.
+    """
     lines = _read(file)
     header = next(lines)
     name_at, label_at = header.index(name_column), header.index(label_column)
+    plain = list(map(_plain, header))
+    job_at, sha_at = (plain.index(c) if c in plain else None for c in ("job_id", "sha256"))
     for number, line in enumerate(lines, start=2):
         if len(line) <= max(name_at, label_at):
             raise errors.Failure(
@@ -238,17 +314,42 @@ def _rows(
         if not label:
             continue
         if not numbers:
-            yield name, label
-        elif (digits := name.strip()).isdecimal():
+            yield _Row(name, label)
+            continue
+        if job_at is not None and not _is_of(line[job_at : job_at + 1], job):
+            raise errors.Failure(_of_another(file, number, name, line[job_at], job, header))
+        if (digits := name.strip()).isdecimal():
             # Python reads 4,300 digits at most; by so many no item is meant either.
-            yield int(digits.lstrip("0")[:_DIGITS] or "0"), label
+            sha = "" if sha_at is None else "".join(line[sha_at : sha_at + 1]).strip().lower()
+            item = int(digits.lstrip("0")[:_DIGITS] or "0")
+            yield _Row(item, label, sha if _SHA256.fullmatch(sha) else "")
         else:
             raise errors.Failure(f"{file}, row {number}: {name!r} is no item number")
 
 
-def _stored(
-    rows: Iterator[tuple[str | int, str]], hashed: bool
-) -> Iterator[tuple[labels.Item, str]]:
+def _is_of(cells: Sequence[str], job: int) -> bool:
+    """Whether the cell of a row's job, if it has one, is empty or this job's number."""
+    cell = "".join(cells).strip()
+    return not cell or cell.lstrip("0") == str(job)
+
+
+def _of_another(
+    file: Path, row: int, name: str, other: str, job: int, header: Sequence[str]
+) -> str:
+    """Why an item number of another job is refused, and what to do."""
+    other = output.printable(other.strip())
+    what = [f"give --job {other}"] if other.isdecimal() else []
+    named = next((c for c in header if _plain(c) in ("film_name", *NAMES)), None)
+    if named is not None:
+        column = shlex.quote(named)
+        what.append(f"where job {job} scored the same films, go by names: --name-column {column}")
+    return (
+        f"{file}, row {row}: item {name.strip()} is of job {other}, and not of job {job}, in which "
+        f"another film may have that number; no label was stored. {' Or, '.join(what)}"
+    )
+
+
+def _stored(rows: Iterable[_Row], hashed: bool) -> Iterator[tuple[labels.Item, str]]:
     """The same rows with names as the database may have them.
 
     A name that may be meant otherwise than it is written becomes several; with `hashed` each is
@@ -259,7 +360,7 @@ def _stored(
     from worker.scoring.shard import stored_name
 
     site = privacy.load(session.settings()) if hashed else None
-    for name, label in rows:
+    for name, label, _ in rows:
         if isinstance(name, int):
             yield name, label
             continue

@@ -53,8 +53,10 @@ def command(
     writing.check(file, force=force)
     engine = session.database()
     for number in (job, *([against] if against else [])):
-        if jobs.get(engine, number)["kind"] != "score":
+        row = jobs.get(engine, number)
+        if row["kind"] != "score":
             raise errors.Failure(f"job {number} trains a model; only scoring jobs have films")
+        jobs.check_kept(number, row["purged_at"])
     made = review.make(
         engine, job, most=films, control=control, against=against, csv_name=f"{file.stem}.csv"
     )

@@ -149,6 +149,8 @@ def command(
         submit.submit(
             settings, engine, "score", make,
             wanted=wanted, same=same, key=key, wait=wait, local=local, later=later, as_json=as_json,
+            changed=lambda job_id: sources.changed(engine, job_id, rows),
+            grows=any(row["kind"] in sources.GROWING for row in rows),
             note=f"Model {chosen['id']} ({chosen['name']}) computes in {pinned}, {why}.",
         )
     )  # fmt: skip

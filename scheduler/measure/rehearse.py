@@ -134,7 +134,7 @@ def _try_out(
 ) -> dict[str, Any]:
     """Decode the samples, look their contents up, time the engine; scale to all items."""
     computed_per_s = speed.rate(network, TIMED_S)
-    refused_items = broken_items = fresh_items = decode_s = 0.0
+    refused_items = broken_items = fresh_items = stored_items = decode_s = 0.0
     sampled = known = 0
     refusals: Counter[str] = Counter()
     broken: Counter[str] = Counter()
@@ -157,11 +157,13 @@ def _try_out(
         broken_items += weight * sum(not refused for _, _, refused in failures)
         sampled += len(films)
         if copy is not None:
-            known += len(films)
+            known += len(films) - len(failures)
+            stored_items += weight * (len(films) - len(failures))
             continue
         contents = [decoded.content for decoded in came if decoded.content is not None]
         mine = 0 if spec.get("force") else _known(engine, contents, model_id, precision)
         known += mine
+        stored_items += weight * mine
         fresh = found.items * (1 - mine / len(films))
         fresh_items += fresh
         decode_s += fresh * film_s
@@ -178,7 +180,7 @@ def _try_out(
         "expected_refused": refused,
         "expected_errors": in_error,
         "expected_predictions": max(0, items - refused - in_error),
-        "expected_from_store": round(items - fresh_items),
+        "expected_from_store": round(stored_items),
         "decoded_per_s": fresh_items / decode_s if decode_s else None,
         "computed_per_s": computed_per_s,
         "expected_seconds": decode_s + compute_s if shared else max(decode_s, compute_s),

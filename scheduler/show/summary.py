@@ -10,7 +10,7 @@ import click
 import sqlalchemy as sa
 
 from db.base import database
-from db.queue import jobs, training
+from db.queue import jobs, overview, training
 from db.registry import drift, models
 from scheduler import errors
 from scheduler.show import output
@@ -39,7 +39,10 @@ def summarise(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
     if row["kind"] == "score":
         for name in ("items", "predictions", "positives", "unusual", "looks", "refused", "errors"):
             summary[name] = int(row[name])
-        summary["from_store"] = from_store(engine, row["job_id"])
+        summary["purged_at"] = row["purged_at"]
+        kept = row["purged_at"] is None
+        summary["from_store"] = from_store(engine, row["job_id"]) if kept else None
+        summary["archives"] = _archives(engine, row["job_id"]) if kept else None
         summary["films_per_s"] = round(int(row["done"]) / taken_s, 1) if taken_s else None
         summary["model_id"] = row["model_id"]
         summary["drift"] = drift.of_job(engine, row["job_id"])
@@ -101,6 +104,13 @@ def from_store(engine: sa.Engine, job_id: int) -> int:
         return int(connection.execute(statement, {"job": job_id}).scalar_one())
 
 
+def _archives(engine: sa.Engine, job_id: int) -> int:
+    """How many of a scoring job's items are archives, which are not opened inside of another."""
+    with database.reading(engine) as connection:
+        found = overview.codes(connection, job_id, refused=True)
+    return sum(many for code, many, _ in found if code == "nested_archive")
+
+
 def _between(started: datetime | str | None, finished: datetime | str | None) -> float | None:
     """Seconds; views give text on SQLite."""
     if started is None or finished is None:
@@ -130,7 +140,7 @@ def _close_scoring(summary: dict[str, Any]) -> None:
     job_id = summary["job_id"]
     if not summary["items"]:
         return
-    rate = summary["films_per_s"]
+    rate, kept = summary["films_per_s"], summary["purged_at"] is None
     lines = {
         "films": f"{summary['items']:,}" + (f"  ({rate:,.1f} films/s)" if rate else ""),
         "predictions": f"{summary['predictions']:,}  ({summary['positives']:,} positive)",
@@ -139,16 +149,25 @@ def _close_scoring(summary: dict[str, Any]) -> None:
         "the label)",
         "refused": f"{summary['refused']:,}  (intact, but no films to be scored)",
         "errors": f"{summary['errors']:,}"
-        + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] else ""),
+        + (f"  (pneumoq jobs errors {job_id})" if summary["errors"] and kept else ""),
     }
     if summary["from_store"]:
         lines["from store"] = f"{summary['from_store']:,}  (scored before; --force scores anew)"
     for name, text in lines.items():
         click.echo(f"  {name:<11}  {text}")
+    if summary["archives"]:
+        click.echo(
+            f"Archives inside, which were not opened: {summary['archives']:,}. Give each by its "
+            f"own path, or unpack it; pneumoq jobs errors {job_id} --refused names them."
+        )
     if summary["drift"] and summary["drift"]["warned"]:
         click.echo(f"Drift: {summary['drift']['detail']}.")
     click.echo("Research software, not a medical device.")
-    if summary["predictions"]:
+    if not kept:
+        click.echo(
+            f"job {job_id} was purged on {str(summary['purged_at'])[:10]}: only these sums are left"
+        )
+    elif summary["predictions"]:
         click.echo(
             f"Which films to look at first, and why: pneumoq report {job_id} job{job_id}.html"
         )

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import glob
+import gzip
+import io
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
+from db.queue import jobs
 from scheduler import errors
 from scheduler.submitting import submit
 
 #: Sources of a job: sources.source_no is a small integer from 0.
 MOST = 2**15
+
+#: Kinds of sources to which films come.
+GROWING = ("folder", "glob")
+
+#: Sources that are named of those that have changed.
+NAMED = 3
 
 
 def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
@@ -35,6 +47,44 @@ def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
     return [_row(path, "glob" if _is_pattern(path) else None) for path in paths] + [
         _row(path, "list") for path in lists
     ]
+
+
+def changed(engine: sa.Engine, job_id: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of these sources are known to be others than those that a job has, in words.
+
+    Nothing is read for it but what `rows` knows: the paths that a list names; size and time of
+    change of an archive or film, or a zip's directory. Folders and patterns may have grown: of
+    those nothing is compared.
+    """
+    before = jobs.identities(engine, job_id)
+    if len(before) != len(rows):
+        return [f"{len(before):,} sources, not {len(rows):,}"]
+    found = []
+    for was, now in zip(before, rows, strict=True):
+        if was["uri"] != now["uri"] or was["kind"] != now["kind"]:
+            found.append(f"{was['kind']} {was['uri']} is {now['kind']} {now['uri']} now")
+        elif now["kind"] in GROWING or _is_same(was, now):
+            continue
+        elif now["kind"] == "list":
+            found.append(f"{now['uri']} names other films now")
+        else:
+            found.append(f"{now['uri']} was replaced or written anew")
+    return found[:NAMED] + ([f"{len(found) - NAMED:,} more"] if len(found) > NAMED else [])
+
+
+def _is_same(was: sa.RowMapping, now: Mapping[str, Any]) -> bool:
+    if was["fingerprint"] == now["fingerprint"]:
+        return True
+    if was["listed"] is not None and now["listed"] is not None:
+        pairs = itertools.zip_longest(_named(was["listed"]), _named(now["listed"]))
+        return all(one == other for one, other in pairs)
+    return was["content_id"] is not None and was["content_id"] == now["content_id"]
+
+
+def _named(listed: bytes) -> Iterator[bytes]:
+    """The lines of `sources.listed` that hold paths, and not what was skipped."""
+    with gzip.open(io.BytesIO(listed)) as lines:
+        yield from (line for line in lines if not line.startswith(b"{"))
 
 
 def _is_pattern(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ def submit(
     as_json: bool,
     note: str = "",
     wanted: str | None = None,
+    changed: Callable[[int], Sequence[str]] = lambda _: (),
+    grows: bool = False,
 ) -> int:
     """Insert the job that `make` makes, wake workers, and follow it if asked; the exit status.
 
@@ -57,16 +59,20 @@ def submit(
 
     With nobody to do it, nothing is inserted and Failure says what to start, unless `later`. A key
     that a job has already stands for that job; Failure where that one has other values in the
-    columns of `jobs` that are in `same`.
+    columns of `jobs` that are in `same`, or where `changed` names sources of it that are others
+    now. `grows` is whether films may come into its sources.
     """
-    earlier = _earlier(engine, key, same)
+    earlier = _earlier(engine, key, same, changed)
     if earlier is not None:
-        if not as_json:
-            click.echo(
-                f"The key {output.printable(str(key))} is that of job {earlier['id']}, which is "
-                f"{earlier['state'].replace('_', ' ')}; there is no second one.",
-                err=True,
-            )
+        more = (
+            " Films that came into its folders after they were listed are not in it: give them "
+            "another --key."
+        )
+        click.echo(
+            f"The key {output.printable(str(key))} is that of job {earlier['id']}, which is "
+            f"{earlier['state'].replace('_', ' ')}; there is no second one.{more if grows else ''}",
+            err=True,
+        )
         later = later or earlier["state"] in FINAL_JOB_STATES
     with _somebody(settings, engine, queue, wanted, local=local, later=later) as (reached, watch):
         job_id = database.write(engine, make)
@@ -85,14 +91,21 @@ def submit(
     return errors.DONE
 
 
-def _earlier(engine: sa.Engine, key: str | None, same: Mapping[str, Any]) -> sa.RowMapping | None:
-    """The job that has this key already; Failure where it has other values than these."""
+def _earlier(
+    engine: sa.Engine,
+    key: str | None,
+    same: Mapping[str, Any],
+    changed: Callable[[int], Sequence[str]],
+) -> sa.RowMapping | None:
+    """The job that has this key already; Failure where it has other values or sources."""
     if key is None:
         return None
     with database.reading(engine) as connection:
         select = sa.select(schema.jobs).where(schema.jobs.c.key == key)
         row = connection.execute(select).mappings().first()
-    if row is not None and (other := _differences(row, same)):
+    if row is None:
+        return None
+    if other := _differences(row, same) or output.printable("; ".join(changed(row["id"]))):
         raise errors.Failure(
             f"the key {key!r} is that of job {row['id']}, which has other sources or options: "
             f"{other} (`pneumoq jobs show {row['id']}`); give another --key"

@@ -146,9 +146,11 @@ def do_shard(
     *,
     broken: int = 0,
     refused: int = 0,
+    code: str = "lateral",
     reused_from: tuple[int, int] | None = None,
 ) -> None:
-    """Claim the next shard and commit it: first its broken items, then refused, then positives."""
+    """Claim the next shard and commit it: first its broken items, then those that are refused for
+    what `code` says, then positives."""
 
     def outcome(shard: Shard, n: int) -> Outcome:
         item_no = shard.first_item + n
@@ -159,7 +161,7 @@ def do_shard(
             )
         if n < broken + refused:
             return NotPredicted(
-                item_no=item_no, name=name, code="lateral", detail="a side view", refused=True
+                item_no=item_no, name=name, code=code, detail="a side view", refused=True
             )
         return Prediction(
             item_no=item_no, name=name, label_no=1, probability=0.75, positive=True, ood=1.0,

@@ -17,6 +17,12 @@ def test_as_it_is_written_a_name_counts_first() -> None:
     assert spelling.spellings(" a\\b.png ") == (" a\\b.png ", "a\\b.png", "a/b.png")
 
 
+def test_a_name_that_was_kept_from_being_a_formula_is_known_with_and_without_its_mark() -> None:
+    assert spelling.spellings("'=a.png") == ("'=a.png", "=a.png")
+    assert spelling.spellings("'a.png") == ("'a.png",)
+    assert spelling.found("'-a.png", lambda name: name == "-a.png") == "-a.png"
+
+
 def test_letters_with_accents_are_known_composed_and_apart_in_each_part_of_a_path() -> None:
     written = unicodedata.normalize("NFC", MIXED)
     assert spelling.found(written, lambda name: name == MIXED) == MIXED

@@ -56,6 +56,9 @@ _ARCHIVES = (
     (32_769, b"BEA01", "an image of a disc"),
 )
 
+#: Bytes of a file in which `archive` looks.
+ARCHIVE_BY = max(at + len(magic) for at, magic, _ in _ARCHIVES)
+
 _NO_IMAGES = (
     (0, b"%PDF", "a PDF document"),
     (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer; run git lfs pull first"),
@@ -144,15 +147,20 @@ def reader(data: bytes) -> tuple[str, int]:
     return found, READERS[found]
 
 
+def archive(data: bytes) -> str:
+    """What archive or compressed data a file begins as; empty for anything else."""
+    return _named(data, _ARCHIVES)
+
+
 def unreadable(data: bytes) -> FilmError:
     """What to raise for a file of none of the kinds that are read."""
     if not data:
         return FilmError("truncated", "the file is empty; copy it again from where it came from")
     if len(data) < 12 and b"\xff\xd8\xff\x89PNG\r\n\x1a\n".find(data) in (0, 3):
         return _cut(data)
-    archive = _named(data, _ARCHIVES)
-    if archive:
-        return FilmRefused("nested_archive", f"{archive}: unpack it and score it by itself")
+    packed = archive(data)
+    if packed:
+        return FilmRefused("nested_archive", f"{packed}: unpack it and score it by itself")
     image = "JPEG-LS outside DICOM" if _is_jpeg_ls(data) else _named(data, _NOT_READ)
     if image:
         return FilmError("unsupported_format", f"{image} is not read; convert it to PNG or DICOM")

@@ -59,7 +59,7 @@ class Accepted(frozenset[str]):
 def refuse(code: str, found: str, accept: Accepted) -> None:
     """Raise FilmRefused saying what was found, unless the caller accepts `code`: noted there."""
     if code not in accept:
-        raise FilmRefused(code, f"{found}; accept {code} to score it all the same")
+        raise FilmRefused(code, f"{found}; `pneumoq score --accept {code}` scores it all the same")
     accept.needed.add(code)
 
 

@@ -110,6 +110,12 @@ def _kind_of_file(fd: int, uri: str) -> Kind:
         raise _unsupported(uri, "Zstandard-compressed, but no tar is inside; decompress it first")
     if looks_like_tar(head):
         return "tar"
+    if len(head) < BLOCK and head[257:262] == b"ustar":
+        raise ArchiveError(
+            "truncated",
+            f"{uri}: the tar ends within its first header, so it was cut short: copy or download "
+            "it again",
+        )
     for at, magic, what in _FURTHER:
         if pread(fd, len(magic), at) == magic:
             raise _unsupported(uri, what)

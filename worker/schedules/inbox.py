@@ -13,8 +13,9 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from trainer import clutter
+from trainer.film import content as content_
 from worker import archive
-from worker.archive import apart
+from worker.archive import apart, trouble
 from worker.archive.folder import is_empty
 from worker.errors import ArchiveError, SourceTrouble
 
@@ -170,29 +171,36 @@ def content(path: str, size: int, mtime_ns: int) -> Iterator[str | None]:
         yield digest.hexdigest()
 
 
-def check(path: str, to_its_end: bool) -> Iterator[None]:
-    """Raise ArchiveError where a file cannot be opened as an archive, or listed `to_its_end`."""
-    with archive.open_source(path) as source:
-        if to_its_end and source.kind != "file":
-            for _ in source.members():
-                yield None
+def is_packed(path: str) -> bool:
+    """Whether a file begins as an archive or compressed data does, also of kinds that are not read.
+
+    Raises ArchiveError.
+    """
+    with trouble.at(path), open(path, "rb") as file:  # noqa: PTH123
+        return bool(content_.archive(file.read(content_.ARCHIVE_BY)))
 
 
-def opened(path: str) -> Opened | None:
-    """What kind of archive a file is, or None for a film by itself.
+def opened(path: str, to_its_end: bool) -> Iterator[Opened | None]:
+    """What kind of archive a file is, as the last answer; none for a film by itself.
 
-    Raises SourceTrouble. What cannot be listed is a film by itself too: read as an item, it gets an
-    error of its own.
+    Raises ArchiveError for an archive that cannot be opened, or listed `to_its_end`: as an item it
+    would count as intact. Anything else that cannot be opened is a film by itself too: read as an
+    item, it gets an error of its own.
     """
     try:
         with archive.open_source(path) as source:
             if source.kind == "file":
-                return None
-            return Opened(source.uri, source.kind, source.fingerprint(), source.content_id())
+                return
+            found = Opened(source.uri, source.kind, source.fingerprint(), source.content_id())
+            if to_its_end:
+                for _ in source.members():
+                    yield None
+            yield found
     except SourceTrouble:
         raise
-    except ArchiveError:
-        return None
+    except ArchiveError as error:
+        if (to_its_end and error.code != "unsupported") or is_packed(path):
+            raise
 
 
 def fingerprint(folder: str, names: Sequence[str]) -> str:

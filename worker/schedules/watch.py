@@ -46,6 +46,9 @@ LINKED = "a linked folder, which is not entered"
 #: Why what alone gives no answer is not taken, nor anything in it.
 SILENT = "gives no answer; see to its disk or share"
 
+#: Why a file is not taken any more.
+GIVEN_UP = f"given up after {watched.MAX_ATTEMPTS} attempts"
+
 #: A file is unchanged for so many seconds before it is taken, where the schedule does not say.
 SETTLE_S = 60
 
@@ -193,6 +196,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
     watched.observe(engine, run_id, who, schedule_id, found)
     at = schedules.database_clock(engine)
     settled = timedelta(seconds=settle_s)
+    given_up = [path for path in watched.given_up(engine, schedule_id) if path in there]
     new = [file for file in watched.waiting(engine, schedule_id) if file.path in there]
     growing = [file for file in new if at - file.since < settled]
     if growing and due["not_before"] is None:
@@ -200,10 +204,10 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(engine, lambda c: watched.again(c, run_id, who, settle_s))
         return
     unchanged = [file for file in new if at - file.since >= settled]
-    ready, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
-    ready, broken, later = _without_broken(ready, disks)
+    fresh, unread = _read(engine, who, run_id, schedule_id, unchanged, list(there), disks)
+    ready, broken, later = _open(fresh, disks)
     why = {"odd": dict.fromkeys(odd, ODD), "unread": unread, "broken": broken, "later": later}
-    why |= {"linked": linked, "silent": silent}
+    why |= {"linked": linked, "silent": silent, "given_up": dict.fromkeys(given_up, GIVEN_UP)}
     problems = _counted(why)
     if problems:
         kept = _keep(
@@ -216,9 +220,9 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
         database.write(
             engine, lambda c: watched.failed_again(c, run_id, who, schedule_id, attempts)
         )
+    if growing:
+        problems.append(f"{len(growing)} still growing")
     if not ready:
-        if growing:
-            problems.append(f"{len(growing)} still growing")
         reason = "; ".join([f"no new file in {', '.join(map(str, folders))}", *problems])
         database.write(engine, lambda c: _skip_run(c, run_id, who, schedule_id, reason))
         return
@@ -239,6 +243,7 @@ def _look(settings: Settings, engine: sa.Engine, who: str, due: sa.RowMapping) -
             share=spec.get("share"),
             scheduled_for=due["scheduled_for"],
             source_rows=rows,
+            reason="; ".join(problems) or None,
         ),
     )  # fmt: skip
     log.info("schedule %s: job %d takes %d files", due["name"], job_id, len(paths))
@@ -272,9 +277,10 @@ def _counted(found: Mapping[str, Mapping[str, str]]) -> list[str]:
     said = {
         "odd": f"{ODD}; rename them",
         "unread": "cannot be read; see to their disk, or let the workers' user read them",
-        "broken": "cannot be listed to their end; copy them again",
+        "broken": "archives that cannot be read; copy them again, or pack them as .zip",
         "later": "cannot be opened now",
         "silent": "files or folders that give no answer; see to their disk or share",
+        "given_up": f"{GIVEN_UP}; copy them again to have them tried",
         "linked": "linked folders, which are not entered; give the schedule what they lead to",
     }
     return [f"{len(files)} not taken: {said[why]}" for why, files in found.items() if files]
@@ -345,49 +351,57 @@ def _read(
     return fresh, unread
 
 
-def _without_broken(
+def _open(
     ready: list[Waiting], disks: Disks
-) -> tuple[list[Waiting], dict[str, str], dict[str, str]]:
-    """Without archives that cannot be listed to their end, of those whose job failed; why not, by
-    path. And without what the system does not let be opened now, and why, which is no attempt.
+) -> tuple[list[tuple[Waiting, inbox.Opened | None]], dict[str, str], dict[str, str]]:
+    """Which of these files are archives, and of what kind; the others are films by themselves.
 
-    So a damaged archive costs what came with it one job, and not the next ones too. Raises
-    SourceTrouble where nothing can be opened.
+    Without archives that cannot be opened, or, where their job failed, listed to their end: why
+    not, by path. And without what the system does not let be opened now, and why, which is no
+    attempt. So a damaged archive costs what came with it one job at most. Raises SourceTrouble
+    where nothing can be opened.
     """
+    found: list[tuple[Waiting, inbox.Opened | None]] = []
     broken: dict[str, str] = {}
-    later: dict[str, SourceTrouble] = {}
+    later: dict[str, str] = {}
     for file in ready:
         try:
-            disks.ask(file.path, inbox.check, file.path, file.attempts > 0)
+            found.append((file, _opened(disks, file)))
         except SourceTrouble as error:
             if disks.all_troubled(error, file.path):
                 raise
-            later[file.path] = error
+            later[file.path] = str(error)
         except ArchiveError as error:
-            # What is unsupported is an item, with an error of its own.
-            if file.attempts and error.code != "unsupported":
-                broken[file.path] = str(error)
+            broken[file.path] = str(error)
     if later and len(later) == len(ready):
         raise SourceTrouble(
             "unreadable",
             f"none of {len(ready)} new files can be opened; see to their disk or share",
         )
-    kept = [file for file in ready if file.path not in broken and file.path not in later]
-    return kept, broken, {path: str(error) for path, error in later.items()}
+    return found, broken, later
 
 
-def _sources(disks: Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]], list[str]]:
+def _opened(disks: Disks, file: Waiting) -> inbox.Opened | None:
+    """What `inbox.opened` says of a file; to its end where its job failed."""
+    try:
+        found = disks.ask(file.path, inbox.opened, file.path, file.attempts > 0)
+    except ReaderEnded:
+        if file.attempts or disks.ask(file.path, inbox.is_packed, file.path):
+            raise
+        return None  # it ends whoever reads it: as an item it is in error by itself
+    return None if found is None else inbox.Opened(*found)
+
+
+def _sources(
+    disks: Disks, ready: list[tuple[Waiting, inbox.Opened | None]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Columns of `sources` for these files, and their paths: an archive is a source of its own, and
     all films of a folder are one."""
     rows: list[dict[str, Any]] = []
     loose: dict[Path, list[str]] = {folder: [] for folder in disks.folders}
-    for file in ready:
-        try:
-            opened = disks.ask(file.path, inbox.opened, file.path)
-        except ReaderEnded:
-            opened = None  # it ends whoever reads it: as an item it is in error by itself
+    for file, opened in ready:
         if opened is not None:
-            rows.append({**inbox.Opened(*opened)._asdict(), "paths": None})
+            rows.append({**opened._asdict(), "paths": None})
             continue
         path = Path(file.path)
         folder = next(f for f in disks.folders if path.is_relative_to(f))
@@ -403,4 +417,4 @@ def _sources(disks: Disks, ready: list[Waiting]) -> tuple[list[dict[str, Any]], 
                     "paths": listings.pack_paths(names),
                 }
             )
-    return rows, [file.path for file in ready]
+    return rows, [file.path for file, _ in ready]

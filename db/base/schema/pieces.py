@@ -32,7 +32,7 @@ OUTCOMES = (
 #: Events of which hooks get a notice.
 NOTICES = (
     "failed", "skipped", "missed", "kept", "promoted", "drift", "test", "with_errors",
-    "source_away", "source_back", "not_promoted",
+    "source_away", "source_back", "not_promoted", "not_taken", "given_up",
 )  # fmt: skip
 
 #: Rows keyed by (job, item) are stored in that order and, on PostgreSQL, partitioned by job, so

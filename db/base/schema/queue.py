@@ -99,7 +99,7 @@ notices = Table(
     _c("at", UtcDateTime, "When it happened."),
     _c("event", sa.String(16),
        "failed, with_errors (completed_with_errors), skipped, missed, kept, promoted, drift, "
-       "source_away, source_back, not_promoted or test."),
+       "source_away, source_back, not_promoted, not_taken, given_up or test."),
     _c("payload", Json, "What is sent: numbers and names of ours, no path and no film."),
     _c("job_id", BigId, "Job.", ForeignKey("jobs.id"), nullable=True),
     _c("run_id", BigId, "Run.", ForeignKey("runs.id"), nullable=True),

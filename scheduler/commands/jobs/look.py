@@ -122,7 +122,7 @@ def show(job: int, as_json: bool) -> None:
     if row["kind"] == "train":
         more: dict[str, Any] = {"epochs": training.epoch_rows(engine, job)}
     else:
-        more = _of_scoring(engine, job, ended=ended)
+        more = _of_scoring(engine, row)
     if as_json:
         output.emit({**shown, "sources": sources, "epochs": [], **more}, as_json=True)
         return
@@ -136,11 +136,12 @@ def show(job: int, as_json: bool) -> None:
             del shown[name]
     else:
         shown["from_store"] = more["from_store"]
-        for name in ("refused", "errors"):
-            shown[name] = _counts(more[f"{name}_by_code"])
-        shown["drift"] = _drift(more["drift"])
         if spec.get("max_errors") is not None:
-            shown["error_budget"] = f"{spec['max_errors']} ({_share(row, more)} so far)"
+            broken = _share(int(shown["errors"]), row["planned_items"])
+            shown["error_budget"] = f"{spec['max_errors']} ({broken} so far)"
+        for name in ("refused", "errors"):
+            shown[name] = _counts(more[f"{name}_by_code"], int(shown[name]))
+        shown["drift"] = _drift(more["drift"])
     times = [name for name in shown if name.endswith("_at") or name == "lease_until"]
     shown |= {name: output.when(shown[name]) for name in times}
     output.facts(shown)
@@ -163,11 +164,12 @@ def show(job: int, as_json: bool) -> None:
         )  # fmt: skip
 
 
-def _of_scoring(engine: sa.Engine, job: int, *, ended: bool) -> dict[str, Any]:
-    """What is shown of a scoring job beside its progress."""
+def _of_scoring(engine: sa.Engine, row: sa.RowMapping) -> dict[str, Any]:
+    """What is shown of a scoring job beside its progress; None what a purge has removed."""
+    job, kept = int(row["id"]), row["purged_at"] is None
     with database.reading(engine) as connection:
         found: dict[str, Any] = {
-            f"{name}_by_code": _by_code(connection, view, job)
+            f"{name}_by_code": _by_code(connection, view, job) if kept else None
             for name, view in (("refused", "v_refusals"), ("errors", "v_item_errors"))
         }
         found["evaluation"] = (
@@ -182,7 +184,8 @@ def _of_scoring(engine: sa.Engine, job: int, *, ended: bool) -> dict[str, Any]:
     found["drift"] = drift.of_job(engine, job)
     # All predictions are looked at for it: of a million, for longer than somebody should wait who
     # looks again and again.
-    found["from_store"] = summary.from_store(engine, job) if ended else None
+    ended = row["finished_at"] is not None
+    found["from_store"] = summary.from_store(engine, job) if ended and kept else None
     return found
 
 
@@ -201,9 +204,7 @@ def _by_code(connection: sa.Connection, view: str, job: int) -> list[sa.RowMappi
     return list(connection.execute(statement, {"job": job}).mappings())
 
 
-def _share(row: sa.RowMapping, more: Mapping[str, Any]) -> str:
-    broken = sum(code["n"] for code in more["errors_by_code"])
-    items = row["planned_items"]
+def _share(broken: int, items: int) -> str:
     return f"{broken:,} of {items:,} items" + (f", {broken / items:.2%}" if items else "")
 
 
@@ -249,7 +250,7 @@ def errors(job: int, limit: int, refused: bool, as_json: bool) -> None:
       pneumoq jobs errors 5 --refused
     """
     engine = session.database()
-    jobs.get(engine, job)
+    jobs.check_kept(job, jobs.get(engine, job)["purged_at"])
     view, name = ("v_refusals", "refusals") if refused else ("v_item_errors", "errors")
     with database.reading(engine) as connection:
         broken_by_code = _by_code(connection, "v_item_errors", job)
@@ -273,14 +274,18 @@ def errors(job: int, limit: int, refused: bool, as_json: bool) -> None:
     click.echo(f"errors:  {_counts(broken_by_code)}")
     click.echo(f"refused: {_counts(refused_by_code)}")
     shown_of = refused_by_code if refused else broken_by_code
-    if sum(row["n"] for row in shown_of) > len(listed):
+    total = sum(row["n"] for row in shown_of)
+    if total > len(listed):
         option = " --refused" if refused else ""
-        click.echo(f"All of them: pneumoq jobs errors {job}{option} --limit {2**31}")
+        click.echo(f"All of them: pneumoq jobs errors {job}{option} --limit {total}")
     if refused_by_code and not refused:
         click.echo(f"Refused items: pneumoq jobs errors {job} --refused")
 
 
-def _counts(by_code: list[sa.RowMapping]) -> str:
+def _counts(by_code: list[sa.RowMapping] | None, purged: int = 0) -> str:
+    """Items by code; `purged` is how many they were where the codes are not known any more."""
+    if by_code is None and purged:
+        return f"{purged:,} (not known any more of what kind)"
     if not by_code:
         return "none"
     total = sum(row["n"] for row in by_code)

@@ -9,7 +9,7 @@ import click
 import sqlalchemy as sa
 
 from db.base import database
-from db.nightly import runs, schedules, unpromoted
+from db.nightly import runs, schedules, unpromoted, watched
 from db.registry import aliases
 from scheduler import session
 from scheduler.commands.schedule import zones
@@ -76,6 +76,7 @@ def show(name: str, as_json: bool) -> None:
     row = schedules.get(engine, name)
     last = runs.of_schedule(engine, row["id"], 10)
     following = zones.next_(row, schedules.database_clock(engine))
+    given_up = len(watched.given_up(engine, row["id"]))
     in_a_row = None
     if row["kind"] == "train":
         with database.reading(engine) as connection:
@@ -83,8 +84,12 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         nights = None if in_a_row is None else {"nights": in_a_row.nights, **in_a_row._asdict()}
         output.emit(
-            {**row, "next": following, "without_promotion": nights, "runs": last}, as_json=True
-        )
+            {
+                **row, "next": following, "without_promotion": nights, "given_up": given_up,
+                "runs": last,
+            },
+            as_json=True,
+        )  # fmt: skip
         return
     output.facts(
         {
@@ -99,6 +104,7 @@ def show(name: str, as_json: bool) -> None:
             **_rules(row["spec"].get("night", {})),
             **row["spec"].get("watch", {}),
             **_come_to_nothing(in_a_row),
+            **_given_up(given_up),
         }
     )
     click.echo(f"\n{click.style('Job', bold=True)}")
@@ -136,6 +142,14 @@ def _come_to_nothing(found: unpromoted.InARow | None) -> dict[str, str]:
     told = f"; hooks got the notice at {output.when(found.notice_at)}" if found.notice_at else ""
     name = "without_promotion" if found.promotes else "without_a_model"
     return {name: f"{found.nights} nights in a row ({found}){told}"}
+
+
+def _given_up(files: int) -> dict[str, str]:
+    """How many files of its folders are given up; empty for none."""
+    if not files:
+        return {}
+    text = f"{files} files, after {watched.MAX_ATTEMPTS} attempts each; copied again they are new"
+    return {"given_up": text}
 
 
 @click.command("runs", short_help="List runs of one schedule, or of all.")

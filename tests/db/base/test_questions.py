@@ -155,7 +155,7 @@ EXPECTED: dict[int, list[tuple[Any, ...]]] = {
         ("film-4.png", "NORMAL", 0.375, "PNEUMONIA", 0.575),
         ("film-5.png", "NORMAL", 0.4583, "PNEUMONIA", 0.6583),
     ],
-    20: [(ARCHIVE, "first", 12, 11, 0, 0, 1, 0)],
+    20: [(ARCHIVE, "first", "fp32", "whole", 12, 11, 0, 0, 1, 0)],
 }
 
 

@@ -93,6 +93,54 @@ def test_a_training_job_has_no_predictions_to_export(engine: sa.Engine, tmp_path
     assert run("export", 4711, tmp_path / "out.csv").exit_code == 2
 
 
+def test_an_export_of_a_job_that_ended_early_says_how_many_items_are_not_in_it(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    job = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 4, 6)
+    rows.do_shard(engine, broken=1)
+    running = run("export", job, tmp_path / "1.csv", "--all")
+    assert only_line(running.stderr) == (
+        f"job {job} goes on: 6 of 10 items have no outcome yet, and are not in it; wait for them "
+        f"with `pneumoq jobs watch {job}`"
+    )
+    run("jobs", "cancel", job)
+    for options in ((), ("--all",)):
+        result = run("export", job, tmp_path / "2.csv", "--force", *options)
+        assert result.exit_code == 0
+        assert only_line(result.stderr) == (
+            f"job {job} was cancelled: 6 of 10 items have no outcome, and are not in it; "
+            f"`pneumoq jobs retry {job} --failed-only` does them"
+        )
+    found = json.loads(run("export", job, tmp_path / "3.csv", "--json").stdout)
+    assert (found["rows"], found["complete"], found["without_outcome"]) == (3, False, 6)
+
+
+def test_a_job_that_ended_before_all_was_listed_is_not_complete(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    job = rows.a_planned_job(engine, rows.a_model(engine, tmp_path), 4)
+    rows.do_shard(engine)
+    with database.writing(engine) as connection:
+        connection.execute(sa.text("UPDATE jobs SET state = 'failed', planned_at = NULL"))
+    result = run("export", job, tmp_path / "out.csv")
+    assert only_line(result.stderr) == (
+        f"job {job} has failed before all of it was listed: items that were not, and 0 of 4 that "
+        f"were, have no outcome, and are not in it; `pneumoq jobs retry {job}` does them"
+    )
+    found = json.loads(run("export", job, tmp_path / "out.csv", "--force", "--json").stdout)
+    assert (found["rows"], found["complete"]) == (4, False)
+
+
+def test_an_export_of_a_job_whose_items_all_have_an_outcome_is_complete(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=2, refused=1)
+    result = run("export", job, tmp_path / "out.csv")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(run("export", job, tmp_path / "all.csv", "--all", "--json").stdout)
+    assert (found["rows"], found["complete"], found["without_outcome"]) == (10, True, 0)
+
+
 @pytest.fixture
 def large_job(engine: sa.Engine, tmp_path: Path) -> int:
     """A job of many predictions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from db.work import claims
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from tests.scheduler.pages import made
 from worker.machine import privacy
 from worker.scoring.shard import stored_name
 
@@ -106,6 +108,92 @@ def test_item_numbers_are_names_too(job: int, tmp_path: Path) -> None:
     answer = json.loads(result.stdout)
     assert (answer["rows"], answer["labelled"], answer["unknown"]) == (3, 2, 1)
     assert answer["metrics"]["unlabelled"] == 8
+
+
+def reviewed(file: Path, *jobs: int) -> Path:
+    """A CSV as a review page saves it: each job's items 0 to 9, of which the last has no label."""
+    head = "job_id,item_no,sha256,label,note,why,probability,seen_model,labelled_at,film_name"
+    lines = [
+        f"{job},{n},{n:064x},{CLASS[t] if n < 9 else ''},,control,0.5,0,,ward {n % 2}/film {n}.png"
+        for job in jobs
+        for n, t in enumerate(TRUTH)
+    ]
+    file.write_text("\n".join((head, *lines)) + "\n", encoding="utf-8-sig")
+    return file
+
+
+def n_labels(engine: sa.Engine) -> int:
+    with database.reading(engine) as connection:
+        return int(connection.execute(sa.text("SELECT count(*) FROM labels")).scalar_one())
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_item_numbers_of_another_job_are_refused_and_label_nothing(
+    engine: sa.Engine, job: int, tmp_path: Path, both: bool
+) -> None:
+    file = reviewed(tmp_path / "review.csv", *([job] if both else []), 42)
+    words = ("labels", "import", file, "--job", job)
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    line = only_line(result.stderr)
+    assert f"row {12 if both else 2}: item 0 is of job 42, and not of job {job}" in line
+    assert "--job 42" in line and "--name-column film_name" in line
+    assert n_labels(engine) == 0
+    # What the line advises where the new job scored the same films.
+    by_name = run(*words, "--name-column", "film_name", "--json")
+    assert by_name.exit_code == 0, by_name.stderr
+    assert json.loads(by_name.stdout)["labelled"] == 9
+
+
+def test_a_review_of_the_job_itself_is_taken_by_its_item_numbers(job: int, tmp_path: Path) -> None:
+    file = reviewed(tmp_path / "review.csv", job)
+    result = run("labels", "import", file, "--job", job, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["labelled"] == 9
+
+
+def test_item_numbers_whose_films_have_another_sha256_are_refused(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    names = [f"film {n}.png" for n in range(30)]
+    archive = made.an_archive(tmp_path / "films.zip", names)
+    model = rows.a_model(engine, tmp_path)
+    number = made.a_job(engine, model, archive, made.plain)
+    digests = [hashlib.sha256(data).hexdigest() for data in made.films(len(names))]
+    file = tmp_path / "truth.csv"
+
+    def write(shas: list[str]) -> None:
+        lines = [f"{n},{sha},NORMAL" for n, sha in enumerate(shas)]
+        file.write_text("\n".join(("item_no,sha256,label", *lines)) + "\n")
+
+    write(digests[1:])
+    result = run("labels", "import", file, "--job", number)
+    assert result.exit_code == 2
+    line = only_line(result.stderr)
+    assert f"the film of item 0 in job {number} has another sha256" in line
+    assert n_labels(engine) == 0
+    write([sha.upper() for sha in digests])
+    assert run("labels", "import", file, "--job", number).exit_code == 0
+    assert n_labels(engine) == 30
+    write(["", "not kept", *digests[2:]])
+    assert run("labels", "import", file, "--job", number).exit_code == 0
+    # Where the films are away nothing contradicts.
+    archive.unlink()
+    write(digests[1:])
+    assert run("labels", "import", file, "--job", number).exit_code == 0
+
+
+def test_the_job_of_an_item_number_may_be_left_open_and_is_a_number(
+    engine: sa.Engine, job: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "truth.csv"
+    assert imported(file, job, "item_no,label,Job_ID\n0,PNEUMONIA,\n")["labelled"] == 1
+    assert imported(file, job, f"item_no,label,job_id\n1,PNEUMONIA, 0{job} \n")["labelled"] == 1
+    file.write_text('item_no,label,job_id\n2,PNEUMONIA,"PB-332"\n')
+    result = run("labels", "import", file, "--job", job)
+    assert result.exit_code == 2
+    assert "item 2 is of job PB-332" in only_line(result.stderr)
+    assert n_labels(engine) == 2
 
 
 def test_numbers_that_no_item_can_have_are_unknown(job: int, tmp_path: Path) -> None:
@@ -203,6 +291,53 @@ def test_labels_that_match_nothing_are_an_error_that_says_how_names_look(
     result = run("labels", "show", job)
     assert result.exit_code == 2
     assert "pneumoq labels import" in only_line(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,label\nfilm.png,NORMAL\n", "several films have the same name: name them by item_no"),
+        ("name,label\nx,NORMAL\nfilm.png,NORMAL\n", "names must be those that"),
+        ("name,label\na.png,NORMAL\na.png,PNEUMONIA\n", "give each film one label"),
+        ("item_no,label\n7,NORMAL\n", "items must be among those that"),
+        ("name,label\na.png,\n", "no row of it has a label"),
+    ],
+)
+def test_labels_of_which_none_was_kept_are_an_error_that_says_why(
+    engine: sa.Engine, tmp_path: Path, text: str, says: str
+) -> None:
+    number = rows.predicted(engine, tmp_path, ["film.png", "film.png", "a.png"])
+    file = tmp_path / "truth.csv"
+    file.write_text(text)
+    result = run("labels", "import", file, "--job", number)
+    assert result.exit_code == 2
+    line = only_line(result.stderr)
+    assert f"no prediction of job {number} has a label now; " in line and says in line
+
+
+def test_labels_of_items_without_a_prediction_alone_say_so(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    number = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=1)
+    file = tmp_path / "truth.csv"
+    file.write_text("item_no,label\n0,NORMAL\n")
+    result = run("labels", "import", file, "--job", number)
+    assert result.exit_code == 2
+    assert "the items that it labels were refused or are in error" in only_line(result.stderr)
+
+
+def test_a_name_that_a_review_keeps_from_being_a_formula_is_known_again(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    names = ["=HYPERLINK(A1)", "-1.png", "@x.png", "'+y.png", "+y.png"]
+    number = rows.predicted(engine, tmp_path, names)
+    saved = [f"'{name}" if name[0] in "=+-@" else name for name in names[:4]]
+    text = "name,label\n" + "".join(f"{name},NORMAL\n" for name in saved)
+    found = imported(tmp_path / "truth.csv", number, text)
+    assert (found["labelled"], found["unknown"], found["ambiguous"]) == (4, 0, 0)
+    with database.reading(engine) as connection:
+        items = connection.execute(sa.text("SELECT item_no FROM labels ORDER BY 1")).scalars()
+        assert list(items) == [0, 1, 2, 3], "as it is written a name counts first"
 
 
 @pytest.mark.parametrize(

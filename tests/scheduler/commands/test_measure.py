@@ -72,7 +72,7 @@ def test_a_dry_run_knows_what_the_store_would_answer(
     assert done.returncode == 3, err
     report = dry(films)
     assert report["sources"][0]["unchanged_since_job"] == 1
-    assert report["expected_from_store"] == report["items"]
+    assert report["expected_from_store"] == report["sample_known"] == report["items"] - 1
     with zipfile.ZipFile(films) as packed:
         packed.extractall(tmp_path / "folder")
     (tmp_path / "folder" / "ward" / "notes.txt").unlink()
@@ -81,6 +81,25 @@ def test_a_dry_run_knows_what_the_store_would_answer(
     assert unpacked["sources"][0]["unchanged_since_job"] is None
     assert unpacked["expected_from_store"] == unpacked["items"] == report["items"] - 1
     assert dry(films, "--force")["expected_from_store"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_dry_run_takes_no_item_from_the_store_that_a_job_would_not(
+    engine: sa.Engine, model_id: int, films: Path, tmp_path: Path
+) -> None:
+    twice = tmp_path / "twice.zip"
+    with zipfile.ZipFile(twice, "w") as packed:
+        for data in samples.films(8)[:4]:
+            for _ in range(3):
+                packed.writestr(data[0], data[1])
+    for _ in range(2):
+        done = start("score", twice, "--local", "--json")
+        out, err = done.communicate(timeout=120)
+        assert done.returncode == 3, err
+        expected = dry(twice)
+        assert expected["items"] == 12
+        assert expected["expected_errors"] == json.loads(out)["errors"] == 8
+    assert expected["expected_from_store"] == json.loads(out)["from_store"] == 4
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])

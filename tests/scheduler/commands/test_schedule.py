@@ -17,7 +17,7 @@ from click.testing import Result
 from db.base.database import write
 from db.base.schema import schedules as schedules_table
 from db.base.schema import workers as workers_table
-from db.nightly import ends, runs, schedules
+from db.nightly import ends, runs, schedules, watched
 from db.queue import jobs
 from db.work import claims, endings
 from scheduler import session
@@ -705,3 +705,25 @@ def test_nights_that_came_to_nothing_are_counted_where_one_looks(
     )
     listed = json.loads(run("notices", "ls", "--json").stdout)
     assert [row["event"] for row in listed].count("not_promoted") == 1
+
+
+def test_files_that_are_given_up_are_counted_where_one_looks(
+    engine: sa.Engine, inbox: Path
+) -> None:
+    run("schedule", "add", "inbox", "--cron", "* * * * *", "--tz", "UTC", "score", inbox)
+    assert "given_up" not in facts(run("schedule", "show", "inbox"))
+    number = write(engine, lambda c: schedules.run_now(c, "inbox"))
+    assert write(engine, lambda c: watched.claim(c, number, "w", (), 0.0))
+    watched.observe(engine, number, "w", 1, [watched.Seen(f"/in/{n}.zip", 9, n) for n in range(3)])
+    for attempts in range(3):
+        had = {"/in/0.zip": attempts, "/in/1.zip": attempts}
+        write(engine, lambda c, h=had: watched.failed_again(c, number, "w", 1, h))  # type: ignore[misc]
+    shown = facts(run("schedule", "show", "inbox"))["given_up"]
+    assert shown == "2 files, after 3 attempts each; copied again they are new"
+    assert json.loads(run("schedule", "show", "inbox", "--json").stdout)["given_up"] == 2
+    checks = json.loads(run("doctor", "--json").stdout)["checks"]
+    (found,) = [check for check in checks if check["name"] == "schedule inbox"]
+    assert found["status"] == "warning"
+    assert found["found"].startswith("2 files in its folders are given up, after 3 attempts each")
+    listed = json.loads(run("notices", "ls", "--json").stdout)
+    assert [row["event"] for row in listed] == ["given_up", "not_taken"]

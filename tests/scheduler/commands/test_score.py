@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from db.registry import engines
 from db.work import control
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from tests.worker import archives
 from worker import archive
 
 
@@ -229,6 +232,78 @@ def test_what_differs_from_the_job_that_has_the_key_is_named(
     submitted(films, "--key", "june")
     line = refusal(films / "a", "--force", "--engine", "onnx", "--key", "june")
     assert "other sources or options: engine any, not onnx; force, sources (" in line
+
+
+def test_a_key_does_not_stand_for_a_list_of_other_films(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    listed = films / "k.csv"
+    words = ("--list", listed, "--key", "june")
+    listed.write_text("path\na/one.png\n")
+    job = submitted(*words)["job_id"]
+    listed.write_text("path\n\na/one.png\n")  # the same film
+    assert json.loads(run("score", *words, "--later", "--json").stdout)["job_id"] == job
+    listed.write_text("path\na/two.png\n")
+    line = refusal(*words)
+    assert f"the key 'june' is that of job {job}, which has other sources or options: " in line
+    assert f"{listed} names other films now" in line and "give another --key" in line
+    assert len(jobs.recent(engine)) == 1
+
+
+def test_a_key_does_not_stand_for_an_archive_where_there_was_a_folder(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    submitted(films / "a", "--key", "june")
+    shutil.rmtree(films / "a")
+    archives.as_zip(films / "a", {"one.png": b"\x89PNG one"})
+    line = refusal(films / "a", "--key", "june")
+    assert f"folder {films / 'a'} is zip {films / 'a'} now" in line
+
+
+@pytest.mark.parametrize("name", ["films.tar", "films.zip", "films.tar.gz", "film.png"])
+def test_a_key_does_not_stand_for_an_archive_that_was_replaced(
+    engine: sa.Engine, model: int, tmp_path: Path, name: str
+) -> None:
+    def write(text: bytes) -> None:
+        if name.endswith("png"):
+            (tmp_path / name).write_bytes(text)
+        elif name.endswith("zip"):
+            archives.as_zip(tmp_path / name, {"one.png": text})
+        else:
+            archives.as_tar(tmp_path / name, {"one.png": text}, name.partition("tar.")[2])
+
+    write(b"\x89PNG one")
+    job = submitted(tmp_path / name, "--key", "june")["job_id"]
+    again = run("score", tmp_path / name, "--key", "june", "--later", "--json")
+    assert json.loads(again.stdout)["job_id"] == job
+    write(b"\x89PNG and another")
+    line = refusal(tmp_path / name, "--key", "june")
+    assert f"{tmp_path / name} was replaced or written anew" in line
+    assert len(jobs.recent(engine)) == 1
+
+
+def test_a_key_still_stands_for_a_zip_that_was_copied(
+    engine: sa.Engine, model: int, tmp_path: Path
+) -> None:
+    file = archives.as_zip(tmp_path / "films.zip", {"one.png": b"\x89PNG one"})
+    job = submitted(file, "--key", "june")["job_id"]
+    os.utime(file, ns=(1, 1))
+    again = run("score", file, "--key", "june", "--later", "--json")
+    assert json.loads(again.stdout)["job_id"] == job
+
+
+def test_a_key_that_is_taken_says_that_films_which_came_into_its_folders_are_not_scored(
+    engine: sa.Engine, model: int, films: Path
+) -> None:
+    submitted(films, "--key", "june")
+    (films / "a" / "four.png").write_bytes(b"\x89PNG four")
+    for option in ((), ("--json",)):
+        again = run("score", films, "--later", "--key", "june", *option)
+        assert again.exit_code == 0
+        assert again.stderr.startswith(
+            "The key june is that of job 1, which is queued; there is no second one. Films that "
+            "came into its folders after they were listed are not in it: give them another --key.\n"
+        )
 
 
 def test_a_job_that_has_ended_is_found_by_its_key_without_any_worker(

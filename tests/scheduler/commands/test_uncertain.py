@@ -299,5 +299,14 @@ def test_all_films_are_copied_into_the_folders_of_what_they_are_called(
         called = "PNEUMONIA" if PROBABILITIES[number] >= 0.4 else "NORMAL"
         assert line["path"].split("/")[0] == (uncertain.UNUSUAL if number == 4 else called)
     assert "not empty" in only_line(run("export", job_id, folder, "--to-folders").stderr)
+    with database.writing(engine) as connection:
+        connection.execute(sa.text("UPDATE jobs SET planned_items = 9, state = 'cancelled'"))
+    for option in (("--to-folders",), ("--uncertain", 2)):
+        part = run("export", job_id, tmp_path / option[0], *option)
+        assert f"job {job_id} was cancelled: 1 of 9 items have no outcome" in part.stderr
+        found = json.loads(
+            run("export", job_id, tmp_path / f"j{option[0]}", *option, "--json").stdout
+        )
+        assert (found["complete"], found["without_outcome"]) == (False, 1)
     alone = run("export", job_id, tmp_path / "x", "--to-folders", "--uncertain", 3)
     assert "stands alone" in only_line(alone.stderr)

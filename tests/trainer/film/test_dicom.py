@@ -248,7 +248,8 @@ def test_identifiers_are_given_apart_and_also_of_what_is_refused() -> None:
 def test_a_refusal_names_its_tag_and_what_to_accept(tags: dict[str, Any], message: str) -> None:
     with pytest.raises(FilmRefused, match=message) as raised:
         rules.decode(hostile.dicom(**tags), 64)
-    assert str(raised.value).endswith(f"accept {raised.value.code} to score it all the same")
+    code = raised.value.code
+    assert str(raised.value).endswith(f"`pneumoq score --accept {code}` scores it all the same")
 
 
 def coded(keyword: str, value: str) -> dict[str, Any]:

@@ -41,6 +41,20 @@ def test_a_completed_job_is_summed_up_and_gives_status_0(engine: sa.Engine, tmp_
     assert run("query", statement).stdout.count("PNEUMONIA") == 9
 
 
+def test_archives_inside_of_a_source_are_counted_with_what_to_do(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    model = rows.a_model(engine, tmp_path)
+    plain = run("jobs", "watch", rows.a_scored_job(engine, model, refused=1))
+    assert "Archives" not in plain.stdout
+    job = rows.a_planned_job(engine, model, 10)
+    rows.do_shard(engine, refused=3, code="nested_archive")
+    result = run("jobs", "watch", job)
+    assert result.exit_code == 0, "a refusal is no error"
+    assert "Archives inside, which were not opened: 3. Give each by its own path" in result.stdout
+    assert json.loads(run("jobs", "watch", job, "--json").stdout)["archives"] == 3
+
+
 def test_item_errors_give_status_3(engine: sa.Engine, tmp_path: Path) -> None:
     job = rows.a_scored_job(engine, rows.a_model(engine, tmp_path), broken=2)
     result = run("jobs", "watch", job)

@@ -101,7 +101,9 @@ def test_errors_are_listed_and_refusals_counted(engine: sa.Engine, tmp_path: Pat
     assert "errors:  3 (3 truncated)" in result.stdout
     assert "refused: 2 (2 lateral)" in result.stdout
     assert "All of them" not in result.stdout
-    assert "All of them" in run("jobs", "errors", job, "--limit", 1).stdout
+    few = run("jobs", "errors", job, "--limit", 1).stdout
+    advice = few.partition("All of them: pneumoq ")[2].splitlines()[0]
+    assert run(*advice.split()).stdout == result.stdout
     found = json.loads(run("jobs", "errors", job, "--json").stdout)
     assert [error["item_no"] for error in found["errors"]] == [0, 1, 2]
     assert found["refusals_by_code"] == [{"code": "lateral", "n": 2}]
