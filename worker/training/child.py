@@ -85,7 +85,7 @@ def main() -> None:
         except (errors.TrainerError, WorkerError) as error:
             fail(str(error))
         except MemoryError:
-            fail("out of memory while the films were looked at; end what else uses it")
+            fail("out of memory while the films were looked at; end what else uses memory")
         except OSError as error:
             # A full disk, most likely. A path that is none of ours may be a film's.
             fail(f"{error.strerror or type(error).__name__}: {_ours(error, work)}".rstrip(": "))
