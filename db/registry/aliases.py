@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from db.base import database, outbox
 from db.base.errors import Conflict, NotFound
-from db.base.schema import aliases, model_files, models, promotions
+from db.base.schema import aliases, model_files, model_labels, models, promotions
 from db.base.types import now
 from db.registry import events
 
@@ -33,19 +33,28 @@ def move(
     how: str = "promote",
     run_id: int | None = None,
     anchor: bool | None = None,
+    other_classes: bool = False,
 ) -> int | None:
     """Let an alias stand for a model, in one transaction with its history.
 
     Returns the model it stood for before. Jobs that are already submitted keep theirs. `how` is
     first, promote or rollback, and `run_id` the run that decided it. `anchor` is whether nights
     compare with this model from now on; where it is not said, they do where no run decided it.
-    Raises Conflict for a model that is retired.
+    Raises Conflict for a model that is retired, and without `other_classes` for one that has other
+    classes or another disease than the model before.
     """
     anchor = run_id is None if anchor is None else anchor
     before = model_of(connection, alias, lock=True)
     state = connection.execute(sa.select(models.c.state).where(models.c.id == model_id)).scalar()
     if state == "retired":
         raise Conflict(f"model {model_id} is retired: its files may be gone; promote another")
+    differs = "" if before is None else difference(connection, model_id, before, alias)
+    if differs and not other_classes:
+        again = "rollback" if how == "rollback" else f"promote {model_id}"
+        raise Conflict(
+            f"{differs}. Jobs that name no model would be scored for other classes; if you mean "
+            f"that: `pneumoq models {again} --other-classes`"
+        )
     if before is None:
         connection.execute(
             sa.insert(aliases).values(
@@ -86,11 +95,13 @@ def move(
     return before
 
 
-def rollback(connection: sa.Connection, alias: str, who: str, reason: str) -> tuple[int, int]:
+def rollback(
+    connection: sa.Connection, alias: str, who: str, reason: str, *, other_classes: bool = False
+) -> tuple[int, int]:
     """Let an alias stand again for the model before: that which this one took the place of.
 
     Returns both, now and before. Done twice it goes back two. Raises Conflict where there is no
-    model before, or it is retired.
+    model before, and as `move` does.
     """
     current = model_of(connection, alias, lock=True)
     if current is None:
@@ -101,8 +112,32 @@ def rollback(connection: sa.Connection, alias: str, who: str, reason: str) -> tu
             f"model {current} is the first {alias} there was; `pneumoq models promote` takes any "
             "other model"
         )
-    move(connection, alias, target, who, reason, how="rollback")
+    move(connection, alias, target, who, reason, how="rollback", other_classes=other_classes)
     return target, current
+
+
+def difference(connection: sa.Connection, model_id: int, before: int, alias: str = CHAMPION) -> str:
+    """Both models' classes and diseases, for a person; empty where they are the same.
+
+    The order of the classes is how scores are stored, and makes no other model.
+    """
+    named = sa.select(model_labels.c.name).order_by(model_labels.c.label_no)
+    ours, theirs = (
+        (
+            connection.execute(named.where(model_labels.c.model_id == number)).scalars().all(),
+            connection.execute(sa.select(models.c.positive).where(models.c.id == number)).scalar(),
+        )
+        for number in (model_id, before)
+    )
+    if set(ours[0]) == set(theirs[0]) and ours[1] == theirs[1]:
+        return ""
+    return "; ".join(
+        f"{model} has the classes {', '.join(labels)} and the disease {disease}"
+        for model, (labels, disease) in (
+            (f"model {model_id}", ours),
+            (f"model {before}, the {alias},", theirs),
+        )
+    )
 
 
 def before(connection: sa.Connection, alias: str) -> int | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from scheduler.pages.dressed import Dressed
     from scheduler.pages.job import Made
     from scheduler.pages.judged import Judged
+    from trainer.data.labelled import Entry
+    from trainer.data.whose import Patient
 
 #: What may stand before a name to say what it is of.
 KINDS = ("job", "model", "run", "dataset")
@@ -50,7 +55,11 @@ class _Asked:
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @output.json_option
-def command(of: str, file: Path, films: int, data: Path | None, force: bool, as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, of: str, file: Path, films: int, data: Path | None, force: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Write a page to FILE.html about a job, a model, a night or a dataset.
 
     A number is a job (one that trained has the page of its model); `champion` or a model's name is
@@ -59,7 +68,7 @@ def command(of: str, file: Path, films: int, data: Path | None, force: bool, as_
 
     The page is one file that needs no network, for screens of any width, print, keyboard and screen
     reader; under each chart are its numbers. Films are in it: keep it as you keep them. v_pages has
-    each page that was written.
+    each page that was written. Exit status: 0, or 3 where files of --data could not be read.
 
     \b
     Examples:
@@ -75,28 +84,32 @@ def command(of: str, file: Path, films: int, data: Path | None, force: bool, as_
     asked = _resolve(engine, of)
     if data is not None and asked.model is None:
         raise errors.Failure("--data goes with a model: it names films to judge it by")
-    made, numbers = _make(engine, asked, films, data)
+    made, numbers, unreadable = _make(engine, asked, films, data)
     page_id = writing.record(engine, "report", file, films=made.films, **numbers)
     size = writing.write(file, made.page)
     if as_json:
         output.emit(
             {
                 "page_id": page_id, "file": str(file), "bytes": size, "films": len(made.films),
-                "missing": made.missing, **numbers,
+                "missing": made.missing, "unreadable": dict(unreadable), **numbers,
             },
             as_json=True,
         )  # fmt: skip
-        return
+        ctx.exit(errors.ITEM_ERRORS if unreadable else errors.DONE)
     shown = f", {len(made.films)} films" if made.films else ""
     click.echo(f"{output.printable(str(file))}: {output.size(size)}{shown}")
     if made.missing:
         click.echo(f"{made.missing} of them cannot be shown; the page says why", err=True)
+    if unreadable:
+        click.echo(_not_read(unreadable), err=True)
+        ctx.exit(errors.ITEM_ERRORS)
 
 
 def _make(
     engine: sa.Engine, asked: _Asked, films: int, data: Path | None
-) -> tuple[Made, dict[str, int]]:
-    """The page, and the numbers that it is recorded under."""
+) -> tuple[Made, dict[str, int], Mapping[str, int]]:
+    """The page, the numbers that it is recorded under, and how many labelled films could not be
+    read, by code of the error."""
     if asked.dataset is not None:
         from scheduler.commands.dataset import decoder
         from scheduler.pages import dataset as dataset_page
@@ -109,11 +122,11 @@ def _make(
                 f"{found.findings[0].text}. Films without classes are scored, and the job has a "
                 f"report: pneumoq score {shlex.quote(str(asked.dataset))}"
             )
-        return dataset_page.make(found, [asked.dataset]), {}
+        return dataset_page.make(found, [asked.dataset]), {}, {}
     if asked.run is not None:
         from scheduler.pages import night as night_page
 
-        return night_page.make(engine, asked.run), {"run_id": int(asked.run["id"])}
+        return night_page.make(engine, asked.run), {"run_id": int(asked.run["id"])}, {}
     if asked.model is not None:
         from scheduler.pages import dressed
         from scheduler.pages import model as model_page
@@ -123,11 +136,12 @@ def _make(
         else:
             scored, others = _score(engine, asked.model, data, films)
         made = model_page.make(engine, asked.model, scored, films, others)
-        return made, {"model_id": int(asked.model["id"])}
+        unreadable = {} if scored is None else scored.unreadable
+        return made, {"model_id": int(asked.model["id"])}, unreadable
     from scheduler.pages import job as job_page
 
     assert asked.job_id is not None
-    return job_page.make(engine, asked.job_id, films), {"job_id": asked.job_id}
+    return job_page.make(engine, asked.job_id, films), {"job_id": asked.job_id}, {}
 
 
 def _resolve(engine: sa.Engine, of: str) -> _Asked:
@@ -197,11 +211,11 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
     import numpy as np
 
     from scheduler.commands.dataset import decoder
-    from scheduler.pages import dressed
-    from scheduler.pages.judged import Judged
+    from scheduler.pages import dressed, judged
     from scheduler.submitting import precision
     from trainer.card import Card
     from trainer.data import whose
+    from trainer.data.labelled import TEST
     from worker.schedules.fleet import Machines
     from worker.scoring import serving
     from worker.training import evaluation, shifted
@@ -212,14 +226,17 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
     pinned = precision.pin(engine, row["id"], "auto", Machines()).precision
     owned = whose.of(entries)
     files: list[str] = []
-    patients: list[str] = []
+    owners: list[Patient] = []
+    unreadable: collections.Counter[str] = collections.Counter()
     score: list[float] = []
     truth: list[bool] = []
     with serving.opened(settings, engine, row["id"], pinned) as network:
         kept = shifted.Kept(entries if films else (), card.size)
         for place, film in enumerate(evaluation.score(network, entries, decoder(2), kept.add)):
-            if film.probability is not None:
-                patients.append(owned[place].patient)
+            if film.probability is None:
+                unreadable[film.code] += 1
+            else:
+                owners.append(owned[place])
                 files.append(str(film.file))
                 score.append(film.probability)
                 truth.append(film.truth == card.positive)
@@ -229,12 +246,48 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
         )
     if not files:
         raise errors.Failure(f"no film of {data} could be scored; `pneumoq dataset check {data}`")
-    scored = Judged(
+    made_with = _made_with(engine, row["id"], entries)
+    notes = []
+    if made_with:
+        notes.append(
+            f"The model was made with {made_with:,} of these films: it has learned from them, or "
+            "they chose its epoch and threshold. The figures are too good."
+        )
+    elif split != TEST or card.provenance.get("calibrated"):
+        notes.append(judged.GIVEN)
+    if whose.state(owners) == "unknown":
+        notes.append(judged.NOBODYS)
+    if unreadable:
+        notes.append(_not_read(unreadable))
+    scored = judged.Judged(
         of=f"{split} of {data.absolute().name}, scored for this page",
         score=np.array(score),
         truth=np.array(truth, bool),
         number=np.arange(len(files)),
         files=files,
-        patients=patients,
+        patients=[owner.patient for owner in owners],
+        notes=notes,
+        unreadable=unreadable,
     )
     return scored, others
+
+
+def _not_read(unreadable: Mapping[str, int]) -> str:
+    codes = ", ".join(f"{n} × {code}" for code, n in sorted(unreadable.items()))
+    return f"Not in the figures, as they could not be read: {sum(unreadable.values())} ({codes})."
+
+
+def _made_with(engine: sa.Engine, model_id: int, entries: Sequence[Entry]) -> int:
+    """How many of these films the model was made with: it learned them, or they chose its epoch and
+    threshold."""
+    from db.nightly import nights
+    from trainer.data import gathering
+    from trainer.data.labelled import TRAIN, VAL
+
+    made_with = nights.learned(engine, [model_id], -1, (TRAIN, VAL))
+    contents = {film.sha256 for film in made_with}
+    found = 0
+    for entry in entries if contents else ():
+        with contextlib.suppress(OSError):  # it was counted as unreadable
+            found += (entry.sha256 or gathering.content_of(entry.file)) in contents
+    return found

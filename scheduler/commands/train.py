@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from trainer.data import classes, gathering
 from trainer.data.labelled import NAMING
 from trainer.errors import DatasetError
 
-#: Options that are about the submission, not about what is trained.
-_OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_json")
+#: What --resume does not take from the job: that is about the submission.
+_WITH_RESUME = ("resume", "wait", "local", "later", "priority", "key", "as_json")
+
+#: What has an effect beside --evaluate.
+_WITH_EVALUATE = ("data", "evaluate", "as_json")
 
 
 @click.command("train")
@@ -191,7 +195,8 @@ _OF_SUBMISSION = ("resume", "wait", "local", "later", "priority", "key", "as_jso
     "--evaluate",
     "-e",
     metavar="MODEL",
-    help="Train nothing; measure this model on DATA, as `models evaluate` does.",
+    help="Train nothing; measure this model on DATA, as `models evaluate` does. Of the options "
+    "only --json goes with it.",
 )
 @submit.options
 @click.pass_context
@@ -226,6 +231,11 @@ def command(
     if evaluate is not None:
         if len(data) != 1:
             raise click.UsageError("--evaluate measures on one DATA")
+        if without := _given(ctx, _WITH_EVALUATE):
+            raise click.UsageError(
+                f"--evaluate trains nothing, and measures MODEL as it is on DATA as it is; leave "
+                f"out {', '.join(without)}"
+            )
         from scheduler.commands.models import evaluate as evaluating
 
         ctx.exit(evaluating.run(evaluate, data[0], as_json=as_json))
@@ -328,16 +338,9 @@ def check_init(ctx: click.Context) -> None:
 
 def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any]:
     """The spec of a job that is to be continued; Failure where it cannot be."""
-    given = [
-        name
-        for name in ctx.params
-        if name not in _OF_SUBMISSION
-        and ctx.params[name] != ()
-        and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
-    ]
-    if given:
+    if given := _given(ctx, _WITH_RESUME):
         raise click.UsageError(
-            f"--resume takes data and options from the job; leave out {', '.join(sorted(given))}"
+            f"--resume takes data and options from the job; leave out {', '.join(given)}"
         )
     row = jobs.get(engine, job_id)
     if row["kind"] != "train":
@@ -348,6 +351,20 @@ def _of_job(ctx: click.Context, engine: sa.Engine, job_id: int) -> dict[str, Any
             "that was cancelled or has failed"
         )
     return dict(row["spec"])
+
+
+def _given(ctx: click.Context, but: Collection[str]) -> list[str]:
+    """What stands on the command line besides some, as it is written there, sorted."""
+    return sorted(
+        "DATA"
+        if isinstance(param, click.Argument)
+        else (param.secondary_opts if ctx.params[param.name] is False else param.opts)[0]
+        for param in ctx.command.params
+        if param.name in ctx.params
+        and param.name not in but
+        and ctx.params[param.name] != ()
+        and ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE
+    )
 
 
 def check_source(source: Path, hint: str = "DATA") -> None:

@@ -18,6 +18,7 @@ from scheduler.pages import html
 from scheduler.pages.html import Content, el
 from scheduler.pages.judged import NAMES
 from scheduler.show import output
+from trainer.judging import figures
 
 #: What only people can say.
 SITE = "Not known to PneumoQ: the site must say."
@@ -89,8 +90,8 @@ def _chai(
         return ", ".join(parts) or "not measured"
 
     patients = {
-        "known": "known, and kept on one side of each division",
-        "folders": "taken from folders",
+        "known": "known; films to learn from and films to choose by have no patient in common",
+        "folders": "taken from folders, of which each is taken for a patient's",
         "unknown": "unknown: figures may be too good, intervals too narrow",
     }.get(str(card.get("patients") or ""), "not said")
     return {
@@ -167,8 +168,13 @@ def _claim(
     row: sa.RowMapping, data: Mapping[Any, Any] | None, evaluations: Sequence[sa.RowMapping]
 ) -> Content:
     """Where on this page, or by whom, CLAIM's parts are answered."""
+    divided = {
+        "known": "divided by patient",
+        "folders": "divided by folder, each taken for a patient's",
+        "unknown": "divided film by film, as patients are not known",
+    }.get(str((row["card"] or {}).get("patients") or ""), "divided; whether by patient is not said")
     split = (
-        f"{data['n_train']:,} and {data['n_val']:,} films, divided by patient"
+        f"{data['n_train']:,} films to learn from and {data['n_val']:,} to choose by, {divided}"
         if data is not None
         else "not known: the model was imported"
     )
@@ -182,7 +188,7 @@ def _claim(
         ),
         ("Reference standard", SITE),
         ("Data partitions", split),
-        ("Testing data", ", ".join(sorted({str(e["split"]) for e in evaluations})) or "none"),
+        ("Testing data", _tested(evaluations)),
         ("Model: description, initialisation", "Model card, Trust: what it is"),
         ("Training: details, model selection", "How it learned"),
         ("Evaluation: metrics, uncertainty", "How good it is, with 95 % intervals"),
@@ -195,3 +201,17 @@ def _claim(
     return html.table(
         "Where CLAIM 2024 is answered", ["part", "answer"], [[p, _said(a)] for p, a in answers]
     )
+
+
+def _tested(evaluations: Sequence[sa.RowMapping]) -> str:
+    """Films that had no part in the model, and others that it was measured on."""
+    apart, given = set(), set()
+    for one in evaluations:
+        basis = one["metrics"].get("basis")
+        if basis in (figures.TESTED, figures.FROZEN):
+            apart.add(str(one["split"]))
+        elif basis == figures.GIVEN:
+            given.add(str(one["split"]))
+    found = ", ".join(sorted(apart)) or "none that is known to have had no part in the model"
+    also = ", ".join(sorted(given - apart))
+    return f"{found}; measured also on films of which that is not known: {also}" if also else found

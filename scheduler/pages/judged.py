@@ -1,13 +1,14 @@
 """Judged: a model's scores of labelled films, and the charts that judge it by them.
 
-Up to a million films: what is kept of each are two numbers. Where the films are from is said with
-them, since figures of films that a model chose its operating point on are too good.
+Where the films are from is said with them, since figures of films that a model chose its operating
+point on are too good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scheduler.pages import charts, html
 from scheduler.pages.charts import Axis, Interval, Mark, Series
 from scheduler.pages.html import Content, Html
 from trainer.judging import clusters, metrics
+from trainer.judging import figures as figures_of
 from trainer.judging.metrics import Confusion
 
 #: Points of a curve that are drawn, and lines of the table behind it.
@@ -29,9 +31,6 @@ BINS, BUCKETS = 10, 20
 
 #: What is said of figures that do not say what their films had a part in.
 UNSAID = "not said whether they chose epoch, temperature or threshold"
-
-#: Rows of an answer that are fetched at a time.
-FETCH = 50_000
 
 #: Metric → in words, as charts name it.
 NAMES = {
@@ -63,6 +62,10 @@ class Judged:
     #: Whose each film is, by which intervals are; empty where each is taken for its patient's only
     #: one.
     patients: Sequence[str] = ()
+    #: Sentences that a person should read before trusting figures of these films.
+    notes: Sequence[str] = ()
+    #: How many films could not be read, by code of the error.
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def owners(self) -> NDArray[np.int64]:
@@ -80,36 +83,59 @@ class Judged:
         return [int(place) for place in wrong[order][:most]]
 
 
-def of_job(engine: sa.Engine, model_id: int, positive: str) -> Judged | None:
-    """The scores of the model's newest job whose films have true labels; None where none has."""
+#: Of films of which nothing says whose they are.
+NOBODYS = (
+    "Patients are not known: each film is taken for a patient of its own, and the intervals are "
+    "too narrow where some are of one patient."
+)
+
+#: Of films of which it is not known whether they were learned from.
+GIVEN = f"{figures_of.GIVEN[0].upper()}{figures_of.GIVEN[1:]}."
+
+
+def of_job(engine: sa.Engine, row: sa.RowMapping) -> Judged | None:
+    """The scores of the newest job of a model's row whose films have true labels; None where none
+    has.
+
+    Whose a film is, is what its tags said when it was scored, or its name.
+    """
+    from trainer.data import whose
+    from worker.training import site_films
+
     newest = sa.text(
         "SELECT MAX(j.id) FROM jobs j WHERE j.model_id = :model AND j.kind = 'score' "
         "AND EXISTS (SELECT 1 FROM labels t WHERE t.job_id = j.id)"
     )
-    score, truth, number = [], [], []
     with database.reading(engine) as connection:
-        job_id = connection.execute(newest, {"model": model_id}).scalar()
+        job_id = connection.execute(newest, {"model": int(row["id"])}).scalar()
         if job_id is None:
             return None
-        rows = connection.execution_options(yield_per=FETCH).execute(
+        labelled = connection.execute(
             sa.text(
-                "SELECT probability, truth, item_no FROM v_labelled WHERE job_id = :job "
-                "ORDER BY item_no"
+                "SELECT v.probability, v.truth, v.item_no, v.name, i.patient, i.study "
+                "FROM v_labelled v "
+                "LEFT JOIN identities i ON i.job_id = v.job_id AND i.item_no = v.item_no "
+                "WHERE v.job_id = :job ORDER BY v.item_no"
             ),
             {"job": job_id},
-        )
-        for part in rows.partitions():
-            score.append(np.array([row[0] for row in part], np.float64))
-            truth.append(np.array([row[1] == positive for row in part], np.bool_))
-            number.append(np.array([row[2] for row in part], np.int64))
-    if not score:
+        ).all()
+    if not labelled:
         return None
+    classes = sorted({one.truth for one in labelled})
+    # A folder of an archive may be a patient's, a ward's or a year's.
+    says = whose.KNOWN - {whose.FOLDER}
+    owned = [
+        film if film.known_by in says else dataclasses.replace(film, patient=film.path, known_by="")
+        for film in site_films.owned(labelled, whose.BY_THEMSELVES, classes)[0]
+    ]
     return Judged(
         of=f"the films of job {job_id} whose true labels were brought in",
-        score=np.concatenate(score),
-        truth=np.concatenate(truth),
-        number=np.concatenate(number),
+        score=np.array([one.probability for one in labelled], np.float64),
+        truth=np.array([one.truth == row["positive"] for one in labelled], np.bool_),
+        number=np.array([one.item_no for one in labelled], np.int64),
         job_id=int(job_id),
+        patients=[film.patient for film in owned],
+        notes=[GIVEN, *([NOBODYS] if whose.state(owned) == "unknown" else [])],
     )
 
 

@@ -32,7 +32,7 @@ def make(
     """The report of a model's row; `found` are scores of labelled films, `worst` how many mistakes
     are shown of them, and `dressed` films as others look."""
     model_id, positive = int(row["id"]), str(row["positive"])
-    found = found or judged.of_job(engine, model_id, positive)
+    found = found or judged.of_job(engine, row)
     detail = models.detail(engine, model_id)
     learned = training.epoch_rows(engine, row["job_id"]) if row["job_id"] is not None else []
     pictures = _worst(engine, row, found, worst) if found is not None else []
@@ -234,6 +234,7 @@ def _good(
         return content
     content += [
         el("h3", f"Film by film: {found.of} ({len(found.score):,})"),
+        *(html.note(note, kind="warn") for note in found.notes),
         el("div", judged.figures(found, threshold, positive), class_="charts"),
         judged.confusion(found, threshold, positive),
     ]

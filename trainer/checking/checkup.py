@@ -7,7 +7,8 @@ Nothing is written.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Checkup:
 
     #: None where it could not be read at all.
     root: Path | None
-    #: Split → class → films, as the folders or the manifest say.
+    #: Split → class → films that can be read, as the folders or the manifest say.
     films: dict[str, dict[str, int]]
     patients: int
     #: `known`, `folders` where folders are taken for patients, or `unknown`.
@@ -116,6 +117,10 @@ def check(
     )
     unreadable = [*gathered.unreadable, *broken]
     found += findings.unreadable(unreadable)
+    gone = {file.path for file in broken}
+    left = dataclasses.replace(
+        gathered, films=tuple(film for film in gathered.films if film.path not in gone)
+    )
     data: Dataset | None = None
     try:
         positive = classes.disease(gathered.labels, positive)
@@ -131,8 +136,9 @@ def check(
         found.append(Finding(level="bad", code="unusable", text=str(error)))
     found += findings.copies(gathered.films, seen)
     unsure = [*findings.unknown_patients(gathered.films)]
+    unsure += findings.held_out(data) if data is not None else ()
     found += [*unsure, *findings.patients(gathered.films)]
-    found += findings.balance(gathered)
+    found += findings.balance(left)
     sizes = _sizes(gathered, seen)
     found += findings.shortcuts(gathered, data, seen)
     alike = acquired.find(gathered, list(seen), looks)
@@ -144,8 +150,8 @@ def check(
     ]
     return Checkup(
         root=gathered.root,
-        films=_counts(gathered),
-        patients=len({film.patient for film in gathered.films}),
+        films=_counts(gathered, gone),
+        patients=len({film.patient for film in left.films}),
         patients_are=whose.state(gathered.films),
         positive=positive,
         sizes=sizes,
@@ -170,10 +176,14 @@ def _sizes(gathered: Gathered, seen: dict[str, Preview]) -> dict[str, Sizes]:
     return sizes
 
 
-def _counts(gathered: Gathered) -> dict[str, dict[str, int]]:
-    counts = collections.Counter((film.split, film.label) for film in gathered.films)
+def _counts(gathered: Gathered, gone: Collection[str]) -> dict[str, dict[str, int]]:
+    """Films by split and class, less those of these paths."""
+    counts = collections.Counter(
+        (film.split, film.label) for film in gathered.films if film.path not in gone
+    )
+    splits = {film.split for film in gathered.films}
     return {
         split: {name: counts[split, label] for label, name in enumerate(gathered.labels)}
         for split in (TRAIN, VAL, TEST)
-        if any(s == split for s, _ in counts)
+        if split in splits
     }

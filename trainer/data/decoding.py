@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainer import regular
 from trainer.data.patience import Patience
 from trainer.errors import FilmError
 from trainer.film import content, rules
@@ -107,7 +108,7 @@ def _one(
     number: int, film: Wanted, size: int, rule: str, stored: bool, patience: Patience
 ) -> Decoded:
     try:
-        data = patience.with_(film.file.read_bytes)
+        data = patience.with_(lambda: regular.contents(film.file))
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror}"
         return Decoded(number=number, outcome=Unread("unreadable", reason))

@@ -1,7 +1,8 @@
 """Frozen films: the evaluation set that a schedule's models are compared on, night after night.
 
 Chosen once and kept by content, and never trained on: neither the films nor others of the same
-patients. A film may be moved; one that was changed or removed is missing, and is reported.
+patients. A film may be moved, and its label corrected; one that was changed or removed is missing,
+and is reported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from trainer.data import gathering, patients, whose
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, Film, listed
-from trainer.data.names import CLEAR, Names, is_hidden
+from trainer.data.names import CLEAR, Names
 from trainer.data.patience import Patience
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
@@ -64,11 +65,8 @@ def of_source(
     """
     # The pattern is for the films that are trained on, and these may be called otherwise.
     gathered = gathering.gather([path], said=dataclasses.replace(said, must_match=False))
-    if labels is not None and (unknown := set(gathered.labels) - set(labels)):
-        raise DatasetError(
-            f"{path} has the classes {listed(unknown)}, which the models do not know; they know "
-            f"{listed(labels)}"
-        )
+    if labels is not None:
+        _check_classes(path, gathered.labels, labels)
     films = patients.joined(gathered.films)
     test = [film for film in films if film.split == TEST]
     return _judged(gathered, test or films)
@@ -149,18 +147,18 @@ def set_apart(
 def present(
     films: Sequence[Judged], gathered: Gathered, source: Path | None = None
 ) -> tuple[tuple[Judged, ...], tuple[Judged, ...]]:
-    """Those that are still what they were, where they are now, and those that are missing.
+    """Those that are still what they were, where they are now and under the labels that they have
+    now, and those that are missing.
 
-    They are looked for by content among the films gathered now, and then where they were: those
-    whose paths are hidden among the films of the `source` that they were chosen from.
+    They are looked for by content among the films gathered now and those of the `source` that they
+    were chosen from, which has the say on their labels, and then where they were. Raises
+    DatasetError where the source has a class that the models do not know.
     """
-    here = {film.sha256: gathered.root / film.path for film in gathered.films}
-    if source is not None and any(
-        is_hidden(str(film.file)) and film.sha256 not in here for film in films
-    ):
-        with contextlib.suppress(DatasetError):  # then they are missing
-            theirs = gathering.gather([source], check_labels=False)
-            here = {film.sha256: theirs.root / film.path for film in theirs.films} | here
+    here, names = _here(gathered)
+    if source is not None:
+        with contextlib.suppress(DatasetError):  # then they are missing, or where they were
+            places, theirs = _here(gathering.gather([source], check_labels=False))
+            here, names = places | here, names | theirs
     found: list[Judged] = []
     missing: list[Judged] = []
     patience = Patience()
@@ -171,8 +169,32 @@ def present(
         if file is None:
             missing.append(film)
         else:
-            found.append(dataclasses.replace(film, file=file))
+            name = names.get(film.sha256, film.name)
+            found.append(dataclasses.replace(film, file=file, name=name))
+    if source is not None:
+        _check_classes(source, {film.name for film in found}, gathered.labels)
     return tuple(found), tuple(missing)
+
+
+def _here(gathered: Gathered) -> tuple[dict[str, Path], dict[str, str]]:
+    """By content: where each film is, and its class; no class of one that lies in two."""
+    places = {film.sha256: gathered.root / film.path for film in gathered.films}
+    certain = _certain(gathered.films)
+    return places, {film.sha256: gathered.labels[film.label] for film in certain}
+
+
+def relabelled(before: Iterable[Judged], now: Iterable[Judged]) -> int:
+    """How many of the films now have another label than before."""
+    names = {film.sha256: film.name for film in before}
+    return sum(film.name != names.get(film.sha256, film.name) for film in now)
+
+
+def _check_classes(path: Path, names: Collection[str], labels: Sequence[str]) -> None:
+    if unknown := set(names) - set(labels):
+        raise DatasetError(
+            f"{path} has the classes {listed(unknown)}, which the models do not know; they know "
+            f"{listed(labels)}"
+        )
 
 
 def digest(films: Iterable[Judged]) -> str:

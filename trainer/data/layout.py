@@ -44,8 +44,8 @@ class _Laid:
 def read(root: Path, *, known: Sequence[str] = (), check_labels: bool = True) -> Source:
     """The labelled files of `root`. Raises DatasetError where the folder is not laid out so.
 
-    `known` are the classes where another source has said which there are; without them two are
-    needed. `check_labels` is whether a labels.txt that disagrees is an error.
+    `known` are the classes where another source, or a model, has said which there are; without them
+    two are needed. `check_labels` is whether a labels.txt that disagrees is an error.
     """
     laid = _laid(root)
     labels = _labels(laid, known)
@@ -206,12 +206,12 @@ def _labels(laid: _Laid, known: Sequence[str]) -> tuple[str, ...]:
     for split, folder in (*laid.splits, *laid.copies):
         unknown = set(_folders(folder)) - set(known or labels)
         if unknown:
-            whose = "the first folder" if known else f"{TRAIN}/"
+            stray = "of no known class" if known else f"that {TRAIN}/ lacks"
             place = f"{split}/" if len(laid.splits) > 1 else "it"
             advice = f"give {place} the classes {listed(known or labels)}"
             raise DatasetError(
-                f"{folder} has {listed(unknown)}, which {whose} lacks; {advice}",
-                shareable=f"{folder} has {len(unknown)} folders that {whose} lacks; {advice}",
+                f"{folder} has folders {stray}: {listed(unknown)}; {advice}",
+                shareable=f"{folder} has {len(unknown)} folders {stray}; {advice}",
             )
     where = train[0]
     one = f"only the class {labels[0]}" if labels else "no class folders"

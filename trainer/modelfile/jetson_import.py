@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import checkpoint
+from trainer import checkpoint, regular
 from trainer.card import Card
 from trainer.data import cache as planes
 from trainer.data import classes, dataset, gathering
@@ -106,7 +106,7 @@ def labels_of(listing: Path) -> tuple[str, ...]:
     imagenet.py would count as a class, is allowed at the end only.
     """
     try:
-        text = listing.read_bytes()[: 1 << 20].decode("utf-8-sig")
+        text = regular.contents(listing)[: 1 << 20].decode("utf-8-sig")
     except OSError as error:
         raise ImportRefused(f"{listing} cannot be opened: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -167,9 +167,15 @@ def _calibrated(
     """
     gathered = gathering.gather([data])
     if gathered.labels != card.labels:
+        advice = (
+            "the order of labels.txt is that of the network, and train.py's is by name: correct "
+            "labels.txt, or, if the network was trained in its order, import it without --data"
+            if set(gathered.labels) == set(card.labels)
+            else "correct labels.txt or the names of the folders, whichever is wrong"
+        )
         raise ImportRefused(
             f"the classes of {data} are {', '.join(gathered.labels)}, those of the model "
-            f"{', '.join(card.labels)}; rename the folders"
+            f"{', '.join(card.labels)}; {advice}"
         )
     films = dataset.settle(gathered, val_fraction=VAL_FRACTION, seed=0, positive=card.positive)
     with tempfile.TemporaryDirectory(prefix="pneumoq-") as cache:

@@ -228,6 +228,9 @@ class ListSource(Named):
             del head[0]
         column = _column(head[0]) if head else None
         if column is not None:
+            usual = head[0][column].strip().lower()
+            if again := table.twice([c for c in map(str.strip, head[0]) if c.lower() == usual]):
+                raise self._no_list(f"a table in which {again}")
             del head[0]
         elif head:
             column = 0

@@ -104,6 +104,9 @@ def _promote(
             f"with model {waiting['champion_id']}"
         )
         return _keep(connection, run_id, told, told=told)
+    if champion is not None and (differs := aliases.difference(connection, candidate, champion)):
+        told = f"{differs}; `pneumoq models promote {candidate} --other-classes` promotes it"
+        return _keep(connection, run_id, told, told="it has other classes than the champion")
     proved = "; ".join(f"proved on {check['kind']}: {check['detail']}" for check in checks)
     reason = f"{waiting['reason']}; {proved or 'no scoring worker was there to prove it on'}"
     promoted = runs.finish(

@@ -93,6 +93,7 @@ class Night:
         films = None if data is None else nights.films(self._engine, data)
         return {
             "positive": row["positive"],
+            "labels": [label["name"] for label in models.detail(self._engine, model_id)["labels"]],
             "file": str(store.fetch(self._engine, self._settings.home, model_id)),
             "chose": self._chose(model_id),
             # Content → class; an imported one may have learned from any film.

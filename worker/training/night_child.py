@@ -23,6 +23,7 @@ from trainer.data import classes, dataset, frozen, gathering, patients, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.gathering import Gathered
+from trainer.data.labelled import listed
 from trainer.data.leavings import Leavings, sentence
 from trainer.data.names import CLEAR, Names
 from trainer.data.whose import Whose
@@ -65,6 +66,8 @@ class Films:
     missing: tuple[Judged, ...] = ()
     #: Frozen films that lie where clutter does: they count no more, and are not missing.
     cleared: tuple[Judged, ...] = ()
+    #: How many of those that count have another label than when they were chosen.
+    relabelled: int = 0
     #: What a person is told this once of films that lie there.
     told: str = ""
     #: What speaks against any model that is trained on these films.
@@ -122,9 +125,19 @@ class Night:
         if champion is not None:
             theirs = champion["positive"]
             if theirs not in gathered.labels or positive not in (None, theirs):
-                reason = "the champion tells another disease than these films are labelled with"
-                raise RunSkipped("unfit", reason, reason)
+                told = "the champion tells another disease than these films are labelled with"
+                ours = positive if positive in gathered.labels else listed(gathered.labels)
+                raise RunSkipped("unfit", f"{told}: {theirs}, not {ours}", told)
             positive = theirs
+            labels = champion["labels"]
+            if set(gathered.labels) != set(labels) and self._rules.get("promote", True):
+                reason = (
+                    f"the films are of the classes {', '.join(gathered.labels)}, the champion of "
+                    f"{', '.join(labels)}; a model of other classes takes its place only by hand: "
+                    "`pneumoq train`, then `pneumoq models promote --other-classes`"
+                )
+                told = "the films are of other classes than the champion"
+                raise RunSkipped("unfit", reason, told)
         positive = classes.disease(gathered.labels, positive, said.naming)
         judged = self._frozen(gathered, said, seed, report)
         apart, _ = frozen.set_apart(gathered, judged, self._names)
@@ -139,7 +152,7 @@ class Night:
         changed = None if before is None else snapshot.change(before, gathered)
         counts = collections.Counter(gathered.labels[film.label] for film in gathered.films)
         found = {
-            "hash": _digest(apart, judged, lack),
+            "hash": _digest(apart, films, lack),
             "films": len(apart.films),
             "frozen": len(judged),
             "classes": dict(counts),
@@ -215,13 +228,15 @@ class Night:
             if film.sha256 in contents and film.known_by != whose.UNSAID
         }
         known = [film.sha256 in contents or same(film.patient) in theirs for film in here]
+        counted = tuple(film for film, old in zip(here, known, strict=True) if not old)
         return Films(
             gathered=gathered,
             positive=positive,
-            judged=tuple(film for film, old in zip(here, known, strict=True) if not old),
+            judged=counted,
             learned=tuple(film for film, old in zip(here, known, strict=True) if old),
             missing=missing,
             cleared=cleared,
+            relabelled=frozen.relabelled(judged, counted),
         )
 
     def _lack(self, films: Films, positive: str) -> str:
@@ -328,6 +343,11 @@ def _aside(
         found.append(f"{unreadable} cannot be read")
     if films.missing:
         found.append(f"{len(films.missing)} were removed or changed")
+    if films.relabelled:
+        found.append(
+            f"{films.relabelled} have another label than when they were chosen, and all models are "
+            "judged by the labels of tonight"
+        )
     if whose.state(films.judged) == "unknown":
         found.append("nothing says whose these films are, so that intervals are too narrow")
     if films.told:
@@ -348,7 +368,7 @@ def _aside(
     return f" ({'; '.join(found)})" if found else ""
 
 
-def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:
+def _digest(gathered: Gathered, films: Films, lack: str) -> str:
     """SHA-256 that is equal exactly where contents, labels, patients, splits and frozen films are.
 
     Where a film lies and what it is called is nothing to learn from. `lack` is why the frozen films
@@ -358,6 +378,7 @@ def _digest(gathered: Gathered, judged: Sequence[Judged], lack: str) -> str:
         f"{film.sha256}\t{gathered.labels[film.label]}\t{film.patient}\t{film.split}\n"
         for film in gathered.films
     )
+    judged = (*films.judged, *films.learned, *films.missing, *films.cleared)
     text = f"{frozen.digest(judged)}\n{lack}\n" + "".join(lines)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -381,4 +402,6 @@ def _too_few(films: Films, positive: str) -> str:
             f", as the models that are compared have learned from {len(films.learned)} of the "
             f"{here}, or from films of their patients"
         )
+    if films.relabelled:
+        lack += f", {films.relabelled} having another label than when they were chosen"
     return f"{lack}; add the schedule anew with --evaluate-on and films that no model has learned"

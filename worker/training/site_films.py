@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.card import Card
-from trainer.data import frozen, whose
+from trainer.data import frozen, tagged, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
@@ -117,8 +117,8 @@ def of_source(
     )
 
 
-class Row(Protocol):
-    """A labelled prediction as a job has kept it: db.queue.labels.Scored."""
+class Named(Protocol):
+    """What a job has kept of a labelled film that says whose it is."""
 
     @property
     def name(self) -> str:
@@ -127,6 +127,18 @@ class Row(Protocol):
     @property
     def truth(self) -> str:
         """True class."""
+
+    @property
+    def patient(self) -> str | None:
+        """By its tags."""
+
+    @property
+    def study(self) -> str | None:
+        """By its tags."""
+
+
+class Row(Named, Protocol):
+    """A labelled prediction as a job has kept it: db.queue.labels.Scored."""
 
     @property
     def probability(self) -> float:
@@ -141,14 +153,6 @@ class Row(Protocol):
         """Distance from the training films."""
 
     @property
-    def patient(self) -> str | None:
-        """By its tags."""
-
-    @property
-    def study(self) -> str | None:
-        """By its tags."""
-
-    @property
     def origin(self) -> tuple[int, int]:
         """The same of films of equal content."""
 
@@ -160,29 +164,7 @@ def of_job(on: str, card: Card, rows: Sequence[Row], said: Whose) -> Films:
     where names prove that this is not known.
     """
     once = list({row.origin: row for row in reversed(rows)}.values())[::-1]
-    entries = [
-        Entry(
-            file=Path(row.name), name=row.truth, split=TEST,
-            stem=stem_of(PurePosixPath(row.name)).as_posix(),
-        )
-        for row in once
-    ]  # fmt: skip
-    reader = whose.Reader(said, entries)
-    films = []
-    tags = {}
-    for number, (row, entry) in enumerate(zip(once, entries, strict=True)):
-        patient, known_by = reader(entry)
-        # Two archives of a job may have a film of one name each.
-        films.append(
-            Film(
-                path=str(number), label=card.labels.index(row.truth), patient=patient,
-                sha256="", split=TEST, known_by=known_by,
-            )
-        )  # fmt: skip
-        its = {"patient": row.patient or "", "study": row.study or ""}
-        if any(its.values()):
-            tags[str(number)] = its
-    films, notes = whose.owned(films, tags)
+    films, notes = owned(once, said, card.labels)
     _check_pattern(said, films)
     if stop := whose.stop(films):
         raise DatasetError(stop)
@@ -208,6 +190,38 @@ def of_job(on: str, card: Card, rows: Sequence[Row], said: Whose) -> Films:
         unusual=None if limit is None else sum((row.ood or 0.0) > limit for row in once),
         notes=tuple(notes),
     )
+
+
+def owned(
+    rows: Sequence[Named], said: Whose, labels: Sequence[str]
+) -> tuple[list[Film], list[str]]:
+    """A job's films, which are of the classes `labels`, with their patients by their tags or names.
+
+    With sentences for a person.
+    """
+    entries = [
+        Entry(
+            file=Path(row.name), name=row.truth, split=TEST,
+            stem=stem_of(PurePosixPath(row.name)).as_posix(),
+        )
+        for row in rows
+    ]  # fmt: skip
+    reader = whose.Reader(said, entries)
+    films = []
+    tags = {}
+    for number, (row, entry) in enumerate(zip(rows, entries, strict=True)):
+        patient, known_by = reader(entry)
+        # Two archives of a job may have a film of one name each.
+        films.append(
+            Film(
+                path=str(number), label=labels.index(row.truth), patient=patient,
+                sha256="", split=TEST, known_by=known_by,
+            )
+        )  # fmt: skip
+        its = {"patient": row.patient or "", "study": row.study or ""}
+        if any(its.values()):
+            tags[str(number)] = its
+    return tagged.owned(films, tags, said)
 
 
 def _check_pattern(said: Whose, films: Sequence[Judged] | Sequence[Film]) -> None:

@@ -290,3 +290,43 @@ def test_a_rollback_goes_back_through_a_model_that_was_champion_twice(
     assert [roll_back(database)[0] for _ in range(3)] == [third, second, 1]
     with pytest.raises(Conflict, match="model 1 is the first champion there was"):
         roll_back(database)
+
+
+def test_an_alias_moves_to_a_model_of_other_classes_or_disease_only_where_that_is_meant(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    made = {
+        "three": {"labels": ("NORMAL", "PNEUMONIA", "VIRUS")},
+        "flipped": {"positive": "NORMAL"},
+        "reordered": {"labels": ("PNEUMONIA", "NORMAL")},
+    }
+    number = {
+        name: write(
+            database,
+            lambda c, n=name, v=values: models.register(c, given.model(tmp_path, n, **v), "kim"),
+        )
+        for name, values in made.items()
+    }
+    ours = r"model 1, the champion, has the classes NORMAL, PNEUMONIA and the disease PNEUMONIA"
+    theirs = "has the classes NORMAL, PNEUMONIA, VIRUS and the disease PNEUMONIA"
+    with pytest.raises(Conflict, match=f"model {number['three']} {theirs}; {ours}"):
+        promote(database, number["three"])
+    with pytest.raises(Conflict, match=r"and the disease NORMAL; .*--other-classes"):
+        promote(database, number["flipped"])
+    assert champion(database) == 1
+    assert promote(database, number["reordered"]) == 1, "the same classes in another order"
+
+    def on_purpose(connection: sa.Connection) -> int | None:
+        return aliases.move(
+            connection, aliases.CHAMPION, number["flipped"], "kim", "meant", other_classes=True
+        )
+
+    write(database, on_purpose)
+    with pytest.raises(Conflict, match="`pneumoq models rollback --other-classes`"):
+        roll_back(database)
+    assert champion(database) == number["flipped"]
+    back = write(
+        database,
+        lambda c: aliases.rollback(c, aliases.CHAMPION, "kim", "back", other_classes=True),
+    )
+    assert back == (number["reordered"], number["flipped"])

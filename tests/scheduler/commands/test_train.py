@@ -29,6 +29,19 @@ def test_options_of_the_reference_keep_their_short_names(engine: sa.Engine, tmp_
     assert not (Path.cwd() / "models/new").exists(), "it is the worker that makes it"
 
 
+def test_what_has_no_effect_beside_an_evaluation_is_refused_by_name(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n")
+    words = ("--labels", labels, "-b", "9", "--no-defend", "--positive", "NORMAL", "--wait")
+    result = run("train", tmp_path, "-e", "champion", "--json", *words)
+    assert result.exit_code == 2
+    assert "leave out --batch-size, --labels, --no-defend, --positive, --wait" in " ".join(
+        result.stderr.split()
+    )
+
+
 @pytest.mark.parametrize("state", ["cancelled", "failed"])
 def test_a_job_that_ended_early_is_continued_by_a_new_one_with_its_options(
     engine: sa.Engine, tmp_path: Path, state: str
@@ -51,8 +64,8 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(
         (("--resume", "1"), "job 1 is queued; --resume continues a training job that was"),
         (("--resume", str(scored)), f"job {scored} is no training job"),
         (("--resume", "99"), "there is no job 99"),
-        (("--resume", "1", "--epochs", "9", "--wd", "0"), "leave out epochs, weight_decay"),
-        ((str(tmp_path), "--resume", "1"), "leave out data"),
+        (("--resume", "1", "--epochs", "9", "--wd", "0"), "leave out --epochs, --weight-decay"),
+        ((str(tmp_path), "--resume", "1"), "leave out DATA"),
         ((), "give DATA, a labelled folder or manifest, or --resume JOB"),
     ):
         result = run("train", *words, "--later")

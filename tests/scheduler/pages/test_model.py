@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,16 @@ import sqlalchemy as sa
 from sklearn import metrics as reference
 
 from db.base import database
+from db.base.schema import identities
 from db.registry import models
-from scheduler.pages import floors, judged
+from scheduler.pages import card, floors, html, judged
 from scheduler.pages import model as model_page
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from tests.scheduler.pages import learned, made, parsed
 from tests.support import drawn
 from tests.support.browser import Browser
-from trainer.judging import gate, verdict
+from trainer.judging import figures, gate, verdict
 
 NAMES = [f"ward {n % 3}/film {n:03}.jpeg" for n in range(60)]
 NAMES[3 : 3 + len(made.HOSTILE)] = made.HOSTILE
@@ -165,6 +167,88 @@ def test_labelled_films_can_be_named_to_judge_a_model_by(
     ]
     (roc,) = [f for f in root.all("figure", "chart") if f.all("h3")[0].text == "ROC curve"]
     assert f"AUROC {answer['auroc']:.3f}" in roc.all("p")[0].text
+
+
+def test_figures_of_named_films_say_how_many_the_model_was_made_with_and_how_many_are_not_in_them(
+    engine: sa.Engine, model_id: int, tmp_path: Path
+) -> None:
+    data = tmp_path / "films"
+    drawn.write_folder(data, 6)
+    intact = sorted(path for path in data.rglob("*") if path.is_file())
+    plain = report("champion", tmp_path / "before.html", "--data", str(data)).all("main")[0].text
+    assert "The model was made with" not in plain
+    assert judged.GIVEN in plain
+    rows.made_with(engine, model_id, [(path, "train", path.stem) for path in intact[:5]])
+    broken = next((data / "NORMAL").iterdir()).with_name("broken.png")
+    broken.write_bytes(b"no film")
+    file = tmp_path / "model.html"
+    result = run("report", "champion", file, "--data", str(data), "--json")
+    assert result.exit_code == 3
+    assert sum(json.loads(result.stdout)["unreadable"].values()) == 1
+    said = parsed.page(file).all("main")[0].text
+    assert "The model was made with 5 of these films" in said
+    assert "Not in the figures, as they could not be read: 1 (" in said
+    again = run("report", "champion", file, "--data", str(data), "--force")
+    assert again.exit_code == 3
+    assert "could not be read: 1 (" in again.stderr
+
+
+def test_intervals_of_a_labelled_job_are_by_patient_where_names_or_tags_say_whose_films_are(
+    engine: sa.Engine, model: int, tmp_path: Path
+) -> None:
+    row = models.get(engine, model)
+    learned.a_labelled_job(engine, model, tmp_path, NAMES)
+    unknown = judged.of_job(engine, row)
+    assert unknown is not None
+    assert len(set(unknown.patients)) == len(unknown.score)
+    assert judged.NOBODYS in unknown.notes
+    assert judged.NOBODYS in report("tonight", tmp_path / "model.html").all("main")[0].text
+    names = [f"person{n // 6}_virus_{n}.jpeg" for n in range(60)]
+    job = learned.a_labelled_job(engine, model, tmp_path, names)
+    by_name = judged.of_job(engine, row)
+    assert by_name is not None
+    assert len(set(by_name.patients)) == 10
+    assert judged.NOBODYS not in by_name.notes
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(identities),
+            [
+                {"job_id": job, "item_no": n, "patient": f"hash{n // 12}", "study": None}
+                for n in range(60)
+            ],
+        )
+    by_tag = judged.of_job(engine, row)
+    assert by_tag is not None
+    assert len(set(by_tag.patients)) == 5
+
+
+@pytest.mark.parametrize(
+    ("patients", "divided"),
+    [
+        ("known", "divided by patient"),
+        ("folders", "divided by folder, each taken for a patient's"),
+        ("unknown", "divided film by film, as patients are not known"),
+        ("", "divided; whether by patient is not said"),
+    ],
+)
+def test_the_card_says_how_films_were_divided_and_which_had_no_part_in_the_model(
+    engine: sa.Engine, tmp_path: Path, patients: str, divided: str
+) -> None:
+    of = {
+        "validation": {"auroc": 0.9, "basis": "cross-fitted over patients: 40 held-out films"},
+        "all of p": {"auroc": 0.9, "basis": figures.GIVEN},
+        "test of p3": {"auroc": 0.9, "basis": figures.TESTED},
+    }
+    model_id = rows.a_model(
+        engine, tmp_path, card={"labels": ["NORMAL", "PNEUMONIA"], "patients": patients},
+        evaluations={split: {**found, "n_films": 40} for split, found in of.items()},
+    )  # fmt: skip
+    rows.made_with(engine, model_id, [])
+    row, detail = models.get(engine, model_id), models.detail(engine, model_id)
+    said = unescape(html.safe(card.of(engine, row, detail["evaluations"])))
+    assert divided in said
+    assert "test of p3; measured also on films of which that is not known: all of p<" in said
+    assert "each division" not in said
 
 
 def test_a_night_has_both_models_side_by_side_and_why(

@@ -118,7 +118,7 @@ def test_a_small_val_folder_does_not_choose_the_model(tmp_path: Path) -> None:
     samples.fill(tmp_path / "train", patients=30)
     samples.write(tmp_path / "val", "NORMAL/a.png", "PNEUMONIA/b.png")
     data = dataset.read(tmp_path)
-    assert "val/ does not choose the model because it has 2 films, fewer than 100" in data.notes[0]
+    assert "val/ does not choose the model because it has 2 films, fewer than 100" in data.notes[1]
     assert sum(data.count("val").values()) >= 12
     assert sum(film.path.startswith("val/") for film in data.films) == 2
 
@@ -142,7 +142,7 @@ def test_a_large_val_folder_of_other_patients_chooses_the_model_as_it_is(tmp_pat
 def test_a_lopsided_val_folder_does_not_choose_the_model(tmp_path: Path) -> None:
     samples.fill(tmp_path / "train", patients=10)
     samples.write(tmp_path / "val", *(f"PNEUMONIA/p{n}.png" for n in range(100)))
-    assert "0 films of NORMAL, fewer than 20" in dataset.read(tmp_path).notes[0]
+    assert "0 films of NORMAL, fewer than 20" in dataset.read(tmp_path).notes[1]
 
 
 def test_test_films_are_listed_and_never_trained_on(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_labels_txt_that_disagrees_with_the_folders_is_refused(tmp_path: Path, l
         (["chest/train/A/1.png", "chest/train/B/1.png", "other/1.png"], "did you mean .*chest"),
         (["val/A/1.png", "val/B/1.png"], "no train/"),
         (["train/A/1.png", "train/B/1.png", "C/1.png"], "both train/ and C"),
-        (["train/A/1.png", "train/B/1.png", "val/a/1.png"], "has a, which train/ lacks"),
+        (["train/A/1.png", "train/B/1.png", "val/a/1.png"], "has folders that train/ lacks: a"),
         (
             ["A/p1_.png", "A/p2_.png", "B/p2_.png", "B/p3_.png", "C/p3_.png", "C/p1_.png"],
             "cannot be split",

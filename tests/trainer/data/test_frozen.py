@@ -240,6 +240,44 @@ def test_frozen_films_of_another_folder_are_looked_for_there(tmp_path: Path) -> 
     assert (found, missing) == (films[2:], films[:2])
 
 
+def relabel(film: Judged) -> None:
+    """Move a film into the folder of the other class."""
+    other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}[film.name]
+    film.file.rename(film.file.parent.with_name(other) / f"corrected_{film.file.name}")
+
+
+def test_a_frozen_film_whose_label_was_corrected_has_the_new_one(tmp_path: Path) -> None:
+    chosen = frozen.choose(gather(fill(tmp_path)))
+    for film in chosen[:3]:
+        relabel(film)
+    found, missing = frozen.present(chosen, gather(tmp_path))
+    assert not missing
+    assert [film.name for film in chosen[:3]] == ["NORMAL"] * 3
+    assert [film.name for film in found] == ["PNEUMONIA"] * 3 + [film.name for film in chosen[3:]]
+    assert frozen.relabelled(chosen, found) == 3
+
+
+def test_a_frozen_film_of_another_folder_has_the_label_that_this_one_says_now(
+    tmp_path: Path,
+) -> None:
+    here, there = fill(tmp_path / "here"), fill(tmp_path / "there", first=500)
+    films = frozen.of_source(there)
+    relabel(films[0])
+    found, missing = frozen.present(films, gather(here), there)
+    assert not missing
+    assert (found[0].name, frozen.relabelled(films, found)) == ("PNEUMONIA", 1)
+    (there / "PNEUMONIA").rename(there / "SICK")
+    with pytest.raises(DatasetError, match="has the classes SICK, which the models do not know"):
+        frozen.present(films, gather(here), there)
+
+
+def test_a_frozen_film_that_lies_in_two_classes_now_keeps_its_label(tmp_path: Path) -> None:
+    chosen = frozen.choose(gather(fill(tmp_path)))
+    shutil.copy(chosen[0].file, chosen[-1].file.with_name("copy_1.png"))
+    found, _ = frozen.present(chosen, gather(tmp_path))
+    assert frozen.relabelled(chosen, found) == 0
+
+
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     odd = [
         Judged(

@@ -120,6 +120,18 @@ def test_semicolons_of_a_spreadsheet_and_lines_without_a_label_are_understood(
     assert data.notes[0] == "1 lines of a manifest have no label and are skipped."
 
 
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    samples.fill(tmp_path, patients=3)
+    films = [p.relative_to(tmp_path) for p in sorted(tmp_path.glob("*/*.jpeg"))]
+    lines = [f"{film},{film.parent.name},7,test," for film in films]
+    read = dataset.read(write(tmp_path / "m.csv", "path,label,patient_id,Dataset,slice", *lines))
+    (said,) = [note for note in read.notes if "not read" in note]
+    assert "patient_id, dataset; those that are read are called path, label, patient" in said
+    read.write_csv(tmp_path / "again.csv")
+    again = dataset.read(tmp_path / "again.csv")
+    assert not [note for note in again.notes if "not read" in note]
+
+
 def test_a_later_source_adds_films_and_corrects_those_that_are_there(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     samples.fill(old, patients=10)
@@ -167,10 +179,10 @@ def test_added_films_go_to_the_side_where_their_patient_is(tmp_path: Path) -> No
 def test_a_class_that_the_first_source_lacks_is_refused(tmp_path: Path) -> None:
     samples.fill(tmp_path / "old", patients=3)
     samples.write(tmp_path / "new", "Normal/1.png")
-    with pytest.raises(DatasetError, match="has Normal, which the first folder lacks"):
+    with pytest.raises(DatasetError, match="new has folders of no known class: Normal; give"):
         dataset.read([tmp_path / "old", tmp_path / "new"])
     listing = write(tmp_path / "m.csv", "path,label", "new/Normal/1.png,Normal")
-    with pytest.raises(DatasetError, match="labels Normal, which the first folder lacks"):
+    with pytest.raises(DatasetError, match="has labels of no known class: Normal; the classes are"):
         dataset.read([tmp_path / "old", listing])
 
 

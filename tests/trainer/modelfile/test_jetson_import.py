@@ -315,5 +315,9 @@ def test_a_labelled_folder_settles_threshold_and_temperature(tmp_path: Path) -> 
     (folder / "PNEUMONIA").rename(folder / "SICK")
     with pytest.raises(ImportRefused, match="are NORMAL, SICK, those of the model"):
         jetson_import.write(imported, ours, rule="gray-nearest-1", positive="NORMAL", data=folder)
-    with pytest.raises(ImportRefused, match="rename the folders"):
+    with pytest.raises(ImportRefused, match=r"correct labels.txt or the names of the folders"):
         jetson_import.write(imported, ours, rule="gray-nearest-1", positive=None, data=folder)
+    (folder / "SICK").rename(folder / "PNEUMONIA")
+    swapped = dataclasses.replace(imported, labels=imported.labels[::-1])
+    with pytest.raises(ImportRefused, match=r"PNEUMONIA, NORMAL; .* correct labels.txt, or, if"):
+        jetson_import.write(swapped, ours, rule="gray-nearest-1", positive=None, data=folder)

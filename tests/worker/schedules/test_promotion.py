@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from db.base import workers
 from db.base.database import reading, write
+from db.base.schema import model_labels, notices
 from db.base.schema import models as models_table
-from db.base.schema import notices
 from db.base.schema import schedules as schedules_table
 from db.nightly import runs, schedules
 from db.registry import aliases, engine_checks, models
@@ -167,6 +167,20 @@ def test_a_champion_that_was_changed_by_hand_meanwhile_stays(here: Site, tmp_pat
     run = here.settle()
     assert (run["outcome"], here.champion) == ("kept", other)
     assert f"the champion was changed to model {other} meanwhile" in run["reason"]
+
+
+def test_a_candidate_of_other_classes_than_the_champion_is_kept(here: Site) -> None:
+    with here.engine.begin() as connection:
+        connection.execute(
+            sa.insert(model_labels).values(model_id=here.candidate, label_no=2, name="VIRUS")
+        )
+    run = here.settle()
+    assert (run["outcome"], here.champion) == ("kept", 1)
+    assert run["reason"] == (
+        f"model {here.candidate} has the classes NORMAL, PNEUMONIA, VIRUS and the disease "
+        "PNEUMONIA; model 1, the champion, has the classes NORMAL, PNEUMONIA and the disease "
+        f"PNEUMONIA; `pneumoq models promote {here.candidate} --other-classes` promotes it"
+    )
 
 
 def test_a_proof_is_taken_over_from_a_worker_that_vanished_and_given_up_after_three(

@@ -34,7 +34,12 @@ class Told:
         self._path = folder / "night.json"
         self._data = data
         self.values: dict[str, Any] = {
-            "champion": {"positive": "PNEUMONIA", "file": str(champion), "films": {}},
+            "champion": {
+                "positive": "PNEUMONIA",
+                "labels": ["NORMAL", "PNEUMONIA"],
+                "file": str(champion),
+                "films": {},
+            },
             "learned": {"films": [], "patients": []},
             "frozen": None,
             "last": None,
@@ -268,6 +273,40 @@ def test_a_few_frozen_films_may_be_gone(told: Told, tmp_path: Path) -> None:
     assert (len(films.judged), len(films.missing)) == (95, 5)
 
 
+def test_models_are_judged_by_the_labels_of_tonight_and_the_reason_counts_those_that_changed(
+    told: Told, data: Path, model_file: Path
+) -> None:
+    before = told.look()
+    told.over("kept")
+    chosen = [film for film in before.judged if film.name == "NORMAL"][:3]
+    for film in chosen:
+        shutil.move(film.file, data / "PNEUMONIA" / f"corrected_{film.file.name}")
+    films = told.look()
+    assert films.relabelled == 3
+    assert len(films.judged) == len(before.judged)
+    found = told.judge(films, model_file)
+    positives = sum(film.name == "PNEUMONIA" for film in before.judged)
+    for whose in ("candidate", "champion"):
+        counts = found[whose]
+        assert counts["true_positive"] + counts["false_negative"] == positives + 3
+    assert "3 have another label than when they were chosen" in found["reason"]
+    assert "3 have another label than when they were chosen" in found["told"]
+
+
+def test_a_night_is_another_one_where_only_labels_of_the_films_to_judge_by_were_corrected(
+    told: Told, tmp_path: Path
+) -> None:
+    judge = spots.write(tmp_path / "judge", 50, 2)
+    told.freeze(frozen.of_source(judge))
+    told.values["rules"]["evaluate_on"] = str(judge)
+    told.look()
+    told.over("kept")
+    assert told.rests().event == "skipped"
+    film = next((judge / "NORMAL").iterdir())
+    film.rename(judge / "PNEUMONIA" / f"corrected_{film.name}")
+    assert told.look().relabelled == 1
+
+
 def test_where_models_have_learned_from_the_frozen_films_the_reason_says_what_to_do(
     told: Told,
 ) -> None:
@@ -315,10 +354,22 @@ def test_films_to_judge_by_whose_classes_no_model_knows_are_refused(
         told.look()
 
 
+def test_films_of_other_classes_than_the_champions_make_no_model_in_its_place(told: Told) -> None:
+    told.values["champion"]["labels"] = ["NORMAL", "PNEUMONIA", "VIRUS"]
+    rests = told.rests()
+    assert rests.event == "unfit"
+    assert rests.reason.startswith(
+        "the films are of the classes NORMAL, PNEUMONIA, the champion of NORMAL, PNEUMONIA, VIRUS"
+    )
+    told.values["rules"]["promote"] = False
+    assert told.look().judged, "a model that is not to be promoted may be of any classes"
+
+
 def test_a_champion_of_another_disease_is_not_compared_with(told: Told) -> None:
-    assert "another disease" in told.rests(positive="NORMAL").reason
+    rests = told.rests(positive="NORMAL")
+    assert rests.reason == f"{rests.told}: PNEUMONIA, not NORMAL"
     told.values["champion"]["positive"] = "FRACTURE"
-    assert "another disease" in told.rests().reason
+    assert told.rests().reason == f"{rests.told}: FRACTURE, not NORMAL, PNEUMONIA"
     assert not told.reports
 
 
@@ -327,6 +378,7 @@ def test_the_disease_is_the_champion_s_where_the_schedule_names_none(
 ) -> None:
     (data / "NORMAL").rename(data / "TB")
     told.values["frozen"] = None
+    told.values["champion"]["labels"] = ["PNEUMONIA", "TB"]
     assert told.look().positive == "PNEUMONIA"
     told.values["champion"] = None
     with pytest.raises(DatasetError, match="neither PNEUMONIA nor TB"):

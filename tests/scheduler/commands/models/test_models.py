@@ -179,6 +179,30 @@ def test_a_rollback_to_a_retired_model_is_refused_and_the_champion_stays(
     assert aliases.resolve(engine, "champion")["id"] == second
 
 
+def test_a_model_of_another_disease_becomes_champion_only_where_that_is_said(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    first = rows.a_model(engine, tmp_path, "one")
+    flipped = rows.a_model(engine, tmp_path, "flipped", positive="NORMAL")
+    result = run("models", "promote", flipped)
+    assert result.exit_code == 2
+    assert only_line(result.stderr) == (
+        f"Error: model {flipped} has the classes NORMAL, PNEUMONIA and the disease NORMAL; model "
+        f"{first}, the champion, has the classes NORMAL, PNEUMONIA and the disease PNEUMONIA. Jobs "
+        "that name no model would be scored for other classes; if you mean that: `pneumoq models "
+        f"promote {flipped} --other-classes`"
+    )
+    assert aliases.resolve(engine, "champion")["id"] == first
+    meant = run("models", "promote", flipped, "--other-classes")
+    assert meant.exit_code == 0
+    assert f"instead of model {first}: model {flipped} has the classes" in only_line(meant.stdout)
+    assert "`pneumoq models rollback --other-classes`" in run("models", "rollback").stderr
+    assert aliases.resolve(engine, "champion")["id"] == flipped
+    back = run("models", "rollback", "--other-classes")
+    assert f"model {flipped}, the former champion, has" in only_line(back.stdout)
+    assert aliases.resolve(engine, "champion")["id"] == first
+
+
 def test_the_list_says_what_each_model_came_from(engine: sa.Engine, tmp_path: Path) -> None:
     first = rows.a_model(engine, tmp_path, "one")
     job = rows.a_queued_job(engine, "train")
