@@ -21,6 +21,7 @@ _SURROUNDINGS = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
         *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE),
+        errno.ENXIO,
     }
 )
 

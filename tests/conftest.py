@@ -109,10 +109,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """No setting of the caller's shell reaches a test, and none writes into the caller's home."""
+    """No setting of the caller's shell reaches a test, and none writes into the caller's home.
+
+    What computes has one thread: tests run beside each other, and a second thread of one would only
+    wait, spinning, for the first.
+    """
     for name in [name for name in os.environ if name.startswith("PNEUMOQ_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PNEUMOQ_HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("PNEUMOQ_TRAIN_THREADS", "PNEUMOQ_ENGINE_THREADS"):
+        monkeypatch.setenv(name, "1")
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,9 @@ PACKAGES = ("worker", "scheduler", "trainer", "db", "tests")
 #: What a folder holds at most of modules, and a class of lines.
 MODULES, LINES = 20, 250
 
+#: Its files are numbered and only added to: a reader looks at one, by its number.
+IN_ORDER = ROOT / "db" / "migrations" / "versions"
+
 MODULE_FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 
@@ -22,7 +25,7 @@ def test_no_folder_has_more_modules_than_one_sees_at_once() -> None:
     found = Counter(
         path.parent.relative_to(ROOT)
         for path in MODULE_FILES
-        if path.name not in ("__init__.py", "conftest.py")
+        if path.name not in ("__init__.py", "conftest.py") and path.parent != IN_ORDER
     )
     assert {str(folder): n for folder, n in found.items() if n > MODULES} == {}
 

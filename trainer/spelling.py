@@ -1,18 +1,20 @@
-r"""Spelling: the ways in which a table may write a name that a disk or an archive writes otherwise.
+r"""Spelling: the ways in which a name may be written that a disk or an archive writes otherwise.
 
 Spreadsheets put blanks around a name, and save it in Windows' code page 1252; Windows writes `\`
 between folders, and macOS takes letters with accents apart (NFD) that others write as one (NFC).
 Before a name that a spreadsheet would take for a formula our review pages put `'`. As it is written
-a name counts first.
+a name counts first. A path may also climb by `..`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 #: Parts of a path whose letters may each be written in two ways; of more all are written alike.
 _MOST = 4
@@ -57,6 +59,23 @@ def found(name: str, there: Callable[[str], bool]) -> str:
             if there(one):
                 return one
     return name.strip()
+
+
+def without_climbs(path: Path) -> Path:
+    """The path with each `..` taken out that can be, so that one place has one name.
+
+    It leads to the same place: only a link that is climbed out of is resolved, the others are names
+    like any other. What climbs out of something that is no folder stays, as it leads nowhere.
+    """
+    if ".." not in path.parts:
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        if part == ".." and found.name not in ("", "..") and os.path.isdir(found):  # noqa: PTH112  # is_dir() raises where it may not look
+            found = (found.resolve() if found.is_symlink() else found).parent
+        elif part != ".." or found != Path("/"):
+            found /= part
+    return found
 
 
 def _forms(name: str) -> list[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from trainer import regular
 from trainer.errors import TableError
 
 #: What may part cells; spreadsheets of half of Europe write semicolons.
@@ -38,9 +39,9 @@ def opened(file: Path | int) -> Iterator[TextIO]:
 
     Of a file descriptor, which stays open, or of a path. Bytes that are no text become lone
     surrogates, as in names of files; of UTF-16 they raise UnicodeDecodeError where they are read,
-    and TableError where rows are. Raises OSError.
+    and TableError where rows are. Raises OSError, also for what is no file.
     """
-    with open(file, "rb", closefd=isinstance(file, Path)) as binary:
+    with open(file, "rb", closefd=isinstance(file, Path), opener=regular.opener) as binary:
         binary.seek(0)
         encoding = encoding_of(binary.read(_HEAD))
         binary.seek(0)
@@ -120,13 +121,16 @@ def headed(text: TextIO) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The names of the columns, less blanks around them, and line number and cells of each row.
 
     Rows without anything in them are left out, and so is what is empty behind the last column that
-    has a name: a spreadsheet writes both. None is named of an empty table. Raises TableError.
+    has a name: a spreadsheet writes both. None is named of an empty table. Raises TableError, also
+    for a column that is there twice.
     """
     lines = rows(text)
-    head = next((cells for _, cells in lines if any(map(str.strip, cells))), [])
+    at, head = next(((n, cells) for n, cells in lines if any(map(str.strip, cells))), (1, []))
     columns = [name.strip().removeprefix("\ufeff").strip() for name in head]
     while columns and not columns[-1]:
         columns.pop()
+    if again := twice(columns):
+        raise TableError(again, line=at)
 
     def below() -> Iterator[tuple[int, list[str]]]:
         for line, cells in lines:
@@ -136,6 +140,19 @@ def headed(text: TextIO) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
                 yield line, cells
 
     return columns, below()
+
+
+def twice(columns: Sequence[str]) -> str:
+    """That two columns have one name but for capitals; empty where none has."""
+    seen: dict[str, str] = {}
+    for name in filter(None, columns):
+        if (first := seen.get(name.lower())) is not None:
+            return (
+                f"the columns {first!r} and {name!r} have one name, and which counts is not known: "
+                "remove or rename one of them"
+            )
+        seen[name.lower()] = name
+    return ""
 
 
 def _no_text(line: int) -> TableError:

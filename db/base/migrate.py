@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 #: The revision that this code is written for; a test holds it equal to the newest migration.
-HEAD = "0021"
+HEAD = "0022"
 
 #: The release that this code is; a test holds it equal to the version in pyproject.toml.
 RELEASE = "0.3.0"

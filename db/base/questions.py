@@ -57,8 +57,8 @@ V_THROUGHPUT = View(
     """,  # noqa: S608  # constants
 )
 
-#: job_id and item_no in one number, so that the latest is the largest; both are below 2^31.
-_PLACE = 2**31
+#: job_id and item_no in one number of 19 digits: both are below 2^31.
+_PLACE, _DIGITS = 2**31, 2**62
 
 _PREDICTED = {
     "label": "Class, by the model's operating threshold.",
@@ -76,7 +76,8 @@ _PREDICTED_SELECT = """l.name AS label, p.probability, p.ood,
 V_LATEST_PREDICTION = View(
     name="v_latest_prediction",
     comment="The newest prediction of a film, by its source and name, for each model and "
-    "precision. Ask with `source = …`: a name alone is looked for in all jobs there are.",
+    "precision: the last that was committed. It stays so when the film fails or is refused later "
+    "or is gone. Ask with `source = …`: a name alone is looked for in all jobs there are.",
     columns={
         "source": "Folder or archive it was read from.",
         "name": "The film's name in its source.",
@@ -89,7 +90,10 @@ V_LATEST_PREDICTION = View(
         SELECT n.source, n.name, n.model_id, m.name AS model, n.precision, {_PREDICTED_SELECT}
         FROM (
             SELECT s.uri AS source, p.name, p.model_id, COALESCE(j.precision, 'fp32') AS precision,
-                   MAX(p.job_id * {_PLACE} + p.item_no) AS place
+                   -- Times are texts of one length: the newest is the largest.
+                   CAST(substr(MAX(h.finished_at || (
+                       {_DIGITS} + p.job_id * {_PLACE} + p.item_no
+                   )), -19) AS INTEGER) - {_DIGITS} AS place
             FROM ALL_SOURCES s
             JOIN jobs j ON j.id = s.job_id
             JOIN shards h ON h.job_id = s.job_id AND h.source_no = s.source_no
@@ -124,7 +128,8 @@ V_LATEST_PREDICTION = View(
             ) AS b
             JOIN predictions p ON p.job_id = b.job_id AND p.item_no >= b.first_item
                 AND p.item_no < b.past
-            ORDER BY b.source, p.name, p.model_id, b.precision, p.job_id DESC, p.item_no DESC
+            ORDER BY b.source, p.name, p.model_id, b.precision, b.scored_at DESC, p.job_id DESC,
+                p.item_no DESC
         ) AS p
         JOIN (
             SELECT m.id, m.name, m.ood_threshold, l.label_no, l.name AS label
@@ -244,12 +249,13 @@ def _of_model(what: str) -> str:
 V_MODEL_LEADERBOARD = View(
     name="v_model_leaderboard",
     comment="Models ranked on the same films, by their newest measure on each; and what each has "
-    "done at work. A model of which imported labels alone are known has no films, and no rank.",
+    "done at work. There is no rank where nobody knows which films they were, nor for a model of "
+    "which imported labels alone are known.",
     columns={
         "split": "Films: validation, `test of` a folder's name, a slice.",
-        "dataset_id": "Dataset that the films are of, where it was read for training; without one, "
-        "nobody knows whether two models had the same films.",
-        "rank": "1 for the highest AUROC on these films; equal ones share a place.",
+        "dataset_id": "Dataset that the films are of, where it was read for training.",
+        "rank": "1 for the highest AUROC on these films: those of the same split of a dataset or, "
+        "without one, of the same `same_films`. Equal ones share a place.",
         "model_id": "Model.",
         "model": "Its name.",
         "champion": "1 for the model that `score` uses by default.",
@@ -264,13 +270,16 @@ V_MODEL_LEADERBOARD = View(
         "predictions": "Films that it has predicted in jobs, purged ones included.",
         "positives": "Of these, called positive.",
         "unusual": "Of these, unlike its training films.",
-        "labelled": "Predictions of jobs whose true classes were imported.",
+        "labelled": "Predictions whose true classes were imported: a film of two jobs is two.",
         "labelled_accuracy": "Share of these that is right, 0 to 1.",
+        "same_films": "Equal for equal films and true classes, in whatever folder; of what `models "
+        "evaluate` and `calibrate --data` measured.",
     },
     select=f"""
         SELECT e.split, e.dataset_id,
-               CASE WHEN e.id IS NOT NULL THEN RANK() OVER (
-                   PARTITION BY e.split, e.dataset_id
+               CASE WHEN e.dataset_id IS NOT NULL
+                   OR JSON_TEXT(e.metrics, same_films) IS NOT NULL THEN RANK() OVER (
+                   PARTITION BY e.split, e.dataset_id, JSON_TEXT(e.metrics, same_films)
                    ORDER BY COALESCE(JSON_NUMBER(e.metrics, auroc), -1) DESC
                ) END AS rank,
                m.id AS model_id, m.name AS model,
@@ -282,13 +291,17 @@ V_MODEL_LEADERBOARD = View(
                JSON_NUMBER(e.metrics, specificity) AS specificity, e.created_at AS measured_at,
                {_of_model("predictions")}, {_of_model("positives")}, {_of_model("unusual")},
                COALESCE(t.films, 0) AS labelled,
-               t.correct / t.films AS labelled_accuracy
+               t.correct / t.films AS labelled_accuracy,
+               JSON_TEXT(e.metrics, same_films) AS same_films
         FROM models m
         LEFT JOIN evaluations e ON e.model_id = m.id
             AND substr(e.split, 1, {len(_LABELS)}) <> '{_LABELS}' AND NOT EXISTS (
                 SELECT 1 FROM evaluations n
                 WHERE n.model_id = e.model_id AND n.split = e.split
-                    AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0) AND n.id > e.id
+                    AND COALESCE(n.dataset_id, 0) = COALESCE(e.dataset_id, 0)
+                    AND COALESCE(JSON_TEXT(n.metrics, same_films), '')
+                        = COALESCE(JSON_TEXT(e.metrics, same_films), '')
+                    AND n.id > e.id
             )
         LEFT JOIN aliases a ON a.model_id = m.id AND a.name = 'champion'
         LEFT JOIN model_totals d ON d.model_id = m.id

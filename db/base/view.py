@@ -17,6 +17,8 @@ _WORDS = {
         r"json_extract(\1, '$.\2')",
         r"CAST(\1 ->> '\2' AS double precision)",
     ),
+    # The same of a text.
+    r"JSON_TEXT\(([\w.]+), (\w+)\)": (r"json_extract(\1, '$.\2')", r"(\1 ->> '\2')"),
     # All sources, each by an index of its `uri`: PostgreSQL has one of short paths, one of long.
     r"ALL_SOURCES\b": (
         "sources",

@@ -152,7 +152,11 @@ def _known(
         sa.select(watched.c.path_hash, watched.c.size, watched.c.mtime_ns).where(
             watched.c.schedule_id == schedule_id,
             watched.c.path_hash.in_(keys),
-            sa.or_(watched.c.state != "seen", watched.c.since <= now(_AHEAD_S)),
+            sa.or_(
+                watched.c.state != "seen",
+                # Release 0.2.0 gives a file whose path was forgotten none when it changes.
+                sa.and_(watched.c.since <= now(_AHEAD_S), watched.c.path != ""),
+            ),
         )
     )
     return {bytes(row.path_hash): (row.size, row.mtime_ns) for row in found}
@@ -184,8 +188,8 @@ def _keep(
             sa.update(watched)
             .where(mine, watched.c.path_hash == k)
             .values(
-                size=part[k].size, mtime_ns=part[k].mtime_ns, since=now(), content=None,
-                state="seen", job_id=None, attempts=0,
+                path=part[k].path, size=part[k].size, mtime_ns=part[k].mtime_ns, since=now(),
+                content=None, state="seen", job_id=None, attempts=0,
             )
         )  # fmt: skip
 

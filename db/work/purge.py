@@ -32,6 +32,7 @@ from db.base.schema import (
     sources,
 )
 from db.base.types import now
+from db.nightly import forgetting
 from db.queue import jobs as job_rows
 from db.work import totals
 
@@ -82,7 +83,8 @@ def candidates(
 def purge(engine: sa.Engine, older_than: timedelta, who: str, keep: Collection[int] = ()) -> Purged:
     """Remove outcomes, listings, sources and history of scoring jobs that ended so long ago.
 
-    In many short transactions; where it is interrupted, the next purge goes on.
+    The paths go too of what they took from watched folders. In many short transactions; where it
+    is interrupted, the next purge goes on.
     """
     found = candidates(engine, older_than, keep)
     ids = [int(row["id"]) for row in found]
@@ -98,6 +100,7 @@ def purge(engine: sa.Engine, older_than: timedelta, who: str, keep: Collection[i
         for first in range(0, items, ITEMS):
             database.write(engine, lambda c, j=job_id, f=first: _delete_items(c, j, f))  # type: ignore[misc]
         database.write(engine, lambda c, j=job_id: _sum_up(c, j, who))  # type: ignore[misc]
+    forgetting.forget(engine)
     return Purged(len(ids), sum(int(row["planned_items"]) for row in found), dropped)
 
 

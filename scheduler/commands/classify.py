@@ -13,6 +13,7 @@ import click
 from scheduler import engines, errors, numbers
 from scheduler.show import output
 from scheduler.submitting import imagenet, precision
+from trainer import regular
 from trainer.errors import FilmError
 from worker import config
 from worker.classify import ahead as notes
@@ -214,7 +215,7 @@ def _films(path: Path) -> Iterator[tuple[str, bytes | FilmError]]:
     """Name and bytes of each film of what was named, or why it cannot be read."""
     if not path.is_dir() and path.is_file() and not _is_archive(path):
         try:
-            yield str(path), path.read_bytes()
+            yield str(path), regular.contents(path)
         except OSError as error:
             yield str(path), FilmError("unreadable", f"{path}: {error.strerror}")
         return

@@ -28,6 +28,7 @@ from scheduler import session
 from scheduler.pages import html
 from scheduler.pages.html import Html, el
 from scheduler.show import output, picture
+from trainer import regular
 from trainer.errors import FilmError, TrainerError
 from trainer.film import rules
 from worker.errors import ArchiveError, WorkerError
@@ -165,7 +166,7 @@ def _of_file(
         threshold=float(model["threshold"]), ood=None, unusual=0,
     )  # fmt: skip
     try:
-        film = reread.Reread(item_no=number, name=path, data=Path(path).read_bytes())
+        film = reread.Reread(item_no=number, name=path, data=regular.contents(Path(path)))
     except OSError as error:
         return Picture(pick=pick, reason=f"{path}: {error.strerror}"), None
     return _picture(pick, film, model, REPORT, ()), film.data

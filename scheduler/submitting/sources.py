@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import sqlalchemy as sa
 
 from db.queue import jobs
 from scheduler import errors
+from scheduler.show import output
 from scheduler.submitting import submit
 
 #: Sources of a job: sources.source_no is a small integer from 0.
@@ -31,8 +33,8 @@ def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
     """Columns of `sources` for what was typed, in that order: the paths, then the lists.
 
     Each is opened here, so that a path that cannot be read is an error now and not in the worker's
-    log. A path with wildcard characters that does not exist is a pattern. Raises ArchiveError and
-    Failure.
+    log. A path with wildcard characters that does not exist is a pattern. What is named again is
+    taken once, and that is said. Raises ArchiveError and Failure.
     """
     if not paths and not lists:
         raise errors.Failure(
@@ -44,9 +46,37 @@ def rows(paths: Sequence[Path], lists: Sequence[Path]) -> list[dict[str, Any]]:
             "quote the pattern, so that the shell leaves it to us, or name the folder, or write "
             "the paths into a file and give --list FILE"
         )
-    return [_row(path, "glob" if _is_pattern(path) else None) for path in paths] + [
-        _row(path, "list") for path in lists
-    ]
+    named = [(path, "glob" if _is_pattern(path) else None) for path in paths]
+    named += [(path, "list") for path in lists]
+    once: dict[tuple[str, str | None], tuple[Path, str | None]] = {}
+    for path, kind in named:
+        once.setdefault((submit.readable_path(path), kind), (path, kind))
+    found = [_row(path, kind) for path, kind in once.values()]
+    if len(named) > len(once):
+        _report(f"{len(named)} sources were named, and are {len(once)}: each is read once.")
+    _report_shared(found)
+    return found
+
+
+def _report_shared(found: Sequence[dict[str, Any]]) -> None:
+    """Say which sources lie in others, for their films are in the job twice."""
+    from worker import archive
+
+    folders = {row["uri"] for row in found if row["kind"] == "folder"}
+    inside = []
+    for row in found:
+        if row["kind"] in ("folder", "file", "glob"):
+            base = Path(archive.root_of(row["kind"], row["uri"]))
+            around = [base, *base.parents] if row["kind"] == "glob" else base.parents
+            inside += [(row["uri"], str(f)) for f in around if str(f) in folders][:1]
+    if inside:
+        more = f" (and {len(inside) - 1} more so)" if len(inside) > 1 else ""
+        uri, folder = (output.printable(path) for path in inside[0])
+        _report(f"{uri} lies in {folder}, also named{more}: what both list is in the job twice.")
+
+
+def _report(sentence: str) -> None:
+    click.echo(sentence, err=True)
 
 
 def changed(engine: sa.Engine, job_id: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:

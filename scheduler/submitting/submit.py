@@ -20,6 +20,7 @@ from db.queue import jobs, shares
 from scheduler import engines, errors
 from scheduler.local import stack
 from scheduler.show import follow, output
+from trainer import spelling
 from worker.config import Settings
 
 #: Letter → seconds, of a span such as 6h.
@@ -210,11 +211,11 @@ def budget(_: click.Context, __: click.Parameter, value: str | None) -> str | No
 
 
 def readable_path(path: Path) -> str:
-    """A path made absolute, with links kept as they are: workers have another working folder.
+    """A path made absolute, without `..`: workers have another folder, and it is a source's name.
 
-    Failure where its bytes are no text, for a database keeps text only.
+    Links are kept as they are. Failure where its bytes are no text, for a database keeps text only.
     """
-    text = str(path.absolute())
+    text = str(spelling.without_climbs(path.absolute())).replace("//", "/", 1)
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -19,6 +19,7 @@ from tests.faults import harm
 from tests.support import processes, soak
 from tests.support.site import Site, stop
 from tests.worker import samples, spots
+from tests.worker.training import narrow_child
 
 JOB = {
     "epochs": 4, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
@@ -26,6 +27,8 @@ JOB = {
     "augment": 0.25, "positive": "PNEUMONIA", "workers": 1, "seed": 0,
 }  # fmt: skip
 
+#: Channels of the network's first layer, a quarter of a ResNet18's, which learns the spots as well.
+WIDTH = 16
 
 #: At every step in the soak, else in the middle of training.
 FIRST, EACH = soak.repetitions(quick=2, full=0), soak.repetitions(quick=3, full=1)
@@ -57,9 +60,11 @@ def champion_scores(site: Site, films: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_night_whose_workers_and_beat_are_killed_ends_once(
-    here: Site, few: Path, tmp_path: Path
+    here: Site, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = here
+    for name, value in narrow_child.environment(WIDTH, tmp_path / "narrow").items():
+        monkeypatch.setenv(name, value)
     data = spots.write(tmp_path / "data", 60, 1)
     scorer, beat = site.worker("score"), site.beat()
     run_id = a_night(site, data)
@@ -113,7 +118,7 @@ def test_a_night_whose_workers_and_beat_are_killed_ends_once(
 
 def killed(worker: subprocess.Popen[bytes]) -> None:
     """SIGKILL a training worker; its training process ends with it."""
-    of_it = processes.children(worker.pid, "worker.training.child")
+    of_it = processes.children(worker.pid, narrow_child.__name__)
     stop(worker, signal.SIGKILL)
     for pid in of_it:
         samples.wait(lambda pid=pid: not _is_there(pid), f"process {pid} to end")

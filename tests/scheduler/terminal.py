@@ -25,6 +25,9 @@ class Terminal:
             **{k: v for k, v in os.environ.items() if not k.startswith("PNEUMOQ_")},
             "PNEUMOQ_HOME": str(home),
             "PNEUMOQ_DECODERS": "1",
+            # A second thread would only wait, spinning, for the first beside other tests.
+            "PNEUMOQ_TRAIN_THREADS": "1",
+            "PNEUMOQ_ENGINE_THREADS": "1",
             "PNEUMOQ_LEASE_S": "3",
             "PNEUMOQ_SWEEP_S": "1",
         }

@@ -1,9 +1,8 @@
-"""Phantoms for tests, drawn once a run: a film takes a tenth of a second."""
+"""Phantoms for tests, each patient's drawn once a run: a film takes a tenth of a second."""
 
 from __future__ import annotations
 
 import functools
-import shutil
 from pathlib import Path
 
 from tests.support import once
@@ -11,19 +10,21 @@ from trainer import phantom
 from trainer.phantom import Phantom
 
 
-@functools.cache
 def films(patients: int, seed: int = 0, first_patient: int = 0) -> tuple[Phantom, ...]:
     """What `phantom.films` yields."""
-    return once.value(
-        f"phantoms-{patients}-{seed}-{first_patient}",
-        lambda: tuple(phantom.films(patients, seed, first_patient)),
-    )
+    numbers = range(first_patient, first_patient + patients)
+    return tuple(film for number in numbers for film in _of(number, seed))
 
 
 def write_folder(folder: Path, patients: int, seed: int = 0) -> None:
     """Write what `phantom.write_folder` writes."""
-    made = once.made(
-        f"phantom-folder-{patients}-{seed}",
-        lambda path: phantom.write_folder(path, patients, seed),
-    )
-    shutil.copytree(made, folder, dirs_exist_ok=True)
+    for label in phantom.LABELS:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+    for film in films(patients, seed):
+        (folder / film.label / film.name).write_bytes(film.data)
+
+
+@functools.cache
+def _of(patient: int, seed: int) -> tuple[Phantom, ...]:
+    """A patient's films. They depend on nothing else: whoever asks for more shares them."""
+    return once.value(f"phantoms-{seed}-{patient}", lambda: tuple(phantom.films(1, seed, patient)))

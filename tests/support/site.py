@@ -204,7 +204,7 @@ def site(
         config.load({"PNEUMOQ_HOME": str(home)}),
         database_url=database_url,
         broker_url=config.embedded_broker_url(home) if broker is None else broker.url,
-        **{"decoders": 1, "engine_threads": 1, "train_threads": 2, "lease_s": 3.0, "sweep_s": 1.0}
+        **{"decoders": 1, "engine_threads": 1, "train_threads": 1, "lease_s": 3.0, "sweep_s": 1.0}
         | settings,
     )
     engine = database.connect(database_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 from trainer import spelling
 
@@ -34,3 +35,22 @@ def test_bytes_that_are_no_text_may_be_those_of_windows() -> None:
     assert spelling.spellings(written)[0] == written
     assert spelling.found(written, lambda name: name == "größe.png") == "größe.png"
     assert spelling.of_windows("\udc81") == "\udc81"
+
+
+def test_a_path_without_climbs_leads_to_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "other/deep").mkdir(parents=True)
+    (tmp_path / "a/link").symlink_to(tmp_path / "other/deep")
+    (tmp_path / "film").touch()
+
+    def without(path: str) -> str:
+        return str(spelling.without_climbs(tmp_path / path).relative_to(tmp_path))
+
+    assert without("a/b/../b") == without("a/../a/b/../../a/b") == "a/b"
+    # What a link leads to lies elsewhere; below it, and as a name, it stays.
+    assert without("a/link/../x") == "other/x"
+    assert without("a/b/../link/x") == "a/link/x"
+    for leads_nowhere in ("film/../a", "a/*/../b", "gone/../a"):
+        assert without(leads_nowhere) == leads_nowhere
+    assert spelling.without_climbs(Path("/../..") / "tmp") == Path("/tmp")
+    assert spelling.without_climbs(Path("../../x")) == Path("../../x")

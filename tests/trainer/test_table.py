@@ -65,3 +65,16 @@ def test_a_text_that_is_cut_short_is_an_error_with_its_line(tmp_path: Path) -> N
 def test_a_separator_within_quotes_parts_nothing_and_blank_lines_may_come_first() -> None:
     text = io.StringIO('\r\n \r\n"name, first, last";label\r\na;b\r\n', newline="")
     assert table.headed(text)[0] == ["name, first, last", "label"]
+
+
+@pytest.mark.parametrize("head", ["path,label, Label", "path,label,label", "path,,LABEL,label,"])
+def test_a_column_that_is_there_twice_is_an_error_that_names_both(head: str) -> None:
+    with pytest.raises(TableError, match="remove or rename one") as raised:
+        table.headed(io.StringIO(f"\n{head}\na,N,P\n", newline=""))
+    assert raised.value.line == 2
+    first, second = (name.strip() for name in head.split(",") if "label" in name.lower())
+    assert all(repr(name) in str(raised.value) for name in (first, second))
+
+
+def test_columns_without_a_name_are_no_column_twice() -> None:
+    assert table.headed(io.StringIO("path,,,label\na,,,N\n"))[0] == ["path", "", "", "label"]

@@ -72,8 +72,14 @@ def test_the_gpus_decoder_loads_torch_only_when_it_is_to_serve() -> None:
     }
 
 
-def test_a_training_process_starts_without_torchvision() -> None:
-    start = "import worker.training.child; from trainer.network import model"
+def test_a_training_process_looks_at_films_before_it_loads_torch() -> None:
+    assert not loaded("-c", "import worker.training.child") & {"torch", "onnx", "sqlalchemy"}
+
+
+def test_a_training_process_makes_a_model_without_torchvision() -> None:
+    start = (
+        "import worker.training.child, worker.training.making; from trainer.network import model"
+    )
     packages = loaded("-c", f"{start}; model.build(2, model.SCRATCH)")
     assert {"torch", "onnx", "trainer"} <= packages
     assert not packages & {"torchvision", "sklearn", "matplotlib"}

@@ -136,6 +136,7 @@ def check(
         found.append(Finding(level="bad", code="unusable", text=str(error)))
     found += findings.copies(gathered.films, seen)
     unsure = [*findings.unknown_patients(gathered.films)]
+    unsure += findings.held_out(data) if data is not None else ()
     found += [*unsure, *findings.patients(gathered.films)]
     found += findings.balance(left)
     sizes = _sizes(gathered, seen)

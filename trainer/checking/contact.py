@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from trainer import regular
 from trainer.acquisition import sheet
 from trainer.checking.acquired import Alike
 from trainer.film import rules
@@ -29,7 +30,7 @@ def draw(root: Path, groups: Sequence[Alike]) -> Image.Image:
         counts = ", ".join(f"{len(paths):,} {of}" for of, paths in group.films.items() if paths)
         tiles = [
             sheet.Tile(
-                film=rules.decode((root / film).read_bytes(), sheet.TILE),
+                film=rules.decode(regular.contents(root / film), sheet.TILE),
                 name=label,
                 box=group.boxes.get(film),
             )

@@ -15,7 +15,7 @@ from trainer.checking import division, preview
 from trainer.checking.acquired import Alike
 from trainer.checking.preview import Preview
 from trainer.data import gathering, manifest, whose
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import VAL_FEW_PATIENTS, Dataset, few_choose
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
 from trainer.errors import DatasetError
@@ -177,6 +177,9 @@ def unknown_patients(films: Sequence[Film]) -> Iterator[Finding]:
     elif whose.state(films) == "unknown":
         text = next(iter(whose.notes(films)))
         yield Finding(level="doubt", code="patients_unknown", text=text, paths=theirs)
+    for text in whose.several(films):
+        theirs = tuple(sorted(film.path for film in films if film.known_by == whose.SEVERAL))
+        yield Finding(level="doubt", code="patients_of_one_name", text=text, paths=theirs)
 
 
 def patients(films: Sequence[Film]) -> Iterator[Finding]:
@@ -230,6 +233,20 @@ def balance(gathered: Gathered) -> Iterator[Finding]:
                 text=f"{name} has {counts[label]} films, less than a tenth of the largest class; "
                 "look at its sensitivity, not at the accuracy",
             )
+
+
+def held_out(data: Dataset) -> Iterator[Finding]:
+    """That too few patients choose the model, of a class that has enough."""
+    pool, held = collections.defaultdict(set), collections.defaultdict(set)
+    for film in data.films:
+        if film.split != TEST:
+            pool[film.label].add(film.patient)
+        if film.split == VAL:
+            held[film.label].add(film.patient)
+    enough = [label for label, theirs in pool.items() if len(theirs) >= FEW_PATIENTS]
+    if any(len(held[label]) < VAL_FEW_PATIENTS for label in enough):
+        for text in few_choose(data.films, data.labels):
+            yield Finding(level="doubt", code="few_held_out", text=text)
 
 
 def shortcuts(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer import regular
 from trainer.acquisition import looks as acquired
 from trainer.acquisition import marks, measures
 from trainer.acquisition.looks import Looks, Sides
@@ -111,7 +112,7 @@ def _side(root: Path, films: Sequence[Film]) -> int:
     sides = []
     for film in films:
         try:
-            stored = decoding.stored_as((root / film.path).read_bytes())
+            stored = decoding.stored_as(regular.contents(root / film.path))
         except Exception:  # noqa: BLE001 - what is wrong with it is told when it is decoded
             continue
         sides.append(min(stored.width, stored.height))

@@ -28,6 +28,9 @@ __all__ = ["TEST", "TRAIN", "VAL", "Dataset", "Film", "LeftOut", "read", "settle
 VAL_MIN_FILMS = 100
 VAL_MIN_PER_CLASS = 20
 
+#: Fewer patients of a class than this, a tenth of what a class should have, cannot choose a model.
+VAL_FEW_PATIENTS = 5
+
 #: At most this share of films (or this many, in a small folder) may be unreadable: more is not a
 #: few broken films but a wrong folder.
 UNREADABLE_SHARE = 0.05
@@ -216,12 +219,34 @@ def settle(
         labels=gathered.labels,
         positive=classes.disease(gathered.labels, positive),
         films=tuple(films),
-        notes=(*notes, *more, *_leaks(films), *whose.notes(films)),
+        notes=(
+            *notes,
+            *few_choose(films, gathered.labels),
+            *more,
+            *_leaks(films),
+            *whose.notes(films),
+        ),
         known=known,
         may_know=not start.complete,
     )
     dataset = dataset.without(gathered.unreadable)
     return dataclasses.replace(dataset, left_out=(*contradictions, *gathered.unreadable))
+
+
+def few_choose(films: Iterable[Film], labels: Sequence[str]) -> list[str]:
+    """A sentence where too few patients of a class are held out; none where they are enough."""
+    theirs = collections.defaultdict(set)
+    for film in films:
+        if film.split == VAL:
+            theirs[film.label].add(film.patient)
+    few = {n: len(theirs[n]) for n in range(len(labels)) if len(theirs[n]) < VAL_FEW_PATIENTS}
+    if not few:
+        return []
+    counts = ", ".join(f"{n} of {labels[label]}" for label, n in few.items())
+    return [
+        f"Too few patients choose the model: {counts}, fewer than {VAL_FEW_PATIENTS}. Epoch and "
+        "threshold rest on them, and so do figures; hold out more."
+    ]
 
 
 def _contradictions(films: Sequence[Film]) -> list[LeftOut]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainer import regular
 from trainer.data.patience import Patience
 from trainer.errors import FilmError
 from trainer.film import content, rules
@@ -27,6 +28,9 @@ from trainer.film import content, rules
 #: Films that wait decoded or undecoded at a time, per thread: enough to keep threads busy, few
 #: enough that a large original does not fill a small board's memory.
 IN_FLIGHT = 4
+
+#: Of a SHA-256, by which films are told apart.
+CONTENT_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class Decoded:
     outcome: NDArray[np.uint8] | FilmError
     #: Where it was asked for and there are pixels.
     stored: Stored | None = None
+    #: First half of its SHA-256, where there are pixels.
+    content: bytes = b""
 
 
 class Unread(FilmError):
@@ -107,17 +113,23 @@ def _one(
     number: int, film: Wanted, size: int, rule: str, stored: bool, patience: Patience
 ) -> Decoded:
     try:
-        data = patience.with_(film.file.read_bytes)
+        data = patience.with_(lambda: regular.contents(film.file))
     except OSError as error:
         reason = f"the file cannot be opened: {error.strerror}"
         return Decoded(number=number, outcome=Unread("unreadable", reason))
-    if film.sha256 and hashlib.sha256(data).hexdigest() != film.sha256:
+    digest = hashlib.sha256(data)
+    if film.sha256 and digest.hexdigest() != film.sha256:
         return Decoded(number=number, outcome=changed())
     try:
         pixels = rules.decode(data, size, rule)
     except FilmError as error:
         return Decoded(number=number, outcome=error)
-    return Decoded(number=number, outcome=pixels, stored=stored_as(data) if stored else None)
+    return Decoded(
+        number=number,
+        outcome=pixels,
+        stored=stored_as(data) if stored else None,
+        content=digest.digest()[:CONTENT_BYTES],
+    )
 
 
 def changed() -> Unread:

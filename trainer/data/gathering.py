@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer import spelling
-from trainer.data import layout, manifest, whose
+from trainer import regular, spelling
+from trainer.data import layout, manifest, tagged, whose
 from trainer.data.labelled import FIRST_NAMING, Entry, Film, LeftOut, Source, listed
 from trainer.data.patience import Patience
 from trainer.data.whose import Whose
@@ -84,9 +84,9 @@ def gather(
         films, note = _merged(films, new, source)
         notes += [*source.notes, *note]
     added = frozenset(film.path for film in films[given:])
-    _check_pattern(said, readers, sources)
+    _check_pattern(said, readers)
     if tags:
-        films, note = whose.owned(films, tags)
+        films, note = tagged.owned(films, tags, said)
         notes += note
     if not films and not unreadable:
         raise DatasetError(f"{first.path} holds no films; put them in {first.path}/<class>/")
@@ -131,7 +131,7 @@ def of_entries(entries: Sequence[Entry], said: Whose) -> list[Film]:
                 split=entry.split, dicom=content.may_be_dicom(path, kind),
             )
         )  # fmt: skip
-    return whose.owned(films, tags)[0] if tags else films
+    return tagged.owned(films, tags, said)[0] if tags else films
 
 
 def classes(source: Path) -> tuple[str, ...]:
@@ -231,7 +231,7 @@ def _read(file: Path, said: Whose | None) -> tuple[str, str, dict[str, str]]:
     OSError."""
     tags: dict[str, str] = {}
     digest = hashlib.sha256()
-    with file.open("rb") as opened:
+    with open(file, "rb", opener=regular.opener) as opened:
         head = block = opened.read(1 << 20)
         while block:
             digest.update(block)
@@ -251,14 +251,14 @@ def _identity(opened: BinaryIO) -> dict[str, str]:
     return dicom.identity(opened)
 
 
-def _check_pattern(said: Whose, readers: Sequence[whose.Reader], sources: Sequence[Source]) -> None:
+def _check_pattern(said: Whose, readers: Sequence[whose.Reader]) -> None:
     """Refuse a pattern that matches no film: each would be taken for a patient of its own."""
     searched = sum(reader.searched for reader in readers)
     if not said.must_match or not searched or any(reader.matched for reader in readers):
         return
     if said.naming <= FIRST_NAMING:  # whose jobs go on as they did
         return
-    stem = next(e.stem for source in sources for e in source.entries if not e.patient)
+    stem = next(reader.example for reader in readers if reader.searched)
     found = f"--patient-pattern {said.pattern} matches none of {searched:,} films"
     advice = "it is searched in a film's path below its class folder, without suffix"
     raise DatasetError(f"{found}; {advice}, for example in {stem}", shareable=f"{found}; {advice}")

@@ -13,8 +13,9 @@ from pathlib import Path, PurePath
 TRAIN, VAL, TEST = "train", "val", "test"
 
 #: Version of how patients and the disease are known by names. A job keeps the one that it was
-#: submitted under; what says none is of the first, that of release 0.2.0 and before.
-FIRST_NAMING, NAMING = 1, 2
+#: submitted under; what says none is of the first, that of release 0.2.0 and before. By the second
+#: everything that stands in a patient's place was a patient, of another than any PatientID's.
+FIRST_NAMING, SECOND_NAMING, NAMING = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,12 @@ from trainer.errors import DatasetError, TableError
 
 COLUMNS = ("path", "label", "patient", "sha256", "split")
 
+#: One more, which `write` does not write.
+SLICE = "slice"
+
+#: Columns that are not read, of which so many are named.
+_NAMED = 8
+
 #: A path that ends so is that of a manifest.
 SUFFIX = ".csv"
 
@@ -37,9 +43,11 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     """
     entries: list[Entry] = []
     blank = 0
+    unread: list[str] = []
     #: Class by its composed letters: as it was written first counts.
     called = {unicodedata.normalize("NFC", name): name for name in reversed(known)}
     for number, row in _rows(path, ("path", "label")):
+        unread = unread or [name for name in row if name and name not in (*COLUMNS, SLICE)]
         if not row["label"]:
             blank += 1
             continue
@@ -53,14 +61,13 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
         given = Path(spelling.found(row["path"], lambda p: os.path.lexists(path.parent / p)))
         entries.append(
             Entry(
-                # Not resolve(): a link is a name like any other.
-                file=Path(os.path.normpath(path.parent / given)),
+                file=spelling.without_climbs(path.parent / given),
                 name=name,
                 split=split,
                 stem=below_class(stem_of(given), (name,)),
                 patient=row.get("patient", ""),
                 sha256=row.get("sha256", "").lower(),
-                slice=row.get("slice", ""),
+                slice=row.get(SLICE, ""),
             )
         )
     labels = tuple(sorted({entry.name for entry in entries}))
@@ -74,14 +81,20 @@ def read(path: Path, *, known: Sequence[str] = ()) -> Source:
     if not known and len(labels) < 2:
         raise DatasetError(f"{path} has only the class {labels[0]}; two or more are needed")
     _check_once(path, entries)
-    notes = (f"{blank} lines of a manifest have no label and are skipped.",) if blank else ()
+    notes = [f"{blank} lines of a manifest have no label and are skipped."] if blank else []
+    if unread:
+        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+        notes.append(
+            f"Columns of a manifest that are not read: {', '.join(unread[:_NAMED])}{more}; those "
+            f"that are read are called {', '.join(COLUMNS)} and {SLICE}."
+        )
     return Source(
         root=path.parent,
         path=path,
         labels=labels,
         entries=tuple(sorted(entries, key=lambda e: str(e.file))),
         settled=any(entry.split == VAL for entry in entries),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

@@ -21,10 +21,10 @@ AGAIN_S = (0.5, 2.0)
 #: film.
 TOTAL_S = 30.0
 
-#: What a file system that works says of a file that is not there, or not for us.
+#: What a file system that works says of a file that is not there, not for us, or none.
 _LASTING = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
-     errno.ENAMETOOLONG}
+     errno.ENAMETOOLONG, errno.ENXIO}
 )  # fmt: skip
 
 

@@ -8,15 +8,14 @@ No file is opened here.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Protocol
 
-from trainer.data import names, patients
-from trainer.data.labelled import FIRST_NAMING, NAMING, Entry, Film
+from trainer.data import names, nobody
+from trainer.data.labelled import FIRST_NAMING, NAMING, SECOND_NAMING, Entry, Film
 from trainer.errors import DatasetError
 
 #: What says whose a film is: a manifest's column, --patient-pattern, DICOM's PatientID, a file's
@@ -25,6 +24,9 @@ MANIFEST, PATTERN, TAG, NAME, FOLDER = "manifest", "pattern", "PatientID", "name
 
 #: Of films whose patient the names do not say, though they show that some are of one patient.
 UIDS, DICOMDIR, SHARED = "uids", "dicomdir", "shared folders"
+
+#: Of films without a PatientID that are named as films of several are.
+SEVERAL = "name of several"
 
 #: In a job of the first naming nothing is said of it.
 UNSAID = "unsaid"
@@ -109,15 +111,6 @@ _PER_FOLDER = 30
 #: Folders under several classes at least, that are taken for those of patients.
 _SHARED = 5
 
-#: Identifiers that stand for nobody, in lower case with letters and digits only.
-_NOBODY = re.compile(
-    r"|0+|x+|anon(?:ymous|ymi[sz]ed)?\d*|unknown|none|na|nil|null|removed|deleted|test|patient"
-    r"|(?:no)?(?:patient)?id|phantom|de(?:identified|id)"
-)
-
-#: A PatientID that more than half of the films have is nobody's, where they are so many.
-_MANY = 20
-
 
 @dataclass(frozen=True, kw_only=True)
 class Whose:
@@ -148,10 +141,19 @@ class Whose:
         """Whether what DICOM files say counts."""
         return self.naming > FIRST_NAMING
 
+    @property
+    def doubts(self) -> bool:
+        """Whether what stands in a patient's place may be none."""
+        return self.naming > SECOND_NAMING
+
     def tag(self, what: str, value: str) -> str:
         """What stands for an identifier; empty where it is nobody's."""
-        plain = re.sub(r"[\W_]", "", value.partition("\\")[0].casefold())
-        return "" if _NOBODY.fullmatch(plain) else names.hashed(self.key(), what, value)
+        nobodys = nobody.in_tag(value.partition("\\")[0])
+        return "" if nobodys else names.hashed(self.key(), what, value)
+
+    def written(self, value: str) -> str:
+        """A patient that a manifest, a pattern or a folder names; empty where it is nobody."""
+        return "" if self.doubts and nobody.written(value) else value
 
 
 #: Where nobody said anything.
@@ -162,43 +164,55 @@ class Reader:
     """Says whose each film of one source is, by all but its tags."""
 
     def __init__(self, whose: Whose, entries: Sequence[Entry]) -> None:
+        self._whose = whose
         self._pattern = None if whose.pattern is None else re.compile(whose.pattern)
         self._first = whose.naming <= FIRST_NAMING
-        #: How many films the pattern was searched in, and matched.
+        #: How many films the pattern was searched in, and matched; and what it is searched in.
         self.searched = self.matched = 0
+        self.example = ""
+        entries = [entry for entry in entries if not whose.written(entry.patient)]
+        self._layouts, self._kermany = (
+            [one for one in layouts if not (whose.doubts and _names_days(one, entries))]
+            for layouts in (_LAYOUTS, (_KERMANY,))
+        )
         #: Which folder below the class is the patient's, counted from 0, if any is; and whether one
         #: is under several classes.
-        self._level, self._shared = None if self._first else _folders(entries), False
-        if self._level is None and not self._first:
-            self._shared = _are_shared(entries)
+        self._level, self._shared = None, False
+        if not self._first:
+            nameless = _nameless(entries, self._layouts)
+            self._level = _folders(nameless, whose.doubts)
+            self._shared = self._level is None and _are_shared(nameless)
 
     def __call__(self, entry: Entry) -> tuple[str, str]:
         """The patient, and what says so; a film's own path where nothing does."""
-        if entry.patient:
-            return entry.patient, UNSAID if self._first else MANIFEST
+        if patient := self._whose.written(entry.patient):
+            return patient, UNSAID if self._first else MANIFEST
         stem = _first_stem(entry) if self._first else entry.stem
         if self._pattern is not None:
             self.searched += 1
+            self.example = self.example or stem
             if match := self._pattern.search(stem):
                 self.matched += 1
-                return _matched(match) or stem, UNSAID if self._first else PATTERN
+                found = _matched(match)
+                if self._whose.written(found) or not self._whose.doubts:
+                    return found or stem, UNSAID if self._first else PATTERN
             if self._first:
                 return stem, UNSAID
         if self._first:
             match = _FIRST.search(stem)
-            found = match and (match["nih"] or match["word"].lower() + match["number"])
-            return found or stem, UNSAID
+            named = match and (match["nih"] or match["word"].lower() + match["number"])
+            return named or stem, UNSAID
         return self._by_name(stem)
 
     def _by_name(self, stem: str) -> tuple[str, str]:
-        if named := _named(stem):
+        if named := _named(stem, self._layouts):
             return named, NAME
         *folders, name = stem.split("/")
         if self._level is not None and len(folders) > self._level:
             folder = folders[self._level]
-            if not _is_no_patient(folder):
+            if not _is_no_patient(folder) and self._whose.written(folder):
                 return folder, FOLDER
-        if named := _named(stem, (_KERMANY,)):
+        if named := _named(stem, self._kermany):
             return named, NAME
         if uids := [part for part in folders if _UID.fullmatch(part)]:
             return uids[0], UIDS
@@ -221,33 +235,6 @@ def of(entries: Sequence[Entry]) -> list[Patient]:
     """Whose each film of one source is, where nobody said anything and no tag is read."""
     reader = Reader(BY_THEMSELVES, entries)
     return [Patient(*reader(entry)) for entry in entries]
-
-
-def owned(
-    films: Sequence[Film], tags: Mapping[str, Mapping[str, str]]
-) -> tuple[list[Film], list[str]]:
-    """Films with the patients that their tags say, and sentences about those.
-
-    `tags` are of a path, hashed: `patient`, `study`. A patient whom a source or a person named
-    keeps that name; but films that have one PatientID, or are of one study, are one patient's.
-    """
-    counts = collections.Counter(tag["patient"] for tag in tags.values() if tag.get("patient"))
-    total = counts.total()
-    nobody = {who for who, n in counts.items() if total >= _MANY and n > total / 2}
-    notes = [
-        f"One PatientID, which {counts[w]:,} films have, is taken for nobody's." for w in nobody
-    ]
-    found = []
-    shared: list[tuple[str, str]] = []
-    for film in films:
-        tag = tags.get(film.path, {})
-        who = tag.get("patient", "")
-        who = "" if who in nobody else who
-        if who and film.known_by not in (MANIFEST, PATTERN):
-            film = dataclasses.replace(film, patient=who, known_by=TAG)
-        found.append(film)
-        shared += [(key, film.patient) for key in (who, tag.get("study", "")) if key]
-    return patients.together(found, shared) if shared else found, notes
 
 
 class Owned(Protocol):
@@ -283,6 +270,7 @@ def notes(films: Sequence[Film]) -> list[str]:
             "its own. Where some are of one patient, a model is judged by patients whom it has "
             f"learned, figures are too good, and intervals too narrow; {ADVICE}."
         )
+    found += several(films)
     folders = [film for film in films if film.known_by == FOLDER]
     if folders:
         found.append(
@@ -290,6 +278,17 @@ def notes(films: Sequence[Film]) -> list[str]:
             f"{len({film.patient for film in folders}):,}. --patient-pattern says otherwise."
         )
     return found
+
+
+def several(films: Iterable[Owned]) -> list[str]:
+    """A sentence about films that are named as films of several patients are; none without."""
+    if not (n := sum(film.known_by == SEVERAL for film in films)):
+        return []
+    return [
+        f"{n:,} films without a PatientID have the name, or lie in the folder, of films of "
+        "several: whose they are is not known, and some may be of patients on the other side; "
+        f"{ADVICE}."
+    ]
 
 
 def stop(films: Sequence[Film]) -> str:
@@ -307,8 +306,8 @@ def _matched(match: re.Match[str]) -> str:
     return (match[1] if match.re.groups else match[0]) or ""
 
 
-def _named(stem: str, layouts: Iterable[re.Pattern[str]] = _LAYOUTS) -> str:
-    """The patient of a known layout; empty for any other."""
+def _named(stem: str, layouts: Iterable[re.Pattern[str]]) -> str:
+    """The patient of the first of these layouts that the path has; empty for any other."""
     for layout in layouts:
         if match := layout.search(stem):
             first, *others = match.groups()
@@ -320,18 +319,24 @@ def _is_no_patient(folder: str) -> bool:
     return any(kind.fullmatch(folder) for kind in (_NO_PATIENT, _UID, _DICOMDIR))
 
 
-def _nameless(entries: Iterable[Entry]) -> list[tuple[str, list[str]]]:
-    """Class and folders of the films of which nothing else says whose they are."""
+def _names_days(layout: re.Pattern[str], entries: Iterable[Entry]) -> bool:
+    """Whether most of the patients that a layout finds are days."""
+    return nobody.days({found for e in entries if (found := _named(e.stem, (layout,)))})
+
+
+def _nameless(
+    entries: Iterable[Entry], layouts: Sequence[re.Pattern[str]]
+) -> list[tuple[str, list[str]]]:
+    """Class and folders of the films of which their names do not say whose they are."""
     return [
         (entry.name, entry.stem.split("/")[:-1])
         for entry in entries
-        if not entry.patient and "/" in entry.stem and not _named(entry.stem)
+        if "/" in entry.stem and not _named(entry.stem, layouts)
     ]
 
 
-def _folders(entries: Sequence[Entry]) -> int | None:
+def _folders(found: Sequence[tuple[str, list[str]]], doubts: bool) -> int | None:
     """The level of folders of which each is a patient's: the uppermost of many small ones."""
-    found = _nameless(entries)
     for level in range(max((len(folders) for _, folders in found), default=0)):
         sizes = collections.Counter(
             folders[level]
@@ -339,17 +344,17 @@ def _folders(entries: Sequence[Entry]) -> int | None:
             if len(folders) > level and not _is_no_patient(folders[level])
         )
         n = len(sizes)
-        if all(_DATE.fullmatch(folder) for folder in sizes):
+        if all(_DATE.fullmatch(f) for f in sizes) or (doubts and nobody.days(sizes.keys())):
             continue
         if n > 1 and sizes.total() <= min(_PER_FOLDER, 2 * n) * n:
             return level
     return None
 
 
-def _are_shared(entries: Sequence[Entry]) -> bool:
+def _are_shared(found: Iterable[tuple[str, list[str]]]) -> bool:
     """Whether most folders, and more than a few, are under several classes."""
     classes = collections.defaultdict(set)
-    for name, folders in _nameless(entries):
+    for name, folders in found:
         for level, folder in enumerate(folders):
             if not (_is_no_patient(folder) or _DATE.fullmatch(folder)):
                 classes[level, folder].add(name)

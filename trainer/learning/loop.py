@@ -33,15 +33,9 @@ from trainer.learning import averaging, defence, outputs, warm
 from trainer.learning import epoch as epochs
 from trainer.learning import order as orders
 from trainer.learning.epoch import Epoch, Progress, Saved, Without
+from trainer.learning.files import BEST, CHECKPOINT
 from trainer.learning.options import INCIDENTAL, Options
-from trainer.learning.state import (
-    BEST,
-    CHECKPOINT,
-    Keeper,
-    State,
-    keep_left_out,
-    without_left_out,
-)
+from trainer.learning.state import Keeper, State, keep_left_out, without_left_out
 from trainer.learning.step import Step
 from trainer.network import augment, disguise, model, optimizers
 from trainer.network import device as devices

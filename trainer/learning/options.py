@@ -1,4 +1,4 @@
-"""Options: everything that a training run may be given."""
+"""Options: everything that a training run may be given. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trainer.film import rules
 from trainer.learning import order as orders
-from trainer.network import model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Options:
     size: int = 224
     #: `imagenet`, `scratch`, a file of torchvision's ResNet18 weights, or a model file (.onnx) from
     #: whose weights training goes on.
-    init: str = model.IMAGENET
+    init: str = "imagenet"
     #: Everything random follows from it, 0 to 2**32 - 1.
     seed: int = 0
     #: For `dataset.read`: share of each class that is held out, by patient; above 0, to 0.5.

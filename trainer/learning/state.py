@@ -19,13 +19,8 @@ from trainer.data.dataset import Dataset, LeftOut
 from trainer.errors import CheckpointError
 from trainer.learning import averaging
 from trainer.learning.epoch import Epoch
+from trainer.learning.files import BEST, CHECKPOINT, LEFT_OUT, PREVIOUS
 from trainer.network import model
-
-#: The newest state, the one before it, and the weights of the best epoch, in a run's folder.
-CHECKPOINT, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
-
-#: The files that the run does without, beside them.
-LEFT_OUT = "left_out.json"
 
 #: Seconds between two checkpoints inside an epoch; more where writing one takes more than
 #: CHECKPOINT_SHARE of that.

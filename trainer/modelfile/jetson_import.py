@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import checkpoint
+from trainer import checkpoint, regular
 from trainer.card import Card
 from trainer.data import cache as planes
 from trainer.data import classes, dataset, gathering
@@ -106,7 +106,7 @@ def labels_of(listing: Path) -> tuple[str, ...]:
     imagenet.py would count as a class, is allowed at the end only.
     """
     try:
-        text = listing.read_bytes()[: 1 << 20].decode("utf-8-sig")
+        text = regular.contents(listing)[: 1 << 20].decode("utf-8-sig")
     except OSError as error:
         raise ImportRefused(f"{listing} cannot be opened: {error.strerror}") from error
     except UnicodeDecodeError as error:

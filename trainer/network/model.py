@@ -29,8 +29,8 @@ STD = (0.229, 0.224, 0.225)
 #: What keeps a batch norm from dividing by 0, PyTorch's own.
 NORM_EPS = 1e-5
 
-#: Width of the pooled features.
-FEATURES = 512
+#: Channels of the first layer's maps; each further layer has twice those of the one before.
+WIDTH = 64
 
 #: `build`'s words for initial weights that are not a file.
 IMAGENET, SCRATCH = "imagenet", "scratch"
@@ -101,13 +101,14 @@ class ResNet18(nn.Module):
 
     def __init__(self, labels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(Block(64, 64), Block(64, 64))
-        self.layer2 = nn.Sequential(Block(64, 128, stride=2), Block(128, 128))
-        self.layer3 = nn.Sequential(Block(128, 256, stride=2), Block(256, 256))
-        self.layer4 = nn.Sequential(Block(256, FEATURES, stride=2), Block(FEATURES, FEATURES))
-        self.fc = nn.Linear(FEATURES, labels)
+        one, two, three, four = (WIDTH << layer for layer in range(4))
+        self.conv1 = nn.Conv2d(3, one, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(one)
+        self.layer1 = nn.Sequential(Block(one, one), Block(one, one))
+        self.layer2 = nn.Sequential(Block(one, two, stride=2), Block(two, two))
+        self.layer3 = nn.Sequential(Block(two, three, stride=2), Block(three, three))
+        self.layer4 = nn.Sequential(Block(three, four, stride=2), Block(four, four))
+        self.fc = nn.Linear(four, labels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # Gradients keep their size on the way back through the rectifiers (He et al. 2015).

@@ -1,19 +1,22 @@
 """A list of files as an archive: a text with one path a line, or a CSV with a column of paths.
 
-Each path is an item, in the list's order, whether its file exists or not and however often it is
-named. Paths are absolute or relative to the list's own folder. What a list names is kept with its
-job (`ListSource.listed`), so that nobody needs the list's file afterwards (`KeptSource`).
+Each path is an item, in the list's order, whether its file exists or not. One that is named again,
+also as `./x`, is counted and skipped. Paths are absolute or relative to the list's own folder. What
+a list names is kept with its job (`ListSource.listed`), so that nobody needs the list's file
+afterwards (`KeptSource`).
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import gzip
 import hashlib
 import io
 import itertools
 import json
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -155,7 +158,13 @@ class ListSource(Named):
 
     def _paths(self) -> Iterator[str]:
         is_table = Path(self.uri).suffix.lower() in (".csv", ".tsv") or self._has_head()
-        yield from self._rows() if is_table else self._lines()
+        with contextlib.closing(_Places()) as places:
+            for path in self._rows() if is_table else self._lines():
+                # Each row without a path is an item that cannot be read.
+                if not path or places.are_without(self._place(path)):
+                    yield path
+                else:
+                    self.skipped["named_twice"] += 1
 
     def _has_head(self) -> bool:
         """Whether the first line of a text names the columns of a table, or says what parts them.
@@ -228,6 +237,9 @@ class ListSource(Named):
             del head[0]
         column = _column(head[0]) if head else None
         if column is not None:
+            usual = head[0][column].strip().lower()
+            if again := table.twice([c for c in map(str.strip, head[0]) if c.lower() == usual]):
+                raise self._no_list(f"a table in which {again}")
             del head[0]
         elif head:
             column = 0
@@ -266,6 +278,29 @@ class ListSource(Named):
 
     def _no_list(self, what: str, error: type[ArchiveError] = ArchiveError) -> ArchiveError:
         return error("unsupported", f"{self.uri}: as a list of films this is {what}")
+
+
+class _Places:
+    """Where the files of a list lie; kept on the disk when they are many, not in memory."""
+
+    def __init__(self) -> None:
+        # A private file that SQLite removes, and writes only what has no room in its cache.
+        self._places = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._places.execute("PRAGMA journal_mode = OFF")
+        self._places.execute("CREATE TABLE places (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._places.execute("BEGIN")
+
+    def are_without(self, path: str) -> bool:
+        """Whether this is the first path that leads there; from now on it is known."""
+        plain = os.path.normpath(path)
+        if ".." in path:
+            plain = str(spelling.without_climbs(Path(path)))
+        hashed = hashlib.blake2b(os.fsencode(plain), digest_size=16).digest()
+        added = self._places.execute("INSERT OR IGNORE INTO places VALUES (?)", (hashed,))
+        return added.rowcount == 1
+
+    def close(self) -> None:
+        self._places.close()
 
 
 class NamedSource(Source):

@@ -90,7 +90,10 @@ def processes(limits: Limits) -> Decoder:
                 number, _ = found.film.token
                 outcome = _outcome(found, wanted.pop(number))
                 yield decoding.Decoded(
-                    number=number, outcome=outcome, stored=_stored(found, outcome)
+                    number=number,
+                    outcome=outcome,
+                    stored=_stored(found, outcome),
+                    content=found.content or b"",
                 )
 
     return decode

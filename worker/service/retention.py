@@ -17,6 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from db.base import database
+from db.nightly import forgetting
 from db.registry import retention
 from trainer.data import cache
 from worker.config import Settings
@@ -64,6 +65,23 @@ def hourly(settings: Settings, engine: sa.Engine, who: str) -> None:
     if freed:
         size = sum(entry.size_bytes for entry in freed) / 1e6
         log.info("%d files and folders of no more use removed, %.1f MB", len(freed), size)
+    forget_names(settings, engine)
+
+
+def forget_names(settings: Settings, engine: sa.Engine) -> int:
+    """Remove what names films of purged jobs and of removed schedules here; how many files."""
+    folder = settings.home / "names"
+    purged, removed = forgetting.over(engine) if folder.is_dir() else (set[int](), set[int]())
+    forgotten = 0
+    for kind, numbers in (("job", purged), ("schedule", removed)):
+        for path in sorted(folder.glob(f"{kind}-*.csv")):
+            number = path.name.removeprefix(f"{kind}-").partition(".")[0]
+            if number.isdecimal() and int(number) in numbers:
+                why = f"the {kind} is gone"
+                forgotten += _remove(Freed(path=path, size_bytes=_size(path), why=why))
+    if forgotten:
+        log.info("%d files removed that named films of what is gone", forgotten)
+    return forgotten
 
 
 def tidy(

@@ -6,7 +6,8 @@ a batch is held. What cannot be read is reported, not left out in silence. Needs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class Scored:
     scores: tuple[float, ...] = ()
     #: Whether it is unlike the training films.
     unusual: bool = False
+    #: First half of the file's SHA-256; empty where there is no score.
+    content: bytes = b""
     #: FilmError's code and message where the film cannot be scored.
     code: str = ""
     reason: str = ""
@@ -103,6 +106,7 @@ def side_by_side(
     assert not others and not more
     done: dict[int, tuple[Scored, ...]] = {}
     numbers: list[int] = []
+    contents: list[bytes] = []
     pixels = np.zeros((batch, 1, size, size), np.uint8)
     at = 0
     wanted = (Wanted(file=entry.file, sha256=entry.sha256) for entry in entries)
@@ -111,7 +115,7 @@ def side_by_side(
         # A batch is one thread's work in each: all begin before the first is waited for.
         pending = [engine.submit(pixels) for engine in engines]
         by_engine = [
-            _said(engine.card, one.result(), entries, numbers)
+            _said(engine.card, one.result(), entries, numbers, contents)
             for engine, one in zip(engines, pending, strict=True)
         ]
         return {number: tuple(found[number] for found in by_engine) for number in numbers}
@@ -131,9 +135,11 @@ def side_by_side(
                 watch(found.number, outcome)
                 pixels[len(numbers), 0] = outcome
                 numbers.append(found.number)
+                contents.append(found.content)
             if len(numbers) == batch:
                 done |= computed()
                 numbers.clear()
+                contents.clear()
             while at in done:
                 yield done.pop(at)
                 at += 1
@@ -148,7 +154,11 @@ def pixels_of(card: Card) -> tuple[int, str]:
 
 
 def _said(
-    card: Card, outputs: Outputs, entries: Sequence[Entry], numbers: Sequence[int]
+    card: Card,
+    outputs: Outputs,
+    entries: Sequence[Entry],
+    numbers: Sequence[int],
+    contents: Sequence[bytes],
 ) -> dict[int, Scored]:
     """What a model says of these films, which begin the batch that was computed."""
     called = card.decide(outputs.scores)
@@ -162,8 +172,20 @@ def _said(
             probability=float(outputs.scores[n, card.positive_index]),
             scores=tuple(map(float, outputs.scores[n])),
             unusual=card.ood_threshold is not None and ood > card.ood_threshold,
+            content=contents[n],
         )
     return found
+
+
+def same_films(films: Iterable[tuple[bytes, str]]) -> str:
+    """What films' contents and true classes come to: the same for the same films in any order.
+
+    A content is the first half of a file's SHA-256.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for content, truth in sorted(films):
+        digest.update(content + truth.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def counted(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.card import Card
-from trainer.data import frozen, whose
+from trainer.data import frozen, tagged, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
@@ -212,7 +212,7 @@ def owned(
         its = {"patient": row.patient or "", "study": row.study or ""}
         if any(its.values()):
             tags[str(number)] = its
-    return whose.owned(films, tags)
+    return tagged.owned(films, tags, said)
 
 
 def _check_pattern(said: Whose, films: Sequence[Judged] | Sequence[Film]) -> None:

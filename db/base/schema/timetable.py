@@ -110,7 +110,7 @@ watched = Table(
     metadata,
     _c("schedule_id", BigId, "Schedule.", ForeignKey("schedules.id"), primary_key=True),
     _c("path_hash", sa.LargeBinary(16), "BLAKE2b-128 of the path.", primary_key=True),
-    _c("path", sa.Text, "Absolute path."),
+    _c("path", sa.Text, "Absolute path; empty once the job that took it is purged."),
     _c("size", sa.BigInteger, "Bytes, when it was last looked at."),
     _c("mtime_ns", sa.BigInteger, "Modified, in nanoseconds since 1970, as the file says."),
     _c("since", UtcDateTime, "Of this size and time since then."),

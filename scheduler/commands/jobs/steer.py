@@ -189,7 +189,8 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove the outcomes of old scoring jobs that have ended; the jobs and their sums stay.
 
     Predictions, refusals, errors, maps and labels of those jobs are gone for good, and films are
-    not answered from them any more. Export first what is to be kept.
+    not answered from them any more. Their names go too, on other machines within an hour. Export
+    first what is to be kept.
 
     \b
     Examples:
@@ -197,6 +198,7 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
       pneumoq jobs purge --older-than 90d --yes
     """
     from db.work import purge as purging
+    from worker.service import retention
 
     engine = session.database()
     found = purging.candidates(engine, age)
@@ -223,6 +225,7 @@ def purge(age: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
             raise errors.Failure("this removes rows for good: add --yes to mean it")
         click.confirm(f"Remove the outcomes of {len(found)} jobs for good?", abort=True, err=True)
     gone = purging.purge(engine, age, session.who())
+    retention.forget_names(session.settings(), engine)
     if as_json:
         output.emit({"jobs": ids, "purged": True, "items": gone.items}, as_json=True)
     else:

@@ -60,7 +60,7 @@ class Version:
         from worker.decoding import labelled
         from worker.decoding.labelled import Limits
         from worker.engine import store
-        from worker.training import recalibrating
+        from worker.training import evaluation, recalibrating
 
         films, own = self.films, int(self.row["id"])
         have = {file["precision"] for file in models.detail(engine, own)["files"]}
@@ -84,6 +84,7 @@ class Version:
         passed = {"fp32", *(row["precision"] for row in rows if row["passed"])}
         who = session.who()
         truth_films = len(films.labels)
+        same = evaluation.same_films((bytes.fromhex(f.sha256)[:16], f.name) for f in films.judged)
         with tempfile.TemporaryDirectory(prefix="pneumoq-") as work:
             made = recalibrating.write(
                 {one: path for one, path in files.items() if one in passed},
@@ -111,6 +112,8 @@ class Version:
                 for model_id, measured in ((number, self.card.metrics), (own, self.before)):
                     kept: dict[str, Any] = {k: v for k, v in measured.items() if k != "films"}
                     kept["basis"] = self.card.basis if number == model_id else GIVEN
+                    if films.judged:
+                        kept["same_films"] = same
                     models.record_evaluation(
                         connection, model_id, SPLIT, {**kept, "n_films": truth_films},
                         job_id=self.job,

@@ -131,6 +131,7 @@ def run(
     kept = {k: v for k, v in found.items() if k != "films"} | {
         "n_films": len(score),
         "basis": basis,
+        "same_films": evaluation.same_films(zip(tally.contents, tally.truths, strict=True)),
         "threshold": card.threshold,
         "unusual": tally.unusual,
         "unreadable": sum(tally.unreadable.values()),
@@ -156,13 +157,14 @@ def run(
 
 
 class _Tally:
-    """What is kept of films as they go by: two numbers each."""
+    """What is kept of films as they go by: two numbers and what they are each."""
 
     def __init__(self, films: Iterable[Scored]) -> None:
         self.scores: list[float] = []
         #: Which of all films these are of.
         self.places: list[int] = []
         self.truths: list[str] = []
+        self.contents: list[bytes] = []
         self.unusual = 0
         self.pairs: collections.Counter[tuple[str, str]] = collections.Counter()
         self.unreadable: collections.Counter[str] = collections.Counter()
@@ -176,6 +178,7 @@ class _Tally:
             self.scores.append(film.probability)
             self.places.append(place)
             self.truths.append(film.truth)
+            self.contents.append(film.content)
             self.unusual += film.unusual
             self.pairs[film.truth, film.called] += 1
 

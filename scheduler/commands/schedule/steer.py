@@ -6,7 +6,7 @@ import click
 import sqlalchemy as sa
 
 from db.base import database
-from db.nightly import ends, runs, schedules
+from db.nightly import ends, forgetting, runs, schedules
 from db.work import control
 from scheduler import session
 from scheduler.commands.schedule import zones
@@ -89,13 +89,16 @@ def resume(name: str, as_json: bool) -> None:
 def rm(name: str, as_json: bool) -> None:
     """Remove a schedule. Its runs, jobs and models stay; a job that runs goes on.
 
-    A training that was put aside at the end of its night is cancelled.
+    A training that was put aside at the end of its night is cancelled. Which files of a watched
+    folder it took is forgotten.
 
     \b
     Example:
       pneumoq schedule rm nightly
     """
-    engine = session.database()
+    from worker.service import retention
+
+    settings, engine = session.settings(), session.database()
     row = schedules.get(engine, name)
     who = session.who()
 
@@ -106,6 +109,8 @@ def rm(name: str, as_json: bool) -> None:
             control.cancel(connection, aside, who, f"its schedule {name} was removed")
 
     database.write(engine, remove)
+    forgetting.forget_schedule(engine, row["id"])
+    retention.forget_names(settings, engine)
     if as_json:
         output.emit({"id": row["id"], "name": name, "removed": True}, as_json=True)
         return

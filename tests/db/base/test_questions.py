@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from db.base import query, views
 from db.base.database import reading, write
-from db.base.schema import evaluations
+from db.base.schema import datasets, evaluations
 from db.base.schema import runs as runs_table
 from db.base.types import now
 from db.nightly import runs, schedules, watched
@@ -80,7 +80,8 @@ def site(database: sa.Engine, tmp_path: Path) -> Iterator[dict[str, Any]]:
             connection.execute(
                 sa.insert(evaluations).values(
                     model_id=model_id, split="validation", n_films=40, created_at=now(),
-                    metrics={"auroc": auroc, "sensitivity": 0.9, "specificity": 0.8},
+                    metrics={"auroc": auroc, "sensitivity": 0.9, "specificity": 0.8,
+                             "same_films": "a"},
                 )
             )  # fmt: skip
 
@@ -333,6 +334,56 @@ def test_files_that_a_schedule_gave_up_are_failed_beside_what_it_took_since(
     assert _complete(database) == [(2, newer, 4, 2, 2, 0)], "of four, the two oldest"
 
 
+def test_the_latest_prediction_is_the_last_that_was_committed_not_that_of_the_newest_job(
+    database: sa.Engine,
+) -> None:
+    source = {"uri": ARCHIVE, "kind": "zip", "fingerprint": "1"}
+    older, newer = (given.running(database, items=2, source_rows=[source]) for _ in range(2))
+    later = "2026-11-30T14:14:56.000Z"
+    for job_id, at in ((older, later), (newer, "2026-11-30T14:14:55.000Z")):
+        given.commit(database, given.claimed(database))
+        write(
+            database,
+            lambda c, j=job_id, t=at: c.exec_driver_sql(  # type: ignore[misc]
+                f"UPDATE shards SET finished_at = '{t}' WHERE job_id = {j}"
+            ),
+        )
+    asked = f"SELECT DISTINCT job_id FROM v_latest_prediction WHERE source = '{ARCHIVE}'"
+    assert _ask(database, asked) == [(older,)]
+    # Of the same moment the newer job is later.
+    write(database, lambda c: c.exec_driver_sql(f"UPDATE shards SET finished_at = '{later}'"))
+    assert _ask(database, asked) == [(newer,)]
+
+
+def test_a_film_that_failed_since_its_newest_prediction_is_found(
+    database: sa.Engine, site: dict[str, Any]
+) -> None:
+    page = (ROOT / "docs/reference/sql.md").read_text().partition("## Films that failed since")[2]
+    asked = page.partition("```sql\n")[2].partition("```")[0]
+    _pass(database)
+    # Model 1 could not read film-0, and model 2 has scored it since.
+    assert _ask(database, asked) == []
+
+    again = _scored(database, 1, errors=2)
+
+    found = [(row[0], row[1], row[2], row[3]) for row in _ask(database, asked)]
+    error = ("error", "truncated", again)
+    assert found == [("film-0.png", *error), ("film-1.png", *error)]
+    latest = f"SELECT DISTINCT job_id FROM v_latest_prediction WHERE source = '{ARCHIVE}'"
+    assert (site["a"],) in _ask(database, f"{latest} AND model_id = 1 AND name = 'film-1.png'")
+
+
+def _pass(database: sa.Engine) -> None:
+    """Let what was committed be a while ago."""
+    long_ago = "2026-01-01T00:00:00.000Z"
+    write(
+        database,
+        lambda c: c.exec_driver_sql(
+            f"UPDATE shards SET finished_at = '{long_ago}' WHERE finished_at IS NOT NULL"
+        ),
+    )
+
+
 def test_the_latest_prediction_is_that_of_the_newest_job(
     database: sa.Engine, site: dict[str, Any]
 ) -> None:
@@ -375,6 +426,49 @@ def test_a_model_that_was_never_evaluated_is_right_as_often_as_its_labels_say(
         ("first", 2, "validation", 40, 0.91),
         ("second", 1, "validation", 40, 0.95),
         ("third", None, None, None, None),
+    ]
+
+
+def test_models_are_ranked_where_their_films_are_known_to_be_the_same_and_only_there(
+    database: sa.Engine, tmp_path: Path
+) -> None:
+    for number in (2, 3):
+        new = given.model(tmp_path, f"m{number}")
+        write(database, lambda c, n=new: models.register(c, n, "tests"))  # type: ignore[misc]
+    dataset = write(
+        database,
+        lambda c: c.execute(
+            sa.insert(datasets).values(
+                hash="d" * 64, root="/d", n_train=1, n_val=1, n_patients=2, classes={}, notes=[],
+                manifest=b"", created_at=now(),
+            )
+        ).inserted_primary_key[0],
+    )  # fmt: skip
+
+    def measured_on(model_id: int, split: str, auroc: float, films: str | None, **of: Any) -> None:
+        found = {"n_films": 4, "auroc": auroc} | ({} if films is None else {"same_films": films})
+        write(database, lambda c: models.record_evaluation(c, model_id, split, found, **of))
+
+    for model_id, auroc, films in ((1, 0.9, "a"), (2, 0.8, "a"), (3, 0.7, "b"), (1, 0.6, "b")):
+        measured_on(model_id, "all of cal", auroc, films)
+    measured_on(2, "all of cal", 0.85, "a")  # anew
+    for model_id in (1, 2):
+        measured_on(model_id, "all of old", 0.5 + model_id / 10, None)
+        measured_on(model_id, "frozen", 0.5 + model_id / 10, None, dataset_id=dataset)
+    found = _ask(
+        database,
+        "SELECT split, same_films, rank, model_id, auroc FROM v_model_leaderboard "
+        "ORDER BY split, same_films, rank, model_id",
+    )
+    assert found == [
+        ("all of cal", "a", 1, 1, 0.9),
+        ("all of cal", "a", 2, 2, 0.85),
+        ("all of cal", "b", 1, 3, 0.7),
+        ("all of cal", "b", 2, 1, 0.6),
+        ("all of old", None, None, 1, 0.6),
+        ("all of old", None, None, 2, 0.7),
+        ("frozen", None, 1, 2, 0.7),
+        ("frozen", None, 2, 1, 0.6),
     ]
 
 

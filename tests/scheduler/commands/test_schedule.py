@@ -14,9 +14,11 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from db.base.database import write
+from db.base import schema
+from db.base.database import reading, write
 from db.base.schema import schedules as schedules_table
 from db.base.schema import workers as workers_table
+from db.base.types import now
 from db.nightly import ends, runs, schedules, watched
 from db.queue import jobs
 from db.work import claims, endings
@@ -26,6 +28,7 @@ from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
 from trainer.judging import gate
 from trainer.judging.verdict import Side
+from worker.machine import privacy
 
 NIGHTLY = ("--cron", "30 2 1 2 *", "--tz", "Europe/Paris")
 
@@ -571,6 +574,22 @@ def test_a_removed_schedule_is_gone_and_its_name_is_free(
     assert run("schedule", "runs", "nightly").stderr == "no runs yet\n"
     told = json.loads(run("schedule", "rm", "nightly", "--json").stdout)
     assert (told["name"], told["removed"]) == ("nightly", True)
+
+
+def test_what_a_removed_schedule_saw_goes_with_it(engine: sa.Engine, inbox: Path) -> None:
+    home = session.settings().home
+    for name in ("gone", "kept"):
+        assert run("schedule", "add", name, *NIGHTLY, "score", inbox).exit_code == 0
+        number = int(schedules.get(engine, name)["id"])
+        privacy.keep_untaken(home, number, [("/in/Mustermann.dcm", "cannot be read")])
+        row = {"schedule_id": number, "path_hash": watched.key("a"), "path": "a", "size": 1,
+               "mtime_ns": 1, "state": "seen", "attempts": 0}  # fmt: skip
+        insert = sa.insert(schema.watched).values(**row, since=now())
+        write(engine, lambda c, i=insert: c.execute(i))  # type: ignore[misc]
+    assert run("schedule", "rm", "gone").exit_code == 0
+    with reading(engine) as connection:
+        assert connection.execute(sa.select(schema.watched.c.schedule_id)).all() == [(number,)]
+    assert [file.name for file in (home / "names").iterdir()] == [f"schedule-{number}.csv"]
 
 
 @pytest.mark.parametrize("word", ["show", "runs", "run", "pause", "resume", "rm"])

@@ -61,20 +61,37 @@ def refusal(*words: Any) -> str:
     return result.stderr.splitlines()[-1]
 
 
-def test_sources_keep_their_order_and_may_repeat(model: int, films: Path) -> None:
+def test_sources_keep_their_order_and_each_is_read_once(model: int, films: Path) -> None:
     with zipfile.ZipFile(films / "c.zip", "w") as packed:
         packed.writestr("x.png", b"x")
     (films / "list.txt").write_text("a/one.png\n")
-    job = submitted(films / "b", films / "c.zip", films / "b", "--list", films / "list.txt")
+    named = [films / "b", films / "c.zip", f"{films}/b/", f"{films}/a/../b", films / "c.zip"]
+    lists = ["--list", films / "list.txt", "--list", f"{films}/./list.txt"]
+    job = submitted(*named, *lists)
     assert uris(job) == [
         ("folder", str(films / "b")),
         ("zip", str(films / "c.zip")),
-        ("folder", str(films / "b")),
         ("list", str(films / "list.txt")),
     ]
     assert job["spec"]["sources"] == [uri for _, uri in uris(job)]
     assert job["sources"][1]["content_id"].startswith("zip:")
     assert job["sources"][0]["content_id"] is None
+
+
+def test_sources_that_are_named_again_or_lie_in_others_are_said(model: int, films: Path) -> None:
+    def said(*words: Any) -> list[str]:
+        result = run("score", *words, "--dry-run", "--json")
+        return [line for line in result.stderr.splitlines() if "named" in line]
+
+    once = "3 sources were named, and are 1: each is read once."
+    assert said(films, f"{films}/", f"{films}/a/..") == [once]
+    inside = f"lies in {films}, also named"
+    twice = "what both list is in the job twice."
+    assert said(f"{films}/*/*.png", films) == [f"{films}/*/*.png {inside}: {twice}"]
+    assert said(films / "a", films, films / "b/three.jpeg") == [
+        f"{films}/a {inside} (and 1 more so): {twice}"
+    ]
+    assert said(films / "a", films / "b", f"{films}/*/*.jpeg") == []
 
 
 def test_a_path_with_wildcards_is_a_pattern_unless_it_is_there(model: int, films: Path) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from db.base import schema
+from db.base.database import reading
+from db.nightly import schedules
 from db.queue import jobs
 from tests.scheduler import rows
 from tests.scheduler.console import run
@@ -93,3 +96,45 @@ def test_classify_does_not_draw_over_the_film(engine: sa.Engine, tmp_path: Path)
         assert result.exit_code == 2
         assert "is the film itself" in result.stderr
     assert film.read_bytes() == b"the only copy"
+
+
+def test_one_place_has_one_name_however_it_is_typed(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.a_model(engine, tmp_path, "first")
+    for folder in ("mix", "a/NORMAL", "a/PNEUMONIA", "elsewhere/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "a/NORMAL/1.png").write_bytes(b"a film")
+    (tmp_path / "weights.pth").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere/deep")
+    monkeypatch.chdir(tmp_path / "mix")
+
+    def sources(*words: object) -> list[str]:
+        result = run("score", *words, "--later", "--key", f"{words}")
+        assert result.exit_code == 0, result.output
+        with reading(engine) as connection:
+            newest = sa.select(sa.func.max(schema.jobs.c.id)).scalar_subquery()
+            select = sa.select(schema.sources.c.uri).where(schema.sources.c.job_id == newest)
+            return list(connection.execute(select).scalars())
+
+    place = str(tmp_path / "a")
+    for typed in ("../a", "../mix/../a/", "../a/NORMAL/..", place, f"/{place}", f"//{place}"):
+        assert sources(typed) == [place], typed
+    assert sources("../a/NORMAL/../*/*.png") == [f"{place}/*/*.png"]
+    # What a link leads to has another parent than the link.
+    (tmp_path / "elsewhere/1.png").write_bytes(b"\x89PNG film")
+    assert sources("../link/../1.png") == [f"{tmp_path}/elsewhere/1.png"]
+    assert sources("../a") == sources(place)
+
+    made = run("train", "../a", "--init", "../weights.pth", "--model-dir", "../out", "--later")
+    assert made.exit_code == 0, made.output
+    with reading(engine) as connection:
+        spec = connection.execute(
+            sa.select(schema.jobs.c.spec).where(schema.jobs.c.kind == "train")
+        ).scalar_one()
+    assert (spec["data"], spec["init"]) == (place, str(tmp_path / "weights.pth"))
+    assert spec["model_dir"] == str(tmp_path / "out")
+    watched = run("schedule", "add", "night", "--cron", "0 2 * * *", "score", "../a")
+    assert watched.exit_code == 0, watched.output
+    (row,) = schedules.listing(engine)
+    assert row["spec"]["job"]["sources"] == [place]

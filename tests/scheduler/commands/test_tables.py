@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,3 +180,51 @@ def test_tables_that_people_reported_are_read(engine: sa.Engine, tmp_path: Path)
         table = CASES / "lists" / name
         result = run("labels", "import", table, "--job", number, "--json")
         assert json.loads(result.stdout)["labelled"] == 2, name
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_table_is_an_error_and_not_waited_for(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    samples.fill(tmp_path / "films", patients=2)
+    pipe = tmp_path / "table.csv"
+    os.mkfifo(pipe)
+    job = rows.predicted(engine, tmp_path, ["a.png"])
+    for command in (
+        ("dataset", "check", tmp_path / "films", "--labels", pipe),
+        ("dataset", "check", pipe),
+        ("labels", "compare", pipe, pipe),
+        ("labels", "import", pipe, "--job", job),
+        ("score", "--list", pipe),
+    ):
+        result = run(*command)
+        assert result.exit_code in (1, 2), command
+        assert "no file" in result.output, command
+
+
+def test_a_column_that_a_table_has_twice_is_read_by_nobody(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    samples.fill(tmp_path / "films", patients=2)
+    films = sorted(tmp_path.glob("films/*/*.jpeg"))
+    names = [film.relative_to(tmp_path).as_posix() for film in films]
+    other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
+    table = tmp_path / "table.csv"
+    lines = [
+        f"{name},{n.parent.name},{other[n.parent.name]}"
+        for name, n in zip(names, films, strict=True)
+    ]
+    table.write_text("\n".join(["path,label,Label", *lines]))
+    job = rows.predicted(engine, tmp_path, names)
+    for command in (
+        ("dataset", "check", table),
+        ("dataset", "check", tmp_path / "films", "--labels", table),
+        ("labels", "compare", table, table),
+        ("labels", "import", table, "--job", job),
+    ):
+        result = run(*command)
+        assert result.exit_code in (1, 2), command
+        assert "'label' and 'Label'" in result.output, command
+    table.write_text("\n".join(["path,Path", *(f"{name},{name}" for name in names)]))
+    result = run("score", "--list", table)
+    assert "'path' and 'Path'" in result.output

@@ -267,3 +267,31 @@ def test_a_film_that_is_a_photograph_is_no_film(tmp_path: Path) -> None:
     photograph.save(tmp_path / "NORMAL" / "holiday.jpeg")
     found = checkup.check([tmp_path])
     assert "NORMAL/holiday.jpeg" in text(found, "colour")
+
+
+@pytest.mark.parametrize(
+    ("each", "verdict"), [(1, "usable, but"), (4, "usable, but"), (5, "ready")]
+)
+def test_a_validation_of_few_patients_is_doubted_and_noted(
+    tmp_path: Path, each: int, verdict: str
+) -> None:
+    fit(tmp_path)
+    manifest = tmp_path / "m.csv"
+    with manifest.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label", "split"])
+        for name in ("NORMAL", "PNEUMONIA"):
+            for n, film in enumerate(sorted((tmp_path / name).iterdir())):
+                place = film.relative_to(tmp_path)
+                rows.writerow([place, name, "val" if n < each else "train"])
+    found = checkup.check([manifest])
+    assert found.verdict == verdict
+    notes = [note for note in dataset.read(manifest).notes if "Too few patients" in note]
+    if verdict == "ready":
+        assert not notes
+        return
+    said = f"{each} of NORMAL, {each} of PNEUMONIA, fewer than 5"
+    assert codes(found, "doubt") == {"few_held_out"}
+    assert said in text(found, "few_held_out")
+    assert notes == [text(found, "few_held_out")]
+    assert notes[0] not in {f.text for f in found.findings if f.code == "note"}

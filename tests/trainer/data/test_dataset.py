@@ -118,7 +118,7 @@ def test_a_small_val_folder_does_not_choose_the_model(tmp_path: Path) -> None:
     samples.fill(tmp_path / "train", patients=30)
     samples.write(tmp_path / "val", "NORMAL/a.png", "PNEUMONIA/b.png")
     data = dataset.read(tmp_path)
-    assert "val/ does not choose the model because it has 2 films, fewer than 100" in data.notes[0]
+    assert "val/ does not choose the model because it has 2 films, fewer than 100" in data.notes[1]
     assert sum(data.count("val").values()) >= 12
     assert sum(film.path.startswith("val/") for film in data.films) == 2
 
@@ -142,7 +142,7 @@ def test_a_large_val_folder_of_other_patients_chooses_the_model_as_it_is(tmp_pat
 def test_a_lopsided_val_folder_does_not_choose_the_model(tmp_path: Path) -> None:
     samples.fill(tmp_path / "train", patients=10)
     samples.write(tmp_path / "val", *(f"PNEUMONIA/p{n}.png" for n in range(100)))
-    assert "0 films of NORMAL, fewer than 20" in dataset.read(tmp_path).notes[0]
+    assert "0 films of NORMAL, fewer than 20" in dataset.read(tmp_path).notes[1]
 
 
 def test_test_films_are_listed_and_never_trained_on(tmp_path: Path) -> None:

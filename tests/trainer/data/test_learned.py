@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import hostile
 from tests.trainer import samples
-from trainer.data import dataset, gathering
+from trainer.data import dataset, gathering, layout
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TRAIN, VAL, Film
 from trainer.data.learned import Learned
 from trainer.data.names import Names
+from trainer.data.whose import Whose
 
 KEY = b"k" * 32
 
@@ -138,3 +140,21 @@ def test_what_was_learned_is_written_down_and_read_again(tmp_path: Path) -> None
     path = tmp_path / "learned.json"
     path.write_text(learned.to_json(), encoding="ascii")
     assert Learned.read(path) == learned
+
+
+def test_a_follow_up_in_another_folder_is_known_by_its_patient_id(tmp_path: Path) -> None:
+    said = Whose(key=lambda: KEY)
+    for n in range(6):
+        for folder, view in (("before", 1), ("after", 2)):
+            path = tmp_path / folder / ("NORMAL", "PNEUMONIA")[n % 2] / f"f{n}{view}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            uid = f"1.2.3.{n}.{view}"
+            path.write_bytes(hostile.dicom(PatientID=f"MRN {n}", StudyInstanceUID=uid))
+    names = Names(key=KEY)
+    before = gathering.gather([tmp_path / "before"], said=said).films
+    learned = Learned.of(names.of(before)[:2], names=names)
+    after = gathering.of_entries(layout.read(tmp_path / "after").entries, said)
+    assert len(after) == 6
+    assert sum(learned.known(after)) == 2
+    other = gathering.of_entries(layout.read(tmp_path / "after").entries, Whose())
+    assert not any(learned.known(other)), "under another key"

@@ -120,6 +120,18 @@ def test_semicolons_of_a_spreadsheet_and_lines_without_a_label_are_understood(
     assert data.notes[0] == "1 lines of a manifest have no label and are skipped."
 
 
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    samples.fill(tmp_path, patients=3)
+    films = [p.relative_to(tmp_path) for p in sorted(tmp_path.glob("*/*.jpeg"))]
+    lines = [f"{film},{film.parent.name},7,test," for film in films]
+    read = dataset.read(write(tmp_path / "m.csv", "path,label,patient_id,Dataset,slice", *lines))
+    (said,) = [note for note in read.notes if "not read" in note]
+    assert "patient_id, dataset; those that are read are called path, label, patient" in said
+    read.write_csv(tmp_path / "again.csv")
+    again = dataset.read(tmp_path / "again.csv")
+    assert not [note for note in again.notes if "not read" in note]
+
+
 def test_a_later_source_adds_films_and_corrects_those_that_are_there(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     samples.fill(old, patients=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.trainer import samples
 from trainer.checking import checkup, division
 from trainer.data import dataset, gathering, names, whose
 from trainer.data.dataset import Dataset
-from trainer.data.labelled import FIRST_NAMING
+from trainer.data.labelled import FIRST_NAMING, SECOND_NAMING
 from trainer.data.names import Names
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
@@ -23,6 +24,7 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 PATIENTS = 60
 
 OF_BEFORE = Whose(naming=FIRST_NAMING)
+OF_SECOND = Whose(naming=SECOND_NAMING)
 
 
 def uid(*numbers: int) -> str:
@@ -236,6 +238,102 @@ def test_a_viewer_s_names_in_folders_of_patients_are_no_patients(tmp_path: Path)
     assert len({film.patient for film in data.films}) == PATIENTS
 
 
+def by_day(shape: str, first: date = date(2023, 11, 6)) -> Any:
+    """Names by the day of a film and its number on that day; patients come again."""
+
+    def name(patient: int, n: int) -> str:
+        day = first + timedelta(days=patient // 3 + 40 * n)
+        return shape.format(day=f"{day:%Y%m%d}", n=patient % 3 + 1)
+
+    return name
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{day}_{n:03}.png", "p{day}_{n}.png", "case_{day}-{n}.png", "sub-{day}_{n}.png",
+        "{n}/PA{day}/ST000000/IM{n:06}.dcm", "IM-{day}-{n:04}.jpeg", "on {day}/{n}.png",
+    ],
+)  # fmt: skip
+def test_a_name_by_the_day_of_a_film_says_no_patient(tmp_path: Path, shape: str) -> None:
+    truth = plant(tmp_path, by_day(shape))
+    before = split(tmp_path, OF_SECOND)
+    assert before.patients in ("known", "folders"), "as it was"
+    assert on_both_sides(before, truth) > 0
+    found = gathering.gather([tmp_path]).films
+    assert not {film.known_by for film in found} & whose.KNOWN
+    assert whose.state(found) == "unknown"
+
+
+@pytest.mark.parametrize("shape", ["{:08}_{:03}.png", "p{:08}_s{}.png", "case {:08} {}.png"])
+def test_numbers_of_which_some_could_be_days_are_patients(tmp_path: Path, shape: str) -> None:
+    truth = plant(tmp_path, lambda patient, n: shape.format(19980101 + 4 * patient, n))
+    data = split(tmp_path)
+    assert (data.patients, on_both_sides(data, truth)) == ("known", 0)
+
+
+def listing(root: Path, patient_of: dict[str, str]) -> Path:
+    """A manifest of the films of some paths, with these patients."""
+    lines = [f"{path},{path.split('/')[0]},{who}" for path, who in patient_of.items()]
+    (root / "m.csv").write_text("\n".join(["path,label,patient", *lines]))
+    return root / "m.csv"
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "nan", "Unknown", "-", "anonymous", ""])
+def test_a_word_that_stands_for_nobody_is_no_patient_in_a_manifest(
+    tmp_path: Path, word: str
+) -> None:
+    truth = plant(tmp_path, lambda patient, n: f"scan {patient} {n}.png")
+    said = {path: word if int(who) % 3 else f"A{who}" for path, who in truth.items()}
+    found = gathering.gather([listing(tmp_path, said)])
+    assert {f.known_by for f in found.films if said[f.path] == word} == {""}
+    data = split(listing(tmp_path, said))
+    assert data.patients == "unknown"
+    assert any("whose 160 of 240 films are" in note for note in data.notes)
+    before = split(listing(tmp_path, said), OF_SECOND)
+    assert before.patients == ("known" if word else "unknown"), "as it was"
+
+
+def test_of_a_word_for_nobody_the_name_says_whose_a_film_is(tmp_path: Path) -> None:
+    truth = plant(tmp_path, mimic)
+    data = split(listing(tmp_path, dict.fromkeys(truth, "NA")))
+    assert (data.patients, on_both_sides(data, truth)) == ("known", 0)
+
+
+def test_patients_who_are_counted_from_0_or_called_anonymous_by_number_are_patients(
+    tmp_path: Path,
+) -> None:
+    truth = plant(tmp_path, lambda patient, n: f"scan {patient} {n}.png")
+    for called in ("{}", "anon{}", "anonymous {:03}"):
+        said = {path: called.format(int(who)) for path, who in truth.items()}
+        data = split(listing(tmp_path, said))
+        assert (data.patients, on_both_sides(data, truth)) == ("known", 0)
+
+
+@pytest.mark.parametrize("pattern", [r"^([^/]+)/", None])
+def test_a_word_for_nobody_is_no_patient_as_a_pattern_s_group_or_a_folder(
+    tmp_path: Path, pattern: str | None
+) -> None:
+    def wards(patient: int, n: int) -> str:
+        return f"{f'mrn{patient}x' if patient % 3 else 'unknown'}/film {patient} {n}.png"
+
+    plant(tmp_path, wards, patients=PATIENTS // 2, films=2)
+    data = split(tmp_path, Whose(pattern=pattern))
+    nobody = [film for film in data.films if "/unknown/" in film.path]
+    assert {film.known_by for film in nobody} == {""}
+    assert len({film.patient for film in nobody}) == len(nobody) == 20
+    assert data.patients == "unknown"
+    before = split(tmp_path, Whose(pattern=pattern, naming=SECOND_NAMING))
+    assert len({film.patient for film in before.films if "/unknown/" in film.path}) == 1
+
+
+def test_a_pattern_that_matches_no_film_of_a_manifest_of_nobody_shows_one(tmp_path: Path) -> None:
+    truth = plant(tmp_path, mimic, patients=4)
+    manifest = listing(tmp_path, dict.fromkeys(truth, "NA"))
+    with pytest.raises(DatasetError, match="for example in p10/p10000000/"):
+        split(manifest, Whose(pattern=r"mrn(\d+)"))
+
+
 # DICOM's tags.
 
 
@@ -316,3 +414,71 @@ def test_films_read_by_other_rules_are_another_dataset(tmp_path: Path) -> None:
         for found in manifests
     ]
     assert len({data.hash for data in kept}) == 3
+
+
+def two_forms(root: Path, people: int, called: Any, tags: Any, also: str = "jpeg") -> None:
+    """A DICOM film and another of each of some people."""
+    for n in range(people):
+        name = CLASSES[n % 2]
+        film(root, f"{name}/{called(n)}_2.dcm", PatientID=tags(n), StudyInstanceUID=uid(n))
+        samples.write(root, f"{name}/{called(n)}_1.{also}")
+
+
+@pytest.mark.parametrize("key", [b"", b"a key"])
+@pytest.mark.parametrize("called", ["person{}/x", "person{}", "Smith, {}/film"])
+@pytest.mark.parametrize("tag", ["person{}", "MRN {}"])
+def test_one_person_as_dicom_and_as_another_file_is_one_patient(
+    tmp_path: Path, called: str, tag: str, key: bytes
+) -> None:
+    two_forms(tmp_path, 24, called.format, tag.format)
+    before = gathering.gather([tmp_path], said=keyed(key, naming=SECOND_NAMING)).films
+    assert len({film.patient for film in before}) == 48, "as it was"
+    found = gathering.gather([tmp_path], said=keyed(key)).films
+    people: dict[str, set[bool]] = {film.patient: set() for film in found}
+    for one in found:
+        people[one.patient].add(one.dicom)
+    assert list(people.values()) == [{True, False}] * 24
+    assert all(names.is_hidden(who) for who in people)
+    assert not whose.several(found)
+
+
+def test_a_patient_id_that_another_source_s_names_or_manifest_have_is_one_patient(
+    tmp_path: Path,
+) -> None:
+    truth = plant(tmp_path / "png", lambda patient, n: f"scan {patient} {n}.png", patients=12)
+    manifest = listing(tmp_path / "png", {path: f"MRN-{who}" for path, who in truth.items()})
+    samples.write(tmp_path / "b", *(f"{CLASSES[n % 2]}/person{n}_1.png" for n in range(12)))
+    for n in range(12):
+        film(
+            tmp_path / "b",
+            f"{CLASSES[n % 2]}/scan {n}.dcm",
+            PatientID=f"MRN-{n}",
+            StudyInstanceUID=uid(n),
+        )
+        film(
+            tmp_path / "b",
+            f"{CLASSES[n % 2]}/other {n}.dcm",
+            PatientID=f"person{n}",
+            StudyInstanceUID=uid(n, 1),
+        )
+    for said, patients in ((keyed(b"k"), 24), (keyed(b"k", naming=SECOND_NAMING), 48)):
+        found = gathering.gather([manifest, tmp_path / "b"], said=said).films
+        assert len({film.patient for film in found}) == patients
+
+
+def test_a_name_of_films_of_several_patient_ids_joins_none_and_is_doubted(tmp_path: Path) -> None:
+    for n in range(120):
+        film(
+            tmp_path,
+            f"{CLASSES[n % 2]}/IM-0001-{n:04}.dcm",
+            PatientID=f"MRN {n}",
+            StudyInstanceUID=uid(n),
+        )
+    samples.write(tmp_path, "NORMAL/IM-0001-0900.jpeg", "PNEUMONIA/IM-0777-0901.jpeg")
+    data = split(tmp_path)
+    assert (len({film.patient for film in data.films}), data.patients) == (122, "known")
+    (doubt,) = [f for f in checkup.check([tmp_path]).findings if f.code == "patients_of_one_name"]
+    assert (doubt.level, doubt.paths) == ("doubt", ("NORMAL/IM-0001-0900.jpeg",))
+    assert doubt.text.startswith("1 films without a PatientID have the name")
+    assert doubt.text in data.notes
+    assert not [note for note in split(tmp_path, OF_SECOND).notes if "of several" in note]

@@ -22,9 +22,11 @@ from trainer.learning import loop, outputs, state
 #: Smaller still: what is asked here is what becomes of runs, not how good they are.
 OPTIONS = dataclasses.replace(samples.OPTIONS, size=32)
 
+pytestmark = pytest.mark.usefixtures("narrow")
 
-@pytest.fixture(scope="module")
-def reference(data: dataset.Dataset) -> Path:
+
+@pytest.fixture
+def reference(data: dataset.Dataset, narrow: None) -> Path:
     """Folder of an undisturbed run with OPTIONS; nobody may change it."""
     return once.made("reference-of-loop", lambda folder: loop.train(OPTIONS, data, folder))
 

@@ -10,6 +10,8 @@ from trainer.learning.state import State
 from trainer.learning.step import Step
 from trainer.network import model
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 0, 1])
 COUNTS = torch.ones(4)

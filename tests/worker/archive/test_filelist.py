@@ -83,9 +83,28 @@ def test_a_text_names_one_file_a_line(films: Path, end: str, bom: bytes) -> None
         ("z.png", "4"),
         (f"{films}/ward 1/b,c.png", "2"),
         ("a.png", "1"),
-        ("a.png", "1"),
     ]
-    assert skipped("list", uri) == {"comment": 1, "blank_line": 2}
+    assert skipped("list", uri) == {"comment": 1, "blank_line": 2, "named_twice": 1}
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_path_that_a_list_names_again_is_counted_and_no_other_item(
+    films: Path, name: str
+) -> None:
+    (films / "link").symlink_to("a.png")
+    (films / "there").symlink_to("ward 1")
+    again = ["./a.png", f"{films}/a.png", "ward 1/../a.png", f"{films}//./z.png", "./gone.png"]
+    # A link is a name like any other, and what it leads to has a parent of its own.
+    once = ["a.png", "z.png", "gone.png", "link", "there/../a.png"]
+    uri = write(films, "\n".join(["path", *once, *again]), name)
+    listed = [name for name, _ in read("list", uri)]
+    assert [path for path in listed if path != "path"] == once[:-1]
+    assert skipped("list", uri) == {"named_twice": len(again) + 1}
+    with archive.open_source(uri, "list") as source:
+        kept = source.listed()
+    with archive.open_source(uri, "list", listed=kept) as source:
+        assert [member.name for member in source.members()] == listed
+        assert source.skipped == {"named_twice": len(again) + 1}
 
 
 def test_a_path_that_cannot_be_read_is_an_item_too(films: Path) -> None:

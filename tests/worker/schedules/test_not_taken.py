@@ -112,6 +112,31 @@ def test_what_is_neither_a_film_nor_an_archive_is_an_item_with_an_error_of_its_o
     assert inbox.takes(inbox.night()) == {"list": names}
 
 
+def test_of_several_damaged_archives_each_is_named_and_given_up(inbox: Inbox) -> None:
+    one, two = films(2)
+    locked = bytearray(zipped(two))
+    locked[6] |= 1  # encrypted, says the member
+    locked[locked.rindex(b"PK\x01\x02") + 8] |= 1  # and so does the directory
+    inbox.put("locked.zip", bytes(locked))
+    inbox.put("cut.zip", zipped(two)[:-200])
+    inbox.put("cut.tar.gz", gzip.compress(tarred(two, one))[: len(two)])
+    inbox.put("good.jpg", one)
+    run = inbox.night()
+    assert "1 not taken: archives" in run["reason"]
+    inbox.close(run, "failed")
+    run = inbox.night()
+    assert "3 not taken: archives" in run["reason"]
+    assert inbox.takes(run) == {"list": ["good.jpg"]}
+    for name in ("locked.zip", "cut.zip", "cut.tar.gz"):
+        assert f"{inbox.folder}/{name}" in inbox.untaken()
+    inbox.close(run, "completed")
+    inbox.night()
+    assert {state for name, state in inbox.files().items() if name != "good.jpg"} == {
+        ("given_up", 3)
+    }
+    assert told(inbox.engine) == ["not_taken", "failed", "given_up"]
+
+
 def test_a_run_that_makes_a_job_says_what_it_did_not_take(inbox: Inbox) -> None:
     one, two = films(2)
     inbox.put("a.jpg", one)

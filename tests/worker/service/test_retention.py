@@ -211,3 +211,18 @@ def test_the_chores_retire_a_schedule_s_surplus_and_free_its_bytes(
     assert left == 2
     assert tidying.of_schedules(settings, engine, "w1") == 0
     tidying.hourly(replace(settings, home=tmp_path / "no such home"), engine, "w1")
+
+
+def test_a_worker_forgets_the_names_of_films_of_what_was_purged_elsewhere(
+    settings: Settings, engine: sa.Engine
+) -> None:
+    purged, kept = (rows.a_queued_job(engine, "train") for _ in range(2))
+    gone = sa.update(job_table).where(job_table.c.id == purged).values(purged_at=now())
+    write(engine, lambda c: c.execute(gone))
+    names = settings.home / "names"
+    stay = {put(names / f"job-{kept}.csv"), put(names / "job-99.csv"), put(names / "other.csv")}
+    put(names / f"job-{purged}.csv")
+
+    tidying.hourly(settings, engine, "w")
+
+    assert set(names.iterdir()) == stay

@@ -1,4 +1,4 @@
-"""Labelled films, a whole ResNet18 to begin with, and the stand-in for the training process."""
+"""Labelled films, a whole ResNet18 to begin with, and what takes the training process's place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import drawn
 from tests.support.paths import ROOT
-from tests.worker.training import stand_in_child
+from tests.worker import samples
+from tests.worker.training import narrow_child, stand_in_child
 from tests.worker.whole import card as card
 from tests.worker.whole import model_file as model_file
 from worker.training import process
@@ -29,3 +30,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, model_file: Path) -> str:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(stand_in_child.MODEL, str(model_file))
     return process.CHILD
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training processes that are started from now on are real, and train narrow networks."""
+    monkeypatch.setattr(process, "CHILD", narrow_child.__name__)
+    for name, value in narrow_child.environment(samples.NARROW).items():
+        monkeypatch.setenv(name, value)

@@ -53,6 +53,9 @@ LONGER = soak.repetitions(quick=7, full=14)
 #: More epochs than any test waits for.
 ENDLESS = 10_000
 
+#: What is asked of these is what becomes of a job, not how good its model is.
+narrow = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
@@ -148,6 +151,7 @@ def children(parent: int | None = None) -> list[int]:
     return running.children(parent or os.getpid(), process.CHILD)
 
 
+@narrow
 @pytest.mark.parametrize(
     "database_url",
     ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)],
@@ -258,6 +262,7 @@ def test_a_folder_that_cannot_be_trained_on_fails_the_job_at_once_and_says_why(
         assert [e for e, _ in trainer.events(job_id)] == ["submitted", "running", "failed"]
 
 
+@narrow
 def test_a_job_trains_on_several_sources_with_corrected_labels(
     trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
@@ -278,6 +283,7 @@ def test_a_job_trains_on_several_sources_with_corrected_labels(
     assert "The corrections give 1 films another label." in kept["notes"]
 
 
+@narrow
 def test_a_name_that_is_taken_fails_the_job_and_says_so(
     trainer: Trainer, labelled: Path, model_id: int, model_file: Path
 ) -> None:
@@ -289,6 +295,7 @@ def test_a_name_that_is_taken_fails_the_job_and_says_so(
     assert job["reason"] == f"{taken}; choose another name"
 
 
+@narrow
 def test_a_killed_training_goes_on_where_it_was_with_its_films_though_others_came_and_went(
     trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
@@ -324,9 +331,13 @@ def test_a_killed_training_goes_on_where_it_was_with_its_films_though_others_cam
     ]
 
 
+@narrow
 def test_a_warm_start_goes_on_from_the_model_that_the_job_names_also_after_a_kill(
-    trainer: Trainer, labelled: Path, model_id: int, model_file: Path
+    trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
+    model_file = tmp_path / "first.onnx"
+    samples.write_model(model_file, ("NORMAL", "PNEUMONIA"), seed=1)
+    model_id = samples.register(trainer.engine, model_file)
     job_id = trainer.submit(labelled, warm_start=model_id)
     with trainer.working():
         samples.wait(
@@ -370,6 +381,7 @@ def test_a_model_to_begin_from_that_is_not_there_fails_the_job_at_once_and_says_
     assert job["reason"].startswith("the training cannot begin: model 9 cannot be fetched: ")
 
 
+@narrow
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_job_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(
@@ -410,6 +422,7 @@ def test_a_job_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
         assert row["val_loss"] == reference["val_loss"]
 
 
+@narrow
 def test_a_cancelled_job_is_continued_by_another_where_it_was(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -430,6 +443,7 @@ def test_a_cancelled_job_is_continued_by_another_where_it_was(
     assert left == {path: path.stat().st_mtime_ns for path in trainer.folder(first).rglob("*.pth")}
 
 
+@narrow
 def test_a_full_disk_ends_the_job_and_says_where_the_best_epoch_is(
     trainer: Trainer, labelled: Path
 ) -> None:
@@ -593,6 +607,7 @@ def test_training_gives_way_to_more_urgent_scoring_here_and_goes_on_after_it(
     assert trainer.job(patient)["state"] == "queued", "what is no more urgent was not waited for"
 
 
+@narrow
 def test_a_training_process_ends_when_its_worker_is_killed(
     settings: Settings, trainer: Trainer, labelled: Path, tmp_path: Path
 ) -> None:
@@ -603,7 +618,8 @@ def test_a_training_process_ends_when_its_worker_is_killed(
         "from db.base import database\n"
         "from worker import config\n"
         "from worker.machine.heartbeat import Heartbeat\n"
-        "from worker.training import loop\n"
+        "from worker.training import loop, process\n"
+        f"process.CHILD = {process.CHILD!r}\n"
         "settings = config.load()\n"
         "engine = database.connect(settings.database_url)\n"
         "heart = Heartbeat(engine, 'killed', lease_s=settings.lease_s)\n"

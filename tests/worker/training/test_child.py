@@ -38,7 +38,7 @@ REPORTS = {
 }  # fmt: skip
 
 #: More than there is time for before a process is killed or stopped.
-EPOCHS = 12
+EPOCHS = 8
 
 
 @pytest.fixture(params=["real", "stand-in"])

@@ -34,6 +34,7 @@ from db.queue.training import epoch_rows
 from db.registry import aliases, engines, models
 from tests.support import once, soak
 from tests.worker import samples, spots
+from tests.worker.training import narrow_child
 from trainer.checking import checkup, unseen
 from trainer.data import frozen, gathering
 from trainer.data.labelled import NAMING
@@ -41,13 +42,15 @@ from worker import config
 from worker.engine import gate, open_engine, store
 from worker.machine.heartbeat import Heartbeat
 from worker.schedules import promotion
-from worker.training import loop, night
+from worker.training import loop, night, process
 
 JOB = {
     "epochs": 3, "patience": 0, "size": 64, "batch_size": 16, "lr": 1e-3, "init": "scratch",
     "precision": "fp32", "val_fraction": 0.2, "operating_point": "youden", "ema": 0.9,
     "augment": 0.25, "positive": "PNEUMONIA", "workers": 2, "seed": 0, "naming": NAMING,
 }  # fmt: skip
+#: Channels of the network's first layer, a quarter of a ResNet18's.
+WIDTH = 16
 #: With few films what is demanded must be little.
 RULES = {"margin_auroc": 0.5, "margin_sensitivity": 0.6, "margin_specificity": 0.6}
 
@@ -67,7 +70,15 @@ class Nights:
         home = root / "home"
         home.mkdir(exist_ok=True)
         url = f"sqlite:///{home}/pneumoq.db"
-        self.settings = config.load({"PNEUMOQ_HOME": str(home), "PNEUMOQ_DATABASE_URL": url})
+        self.settings = config.load(
+            {
+                "PNEUMOQ_HOME": str(home),
+                "PNEUMOQ_DATABASE_URL": url,
+                # Of two one would only wait for the other, as other tests compute beside this.
+                "PNEUMOQ_TRAIN_THREADS": "1",
+                "PNEUMOQ_ENGINE_THREADS": "1",
+            }
+        )
         self.engine = connecting.connect(url)
         migrate.upgrade(self.engine)
         self.heartbeat = Heartbeat(self.engine, "w", lease_s=60.0)
@@ -111,8 +122,12 @@ class Nights:
         return run_id
 
     def work(self, stop: threading.Event) -> None:
-        """Train what is due."""
-        loop.Trainer(self.settings, self.engine, "w", self.heartbeat, stop).drain()
+        """Train what is due, with a network that learns the spots as a whole one does."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process, "CHILD", narrow_child.__name__)
+            for name, value in narrow_child.environment(WIDTH).items():
+                patch.setenv(name, value)
+            loop.Trainer(self.settings, self.engine, "w", self.heartbeat, stop).drain()
 
     def end(self, run_id: int) -> sa.RowMapping:
         """Work on a run's job to its end, and settle what it made."""

@@ -13,6 +13,7 @@ from db.queue import jobs
 from scheduler import session
 from tests.scheduler import rows
 from tests.scheduler.console import only_line, run
+from worker.machine import privacy
 
 
 def test_a_paused_job_says_how_to_go_on_and_goes_on(engine: sa.Engine, tmp_path: Path) -> None:
@@ -142,6 +143,9 @@ def test_old_jobs_are_purged_and_their_sums_stay(engine: sa.Engine, tmp_path: Pa
     model = rows.a_model(engine, tmp_path)
     old, new = (rows.a_scored_job(engine, model, broken=1) for _ in range(2))
     _make_old(engine, old)
+    names = session.settings().home / "names"
+    for job in (old, new):
+        privacy.keep_names(names.parent, job, [(1, "0f", "ward/Mustermann.dcm")])
     looked = run("jobs", "purge", "--older-than", "90d", "--dry-run")
     assert looked.exit_code == 0
     assert "Nothing was removed" in looked.stdout
@@ -151,6 +155,7 @@ def test_old_jobs_are_purged_and_their_sums_stay(engine: sa.Engine, tmp_path: Pa
     done = run("jobs", "purge", "--older-than", "90d", "--yes", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["jobs"] == [old]
+    assert [file.name for file in names.iterdir()] == [f"job-{new}.csv"]
     counts = "SELECT job_id, count(*) AS n FROM v_predictions GROUP BY job_id"
     assert run("query", "--format", "csv", counts).stdout == f"job_id,n\n{new},9\n"
     shown = json.loads(run("jobs", "show", old, "--json").stdout)

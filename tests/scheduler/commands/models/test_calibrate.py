@@ -195,10 +195,13 @@ def test_what_it_comes_from_is_shown(engine: sa.Engine, model_id: int, source: P
     assert run("models", "calibrate", model_id, "--data", source / "ward7", "--name", "ours",
                "--dry-run").exit_code == 2  # fmt: skip
     # A copy of what the first one's figures were is beside it, on the same films.
+    same_films = set()
     for model, name in ((model_id, "before"), (number, "after")):
         (kept,) = models.detail(engine, model)["evaluations"]
         assert (kept["split"], kept["n_films"]) == ("calibration films", FILMS)
         assert kept["metrics"]["sensitivity"] == told["metrics"][name]["sensitivity"]
+        same_films.add(kept["metrics"]["same_films"])
+    assert len(same_films) == 1 and same_films != {None}
 
 
 def test_it_goes_through_the_gate_before_it_is_promoted_and_rollback_goes_back(

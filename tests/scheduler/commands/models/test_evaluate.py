@@ -244,6 +244,30 @@ def test_files_that_cannot_be_read_are_counted_and_named(
         assert name in table.read_text()
 
 
+def test_films_are_known_to_be_the_same_by_what_they_are_not_by_their_folders_name(
+    engine: sa.Engine, model_id: int, data: Path, tmp_path: Path
+) -> None:
+    def same_films(folder: Path) -> str:
+        result = run("models", "evaluate", model_id, folder, "--no-shift")
+        assert result.exit_code in (0, 3), result.output
+        newest = max(models.detail(engine, model_id)["evaluations"], key=lambda e: e["id"])
+        return str(newest["metrics"]["same_films"])
+
+    here = data / "test"
+    moved, fewer, relabelled = (tmp_path / name / "test" for name in ("moved", "fewer", "other"))
+    for folder in (moved, fewer, relabelled):
+        shutil.copytree(here, folder)
+    film = next((moved / "NORMAL").iterdir())
+    film.rename(film.with_name(f"z-{film.name}"))
+    next((fewer / "NORMAL").iterdir()).unlink()
+    film = next((relabelled / "NORMAL").iterdir())
+    film.rename(relabelled / "PNEUMONIA" / film.name)
+    assert same_films(here) == same_films(moved)
+    (moved / "NORMAL/cut.jpeg").write_bytes(b"\xff\xd8\xff")  # not measured
+    assert same_films(here) == same_films(moved)
+    assert len({same_films(folder) for folder in (here, fewer, relabelled)}) == 3
+
+
 def test_only_the_split_that_is_asked_for_is_measured(model_id: int, data: Path) -> None:
     def films(*args: object) -> float:
         told = json.loads(run("models", "evaluate", model_id, *args, "--json").stdout)
