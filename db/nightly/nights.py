@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -76,15 +76,13 @@ def learned(
     model_ids: Iterable[int],
     schedule_id: int,
     splits: Collection[str] = ("train",),
-) -> list[Kept]:
+) -> Iterator[Kept]:
     """The films of these splits that these models, and those that they began from, were made with.
 
     Models that this schedule made are skipped once it has frozen films, on none of which, nor
     on others of their patients, it has trained: a chain of years is read in a moment.
     """
-    train = sa.select(models_table.c.id, models_table.c.parent_id)
-    chain = train.where(models_table.c.id.in_(sorted(set(model_ids)))).cte(recursive=True)
-    chain = chain.union(train.join(chain, chain.c.parent_id == models_table.c.id))
+    chain = _line(model_ids)
     frozen = sa.select(schedules.c.evaluation_id).where(schedules.c.id == schedule_id)
     select = (
         sa.select(models_table.c.dataset_id, jobs_table.c.schedule_id)
@@ -99,9 +97,28 @@ def learned(
             for row in connection.execute(select)
             if not (is_frozen and row.schedule_id == schedule_id)
         }
-    return [
-        film for number in sorted(read) for film in films(engine, number) if film.split in splits
-    ]
+    for number in sorted(read):
+        yield from (film for film in films(engine, number) if film.split in splits)
+
+
+def from_elsewhere(engine: sa.Engine, model_id: int) -> bool:
+    """Whether a model, or one that it began from, was not trained here: what that has learned is
+    not known."""
+    chain = _line([model_id])
+    select = (
+        sa.select(models_table.c.id)
+        .join(chain, chain.c.id == models_table.c.id)
+        .where(models_table.c.dataset_id.is_(None), models_table.c.parent_id.is_(None))
+    )
+    with database.reading(engine) as connection:
+        return connection.execute(select).first() is not None
+
+
+def _line(model_ids: Iterable[int]) -> sa.CTE:
+    """These models, and all that they began from."""
+    one = sa.select(models_table.c.id, models_table.c.parent_id)
+    chain = one.where(models_table.c.id.in_(sorted(set(model_ids)))).cte(recursive=True)
+    return chain.union(one.join(chain, chain.c.parent_id == models_table.c.id))
 
 
 def dataset_of_model(engine: sa.Engine, model_id: int) -> int | None:

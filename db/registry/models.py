@@ -220,9 +220,7 @@ def _store(connection: sa.Connection, model_id: int, precision: str, path: Path)
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
         sha256 = digest.hexdigest()
-        owner = connection.execute(
-            sa.select(model_files.c.model_id).where(model_files.c.sha256 == sha256)
-        ).scalar()
+        owner = connection.execute(_owner(sha256)).scalar()
         if owner is not None:
             raise Conflict(f"{path.name} is registered already: it is a file of model {owner}")
         connection.execute(
@@ -242,6 +240,16 @@ def _store(connection: sa.Connection, model_id: int, precision: str, path: Path)
             )
             number += 1
     return sha256
+
+
+def owner_of(engine: sa.Engine, sha256: str) -> int | None:
+    """The model that a file of this content is of; None where it is of none."""
+    with database.reading(engine) as connection:
+        return connection.execute(_owner(sha256)).scalar()
+
+
+def _owner(sha256: str) -> sa.Select[Any]:
+    return sa.select(model_files.c.model_id).where(model_files.c.sha256 == sha256)
 
 
 def pruned(connection: sa.Connection, model_id: int) -> str | None:

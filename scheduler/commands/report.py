@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from scheduler.pages.dressed import Dressed
     from scheduler.pages.job import Made
     from scheduler.pages.judged import Judged
-    from trainer.data.labelled import Entry
     from trainer.data.whose import Patient
 
 #: What may stand before a name to say what it is of.
@@ -211,6 +209,7 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
     import numpy as np
 
     from scheduler.commands.dataset import decoder
+    from scheduler.commands.models import made_with
     from scheduler.pages import dressed, judged
     from scheduler.submitting import precision
     from trainer.card import Card
@@ -246,13 +245,10 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
         )
     if not files:
         raise errors.Failure(f"no film of {data} could be scored; `pneumoq dataset check {data}`")
-    made_with = _made_with(engine, row["id"], entries)
+    warning = made_with.sentence(made_with.among(engine, settings, row, entries))
     notes = []
-    if made_with:
-        notes.append(
-            f"The model was made with {made_with:,} of these films: it has learned from them, or "
-            "they chose its epoch and threshold. The figures are too good."
-        )
+    if warning:
+        notes.append(f"{warning}: the figures are too good.")
     elif split != TEST or card.provenance.get("calibrated"):
         notes.append(judged.GIVEN)
     if whose.state(owners) == "unknown":
@@ -275,19 +271,3 @@ def _score(engine: sa.Engine, row: sa.RowMapping, data: Path, films: int) -> tup
 def _not_read(unreadable: Mapping[str, int]) -> str:
     codes = ", ".join(f"{n} × {code}" for code, n in sorted(unreadable.items()))
     return f"Not in the figures, as they could not be read: {sum(unreadable.values())} ({codes})."
-
-
-def _made_with(engine: sa.Engine, model_id: int, entries: Sequence[Entry]) -> int:
-    """How many of these films the model was made with: it learned them, or they chose its epoch and
-    threshold."""
-    from db.nightly import nights
-    from trainer.data import gathering
-    from trainer.data.labelled import TRAIN, VAL
-
-    made_with = nights.learned(engine, [model_id], -1, (TRAIN, VAL))
-    contents = {film.sha256 for film in made_with}
-    found = 0
-    for entry in entries if contents else ():
-        with contextlib.suppress(OSError):  # it was counted as unreadable
-            found += (entry.sha256 or gathering.content_of(entry.file)) in contents
-    return found

@@ -59,6 +59,7 @@ ALLOWED = (
     _may("home names/*", "film dicom hidden source", "the map, which stays on site"),
     _may("home training/*/left_out.json", "film dicom hidden source", "a run goes on without them"),
     _may("home training/*/films.json", "film dicom hidden source", "a run goes on with them"),
+    _may("home training/*/learned.json", "film", "patients whom the start has learned"),
     _may("home training/*/night.json", "source film", "the manifest of the frozen films"),
 )  # fmt: skip
 

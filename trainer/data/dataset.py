@@ -17,6 +17,7 @@ from pathlib import Path
 from trainer.data import classes, gathering, manifest, patients, whose
 from trainer.data.gathering import Gathered
 from trainer.data.labelled import TEST, TRAIN, VAL, Film, LeftOut, listed
+from trainer.data.learned import NOTHING, Learned
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 
@@ -52,6 +53,29 @@ class Dataset:
     #: Sentences that a person should read before trusting the result. They count, and name neither
     #: films nor folders: they go where the model goes.
     notes: tuple[str, ...] = ()
+    #: Patients of whom the model that training begins from has learned films, and whether it may
+    #: have learned others: its weights come from elsewhere.
+    known: frozenset[str] = frozenset()
+    may_know: bool = False
+
+    @property
+    def doubt(self) -> str:
+        """Why figures of the held-out films are too good, or may be; empty where nothing says so.
+
+        Of this training, not of the films: others on the same films may begin from something else.
+        """
+        held_out = self.of(VAL)
+        if n := sum(film.patient in self.known for film in held_out):
+            return (
+                f"{n:,} of {len(held_out):,} held-out films were learned by the model that this "
+                "one began from, or are of patients whom it learned: figures of them are too good"
+            )
+        if self.may_know:
+            return (
+                "it is not known here what the weights that this model began from have learned: "
+                "where it is held-out films, their figures are too good"
+            )
+        return ""
 
     @property
     def positive_index(self) -> int:
@@ -157,11 +181,18 @@ def check_patients(gathered: Gathered) -> None:
 
 
 def settle(
-    gathered: Gathered, *, val_fraction: float, seed: int, positive: str | None = None
+    gathered: Gathered,
+    *,
+    val_fraction: float,
+    seed: int,
+    positive: str | None = None,
+    start: Learned = NOTHING,
 ) -> Dataset:
     """The dataset that training uses: contradictions left out, train and val settled.
 
     `positive` is the disease; without it the names of the classes say which it is, or DatasetError.
+    `start` is what the weights that training begins from have learned: other patients are held out
+    before those.
     """
     films = list(gathered.films)
     notes = list(gathered.notes)
@@ -173,10 +204,16 @@ def settle(
         )
         gone = {file.path for file in contradictions}
         films = [film for film in films if film.path not in gone]
+    by_name = start.known(films)
     films = patients.joined(films)
+    known = frozenset(
+        film.patient
+        for film, *was in zip(films, by_name, start.known(films), strict=True)
+        if any(was)
+    )
     films = _followed(films, gathered.added)
     _check_trainable(gathered.root, films, gathered.labels)
-    films, more = _split(films, gathered.labels, val_fraction, seed, gathered.settled)
+    films, more = _split(films, gathered.labels, val_fraction, seed, gathered.settled, known)
     dataset = Dataset(
         root=gathered.root,
         labels=gathered.labels,
@@ -189,6 +226,8 @@ def settle(
             *_leaks(films),
             *whose.notes(films),
         ),
+        known=known,
+        may_know=not start.complete,
     )
     dataset = dataset.without(gathered.unreadable)
     return dataclasses.replace(dataset, left_out=(*contradictions, *gathered.unreadable))
@@ -260,10 +299,12 @@ def _split(
     val_fraction: float,
     seed: int,
     settled: bool,
+    known: frozenset[str],
 ) -> tuple[list[Film], list[str]]:
     """Films with train and val settled, and a sentence about how.
 
-    `settled` is whether val was chosen film by film, so that no size makes it doubtful.
+    `settled` is whether val was chosen film by film, so that no size makes it doubtful. Patients of
+    `known` are held out last.
     """
     given = [film for film in films if film.split == VAL]
     where = "the manifest" if settled else "val/"
@@ -272,7 +313,7 @@ def _split(
         return list(films), [f"The {len(given)} films of {where} choose the model, as they are."]
 
     pool = [film for film in films if film.split != TEST]
-    held_out = patients.held_out(pool, labels, val_fraction, seed)
+    held_out = patients.held_out(pool, labels, val_fraction, seed, known)
     divided = [
         film
         if film.split == TEST

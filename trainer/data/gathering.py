@@ -110,6 +110,30 @@ def gather(
     )
 
 
+def of_entries(entries: Sequence[Entry], said: Whose) -> list[Film]:
+    """One source's films, hashed, with whose they are; those that cannot be opened are left out.
+
+    They are numbered by no class: all labels are 0.
+    """
+    reader = whose.Reader(said, entries)
+    tags: dict[str, dict[str, str]] = {}
+    films = []
+    for entry, sha256, kind, its, error in _hashed(entries, said):
+        if error:
+            continue
+        path = str(entry.file)
+        if its:
+            tags[path] = its
+        patient, known_by = reader(entry)
+        films.append(
+            Film(
+                path=path, label=0, patient=patient, known_by=known_by, sha256=sha256,
+                split=entry.split, dicom=content.may_be_dicom(path, kind),
+            )
+        )  # fmt: skip
+    return tagged.owned(films, tags, said)[0] if tags else films
+
+
 def classes(source: Path) -> tuple[str, ...]:
     """The class names of a folder or manifest, sorted; no film is opened. Raises DatasetError."""
     return manifest.read(source).labels if manifest.is_one(source) else layout.classes(source)

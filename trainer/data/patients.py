@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from trainer.data.disjoint import DisjointSets
 from trainer.data.labelled import Film
@@ -35,8 +35,17 @@ def together(films: Sequence[Film], shared: Iterable[tuple[str, str]]) -> list[F
     return [dataclasses.replace(film, patient=sets.find(film.patient)) for film in films]
 
 
-def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, seed: int) -> set[str]:
-    """Patients to be held out: of each class about `fraction` of the films in `pool`."""
+def held_out(
+    pool: Sequence[Film],
+    labels: tuple[str, ...],
+    fraction: float,
+    seed: int,
+    last: Collection[str] = (),
+) -> set[str]:
+    """Patients to be held out: of each class about `fraction` of the films in `pool`.
+
+    Patients of `last` only where the others are too few.
+    """
     films_of = collections.defaultdict(list)
     for film in pool:
         films_of[film.patient].append(film.label)
@@ -45,7 +54,7 @@ def held_out(pool: Sequence[Film], labels: tuple[str, ...], fraction: float, see
     held_out: set[str] = set()
     for label in range(len(labels)):
         mine = [p for p, found in films_of.items() if label in found]
-        mine.sort(key=lambda p: _place(seed, p))
+        mine.sort(key=lambda p: (p in last, _place(seed, p)))
         wanted = fraction * sum(films_of[p].count(label) for p in mine)
         have = sum(films_of[p].count(label) for p in mine if p in held_out)
         for patient in mine:

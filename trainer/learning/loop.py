@@ -121,6 +121,8 @@ def train(
     keep_left_out(folder, data)
     for note in data.notes:
         report(note)
+    if data.doubt:
+        report(data.doubt)
     if data.left_out:
         report(Without(files=data.left_out))
 

@@ -114,7 +114,8 @@ def export(
         dataset_hash=data.hash,
         patients=data.patients,
         metrics=fitted.figures(truth, patients, known=data.patients),
-        basis=fitted.basis(what),
+        # A doubt comes first: what follows it is true, and says less than it seems to.
+        basis="; ".join(filter(None, (data.doubt, fitted.basis(what)))),
         shift=shifted_films.report(
             trained, chosen.temperature, chosen.bias, chosen.threshold, found, stop
         ),
@@ -357,7 +358,7 @@ def _provenance(trained: Trained) -> dict[str, Any]:
         "precision": trained.precision,
         "films": {split: trained.dataset.count(split) for split in (dataset.TRAIN, dataset.VAL)},
         "left_out": len(trained.dataset.left_out),
-        "notes": list(trained.dataset.notes),
+        "notes": [*trained.dataset.notes, *filter(None, (trained.dataset.doubt,))],
         "versions": {
             "torch": torch.__version__,
             "torchvision": _version("torchvision"),

@@ -26,10 +26,11 @@ from worker.errors import ConfigError, EngineError
 from worker.machine import privacy
 from worker.machine.gpu_lease import GpuLease
 from worker.machine.heartbeat import Heartbeat
-from worker.training import checkpoints, night
+from worker.training import checkpoints, night, start
 from worker.training.giving_way import MoreUrgent
 from worker.training.kept import Kept
 from worker.training.process import GRACE_S, TrainingProcess
+from worker.training.start import Start
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class Attempt:
         self._folder = checkpoints.folder_of(settings.home, claimed.lease)
         self._kept = Kept(settings.home, claimed.lease.job_id)
         self._more_urgent = MoreUrgent(engine, claimed.priority)
-        #: The model whose weights it begins from, if any.
-        self._start = _warm_start(claimed.spec)
+        #: What its weights begin from, once that has been looked for.
+        self._start = Start()
         #: The run that this job is for, where a schedule made it.
         self._night = night.of(settings, engine, claimed.lease)
         self._dataset_id: int | None = None
@@ -124,17 +125,20 @@ class Attempt:
 
     def _order(self) -> dict[str, Any]:
         """What the training process is to do; raises EngineError where a model cannot be had."""
-        home, spec, start = self._settings.home, dict(self._claimed.spec), self._start
-        if start is not None:
-            spec["init"] = str(store.fetch(self._database, home, start))
-        prepared = None if self._night is None else self._night.prepare(self._folder, start)
+        home, spec, night = self._settings.home, dict(self._claimed.spec), self._night
+        self._start = start.of(self._database, spec, self._settings.film_deadline_s)
+        if (number := start.named(spec)) is not None:
+            spec["init"] = str(store.fetch(self._database, home, number))
+        prepared = None if night is None else night.prepare(self._folder, self._start.model)
         earlier = checkpoints.newest(home, self._database, self._lease.job_id)
+        learned = start.write(self._database, self._start, self._folder, earlier)
         return {
             "spec": spec,
             "night": str(prepared or ""),
             "folder": str(self._folder),
             "cache": str(home / "cache"),
             "resume_from": str(earlier or ""),
+            "learned": str(learned or ""),
             "threads": self._settings.train_threads,
             "film_deadline_s": self._settings.film_deadline_s,
             "film_memory_mb": self._settings.film_memory_mb,
@@ -278,7 +282,7 @@ class Attempt:
             result,
             name=self._claimed.spec.get("name") or f"resnet18-job{job_id}",
             dataset_id=self._dataset_id,
-            parent_id=self._start,
+            parent_id=self._start.model,
             lease=self._lease,
         )
         model_id = models.register(connection, new, self._lease.worker_id)
@@ -315,14 +319,3 @@ def _new_model(
         evaluations={"validation": measured},
         reference=result["reference"],
     )
-
-
-def _warm_start(spec: Mapping[str, Any]) -> int | None:
-    """The model whose weights a training job begins from; None for another start.
-
-    The number is in the job's spec, so that each attempt begins from the same, whatever is
-    promoted meanwhile.
-    """
-    start = spec.get("warm_start")
-    # True is what is asked of a schedule; a job that still has it found no model to begin from.
-    return None if isinstance(start, bool) or start is None else int(start)

@@ -26,6 +26,7 @@ from trainer import errors
 from trainer.data import classes, dataset, gathering
 from trainer.data.decoding import Decoder
 from trainer.data.labelled import FIRST_NAMING
+from trainer.data.learned import NOTHING, Learned
 from trainer.data.names import Names
 from trainer.data.whose import Whose
 from trainer.learning import files
@@ -140,6 +141,10 @@ def run(work: dict[str, Any], report: Any, stop: threading.Event) -> None:
         val_fraction=options.val_fraction,
         seed=options.seed,
         positive=found.positive,
+        # Names are compared with a hash of each, of which nothing is to be kept.
+        start=Learned.read(Path(work["learned"]), Names(key=names.key))
+        if work.get("learned")
+        else NOTHING,
     )
     report("note", text=classes.meaning(data.labels, data.positive))
 

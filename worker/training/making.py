@@ -150,8 +150,8 @@ def _make(
         measured["golden"] |= {p: reference.rounded(s) for p, s in derived.of_drawn.items()}
         report("note", text="comparing the model with the champion on the frozen films")
         judged = night.judge(
-            found, path, positive=card.positive, batch=work["engine_batch"],
-            threads=work["threads"], decoder=decoder,
+            dataclasses.replace(found, doubt=trained.dataset.doubt), path, positive=card.positive,
+            batch=work["engine_batch"], threads=work["threads"], decoder=decoder,
         )  # fmt: skip
     files = {"fp32": path, **derived.files}
     if model_dir is not None:

@@ -8,22 +8,25 @@ films, the verdict. Every step is one transaction that begins with the job's fen
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.base.database import reading, write
-from db.nightly import ends, nights, runs
+from db.base.database import away, patient, reading, write
+from db.nightly import ends, nights, runs, schedules
 from db.queue import leases
 from db.queue.leases import Lease
 from db.registry import aliases, models
 from db.work import endings
 from trainer.data import leavings
+from trainer.data.learned import Learned
 from worker.config import Settings
 from worker.engine import store
-from worker.training.night_end import NightEnd
 
 #: What the training process reads.
 FILE = "night.json"
@@ -33,6 +36,9 @@ SPLIT = "frozen films"
 
 #: What the training process finds out before it trains, and what the run's outcome then is.
 BEFORE_TRAINING = {"skipped": "skipped", "unfit": "kept"}
+
+#: The clock is looked at every so many seconds, for the end of the night.
+LOOK_S = 2.0
 
 
 class Night:
@@ -56,7 +62,7 @@ class Night:
         champion = None if run.champion_id is None else self._champion(run.champion_id)
         anchor = self._anchor()
         behind = {run.champion_id, start, anchor and anchor["model"]} - {None}
-        learned = nights.learned(self._engine, behind, run.schedule_id)
+        learned = Learned.of(nights.learned(self._engine, behind, run.schedule_id))
         frozen = run.schedule_evaluation_id
         last = nights.last_decided(self._engine, run.schedule_id)
         before = nights.last_trained(self._engine, run.schedule_id)
@@ -65,8 +71,8 @@ class Night:
             "champion": champion,
             "anchor": anchor,
             "learned": {
-                "films": sorted({film.sha256 for film in learned}),
-                "patients": sorted({film.patient for film in learned}),
+                "films": sorted(learned.films),
+                "patients": sorted(learned.patients),
             },
             "frozen": None if frozen is None else nights.manifest(self._engine, frozen),
             "last": None
@@ -202,6 +208,38 @@ class Night:
             )
         else:
             runs.note(connection, run.id, state="proving", reason=reason, **columns)
+
+
+class NightEnd:
+    """When a training is to stop; never where its night has no end.
+
+    By the clock that made it, the database's, which a training asks for all the time. While the
+    database is away, the time that was left when it was last there goes by.
+    """
+
+    def __init__(self, engine: sa.Engine, until: datetime | None) -> None:
+        # Training must not wait for the answer: there is none while the database is away.
+        self._database = patient(engine, 0.0)
+        self._until = until
+        self._look_at = 0.0
+        #: When it passes, as far as is known (time.monotonic).
+        self._passes_at = math.inf
+
+    def passed(self) -> bool:
+        """Whether it is over."""
+        if self._until is None:
+            return False
+        at = time.monotonic()
+        if at >= self._look_at:
+            self._look_at = at + LOOK_S
+            try:
+                now = schedules.database_clock(self._database)
+            except Exception as error:
+                if not away(error):
+                    raise
+            else:
+                self._passes_at = at + (self._until - now).total_seconds()
+        return at >= self._passes_at
 
 
 def of(settings: Settings, engine: sa.Engine, lease: Lease) -> Night | None:

@@ -72,6 +72,8 @@ class Films:
     told: str = ""
     #: What speaks against any model that is trained on these films.
     against: tuple[Reason, ...] = ()
+    #: Of the dataset that is made of them: why figures of its held-out films are too good.
+    doubt: str = ""
 
 
 class Night:
@@ -360,6 +362,8 @@ def _aside(
         )
     if champion["films"] is None:
         found.append("the champion was imported, and may have learned from any of them")
+    if films.doubt:
+        found.append(f"of the new model's validation: {films.doubt}")
     anchor = figures.get("anchor") or {}
     for shift, whom in ((figures.get("shift"), ""), (anchor.get("shift"), " with the anchor's")):
         if not shift or shift["judged"]:

@@ -8,7 +8,7 @@ torch, and knows no database.
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -21,7 +21,7 @@ from trainer.data import frozen, tagged, whose
 from trainer.data.decoding import Decoder
 from trainer.data.frozen import Judged
 from trainer.data.labelled import TEST, Entry, Film, stem_of
-from trainer.data.names import CLEAR, Names
+from trainer.data.learned import Learned
 from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 from trainer.judging import recalibration
@@ -60,28 +60,19 @@ def found(
     source: Path,
     card: Card,
     said: Whose,
-    learned: Collection[str],
-    patients: Collection[str] = (),
-    names: Names = CLEAR,
+    learned: Learned,
 ) -> tuple[str, tuple[Judged, ...], tuple[str, ...]]:
     """The films of a labelled folder or manifest that may choose, what they are, and notes.
 
-    Those of its test split, or all without one; none that the model has learned (`learned` are
-    contents), nor another of such a film's patient, or of one of `patients`, of whom the model has
-    learned other films: they are compared by `names`. Raises DatasetError.
+    Those of its test split, or all without one; none that the model has learned, nor another of
+    such a patient. Raises DatasetError.
     """
     films = frozen.of_source(source, said, card.labels)
     _check_pattern(said, films)
     if stop := whose.stop([_film(film) for film in films]):
         raise DatasetError(stop)
-    named = {names.same(patient) for patient in patients}
-    theirs = {
-        film.patient
-        for film in films
-        if film.sha256 in learned
-        or (film.known_by in whose.KNOWN and names.same(film.patient) in named)
-    }
-    left = tuple(film for film in films if film.patient not in theirs)
+    known = learned.known(films)
+    left = tuple(film for film, old in zip(films, known, strict=True) if not old)
     notes = []
     if len(left) < len(films):
         notes.append(

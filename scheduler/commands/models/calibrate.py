@@ -198,6 +198,7 @@ class _Calibration:
 
     def _films(self) -> Films:
         from trainer.data.labelled import NAMING
+        from trainer.data.learned import Learned
         from trainer.data.names import Names
         from trainer.data.whose import Whose
         from worker.machine import privacy
@@ -215,8 +216,7 @@ class _Calibration:
             return site_films.of_job(measured.split(self._job), self._card, rows, said)
         was = nights.learned(self._engine, [int(self._row["id"])], -1)
         on, films, notes = site_films.found(
-            self._data, self._card, said, {film.sha256 for film in was},
-            {film.patient for film in was}, Names(key=key()),
+            self._data, self._card, said, Learned.of(was, names=Names(key=key()))
         )  # fmt: skip
         return self._scored(int(self._row["id"]), on, films, notes)
 

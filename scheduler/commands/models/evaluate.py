@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import sqlalchemy as sa
 
 from db.base import database
-from db.nightly import nights
 from db.registry import aliases, models
 from scheduler import engines, errors, session
+from scheduler.commands.models import made_with
 from scheduler.show import output
 from scheduler.submitting import precision
 
 if TYPE_CHECKING:
-    from trainer.data.labelled import Entry
     from worker.training.evaluation import Scored
 
 #: The metrics that have an interval, in the order in which they are shown.
@@ -127,9 +124,9 @@ def run(
         score, truth, card.threshold, [owned[n].patient for n in tally.places],
         known=whose.state([owned[n] for n in tally.places]),
     )  # fmt: skip
-    seen = _seen(engine, row["id"], entries) if split == TEST else 0
+    seen = made_with.among(engine, settings, row, entries)
     # A calibration chooses on a folder's test split too.
-    chose = seen > 0 or bool(card.provenance.get("calibrated"))
+    chose = bool(seen or card.provenance.get("calibrated"))
     basis = figures.TESTED if split == TEST and not chose else figures.GIVEN
     kept = {k: v for k, v in found.items() if k != "films"} | {
         "n_films": len(score),
@@ -157,21 +154,6 @@ def run(
     }  # fmt: skip
     output.emit(report, as_json=True) if as_json else _print(report, len(score))
     return errors.ITEM_ERRORS if tally.unreadable else errors.DONE
-
-
-def _seen(engine: sa.Engine, model_id: int, entries: Sequence[Entry]) -> int:
-    """How many of these films the model was made with: it learned them, or they chose its epoch and
-    threshold. A test split that was divided anew may hold them."""
-    from trainer.data import gathering
-    from trainer.data.labelled import TRAIN, VAL
-
-    made_with = nights.learned(engine, [model_id], -1, (TRAIN, VAL))
-    contents = {film.sha256 for film in made_with}
-    found = 0
-    for entry in entries if contents else ():
-        with contextlib.suppress(OSError):  # it was counted as unreadable
-            found += (entry.sha256 or gathering.content_of(entry.file)) in contents
-    return found
 
 
 class _Tally:
@@ -268,12 +250,8 @@ def _print(report: Mapping[str, Any], scored: int) -> None:
         )
         facts = readable({k: v for k, v in found.items() if k != "films"})
         output.facts(facts | {"basis": report["basis"]})
-        if report["made_with"]:
-            click.echo(
-                f"{report['made_with']} of these films the model was made with: "
-                "the figures are too good",
-                err=True,
-            )
+        if warning := made_with.sentence(report["made_with"]):
+            click.echo(f"{warning}: the figures are too good", err=True)
         click.echo()
         labels = list(report["confusion"])
         output.grid(

@@ -72,7 +72,7 @@ class Site:
 
     def learned(self, *numbers: int) -> list[str]:
         """The films that these models learned."""
-        found = nights.learned(self.database, numbers, self.schedule_id)
+        found = list(nights.learned(self.database, numbers, self.schedule_id))
         assert [film.patient for film in found] == [film.sha256[0] for film in found]
         return sorted(film.sha256 for film in found)
 

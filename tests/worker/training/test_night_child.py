@@ -471,6 +471,13 @@ def test_a_model_like_the_champion_is_accepted_and_the_reason_says_what_was_left
     found = told.judge(films, model_file)
     assert "; the champion was imported, and may have learned from any of them; " in found["told"]
 
+    found = told.judge(
+        dataclasses.replace(films, doubt="10 of 14 held-out films were learned"), model_file
+    )
+    assert (
+        "; of the new model's validation: 10 of 14 held-out films were learned; " in found["told"]
+    )
+
 
 def test_a_model_that_gives_no_number_is_not_accepted(
     told: Told, model_file: Path, tmp_path: Path

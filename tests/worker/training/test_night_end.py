@@ -28,8 +28,8 @@ from trainer.judging.gate import Reason
 from worker import config
 from worker.machine.heartbeat import Heartbeat
 from worker.training import kept_films, loop
+from worker.training.night import NightEnd
 from worker.training.night_child import Films
-from worker.training.night_end import NightEnd
 
 HOUR = timedelta(hours=1)
 

@@ -6,18 +6,26 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 from sklearn import metrics as reference  # type: ignore[import-untyped]  # ships no hints
 
+from db.base import database
+from db.base.schema import datasets
+from db.base.schema import models as models_table
+from db.queue import jobs
 from db.registry import models
+from scheduler import session
 from tests.scheduler import rows as scheduled
 from tests.scheduler.console import only_line, run
 from tests.support import drawn
 from tests.worker import samples
+from trainer.data.names import Names
 from trainer.film import rules
+from worker.machine import privacy
 
 
 @pytest.fixture(scope="session")
@@ -87,20 +95,81 @@ def test_a_person_sees_every_figure_with_its_interval(model_id: int, data: Path)
     assert "films as given: too good where the model has learned from them" in result.stdout
 
 
+def told_of(model_id: int, data: Path, *options: str) -> dict[str, Any]:
+    """What evaluating says, as JSON."""
+    result = run("models", "evaluate", model_id, data, "--no-shift", "--json", *options)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def films_of(data: Path, split: str) -> list[Path]:
+    return sorted(path for path in (data / split).rglob("*") if path.is_file())
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_films_that_the_model_was_made_with_are_counted_and_nothing_is_promised_of_them(
     engine: sa.Engine, model_id: int, data: Path, split: str
 ) -> None:
-    """A test split that was divided anew may hold them."""
-    films = sorted(path for path in (data / "test").rglob("*") if path.is_file())[:3]
-    scheduled.made_with(engine, model_id, [(path, split, path.stem) for path in films])
-    told = json.loads(run("models", "evaluate", model_id, data, "--no-shift", "--json").stdout)
-    assert told["made_with"] == 3
+    """A test split that was divided anew may hold them, and others of their patients."""
+    there = films_of(data, "test")
+    mine = {path.name.partition("_")[0] for path in there[:3]}
+    n = sum(path.name.partition("_")[0] in mine for path in there)
+    assert n > len(mine)
+    scheduled.made_with(engine, model_id, [(path, split, "any") for path in there[:3]])
+    told = told_of(model_id, data)
+    assert told["made_with"] == n
     assert told["basis"].startswith("films as given: too good where")
-    said = run("models", "evaluate", model_id, data, "--no-shift")
-    assert "3 of these films the model was made with: the figures are too good" in said.stderr
+    said = run("models", "evaluate", model_id, data, "--no-shift").stderr
+    assert (
+        f"{n} of these films, or others of their patients, the model was made with: the figures "
+        "are too good" in said
+    )
     other = run("models", "evaluate", model_id, data, "--split", "train", "--no-shift")
     assert "was made with" not in other.stderr
+    assert told_of(model_id, data, "--split", "train")["made_with"] == 0
+    both = [*there, *films_of(data, "train")]  # whose patients are called the same
+    n = sum(path.name.partition("_")[0] in mine for path in both)
+    assert told_of(model_id, data, "--split", "all")["made_with"] == n
+
+
+def test_other_films_of_patients_whom_the_model_learned_count_as_such(
+    engine: sa.Engine, model_id: int, data: Path, tmp_path: Path
+) -> None:
+    """train/ has one film of each patient, and test/ the others."""
+    (other, *_) = films_of(data, "train")
+    there = films_of(data, "test")
+    patient = there[0].name.partition("_")[0]
+    n = sum(path.name.startswith(f"{patient}_") for path in there)
+    key = privacy.load(session.settings()).key_of_manifests()
+    for name in (patient, Names(key=key, everything=True).patient(patient, dicom=False)):
+        with database.writing(engine) as connection:
+            connection.execute(sa.update(models_table).values(dataset_id=None))
+            connection.execute(sa.delete(datasets))
+        assert told_of(model_id, data)["made_with"] is None, "nobody knows"
+        scheduled.made_with(engine, model_id, [(other, "train", name)])
+        told = told_of(model_id, data)
+        assert told["made_with"] == n
+        assert told["basis"].startswith("films as given: too good where")
+
+
+def test_the_patients_are_those_that_the_training_was_told_to_find(
+    engine: sa.Engine, model_id: int, data: Path, tmp_path: Path
+) -> None:
+    (other, *_) = films_of(data, "train")
+    root = tmp_path / "called otherwise"
+    for n, path in enumerate(films_of(data, "test")):
+        copy = root / path.parent.name / f"z{n % 4} of {n}{path.suffix}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    scheduled.made_with(engine, model_id, [(other, "train", "z1")])
+    assert told_of(model_id, root)["made_with"] == 0
+    spec = {"data": "/films", "patient_pattern": "^(z[0-9]+)"}
+    with database.writing(engine) as connection:
+        job_id = jobs.submit(connection, kind="train", spec=spec, submitted_by="tests")
+        connection.execute(sa.update(models_table).values(job_id=job_id))
+    assert told_of(model_id, root)["made_with"] == len(
+        [path for path in root.rglob("z1 *") if path.is_file()]
+    )
 
 
 def test_intervals_are_by_the_patients_of_the_films_names(
