@@ -24,7 +24,7 @@ from pathlib import Path
 from trainer import spelling, table
 from trainer.errors import TableError
 from worker.archive import trouble
-from worker.archive.folder import check_root, member_of
+from worker.archive.folder import check_root, member_of, status_of
 from worker.archive.member import NO_FILE, Member
 from worker.archive.source import Kind, Source, examine, open_file, pread
 from worker.errors import ArchiveError, SourceTrouble
@@ -110,6 +110,8 @@ class ListSource(Named):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
+        if not stat.S_ISREG(status_of(uri).st_mode):  # a pipe that nobody writes into has no end
+            raise ArchiveError("unsupported", f"{uri} is no file, and so no list of paths")
         self._fd = open_file(uri)
         try:
             self._check()

@@ -174,8 +174,7 @@ def examine(path: str) -> tuple[int, int]:
 def open_file(uri: str) -> int:
     """A file descriptor for `pread`; raises ArchiveError."""
     try:
-        # Without O_NONBLOCK a pipe that nobody writes into would be waited for.
-        return os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open(uri, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise trouble.at_root(uri, error) from error
 
