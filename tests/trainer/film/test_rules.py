@@ -487,7 +487,7 @@ def test_of_what_is_accepted_a_film_tells_which_it_needed() -> None:
         # Whoever accepts these and no others has the same pixels.
         assert (rules.decode(data, 64, accept=needed) == made).all()
         for code in needed:
-            with pytest.raises(FilmRefused, match=f"accept {code} "):
+            with pytest.raises(FilmRefused, match=f"--accept {code}`"):
                 rules.decode(data, 64, accept=needed - {code})
 
 
