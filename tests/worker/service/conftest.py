@@ -33,9 +33,12 @@ def settings(tmp_path: Path, database_url: str, valkey: servers.Valkey) -> Setti
 
 
 @pytest.fixture
-def candidate(database: sa.Engine, model_id: int, other_model: tuple[Path, Card]) -> int:
-    """A model that is not the champion."""
-    return samples.register(database, *other_model)
+def candidate(
+    database: sa.Engine, model_id: int, card: Card, tmp_path_factory: pytest.TempPathFactory
+) -> int:
+    """A model of the champion's classes that is not the champion."""
+    path = tmp_path_factory.mktemp("model") / "candidate.onnx"
+    return samples.register(database, path, samples.write_model(path, card.labels, seed=2))
 
 
 @pytest.fixture
