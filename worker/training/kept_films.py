@@ -25,6 +25,7 @@ FILE = "films.json"
 def keep(folder: Path, films: Films) -> None:
     """Write down the films that an attempt trains on, and those that its model is judged by."""
     text = json.dumps(dataclasses.asdict(films), default=_plain)
+    folder.mkdir(parents=True, exist_ok=True)
     atomic.replace(folder / FILE, text.encode())
 
 
