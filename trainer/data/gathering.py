@@ -24,8 +24,9 @@ from trainer.data.whose import Whose
 from trainer.errors import DatasetError
 from trainer.film import content
 
-#: Files hashed at a time, and the threads that do it: enough to keep a disk busy.
-BATCH, THREADS = 1024, 4
+#: Files hashed at a time, how many of them by one thread before it is asked for more, and the
+#: threads that do it: enough to keep a disk busy.
+BATCH, TOGETHER, THREADS = 1024, 16, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,10 +216,14 @@ def _hashed(entries: Sequence[Entry], said: Whose) -> Iterator[_Hashed]:
         except ValueError:
             return entry, "", "", {}, "no file can have such a name"
 
-    waiting = iter(entries)
+    def some(start: int) -> list[_Hashed]:
+        return [of(entry) for entry in entries[start : start + TOGETHER]]
+
+    starts = iter(range(0, len(entries), TOGETHER))
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
-        while batch := list(islice(waiting, BATCH)):
-            yield from pool.map(of, batch)
+        while batch := list(islice(starts, BATCH // TOGETHER)):
+            for hashed in pool.map(some, batch):
+                yield from hashed
 
 
 def content_of(file: Path) -> str:
