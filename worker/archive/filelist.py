@@ -110,7 +110,9 @@ class ListSource(Named):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        if not stat.S_ISREG(status_of(uri).st_mode):  # a pipe that nobody writes into has no end
+        mode = status_of(uri).st_mode
+        # A pipe that nobody writes into would be waited for.
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ArchiveError("unsupported", f"{uri} is no file, and so no list of paths")
         self._fd = open_file(uri)
         try:
