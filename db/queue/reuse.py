@@ -90,7 +90,7 @@ def is_of(connection: sa.Connection, job_id: int, item_no: int, content: bytes) 
             films,
             sa.and_(
                 films.c.model_id == own.c.model_id,
-                films.c.precision == jobs.c.precision,
+                films.c.precision == sa.func.coalesce(jobs.c.precision, "fp32"),
                 films.c.content == content,
             ),
         )

@@ -94,18 +94,6 @@ def test_another_precision_does_not_complete_what_failed_in_one(database: sa.Eng
     ]
 
 
-@pytest.fixture
-def inbox(database: sa.Engine) -> int:
-    """A schedule that watches the folder /in."""
-    return write(
-        database,
-        lambda c: schedules.add(
-            c, name="inbox", cron="0 2 * * *", tz="UTC", kind="score", spec={"job": {}},
-            catch_up_s=60, created_by="tests",
-        ),
-    )  # fmt: skip
-
-
 def _run(database: sa.Engine, inbox: int, *names: str) -> int:
     """A run of the schedule that a worker looks at, who sees these files."""
     at = schedules.database_clock(database)

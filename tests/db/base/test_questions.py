@@ -295,18 +295,6 @@ def _look(database: sa.Engine, schedule_id: int, number: int, errors: int, state
     return job_id
 
 
-@pytest.fixture
-def inbox(database: sa.Engine) -> int:
-    """A schedule that watches a folder."""
-    return write(
-        database,
-        lambda c: schedules.add(
-            c, name="inbox", cron="0 2 * * *", tz="UTC", kind="score", spec={"job": {}},
-            catch_up_s=60, created_by="tests",
-        ),
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_files_that_a_watched_folders_next_job_took_again_count_once(
     database: sa.Engine, inbox: int, state: str

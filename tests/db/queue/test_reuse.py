@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from db.base.database import reading, write
 from db.base.errors import LeaseLost
 from db.base.schema import cams, films, identities, predictions, refusals, rollups, shards
+from db.base.schema import jobs as jobs_table
 from db.queue import jobs, leases, listings, results, reuse
 from db.work import claims, control
 from tests.db import given
@@ -117,6 +118,9 @@ def test_a_prediction_is_known_to_be_of_the_bytes_that_it_or_one_like_it_answers
             sa.update(predictions).values(probability=0.1).where(predictions.c.job_id == repeated)
         )
     assert is_of(repeated, 0, 0)  # it says which one it repeats
+    with database.begin() as connection:
+        connection.execute(sa.update(jobs_table).values(precision=None))
+    assert is_of(first, 0, 0)  # a job of release 0.1.0 names no precision: it is fp32
 
 
 def test_the_same_film_twice_in_a_shard_is_kept_once(database: sa.Engine) -> None:

@@ -8,8 +8,6 @@ import io
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -18,30 +16,13 @@ from db.base.database import reading, write
 from db.base.schema import notices
 from db.nightly import runs
 from db.work import endings
-from tests.worker.schedules.inboxes import Inbox, films, hello, told
-from worker import config
-from worker.config import Settings
+from tests.worker.schedules.inboxes import Inbox, films, told
 
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
     """SQLite: nothing here has to do with the database."""
     return sqlite_url
-
-
-@pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    return config.load(
-        {"PNEUMOQ_HOME": str(tmp_path / "home"), "PNEUMOQ_DATABASE_URL": database_url}
-    )
-
-
-@pytest.fixture
-def inbox(
-    settings: Settings, database: sa.Engine, model_id: int, tmp_path: Path
-) -> Iterator[Inbox]:
-    hello(database, "w")
-    yield Inbox(settings, database, tmp_path / "inbox")
 
 
 def zipped(*data: bytes) -> bytes:

@@ -10,7 +10,6 @@ import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,9 +29,8 @@ from tests.support.site import site
 from tests.worker import samples
 from tests.worker.schedules.inboxes import Inbox, films, hello, told
 from trainer.card import Card
-from worker import archive, config
+from worker import archive
 from worker.archive import apart
-from worker.config import Settings
 from worker.errors import ArchiveError, MemberError
 from worker.machine.heartbeat import Heartbeat
 from worker.machine.privacy import Privacy
@@ -44,21 +42,6 @@ from worker.scoring.planning import Planner
 def database_url(sqlite_url: str) -> str:
     """SQLite: nothing here has to do with the database."""
     return sqlite_url
-
-
-@pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    return config.load(
-        {"PNEUMOQ_HOME": str(tmp_path / "home"), "PNEUMOQ_DATABASE_URL": database_url}
-    )
-
-
-@pytest.fixture
-def inbox(
-    settings: Settings, database: sa.Engine, model_id: int, tmp_path: Path
-) -> Iterator[Inbox]:
-    hello(database, "w")
-    yield Inbox(settings, database, tmp_path / "inbox")
 
 
 def plan(database: sa.Engine, job_id: int) -> list[str]:
